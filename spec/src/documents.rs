@@ -19,7 +19,12 @@ macro_rules! documents {
 
 documents!(
     /// The normative chapters; the name is the file's stem, such as `05-publish`.
-    chapters, "chapters", ".md", []
+    chapters, "chapters", ".md", [
+        "05-publish",
+        "06-convergence",
+        "07-handshake",
+        "08-gate",
+    ]
 );
 
 documents!(

@@ -167,11 +167,7 @@ impl Reader<'_> {
     }
 
     fn line_of(&self, range: &Range<usize>) -> usize {
-        self.text.as_bytes()[..range.start]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.text[..range.start].matches('\n').count() + 1
     }
 
     fn chapter(&mut self) -> Option<Chapter> {
@@ -285,9 +281,8 @@ impl Reader<'_> {
             let piece = match &event {
                 Event::Text(text) | Event::InlineHtml(text) | Event::Html(text) => text.to_string(),
                 Event::Code(code) => format!("`{code}`"),
-                Event::SoftBreak | Event::HardBreak => "\n".to_owned(),
                 // Blocks inside an item or a quote are parted as lines are.
-                Event::End(TagEnd::Paragraph) => "\n".to_owned(),
+                Event::SoftBreak | Event::HardBreak | Event::End(TagEnd::Paragraph) => "\n".to_owned(),
                 _ => String::new(),
             };
             if in_title {
@@ -502,4 +497,182 @@ fn sentences(prose: &str) -> impl Iterator<Item = &str> {
     }
     starts.push(prose.len());
     (1..starts.len()).map(move |i| &prose[starts[i - 1]..starts[i]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+# Publishing
+
+- **PUB-1** `daemon` `core` A daemon MUST listen first.
+  > Why: trace one.
+- **PUB-2** `both` `proof` Anyone MAY look.
+";
+
+    fn parse(text: &str) -> Result<Catalogue, Vec<Fault>> {
+        Catalogue::parse(&[("05-publish", text)])
+    }
+
+    /// The line and text of each fault in [`GOOD`] with one thing replaced.
+    fn faults(from: &str, to: &str) -> Vec<(usize, String)> {
+        assert!(GOOD.contains(from), "the fixture has no {from:?}");
+        let faults = parse(&GOOD.replacen(from, to, 1)).expect_err("the change is a fault");
+        faults
+            .into_iter()
+            .map(|fault| (fault.line, fault.kind.to_string()))
+            .collect()
+    }
+
+    fn only(from: &str, to: &str, line: usize, says: &str) {
+        let found = faults(from, to);
+        let [(at, text)] = found.as_slice() else {
+            panic!("not one fault but {found:?}")
+        };
+        assert_eq!(*at, line, "{text}");
+        assert!(text.contains(says), "{text:?} does not say {says:?}");
+    }
+
+    #[test]
+    fn a_good_chapter_is_read_whole() {
+        let catalogue = parse(GOOD).unwrap();
+        let chapter = &catalogue.chapters()[0];
+        assert_eq!(
+            (
+                chapter.slug.as_str(),
+                chapter.number,
+                chapter.title.as_str(),
+                chapter.prefix.as_str()
+            ),
+            ("publish", 5, "Publishing", "PUB")
+        );
+        assert_eq!(chapter.planned, Planned::No);
+        let first = catalogue.get("PUB-1").unwrap();
+        assert_eq!(
+            (first.level, first.role, first.profile),
+            (Level::Must, Role::Daemon, Profile::Core)
+        );
+        assert_eq!((first.line, first.why.as_deref()), (3, Some("trace one.")));
+        assert_eq!(first.text, "A daemon MUST listen first.");
+        let second = catalogue.get("PUB-2").unwrap();
+        assert_eq!(
+            (second.level, second.line, second.untestable.as_deref()),
+            (Level::May, 5, None)
+        );
+    }
+
+    #[test]
+    fn levels_are_the_first_key_word_even_across_a_line_break_and_never_from_code() {
+        let text = "# T\n\n- **PUB-1** `daemon` `core` With `MUST` written, it SHOULD\n  NOT do this, it MAY that.\n";
+        assert_eq!(parse(text).unwrap().get("PUB-1").unwrap().level, Level::ShouldNot);
+    }
+
+    #[test]
+    fn code_lists_and_emphasis_inside_an_item_stay_in_its_text() {
+        let text = "# T\n\n- **PUB-1** `daemon` `core` A *daemon* MAY, with `x y`:\n  - **first** do\n  - then `be`\n";
+        assert_eq!(
+            parse(text).unwrap().get("PUB-1").unwrap().text,
+            "A daemon MAY, with `x y`: first do then `be`"
+        );
+    }
+
+    #[test]
+    fn quotes_part_into_notes_in_either_layout() {
+        for quotes in [
+            "  > Why: a\n  > b\n  > Untestable: c\n",
+            "\n  > Why: a\n  > b\n\n  > Untestable: c\n",
+        ] {
+            let text = format!("# T\n\n- **PUB-1** `daemon` `core` It MUST be.\n{quotes}");
+            let catalogue = parse(&text).unwrap();
+            let requirement = catalogue.get("PUB-1").unwrap();
+            assert_eq!(requirement.why.as_deref(), Some("a b"), "{text}");
+            assert_eq!(requirement.untestable.as_deref(), Some("c"), "{text}");
+            assert_eq!(requirement.text, "It MUST be.");
+        }
+    }
+
+    #[test]
+    fn the_head_plans_all_or_the_client_or_nothing() {
+        let text = |head: &str| {
+            format!(
+                "# T\n\n{head}\n\n- **PUB-1** `daemon` `core` It MAY be.\n- **PUB-2** `client` `client` It MAY be.\n"
+            )
+        };
+        let planned = |head: &str| {
+            let catalogue = parse(&text(head)).unwrap();
+            catalogue.requirements().map(|r| r.planned).collect::<Vec<_>>()
+        };
+        assert_eq!(planned("> Planned: later"), [true, true]);
+        assert_eq!(planned("> Planned (client): later"), [false, true]);
+        assert_eq!(planned("> A quote."), [false, false]);
+        assert_eq!(
+            planned("Prose.\n\n> Planned: too late to be the head"),
+            [false, false]
+        );
+        assert_eq!(
+            parse(&text("> Planned: later")).unwrap().chapters()[0].planned,
+            Planned::Whole("later".into())
+        );
+    }
+
+    #[test]
+    fn ordinary_items_are_no_requirements() {
+        let text = "# T\n\n- **bold** text that MUST not count\n- see **PUB-7** for what MUST be\n";
+        assert_eq!(parse(text).unwrap().requirements().count(), 0);
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_seen_with_its_line() {
+        only("# Publishing", "Publishing", 1, "# Title");
+        only("**PUB-2**", "**REG-2**", 5, "`REG-2` is no id of this chapter");
+        only("**PUB-2**", "**PUB-02**", 5, "`PUB-02` is no id");
+        only("**PUB-2**", "**PUB-two**", 5, "`PUB-two` is no id");
+        only("**PUB-2**", "**PUB-1**", 5, "already used at line 3");
+        only("**PUB-2**", "**PUB-3**", 5, "PUB-2 is missing before `PUB-3`");
+        only("MAY", "may", 5, "no key word");
+        only(
+            "A daemon MUST listen first.",
+            "It MUST listen. It MUST NOT publish.",
+            3,
+            "more than one MUST",
+        );
+        assert_eq!(faults("`both` `proof` ", "").len(), 2, "neither role nor profile");
+        assert!(faults("`both` `proof` ", "")[0].1.contains("no role"));
+        only(" `proof`", "", 5, "no profile");
+        only("`both`", "`server`", 5, "`server` is no role");
+        only("`proof`", "`proofs`", 5, "`proofs` is no profile");
+        only("  > Why: trace one.\n", "", 3, "without `> Why:`");
+        only("trace one.", "", 3, "without `> Why:`");
+        only("`both` `proof`", "`client` `proof`", 5, "go together");
+        only("`both` `proof`", "`daemon` `client`", 5, "go together");
+        let unknown = Catalogue::parse(&[("99-more", GOOD)]).unwrap_err();
+        assert_eq!(
+            unknown[0].to_string(),
+            "99-more.md:1: not a chapter of the specification"
+        );
+    }
+
+    #[test]
+    fn a_missing_profile_is_told_apart_from_a_code_word_in_the_sentence() {
+        // With one code word missing, a code word later in the sentence is not taken for it.
+        only(
+            "`both` `proof` Anyone MAY look",
+            "`both` Anyone MAY look at `proof`",
+            5,
+            "no profile",
+        );
+    }
+
+    #[test]
+    fn all_faults_are_reported_not_only_the_first() {
+        let text = "# T\n\n- **PUB-2** `x` It is.\n";
+        assert_eq!(parse(text).unwrap_err().len(), 4);
+    }
+
+    #[test]
+    fn abbreviations_do_not_end_a_sentence() {
+        let text = "# T\n\n- **PUB-1** `daemon` `core` It MUST, e.g. in `A.b`, be and MUST NOT, i.e. never, not.\n  > Why: x\n";
+        assert_eq!(parse(text).unwrap().requirements().count(), 1);
+    }
 }
