@@ -20,10 +20,16 @@ macro_rules! documents {
 documents!(
     /// The normative chapters; the name is the file's stem, such as `05-publish`.
     chapters, "chapters", ".md", [
+        "01-scope",
+        "02-state-directory",
+        "03-registration",
+        "04-credential",
         "05-publish",
         "06-convergence",
         "07-handshake",
         "08-gate",
+        "09-connect",
+        "16-conformance",
     ]
 );
 
