@@ -1,1 +1,56 @@
-//! Under construction.
+//! The Local Daemon Protocol: how a long-lived per-user process publishes itself on disk so that every local
+//! client finds the same one, proves who it is, is judged compatible, and is started when it is missing.
+//!
+//! A product's daemon is one call, and so is its client:
+//!
+//! ```no_run
+//! # #[cfg(feature = "daemon")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::{Router, routing::get};
+//! use local_daemon::Daemon;
+//!
+//! let router = Router::new().route("/v1/hello", get(async || "hello"));
+//! let reason = Daemon::builder("acme", "acme/1").version("1.4.0").serve(router).await?;
+//! std::process::exit(reason.exit_status());
+//! # }
+//! # #[cfg(not(feature = "daemon"))]
+//! # fn main() {}
+//! ```
+//!
+//! ```no_run
+//! use local_daemon::{Client, Launch};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut daemon = Client::new("acme", "acme/1")?.connect_or_spawn(&Launch::new("acmed").args(["run", "--yield"]))?;
+//! let hello = daemon.get("/v1/hello")?;
+//! # Ok(()) }
+//! ```
+//!
+//! The folders follow the specification: [`record`] (registration), [`credential`], [`proof`] and [`gate`]
+//! (handshake), [`claim`] (publish and convergence), [`connect`] (connect-or-spawn), [`perimeter`]. `record`,
+//! `proof`, `claim` and `connect` do no I/O and read no clock; [`Daemon`] and [`Client`] drive them.
+
+pub mod claim;
+pub mod client;
+pub mod connect;
+pub mod credential;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+mod exchange;
+pub mod gate;
+#[cfg(feature = "daemon")]
+pub mod perimeter;
+mod platform;
+pub mod proof;
+pub mod record;
+pub mod state_dir;
+mod watch;
+
+pub use client::{Client, Launch};
+pub use credential::Credential;
+#[cfg(feature = "daemon")]
+pub use daemon::Daemon;
+pub use gate::Protocol;
+pub use record::{ClaimId, LoopbackUrl, Registration};
+pub use state_dir::StateDir;

@@ -1,0 +1,396 @@
+//! The daemon's side of publishing and convergence, as a machine. No I/O, no clock.
+//!
+//! [`Claim::next`] names the one effect that is wanted now, each a single system call or exchange as far as others
+//! can tell, and [`Claim::on`] takes what came of it. Time comes in as the outcome of an awaited effect. The
+//! runtime, the formal model and the fuzzers all drive this type.
+
+use std::time::Duration;
+
+use crate::{
+    gate::Protocol,
+    proof::State,
+    record::{ClaimId, Registration},
+};
+
+/// How often a running daemon reads the record again at least (CONV-2).
+pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
+/// How often an unparsable record is read again before it counts as another's.
+pub const PARSE_RETRIES: u8 = 5;
+/// The pause before such a retry.
+pub const PARSE_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a read of the record showed. Only [`Sight::Missing`] means "no such file".
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Sight {
+    /// No such file, in a directory that is there.
+    Missing,
+    /// The state directory itself is gone.
+    DirectoryGone,
+    /// A valid record.
+    Record(Registration),
+    /// A file that was read whole and is no valid record.
+    Malformed,
+    /// A file that could not be read, or must not be: an I/O error, a wrong mode, owner or type.
+    Unreadable,
+}
+
+impl Sight {
+    fn id(&self) -> Option<ClaimId> {
+        match self {
+            Self::Record(record) => Some(record.id),
+            _ => None,
+        }
+    }
+}
+
+/// What one time-bounded handshake showed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Probe {
+    /// The daemon proved that it holds the credential, and this is what it says.
+    Proven(crate::proof::Handshake),
+    /// The connection was refused or reset: nobody listens there.
+    Refused,
+    /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.
+    TimedOut,
+    /// Something answered and did not prove itself.
+    Foreign,
+    /// There is no credential to prove anything with.
+    NoCredential,
+    /// The credential's file must not be trusted.
+    CredentialRefused,
+}
+
+/// What the machine wants done.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// Bind loopback exclusively and serve; the handshake answers `draining` until the record is owned.
+    Listen,
+    /// Read the credential: [`Outcome::Done`], [`Outcome::Missing`] or [`Outcome::Failed`].
+    ReadCredential,
+    /// Write a temporary file and link it to the credential's name without replacing: [`Outcome::Done`] also where
+    /// another was first.
+    CreateCredential,
+    /// Write the own record to a temporary file of a unique name and flush it to disk.
+    WriteTemporary,
+    /// Unlink that temporary file.
+    DropTemporary,
+    /// Read the registration.
+    ReadRecord,
+    /// Probe this record's daemon.
+    Probe(Registration),
+    /// Rename the temporary file over the registration.
+    Publish,
+    /// Wait for a change notification, a request to stop, or this long.
+    Await(Duration),
+    /// Wait this long, or for a request to stop.
+    Pause(Duration),
+    /// Does any `registration.json.taken-*` hold the own id?
+    ListTaken,
+    /// Unlink exactly those that do.
+    UnlinkTaken,
+    /// Rename the registration to the own taken name.
+    Take,
+    /// Read the file just taken.
+    ReadTaken,
+    /// Unlink the file just taken.
+    UnlinkOwn,
+    /// Let open work end, within the drain bound.
+    Drain,
+    /// Close the listener.
+    Close,
+}
+
+/// What came of an effect.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// It was done, or the wait is over.
+    Done,
+    /// There was no such file.
+    Missing,
+    /// It failed; the runtime keeps the error.
+    Failed,
+    /// A read of the record or of a taken file.
+    Record(Sight),
+    /// A probe.
+    Probed(Probe),
+    /// Whether taken files hold the own id.
+    Taken(bool),
+}
+
+/// Why a daemon stood down.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// It was asked to: a signal, a shutdown request, idleness.
+    Stopped,
+    /// Another daemon owns the record.
+    Displaced,
+    /// Its record was removed: the administrative stand-down.
+    RecordRemoved,
+    /// The state directory was removed.
+    DirectoryGone,
+    /// Right before publishing, a ready and compatible daemon was there already.
+    Yielded,
+    /// It could not start.
+    Failed,
+}
+
+impl Reason {
+    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-14), 1 is a failure,
+    /// everything else 0.
+    pub const fn exit_status(self) -> i32 {
+        match self {
+            Self::Displaced => 20,
+            Self::Failed => 1,
+            Self::Stopped | Self::RecordRemoved | Self::DirectoryGone | Self::Yielded => 0,
+        }
+    }
+
+    /// The word in logs and events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Displaced => "displaced",
+            Self::RecordRemoved => "record-removed",
+            Self::DirectoryGone => "directory-gone",
+            Self::Yielded => "yielded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Phase {
+    Listen,
+    ReadCredential,
+    CreateCredential,
+    AdoptCredential,
+    WriteTemporary,
+    YieldRead,
+    YieldProbe(Registration),
+    Publish,
+    Serve,
+    Read,
+    Retry,
+    ListTaken,
+    RewriteTemporary,
+    UnlinkTaken,
+    DropTemporary,
+    VerifyOwner,
+    Take,
+    ReadTaken,
+    UnlinkOwn,
+    Drain,
+    Close,
+    Exited,
+}
+
+/// One daemon's claim on the registration, from launch to exit.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Claim {
+    id: ClaimId,
+    protocol: Protocol,
+    yields: bool,
+    phase: Phase,
+    published: bool,
+    temporary: bool,
+    retries: u8,
+    stop: bool,
+    reason: Option<Reason>,
+}
+
+impl Claim {
+    /// The claim of a daemon that has just been launched with a fresh `id`. With `yields`, a proven, compatible and
+    /// ready daemon of another id is left in place (what connect-or-spawn starts); without, it publishes
+    /// unconditionally and the last writer wins (CONV-1).
+    pub fn new(id: ClaimId, protocol: Protocol, yields: bool) -> Self {
+        Self {
+            id,
+            protocol,
+            yields,
+            phase: Phase::Listen,
+            published: false,
+            temporary: false,
+            retries: 0,
+            stop: false,
+            reason: None,
+        }
+    }
+
+    /// The own id.
+    pub fn id(&self) -> ClaimId {
+        self.id
+    }
+
+    /// Why it stands down, as soon as it does.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Whether the record was published and the daemon has not begun to stand down.
+    pub fn is_serving(&self) -> bool {
+        self.published && self.reason.is_none()
+    }
+
+    /// What a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-9).
+    pub fn state(&self, sight: &Sight) -> State {
+        if self.is_serving() && !self.stop && sight.id() == Some(self.id) { State::Ready } else { State::Draining }
+    }
+
+    /// Asks for a graceful stop: from now on the handshake drains, and the outcome of the effect that is under way
+    /// is the last before the removal.
+    pub fn stop(&mut self) {
+        self.stop = true;
+    }
+
+    /// The effect that is wanted now; `None` when it has exited.
+    pub fn next(&self) -> Option<Effect> {
+        Some(match &self.phase {
+            Phase::Listen => Effect::Listen,
+            Phase::ReadCredential | Phase::AdoptCredential => Effect::ReadCredential,
+            Phase::CreateCredential => Effect::CreateCredential,
+            Phase::WriteTemporary | Phase::RewriteTemporary => Effect::WriteTemporary,
+            Phase::YieldRead | Phase::Read | Phase::VerifyOwner => Effect::ReadRecord,
+            Phase::YieldProbe(record) => Effect::Probe(record.clone()),
+            Phase::Publish => Effect::Publish,
+            Phase::Serve => Effect::Await(REREAD_INTERVAL),
+            Phase::Retry => Effect::Pause(PARSE_PAUSE),
+            Phase::ListTaken => Effect::ListTaken,
+            Phase::UnlinkTaken => Effect::UnlinkTaken,
+            Phase::DropTemporary => Effect::DropTemporary,
+            Phase::Take => Effect::Take,
+            Phase::ReadTaken => Effect::ReadTaken,
+            Phase::UnlinkOwn => Effect::UnlinkOwn,
+            Phase::Drain => Effect::Drain,
+            Phase::Close => Effect::Close,
+            Phase::Exited => return None,
+        })
+    }
+
+    /// Takes the outcome of the effect that [`next`](Self::next) named. An outcome that does not fit it counts as
+    /// its failure.
+    pub fn on(&mut self, outcome: Outcome) {
+        if self.stop && self.reason.is_none() {
+            self.phase = self.stop_now(&outcome);
+            return;
+        }
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Exited), outcome) {
+            // CRED-3: one credential, whoever is first.
+            (Phase::Listen, Outcome::Done) => Phase::ReadCredential,
+            (Phase::ReadCredential, Outcome::Missing) => Phase::CreateCredential,
+            (Phase::CreateCredential, Outcome::Done) => Phase::AdoptCredential,
+            (Phase::ReadCredential | Phase::AdoptCredential, Outcome::Done) => Phase::WriteTemporary,
+
+            // PUB-1: listen first, publish second.
+            (Phase::WriteTemporary, Outcome::Done) => {
+                self.temporary = true;
+                if self.yields { Phase::YieldRead } else { Phase::Publish }
+            }
+            (Phase::YieldRead, Outcome::Record(Sight::Record(other))) if other.id != self.id => {
+                Phase::YieldProbe(other)
+            }
+            (Phase::YieldRead, _) => Phase::Publish,
+            (Phase::YieldProbe(other), Outcome::Probed(Probe::Proven(theirs)))
+                if theirs.id == other.id
+                    && theirs.state == State::Ready
+                    && self.protocol.accepts(&theirs.protocol) =>
+            {
+                self.abandon(Reason::Yielded)
+            }
+            (Phase::YieldProbe(_), _) => Phase::Publish,
+            (Phase::Publish, Outcome::Done) => {
+                self.temporary = false;
+                self.published = true;
+                self.retries = 0;
+                Phase::Serve
+            }
+
+            // CONV-2 and what follows: whose record is it?
+            (Phase::Serve | Phase::Retry, _) => Phase::Read,
+            (Phase::Read, Outcome::Record(sight)) => self.judge(&sight),
+            (Phase::Read, _) => Phase::Serve,
+            (Phase::ListTaken, Outcome::Taken(true)) => Phase::RewriteTemporary,
+            (Phase::ListTaken, Outcome::Taken(false)) => self.stand_down(Reason::RecordRemoved),
+            (Phase::ListTaken, _) => Phase::Serve,
+            (Phase::RewriteTemporary, Outcome::Done) => {
+                self.temporary = true;
+                Phase::UnlinkTaken
+            }
+            (Phase::UnlinkTaken, _) => Phase::Publish,
+            // A disk that does not allow it now may at the next read: the taken file is still there.
+            (Phase::RewriteTemporary | Phase::Publish, _) if self.published => Phase::Serve,
+
+            // Removal: take, verify, leave. Any error ends it; a leftover record is only stale.
+            (Phase::VerifyOwner, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::Take,
+            (Phase::Take, Outcome::Done) => Phase::ReadTaken,
+            (Phase::ReadTaken, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::UnlinkOwn,
+            (Phase::VerifyOwner | Phase::Take | Phase::ReadTaken | Phase::UnlinkOwn, _) => Phase::Drain,
+            (Phase::Drain, _) => Phase::Close,
+            (Phase::DropTemporary, _) => {
+                self.temporary = false;
+                if self.published { self.after_temporary() } else { Phase::Close }
+            }
+            (Phase::Close | Phase::Exited, _) => Phase::Exited,
+
+            (
+                Phase::Listen
+                | Phase::ReadCredential
+                | Phase::CreateCredential
+                | Phase::AdoptCredential
+                | Phase::WriteTemporary
+                | Phase::RewriteTemporary
+                | Phase::Publish,
+                _,
+            ) => self.abandon(Reason::Failed),
+        };
+    }
+
+    fn judge(&mut self, sight: &Sight) -> Phase {
+        match sight {
+            Sight::Record(record) if record.id == self.id => {
+                self.retries = 0;
+                Phase::Serve
+            }
+            Sight::Record(_) => self.stand_down(Reason::Displaced),
+            Sight::Missing => Phase::ListTaken,
+            Sight::DirectoryGone => self.stand_down(Reason::DirectoryGone),
+            Sight::Malformed if self.retries < PARSE_RETRIES => {
+                self.retries += 1;
+                Phase::Retry
+            }
+            Sight::Malformed => self.stand_down(Reason::Displaced),
+            Sight::Unreadable => Phase::Serve,
+        }
+    }
+
+    /// From here on it never publishes again (CONV-8), and leaves a record that is not its own alone.
+    fn stand_down(&mut self, reason: Reason) -> Phase {
+        self.reason = Some(reason);
+        Phase::Drain
+    }
+
+    /// Ends a launch that never published.
+    fn abandon(&mut self, reason: Reason) -> Phase {
+        self.reason = Some(reason);
+        if self.temporary { Phase::DropTemporary } else { Phase::Close }
+    }
+
+    fn after_temporary(&self) -> Phase {
+        if self.temporary { Phase::DropTemporary } else { Phase::VerifyOwner }
+    }
+
+    fn stop_now(&mut self, outcome: &Outcome) -> Phase {
+        match (&self.phase, outcome) {
+            (Phase::Publish, Outcome::Done) => {
+                self.temporary = false;
+                self.published = true;
+            }
+            (Phase::WriteTemporary | Phase::RewriteTemporary, Outcome::Done) => self.temporary = true,
+            _ => {}
+        }
+        if !self.published {
+            return self.abandon(Reason::Stopped);
+        }
+        self.reason = Some(Reason::Stopped);
+        self.after_temporary()
+    }
+}

@@ -1,0 +1,570 @@
+//! The client: finds the daemon, lets it prove itself, judges its protocol, or starts one. Synchronous: a client that
+//! asks one question needs no runtime.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use zeroize::Zeroizing;
+
+use crate::{
+    Credential, Protocol, Registration, StateDir,
+    claim::Probe,
+    connect::{Budget, Child, Connect, Effect, Observed, Outcome, Policy},
+    exchange::{self, Answer, Wire},
+    gate::NotAProtocol,
+    platform,
+    proof::{self, Handshake, Nonce},
+    record::MAX_BYTES,
+    state_dir::{self, NoHome},
+    watch,
+};
+
+/// How long one handshake may take (HS-12).
+pub const PROBE_BOUND: Duration = Duration::from_secs(2);
+/// How long a whole connect may take unless told otherwise (CONN-18).
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// A client could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The protocol identifier is not one.
+    #[error(transparent)]
+    Protocol(#[from] NotAProtocol),
+    /// There is no home directory.
+    #[error(transparent)]
+    Home(#[from] NoHome),
+}
+
+/// How to start a daemon that is not there: a command that runs it in the foreground and lets it yield.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Launch {
+    /// The program; a bare name is looked up on `PATH`.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        // The daemon works in `/`: a relative path means the caller's directory.
+        let named = program.components().count() == 1;
+        let program = if named { program } else { std::path::absolute(&program).unwrap_or(program) };
+        Self { program, args: Vec::new(), env: Vec::new() }
+    }
+
+    /// Arguments. Never the credential: every local user can read them.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// An environment variable for the daemon.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+}
+
+/// Finds, proves and if need be starts the daemon of one component.
+#[derive(Clone, Debug)]
+pub struct Client {
+    state_dir: StateDir,
+    protocol: Protocol,
+    deadline: Duration,
+    replace: bool,
+}
+
+impl Client {
+    /// A client of `component` that speaks `protocol` (`name/N`).
+    pub fn new(component: &str, protocol: &str) -> Result<Self, SetupError> {
+        Ok(Self {
+            state_dir: StateDir::locate(None, component)?,
+            protocol: protocol.parse()?,
+            deadline: DEADLINE,
+            replace: false,
+        })
+    }
+
+    /// Another state directory than the component's own.
+    #[must_use]
+    pub fn state_dir(mut self, path: impl AsRef<Path>) -> Self {
+        self.state_dir = StateDir::at(path.as_ref());
+        self
+    }
+
+    /// The whole deadline of a connect.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Displace an incompatible daemon whatever its name and number.
+    #[must_use]
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// The state directory in use.
+    pub fn directory(&self) -> &StateDir {
+        &self.state_dir
+    }
+
+    /// Connects to the daemon that runs; starts nothing.
+    ///
+    /// # Errors
+    /// [`Failure`] with any outcome but `ready` and `spawn-failed`.
+    pub fn connect(&self) -> Result<Connection, Failure> {
+        Run::new(self, None).drive()
+    }
+
+    /// Connects to the daemon, starting one where none answers (CONN-1). N clients converge on one daemon.
+    ///
+    /// # Errors
+    /// [`Failure`]; `spawn-failed` carries the child's own error.
+    pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, Failure> {
+        if let Err(fault) = self.state_dir.create() {
+            return Err(Failure {
+                outcome: Outcome::Invalid,
+                detail: fault.to_string(),
+                state_dir: self.state_dir.path().to_owned(),
+            });
+        }
+        Run::new(self, Some(launch)).drive()
+    }
+}
+
+/// A connect that did not end in `ready`.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which way it failed.
+    pub outcome: Outcome,
+    /// What was seen: the path or URL, and what is wrong there.
+    pub detail: String,
+    /// The state directory that was looked at.
+    pub state_dir: PathBuf,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What one call carries from effect to effect.
+struct Run<'a> {
+    client: &'a Client,
+    launch: Option<&'a Launch>,
+    machine: Connect,
+    ends: Instant,
+    detail: Option<String>,
+    proven: Option<(Wire, Credential)>,
+    lock: Option<std::fs::File>,
+    /// Change notification and the child's word, from the first wait on.
+    news: Option<News>,
+    child: Child,
+}
+
+struct News {
+    receiver: Receiver<Word>,
+    sender: Sender<Word>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+enum Word {
+    Changed,
+    Done,
+    Failed(String),
+}
+
+impl<'a> Run<'a> {
+    fn new(client: &'a Client, launch: Option<&'a Launch>) -> Self {
+        let policy =
+            Policy { protocol: client.protocol.clone(), spawn: launch.is_some(), replace: client.replace };
+        Self {
+            client,
+            launch,
+            machine: Connect::new(policy),
+            ends: Instant::now() + client.deadline,
+            detail: None,
+            proven: None,
+            lock: None,
+            news: None,
+            child: Child::Silent,
+        }
+    }
+
+    fn drive(mut self) -> Result<Connection, Failure> {
+        while let Some(effect) = self.machine.next() {
+            if Instant::now() >= self.ends && effect != Effect::Unlock {
+                self.machine.expire();
+                continue;
+            }
+            let observed = self.perform(effect);
+            self.machine.on(observed);
+        }
+        let outcome = self.machine.outcome().cloned().unwrap_or(Outcome::Busy);
+        match (outcome, self.proven.take()) {
+            (Outcome::Ready(registration, handshake), Some((wire, credential))) => {
+                if self.child == Child::Done {
+                    self.client.state_dir.write_budget(&Budget::default());
+                }
+                Ok(Connection { registration, handshake, credential, wire: Some(wire) })
+            }
+            (outcome, _) => Err(self.failure(outcome)),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Observed {
+        let state_dir = &self.client.state_dir;
+        match effect {
+            Effect::ReadRecord => {
+                let (sight, diagnostic) = state_dir.read_record();
+                if let Some(diagnostic) = diagnostic {
+                    self.detail = Some(diagnostic.to_string());
+                }
+                Observed::Record(sight)
+            }
+            Effect::Probe(record) => Observed::Probed(self.probe(&record)),
+            Effect::Lock => {
+                let bound = crate::connect::LOCK_BOUND.min(self.left());
+                self.lock = state_dir.lock(bound);
+                Observed::Locked(self.lock.is_some())
+            }
+            Effect::Unlock => {
+                self.lock = None;
+                Observed::Unlocked
+            }
+            Effect::Spawn => match self.spawn() {
+                Ok(()) => Observed::Spawned,
+                Err(detail) => {
+                    self.detail = Some(detail);
+                    Observed::SpawnFailed
+                }
+            },
+            Effect::Await(bound) => self.wait(bound),
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
+    }
+
+    fn probe(&mut self, record: &Registration) -> Probe {
+        self.proven = None;
+        self.detail = None;
+        let credential = match self.client.state_dir.read_credential() {
+            Ok(Some(credential)) => credential,
+            Ok(None) => return Probe::NoCredential,
+            Err(fault) => {
+                self.detail = Some(fault.to_string());
+                return Probe::CredentialRefused;
+            }
+        };
+        let (probe, wire) = probe(record, &credential, self.left().min(PROBE_BOUND));
+        self.proven = wire.map(|wire| (wire, credential));
+        probe
+    }
+
+    fn spawn(&mut self) -> Result<(), String> {
+        let launch = self.launch.ok_or("there is nothing to start")?;
+        let state_dir = &self.client.state_dir;
+        if let Some(error) = state_dir.read_budget().exhausted(unix_millis()) {
+            return Err(format!("three daemons in the last minute did not become ready; the last said: {error}"));
+        }
+        let sender = self.news().sender.clone();
+        let log_path = state_dir.file(state_dir::LOG);
+        let log = state_dir.open_log().map_err(|e| format!("{}: {e}", log_path.display()))?;
+        let mut command = Command::new(&launch.program);
+        command.args(&launch.args).envs(launch.env.iter().map(|(k, v)| (k, v)));
+        command.env(state_dir::VARIABLE, state_dir.path());
+        let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
+            let error = format!("{} could not be started: {e}", launch.program.display());
+            state_dir.note_failure(&error);
+            error
+        })?;
+        std::thread::spawn(move || sender.send(child_word(pipe, &log_path)));
+        Ok(())
+    }
+
+    fn news(&mut self) -> &News {
+        self.news.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel();
+            let changed = sender.clone();
+            let watcher = watch::watch(self.client.state_dir.path(), move || {
+                // The receiver is gone when the call is over.
+                let _ = changed.send(Word::Changed);
+            });
+            News { receiver, sender, _watcher: watcher }
+        })
+    }
+
+    fn wait(&mut self, bound: Duration) -> Observed {
+        let bound = bound.min(self.left());
+        let began = Instant::now();
+        let mut word = self.news().receiver.recv_timeout(bound);
+        loop {
+            match word {
+                Ok(Word::Done) => self.child = Child::Done,
+                Ok(Word::Failed(error)) if self.child == Child::Silent => {
+                    self.client.state_dir.note_failure(&error);
+                    self.detail = Some(error);
+                    self.child = Child::Failed;
+                }
+                Ok(Word::Failed(_) | Word::Changed) => {}
+                Err(_) => break,
+            }
+            // A publish is several notifications; one look serves them all.
+            word = self.news().receiver.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+        }
+        Observed::Woken(self.child, began.elapsed())
+    }
+
+    fn failure(&mut self, outcome: Outcome) -> Failure {
+        let state_dir = self.client.state_dir.path();
+        let record = match self.client.state_dir.read_record().0 {
+            crate::claim::Sight::Record(record) => Some(record),
+            _ => None,
+        };
+        let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
+        let seen = self.detail.take();
+        let detail = match &outcome {
+            Outcome::Ready(..) => format!("{place}: the proven connection was lost"),
+            Outcome::Absent => seen.unwrap_or_else(|| format!("no daemon is registered in {place}")),
+            Outcome::Stale => format!("{place}: the registered daemon is gone"),
+            Outcome::Busy => format!("{place}: the daemon did not answer in time, or is draining"),
+            Outcome::Foreign => {
+                format!("{place}: something answers there that is not the registered daemon; it was told nothing")
+            }
+            Outcome::Incompatible(theirs) => format!(
+                "{place}: the daemon speaks {theirs}, and this client speaks {}; --replace displaces it",
+                self.client.protocol
+            ),
+            Outcome::Invalid => seen.unwrap_or_else(|| {
+                format!("{}: there is no credential to prove anything with", state_dir.display())
+            }),
+            Outcome::SpawnFailed => {
+                seen.unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display()))
+            }
+        };
+        Failure { outcome, detail, state_dir: state_dir.to_owned() }
+    }
+}
+
+/// One time-bounded handshake: a round trip to each address that the record may mean. The connection is returned
+/// only where it has proven itself, and nothing but a proof was sent on it.
+pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> (Probe, Option<Wire>) {
+    let addresses = exchange::addresses(record.url);
+    let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
+    let mut seen = Probe::Refused;
+    for address in addresses {
+        let ends = Instant::now() + each;
+        let wire = Wire::connect(address, ends);
+        match wire.and_then(|mut wire| Ok((prove(&mut wire, record, credential, ends)?, wire))) {
+            Ok((Some(handshake), wire)) => return (Probe::Proven(handshake), Some(wire)),
+            Ok((None, _)) | Err(exchange::Fault::Garbage) => seen = Probe::Foreign,
+            Err(exchange::Fault::TimedOut) if seen == Probe::Refused => seen = Probe::TimedOut,
+            Err(_) => {}
+        }
+    }
+    (seen, None)
+}
+
+/// `None`: it answered and did not prove itself.
+fn prove(
+    wire: &mut Wire,
+    record: &Registration,
+    credential: &Credential,
+    ends: Instant,
+) -> Result<Option<Handshake>, exchange::Fault> {
+    let authority = record.url.authority();
+    let nonce = Nonce::from_bytes(state_dir::random_bytes());
+    let authorization = proof::authorization(nonce, proof::client_code(credential, &authority, nonce));
+    let request = request("GET", proof::PATH, &authority, &authorization, None);
+    let answer = wire.exchange(&request, MAX_BYTES, ends)?;
+    // HS-7: no byte of the body is believed before this comparison.
+    let expected = proof::daemon_code(credential, &authority, nonce, &answer.body);
+    let proven = answer.header(proof::SCHEME).and_then(proof::parse_answer) == Some(expected);
+    Ok(Handshake::parse(&answer.body).ok().filter(|_| proven && matches!(answer.status, 200 | 503)))
+}
+
+fn request(
+    method: &str,
+    path: &str,
+    authority: &str,
+    authorization: &str,
+    body: Option<&[u8]>,
+) -> Zeroizing<Vec<u8>> {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: application/json\r\n");
+    // One allocation of the right size: a growing buffer would leave copies of the bearer behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        head.len() + authorization.len() + body.map_or(0, <[u8]>::len) + 128,
+    ));
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(b"Authorization: ");
+    bytes.extend_from_slice(authorization.as_bytes());
+    if let Some(body) = body {
+        let length = format!("\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        bytes.extend_from_slice(length.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n\r\n");
+    bytes.extend_from_slice(body.unwrap_or_default());
+    bytes
+}
+
+/// What a child says on its readiness pipe, or its silence when it ends.
+fn child_word(pipe: std::fs::File, log: &Path) -> Word {
+    let mut line = String::new();
+    let read = BufReader::new(pipe.take(4096)).read_line(&mut line);
+    match (read, line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""))) {
+        (Ok(_), ("ready" | "yielded", _)) => Word::Done,
+        (Ok(_), ("failed", error)) => Word::Failed(error.to_owned()),
+        _ => {
+            let last = last_line(log).map_or_else(String::new, |line| format!(": {line}"));
+            Word::Failed(format!("the daemon ended before it was ready (log: {}){last}", log.display()))
+        }
+    }
+}
+
+fn last_line(log: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(2048))).ok()?;
+    let mut tail = Vec::new();
+    file.take(2048).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail).into_owned();
+    tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
+}
+
+pub(crate) fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-10).
+#[derive(Debug)]
+pub struct Connection {
+    registration: Registration,
+    handshake: Handshake,
+    credential: Credential,
+    wire: Option<Wire>,
+}
+
+/// A whole answer to a request.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Names and values in the order of their arrival.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The body as JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}
+
+/// A request on a proven connection that got no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{method} {url}{path}: {why}")]
+pub struct RequestError {
+    method: String,
+    url: String,
+    path: String,
+    why: String,
+}
+
+impl Connection {
+    /// The record by which the daemon was found.
+    pub fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// What the daemon said of itself.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
+    }
+
+    /// A GET.
+    pub fn get(&mut self, path: &str) -> Result<Response, RequestError> {
+        self.request("GET", path, None)
+    }
+
+    /// One request with the bearer credential, and its whole answer within [`DEADLINE`].
+    pub fn request(&mut self, method: &str, path: &str, json: Option<&[u8]>) -> Result<Response, RequestError> {
+        let error = |why: String| RequestError {
+            method: method.to_owned(),
+            url: self.registration.url.authority(),
+            path: path.split('?').next().unwrap_or_default().to_owned(),
+            why,
+        };
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+        if !plain(method) || !plain(path) || !path.starts_with('/') {
+            return Err(error("the method or path holds what cannot stand in a request line".to_owned()));
+        }
+        let ends = Instant::now() + DEADLINE;
+        let mut wire = match self.wire.take().filter(Wire::is_reusable) {
+            Some(wire) => wire,
+            None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
+                (Probe::Proven(theirs), Some(wire)) if theirs.id == self.registration.id => wire,
+                _ => return Err(error("the daemon is gone, or does not prove itself any more".to_owned())),
+            },
+        };
+        let credential = self.credential.expose();
+        let mut bearer = Zeroizing::new(String::with_capacity(64));
+        bearer.push_str("Bearer ");
+        bearer.push_str(&credential);
+        let request = request(method, path, &self.registration.url.authority(), &bearer, json);
+        let answer = wire.exchange(&request, MAX_ANSWER, ends).map_err(|fault| error(fault.to_string()))?;
+        self.wire = Some(wire);
+        let Answer { status, headers, body, .. } = answer;
+        Ok(Response { status, headers, body })
+    }
+
+    /// A hold on the daemon's process, to end it by force later. It is had only where the proven handshake and the
+    /// record give the same pid, and cannot hit another process that comes to bear that pid (CONV-12).
+    ///
+    /// # Errors
+    /// The pids differ, or the process is gone.
+    pub fn process(&self) -> std::io::Result<Process> {
+        if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
+            return Err(std::io::Error::other("the record's pid is not the proven daemon's"));
+        }
+        platform::Process::open(self.handshake.pid).map(Process)
+    }
+}
+
+/// A process whose identity was proven.
+#[derive(Debug)]
+pub struct Process(platform::Process);
+
+impl Process {
+    /// Ends it with SIGKILL.
+    pub fn kill(&self) -> std::io::Result<()> {
+        self.0.kill()
+    }
+
+    /// Waits until it has ended; `false`: it still runs after `bound`.
+    pub fn wait(&self, bound: Duration) -> std::io::Result<bool> {
+        self.0.wait(bound)
+    }
+}

@@ -1,0 +1,429 @@
+//! The client's side, connect-or-spawn, as a machine. No I/O, no clock.
+//!
+//! [`Connect::next`] names the one effect that is wanted now and [`Connect::on`] takes what was observed. Time comes
+//! in with the end of a wait; the whole deadline is the driver's, who calls [`Connect::expire`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    claim::{Probe, Sight},
+    gate::Protocol,
+    proof::{Handshake, State},
+    record::Registration,
+};
+
+/// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-12).
+pub const LOCK_BOUND: Duration = Duration::from_secs(1);
+/// The first pause between two reads of the record.
+pub const POLL_FIRST: Duration = Duration::from_millis(25);
+/// The longest.
+pub const POLL_LAST: Duration = Duration::from_millis(250);
+
+/// What a caller wants.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Policy {
+    /// The wire protocol that the client speaks.
+    pub protocol: Protocol,
+    /// Whether a daemon may be started.
+    pub spawn: bool,
+    /// Whether an incompatible daemon is displaced whatever its name and number.
+    pub replace: bool,
+}
+
+/// What the machine wants done.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// Read the registration.
+    ReadRecord,
+    /// Probe this record's daemon.
+    Probe(Registration),
+    /// Wait for the advisory lock, [`LOCK_BOUND`] at most.
+    Lock,
+    /// Give the advisory lock back.
+    Unlock,
+    /// Start a detached daemon, told to yield.
+    Spawn,
+    /// Wait for the child's word, a change notification, or this long.
+    Await(Duration),
+}
+
+/// What was observed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Observed {
+    /// A read of the record.
+    Record(Sight),
+    /// A probe.
+    Probed(Probe),
+    /// Whether the lock came in time.
+    Locked(bool),
+    /// The lock was given back.
+    Unlocked,
+    /// The child was started.
+    Spawned,
+    /// It could not be started, or the restart budget is used up.
+    SpawnFailed,
+    /// The wait ended after this long, with the child in this state.
+    Woken(Child, Duration),
+}
+
+/// What is known of the child.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Child {
+    /// None was started, or it has not said anything yet.
+    Silent,
+    /// It published, or left the place to a daemon that was there.
+    Done,
+    /// It ended without either.
+    Failed,
+}
+
+/// The outcome of a connect.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// Proven, compatible, taking work.
+    Ready(Registration, Handshake),
+    /// No record.
+    Absent,
+    /// A record whose daemon is gone: refused, reset, or the port is another daemon's by now.
+    Stale,
+    /// Timed out, or draining past the deadline.
+    Busy,
+    /// Something answers there and does not prove itself.
+    Foreign,
+    /// Proven, and of another protocol.
+    Incompatible(Protocol),
+    /// The record or the credential must not be trusted, or cannot be read.
+    Invalid,
+    /// The child could not be started or ended with an error.
+    SpawnFailed,
+}
+
+impl Outcome {
+    /// The word in JSON.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ready(..) => "ready",
+            Self::Absent => "absent",
+            Self::Stale => "stale",
+            Self::Busy => "busy",
+            Self::Foreign => "foreign",
+            Self::Incompatible(_) => "incompatible",
+            Self::Invalid => "invalid",
+            Self::SpawnFailed => "spawn-failed",
+        }
+    }
+
+    /// The exit code of a command that reports it.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Ready(..) => 0,
+            Self::Absent => 10,
+            Self::Stale => 11,
+            Self::Busy => 12,
+            Self::Foreign => 13,
+            Self::Incompatible(_) => 14,
+            Self::Invalid => 15,
+            Self::SpawnFailed => 16,
+        }
+    }
+}
+
+/// How many failed spawns a minute are too many (CONN-15).
+const BUDGET: usize = 3;
+const BUDGET_WINDOW_MS: u64 = 60_000;
+
+/// The restart budget: after three spawns in a minute that did not become ready, calls fail at once until the minute
+/// is over.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Budget {
+    /// When spawns failed, in milliseconds since 1970, the last three at most.
+    failed_at_ms: Vec<u64>,
+    /// What the last of them said.
+    error: String,
+}
+
+impl Budget {
+    /// The last child's error, where the budget is used up at `now` (milliseconds since 1970).
+    pub fn exhausted(&self, now: u64) -> Option<&str> {
+        let recent = |at: &&u64| now.checked_sub(**at).is_some_and(|age| age < BUDGET_WINDOW_MS);
+        (self.failed_at_ms.iter().filter(recent).count() >= BUDGET).then_some(self.error.as_str())
+    }
+
+    /// Counts one spawn that did not become ready.
+    pub fn failed(&mut self, now: u64, error: &str) {
+        self.failed_at_ms.push(now);
+        let old = self.failed_at_ms.len().saturating_sub(BUDGET);
+        self.failed_at_ms.drain(..old);
+        error.clone_into(&mut self.error);
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Phase {
+    Read,
+    Probe(Registration),
+    Reread(Registration),
+    ProbeAgain(Registration),
+    Lock,
+    LockedRead,
+    LockedProbe(Registration),
+    Spawn,
+    Await,
+    Unlock,
+    WaitRead,
+    WaitProbe(Registration),
+    LastRead,
+    LastProbe(Registration),
+    Finished,
+}
+
+/// One call of connect or connect-or-spawn.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Connect {
+    policy: Policy,
+    phase: Phase,
+    /// What the last look showed; the outcome where nothing better comes.
+    outcome: Outcome,
+    /// The record that was probed last and cannot become ready: not waited on (CONN-17).
+    dead: Option<Registration>,
+    locked: bool,
+    spawned: bool,
+    held: Duration,
+    poll: Duration,
+}
+
+impl Connect {
+    /// A call under `policy`.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            phase: Phase::Read,
+            outcome: Outcome::Absent,
+            dead: None,
+            locked: false,
+            spawned: false,
+            held: Duration::ZERO,
+            poll: POLL_FIRST,
+        }
+    }
+
+    /// The outcome, once the call is over.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        (self.phase == Phase::Finished && !self.locked).then_some(&self.outcome)
+    }
+
+    /// The effect that is wanted now; `None` when the call is over.
+    pub fn next(&self) -> Option<Effect> {
+        Some(match &self.phase {
+            Phase::Read | Phase::Reread(_) | Phase::LockedRead | Phase::WaitRead | Phase::LastRead => {
+                Effect::ReadRecord
+            }
+            Phase::Probe(record)
+            | Phase::ProbeAgain(record)
+            | Phase::LockedProbe(record)
+            | Phase::WaitProbe(record)
+            | Phase::LastProbe(record) => Effect::Probe(record.clone()),
+            Phase::Lock => Effect::Lock,
+            Phase::Spawn => Effect::Spawn,
+            Phase::Await => Effect::Await(self.poll),
+            Phase::Unlock => Effect::Unlock,
+            Phase::Finished if self.locked => Effect::Unlock,
+            Phase::Finished => return None,
+        })
+    }
+
+    /// The whole deadline has passed: the call ends with what it saw last.
+    pub fn expire(&mut self) {
+        if self.phase != Phase::Finished {
+            if self.spawned && self.outcome != Outcome::Busy {
+                self.outcome = Outcome::SpawnFailed;
+            }
+            self.phase = Phase::Finished;
+        }
+    }
+
+    /// Takes what the effect that [`next`](Self::next) named led to. What does not fit is ignored.
+    pub fn on(&mut self, observed: Observed) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Finished);
+        self.phase = match (phase, observed) {
+            (Phase::Unlock, Observed::Unlocked) => {
+                self.locked = false;
+                Phase::Await
+            }
+            (Phase::Finished, Observed::Unlocked) => {
+                self.locked = false;
+                Phase::Finished
+            }
+
+            // Read, probe, and read once more before anything is started.
+            (Phase::Read, Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) => Phase::Probe(record),
+                Seen::Nothing => self.spawn_path(),
+                Seen::Untrusted => Phase::Finished,
+            },
+            (Phase::Probe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+                Look::Ready | Look::Refused => Phase::Finished,
+                Look::Draining => Phase::Await,
+                Look::Dead(record) => Phase::Reread(record),
+            },
+            (Phase::Reread(before), Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) if record != before => Phase::ProbeAgain(record),
+                Seen::Record(_) | Seen::Nothing => self.spawn_path(),
+                Seen::Untrusted => Phase::Finished,
+            },
+            (Phase::ProbeAgain(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+                Look::Ready | Look::Refused => Phase::Finished,
+                Look::Draining => Phase::Await,
+                Look::Dead(_) => self.spawn_path(),
+            },
+
+            // The lock spares churn; without it the call goes on all the same.
+            (Phase::Lock, Observed::Locked(locked)) => {
+                self.locked = locked;
+                Phase::LockedRead
+            }
+            (Phase::LockedRead, Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) => Phase::LockedProbe(record),
+                Seen::Nothing => Phase::Spawn,
+                Seen::Untrusted => Phase::Finished,
+            },
+            (Phase::LockedProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+                Look::Ready | Look::Refused => Phase::Finished,
+                Look::Draining => self.unlock_and_wait(),
+                Look::Dead(_) if self.barred() => Phase::Finished,
+                Look::Dead(_) => Phase::Spawn,
+            },
+            (Phase::Spawn, Observed::Spawned) => {
+                self.spawned = true;
+                self.poll = POLL_FIRST;
+                Phase::Await
+            }
+            (Phase::Spawn, Observed::SpawnFailed) => {
+                self.outcome = Outcome::SpawnFailed;
+                Phase::Finished
+            }
+
+            // Wait for a record that is new, or for a draining daemon's successor.
+            (Phase::Await, Observed::Woken(child, waited)) => {
+                self.held += waited;
+                self.poll = (self.poll * 2).min(POLL_LAST);
+                match child {
+                    Child::Failed => Phase::LastRead,
+                    Child::Done => {
+                        self.dead = None;
+                        Phase::WaitRead
+                    }
+                    Child::Silent => Phase::WaitRead,
+                }
+            }
+            (Phase::WaitRead, Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) if self.dead.as_ref() == Some(&record) => self.wait_on(),
+                Seen::Record(record) => Phase::WaitProbe(record),
+                Seen::Nothing if self.spawned => self.wait_on(),
+                Seen::Nothing => self.spawn_path(),
+                Seen::Untrusted => Phase::Finished,
+            },
+            (Phase::WaitProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+                Look::Ready | Look::Refused => Phase::Finished,
+                Look::Draining => self.wait_on(),
+                Look::Dead(_) if !self.spawned => self.spawn_path(),
+                Look::Dead(_) if self.barred() => Phase::Finished,
+                Look::Dead(_) => {
+                    // A new daemon on a loaded machine may need more than one bounded look.
+                    self.dead = self.dead.take().filter(|_| self.outcome != Outcome::Busy);
+                    self.wait_on()
+                }
+            },
+
+            // The child failed; somebody else's may be there.
+            (Phase::LastRead, Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) => Phase::LastProbe(record),
+                Seen::Nothing | Seen::Untrusted => self.child_failed(),
+            },
+            (Phase::LastProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+                Look::Ready => Phase::Finished,
+                _ => self.child_failed(),
+            },
+
+            (phase, _) => phase,
+        };
+    }
+
+    fn see(&mut self, sight: Sight) -> Seen {
+        let (outcome, seen) = match sight {
+            Sight::Record(record) => return Seen::Record(record),
+            // REG-2: a malformed record counts as absent.
+            Sight::Missing | Sight::DirectoryGone | Sight::Malformed => (Outcome::Absent, Seen::Nothing),
+            Sight::Unreadable => (Outcome::Invalid, Seen::Untrusted),
+        };
+        self.outcome = outcome;
+        seen
+    }
+
+    fn judge(&mut self, record: Registration, probe: Probe) -> Look {
+        self.outcome = match probe {
+            // The credential's holder, and another daemon than the record's: the record is stale.
+            Probe::Proven(theirs) if theirs.id != record.id => Outcome::Stale,
+            Probe::Proven(theirs) if theirs.state == State::Draining => {
+                self.outcome = Outcome::Busy;
+                return Look::Draining;
+            }
+            Probe::Proven(theirs) if self.policy.protocol.accepts(&theirs.protocol) => {
+                self.outcome = Outcome::Ready(record, theirs);
+                return Look::Ready;
+            }
+            Probe::Proven(theirs) => Outcome::Incompatible(theirs.protocol),
+            Probe::Refused => Outcome::Stale,
+            Probe::TimedOut => Outcome::Busy,
+            Probe::Foreign => Outcome::Foreign,
+            Probe::NoCredential => Outcome::Invalid,
+            Probe::CredentialRefused => {
+                self.outcome = Outcome::Invalid;
+                return Look::Refused;
+            }
+        };
+        self.dead = Some(record.clone());
+        Look::Dead(record)
+    }
+
+    /// Whether an incompatible daemon was seen that this client may not displace (GATE).
+    fn barred(&self) -> bool {
+        match &self.outcome {
+            Outcome::Incompatible(theirs) => !self.policy.replace && !self.policy.protocol.may_displace(theirs),
+            _ => false,
+        }
+    }
+
+    fn spawn_path(&mut self) -> Phase {
+        if !self.policy.spawn || self.barred() { Phase::Finished } else { Phase::Lock }
+    }
+
+    fn unlock_and_wait(&self) -> Phase {
+        if self.locked { Phase::Unlock } else { Phase::Await }
+    }
+
+    /// Goes on waiting; gives the lock back once the child has had its second.
+    fn wait_on(&self) -> Phase {
+        if self.locked && self.held >= LOCK_BOUND { Phase::Unlock } else { Phase::Await }
+    }
+
+    fn child_failed(&mut self) -> Phase {
+        self.outcome = Outcome::SpawnFailed;
+        Phase::Finished
+    }
+}
+
+enum Seen {
+    Record(Registration),
+    Nothing,
+    Untrusted,
+}
+
+enum Look {
+    Ready,
+    Draining,
+    Dead(Registration),
+    Refused,
+}

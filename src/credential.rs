@@ -1,0 +1,62 @@
+//! The credential: the secret that every client of one user's daemon holds. No I/O.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// 32 random bytes that print as `[redacted]` and are zeroed when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Credential([u8; 32]);
+
+impl Credential {
+    /// A credential of the given random bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Parses a credential's text: 43 characters of base64url, with or without one final newline.
+    ///
+    /// # Errors
+    /// [`NotACredential`], which repeats nothing of the text.
+    pub fn parse(text: &[u8]) -> Result<Self, NotACredential> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        decode_32(text).map(|bytes| Self(*bytes)).ok_or(NotACredential)
+    }
+
+    /// The 43 characters that stand in the file and in a bearer header. The caller keeps them out of every log.
+    pub fn expose(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    /// The 32 bytes, the key of the proof.
+    pub(crate) fn key(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether `text` is this credential's text, compared in constant time.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.expose().as_bytes().ct_eq(text).into()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// The 32 bytes of a canonical, unpadded base64url text.
+pub(crate) fn decode_32(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    if text.len() != 43 {
+        return None;
+    }
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+    <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+}
+
+/// A text that is not a credential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it is not 43 characters of base64url and a newline")]
+pub struct NotACredential;

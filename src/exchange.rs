@@ -1,0 +1,235 @@
+//! One HTTP/1.1 exchange over a loopback socket, bounded in time and size. It follows no redirect and asks no proxy:
+//! there is no code that could (HS-13, HS-14).
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use zeroize::Zeroizing;
+
+use crate::record::{LoopbackHost, LoopbackUrl, MAX_BYTES};
+
+/// Why there was no whole answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("the connection was refused or reset")]
+    Refused,
+    #[error("there was no whole answer in time")]
+    TimedOut,
+    #[error("the answer is not HTTP, ends early or is too large")]
+    Garbage,
+}
+
+impl Fault {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::TimedOut,
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Refused,
+            _ => Self::Garbage,
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    keep: bool,
+}
+
+impl Answer {
+    /// The value of a header that stands exactly once.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        let value = values.next()?;
+        values.next().is_none().then_some(value.1.as_str())
+    }
+}
+
+/// One connection, kept alive between exchanges.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    reusable: bool,
+}
+
+/// The addresses that a URL may mean. `localhost` is both, and which of them is the daemon only the proof tells.
+pub(crate) fn addresses(url: LoopbackUrl) -> Vec<SocketAddr> {
+    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, url.port()));
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, url.port()));
+    match url.host() {
+        LoopbackHost::V4 => vec![v4],
+        LoopbackHost::V6 => vec![v6],
+        LoopbackHost::Localhost => vec![v4, v6],
+    }
+}
+
+impl Wire {
+    pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
+        let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(|e| match e.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Fault::TimedOut,
+            // No v6 on this host, no route: nobody listens there either.
+            _ => Fault::Refused,
+        })?;
+        stream.set_nodelay(true).map_err(|e| Fault::of(&e))?;
+        Ok(Self { stream, buffer: Vec::new(), reusable: true })
+    }
+
+    /// Whether another request may be sent: the last answer ended cleanly and the other side has not closed.
+    pub(crate) fn is_reusable(&self) -> bool {
+        let quiet = || {
+            self.stream.set_nonblocking(true).ok()?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false).ok()?;
+            matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock).then_some(())
+        };
+        self.reusable && self.buffer.is_empty() && quiet().is_some()
+    }
+
+    /// Sends one request and reads its whole answer, of at most `limit` bytes of body.
+    pub(crate) fn exchange(
+        &mut self,
+        request: &Zeroizing<Vec<u8>>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        self.reusable = false;
+        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
+        self.stream.write_all(request).map_err(|e| Fault::of(&e))?;
+        let mut answer = loop {
+            let answer = self.head(deadline)?;
+            if answer.status >= 200 {
+                break answer;
+            }
+        };
+        self.body(&mut answer, limit, deadline)?;
+        self.reusable = answer.keep;
+        Ok(answer)
+    }
+
+    fn head(&mut self, deadline: Instant) -> Result<Answer, Fault> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 64];
+            let mut response = httparse::Response::new(&mut headers);
+            match response.parse(&self.buffer) {
+                Ok(httparse::Status::Complete(length)) => {
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    let headers: Vec<_> =
+                        response.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
+                    let status = response.code.ok_or(Fault::Garbage)?;
+                    let answer =
+                        Answer { status, headers, body: Vec::new(), keep: response.version == Some(1) };
+                    self.buffer.drain(..length);
+                    return Ok(answer);
+                }
+                Ok(httparse::Status::Partial) if self.buffer.len() < MAX_BYTES => {}
+                _ => return Err(Fault::Garbage),
+            }
+            if self.fill(deadline)? == 0 {
+                // Closed before the first byte is what a dying listener does; in the middle it is no answer.
+                return Err(if self.buffer.is_empty() { Fault::Refused } else { Fault::Garbage });
+            }
+        }
+    }
+
+    fn body(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
+        let close = answer.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
+        answer.keep &= !close;
+        if matches!(answer.status, 204 | 304) {
+            return Ok(());
+        }
+        let framing = |name| answer.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).count();
+        let chunked = answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+        let length = match (framing("content-length"), framing("transfer-encoding")) {
+            (0, 1) if chunked => return self.chunks(answer, limit, deadline),
+            (1, 0) => answer.header("content-length").and_then(parse_length).ok_or(Fault::Garbage)?,
+            (0, 0) => {
+                answer.keep = false;
+                return self.until_close(answer, limit, deadline);
+            }
+            _ => return Err(Fault::Garbage),
+        };
+        if length > limit {
+            return Err(Fault::Garbage);
+        }
+        self.fill_to(length, deadline)?;
+        answer.body = self.buffer.drain(..length).collect();
+        Ok(())
+    }
+
+    fn until_close(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
+        while self.fill(deadline)? > 0 {
+            if self.buffer.len() > limit {
+                return Err(Fault::Garbage);
+            }
+        }
+        answer.body = std::mem::take(&mut self.buffer);
+        Ok(())
+    }
+
+    fn chunks(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
+        loop {
+            let (start, size) = match httparse::parse_chunk_size(&self.buffer) {
+                Ok(httparse::Status::Complete(found)) => found,
+                Ok(httparse::Status::Partial) if self.buffer.len() < MAX_BYTES => {
+                    self.fill_to(self.buffer.len() + 1, deadline)?;
+                    continue;
+                }
+                _ => return Err(Fault::Garbage),
+            };
+            let size = usize::try_from(size).map_err(|_| Fault::Garbage)?;
+            if size > limit.saturating_sub(answer.body.len()) {
+                return Err(Fault::Garbage);
+            }
+            self.fill_to(start + size + 2, deadline)?;
+            answer.body.extend_from_slice(&self.buffer[start..start + size]);
+            // No trailers: a server of this protocol sends none, and what follows would not be understood.
+            if &self.buffer[start + size..start + size + 2] != b"\r\n" {
+                return Err(Fault::Garbage);
+            }
+            self.buffer.drain(..start + size + 2);
+            if size == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), Fault> {
+        while self.buffer.len() < length {
+            if self.fill(deadline)? == 0 {
+                return Err(Fault::Garbage);
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, deadline: Instant) -> Result<usize, Fault> {
+        let mut chunk = [0; 4096];
+        loop {
+            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
+            match self.stream.read(&mut chunk) {
+                Ok(read) => {
+                    self.buffer.extend_from_slice(&chunk[..read]);
+                    return Ok(read);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(Fault::of(&e)),
+            }
+        }
+    }
+}
+
+fn parse_length(text: &str) -> Option<usize> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn left(deadline: Instant) -> Result<Duration, Fault> {
+    // A zero time-out means "none" to the socket.
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(Fault::TimedOut) } else { Ok(left) }
+}

@@ -1,0 +1,13 @@
+//! What differs between operating systems, behind one face: owner-only files, directories, detached children,
+//! readiness pipes, locks.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::*;
+
+#[cfg(not(unix))]
+compile_error!(
+    "local-daemon runs on Unix systems; what Windows must do (owner-only ACLs, LockFileEx, MoveFileEx) is written in \
+     the chapter `state directory` of the specification, and belongs beside platform/unix.rs"
+);

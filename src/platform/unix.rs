@@ -1,0 +1,288 @@
+//! Unix: every system call by which the state directory is read, written and locked, and children are detached.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::{fs::DirBuilderExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use crate::{record::MAX_BYTES, state_dir::Refused};
+
+/// Where per-user state lives when nobody says otherwise: the same under every environment that a session may or may
+/// not set (DIR-2).
+pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    if cfg!(target_os = "macos") {
+        return Some(home()?.join("Library/Application Support"));
+    }
+    // The XDG specification tells readers to ignore a relative path.
+    let xdg = env("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    xdg.or_else(|| Some(home()?.join(".local/state")))
+}
+
+/// Reads a file that has to be a regular file of this user, without group or other bits, of at most 64 KiB
+/// (DIR-5 to DIR-8). `Ok(None)` is "no such file" and nothing else.
+pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
+    // O_NONBLOCK: opening a FIFO that somebody put there must not hang.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(Refused::Symlink),
+        Err(Errno::NXIO) => return Err(Refused::NotAFile),
+        Err(e) => return Err(Refused::Io(e.into())),
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(|e| Refused::Io(e.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Refused::NotAFile);
+    }
+    check_owner_only(&stat)?;
+    let mut bytes = Vec::with_capacity(512);
+    File::from(fd).take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Refused::Io)?;
+    if bytes.len() > MAX_BYTES { Err(Refused::TooLarge) } else { Ok(Some(bytes)) }
+}
+
+/// Checks that a directory is one, is this user's, and has no group or other bits. `Ok(false)`: it is not there.
+pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
+    let stat = match rustix::fs::lstat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(e) => return Err(Refused::Io(e.into())),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => check_owner_only(&stat).map(|()| true),
+        FileType::Symlink => Err(Refused::Symlink),
+        _ => Err(Refused::NotADirectory),
+    }
+}
+
+fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me {
+        return Err(Refused::Owner { owner: stat.st_uid, me });
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.intersects(Mode::RWXG | Mode::RWXO) {
+        return Err(Refused::Mode(mode.bits() & 0o777));
+    }
+    Ok(())
+}
+
+/// Creates a directory, and its parents where missing, with mode 0700 (DIR-3).
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
+pub(crate) fn is_network_filesystem(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // statfs(2): NFS, SMB, CIFS, SMB2, AFS (kAFS and OpenAFS), Ceph, 9P, Coda, NCP, OCFS2, GFS2, Lustre.
+        const NETWORK: &[u32] = &[
+            0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6b41_4653, 0x5346_414f, 0x00c3_6400, 0x0102_1997, 0x7375_7245,
+            0x564c, 0x7461_636f, 0x0116_1970, 0x0bd0_0bd0,
+        ];
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic has 32 bits")]
+        rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
+    }
+}
+
+/// Creates a file that did not exist, 0600 from its first instant whatever the umask, writes it whole and flushes it
+/// to disk. Removes it again where that fails (PUB-3, CRED-4).
+pub(crate) fn create_owner_only(path: &Path, content: &[u8]) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let mut file = File::from(rustix::fs::open(path, flags, mode)?);
+    let written = (|| {
+        // A umask can only take bits away; one that takes the owner's would leave a file that nobody reads.
+        rustix::fs::fchmod(&file, mode)?;
+        file.write_all(content)?;
+        file.sync_data()
+    })();
+    if written.is_err() {
+        // The error that matters is the first one; a leftover temporary file is harmless.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here.
+pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?);
+    if file.try_lock().is_ok() {
+        return Some(file);
+    }
+    // flock has no time-out. A thread that gets the lock too late finds nobody to give it to and so gives it back.
+    let (sender, receiver) = mpsc::sync_channel(0);
+    std::thread::spawn(move || {
+        if file.lock().is_ok() {
+            let _ = sender.send(file);
+        }
+    });
+    receiver.recv_timeout(bound).ok()
+}
+
+/// The variable that tells a child the number of the descriptor on which it says that it is ready.
+const READY_VARIABLE: &str = "LOCAL_DAEMON_READY_FD";
+
+/// Starts `command` as a daemon: its own session, reparented so that it never is this process's zombie, working
+/// directory `/`, standard streams null but for the log, no inherited descriptor but the readiness pipe, whose
+/// reading end is returned (CONN-14 to CONN-16).
+pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<File> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let pipe = writer.as_raw_fd();
+    command
+        .current_dir("/")
+        .env(READY_VARIABLE, pipe.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log));
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fork, _exit, fcntl, close_range),
+    // nothing allocates and nothing is locked. `pipe` stays open in `writer` until after the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            match libc::fork() {
+                -1 => return Err(io::Error::last_os_error()),
+                0 => {}
+                // The daemon's parent is init from here on.
+                _ => libc::_exit(0),
+            }
+            close_on_exec_from(3)?;
+            match libc::fcntl(pipe, libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        });
+    }
+    // `spawn` returns once the daemon's exec succeeded or failed: the pipe that tells it is in the daemon.
+    let mut child = command.spawn()?;
+    child.wait()?;
+    Ok(File::from(reader))
+}
+
+/// Marks every descriptor from `first` on close-on-exec, so that the daemon keeps none of its caller's, and the
+/// standard library still has what it needs until the exec.
+///
+/// # Safety
+/// Async-signal-safe; meant for the time between fork and exec.
+unsafe fn close_on_exec_from(first: i32) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
+        // SAFETY: a system call on plain numbers; close-on-exec takes nothing from this process.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+            return Ok(());
+        }
+    }
+    // SAFETY: as above; a number that is no descriptor answers EBADF.
+    let most = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+    for fd in first..i32::try_from(most).unwrap_or(65536).clamp(256, 65536) {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// The readiness pipe that the launcher of this process left, if any. Later children do not inherit it.
+pub(crate) fn ready_pipe() -> Option<File> {
+    let number: i32 = std::env::var(READY_VARIABLE).ok()?.parse().ok()?;
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: the launcher passed this number for this very use, and nothing else in this process has opened or
+    // adopted it: it is taken once, at start, and only where it is a pipe that is not close-on-exec, which no
+    // descriptor of the standard library is.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let inherited = rustix::io::fcntl_getfd(borrowed).is_ok_and(|flags| flags.is_empty());
+    let stat = rustix::fs::fstat(borrowed).ok()?;
+    if !inherited || FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return None;
+    }
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).ok()?;
+    // SAFETY: as above; from here on this is the descriptor's one owner.
+    Some(File::from(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Removes the variable that names the readiness pipe from a child's environment.
+pub fn scrub(command: &mut Command) -> &mut Command {
+    command.env_remove(READY_VARIABLE)
+}
+
+/// Opens a file for appending, 0600, without following links: the log of a detached daemon.
+pub(crate) fn open_log(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+}
+
+/// A hold on one process that a later process with the same pid does not inherit.
+#[derive(Debug)]
+pub(crate) struct Process {
+    #[cfg(target_os = "linux")]
+    fd: OwnedFd,
+    #[cfg(not(target_os = "linux"))]
+    pid: rustix::process::Pid,
+}
+
+impl Process {
+    pub(crate) fn open(pid: std::num::NonZeroU32) -> io::Result<Self> {
+        let pid = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+        #[cfg(target_os = "linux")]
+        return Ok(Self { fd: rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())? });
+        #[cfg(not(target_os = "linux"))]
+        Ok(Self { pid })
+    }
+
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let signal = rustix::process::Signal::KILL;
+        #[cfg(target_os = "linux")]
+        let sent = rustix::process::pidfd_send_signal(&self.fd, signal);
+        #[cfg(not(target_os = "linux"))]
+        let sent = rustix::process::kill_process(self.pid, signal);
+        Ok(sent?)
+    }
+
+    /// Waits until the process has ended, a zombie included; `false`: it still runs after `bound`.
+    pub(crate) fn wait(&self, bound: Duration) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let bound = Timespec::try_from(bound).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            Ok(poll(&mut fds, Some(&bound))? > 0)
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            // Where a process cannot be waited for unless it is a child, it is looked at again and again.
+            let ends = std::time::Instant::now() + bound;
+            while rustix::process::test_kill_process(self.pid).is_ok() {
+                if std::time::Instant::now() >= ends {
+                    return Ok(false);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The registration record: the facts by which a client finds a daemon. No I/O.
+//!
+//! A value of a type in this module cannot hold what a reader has to refuse: a [`LoopbackUrl`] is one of three
+//! hosts and a port, a [`ClaimId`] is 128 bits.
+
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    str::FromStr,
+};
+
+use serde::{
+    Deserialize, Serialize,
+    de::{self, Deserializer, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+/// The most bytes that a reader takes of a record, a credential or a handshake answer (64 KiB).
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// The random token of one launch: whoever wrote the record's `id` owns the record.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimId(u128);
+
+impl ClaimId {
+    /// An id of the given 128 random bits; new at each launch (REG-4).
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The first eight digits: the epoch of the daemon's event streams.
+    pub fn epoch(self) -> String {
+        self.to_string()[..8].to_owned()
+    }
+}
+
+impl fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ClaimId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 32 || !text.bytes().all(lower_hex) {
+            return Err(Invalid::Id);
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| Invalid::Id)
+    }
+}
+
+impl Serialize for ClaimId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One of the three hosts that a record may name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LoopbackHost {
+    /// `127.0.0.1`, what daemons write.
+    V4,
+    /// `[::1]`, what daemons write where v4 is absent.
+    V6,
+    /// `localhost`, which may resolve to either family: both are tried and only proof is trusted.
+    Localhost,
+}
+
+impl LoopbackHost {
+    /// The host as it is written in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "127.0.0.1",
+            Self::V6 => "[::1]",
+            Self::Localhost => "localhost",
+        }
+    }
+}
+
+/// A base URL that is accepted by its text, before any normalising.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LoopbackUrl {
+    host: LoopbackHost,
+    port: NonZeroU16,
+    slash: bool,
+}
+
+impl LoopbackUrl {
+    /// The URL that a daemon writes for a listener on `host` and `port`.
+    pub const fn new(host: LoopbackHost, port: NonZeroU16) -> Self {
+        Self { host, port, slash: false }
+    }
+
+    /// The host as written.
+    pub const fn host(self) -> LoopbackHost {
+        self.host
+    }
+
+    /// The port, 1 to 65535.
+    pub const fn port(self) -> u16 {
+        self.port.get()
+    }
+
+    /// `host:port` as written: what the proof binds, and the `Host` header of a request.
+    pub fn authority(self) -> String {
+        format!("{}:{}", self.host.as_str(), self.port)
+    }
+}
+
+impl fmt::Display for LoopbackUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}{}", self.host.as_str(), self.port, if self.slash { "/" } else { "" })
+    }
+}
+
+impl fmt::Debug for LoopbackUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for LoopbackUrl {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let rest = text.strip_prefix("http://").ok_or(Invalid::Url)?;
+        let (host, rest) = [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
+            .into_iter()
+            .find_map(|host| Some((host, rest.strip_prefix(host.as_str())?)))
+            .ok_or(Invalid::Url)?;
+        let rest = rest.strip_prefix(':').ok_or(Invalid::Url)?;
+        let (digits, slash) = rest.strip_suffix('/').map_or((rest, false), |digits| (digits, true));
+        // `u16::from_str` takes a sign and leading zeros; a URL's text here does not.
+        if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Invalid::Url);
+        }
+        let port = digits.parse().map_err(|_| Invalid::Url)?;
+        Ok(Self { host, port, slash })
+    }
+}
+
+impl Serialize for LoopbackUrl {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The parsed record.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+pub struct Registration {
+    /// Who owns the record.
+    pub id: ClaimId,
+    /// The implementation's version; informational, never the gate.
+    pub version: String,
+    /// Where the daemon listens.
+    pub url: LoopbackUrl,
+    /// The daemon's process id, for diagnostics; never for liveness.
+    pub pid: NonZeroU32,
+    /// The wire protocol, as a hint: the handshake decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Path of the Unix socket, where the daemon has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// When the daemon started (RFC 3339, UTC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+}
+
+impl Registration {
+    /// Parses the bytes of a record (REG-1 and what follows it).
+    ///
+    /// # Errors
+    /// [`Invalid`] says what a reader has to refuse; such a record counts as absent.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+        let object = parse_object(bytes)?;
+        Ok(Self {
+            id: string(&object, "id")?.parse()?,
+            version: string(&object, "version")?.to_owned(),
+            url: string(&object, "url")?.parse()?,
+            pid: pid(&object)?,
+            protocol: optional_string(&object, "protocol")?,
+            socket: optional_string(&object, "socket")?,
+            started_at: optional_string(&object, "started_at")?,
+        })
+    }
+
+    /// The record's bytes as a daemon writes them: one JSON object and a newline.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(self).expect("strings and numbers always serialise");
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+/// Why a record or a handshake body is not valid.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Invalid {
+    /// Larger than [`MAX_BYTES`].
+    #[error("it is larger than 64 KiB")]
+    TooLarge,
+    /// Not one JSON object, or a key stands twice in it.
+    #[error("it is not one JSON object with unique keys: {0}")]
+    Json(String),
+    /// A required member is missing.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A member has the wrong type.
+    #[error("`{0}` has the wrong type")]
+    Type(&'static str),
+    /// `id` is not 32 lowercase hexadecimal digits.
+    #[error("`id` is not 32 lowercase hexadecimal digits")]
+    Id,
+    /// `url` is not one of the accepted texts.
+    #[error("`url` is not http:// with 127.0.0.1, [::1] or localhost and a port")]
+    Url,
+    /// `pid` is not a process id.
+    #[error("`pid` is not an integer from 1 to 2147483647")]
+    Pid,
+    /// `protocol` of a handshake is not `name/N`.
+    #[error("`protocol` is not of the form name/N")]
+    Protocol,
+    /// `state` of a handshake is neither `ready` nor `draining`.
+    #[error("`state` is neither ready nor draining")]
+    State,
+    /// `spec` of a handshake names another contract.
+    #[error("`spec` is not local-daemon/1")]
+    Spec,
+}
+
+/// Parses one JSON object in which no key stands twice, at any depth.
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> {
+    if bytes.len() > MAX_BYTES {
+        return Err(Invalid::TooLarge);
+    }
+    match serde_json::from_slice::<Strict>(bytes).map_err(|e| Invalid::Json(e.to_string()))?.0 {
+        Value::Object(object) => Ok(object),
+        _ => Err(Invalid::Json("the top is not an object".to_owned())),
+    }
+}
+
+pub(crate) fn string<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a str, Invalid> {
+    object.get(key).ok_or(Invalid::Missing(key))?.as_str().ok_or(Invalid::Type(key))
+}
+
+pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
+    let value = object.get("pid").ok_or(Invalid::Missing("pid"))?;
+    if !value.is_number() {
+        return Err(Invalid::Type("pid"));
+    }
+    let number = value.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or(Invalid::Pid)?;
+    NonZeroU32::new(number.unsigned_abs()).ok_or(Invalid::Pid)
+}
+
+fn optional_string(object: &Map<String, Value>, key: &'static str) -> Result<Option<String>, Invalid> {
+    match object.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Invalid::Type(key)),
+    }
+}
+
+/// A JSON value whose objects have no duplicate keys: `serde_json::Value` keeps the last one silently.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Unique;
+        impl<'de> Visitor<'de> for Unique {
+            type Value = Strict;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_bool<E>(self, v: bool) -> Result<Strict, E> {
+                Ok(Strict(v.into()))
+            }
+            fn visit_i64<E>(self, v: i64) -> Result<Strict, E> {
+                Ok(Strict(v.into()))
+            }
+            fn visit_u64<E>(self, v: u64) -> Result<Strict, E> {
+                Ok(Strict(v.into()))
+            }
+            fn visit_f64<E>(self, v: f64) -> Result<Strict, E> {
+                Ok(Strict(v.into()))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Strict, E> {
+                Ok(Strict(v.into()))
+            }
+            fn visit_unit<E>(self) -> Result<Strict, E> {
+                Ok(Strict(Value::Null))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strict, A::Error> {
+                let mut items = Vec::new();
+                while let Some(Strict(item)) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Strict(items.into()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strict, A::Error> {
+                let mut object = Map::new();
+                while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
+                    if object.insert(key, value).is_some() {
+                        return Err(de::Error::custom("a key stands twice"));
+                    }
+                }
+                Ok(Strict(object.into()))
+            }
+        }
+        deserializer.deserialize_any(Unique)
+    }
+}

@@ -1,0 +1,380 @@
+//! The state directory: where the record, the credential and the lock live, each read only after it was checked and
+//! written so that no reader ever sees a part of it.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt, fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    claim::Sight,
+    connect::Budget,
+    credential::{Credential, NotACredential},
+    platform,
+    record::{ClaimId, Invalid, Registration},
+};
+
+/// The registration's file name.
+pub const REGISTRATION: &str = "registration.json";
+/// The credential's.
+pub const CREDENTIAL: &str = "credential";
+/// The advisory lock's.
+pub const LOCK: &str = "registration.lock";
+/// The log of a detached daemon.
+pub const LOG: &str = "daemon.log";
+/// The variable that names the state directory where no argument does.
+pub const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
+/// How often a spawn failed of late; a client keeps it so that calls in other processes count too.
+const FAILURES: &str = "spawn-failures.json";
+const TAKEN: &str = "registration.json.taken-";
+const TEMPORARY: &str = ".tmp-";
+
+/// Why a file or directory must not be trusted, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// A symbolic link.
+    #[error("it is a symbolic link")]
+    Symlink,
+    /// Not a regular file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// Not a directory.
+    #[error("it is not a directory")]
+    NotADirectory,
+    /// Another user's.
+    #[error("it belongs to user {owner}, and this is user {me}")]
+    Owner {
+        /// The file's owner.
+        owner: u32,
+        /// The reader.
+        me: u32,
+    },
+    /// Group or others may do something with it.
+    #[error("its mode {0:04o} lets others in; it has to be owner-only (chmod go= PATH)")]
+    Mode(u32),
+    /// More than 64 KiB.
+    #[error("it is larger than 64 KiB")]
+    TooLarge,
+    /// On a network filesystem.
+    #[error("it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir")]
+    Network,
+    /// It is not there.
+    #[error("it does not exist")]
+    Missing,
+    /// Its content is no credential.
+    #[error("its content is damaged: {0}; `credential rotate` makes a new one")]
+    Credential(#[from] NotACredential),
+    /// The operating system said no.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+}
+
+/// A [`Refused`] and the path that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct Fault {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: Refused,
+}
+
+impl Fault {
+    fn io(path: &Path, error: io::Error) -> Self {
+        Self { path: path.to_owned(), why: Refused::Io(error) }
+    }
+}
+
+/// No place for the state directory could be found.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("there is no home directory to keep state in; name a directory with --state-dir or {VARIABLE}")]
+pub struct NoHome;
+
+/// A state directory that belongs to one component of one user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl fmt::Debug for StateDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+impl StateDir {
+    /// The directory for `component`: the one given, else `$LOCAL_DAEMON_STATE_DIR`, else the platform's per-user
+    /// state directory (DIR-1, DIR-2). Touches nothing.
+    pub fn locate(given: Option<&Path>, component: &str) -> Result<Self, NoHome> {
+        Self::locate_in(given, component, &|name| env::var_os(name))
+    }
+
+    fn locate_in(
+        given: Option<&Path>,
+        component: &str,
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, NoHome> {
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => match env(VARIABLE).filter(|value| !value.is_empty()) {
+                Some(path) => PathBuf::from(path),
+                None => platform::state_home(env).ok_or(NoHome)?.join(component),
+            },
+        };
+        Ok(Self::at(&path))
+    }
+
+    /// The directory at `path`.
+    pub fn at(path: &Path) -> Self {
+        // A detached daemon works in `/`: a relative path means the caller's directory, here and now.
+        Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes sure that the directory is there, is this user's alone, is local and can be written (DIR-3 to DIR-9).
+    pub fn create(&self) -> Result<(), Fault> {
+        if !self.check()? {
+            platform::create_directory(&self.path).map_err(|e| Fault::io(&self.path, e))?;
+            self.check()?;
+        }
+        if platform::is_network_filesystem(&self.path) {
+            return Err(Fault { path: self.path.clone(), why: Refused::Network });
+        }
+        Ok(())
+    }
+
+    /// Checks the directory as every reader does; `false`: it is not there.
+    pub fn check(&self) -> Result<bool, Fault> {
+        platform::check_directory(&self.path).map_err(|why| Fault { path: self.path.clone(), why })
+    }
+
+    /// Reads the record, and says what was wrong with it where it is not a valid one.
+    pub fn read_record(&self) -> (Sight, Option<Diagnostic>) {
+        match self.check() {
+            Ok(true) => self.read_registration(&self.file(REGISTRATION)),
+            Ok(false) => (Sight::DirectoryGone, None),
+            Err(fault) => (Sight::Unreadable, Some(Diagnostic::Fault(fault))),
+        }
+    }
+
+    fn read_registration(&self, path: &Path) -> (Sight, Option<Diagnostic>) {
+        match platform::read_checked(path) {
+            Ok(Some(bytes)) => match Registration::parse(&bytes) {
+                Ok(record) => (Sight::Record(record), None),
+                Err(why) => (Sight::Malformed, Some(Diagnostic::Malformed { path: path.to_owned(), why })),
+            },
+            // The directory may have gone between its check and the read.
+            Ok(None) if self.path.exists() => (Sight::Missing, None),
+            Ok(None) => (Sight::DirectoryGone, None),
+            Err(why) => (Sight::Unreadable, Some(Diagnostic::Fault(Fault { path: path.to_owned(), why }))),
+        }
+    }
+
+    /// Reads the credential; `None`: there is none yet.
+    pub fn read_credential(&self) -> Result<Option<Credential>, Fault> {
+        let path = self.file(CREDENTIAL);
+        let fault = |why| Fault { path: path.clone(), why };
+        match platform::read_checked(&path).map_err(fault)? {
+            None => Ok(None),
+            Some(bytes) => {
+                let bytes = zeroize::Zeroizing::new(bytes);
+                Credential::parse(&bytes).map(Some).map_err(|why| fault(why.into()))
+            }
+        }
+    }
+
+    /// Creates the credential by link-without-replace of a finished file; whoever is first wins, and the caller reads
+    /// back what is there (CRED-3).
+    pub fn create_credential(&self) -> Result<(), Fault> {
+        let path = self.file(CREDENTIAL);
+        let temporary = self.write_credential()?;
+        let linked = fs::hard_link(&temporary, &path);
+        let removed = fs::remove_file(&temporary);
+        match linked {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Fault::io(&path, e)),
+            _ => removed.map_err(|e| Fault::io(&temporary, e)),
+        }
+    }
+
+    /// Replaces the credential on request (CRED-8): every client reads the new one at its next connect.
+    pub fn rotate_credential(&self) -> Result<(), Fault> {
+        let path = self.file(CREDENTIAL);
+        let temporary = self.write_credential()?;
+        fs::rename(&temporary, &path).map_err(|e| {
+            let _ = fs::remove_file(&temporary);
+            Fault::io(&path, e)
+        })
+    }
+
+    fn write_credential(&self) -> Result<PathBuf, Fault> {
+        let temporary = self.file(&format!("{CREDENTIAL}{TEMPORARY}{:032x}", random()));
+        let mut text = Credential::from_bytes(random_bytes()).expose();
+        text.push('\n');
+        platform::create_owner_only(&temporary, text.as_bytes()).map_err(|e| Fault::io(&temporary, e))?;
+        Ok(temporary)
+    }
+
+    /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-3).
+    pub fn write_temporary(&self, record: &Registration) -> Result<PathBuf, Fault> {
+        let temporary = self.file(&format!("{REGISTRATION}{TEMPORARY}{:032x}", random()));
+        platform::create_owner_only(&temporary, &record.to_bytes()).map_err(|e| Fault::io(&temporary, e))?;
+        Ok(temporary)
+    }
+
+    /// Renames a finished temporary file over the registration: the last writer wins (PUB-4).
+    pub fn publish(&self, temporary: &Path) -> Result<(), Fault> {
+        let path = self.file(REGISTRATION);
+        fs::rename(temporary, &path).map_err(|e| Fault::io(&path, e))
+    }
+
+    /// Removes a temporary file that is not needed after all.
+    pub fn drop_temporary(&self, temporary: &Path) -> Result<(), Fault> {
+        fs::remove_file(temporary).map_err(|e| Fault::io(temporary, e))
+    }
+
+    /// Renames the registration to this id's taken name; `None`: there was none (CONV-9).
+    pub fn take(&self, id: ClaimId) -> Result<Option<PathBuf>, Fault> {
+        let path = self.file(REGISTRATION);
+        let taken = self.file(&format!("{TAKEN}{id}-{:032x}", random()));
+        match fs::rename(&path, &taken) {
+            Ok(()) => Ok(Some(taken)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Fault::io(&path, e)),
+        }
+    }
+
+    /// Reads a file that [`take`](Self::take) made.
+    pub fn read_taken(&self, taken: &Path) -> Sight {
+        self.read_registration(taken).0
+    }
+
+    /// Unlinks a taken file that holds the own id.
+    pub fn unlink_taken(&self, taken: &Path) -> Result<(), Fault> {
+        match fs::remove_file(taken) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::io(taken, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The taken files whose content has this id, whoever took them.
+    pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, Fault> {
+        let mine = |path: &PathBuf| matches!(self.read_taken(path), Sight::Record(record) if record.id == id);
+        Ok(self.list(TAKEN)?.into_iter().filter(mine).collect())
+    }
+
+    /// Files that launches or removals which were killed left behind: temporary and taken files.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, Fault> {
+        let mut left = self.list(TAKEN)?;
+        left.extend(self.list(&format!("{REGISTRATION}{TEMPORARY}"))?);
+        left.extend(self.list(&format!("{CREDENTIAL}{TEMPORARY}"))?);
+        Ok(left)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<PathBuf>, Fault> {
+        let fault = |e| Fault::io(&self.path, e);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes the advisory lock, waiting at most `bound`; it is given back when the file is dropped.
+    pub fn lock(&self, bound: Duration) -> Option<fs::File> {
+        platform::lock(&self.file(LOCK), bound)
+    }
+}
+
+/// What a client keeps there besides: the log of what it starts, and how often that failed.
+impl StateDir {
+    /// Opens the log of a detached daemon; one over a MiB is set aside first.
+    pub(crate) fn open_log(&self) -> io::Result<fs::File> {
+        const MOST: u64 = 1024 * 1024;
+        let path = self.file(LOG);
+        let log = platform::open_log(&path)?;
+        if log.metadata()?.len() <= MOST {
+            return Ok(log);
+        }
+        fs::rename(&path, self.file("daemon.log.1"))?;
+        platform::open_log(&path)
+    }
+
+    /// The restart budget; what cannot be read counts as unspent, since it only spares work.
+    pub(crate) fn read_budget(&self) -> Budget {
+        let bytes = platform::read_checked(&self.file(FAILURES)).ok().flatten();
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Keeps the restart budget for the next call, in whatever process that runs.
+    pub(crate) fn write_budget(&self, budget: &Budget) {
+        let path = self.file(FAILURES);
+        if *budget == Budget::default() {
+            let _ = fs::remove_file(&path);
+            return;
+        }
+        let temporary = self.file(&format!("{FAILURES}{TEMPORARY}{:032x}", random()));
+        let bytes = serde_json::to_vec(budget).unwrap_or_default();
+        let written = platform::create_owner_only(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
+        if let Err(error) = written {
+            tracing::debug!(path = %path.display(), %error, "the restart budget was not kept");
+        }
+    }
+
+    /// Counts one spawn that did not become ready.
+    pub(crate) fn note_failure(&self, error: &str) {
+        let mut budget = self.read_budget();
+        budget.failed(crate::client::unix_millis(), error);
+        self.write_budget(&budget);
+    }
+}
+
+/// What a reader says of a record that it cannot use.
+#[derive(Debug, thiserror::Error)]
+pub enum Diagnostic {
+    /// The file or the directory must not be trusted.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The file was read, and is no valid record.
+    #[error("{}: {why}; it counts as absent", path.display())]
+    Malformed {
+        /// The record's path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: Invalid,
+    },
+}
+
+/// 32 bytes from the operating system's generator.
+pub(crate) fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has a random generator");
+    bytes
+}
+
+/// 128 bits from the operating system's generator.
+pub(crate) fn random() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system has a random generator");
+    u128::from_ne_bytes(bytes)
+}
+
+/// A fresh id for one launch.
+pub(crate) fn fresh_id() -> ClaimId {
+    ClaimId::from_bits(random())
+}
