@@ -1,1 +1,30 @@
-//! Under construction.
+//! Puts a local daemon, in any language, under stress and watches it from outside.
+//!
+//! The harness knows a subject only by what an operating system shows of it: its processes, its files, its sockets
+//! and the bytes it sends. It shares no code with the protocol crate: the judge and the judged have only the
+//! specification in common.
+//!
+//! - [`arena`]: one case's own world, and what leaks out of it
+//! - [`process`]: a launched subject, its exit, its tree, its sockets
+//! - [`files`]: a directory watched event by event, a file read by hostile readers, snapshots
+//! - [`http`]: raw requests, distinct faults, both handshakes
+//! - [`actors`]: squatters, relays, fake daemons, and what they were sent
+//! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
+//! - [`transcript`]: what happened, in order of time, without secrets
+//!
+//! Everything is synchronous and every wait has a deadline, an [`Instant`](std::time::Instant); see [`wait::ms`].
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the harness observes subjects through /proc, inotify and pidfd: it runs on Linux only");
+
+pub mod actors;
+pub mod arena;
+pub mod files;
+pub mod host;
+pub mod http;
+pub mod platform;
+pub mod process;
+pub mod proof;
+pub mod record;
+pub mod transcript;
+pub mod wait;

@@ -1,0 +1,619 @@
+//! Parts that the suite plays on loopback: whatever may sit behind a port, and a ledger of all that it was sent.
+//!
+//! Every actor reads on one thread for each connection, whatever it answers, so that its [`Ledger`] holds every byte
+//! that a client sent, also to a part that never answers.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::http::HANDSHAKE;
+use crate::proof::{self, Credential, random_hex};
+use crate::record::{Record, Url};
+use crate::transcript::{Transcript, printable};
+use crate::wait::{Shared, lock};
+
+/// Where an actor listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bind {
+    /// A free port of 127.0.0.1.
+    V4,
+    /// A free port of `[::1]`.
+    V6,
+    /// Exactly here: a port that a dead daemon left, or the same port of the other family.
+    At(SocketAddr),
+}
+
+impl Bind {
+    fn listen(self) -> io::Result<TcpListener> {
+        match self {
+            Self::V4 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
+            Self::V6 => TcpListener::bind((Ipv6Addr::LOCALHOST, 0)),
+            Self::At(address) => TcpListener::bind(address),
+        }
+    }
+}
+
+/// One connection that an actor took.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// When it was taken.
+    pub at: Instant,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// What was received, piece by piece.
+    pub received: Vec<(Instant, Vec<u8>)>,
+    /// When the client closed it, or the actor did.
+    pub closed: Option<Instant>,
+}
+
+impl Taken {
+    /// Everything received, joined.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.received
+            .iter()
+            .flat_map(|(_, piece)| piece.iter().copied())
+            .collect()
+    }
+
+    /// The heads of the requests in it.
+    pub fn requests(&self) -> Vec<Seen> {
+        let mut bytes = self.bytes();
+        let mut requests = Vec::new();
+        while let Some(request) = take_request(&mut bytes) {
+            requests.push(request);
+        }
+        requests
+    }
+}
+
+/// A request that an actor was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The method.
+    pub method: String,
+    /// The request target.
+    pub target: String,
+    /// Every header in its order.
+    pub headers: Vec<(String, String)>,
+    /// The body, by its `Content-Length`.
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    /// The first header of this name, in any case of letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// Takes one whole request with a body of known length from the front of `bytes`.
+fn take_request(bytes: &mut Vec<u8>) -> Option<Seen> {
+    let mut headers = [httparse::EMPTY_HEADER; 128];
+    let mut head = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(start) = head.parse(bytes).ok()? else {
+        return None;
+    };
+    let mut seen = Seen {
+        method: head.method?.to_owned(),
+        target: head.path?.to_owned(),
+        headers: head
+            .headers
+            .iter()
+            .map(|header| {
+                (
+                    header.name.to_owned(),
+                    String::from_utf8_lossy(header.value).into_owned(),
+                )
+            })
+            .collect(),
+        body: Vec::new(),
+    };
+    let length = seen
+        .header("content-length")
+        .map_or(Some(0), |length| length.parse::<usize>().ok())?;
+    let end = start.checked_add(length)?;
+    seen.body = bytes.get(start..end)?.to_vec();
+    bytes.drain(..end);
+    Some(seen)
+}
+
+/// What an actor was sent, and when. Clones show the same.
+#[derive(Debug, Clone)]
+pub struct Ledger(Shared<Vec<Taken>>);
+
+impl Ledger {
+    /// Every connection so far.
+    pub fn connections(&self) -> Vec<Taken> {
+        self.0.read(Vec::clone)
+    }
+
+    /// Every request so far, over all connections.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.connections().iter().flat_map(Taken::requests).collect()
+    }
+
+    /// Whether any connection carried exactly these bytes in one run.
+    pub fn saw_bytes(&self, needle: &[u8]) -> bool {
+        !needle.is_empty()
+            && self
+                .connections()
+                .iter()
+                .any(|taken| taken.bytes().windows(needle.len()).any(|w| w == needle))
+    }
+
+    /// Whether any connection carried the credential, raw or in base64, base64url or hexadecimal.
+    pub fn saw_secret(&self, credential: &Credential) -> bool {
+        self.connections()
+            .iter()
+            .any(|taken| proof::holds(&taken.bytes(), credential.bytes()))
+    }
+
+    /// Waits until the connections so far satisfy `seen`; `None` at the deadline.
+    pub fn wait_for(&self, deadline: Instant, mut seen: impl FnMut(&[Taken]) -> bool) -> Option<Vec<Taken>> {
+        self.0.wait(deadline, |taken| seen(taken).then(|| taken.clone()))
+    }
+
+    /// Waits for the first whole request.
+    pub fn wait_request(&self, deadline: Instant) -> Option<Seen> {
+        self.0.wait(deadline, |taken| {
+            taken.iter().find_map(|taken| taken.requests().into_iter().next())
+        })
+    }
+}
+
+type Answer = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;
+
+enum Part {
+    /// Answers each request with these bytes.
+    Answers(Answer),
+    /// Closes each connection as soon as it is taken.
+    Closes,
+    /// Takes connections, reads, never answers.
+    Mute,
+    /// Never takes a connection; the kernel does, as far as its backlog goes.
+    Backlog,
+    /// Answers the first request of a connection with these bytes, one each interval.
+    Drips(Vec<u8>, Duration),
+    /// Answers the first request of a connection with a body without end.
+    Floods,
+    /// Passes everything on to another listener, and the answers back.
+    Relays(SocketAddr),
+}
+
+/// Something other than the daemon behind a port. Build one, then [`start`](Self::start) it.
+pub struct Squatter {
+    part: Part,
+    transcript: Option<(Transcript, String)>,
+}
+
+impl Squatter {
+    fn of(part: Part) -> Self {
+        Self {
+            part,
+            transcript: None,
+        }
+    }
+
+    /// Answers every request with this status and body, as JSON.
+    pub fn answering(status: u16, body: &str) -> Self {
+        let answer = response(status, &[("Content-Type", "application/json")], body.as_bytes());
+        Self::responding(move |_, _| answer.clone())
+    }
+
+    /// Sends every client elsewhere, with status 302.
+    pub fn redirecting(location: &str) -> Self {
+        let answer = response(302, &[("Location", location)], b"");
+        Self::responding(move |_, _| answer.clone())
+    }
+
+    /// Answers every request with the bytes that `answer` makes for it and for the address it came to.
+    pub fn responding(answer: impl Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::of(Part::Answers(Box::new(answer)))
+    }
+
+    /// Closes each connection as soon as it is taken.
+    pub fn closing() -> Self {
+        Self::of(Part::Closes)
+    }
+
+    /// Takes connections and never answers.
+    pub fn mute() -> Self {
+        Self::of(Part::Mute)
+    }
+
+    /// Never takes a connection. What clients sent meanwhile enters the ledger when the actor ends.
+    pub fn backlog_only() -> Self {
+        Self::of(Part::Backlog)
+    }
+
+    /// Answers with a good 200 of this body, one byte each interval.
+    pub fn dripping(body: &str, interval: Duration) -> Self {
+        let answer = response(200, &[("Content-Type", "application/json")], body.as_bytes());
+        Self::of(Part::Drips(answer, interval))
+    }
+
+    /// Answers 200 with a JSON string that does not end.
+    pub fn flooding() -> Self {
+        Self::of(Part::Floods)
+    }
+
+    /// Sits between the client and another listener and passes everything on.
+    pub fn relaying(to: SocketAddr) -> Self {
+        Self::of(Part::Relays(to))
+    }
+
+    /// Notes connections and requests in `transcript` under the name `actor`.
+    #[must_use]
+    pub fn noted(mut self, transcript: &Transcript, actor: &str) -> Self {
+        self.transcript = Some((transcript.clone(), actor.to_owned()));
+        self
+    }
+
+    /// Listens, and plays its part until the returned actor is dropped.
+    pub fn start(self, bind: Bind) -> io::Result<Actor> {
+        let listener = bind.listen()?;
+        let address = listener.local_addr()?;
+        let stage = Arc::new(Stage {
+            part: self.part,
+            address,
+            transcript: self.transcript,
+            ledger: Ledger(Shared::new(Vec::new())),
+            over: AtomicBool::new(false),
+            open: Mutex::new(Vec::new()),
+        });
+        let ledger = stage.ledger.clone();
+        let thread = {
+            let stage = Arc::clone(&stage);
+            std::thread::spawn(move || stage.accept(&listener))
+        };
+        Ok(Actor {
+            address,
+            ledger,
+            stage,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// A part that is being played. Dropping it closes its port and every connection.
+pub struct Actor {
+    address: SocketAddr,
+    ledger: Ledger,
+    stage: Arc<Stage>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Actor")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Actor {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A record URL that leads to it.
+    pub fn url(&self) -> Url {
+        Url::of(self.address)
+    }
+
+    /// What it was sent.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Ends it and returns everything that it was sent, also what it had not read yet.
+    pub fn stop(mut self) -> Ledger {
+        self.end();
+        self.ledger.clone()
+    }
+
+    fn end(&mut self) {
+        self.stage.over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            // A parked accept has no other end than a connection; a full backlog means that it is not parked.
+            let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Stage {
+    part: Part,
+    address: SocketAddr,
+    transcript: Option<(Transcript, String)>,
+    ledger: Ledger,
+    over: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Stage {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut threads = Vec::new();
+        if matches!(self.part, Part::Backlog) {
+            self.leave_waiting(listener);
+        } else {
+            while let Ok((stream, peer)) = listener.accept() {
+                if self.over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let index = self.enter(peer);
+                if let Ok(other) = stream.try_clone() {
+                    lock(&self.open).push(other);
+                }
+                let stage = Arc::clone(self);
+                threads.push(std::thread::spawn(move || stage.play(&stream, index)));
+            }
+        }
+        for stream in lock(&self.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Holds the port without taking anything; in the end, reads what the kernel took.
+    fn leave_waiting(&self, listener: &TcpListener) {
+        // The connection that ends the part waits in the backlog like any other: look for the flag instead.
+        let over = || self.over.load(Ordering::SeqCst).then_some(());
+        let forever = Instant::now() + Duration::from_secs(u64::from(u32::MAX));
+        crate::wait::until(forever, crate::wait::LONGEST_POLL, over);
+        let _ = listener.set_nonblocking(true);
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let index = self.enter(peer);
+            let _ = stream.set_nonblocking(true);
+            let mut piece = [0; 16 * 1024];
+            while let Ok(n @ 1..) = stream.read(&mut piece) {
+                self.receive(index, &piece[..n]);
+            }
+        }
+    }
+
+    fn enter(&self, peer: SocketAddr) -> usize {
+        self.note("connection", || peer.to_string());
+        self.ledger.0.update(|taken| {
+            taken.push(Taken {
+                at: Instant::now(),
+                peer,
+                received: Vec::new(),
+                closed: None,
+            });
+            taken.len() - 1
+        })
+    }
+
+    fn receive(&self, index: usize, bytes: &[u8]) {
+        self.note("received", || printable(bytes));
+        self.ledger
+            .0
+            .update(|taken| taken[index].received.push((Instant::now(), bytes.to_vec())));
+    }
+
+    fn note(&self, what: &str, detail: impl FnOnce() -> String) {
+        if let Some((transcript, actor)) = &self.transcript {
+            transcript.note(actor, what, detail());
+        }
+    }
+
+    fn play(self: &Arc<Self>, stream: &TcpStream, index: usize) {
+        let target = match self.part {
+            Part::Closes => None,
+            Part::Relays(to) => TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok(),
+            _ => Some(stream.try_clone()).and_then(Result::ok),
+        };
+        if let Some(target) = target {
+            if let (Part::Relays(_), Ok(other)) = (&self.part, target.try_clone()) {
+                lock(&self.open).push(other);
+            }
+            let (requests, incoming) = channel();
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.answer(&target, stream, incoming));
+                self.read(stream, &target, index, &requests);
+                drop(requests);
+                if matches!(self.part, Part::Relays(_)) {
+                    let _ = target.shutdown(Shutdown::Write);
+                }
+            });
+        }
+        let _ = stream.shutdown(Shutdown::Both);
+        self.ledger
+            .0
+            .update(|taken| taken[index].closed = Some(Instant::now()));
+    }
+
+    /// Reads until the client ends, records everything, and hands whole requests over (or, as a relay, all bytes on).
+    fn read(&self, mut stream: &TcpStream, mut target: &TcpStream, index: usize, requests: &Sender<Seen>) {
+        let (mut piece, mut unread) = ([0; 16 * 1024], Vec::new());
+        while let Ok(n @ 1..) = stream.read(&mut piece) {
+            self.receive(index, &piece[..n]);
+            if matches!(self.part, Part::Relays(_)) {
+                if target.write_all(&piece[..n]).is_err() {
+                    return;
+                }
+                continue;
+            }
+            unread.extend_from_slice(&piece[..n]);
+            while let Some(request) = take_request(&mut unread) {
+                // The answering side may have ended first; what comes is recorded all the same.
+                let _ = requests.send(request);
+            }
+        }
+    }
+
+    fn answer(&self, mut target: &TcpStream, mut stream: &TcpStream, requests: Receiver<Seen>) {
+        match &self.part {
+            Part::Answers(answer) => {
+                for request in requests {
+                    if stream.write_all(&answer(&request, self.address)).is_err() {
+                        return;
+                    }
+                }
+            }
+            Part::Drips(answer, interval) => {
+                if requests.recv().is_err() {
+                    return;
+                }
+                for byte in answer {
+                    // The end of the connection ends the pause.
+                    if requests.recv_timeout(*interval) == Err(RecvTimeoutError::Disconnected)
+                        || stream.write_all(&[*byte]).is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+            Part::Floods => {
+                if requests.recv().is_err() {
+                    return;
+                }
+                let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\"";
+                let mut piece: &[u8] = head;
+                while stream.write_all(piece).is_ok() {
+                    piece = &[b'x'; 16 * 1024];
+                }
+            }
+            Part::Relays(_) => {
+                let _ = io::copy(&mut target, &mut stream);
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            Part::Mute | Part::Closes | Part::Backlog => {}
+        }
+    }
+}
+
+/// The bytes of an answer with `Content-Length`.
+pub fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {status} Suite\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// What kind of proof a fake daemon gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakeProof {
+    /// The right one.
+    Valid,
+    /// One made with another credential.
+    Wrong,
+    /// One for another body.
+    OtherBody,
+    /// The client's own MAC, sent back.
+    Reflected,
+    /// None.
+    None,
+}
+
+/// A daemon as far as the handshake: the right proof, and a body of the case's choice.
+#[derive(Debug, Clone)]
+pub struct FakeDaemon {
+    credential: Credential,
+    /// The wire protocol that it tells.
+    pub protocol: String,
+    /// The id that it tells.
+    pub id: String,
+    /// The pid that it tells.
+    pub pid: u32,
+    /// The version that it tells.
+    pub version: String,
+    /// `ready` (200) or `draining` (503).
+    pub state: String,
+    /// How it proves itself.
+    pub proof: FakeProof,
+    /// The authority that it proves itself for, where not its own address.
+    pub authority: Option<String>,
+}
+
+impl FakeDaemon {
+    /// A ready daemon of a random id, with the suite's own pid.
+    pub fn new(credential: &Credential, protocol: &str) -> Self {
+        Self {
+            credential: credential.clone(),
+            protocol: protocol.to_owned(),
+            id: random_hex::<16>(),
+            pid: std::process::id(),
+            version: "0.0.0".to_owned(),
+            state: "ready".to_owned(),
+            proof: FakeProof::Valid,
+            authority: None,
+        }
+    }
+
+    /// The record that leads to it at `address`.
+    pub fn record(&self, address: SocketAddr) -> Record {
+        Record {
+            id: self.id.clone(),
+            ..Record::new(Url::of(address), self.pid)
+        }
+    }
+
+    /// The part, to be noted or started: 401 without authentication, 404 beyond the handshake.
+    pub fn part(self) -> Squatter {
+        Squatter::responding(move |request, address| self.answer(request, address))
+    }
+
+    /// Starts it.
+    pub fn start(self, bind: Bind) -> io::Result<Actor> {
+        self.part().start(bind)
+    }
+
+    fn answer(&self, request: &Seen, address: SocketAddr) -> Vec<u8> {
+        let authority = self.authority.clone().unwrap_or_else(|| address.to_string());
+        let value = request.header("authorization").unwrap_or_default();
+        let proof = proof::parse_authorization(value)
+            .filter(|proof| proof.mac == proof::client_mac(&self.credential, &authority, &proof.nonce));
+        if proof.is_none() && value != proof::bearer(&self.credential) {
+            return response(401, &[("WWW-Authenticate", proof::SCHEME)], b"");
+        }
+        if request.target != HANDSHAKE {
+            return response(404, &[], b"");
+        }
+        let body = json!({
+            "spec": "local-daemon/1", "protocol": self.protocol, "id": self.id, "pid": self.pid,
+            "version": self.version, "state": self.state, "capabilities": [],
+        })
+        .to_string();
+        let mac = proof.and_then(|proof| {
+            let of = |credential, body: &[u8]| proof::daemon_mac(credential, &authority, &proof.nonce, body);
+            match self.proof {
+                FakeProof::Valid => Some(of(&self.credential, body.as_bytes())),
+                FakeProof::Wrong => Some(of(&Credential::random(), body.as_bytes())),
+                FakeProof::OtherBody => Some(of(&self.credential, b"{}")),
+                FakeProof::Reflected => Some(proof.mac.clone()),
+                FakeProof::None => None,
+            }
+        });
+        let mac = mac.map(|mac| format!("\"{mac}\""));
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(mac.iter().map(|mac| (proof::SCHEME, mac.as_str())));
+        response(
+            if self.state == "ready" { 200 } else { 503 },
+            &headers,
+            body.as_bytes(),
+        )
+    }
+}

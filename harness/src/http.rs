@@ -1,0 +1,697 @@
+//! Raw HTTP/1.1 over TCP, with a deadline on everything and a name for every way of failing; both handshakes.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::proof::{self, Credential};
+use crate::record::{Record, RecordFault, is_id, parse_object};
+use crate::transcript::{Transcript, printable};
+use crate::wait::left;
+
+/// Path of the handshake.
+pub const HANDSHAKE: &str = "/.well-known/local-daemon";
+
+/// A head or a body beyond this many bytes is [`HttpFault::TooLarge`].
+pub const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HttpFault {
+    /// Nothing accepts connections at the address.
+    #[error("connection refused")]
+    Refused,
+    /// The connection was reset, or broke while sending.
+    #[error("connection reset")]
+    Reset,
+    /// No whole answer by the deadline.
+    #[error("timed out")]
+    TimedOut,
+    /// The connection was closed before a whole answer; so many bytes of one had come.
+    #[error("closed after {0} bytes of an answer")]
+    Closed(usize),
+    /// What came is not HTTP.
+    #[error("not HTTP: {0}")]
+    Malformed(String),
+    /// More than [`MOST_BYTES`].
+    #[error("too large an answer")]
+    TooLarge,
+    /// Another fault of this host: no descriptor left, no route …
+    #[error("cannot connect: {0}")]
+    Host(io::ErrorKind),
+}
+
+impl From<io::Error> for HttpFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::Reset
+            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TimedOut,
+            kind => Self::Host(kind),
+        }
+    }
+}
+
+/// A request, or any bytes in the place of one.
+#[derive(Debug, Clone)]
+pub struct Request {
+    method: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    length: bool,
+}
+
+impl Request {
+    /// `method target HTTP/1.1` without headers: see [`Request::host`].
+    pub fn new(method: &str, target: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            length: true,
+        }
+    }
+
+    /// A `GET` for `target` at `authority`.
+    pub fn get(authority: &str, target: &str) -> Self {
+        Self::new("GET", target).host(authority)
+    }
+
+    /// A `Host` header.
+    #[must_use]
+    pub fn host(self, authority: &str) -> Self {
+        self.header("Host", authority)
+    }
+
+    /// One more header, sent as it is: also one that is there already, also one that is not allowed.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A body, announced by `Content-Length`.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// A JSON body with its content type.
+    #[must_use]
+    pub fn json(self, body: impl Into<Vec<u8>>) -> Self {
+        self.header("Content-Type", "application/json").body(body)
+    }
+
+    /// Leaves `Content-Length` out: the headers given say how the body is framed, rightly or not.
+    #[must_use]
+    pub fn unframed(mut self) -> Self {
+        self.length = false;
+        self
+    }
+
+    /// The bytes of it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        if self.length
+            && (!self.body.is_empty() || !matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS"))
+        {
+            bytes.extend_from_slice(format!("Content-Length: {}\r\n", self.body.len()).as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Every header in its order, the name as sent.
+    pub headers: Vec<(String, String)>,
+    /// The body, without its framing.
+    pub body: Vec<u8>,
+    /// Whether the connection ends with this answer.
+    pub closes: bool,
+    /// When it was whole.
+    pub at: Instant,
+}
+
+impl Response {
+    /// The first header of this name, in any case of letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.all(name).first().copied()
+    }
+
+    /// Every header of this name.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let named = self
+            .headers
+            .iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// Whether a header that is a list of tokens holds `token`.
+    fn says(&self, name: &str, token: &str) -> bool {
+        let values = self.all(name);
+        values
+            .iter()
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(token))
+    }
+
+    /// The media type, in lowercase and without parameters.
+    pub fn media_type(&self) -> Option<String> {
+        let value = self.header("content-type")?;
+        Some(
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase(),
+        )
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// One line that says what came, for an observed side. Register secrets with the transcript and redact it.
+    pub fn summary(&self) -> String {
+        let body = printable(&self.body[..self.body.len().min(400)]);
+        format!("{} ({} bytes): {body}", self.status, self.body.len())
+    }
+}
+
+/// A connection that can carry one request after another.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// Received and not yet read.
+    buffer: Vec<u8>,
+    head_only: bool,
+}
+
+impl Connection {
+    /// Connects to `address`.
+    pub fn open(address: SocketAddr, deadline: Instant) -> Result<Self, HttpFault> {
+        let stream = TcpStream::connect_timeout(&address, left(deadline).ok_or(HttpFault::TimedOut)?)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            head_only: false,
+        })
+    }
+
+    /// Sends bytes, whatever they are.
+    pub fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), HttpFault> {
+        self.head_only = bytes.starts_with(b"HEAD ");
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            self.stream
+                .set_write_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
+            match self.stream.write(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&self) -> Result<(), HttpFault> {
+        Ok(self.stream.shutdown(std::net::Shutdown::Write)?)
+    }
+
+    /// Sends a request and reads the answer. An answer that comes although sending broke off still counts: a server
+    /// may refuse before it has read everything.
+    pub fn exchange(&mut self, bytes: &[u8], deadline: Instant) -> Result<Response, HttpFault> {
+        match self.send(bytes, deadline) {
+            Ok(()) => self.read_response(deadline),
+            Err(fault) => self.read_response(deadline).map_err(|_| fault),
+        }
+    }
+
+    /// Reads one whole answer; interim answers (1xx) are skipped.
+    pub fn read_response(&mut self, deadline: Instant) -> Result<Response, HttpFault> {
+        loop {
+            let (status, headers) = self.read_head(deadline)?;
+            if (100..200).contains(&status) && status != 101 {
+                continue;
+            }
+            let mut response = Response {
+                status,
+                headers,
+                body: Vec::new(),
+                closes: false,
+                at: Instant::now(),
+            };
+            response.closes = response.says("connection", "close");
+            let chunked = response.says("transfer-encoding", "chunked");
+            let mut lengths = response.all("content-length");
+            lengths.dedup();
+            let length = match lengths[..] {
+                [] => None,
+                [length] => Some(length.parse::<usize>().map_err(|_| malformed("Content-Length"))?),
+                _ => return Err(malformed("Content-Length twice")),
+            };
+            if self.head_only || status == 101 || status == 204 || status == 304 {
+                // No body, whatever the headers announce.
+            } else if chunked {
+                response.body = self.read_chunks(deadline)?;
+            } else if let Some(length) = length {
+                response.body = self.read_exactly(length, deadline)?;
+            } else {
+                while self.fill(deadline)? {}
+                response.body = std::mem::take(&mut self.buffer);
+                response.closes = true;
+            }
+            response.at = Instant::now();
+            return Ok(response);
+        }
+    }
+
+    /// Waits until the other side closes the connection (`true`) or the deadline passes; bytes that come are dropped.
+    pub fn wait_closed(&mut self, deadline: Instant) -> bool {
+        loop {
+            match self.fill(deadline) {
+                Ok(true) => self.buffer.clear(),
+                Ok(false) | Err(HttpFault::Reset) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Everything that comes until the end of the connection, the deadline or [`MOST_BYTES`], uninterpreted.
+    pub fn read_raw(&mut self, deadline: Instant) -> Vec<u8> {
+        while matches!(self.fill(deadline), Ok(true)) {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    fn read_head(&mut self, deadline: Instant) -> Result<(u16, Vec<(String, String)>), HttpFault> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 128];
+            let mut head = httparse::Response::new(&mut headers);
+            match head.parse(&self.buffer) {
+                Ok(httparse::Status::Complete(length)) => {
+                    let status = head.code.ok_or_else(|| malformed("no status"))?;
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    let headers = head
+                        .headers
+                        .iter()
+                        .map(|h| (h.name.to_owned(), text(h.value)))
+                        .collect();
+                    self.buffer.drain(..length);
+                    return Ok((status, headers));
+                }
+                Ok(httparse::Status::Partial) => {}
+                Err(error) => return Err(malformed(error)),
+            }
+            self.need(deadline)?;
+        }
+    }
+
+    fn read_exactly(&mut self, length: usize, deadline: Instant) -> Result<Vec<u8>, HttpFault> {
+        if length > MOST_BYTES {
+            return Err(HttpFault::TooLarge);
+        }
+        while self.buffer.len() < length {
+            self.need(deadline)?;
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    fn read_chunks(&mut self, deadline: Instant) -> Result<Vec<u8>, HttpFault> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.read_line(deadline)?;
+            let size = line.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(size, 16).map_err(|_| malformed("chunk size"))?;
+            if size == 0 {
+                while !self.read_line(deadline)?.is_empty() {}
+                return Ok(body);
+            }
+            body.extend(self.read_exactly(size, deadline)?);
+            if body.len() > MOST_BYTES {
+                return Err(HttpFault::TooLarge);
+            }
+            if !self.read_line(deadline)?.is_empty() {
+                return Err(malformed("chunk end"));
+            }
+        }
+    }
+
+    fn read_line(&mut self, deadline: Instant) -> Result<String, HttpFault> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            self.need(deadline)?;
+        }
+    }
+
+    /// More bytes, or the fault that there are none.
+    fn need(&mut self, deadline: Instant) -> Result<(), HttpFault> {
+        if self.fill(deadline)? {
+            Ok(())
+        } else {
+            Err(HttpFault::Closed(self.buffer.len()))
+        }
+    }
+
+    /// Reads once; `false` at the end of the connection.
+    fn fill(&mut self, deadline: Instant) -> Result<bool, HttpFault> {
+        if self.buffer.len() > MOST_BYTES {
+            return Err(HttpFault::TooLarge);
+        }
+        let mut piece = [0; 16 * 1024];
+        loop {
+            self.stream
+                .set_read_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Ok(false),
+                Ok(n) => {
+                    self.buffer.extend_from_slice(&piece[..n]);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn malformed(why: impl ToString) -> HttpFault {
+    HttpFault::Malformed(why.to_string())
+}
+
+/// One request on a connection of its own.
+pub fn exchange(address: SocketAddr, bytes: &[u8], deadline: Instant) -> Result<Response, HttpFault> {
+    Connection::open(address, deadline)?.exchange(bytes, deadline)
+}
+
+/// Where a handshake goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// What the proof is made for and what `Host` says.
+    pub authority: String,
+    /// The handshake's path.
+    pub path: String,
+}
+
+impl Target {
+    /// What a record announces; its first address where it says `localhost`.
+    pub fn of(record: &Record) -> Self {
+        let authority = record.url.authority().to_owned();
+        Self {
+            address: record.url.addresses()[0],
+            authority,
+            path: HANDSHAKE.to_owned(),
+        }
+    }
+
+    /// A listener, by its own address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            authority: address.to_string(),
+            path: HANDSHAKE.to_owned(),
+        }
+    }
+
+    /// The request that proves the client, of a nonce of the caller's choice.
+    pub fn proving(&self, credential: &Credential, nonce: &str) -> Request {
+        let authorization = proof::authorization(credential, &self.authority, nonce);
+        Request::get(&self.authority, &self.path).header("Authorization", &authorization)
+    }
+
+    /// The request that bears the credential.
+    pub fn bearing(&self, credential: &Credential) -> Request {
+        Request::get(&self.authority, &self.path).header("Authorization", &proof::bearer(credential))
+    }
+}
+
+/// How the daemon's proof stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DaemonProof {
+    /// Made with the credential, for this authority, nonce and body.
+    Valid,
+    /// No header.
+    Missing,
+    /// A well-formed header with another value.
+    Wrong,
+    /// Not one quoted string, or the header twice.
+    Malformed,
+}
+
+/// An answer to a handshake.
+#[derive(Debug, Clone)]
+pub struct ProbeAnswer {
+    /// The whole answer.
+    pub response: Response,
+    /// How its proof stands. An answer to a bearer handshake has nothing to prove: `Missing`.
+    pub proof: DaemonProof,
+    /// The body, read by the rules of the handshake.
+    pub handshake: Result<Handshake, RecordFault>,
+}
+
+impl ProbeAnswer {
+    /// The handshake of an answer that is proven; its state may still be `draining`.
+    pub fn proven(&self) -> Option<&Handshake> {
+        self.handshake
+            .as_ref()
+            .ok()
+            .filter(|_| self.proof == DaemonProof::Valid)
+    }
+
+    /// The handshake of an answer that is proven, 200 and `ready`.
+    pub fn ready(&self) -> Option<&Handshake> {
+        self.proven()
+            .filter(|handshake| self.response.status == 200 && handshake.state == "ready")
+    }
+}
+
+/// The body of a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// The protocol's own version: `local-daemon/1`.
+    pub spec: String,
+    /// The wire protocol identifier.
+    pub protocol: String,
+    /// The daemon's id, 32 lowercase hexadecimal digits.
+    pub id: String,
+    /// Its process id.
+    pub pid: i32,
+    /// Informational.
+    pub version: String,
+    /// `ready` or `draining`.
+    pub state: String,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+}
+
+impl Handshake {
+    /// Reads the body of an answer.
+    pub fn parse(body: &[u8]) -> Result<Self, RecordFault> {
+        let fields = parse_object(body)?;
+        let text = |name: &'static str, valid: fn(&str) -> bool| match fields.get(name) {
+            None => Err(RecordFault::Missing(name)),
+            Some(Value::String(text)) if valid(text) => Ok(text.clone()),
+            Some(_) => Err(RecordFault::Field(name)),
+        };
+        let pid = fields.get("pid").ok_or(RecordFault::Missing("pid"))?;
+        let pid = pid
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .filter(|pid| *pid >= 1);
+        let capabilities = match fields.get("capabilities") {
+            None => return Err(RecordFault::Missing("capabilities")),
+            Some(value) => value.as_array().and_then(|list| {
+                list.iter()
+                    .map(|item| item.as_str().map(str::to_owned))
+                    .collect::<Option<Vec<String>>>()
+            }),
+        };
+        Ok(Self {
+            spec: text("spec", |_| true)?,
+            protocol: text("protocol", is_protocol)?,
+            id: text("id", is_id)?,
+            pid: pid.ok_or(RecordFault::Field("pid"))?,
+            version: text("version", |_| true)?,
+            state: text("state", |state| matches!(state, "ready" | "draining"))?,
+            capabilities: capabilities.ok_or(RecordFault::Field("capabilities"))?,
+        })
+    }
+}
+
+/// Whether `text` is a wire protocol identifier: `name/N`.
+pub fn is_protocol(text: &str) -> bool {
+    let Some((name, number)) = text.split_once('/') else {
+        return false;
+    };
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let name_is_valid = name.len() <= 64
+        && name.bytes().next().is_some_and(letter)
+        && name
+            .bytes()
+            .all(|byte| letter(byte) || matches!(byte, b'.' | b'_' | b'-'));
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
+    name_is_valid && digits && number.parse::<i32>().is_ok_and(|number| number >= 1)
+}
+
+/// The handshake with proof, on a connection of its own.
+pub fn probe_with_proof(
+    target: &Target,
+    credential: &Credential,
+    nonce: &str,
+    deadline: Instant,
+) -> Result<ProbeAnswer, HttpFault> {
+    let response = exchange(
+        target.address,
+        &target.proving(credential, nonce).bytes(),
+        deadline,
+    )?;
+    Ok(judge(response, target, credential, nonce))
+}
+
+/// The handshake with the bare credential, on a connection of its own.
+pub fn probe_with_bearer(
+    target: &Target,
+    credential: &Credential,
+    deadline: Instant,
+) -> Result<ProbeAnswer, HttpFault> {
+    let response = exchange(target.address, &target.bearing(credential).bytes(), deadline)?;
+    let handshake = Handshake::parse(&response.body);
+    Ok(ProbeAnswer {
+        response,
+        proof: DaemonProof::Missing,
+        handshake,
+    })
+}
+
+/// Judges an answer that came to the handshake with `nonce`.
+pub fn judge(response: Response, target: &Target, credential: &Credential, nonce: &str) -> ProbeAnswer {
+    let proof = match response.all(proof::SCHEME)[..] {
+        [] => DaemonProof::Missing,
+        [value] => match proof::parse_daemon_proof(value) {
+            None => DaemonProof::Malformed,
+            Some(mac) if mac == proof::daemon_mac(credential, &target.authority, nonce, &response.body) => {
+                DaemonProof::Valid
+            }
+            Some(_) => DaemonProof::Wrong,
+        },
+        _ => DaemonProof::Malformed,
+    };
+    let handshake = Handshake::parse(&response.body);
+    ProbeAnswer {
+        response,
+        proof,
+        handshake,
+    }
+}
+
+/// The same exchanges, each noted in a transcript: what a case uses.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    transcript: Transcript,
+    timeout: Duration,
+}
+
+impl Wire {
+    /// Exchanges noted in `transcript`, each bounded by `timeout`.
+    pub fn new(transcript: &Transcript, timeout: Duration) -> Self {
+        Self {
+            transcript: transcript.clone(),
+            timeout,
+        }
+    }
+
+    /// One request on a connection of its own.
+    pub fn exchange(&self, address: SocketAddr, request: &[u8]) -> Result<Response, HttpFault> {
+        self.noted(address, request, || {
+            exchange(address, request, Instant::now() + self.timeout)
+        })
+    }
+
+    /// One request on a connection that is open.
+    pub fn exchange_on(&self, connection: &mut Connection, request: &[u8]) -> Result<Response, HttpFault> {
+        let peer = connection.stream.peer_addr()?;
+        self.noted(peer, request, || {
+            connection.exchange(request, Instant::now() + self.timeout)
+        })
+    }
+
+    /// A connection for several requests.
+    pub fn open(&self, address: SocketAddr) -> Result<Connection, HttpFault> {
+        Connection::open(address, Instant::now() + self.timeout)
+    }
+
+    /// The handshake with proof and a nonce of its own.
+    pub fn probe(&self, target: &Target, credential: &Credential) -> Result<ProbeAnswer, HttpFault> {
+        let nonce = proof::nonce();
+        let response = self.exchange(target.address, &target.proving(credential, &nonce).bytes())?;
+        let answer = judge(response, target, credential, &nonce);
+        self.transcript
+            .note("suite", "daemon's proof", format!("{:?}", answer.proof));
+        Ok(answer)
+    }
+
+    /// The handshake with the bare credential.
+    pub fn probe_with_bearer(
+        &self,
+        target: &Target,
+        credential: &Credential,
+    ) -> Result<ProbeAnswer, HttpFault> {
+        let response = self.exchange(target.address, &target.bearing(credential).bytes())?;
+        let handshake = Handshake::parse(&response.body);
+        Ok(ProbeAnswer {
+            response,
+            proof: DaemonProof::Missing,
+            handshake,
+        })
+    }
+
+    fn noted(
+        &self,
+        address: SocketAddr,
+        request: &[u8],
+        exchange: impl FnOnce() -> Result<Response, HttpFault>,
+    ) -> Result<Response, HttpFault> {
+        self.transcript
+            .note("suite", "request", format!("{address} {}", printable(request)));
+        let result = exchange();
+        match &result {
+            Ok(response) => {
+                let headers: String = response
+                    .headers
+                    .iter()
+                    .map(|(name, value)| format!("{name}: {value}; "))
+                    .collect();
+                let body = printable(&response.body);
+                self.transcript
+                    .note("suite", "answer", format!("{} {headers}{body}", response.status));
+            }
+            Err(fault) => self.transcript.note("suite", "no answer", fault.to_string()),
+        }
+        result
+    }
+}

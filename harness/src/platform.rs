@@ -1,0 +1,93 @@
+//! What only the operating system can do, and the only `unsafe` of the harness.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::io::Errno;
+
+/// A user of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+}
+
+/// How a process begins, besides its arguments and environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Setup {
+    /// Leads a session of its own instead of only a group of its own.
+    pub own_session: bool,
+    /// File mode creation mask; inherited where absent.
+    pub umask: Option<u32>,
+    /// Runs as this user, without supplementary groups; needs root.
+    pub user: Option<User>,
+    /// Largest file, in bytes, that it may write (`RLIMIT_FSIZE`, with `SIGXFSZ` at its default): a full disk, in small.
+    pub file_size: Option<u64>,
+}
+
+/// Makes `command` start as `setup` says; without a session of its own it leads a process group.
+pub fn prepare(command: &mut Command, setup: Setup) {
+    if !setup.own_session {
+        command.process_group(0);
+    }
+    if let Some(User { uid, gid }) = setup.user {
+        command.uid(uid).gid(gid);
+    }
+    if setup.own_session || setup.umask.is_some() || setup.file_size.is_some() {
+        // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
+        // three system calls, allocates nothing and touches no memory but its own captured copies.
+        unsafe { command.pre_exec(move || in_child(setup)) };
+    }
+}
+
+fn in_child(setup: Setup) -> io::Result<()> {
+    if setup.own_session {
+        rustix::process::setsid()?;
+    }
+    if let Some(mask) = setup.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    }
+    if setup.file_size.is_some() {
+        let limit = rustix::process::Rlimit {
+            current: setup.file_size,
+            maximum: setup.file_size,
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
+    }
+    Ok(())
+}
+
+/// Makes this process the one that orphans of its descendants come to, so that a subject cannot hide a child from the
+/// suite by dying first. Where the kernel refuses, orphans are still found by the tag in their environment.
+pub fn become_subreaper() -> io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(Errno::into)
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// This process's user id.
+pub fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The unprivileged user `nobody`, where this host has one.
+pub fn nobody() -> Option<User> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields[..] {
+            ["nobody", _, uid, gid, ..] => Some(User {
+                uid: uid.parse().ok()?,
+                gid: gid.parse().ok()?,
+            }),
+            _ => None,
+        }
+    })
+}

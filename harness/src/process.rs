@@ -1,0 +1,859 @@
+//! A launched subject and the processes that come of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, Once};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+
+pub use rustix::process::Signal;
+
+use crate::platform::{self, Setup, User};
+use crate::transcript::{Transcript, printable};
+use crate::wait::{Shared, left, lock, ms, until};
+
+/// The environment of a subject.
+pub type Env = BTreeMap<OsString, OsString>;
+
+/// Output beyond this many bytes is counted, not kept.
+pub const MOST_OUTPUT: usize = 1024 * 1024;
+
+/// Why a subject could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchFault {
+    /// There is nothing to run.
+    #[error("the command is empty")]
+    Empty,
+    /// No such program, neither at its path nor in `PATH`.
+    #[error("no such program: {}", .0.display())]
+    NoSuchProgram(PathBuf),
+    /// The program is there and may not be run.
+    #[error("not allowed to run {}", .0.display())]
+    NotExecutable(PathBuf),
+    /// The working directory is not there.
+    #[error("no such working directory: {}", .0.display())]
+    NoSuchDirectory(PathBuf),
+    /// Anything else that the system says.
+    #[error("cannot start {}: {source}", .program.display())]
+    Failed {
+        /// What was to be started.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A command about to be launched.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    argv: Vec<OsString>,
+    env: Env,
+    cwd: PathBuf,
+    setup: Setup,
+    transcript: Transcript,
+    actor: String,
+}
+
+impl Launch {
+    /// Launches `argv` in `/` with an empty environment, unless told otherwise.
+    pub fn new<S: Into<OsString>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: Env::new(),
+            cwd: PathBuf::from("/"),
+            setup: Setup::default(),
+            transcript: Transcript::new(),
+            actor: "subject".to_owned(),
+        }
+    }
+
+    /// The whole environment.
+    #[must_use]
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// One more variable.
+    #[must_use]
+    pub fn var(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// The working directory.
+    #[must_use]
+    pub fn cwd(mut self, cwd: impl Into<PathBuf>) -> Self {
+        self.cwd = cwd.into();
+        self
+    }
+
+    /// How the process begins; see [`Setup`].
+    #[must_use]
+    pub fn setup(mut self, setup: Setup) -> Self {
+        self.setup = setup;
+        self
+    }
+
+    /// Notes start, output and exit in `transcript` under the name `actor`.
+    #[must_use]
+    pub fn noted(mut self, transcript: &Transcript, actor: &str) -> Self {
+        self.transcript = transcript.clone();
+        actor.clone_into(&mut self.actor);
+        self
+    }
+
+    /// Starts the process: standard input null, output captured, a process group (or session) of its own.
+    pub fn start(self) -> Result<Subject, LaunchFault> {
+        adopt_orphans();
+        let (program, arguments) = self.argv.split_first().ok_or(LaunchFault::Empty)?;
+        if !self.cwd.is_dir() {
+            return Err(LaunchFault::NoSuchDirectory(self.cwd));
+        }
+        let mut program = PathBuf::from(program);
+        if program.is_relative() && program.components().count() > 1 {
+            // A relative program means relative to the suite, not to the directory the subject runs in.
+            program = std::env::current_dir().unwrap_or_default().join(program);
+        }
+        let mut command = Command::new(&program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.env)
+            .current_dir(&self.cwd);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        platform::prepare(&mut command, self.setup);
+
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => LaunchFault::NoSuchProgram(program.clone()),
+            io::ErrorKind::PermissionDenied => LaunchFault::NotExecutable(program.clone()),
+            _ => LaunchFault::Failed {
+                program: program.clone(),
+                source,
+            },
+        };
+        // The lock keeps the reaper of orphans from taking a subject that ends before it is known.
+        let mut held = lock(&HELD);
+        let mut child = command.spawn().map_err(failed)?;
+        let pid = child.id();
+        held.insert(pid);
+        drop(held);
+        let argv: Vec<String> = self
+            .argv
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        self.transcript
+            .note(&self.actor, "start", format!("pid {pid}: {}", argv.join(" ")));
+
+        let output = Shared::new(Output {
+            chunks: Vec::new(),
+            kept: 0,
+            dropped: 0,
+            open: 2,
+        });
+        let streams: [(Stream, Option<Box<dyn Read + Send>>); 2] = [
+            (
+                Stream::Stdout,
+                child.stdout.take().map(|pipe| Box::new(pipe) as _),
+            ),
+            (
+                Stream::Stderr,
+                child.stderr.take().map(|pipe| Box::new(pipe) as _),
+            ),
+        ];
+        for (stream, pipe) in streams {
+            let pipe = pipe.expect("both outputs are piped");
+            let (output, transcript, actor) = (output.clone(), self.transcript.clone(), self.actor.clone());
+            std::thread::spawn(move || capture(pipe, stream, &output, &transcript, &actor));
+        }
+
+        let pidfd =
+            rustix::process::pidfd_open(raw(pid), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
+        let pidfd = Arc::new(pidfd);
+        let exit = Shared::new(None);
+        let watcher = {
+            let (pidfd, exit) = (Arc::clone(&pidfd), exit.clone());
+            let (transcript, actor) = (self.transcript.clone(), self.actor.clone());
+            std::thread::spawn(move || {
+                let end = reap(&pidfd);
+                transcript.note_at(end.at, &actor, "exit", end.to_string());
+                exit.update(|exit| *exit = Some(end));
+            })
+        };
+        Ok(Subject {
+            pid,
+            argv,
+            pidfd,
+            exit,
+            output,
+            watcher: Some(watcher),
+            transcript: self.transcript,
+            actor: self.actor,
+        })
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit status, unless a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// When the suite saw the end.
+    pub at: Instant,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit status {code}"),
+            (None, Some(signal)) => write!(f, "ended by signal {signal}"),
+            (None, None) => f.write_str("ended"),
+        }
+    }
+}
+
+/// Which output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What a subject wrote, as far as it was kept.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    chunks: Vec<(Instant, Stream, Vec<u8>)>,
+    kept: usize,
+    /// Bytes beyond [`MOST_OUTPUT`].
+    pub dropped: u64,
+    open: u8,
+}
+
+impl Output {
+    /// Everything on standard output.
+    pub fn stdout(&self) -> Vec<u8> {
+        self.of(|stream| stream == Stream::Stdout)
+    }
+
+    /// Everything on standard error.
+    pub fn stderr(&self) -> Vec<u8> {
+        self.of(|stream| stream == Stream::Stderr)
+    }
+
+    /// Both, in the order of arrival.
+    pub fn all(&self) -> Vec<u8> {
+        self.of(|_| true)
+    }
+
+    /// Every read with its time.
+    pub fn chunks(&self) -> &[(Instant, Stream, Vec<u8>)] {
+        &self.chunks
+    }
+
+    /// Whether both outputs were closed by everyone who held them.
+    pub fn ended(&self) -> bool {
+        self.open == 0
+    }
+
+    fn of(&self, wanted: impl Fn(Stream) -> bool) -> Vec<u8> {
+        self.chunks
+            .iter()
+            .filter(|(_, stream, _)| wanted(*stream))
+            .flat_map(|(_, _, bytes)| bytes.clone())
+            .collect()
+    }
+}
+
+fn capture(
+    mut pipe: Box<dyn Read + Send>,
+    stream: Stream,
+    output: &Shared<Output>,
+    transcript: &Transcript,
+    actor: &str,
+) {
+    let what = if stream == Stream::Stdout {
+        "stdout"
+    } else {
+        "stderr"
+    };
+    // Whole lines reach the transcript, so that a secret written in two parts is still recognised.
+    let mut line = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                let at = Instant::now();
+                let taken = output.update(|output| {
+                    let taken = n.min(MOST_OUTPUT - output.kept);
+                    output.kept += taken;
+                    output.dropped += (n - taken) as u64;
+                    if taken > 0 {
+                        output.chunks.push((at, stream, buffer[..taken].to_vec()));
+                    }
+                    taken
+                });
+                for part in buffer[..taken].split_inclusive(|byte| *byte == b'\n') {
+                    line.extend_from_slice(part);
+                    if part.ends_with(b"\n") {
+                        transcript.note_at(at, actor, what, printable(line.trim_ascii_end()));
+                        line.clear();
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    if !line.is_empty() {
+        transcript.note(actor, what, printable(&line));
+    }
+    output.update(|output| output.open -= 1);
+}
+
+/// A process that the suite launched. Dropping it ends its whole process group and reaps it.
+#[derive(Debug)]
+pub struct Subject {
+    pid: u32,
+    argv: Vec<String>,
+    pidfd: Arc<OwnedFd>,
+    exit: Shared<Option<Exit>>,
+    output: Shared<Output>,
+    watcher: Option<JoinHandle<()>>,
+    transcript: Transcript,
+    actor: String,
+}
+
+impl Subject {
+    /// [`Launch`] in one call.
+    pub fn launch<S: Into<OsString>>(
+        argv: impl IntoIterator<Item = S>,
+        env: Env,
+        cwd: &Path,
+    ) -> Result<Self, LaunchFault> {
+        Launch::new(argv).env(env).cwd(cwd).start()
+    }
+
+    /// Its process id, which is also the id of its process group.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The command line it was launched with.
+    pub fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.read(|exit| *exit)
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        self.exit().is_none()
+    }
+
+    /// Waits for its end. The wait is on the process itself, and it is reaped at once.
+    pub fn wait_exit(&self, deadline: Instant) -> Option<Exit> {
+        self.exit.wait(deadline, |exit| *exit)
+    }
+
+    /// Sends a signal to this one process. Sending to one that has ended is an error, never a signal to a stranger.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.transcript.note(&self.actor, "signal", format!("{signal:?}"));
+        rustix::process::pidfd_send_signal(&*self.pidfd, signal).map_err(io::Error::from)
+    }
+
+    /// Stops (`SIGSTOP`) every process of its tree and returns once all of them are seen stopped.
+    pub fn stop(&self) -> io::Result<()> {
+        self.for_all(Signal::STOP)?;
+        let stopped = || {
+            self.tree()
+                .iter()
+                .all(|p| matches!(p.state, 'T' | 't' | 'Z' | 'X'))
+                .then_some(())
+        };
+        until(ms(2_000), Duration::from_millis(1), stopped)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject does not stop"))
+    }
+
+    /// Continues (`SIGCONT`) every process of its tree.
+    pub fn cont(&self) -> io::Result<()> {
+        self.for_all(Signal::CONT)
+    }
+
+    fn for_all(&self, signal: Signal) -> io::Result<()> {
+        self.transcript
+            .note(&self.actor, "signal", format!("{signal:?} to the whole tree"));
+        rustix::process::pidfd_send_signal(&*self.pidfd, signal)?;
+        for process in self.tree().into_iter().filter(|process| process.pid != self.pid) {
+            process.signal(signal);
+        }
+        Ok(())
+    }
+
+    /// Ends (`SIGKILL`) the process and whoever is left of its group and of its descendants.
+    pub fn kill_group(&self) {
+        // Leaders first: what they would still start dies with the next look.
+        for _ in 0..16 {
+            let alive: Vec<Proc> = self.tree().into_iter().filter(|p| !p.is_zombie()).collect();
+            if alive.is_empty() {
+                break;
+            }
+            for process in alive {
+                process.signal(Signal::KILL);
+                process.wait_gone(ms(1_000));
+            }
+        }
+    }
+
+    /// What it wrote so far.
+    pub fn output(&self) -> Output {
+        self.output.read(Output::clone)
+    }
+
+    /// Waits until what it wrote satisfies `seen`.
+    pub fn wait_output(&self, deadline: Instant, mut seen: impl FnMut(&Output) -> bool) -> Option<Output> {
+        self.output
+            .wait(deadline, |output| seen(output).then(|| output.clone()))
+    }
+
+    /// Waits until nobody holds its outputs any more; `None` when somebody still does at the deadline, which a child
+    /// that outlives the subject and inherited them does.
+    pub fn wait_output_end(&self, deadline: Instant) -> Option<Output> {
+        self.wait_output(deadline, Output::ended)
+    }
+
+    /// Everything that comes of it: itself, the members of its group, and the descendants of these. What left the group
+    /// and outlived its parent is found by [`Arena::leaks`](crate::arena::Arena::leaks).
+    pub fn tree(&self) -> Vec<Proc> {
+        let all = processes();
+        // Once the leader is reaped its number may become a stranger's; our own orphans cannot be strangers.
+        let ours = descendants(&all, &[std::process::id()]);
+        let roots = all
+            .iter()
+            .filter(|p| (p.pid == self.pid || p.pgrp == self.pid) && ours.contains(&p.pid));
+        let roots: Vec<u32> = roots.map(|process| process.pid).collect();
+        let family = descendants(&all, &roots);
+        all.into_iter()
+            .filter(|process| family.contains(&process.pid))
+            .collect()
+    }
+
+    /// The sockets that its tree holds.
+    pub fn sockets(&self) -> Vec<Socket> {
+        sockets(&self.tree())
+    }
+
+    /// The addresses on which its tree accepts TCP connections.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        let sockets = self.sockets().into_iter();
+        let mut addresses: Vec<SocketAddr> = sockets
+            .filter(|socket| socket.state == SocketState::Listen)
+            .map(|socket| socket.local)
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+
+    /// Waits until its tree listens somewhere, or it ends, or the deadline passes.
+    pub fn wait_listening(&self, deadline: Instant) -> Option<SocketAddr> {
+        until(deadline, Duration::from_millis(2), || {
+            match self.listening().first() {
+                Some(address) => Some(Some(*address)),
+                None => (!self.is_running()).then_some(None),
+            }
+        })
+        .flatten()
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.kill_group();
+        let _ = rustix::process::pidfd_send_signal(&*self.pidfd, Signal::KILL);
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+        lock(&HELD).remove(&self.pid);
+    }
+}
+
+/// Runs `argv` as another user in `/` and waits for its end; needs root. `None` when it does not end by the deadline.
+pub fn run_as<S: Into<OsString>>(
+    user: User,
+    argv: impl IntoIterator<Item = S>,
+    deadline: Instant,
+) -> Result<Option<(Exit, Output)>, LaunchFault> {
+    let env = std::env::var_os("PATH")
+        .map(|path| ("PATH".into(), path))
+        .into_iter()
+        .collect();
+    let setup = Setup {
+        user: Some(user),
+        ..Setup::default()
+    };
+    let subject = Launch::new(argv).env(env).setup(setup).start()?;
+    let exit = subject.wait_exit(deadline);
+    Ok(exit.and_then(|exit| Some((exit, subject.wait_output_end(deadline)?))))
+}
+
+/// What `user` reads from `path`: the bytes, or what the system says against it.
+pub fn read_as(user: User, path: &Path, deadline: Instant) -> io::Result<Result<Vec<u8>, String>> {
+    match run_as(user, [OsString::from("cat"), "--".into(), path.into()], deadline) {
+        Ok(Some((Exit { code: Some(0), .. }, output))) => Ok(Ok(output.stdout())),
+        Ok(Some((_, output))) => Ok(Err(String::from_utf8_lossy(&output.stderr())
+            .trim_end()
+            .to_owned())),
+        Ok(None) => Err(io::ErrorKind::TimedOut.into()),
+        Err(fault) => Err(io::Error::other(fault)),
+    }
+}
+
+/// One process, as `/proc` showed it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proc {
+    /// Process id.
+    pub pid: u32,
+    /// Its parent.
+    pub ppid: u32,
+    /// Its process group.
+    pub pgrp: u32,
+    /// Its session.
+    pub session: u32,
+    /// `R`, `S`, `D`, `T`, `Z` and so on.
+    pub state: char,
+    /// The short name.
+    pub comm: String,
+    /// Start time in clock ticks since boot: with the pid, who this is.
+    pub start: u64,
+}
+
+impl Proc {
+    /// The process with this id, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let stat = String::from_utf8_lossy(stat);
+        // The name may hold anything, parentheses and spaces too: it ends at the last parenthesis.
+        let (pid, rest) = stat.split_once(" (")?;
+        let (comm, rest) = rest.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        Some(Self {
+            pid: pid.parse().ok()?,
+            ppid: fields.get(1)?.parse().ok()?,
+            pgrp: fields.get(2)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            state: fields.first()?.chars().next()?,
+            comm: comm.to_owned(),
+            start: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// Ended, and not yet reaped by its parent.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    /// Its command line now.
+    pub fn argv(&self) -> Vec<OsString> {
+        self.strings("cmdline")
+    }
+
+    /// Its environment at its start, as `NAME=value`.
+    pub fn environ(&self) -> Vec<OsString> {
+        self.strings("environ")
+    }
+
+    fn strings(&self, file: &str) -> Vec<OsString> {
+        let bytes = std::fs::read(format!("/proc/{}/{file}", self.pid)).unwrap_or_default();
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        bytes
+            .split(|byte| *byte == 0)
+            .map(|string| OsString::from_vec(string.to_vec()))
+            .collect()
+    }
+
+    /// Its working directory.
+    pub fn cwd(&self) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
+    }
+
+    /// What its descriptors lead to: paths, `socket:[inode]`, `pipe:[inode]` …
+    pub fn descriptors(&self) -> Vec<(u32, PathBuf)> {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
+            return Vec::new();
+        };
+        let entries = entries.flatten();
+        entries
+            .filter_map(|entry| {
+                let number = entry.file_name().to_str()?.parse().ok()?;
+                Some((number, std::fs::read_link(entry.path()).ok()?))
+            })
+            .collect()
+    }
+
+    /// A descriptor that is this very process and not one that was given its number later.
+    fn pidfd(&self) -> Option<OwnedFd> {
+        let pidfd = rustix::process::pidfd_open(raw(self.pid), PidfdFlags::empty()).ok()?;
+        (Self::of(self.pid)?.start == self.start).then_some(pidfd)
+    }
+
+    /// Sends a signal to this process if it is still there; whether it was sent.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        self.pidfd()
+            .is_some_and(|pidfd| rustix::process::pidfd_send_signal(pidfd, signal).is_ok())
+    }
+
+    /// Waits until it has ended (reaped or not); `false` if it lives at the deadline.
+    pub fn wait_gone(&self, deadline: Instant) -> bool {
+        self.pidfd().is_none_or(|pidfd| ended_by(&pidfd, Some(deadline)))
+    }
+}
+
+/// Every process of this host, in the order of their ids.
+pub fn processes() -> Vec<Proc> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut all: Vec<Proc> = pids.filter_map(Proc::of).collect();
+    all.sort_by_key(|process| process.pid);
+    all
+}
+
+/// `roots` and the ids of all that descend from them.
+pub(crate) fn descendants(all: &[Proc], roots: &[u32]) -> BTreeSet<u32> {
+    let mut family: BTreeSet<u32> = roots.iter().copied().collect();
+    loop {
+        let before = family.len();
+        family.extend(
+            all.iter()
+                .filter(|p| family.contains(&p.ppid))
+                .map(|p| p.pid)
+                .collect::<Vec<_>>(),
+        );
+        if family.len() == before {
+            return family;
+        }
+    }
+}
+
+/// A TCP or UDP socket held by an observed process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Socket {
+    /// Who holds it.
+    pub pid: u32,
+    /// What it is doing.
+    pub state: SocketState,
+    /// Its own address.
+    pub local: SocketAddr,
+    /// The other end; unspecified while there is none.
+    pub remote: SocketAddr,
+}
+
+/// What a socket is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketState {
+    /// Accepts TCP connections.
+    Listen,
+    /// Carries a TCP connection.
+    Established,
+    /// A UDP socket.
+    Datagram,
+    /// Another TCP state, by the kernel's number.
+    Other(u8),
+}
+
+/// The TCP and UDP sockets that `processes` hold.
+pub fn sockets(processes: &[Proc]) -> Vec<Socket> {
+    let mut found = Vec::new();
+    for process in processes {
+        let inodes: BTreeSet<u64> = process
+            .descriptors()
+            .iter()
+            .filter_map(|(_, target)| {
+                target
+                    .to_str()?
+                    .strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        if inodes.is_empty() {
+            continue;
+        }
+        for table in ["tcp", "tcp6", "udp", "udp6"] {
+            let Ok(text) = std::fs::read_to_string(format!("/proc/{}/net/{table}", process.pid)) else {
+                continue;
+            };
+            for (inode, state, local, remote) in text.lines().skip(1).filter_map(parse_socket) {
+                let state = match state {
+                    _ if table.starts_with("udp") => SocketState::Datagram,
+                    0x0A => SocketState::Listen,
+                    0x01 => SocketState::Established,
+                    other => SocketState::Other(other),
+                };
+                if inodes.contains(&inode) {
+                    found.push(Socket {
+                        pid: process.pid,
+                        state,
+                        local,
+                        remote,
+                    });
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn parse_socket(line: &str) -> Option<(u64, u8, SocketAddr, SocketAddr)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let state = u8::from_str_radix(fields.get(3)?, 16).ok()?;
+    Some((
+        fields.get(9)?.parse().ok()?,
+        state,
+        parse_address(fields.get(1)?)?,
+        parse_address(fields.get(2)?)?,
+    ))
+}
+
+/// An address of `/proc/net`: words of 32 bits in the host's byte order, in hexadecimal.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
+        .map(|i| {
+            Some(
+                u32::from_str_radix(address.get(i * 8..i * 8 + 8)?, 16)
+                    .ok()?
+                    .to_ne_bytes(),
+            )
+        })
+        .collect();
+    let bytes = words?.concat();
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => IpAddr::V4(Ipv4Addr::from(v4)),
+        Err(_) => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The processes that a [`Subject`] holds and reaps itself.
+static HELD: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+pub(crate) fn held() -> Vec<u32> {
+    lock(&HELD).iter().copied().collect()
+}
+
+/// Orphans of subjects come to this process and are reaped, as `init` would: an unreaped one would look alive to
+/// whoever asks for its pid. Children that other code of this process started are not touched: they sit in this
+/// process's own session, in its group or in a group that they lead.
+fn adopt_orphans() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if platform::become_subreaper().is_ok() {
+            std::thread::spawn(|| {
+                // Nothing announces the end of a child that one did not start, short of a process-wide signal handler.
+                until(
+                    Instant::now() + Duration::from_secs(u64::from(u32::MAX)),
+                    Duration::from_millis(5),
+                    || {
+                        reap_orphans();
+                        None::<()>
+                    },
+                )
+            });
+        }
+    });
+}
+
+fn reap_orphans() {
+    let me = std::process::id();
+    let Ok(children) = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")) else {
+        return;
+    };
+    let held = lock(&HELD);
+    let children = children
+        .split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    for child in children.filter(|pid| !held.contains(pid)).filter_map(Proc::of) {
+        let own = Proc::of(me).map_or((0, 0), |own| (own.session, own.pgrp));
+        let started_here = child.session == own.0 && (child.pgrp == own.1 || child.pgrp == child.pid);
+        if child.is_zombie() && !started_here {
+            let _ = rustix::process::waitid(
+                WaitId::Pid(raw(child.pid)),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            );
+        }
+    }
+}
+
+fn raw(pid: u32) -> Pid {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process id is a positive number")
+}
+
+/// Whether the process has ended by the deadline, or at all where there is none.
+fn ended_by(pidfd: &OwnedFd, deadline: Option<Instant>) -> bool {
+    loop {
+        let timeout = match deadline.map(left) {
+            None => None,
+            Some(left) => Some(Timespec::try_from(left.unwrap_or_default()).unwrap_or_default()),
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
+            Ok(ready) if ready > 0 => return true,
+            Ok(_) | Err(rustix::io::Errno::INTR) if deadline.is_none_or(|at| left(at).is_some()) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn reap(pidfd: &OwnedFd) -> Exit {
+    use std::os::fd::AsFd as _;
+    ended_by(pidfd, None);
+    let at = Instant::now();
+    let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+        .ok()
+        .flatten();
+    Exit {
+        code: status
+            .as_ref()
+            .and_then(rustix::process::WaitIdStatus::exit_status),
+        signal: status
+            .as_ref()
+            .and_then(rustix::process::WaitIdStatus::terminating_signal),
+        at,
+    }
+}

@@ -1,0 +1,257 @@
+//! The suite's own half of the proof: credential, nonce, both MACs, both headers.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+/// Name of the authentication scheme and of the header that carries the daemon's proof.
+pub const SCHEME: &str = "Local-Daemon-Proof";
+
+/// The 32 bytes that a client and its daemon share. Prints as `[redacted]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential([u8; 32]);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Credential {
+    /// A new credential from the system's random source.
+    pub fn random() -> Self {
+        Self(random())
+    }
+
+    /// The credential of these 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The credential that 43 characters of base64url stand for, or `None` if they are anything else.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The 32 bytes, the key of both MACs.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The 43 characters that stand in the file and in a bearer header.
+    pub fn text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+/// `N` bytes from the system's random source.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has a random source");
+    bytes
+}
+
+/// `N` random bytes in lowercase hexadecimal: a daemon id has 16.
+pub fn random_hex<const N: usize>() -> String {
+    hex(&random::<N>())
+}
+
+/// A new nonce: 32 random bytes in base64url, 43 characters.
+pub fn nonce() -> String {
+    URL_SAFE_NO_PAD.encode(random::<32>())
+}
+
+/// The client's MAC for `authority` (the record's `host:port`) and `nonce`, in base64url.
+pub fn client_mac(credential: &Credential, authority: &str, nonce: &str) -> String {
+    mac(
+        credential,
+        &format!("local-daemon/1 client\n{authority}\n{nonce}"),
+    )
+}
+
+/// The daemon's MAC for the answer `body` to the handshake with `nonce`, in base64url.
+pub fn daemon_mac(credential: &Credential, authority: &str, nonce: &str, body: &[u8]) -> String {
+    let digest = sha256_hex(body);
+    mac(
+        credential,
+        &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"),
+    )
+}
+
+fn mac(credential: &Credential, message: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&credential.0).expect("HMAC takes keys of any length");
+    mac.update(message.as_bytes());
+    URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+/// The value of an `Authorization` header that proves the client.
+pub fn authorization(credential: &Credential, authority: &str, nonce: &str) -> String {
+    let mac = client_mac(credential, authority, nonce);
+    format!("{SCHEME} nonce=\"{nonce}\", mac=\"{mac}\"")
+}
+
+/// The value of an `Authorization` header that hands the credential over: only for what has proven itself, or to
+/// test the subject in its own arena.
+pub fn bearer(credential: &Credential) -> String {
+    format!("Bearer {}", credential.text())
+}
+
+/// What a client claims in its `Authorization` header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientProof {
+    /// The nonce as it was sent.
+    pub nonce: String,
+    /// The MAC as it was sent.
+    pub mac: String,
+}
+
+/// Reads the value of an `Authorization` header of the proof scheme: scheme, then `nonce` and `mac`, each once, each
+/// a quoted string without escapes, divided by a comma.
+pub fn parse_authorization(value: &str) -> Option<ClientProof> {
+    let (scheme, parameters) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case(SCHEME) {
+        return None;
+    }
+    let (mut nonce, mut mac) = (None, None);
+    for parameter in parameters.split(',') {
+        let (name, value) = parameter.trim_matches([' ', '\t']).split_once('=')?;
+        let slot = match name.to_ascii_lowercase().as_str() {
+            "nonce" => &mut nonce,
+            "mac" => &mut mac,
+            _ => continue,
+        };
+        if slot.replace(parse_daemon_proof(value)?).is_some() {
+            return None;
+        }
+    }
+    Some(ClientProof {
+        nonce: nonce?,
+        mac: mac?,
+    })
+}
+
+/// Reads the value of a `Local-Daemon-Proof` header: one quoted string without escapes.
+pub fn parse_daemon_proof(value: &str) -> Option<String> {
+    let inner = value.strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
+}
+
+/// Lowercase hexadecimal SHA-256 of `bytes`.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every form in which a secret could show itself: raw, base64 and base64url with and without padding, hexadecimal in
+/// both cases; and, for a secret that is itself base64url text of 32 bytes or the bytes of one, the same of the other.
+pub fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut roots = vec![secret.to_vec()];
+    if let Ok(bytes) = <[u8; 32]>::try_from(secret) {
+        roots.push(Credential(bytes).text().into_bytes());
+    } else if let Some(credential) = std::str::from_utf8(secret).ok().and_then(Credential::from_text) {
+        roots.push(credential.0.to_vec());
+    }
+    let mut forms = Vec::new();
+    for root in roots {
+        for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+            forms.push(engine.encode(&root).into_bytes());
+        }
+        forms.push(hex(&root).into_bytes());
+        forms.push(hex(&root).to_uppercase().into_bytes());
+        forms.push(root);
+    }
+    forms.retain(|form| !form.is_empty());
+    forms.sort();
+    forms.dedup();
+    forms
+}
+
+/// Whether `haystack` holds `secret` in any of its [`forms`].
+pub fn holds(haystack: &[u8], secret: &[u8]) -> bool {
+    forms(secret)
+        .iter()
+        .any(|form| haystack.windows(form.len()).any(|window| window == form))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_credential_prints_as_redacted() {
+        let credential = Credential::random();
+        assert_eq!(format!("{credential:?}"), "[redacted]");
+    }
+
+    #[test]
+    fn only_the_canonical_text_is_a_credential() {
+        let credential = Credential::from_bytes([7; 32]);
+        let text = credential.text();
+        assert_eq!(text.len(), 43);
+        assert_eq!(Credential::from_text(&text), Some(credential));
+        for bad in [
+            format!("{text}="),
+            format!("{text}\n"),
+            text[..42].to_owned(),
+            format!("{}d", &text[..42]),
+        ] {
+            assert_eq!(Credential::from_text(&bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_every_form_and_nothing_else_is() {
+        let credential = Credential::random();
+        for form in forms(credential.bytes()) {
+            let haystack = [b"GET /?t=".as_slice(), &form, b" HTTP/1.1"].concat();
+            assert!(holds(&haystack, credential.bytes()));
+            assert!(holds(&haystack, credential.text().as_bytes()));
+        }
+        assert!(!holds(Credential::random().text().as_bytes(), credential.bytes()));
+    }
+
+    #[test]
+    fn malformed_headers_are_not_proofs() {
+        for bad in [
+            "Bearer abc",
+            "Local-Daemon-Proof",
+            "Local-Daemon-Proof nonce=\"a\"",
+            "Local-Daemon-Proof nonce=a, mac=b",
+            "Local-Daemon-Proof nonce=\"a\", nonce=\"a\", mac=\"b\"",
+            "Local-Daemon-Proof nonce=\"a\\\"\", mac=\"b\"",
+        ] {
+            assert_eq!(parse_authorization(bad), None, "{bad}");
+        }
+        for bad in ["", "\"", "abc", "\"abc", "\"a\"b\""] {
+            assert_eq!(parse_daemon_proof(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_header_reads_back(key: [u8; 32], port in 1u16..) {
+            let (credential, nonce, authority) = (Credential::from_bytes(key), nonce(), format!("127.0.0.1:{port}"));
+            let proof = parse_authorization(&authorization(&credential, &authority, &nonce)).unwrap();
+            prop_assert_eq!(proof.mac, client_mac(&credential, &authority, &nonce));
+            prop_assert_eq!(proof.nonce, nonce);
+        }
+
+        #[test]
+        fn the_daemons_mac_is_bound_to_every_input(key: [u8; 32], body: Vec<u8>, other: Vec<u8>) {
+            prop_assume!(body != other);
+            let credential = Credential::from_bytes(key);
+            let mac = daemon_mac(&credential, "127.0.0.1:1", "n", &body);
+            prop_assert_ne!(&mac, &daemon_mac(&credential, "127.0.0.1:1", "n", &other));
+            prop_assert_ne!(&mac, &daemon_mac(&credential, "127.0.0.1:2", "n", &body));
+            prop_assert_ne!(&mac, &daemon_mac(&credential, "127.0.0.1:1", "m", &body));
+        }
+    }
+}

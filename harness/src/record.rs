@@ -1,0 +1,312 @@
+//! The suite's own strict reading of the registration record, its URL and the credential file, and writers for fakes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, json};
+
+use crate::proof::{Credential, random_hex};
+
+/// File name of the record in a state directory.
+pub const RECORD: &str = "registration.json";
+/// File name of the credential in a state directory.
+pub const CREDENTIAL: &str = "credential";
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordFault {
+    /// Not one JSON object and nothing else: syntax, encoding, a byte order mark, trailing bytes, a duplicate key.
+    #[error("not a JSON object: {0}")]
+    Syntax(String),
+    /// A field that must be there is not.
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    /// A field holds what it may not.
+    #[error("field `{0}` is not valid")]
+    Field(&'static str),
+}
+
+/// A registration record that satisfies every rule of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// 32 lowercase hexadecimal digits.
+    pub id: String,
+    /// Informational.
+    pub version: String,
+    /// Where the daemon listens.
+    pub url: Url,
+    /// The daemon's process id, 1 to 2147483647.
+    pub pid: i32,
+    /// The hint at the wire protocol.
+    pub protocol: Option<String>,
+    /// The Unix socket's path.
+    pub socket: Option<String>,
+    /// When the daemon says it started.
+    pub started_at: Option<String>,
+}
+
+impl Record {
+    /// A record of a new random id.
+    pub fn new(url: Url, pid: u32) -> Self {
+        Self {
+            id: random_hex::<16>(),
+            version: "0.0.0".to_owned(),
+            url,
+            pid: i32::try_from(pid).unwrap_or(i32::MAX),
+            protocol: None,
+            socket: None,
+            started_at: None,
+        }
+    }
+
+    /// Reads a record from its bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordFault> {
+        let fields = parse_object(bytes)?;
+        let text = |name| match fields.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(RecordFault::Field(name)),
+        };
+        let required = |name| text(name)?.ok_or(RecordFault::Missing(name));
+        let id = required("id")?;
+        if !is_id(&id) {
+            return Err(RecordFault::Field("id"));
+        }
+        let pid = match fields.get("pid").ok_or(RecordFault::Missing("pid"))? {
+            Value::Number(number) => number
+                .as_i64()
+                .and_then(|pid| i32::try_from(pid).ok())
+                .filter(|pid| *pid >= 1),
+            _ => None,
+        };
+        Ok(Self {
+            id,
+            version: required("version")?,
+            url: Url::parse(&required("url")?).ok_or(RecordFault::Field("url"))?,
+            pid: pid.ok_or(RecordFault::Field("pid"))?,
+            protocol: text("protocol")?,
+            socket: text("socket")?,
+            started_at: text("started_at")?,
+        })
+    }
+
+    /// The record as a daemon would write it.
+    pub fn to_json(&self) -> String {
+        let mut fields =
+            json!({"id": self.id, "version": self.version, "url": self.url.text(), "pid": self.pid});
+        for (name, value) in [
+            ("protocol", &self.protocol),
+            ("socket", &self.socket),
+            ("started_at", &self.started_at),
+        ] {
+            if let Some(value) = value {
+                fields[name] = json!(value);
+            }
+        }
+        fields.to_string() + "\n"
+    }
+
+    /// Publishes it in `state_dir` as a well-behaved daemon does: a private temporary file, renamed into place.
+    pub fn publish(&self, state_dir: &Path) -> io::Result<()> {
+        replace(&state_dir.join(RECORD), self.to_json().as_bytes(), 0o600)
+    }
+}
+
+/// Whether `text` is 32 lowercase hexadecimal digits.
+pub fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The host part of a record's URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// `127.0.0.1`
+    V4,
+    /// `localhost`
+    Name,
+    /// `[::1]`
+    V6,
+}
+
+/// A loopback base URL, accepted by its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Which of the three hosts.
+    pub host: Host,
+    /// 1 to 65535.
+    pub port: u16,
+    text: String,
+}
+
+impl Url {
+    /// Reads `http://`, one of the three hosts, a port without leading zeros, and nothing or `/`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("http://")?;
+        let hosts = [
+            ("127.0.0.1:", Host::V4),
+            ("localhost:", Host::Name),
+            ("[::1]:", Host::V6),
+        ];
+        let (host, rest) = hosts
+            .iter()
+            .find_map(|(name, host)| Some((*host, rest.strip_prefix(name)?)))?;
+        let port = rest.strip_suffix('/').unwrap_or(rest);
+        if port.starts_with('0') || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self {
+            host,
+            port: port.parse().ok()?,
+            text: text.to_owned(),
+        })
+    }
+
+    /// The URL of a listener on loopback.
+    pub fn of(address: SocketAddr) -> Self {
+        let host = if address.is_ipv6() { Host::V6 } else { Host::V4 };
+        let name = if address.is_ipv6() { "[::1]" } else { "127.0.0.1" };
+        Self {
+            host,
+            port: address.port(),
+            text: format!("http://{name}:{}", address.port()),
+        }
+    }
+
+    /// As written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// `host:port` as written: what a proof is made for.
+    pub fn authority(&self) -> &str {
+        self.text.trim_start_matches("http://").trim_end_matches('/')
+    }
+
+    /// The addresses that a client may try, in order: both families for `localhost`.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+        let addresses = match self.host {
+            Host::V4 => vec![v4],
+            Host::Name => vec![v4, v6],
+            Host::V6 => vec![v6],
+        };
+        addresses
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, self.port))
+            .collect()
+    }
+}
+
+/// Reads the bytes of a credential file: 43 characters of base64url, with or without one final newline. (A daemon
+/// writes the newline: what it wrote is 44 bytes long.)
+pub fn parse_credential(bytes: &[u8]) -> Option<Credential> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    Credential::from_text(text.strip_suffix('\n').unwrap_or(text))
+}
+
+/// Writes `credential` as a well-behaved daemon leaves it.
+pub fn write_credential(state_dir: &Path, credential: &Credential) -> io::Result<()> {
+    replace(
+        &state_dir.join(CREDENTIAL),
+        format!("{}\n", credential.text()).as_bytes(),
+        0o600,
+    )
+}
+
+/// Replaces `path` by a file of these bytes and exactly this mode, atomically.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", random_hex::<8>()));
+    let temporary = path.with_file_name(name);
+    write_new(&temporary, bytes, mode)?;
+    std::fs::rename(&temporary, path)
+}
+
+/// Creates `path` with these bytes and exactly this mode, whatever the umask; fails if it is there.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode & 0o700)
+        .open(path)?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    file.write_all(bytes)
+}
+
+/// Reads one JSON object in UTF-8 without a byte order mark, without duplicate keys at any depth, and with nothing but
+/// white space around it.
+pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RecordFault> {
+    let Strict(value) =
+        serde_json::from_slice(bytes).map_err(|error| RecordFault::Syntax(error.to_string()))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(RecordFault::Syntax("another JSON value".to_owned())),
+    }
+}
+
+/// Any JSON value, refused if an object in it names a key twice.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let (mut fields, mut seen) = (Map::new(), BTreeSet::new());
+        while let Some((name, Strict(value))) = map.next_entry::<String, Strict>()? {
+            if !seen.insert(name.clone()) {
+                return Err(de::Error::custom(format_args!("key {name:?} twice")));
+            }
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
