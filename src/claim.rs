@@ -12,7 +12,7 @@ use crate::{
     record::{ClaimId, Registration},
 };
 
-/// How often a running daemon reads the record again at least (CONV-2).
+/// How often a running daemon reads the record again at least (CONV-1).
 pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
 /// How often an unparsable record is read again before it counts as another's.
 pub const PARSE_RETRIES: u8 = 5;
@@ -28,17 +28,19 @@ pub enum Sight {
     DirectoryGone,
     /// A valid record.
     Record(Registration),
-    /// A file that was read whole and is no valid record.
-    Malformed,
+    /// A file that was read whole and is no valid record, with its `id` where that much could be read.
+    Malformed(Option<ClaimId>),
     /// A file that could not be read, or must not be: an I/O error, a wrong mode, owner or type.
     Unreadable,
 }
 
 impl Sight {
-    fn id(&self) -> Option<ClaimId> {
+    /// The id that stands in it, as far as it could be read.
+    pub fn id(&self) -> Option<ClaimId> {
         match self {
             Self::Record(record) => Some(record.id),
-            _ => None,
+            Self::Malformed(id) => *id,
+            Self::Missing | Self::DirectoryGone | Self::Unreadable => None,
         }
     }
 }
@@ -52,6 +54,8 @@ pub enum Probe {
     Refused,
     /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.
     TimedOut,
+    /// The credential's holder answered, and by another contract than this one.
+    OtherSpec,
     /// Something answered and did not prove itself.
     Foreign,
     /// There is no credential to prove anything with.
@@ -135,7 +139,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-14), 1 is a failure,
+    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12), 1 is a failure,
     /// everything else 0.
     pub const fn exit_status(self) -> i32 {
         match self {
@@ -201,7 +205,7 @@ pub struct Claim {
 impl Claim {
     /// The claim of a daemon that has just been launched with a fresh `id`. With `yields`, a proven, compatible and
     /// ready daemon of another id is left in place (what connect-or-spawn starts); without, it publishes
-    /// unconditionally and the last writer wins (CONV-1).
+    /// unconditionally and the last writer wins (PUB-7).
     pub fn new(id: ClaimId, protocol: Protocol, yields: bool) -> Self {
         Self {
             id,
@@ -231,9 +235,13 @@ impl Claim {
         self.published && self.reason.is_none()
     }
 
-    /// What a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-9).
+    /// What a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-13, HS-16).
     pub fn state(&self, sight: &Sight) -> State {
-        if self.is_serving() && !self.stop && sight.id() == Some(self.id) { State::Ready } else { State::Draining }
+        if self.is_serving() && !self.stop && sight.id() == Some(self.id) {
+            State::Ready
+        } else {
+            State::Draining
+        }
     }
 
     /// Asks for a graceful stop: from now on the handshake drains, and the outcome of the effect that is under way
@@ -274,21 +282,26 @@ impl Claim {
             return;
         }
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Exited), outcome) {
-            // CRED-3: one credential, whoever is first.
+            // CRED-4: one credential, whoever is first.
             (Phase::Listen, Outcome::Done) => Phase::ReadCredential,
             (Phase::ReadCredential, Outcome::Missing) => Phase::CreateCredential,
             (Phase::CreateCredential, Outcome::Done) => Phase::AdoptCredential,
             (Phase::ReadCredential | Phase::AdoptCredential, Outcome::Done) => Phase::WriteTemporary,
 
-            // PUB-1: listen first, publish second.
+            // PUB-4: listen first, publish second.
             (Phase::WriteTemporary, Outcome::Done) => {
                 self.temporary = true;
-                if self.yields { Phase::YieldRead } else { Phase::Publish }
+                if self.yields {
+                    Phase::YieldRead
+                } else {
+                    Phase::Publish
+                }
             }
             (Phase::YieldRead, Outcome::Record(Sight::Record(other))) if other.id != self.id => {
                 Phase::YieldProbe(other)
             }
             (Phase::YieldRead, _) => Phase::Publish,
+            // CONV-26, and CONV-27 for everything else.
             (Phase::YieldProbe(other), Outcome::Probed(Probe::Proven(theirs)))
                 if theirs.id == other.id
                     && theirs.state == State::Ready
@@ -304,11 +317,13 @@ impl Claim {
                 Phase::Serve
             }
 
-            // CONV-2 and what follows: whose record is it?
+            // CONV-1: whose record is it?
             (Phase::Serve | Phase::Retry, _) => Phase::Read,
             (Phase::Read, Outcome::Record(sight)) => self.judge(&sight),
             (Phase::Read, _) => Phase::Serve,
+            // CONV-21, CONV-22: somebody took it by mistake.
             (Phase::ListTaken, Outcome::Taken(true)) => Phase::RewriteTemporary,
+            // CONV-23: the administrative stand-down.
             (Phase::ListTaken, Outcome::Taken(false)) => self.stand_down(Reason::RecordRemoved),
             (Phase::ListTaken, _) => Phase::Serve,
             (Phase::RewriteTemporary, Outcome::Done) => {
@@ -319,7 +334,8 @@ impl Claim {
             // A disk that does not allow it now may at the next read: the taken file is still there.
             (Phase::RewriteTemporary | Phase::Publish, _) if self.published => Phase::Serve,
 
-            // Removal: take, verify, leave. Any error ends it; a leftover record is only stale.
+            // Removal: take, verify, leave (CONV-14 to CONV-17, CONV-19). Any error ends it (CONV-18);
+            // a leftover record is only stale.
             (Phase::VerifyOwner, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::Take,
             (Phase::Take, Outcome::Done) => Phase::ReadTaken,
             (Phase::ReadTaken, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::UnlinkOwn,
@@ -327,7 +343,11 @@ impl Claim {
             (Phase::Drain, _) => Phase::Close,
             (Phase::DropTemporary, _) => {
                 self.temporary = false;
-                if self.published { self.after_temporary() } else { Phase::Close }
+                if self.published {
+                    self.after_temporary()
+                } else {
+                    Phase::Close
+                }
             }
             (Phase::Close | Phase::Exited, _) => Phase::Exited,
 
@@ -345,24 +365,30 @@ impl Claim {
     }
 
     fn judge(&mut self, sight: &Sight) -> Phase {
-        match sight {
-            Sight::Record(record) if record.id == self.id => {
+        // CONV-3: the id alone tells whose record it is.
+        match (sight.id(), sight) {
+            (Some(id), _) if id == self.id => {
                 self.retries = 0;
                 Phase::Serve
             }
-            Sight::Record(_) => self.stand_down(Reason::Displaced),
-            Sight::Missing => Phase::ListTaken,
-            Sight::DirectoryGone => self.stand_down(Reason::DirectoryGone),
-            Sight::Malformed if self.retries < PARSE_RETRIES => {
+            // CONV-9, GATE-3: whoever it is, whatever it speaks.
+            (Some(_), _) => self.stand_down(Reason::Displaced),
+            (None, Sight::Missing) => Phase::ListTaken,
+            // CONV-24
+            (None, Sight::DirectoryGone) => self.stand_down(Reason::DirectoryGone),
+            // CONV-4: an editor may be writing in place.
+            (None, Sight::Malformed(_)) if self.retries < PARSE_RETRIES => {
                 self.retries += 1;
                 Phase::Retry
             }
-            Sight::Malformed => self.stand_down(Reason::Displaced),
-            Sight::Unreadable => Phase::Serve,
+            // CONV-5
+            (None, Sight::Malformed(_)) => self.stand_down(Reason::Displaced),
+            // CONV-6: that says nothing about who owns the record.
+            (None, Sight::Unreadable | Sight::Record(_)) => Phase::Serve,
         }
     }
 
-    /// From here on it never publishes again (CONV-8), and leaves a record that is not its own alone.
+    /// From here on it never publishes again (CONV-11), and leaves a record that is not its own alone.
     fn stand_down(&mut self, reason: Reason) -> Phase {
         self.reason = Some(reason);
         Phase::Drain
@@ -371,11 +397,20 @@ impl Claim {
     /// Ends a launch that never published.
     fn abandon(&mut self, reason: Reason) -> Phase {
         self.reason = Some(reason);
-        if self.temporary { Phase::DropTemporary } else { Phase::Close }
+        // PUB-13
+        if self.temporary {
+            Phase::DropTemporary
+        } else {
+            Phase::Close
+        }
     }
 
     fn after_temporary(&self) -> Phase {
-        if self.temporary { Phase::DropTemporary } else { Phase::VerifyOwner }
+        if self.temporary {
+            Phase::DropTemporary
+        } else {
+            Phase::VerifyOwner
+        }
     }
 
     fn stop_now(&mut self, outcome: &Outcome) -> Phase {

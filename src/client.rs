@@ -21,14 +21,14 @@ use crate::{
     gate::NotAProtocol,
     platform,
     proof::{self, Handshake, Nonce},
-    record::MAX_BYTES,
+    record::{Invalid, MAX_BYTES},
     state_dir::{self, NoHome},
     watch,
 };
 
-/// How long one handshake may take (HS-12).
+/// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
-/// How long a whole connect may take unless told otherwise (CONN-18).
+/// How long a whole connect may take unless told otherwise (CONN-10).
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -58,8 +58,16 @@ impl Launch {
         let program = program.into();
         // The daemon works in `/`: a relative path means the caller's directory.
         let named = program.components().count() == 1;
-        let program = if named { program } else { std::path::absolute(&program).unwrap_or(program) };
-        Self { program, args: Vec::new(), env: Vec::new() }
+        let program = if named {
+            program
+        } else {
+            std::path::absolute(&program).unwrap_or(program)
+        };
+        Self {
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+        }
     }
 
     /// Arguments. Never the credential: every local user can read them.
@@ -131,7 +139,7 @@ impl Client {
         Run::new(self, None).drive()
     }
 
-    /// Connects to the daemon, starting one where none answers (CONN-1). N clients converge on one daemon.
+    /// Connects to the daemon, starting one where none answers (CONN-15). N clients converge on one daemon.
     ///
     /// # Errors
     /// [`Failure`]; `spawn-failed` carries the child's own error.
@@ -194,8 +202,11 @@ enum Word {
 
 impl<'a> Run<'a> {
     fn new(client: &'a Client, launch: Option<&'a Launch>) -> Self {
-        let policy =
-            Policy { protocol: client.protocol.clone(), spawn: launch.is_some(), replace: client.replace };
+        let policy = Policy {
+            protocol: client.protocol.clone(),
+            spawn: launch.is_some(),
+            replace: client.replace,
+        };
         Self {
             client,
             launch,
@@ -224,7 +235,12 @@ impl<'a> Run<'a> {
                 if self.child == Child::Done {
                     self.client.state_dir.write_budget(&Budget::default());
                 }
-                Ok(Connection { registration, handshake, credential, wire: Some(wire) })
+                Ok(Connection {
+                    registration,
+                    handshake,
+                    credential,
+                    wire: Some(wire),
+                })
             }
             (outcome, _) => Err(self.failure(outcome)),
         }
@@ -285,13 +301,19 @@ impl<'a> Run<'a> {
         let launch = self.launch.ok_or("there is nothing to start")?;
         let state_dir = &self.client.state_dir;
         if let Some(error) = state_dir.read_budget().exhausted(unix_millis()) {
-            return Err(format!("three daemons in the last minute did not become ready; the last said: {error}"));
+            return Err(format!(
+                "three daemons in the last minute did not become ready; the last said: {error}"
+            ));
         }
         let sender = self.news().sender.clone();
         let log_path = state_dir.file(state_dir::LOG);
-        let log = state_dir.open_log().map_err(|e| format!("{}: {e}", log_path.display()))?;
+        let log = state_dir
+            .open_log()
+            .map_err(|e| format!("{}: {e}", log_path.display()))?;
         let mut command = Command::new(&launch.program);
-        command.args(&launch.args).envs(launch.env.iter().map(|(k, v)| (k, v)));
+        command
+            .args(&launch.args)
+            .envs(launch.env.iter().map(|(k, v)| (k, v)));
         command.env(state_dir::VARIABLE, state_dir.path());
         let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
             let error = format!("{} could not be started: {e}", launch.program.display());
@@ -310,7 +332,11 @@ impl<'a> Run<'a> {
                 // The receiver is gone when the call is over.
                 let _ = changed.send(Word::Changed);
             });
-            News { receiver, sender, _watcher: watcher }
+            News {
+                receiver,
+                sender,
+                _watcher: watcher,
+            }
         })
     }
 
@@ -330,7 +356,11 @@ impl<'a> Run<'a> {
                 Err(_) => break,
             }
             // A publish is several notifications; one look serves them all.
-            word = self.news().receiver.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+            word = self
+                .news()
+                .receiver
+                .try_recv()
+                .map_err(|_| RecvTimeoutError::Timeout);
         }
         Observed::Woken(self.child, began.elapsed())
     }
@@ -341,7 +371,10 @@ impl<'a> Run<'a> {
             crate::claim::Sight::Record(record) => Some(record),
             _ => None,
         };
-        let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
+        let place = record.map_or_else(
+            || state_dir.display().to_string(),
+            |record| record.url.to_string(),
+        );
         let seen = self.detail.take();
         let detail = match &outcome {
             Outcome::Ready(..) => format!("{place}: the proven connection was lost"),
@@ -349,26 +382,42 @@ impl<'a> Run<'a> {
             Outcome::Stale => format!("{place}: the registered daemon is gone"),
             Outcome::Busy => format!("{place}: the daemon did not answer in time, or is draining"),
             Outcome::Foreign => {
-                format!("{place}: something answers there that is not the registered daemon; it was told nothing")
+                format!(
+                    "{place}: something answers there that is not the registered daemon; it was told nothing"
+                )
             }
             Outcome::Incompatible(theirs) => format!(
-                "{place}: the daemon speaks {theirs}, and this client speaks {}; --replace displaces it",
+                "{place}: the daemon speaks {}, and this client speaks {}; --replace displaces it",
+                theirs
+                    .as_ref()
+                    .map_or_else(|| "by another contract".to_owned(), ToString::to_string),
                 self.client.protocol
             ),
             Outcome::Invalid => seen.unwrap_or_else(|| {
-                format!("{}: there is no credential to prove anything with", state_dir.display())
+                format!(
+                    "{}: there is no credential to prove anything with",
+                    state_dir.display()
+                )
             }),
             Outcome::SpawnFailed => {
                 seen.unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display()))
             }
         };
-        Failure { outcome, detail, state_dir: state_dir.to_owned() }
+        Failure {
+            outcome,
+            detail,
+            state_dir: state_dir.to_owned(),
+        }
     }
 }
 
 /// One time-bounded handshake: a round trip to each address that the record may mean. The connection is returned
 /// only where it has proven itself, and nothing but a proof was sent on it.
-pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> (Probe, Option<Wire>) {
+pub(crate) fn probe(
+    record: &Registration,
+    credential: &Credential,
+    bound: Duration,
+) -> (Probe, Option<Wire>) {
     let addresses = exchange::addresses(record.url);
     let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
     let mut seen = Probe::Refused;
@@ -376,8 +425,8 @@ pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Durat
         let ends = Instant::now() + each;
         let wire = Wire::connect(address, ends);
         match wire.and_then(|mut wire| Ok((prove(&mut wire, record, credential, ends)?, wire))) {
-            Ok((Some(handshake), wire)) => return (Probe::Proven(handshake), Some(wire)),
-            Ok((None, _)) | Err(exchange::Fault::Garbage) => seen = Probe::Foreign,
+            Ok((Probe::Foreign, _)) | Err(exchange::Fault::Garbage) => seen = Probe::Foreign,
+            Ok((proven, wire)) => return (proven, Some(wire)),
             Err(exchange::Fault::TimedOut) if seen == Probe::Refused => seen = Probe::TimedOut,
             Err(_) => {}
         }
@@ -385,22 +434,30 @@ pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Durat
     (seen, None)
 }
 
-/// `None`: it answered and did not prove itself.
+/// One exchange, and what it proves.
 fn prove(
     wire: &mut Wire,
     record: &Registration,
     credential: &Credential,
     ends: Instant,
-) -> Result<Option<Handshake>, exchange::Fault> {
+) -> Result<Probe, exchange::Fault> {
     let authority = record.url.authority();
     let nonce = Nonce::from_bytes(state_dir::random_bytes());
     let authorization = proof::authorization(nonce, proof::client_code(credential, &authority, nonce));
     let request = request("GET", proof::PATH, &authority, &authorization, None);
     let answer = wire.exchange(&request, MAX_BYTES, ends)?;
-    // HS-7: no byte of the body is believed before this comparison.
+    // HS-26: no byte of the body is believed before this comparison.
     let expected = proof::daemon_code(credential, &authority, nonce, &answer.body);
     let proven = answer.header(proof::SCHEME).and_then(proof::parse_answer) == Some(expected);
-    Ok(Handshake::parse(&answer.body).ok().filter(|_| proven && matches!(answer.status, 200 | 503)))
+    if !proven || !matches!(answer.status, 200 | 503) {
+        return Ok(Probe::Foreign);
+    }
+    Ok(match Handshake::parse(&answer.body) {
+        Ok(handshake) => Probe::Proven(handshake),
+        // GATE-7
+        Err(Invalid::Spec) => Probe::OtherSpec,
+        Err(_) => Probe::Foreign,
+    })
 }
 
 fn request(
@@ -419,7 +476,10 @@ fn request(
     bytes.extend_from_slice(b"Authorization: ");
     bytes.extend_from_slice(authorization.as_bytes());
     if let Some(body) = body {
-        let length = format!("\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        let length = format!(
+            "\r\nContent-Type: application/json\r\nContent-Length: {}",
+            body.len()
+        );
         bytes.extend_from_slice(length.as_bytes());
     }
     bytes.extend_from_slice(b"\r\n\r\n");
@@ -431,12 +491,18 @@ fn request(
 fn child_word(pipe: std::fs::File, log: &Path) -> Word {
     let mut line = String::new();
     let read = BufReader::new(pipe.take(4096)).read_line(&mut line);
-    match (read, line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""))) {
+    match (
+        read,
+        line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")),
+    ) {
         (Ok(_), ("ready" | "yielded", _)) => Word::Done,
         (Ok(_), ("failed", error)) => Word::Failed(error.to_owned()),
         _ => {
             let last = last_line(log).map_or_else(String::new, |line| format!(": {line}"));
-            Word::Failed(format!("the daemon ended before it was ready (log: {}){last}", log.display()))
+            Word::Failed(format!(
+                "the daemon ended before it was ready (log: {}){last}",
+                log.display()
+            ))
         }
     }
 }
@@ -448,7 +514,10 @@ fn last_line(log: &Path) -> Option<String> {
     let mut tail = Vec::new();
     file.take(2048).read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail).into_owned();
-    tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
+    tail.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(str::to_owned)
 }
 
 pub(crate) fn unix_millis() -> u64 {
@@ -456,7 +525,7 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-10).
+/// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
 #[derive(Debug)]
 pub struct Connection {
     registration: Registration,
@@ -510,7 +579,12 @@ impl Connection {
     }
 
     /// One request with the bearer credential, and its whole answer within [`DEADLINE`].
-    pub fn request(&mut self, method: &str, path: &str, json: Option<&[u8]>) -> Result<Response, RequestError> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        json: Option<&[u8]>,
+    ) -> Result<Response, RequestError> {
         let error = |why: String| RequestError {
             method: method.to_owned(),
             url: self.registration.url.authority(),
@@ -519,14 +593,20 @@ impl Connection {
         };
         let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
         if !plain(method) || !plain(path) || !path.starts_with('/') {
-            return Err(error("the method or path holds what cannot stand in a request line".to_owned()));
+            return Err(error(
+                "the method or path holds what cannot stand in a request line".to_owned(),
+            ));
         }
         let ends = Instant::now() + DEADLINE;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
             Some(wire) => wire,
             None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
                 (Probe::Proven(theirs), Some(wire)) if theirs.id == self.registration.id => wire,
-                _ => return Err(error("the daemon is gone, or does not prove itself any more".to_owned())),
+                _ => {
+                    return Err(error(
+                        "the daemon is gone, or does not prove itself any more".to_owned(),
+                    ));
+                }
             },
         };
         let credential = self.credential.expose();
@@ -534,20 +614,33 @@ impl Connection {
         bearer.push_str("Bearer ");
         bearer.push_str(&credential);
         let request = request(method, path, &self.registration.url.authority(), &bearer, json);
-        let answer = wire.exchange(&request, MAX_ANSWER, ends).map_err(|fault| error(fault.to_string()))?;
+        let answer = wire
+            .exchange(&request, MAX_ANSWER, ends)
+            .map_err(|fault| error(fault.to_string()))?;
         self.wire = Some(wire);
-        let Answer { status, headers, body, .. } = answer;
-        Ok(Response { status, headers, body })
+        let Answer {
+            status,
+            headers,
+            body,
+            ..
+        } = answer;
+        Ok(Response {
+            status,
+            headers,
+            body,
+        })
     }
 
     /// A hold on the daemon's process, to end it by force later. It is had only where the proven handshake and the
-    /// record give the same pid, and cannot hit another process that comes to bear that pid (CONV-12).
+    /// record give the same pid, and cannot hit another process that comes to bear that pid (CONV-31).
     ///
     /// # Errors
     /// The pids differ, or the process is gone.
     pub fn process(&self) -> std::io::Result<Process> {
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
-            return Err(std::io::Error::other("the record's pid is not the proven daemon's"));
+            return Err(std::io::Error::other(
+                "the record's pid is not the proven daemon's",
+            ));
         }
         platform::Process::open(self.handshake.pid).map(Process)
     }

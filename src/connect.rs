@@ -14,7 +14,7 @@ use crate::{
     record::Registration,
 };
 
-/// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-12).
+/// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).
 pub const LOCK_BOUND: Duration = Duration::from_secs(1);
 /// The first pause between two reads of the record.
 pub const POLL_FIRST: Duration = Duration::from_millis(25);
@@ -92,8 +92,8 @@ pub enum Outcome {
     Busy,
     /// Something answers there and does not prove itself.
     Foreign,
-    /// Proven, and of another protocol.
-    Incompatible(Protocol),
+    /// Proven, and of another protocol; `None` where it speaks by another contract altogether.
+    Incompatible(Option<Protocol>),
     /// The record or the credential must not be trusted, or cannot be read.
     Invalid,
     /// The child could not be started or ended with an error.
@@ -130,7 +130,7 @@ impl Outcome {
     }
 }
 
-/// How many failed spawns a minute are too many (CONN-15).
+/// How many failed spawns a minute are too many (CONN-21).
 const BUDGET: usize = 3;
 const BUDGET_WINDOW_MS: u64 = 60_000;
 
@@ -186,7 +186,7 @@ pub struct Connect {
     phase: Phase,
     /// What the last look showed; the outcome where nothing better comes.
     outcome: Outcome,
-    /// The record that was probed last and cannot become ready: not waited on (CONN-17).
+    /// The record that was probed last and cannot become ready: not waited on (CONN-23).
     dead: Option<Registration>,
     locked: bool,
     spawned: bool,
@@ -354,8 +354,8 @@ impl Connect {
     fn see(&mut self, sight: Sight) -> Seen {
         let (outcome, seen) = match sight {
             Sight::Record(record) => return Seen::Record(record),
-            // REG-2: a malformed record counts as absent.
-            Sight::Missing | Sight::DirectoryGone | Sight::Malformed => (Outcome::Absent, Seen::Nothing),
+            // REG-11: a malformed record counts as absent.
+            Sight::Missing | Sight::DirectoryGone | Sight::Malformed(_) => (Outcome::Absent, Seen::Nothing),
             Sight::Unreadable => (Outcome::Invalid, Seen::Untrusted),
         };
         self.outcome = outcome;
@@ -374,7 +374,8 @@ impl Connect {
                 self.outcome = Outcome::Ready(record, theirs);
                 return Look::Ready;
             }
-            Probe::Proven(theirs) => Outcome::Incompatible(theirs.protocol),
+            Probe::Proven(theirs) => Outcome::Incompatible(Some(theirs.protocol)),
+            Probe::OtherSpec => Outcome::Incompatible(None),
             Probe::Refused => Outcome::Stale,
             Probe::TimedOut => Outcome::Busy,
             Probe::Foreign => Outcome::Foreign,
@@ -388,16 +389,23 @@ impl Connect {
         Look::Dead(record)
     }
 
-    /// Whether an incompatible daemon was seen that this client may not displace (GATE).
+    /// Whether an incompatible daemon was seen that this client may not displace (GATE-8).
     fn barred(&self) -> bool {
         match &self.outcome {
-            Outcome::Incompatible(theirs) => !self.policy.replace && !self.policy.protocol.may_displace(theirs),
+                let may = theirs.as_ref().is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
+                !self.policy.replace && !may
+                !self.policy.replace && !self.policy.protocol.may_displace(theirs)
+            }
             _ => false,
         }
     }
 
     fn spawn_path(&mut self) -> Phase {
-        if !self.policy.spawn || self.barred() { Phase::Finished } else { Phase::Lock }
+        if !self.policy.spawn || self.barred() {
+            Phase::Finished
+        } else {
+            Phase::Lock
+        }
     }
 
     fn unlock_and_wait(&self) -> Phase {
@@ -406,7 +414,11 @@ impl Connect {
 
     /// Goes on waiting; gives the lock back once the child has had its second.
     fn wait_on(&self) -> Phase {
-        if self.locked && self.held >= LOCK_BOUND { Phase::Unlock } else { Phase::Await }
+        if self.locked && self.held >= LOCK_BOUND {
+            Phase::Unlock
+        } else {
+            Phase::Await
+        }
     }
 
     fn child_failed(&mut self) -> Phase {

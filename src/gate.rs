@@ -43,15 +43,25 @@ impl FromStr for Protocol {
         let refuse = || NotAProtocol(text.chars().take(80).collect());
         let (name, number) = text.split_once('/').ok_or_else(refuse)?;
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let starts = name
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !starts || name.len() > 64 || !name.bytes().all(inner) {
             return Err(refuse());
         }
         if number.starts_with('0') || !number.bytes().all(|b| b.is_ascii_digit()) {
             return Err(refuse());
         }
-        let number = number.parse().ok().filter(|n: &NonZeroU32| n.get() <= i32::MAX as u32).ok_or_else(refuse)?;
-        Ok(Self { name: name.to_owned(), number })
+        let number = number
+            .parse()
+            .ok()
+            .filter(|n: &NonZeroU32| n.get() <= i32::MAX as u32)
+            .ok_or_else(refuse)?;
+        Ok(Self {
+            name: name.to_owned(),
+            number,
+        })
     }
 }
 

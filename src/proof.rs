@@ -60,21 +60,38 @@ fn mac(credential: &Credential, parts: &[&[u8]]) -> Code {
 
 /// What a client sends: the code over the authority as the record writes it (HS-3).
 pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Code {
-    mac(credential, &[b"local-daemon/1 client\n", authority.as_bytes(), b"\n", nonce.text().as_bytes()])
+    mac(
+        credential,
+        &[
+            b"local-daemon/1 client\n",
+            authority.as_bytes(),
+            b"\n",
+            nonce.text().as_bytes(),
+        ],
+    )
 }
 
 /// What a daemon answers: the code over the same, and over the body's digest, so that no byte of the body can be
 /// another's.
 pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body: &[u8]) -> Code {
-    let digest = Sha256::digest(body).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        use std::fmt::Write as _;
-        write!(hex, "{byte:02x}").expect("a String takes every write");
-        hex
-    });
+    let digest = Sha256::digest(body)
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            use std::fmt::Write as _;
+            write!(hex, "{byte:02x}").expect("a String takes every write");
+            hex
+        });
     let nonce = nonce.text();
     mac(
         credential,
-        &[b"local-daemon/1 daemon\n", authority.as_bytes(), b"\n", nonce.as_bytes(), b"\n", digest.as_bytes()],
+        &[
+            b"local-daemon/1 daemon\n",
+            authority.as_bytes(),
+            b"\n",
+            nonce.as_bytes(),
+            b"\n",
+            digest.as_bytes(),
+        ],
     )
 }
 
@@ -155,7 +172,11 @@ impl Handshake {
             #[serde(flatten)]
             rest: &'a Handshake,
         }
-        serde_json::to_vec(&Body { spec: SPEC, rest: self }).expect("strings and numbers always serialise")
+        serde_json::to_vec(&Body {
+            spec: SPEC,
+            rest: self,
+        })
+        .expect("strings and numbers always serialise")
     }
 
     /// Parses a body whose proof was checked.
@@ -171,12 +192,18 @@ impl Handshake {
             None => Vec::new(),
             Some(Value::Array(items)) => items
                 .iter()
-                .map(|item| item.as_str().map(str::to_owned).ok_or(Invalid::Type("capabilities")))
+                .map(|item| {
+                    item.as_str()
+                        .map(str::to_owned)
+                        .ok_or(Invalid::Type("capabilities"))
+                })
                 .collect::<Result<_, _>>()?,
             Some(_) => return Err(Invalid::Type("capabilities")),
         };
         Ok(Self {
-            protocol: record::string(&object, "protocol")?.parse().map_err(|_| Invalid::Protocol)?,
+            protocol: record::string(&object, "protocol")?
+                .parse()
+                .map_err(|_| Invalid::Protocol)?,
             id: record::string(&object, "id")?.parse()?,
             pid: record::pid(&object)?,
             version: record::string(&object, "version")?.to_owned(),

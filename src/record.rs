@@ -97,7 +97,11 @@ pub struct LoopbackUrl {
 impl LoopbackUrl {
     /// The URL that a daemon writes for a listener on `host` and `port`.
     pub const fn new(host: LoopbackHost, port: NonZeroU16) -> Self {
-        Self { host, port, slash: false }
+        Self {
+            host,
+            port,
+            slash: false,
+        }
     }
 
     /// The host as written.
@@ -118,7 +122,13 @@ impl LoopbackUrl {
 
 impl fmt::Display for LoopbackUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host.as_str(), self.port, if self.slash { "/" } else { "" })
+        write!(
+            f,
+            "http://{}:{}{}",
+            self.host.as_str(),
+            self.port,
+            if self.slash { "/" } else { "" }
+        )
     }
 }
 
@@ -138,7 +148,9 @@ impl FromStr for LoopbackUrl {
             .find_map(|host| Some((host, rest.strip_prefix(host.as_str())?)))
             .ok_or(Invalid::Url)?;
         let rest = rest.strip_prefix(':').ok_or(Invalid::Url)?;
-        let (digits, slash) = rest.strip_suffix('/').map_or((rest, false), |digits| (digits, true));
+        let (digits, slash) = rest
+            .strip_suffix('/')
+            .map_or((rest, false), |digits| (digits, true));
         // `u16::from_str` takes a sign and leading zeros; a URL's text here does not.
         if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Invalid::Url);
@@ -194,6 +206,11 @@ impl Registration {
         })
     }
 
+    /// The `id` of bytes that may be no valid record otherwise: it alone tells whose they are (CONV-3).
+    pub fn id_of(bytes: &[u8]) -> Option<ClaimId> {
+        string(&parse_object(bytes).ok()?, "id").ok()?.parse().ok()
+    }
+
     /// The record's bytes as a daemon writes them: one JSON object and a newline.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("strings and numbers always serialise");
@@ -242,14 +259,21 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> 
     if bytes.len() > MAX_BYTES {
         return Err(Invalid::TooLarge);
     }
-    match serde_json::from_slice::<Strict>(bytes).map_err(|e| Invalid::Json(e.to_string()))?.0 {
+    match serde_json::from_slice::<Strict>(bytes)
+        .map_err(|e| Invalid::Json(e.to_string()))?
+        .0
+    {
         Value::Object(object) => Ok(object),
         _ => Err(Invalid::Json("the top is not an object".to_owned())),
     }
 }
 
 pub(crate) fn string<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a str, Invalid> {
-    object.get(key).ok_or(Invalid::Missing(key))?.as_str().ok_or(Invalid::Type(key))
+    object
+        .get(key)
+        .ok_or(Invalid::Missing(key))?
+        .as_str()
+        .ok_or(Invalid::Type(key))
 }
 
 pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
@@ -257,7 +281,10 @@ pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
     if !value.is_number() {
         return Err(Invalid::Type("pid"));
     }
-    let number = value.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or(Invalid::Pid)?;
+    let number = value
+        .as_u64()
+        .and_then(|n| i32::try_from(n).ok())
+        .ok_or(Invalid::Pid)?;
     NonZeroU32::new(number.unsigned_abs()).ok_or(Invalid::Pid)
 }
 

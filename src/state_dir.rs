@@ -60,7 +60,9 @@ pub enum Refused {
     #[error("it is larger than 64 KiB")]
     TooLarge,
     /// On a network filesystem.
-    #[error("it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir")]
+    #[error(
+        "it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir"
+    )]
     Network,
     /// It is not there.
     #[error("it does not exist")]
@@ -85,7 +87,10 @@ pub struct Fault {
 
 impl Fault {
     fn io(path: &Path, error: io::Error) -> Self {
-        Self { path: path.to_owned(), why: Refused::Io(error) }
+        Self {
+            path: path.to_owned(),
+            why: Refused::Io(error),
+        }
     }
 }
 
@@ -131,7 +136,9 @@ impl StateDir {
     /// The directory at `path`.
     pub fn at(path: &Path) -> Self {
         // A detached daemon works in `/`: a relative path means the caller's directory, here and now.
-        Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
+        Self {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        }
     }
 
     /// The directory's path.
@@ -151,14 +158,20 @@ impl StateDir {
             self.check()?;
         }
         if platform::is_network_filesystem(&self.path) {
-            return Err(Fault { path: self.path.clone(), why: Refused::Network });
+            return Err(Fault {
+                path: self.path.clone(),
+                why: Refused::Network,
+            });
         }
         Ok(())
     }
 
     /// Checks the directory as every reader does; `false`: it is not there.
     pub fn check(&self) -> Result<bool, Fault> {
-        platform::check_directory(&self.path).map_err(|why| Fault { path: self.path.clone(), why })
+        platform::check_directory(&self.path).map_err(|why| Fault {
+            path: self.path.clone(),
+            why,
+        })
     }
 
     /// Reads the record, and says what was wrong with it where it is not a valid one.
@@ -174,24 +187,44 @@ impl StateDir {
         match platform::read_checked(path) {
             Ok(Some(bytes)) => match Registration::parse(&bytes) {
                 Ok(record) => (Sight::Record(record), None),
-                Err(why) => (Sight::Malformed, Some(Diagnostic::Malformed { path: path.to_owned(), why })),
+                Err(why) => {
+                    let sight = Sight::Malformed(Registration::id_of(&bytes));
+                    (
+                        sight,
+                        Some(Diagnostic::Malformed {
+                            path: path.to_owned(),
+                            why,
+                        }),
+                    )
+                }
             },
             // The directory may have gone between its check and the read.
             Ok(None) if self.path.exists() => (Sight::Missing, None),
             Ok(None) => (Sight::DirectoryGone, None),
-            Err(why) => (Sight::Unreadable, Some(Diagnostic::Fault(Fault { path: path.to_owned(), why }))),
+            Err(why) => (
+                Sight::Unreadable,
+                Some(Diagnostic::Fault(Fault {
+                    path: path.to_owned(),
+                    why,
+                })),
+            ),
         }
     }
 
     /// Reads the credential; `None`: there is none yet.
     pub fn read_credential(&self) -> Result<Option<Credential>, Fault> {
         let path = self.file(CREDENTIAL);
-        let fault = |why| Fault { path: path.clone(), why };
+        let fault = |why| Fault {
+            path: path.clone(),
+            why,
+        };
         match platform::read_checked(&path).map_err(fault)? {
             None => Ok(None),
             Some(bytes) => {
                 let bytes = zeroize::Zeroizing::new(bytes);
-                Credential::parse(&bytes).map(Some).map_err(|why| fault(why.into()))
+                Credential::parse(&bytes)
+                    .map(Some)
+                    .map_err(|why| fault(why.into()))
             }
         }
     }
@@ -271,7 +304,7 @@ impl StateDir {
 
     /// The taken files whose content has this id, whoever took them.
     pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, Fault> {
-        let mine = |path: &PathBuf| matches!(self.read_taken(path), Sight::Record(record) if record.id == id);
+        let mine = |path: &PathBuf| self.read_taken(path).id() == Some(id);
         Ok(self.list(TAKEN)?.into_iter().filter(mine).collect())
     }
 
@@ -288,7 +321,11 @@ impl StateDir {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(fault)? {
             let entry = entry.map_err(fault)?;
-            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(prefix.as_bytes())
+            {
                 found.push(entry.path());
             }
         }
@@ -318,7 +355,9 @@ impl StateDir {
     /// The restart budget; what cannot be read counts as unspent, since it only spares work.
     pub(crate) fn read_budget(&self) -> Budget {
         let bytes = platform::read_checked(&self.file(FAILURES)).ok().flatten();
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// Keeps the restart budget for the next call, in whatever process that runs.
@@ -330,7 +369,8 @@ impl StateDir {
         }
         let temporary = self.file(&format!("{FAILURES}{TEMPORARY}{:032x}", random()));
         let bytes = serde_json::to_vec(budget).unwrap_or_default();
-        let written = platform::create_owner_only(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
+        let written =
+            platform::create_owner_only(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
         if let Err(error) = written {
             tracing::debug!(path = %path.display(), %error, "the restart budget was not kept");
         }

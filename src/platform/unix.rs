@@ -7,7 +7,10 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::{fs::DirBuilderExt, process::CommandExt},
+        unix::{
+            fs::{DirBuilderExt, PermissionsExt},
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -30,7 +33,9 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
         return Some(home()?.join("Library/Application Support"));
     }
     // The XDG specification tells readers to ignore a relative path.
-    let xdg = env("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let xdg = env("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     xdg.or_else(|| Some(home()?.join(".local/state")))
 }
 
@@ -52,8 +57,15 @@ pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
     }
     check_owner_only(&stat)?;
     let mut bytes = Vec::with_capacity(512);
-    File::from(fd).take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Refused::Io)?;
-    if bytes.len() > MAX_BYTES { Err(Refused::TooLarge) } else { Ok(Some(bytes)) }
+    File::from(fd)
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Refused::Io)?;
+    if bytes.len() > MAX_BYTES {
+        Err(Refused::TooLarge)
+    } else {
+        Ok(Some(bytes))
+    }
 }
 
 /// Checks that a directory is one, is this user's, and has no group or other bits. `Ok(false)`: it is not there.
@@ -73,7 +85,10 @@ pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
 fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     let me = rustix::process::geteuid().as_raw();
     if stat.st_uid != me {
-        return Err(Refused::Owner { owner: stat.st_uid, me });
+        return Err(Refused::Owner {
+            owner: stat.st_uid,
+            me,
+        });
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
@@ -84,7 +99,9 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
 
 /// Creates a directory, and its parents where missing, with mode 0700 (DIR-3).
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // As with files: a umask may have taken the owner's bits.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
@@ -93,10 +110,25 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
     {
         // statfs(2): NFS, SMB, CIFS, SMB2, AFS (kAFS and OpenAFS), Ceph, 9P, Coda, NCP, OCFS2, GFS2, Lustre.
         const NETWORK: &[u32] = &[
-            0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6b41_4653, 0x5346_414f, 0x00c3_6400, 0x0102_1997, 0x7375_7245,
-            0x564c, 0x7461_636f, 0x0116_1970, 0x0bd0_0bd0,
+            0x6969,
+            0x517b,
+            0xff53_4d42,
+            0xfe53_4d42,
+            0x6b41_4653,
+            0x5346_414f,
+            0x00c3_6400,
+            0x0102_1997,
+            0x7375_7245,
+            0x564c,
+            0x7461_636f,
+            0x0116_1970,
+            0x0bd0_0bd0,
         ];
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic has 32 bits")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the magic has 32 bits"
+        )]
         rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
     }
     #[cfg(not(target_os = "linux"))]
@@ -232,7 +264,11 @@ pub fn scrub(command: &mut Command) -> &mut Command {
 /// Opens a file for appending, 0600, without following links: the log of a detached daemon.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
+    Ok(File::from(rustix::fs::open(
+        path,
+        flags,
+        Mode::RUSR | Mode::WUSR,
+    )?))
 }
 
 /// A hold on one process that a later process with the same pid does not inherit.
@@ -246,10 +282,14 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn open(pid: std::num::NonZeroU32) -> io::Result<Self> {
-        let pid = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(pid.get())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
         #[cfg(target_os = "linux")]
-        return Ok(Self { fd: rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())? });
+        return Ok(Self {
+            fd: rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?,
+        });
         #[cfg(not(target_os = "linux"))]
         Ok(Self { pid })
     }

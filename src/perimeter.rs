@@ -1,0 +1,838 @@
+//! The perimeter: a `tower` layer that judges every request before it is routed. It does no I/O of its own.
+//!
+//! The order is fixed, and the first check that fails answers: `Host`, `Origin`, preflight, authentication, then
+//! the handshake, which the guard answers itself, then the wire protocol and the limits, then the inner service.
+//! Whatever the inner service answers, the guard alone decides what a browser's page of another origin may read.
+//!
+//! Refusals are `application/problem+json` with a stable `code`, or one line of text where the request asks for
+//! `text/plain`. A request that has not authenticated learns nothing of the daemon: not its protocol, not which
+//! routes it has. Limits on the header section and on slow clients are the server's, below this layer.
+
+use std::{
+    borrow::{Borrow, Cow},
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    pin::Pin,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{
+        ACCEPT, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW,
+        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, UPGRADE, VARY,
+        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    },
+    uri::{PathAndQuery, Scheme},
+};
+use http_body::Body;
+use http_body_util::{Either, Full, Limited};
+use serde::Serialize;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    credential::Credential,
+    gate::Protocol,
+    proof::{self, Handshake, Nonce, State},
+    record::LoopbackHost,
+};
+
+/// The header by which every answer to an authenticated request names the wire protocol, and by which a request
+/// may name the one that it speaks.
+pub const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("local-daemon-protocol");
+const PROOF_HEADER: HeaderName = HeaderName::from_static("local-daemon-proof");
+
+/// The longest path and query that is taken, in bytes.
+pub const MAX_URL_BYTES: usize = 8 * 1024;
+/// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
+pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
+
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"local-daemon\", Local-Daemon-Proof");
+const SOON: HeaderValue = HeaderValue::from_static("1");
+
+/// What the guard has to know of its daemon at the moment of a request.
+pub trait Identity: Send + Sync + 'static {
+    /// The current credential: a rotation takes effect with the next request.
+    fn credential(&self) -> Credential;
+    /// The authority in the daemon's own record, such as `127.0.0.1:4242`; no other is proven.
+    fn authority(&self) -> &str;
+    /// The port that the daemon listens on.
+    fn port(&self) -> u16;
+    /// The handshake's body with the state as it is now: the daemon reads its record again.
+    fn handshake(&self) -> Handshake;
+    /// The origins that are admitted now.
+    fn origins(&self) -> Origins;
+    /// The wire protocol, the same for the daemon's whole life.
+    fn protocol(&self) -> &Protocol;
+}
+
+/// The layer; its clones share one budget of refusals.
+#[derive(Clone)]
+pub struct Guard {
+    identity: Arc<dyn Identity>,
+    protocol: HeaderValue,
+    stream_routes: Arc<[&'static str]>,
+    methods: Option<Arc<RouteMethods>>,
+    body_limit: usize,
+    refusals: Arc<Mutex<Budget>>,
+}
+
+type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
+
+impl Guard {
+    /// A guard for the daemon that `identity` describes.
+    pub fn new(identity: Arc<dyn Identity>) -> Self {
+        let protocol = HeaderValue::try_from(identity.protocol().to_string());
+        Self {
+            protocol: protocol.expect("a protocol identifier is visible ASCII"),
+            identity,
+            stream_routes: Arc::new([]),
+            methods: None,
+            body_limit: DEFAULT_BODY_LIMIT,
+            refusals: Arc::new(Mutex::new(Budget::full(Instant::now()))),
+        }
+    }
+
+    /// The event-stream paths whose `GET` may authenticate by `?token=`, for `EventSource` cannot set a header.
+    /// The inner service does not see the parameter, so that it cannot log it.
+    #[must_use]
+    pub fn stream_routes(mut self, paths: impl IntoIterator<Item = &'static str>) -> Self {
+        self.stream_routes = paths.into_iter().collect();
+        self
+    }
+
+    /// How a preflight learns the methods of a path; where it is not set or answers `None`, they are `GET`, `POST`,
+    /// `PUT` and `DELETE`.
+    #[must_use]
+    pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
+        self.methods = Some(of_path);
+        self
+    }
+
+    /// The largest request body, in bytes. A longer announced one is answered 413; one that does not announce its
+    /// length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413.
+    #[must_use]
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// Judges a request. What is learnt about its sender on the way goes into `dress`.
+    fn judge<B: Body>(&self, request: &Request<B>, dress: &mut Dress) -> Result<Admission, Refusal> {
+        let headers = request.headers();
+        let host = named_host(request).filter(|host| is_own_host(host, self.identity.port()));
+        let host = host.ok_or(Refusal::ForeignHost)?;
+
+        dress.origin = self.foreign_origin(headers, host)?;
+        let is_preflight =
+            request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        if dress.origin.is_some() && is_preflight {
+            return Ok(Admission::Preflight);
+        }
+
+        let Some(evidence) = self.authenticate(request) else {
+            let mut budget = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            return Err(if budget.take(Instant::now()) {
+                Refusal::Unauthorized
+            } else {
+                Refusal::RateLimited
+            });
+        };
+        dress.protocol = Some(self.protocol.clone());
+
+        if request.uri().path() == proof::PATH {
+            return match (request.method(), evidence) {
+                (&Method::GET, evidence) => Ok(Admission::Handshake(evidence)),
+                _ => Err(Refusal::HandshakeMethod),
+            };
+        }
+        // The handshake stands before this: whoever speaks another protocol learns there which one is spoken here.
+        if headers
+            .get_all(PROTOCOL_HEADER)
+            .iter()
+            .any(|named| named != self.protocol)
+        {
+            return Err(Refusal::ProtocolMismatch);
+        }
+        if request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| target.as_str().len() > MAX_URL_BYTES)
+        {
+            return Err(Refusal::UriTooLong);
+        }
+        if request.body().size_hint().lower() > self.body_limit as u64 {
+            return Err(Refusal::PayloadTooLarge);
+        }
+        Ok(Admission::Inner)
+    }
+
+    /// The request's origin where it is an allowlisted one; `None` for no origin or the daemon's own.
+    fn foreign_origin(&self, headers: &HeaderMap, host: &[u8]) -> Result<Option<HeaderValue>, Refusal> {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => Ok(None),
+            (Some(origin), None) if origin.as_bytes().strip_prefix(b"http://") == Some(host) => Ok(None),
+            (Some(origin), None)
+                if origin
+                    .to_str()
+                    .is_ok_and(|origin| self.identity.origins().contains(origin)) =>
+            {
+                Ok(Some(origin.clone()))
+            }
+            _ => Err(Refusal::ForeignOrigin),
+        }
+    }
+
+    /// By what the request shows that its sender holds the credential; `None` where it does not. Comparisons take
+    /// the same time wherever the difference is (HS-12).
+    fn authenticate<B>(&self, request: &Request<B>) -> Option<Evidence> {
+        let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
+        let mut authorizations = request.headers().get_all(AUTHORIZATION).iter();
+        match (authorizations.next(), authorizations.next()) {
+            (Some(value), None) => {
+                let value = value.to_str().ok()?;
+                let (scheme, bearer) = value.split_once(' ')?;
+                let credential = self.identity.credential();
+                if scheme.eq_ignore_ascii_case("bearer") {
+                    // HS-5, HS-7
+                    return credential
+                        .matches(bearer.as_bytes())
+                        .then_some(Evidence::Credential);
+                }
+                // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
+                if path != proof::PATH || !is_get {
+                    return None;
+                }
+                // HS-17, HS-18, HS-19, HS-20
+                let (nonce, code) = proof::parse_authorization(value)?;
+                let expected = proof::client_code(&credential, self.identity.authority(), nonce);
+                (expected == code).then_some(Evidence::Proof(nonce, credential))
+            }
+            (None, _) if is_get && self.is_stream_route(path) => {
+                let mut tokens = request.uri().query()?.split('&').filter_map(as_token);
+                let (token, None) = (tokens.next()?, tokens.next()) else {
+                    return None;
+                };
+                let credential = self.identity.credential();
+                credential
+                    .matches(token.as_bytes())
+                    .then_some(Evidence::Credential)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_stream_route(&self, path: &str) -> bool {
+        self.stream_routes.contains(&path)
+    }
+
+    fn preflight(&self, path: &str) -> Response<Full<Bytes>> {
+        let methods = if path == proof::PATH {
+            vec![Method::GET]
+        } else {
+            let known = self.methods.as_ref().and_then(|of_path| of_path(path));
+            known.unwrap_or_else(|| vec![Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        };
+        let methods = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let methods = HeaderValue::try_from(methods).expect("methods are tokens");
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type, last-event-id"),
+        );
+        // Short, so that a page whose origin is taken off the list soon asks again.
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("60"));
+        response
+    }
+
+    /// HS-1, HS-14, HS-21, HS-22.
+    fn handshake(&self, evidence: Evidence) -> Response<Full<Bytes>> {
+        let handshake = self.identity.handshake();
+        let body = handshake.to_bytes();
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Evidence::Proof(nonce, credential) = evidence {
+            let code = proof::daemon_code(&credential, self.identity.authority(), nonce, &body);
+            let value =
+                HeaderValue::try_from(proof::answer(code)).expect("a quoted base64url text is visible ASCII");
+            headers.insert(PROOF_HEADER, value);
+        }
+        if handshake.state == State::Draining {
+            headers.insert(RETRY_AFTER, SOON);
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response.map(|()| Full::from(body))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
+        let (status, code, detail) = refusal.describe();
+        tracing::debug!(status = status.as_u16(), code, "request refused");
+        let mut response = problem(status, code, detail);
+        let headers = response.headers_mut();
+        match refusal {
+            Refusal::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, CHALLENGE); // HS-6
+            }
+            Refusal::RateLimited => {
+                headers.insert(RETRY_AFTER, SOON);
+            }
+            Refusal::HandshakeMethod => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+            }
+            // RFC 9110 has a 426 name what it asks for.
+            Refusal::ProtocolMismatch => {
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(UPGRADE, self.protocol.clone());
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// The host that a request names: its one `Host` header, with which an absolute target has to agree. In HTTP/2 the
+/// target stands for an absent header.
+fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
+    let uri = request.uri();
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
+        return None;
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next(), uri.authority()) {
+        (Some(host), None, None) => Some(host.as_bytes()),
+        (Some(host), None, Some(target)) => (host == target.as_str()).then_some(host.as_bytes()),
+        (None, _, Some(target)) if request.version() >= Version::HTTP_2 => Some(target.as_str().as_bytes()),
+        _ => None,
+    }
+}
+
+/// Whether `host` is one of the three loopback names and the port, as they are written, before any normalising.
+fn is_own_host(host: &[u8], port: u16) -> bool {
+    let named = |name: LoopbackHost| host.strip_prefix(name.as_str().as_bytes())?.strip_prefix(b":");
+    [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
+        .into_iter()
+        .find_map(named)
+        .and_then(|digits| str::from_utf8(digits).ok())
+        .is_some_and(|digits| parse_port(digits) == Some(port))
+}
+
+/// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.
+fn parse_port(digits: &str) -> Option<u16> {
+    digits
+        .starts_with(|first: char| ('1'..='9').contains(&first))
+        .then(|| digits.parse().ok())?
+}
+
+/// The value of a `token` parameter.
+fn as_token(parameter: &str) -> Option<&str> {
+    parameter.strip_prefix("token=")
+}
+
+/// The same target without its `token` parameter.
+fn without_token(uri: &Uri) -> Uri {
+    let rest: Vec<&str> = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|p| as_token(p).is_none())
+        .collect();
+    let target = if rest.is_empty() {
+        uri.path().to_owned()
+    } else {
+        format!("{}?{}", uri.path(), rest.join("&"))
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query =
+        Some(PathAndQuery::try_from(target).expect("a part of a valid query is a valid query"));
+    Uri::from_parts(parts).expect("the other parts are those of a valid target")
+}
+
+/// What the guard lets happen.
+enum Admission {
+    Preflight,
+    Handshake(Evidence),
+    Inner,
+}
+
+/// By what a request has authenticated.
+enum Evidence {
+    /// The credential itself, as bearer or stream token.
+    Credential,
+    /// A proof under the credential; the answer proves the same one, even if it is replaced meanwhile.
+    Proof(Nonce, Credential),
+}
+
+/// Why the guard does not let a request through.
+#[derive(Clone, Copy)]
+enum Refusal {
+    ForeignHost,
+    ForeignOrigin,
+    Unauthorized,
+    RateLimited,
+    HandshakeMethod,
+    ProtocolMismatch,
+    UriTooLong,
+    PayloadTooLarge,
+}
+
+impl Refusal {
+    /// Status, stable code, and a sentence for people.
+    const fn describe(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::ForeignHost => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "host_not_allowed",
+                "Host has to be 127.0.0.1, localhost or [::1] with the port that the daemon listens on.",
+            ),
+            Self::ForeignOrigin => (
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                "This origin is not on the daemon's list.",
+            ),
+            Self::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "Send the credential of the daemon's state directory: Authorization: Bearer <credential>.",
+            ),
+            Self::RateLimited => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "rate_limited",
+                "Too many requests without valid authentication; try again in a second.",
+            ),
+            Self::HandshakeMethod => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The handshake is a GET.",
+            ),
+            Self::ProtocolMismatch => (
+                StatusCode::UPGRADE_REQUIRED,
+                "protocol_mismatch",
+                "The request names another wire protocol than the daemon speaks.",
+            ),
+            Self::UriTooLong => (
+                StatusCode::URI_TOO_LONG,
+                "uri_too_long",
+                "Path and query are longer than 8 KiB.",
+            ),
+            Self::PayloadTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload_too_large",
+                "The body is larger than this daemon takes.",
+            ),
+        }
+    }
+}
+
+/// A problem answer (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`]
+/// it becomes text for a request that asks for `text/plain`.
+pub fn problem(
+    status: StatusCode,
+    code: &'static str,
+    detail: impl Into<Cow<'static, str>>,
+) -> Response<Full<Bytes>> {
+    let problem = Problem {
+        status,
+        code,
+        detail: detail.into(),
+    };
+    let mut response = Response::new(Full::from(problem.to_json()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.extensions_mut().insert(problem);
+    response
+}
+
+/// Travels with a problem's answer as an extension, so that the guard can render it in another way.
+#[derive(Clone)]
+struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: Cow<'static, str>,
+}
+
+impl Problem {
+    fn title(&self) -> &'static str {
+        self.status.canonical_reason().unwrap_or("Problem")
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            code: &'static str,
+            detail: &'a str,
+        }
+        serde_json::to_vec(&Body {
+            r#type: "about:blank",
+            title: self.title(),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+        })
+        .expect("strings and numbers always serialise")
+    }
+
+    fn to_text(&self) -> String {
+        format!(
+            "{} {} ({}): {}\n",
+            self.status.as_u16(),
+            self.title(),
+            self.code,
+            self.detail
+        )
+    }
+}
+
+/// Whether a request would rather read text than JSON: of the two, `Accept` names `text/plain` first.
+pub fn wants_text(headers: &HeaderMap) -> bool {
+    let essence = |range: &str| {
+        range
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+    };
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(essence)
+        .find(|range| {
+            matches!(
+                &**range,
+                "text/plain" | "application/json" | "application/problem+json"
+            )
+        })
+        .is_some_and(|range| range == "text/plain")
+}
+
+/// What every answer to one request gets on its way out.
+struct Dress {
+    text: bool,
+    /// The allowlisted origin that may read the answer.
+    origin: Option<HeaderValue>,
+    /// Only what has authenticated is told the protocol (HS-9).
+    protocol: Option<HeaderValue>,
+}
+
+impl Dress {
+    fn onto<R>(self, mut response: Response<Either<Full<Bytes>, R>>) -> Response<Either<Full<Bytes>, R>> {
+        if self.text
+            && let Some(problem) = response.extensions_mut().remove::<Problem>()
+        {
+            response.headers_mut().insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+            response = response.map(|_| Either::Left(Full::from(problem.to_text())));
+        }
+        let headers = response.headers_mut();
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(protocol) = self.protocol {
+            headers.insert(PROTOCOL_HEADER, protocol);
+        }
+        // An inner service that is generous by mistake widens nothing.
+        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+        if let Some(origin) = self.origin {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.append(VARY, HeaderValue::from_static("Origin"));
+        }
+        response
+    }
+}
+
+/// How many unauthenticated requests are answered one by one; beyond it they are told to come back later. What
+/// authenticates is never counted.
+struct Budget {
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    const BURST: f64 = 1000.0;
+    const PER_SECOND: f64 = 200.0;
+
+    const fn full(now: Instant) -> Self {
+        Self {
+            left: Self::BURST,
+            at: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let regained = now.saturating_duration_since(self.at).as_secs_f64() * Self::PER_SECOND;
+        *self = Self {
+            left: (self.left + regained).min(Self::BURST),
+            at: now,
+        };
+        let granted = self.left >= 1.0;
+        if granted {
+            self.left -= 1.0;
+        }
+        granted
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            guard: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service behind a [`Guard`]. The inner service takes bodies that end with an error at the guard's limit.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<Limited<B>>, Response = Response<R>>,
+    B: Body,
+{
+    type Response = Response<Either<Full<Bytes>, R>>;
+    type Error = S::Error;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let mut dress = Dress {
+            text: wants_text(request.headers()),
+            origin: None,
+            protocol: None,
+        };
+        let response = match self.guard.judge(&request, &mut dress) {
+            Ok(Admission::Inner) => {
+                if self.guard.is_stream_route(request.uri().path()) {
+                    *request.uri_mut() = without_token(request.uri());
+                }
+                if let Some(authorization) = request.headers_mut().get_mut(AUTHORIZATION) {
+                    authorization.set_sensitive(true);
+                }
+                let request = request.map(|body| Limited::new(body, self.guard.body_limit));
+                return Answer {
+                    dress: Some(dress),
+                    source: Source::Inner(Box::pin(self.inner.call(request))),
+                };
+            }
+            Ok(Admission::Preflight) => self.guard.preflight(request.uri().path()),
+            Ok(Admission::Handshake(evidence)) => self.guard.handshake(evidence),
+            Err(refusal) => self.guard.refuse(refusal),
+        };
+        Answer {
+            dress: Some(dress),
+            source: Source::Guard(Some(response)),
+        }
+    }
+}
+
+/// The answer to come: the guard's own, or the inner service's.
+pub struct Answer<F> {
+    dress: Option<Dress>,
+    source: Source<F>,
+}
+
+enum Source<F> {
+    Guard(Option<Response<Full<Bytes>>>),
+    Inner(Pin<Box<F>>),
+}
+
+impl<F, R, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<Either<Full<Bytes>, R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        const ONCE: &str = "a future is not polled after it has ended";
+        let this = self.get_mut();
+        let response = match &mut this.source {
+            Source::Guard(response) => response.take().expect(ONCE).map(Either::Left),
+            Source::Inner(future) => ready!(future.as_mut().poll(context))?.map(Either::Right),
+        };
+        Poll::Ready(Ok(this.dress.take().expect(ONCE).onto(response)))
+    }
+}
+
+/// An origin exactly as browsers serialise it: `scheme://host`, and the port where it is not the scheme's default.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Origin(String);
+
+impl Origin {
+    /// The serialised origin.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Origin {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not an [`Origin`] that can be listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotAnOrigin {
+    /// Sandboxed frames, `data:` and `file:` pages of anybody all call themselves `null`.
+    #[error("\"null\" is the origin of every sandboxed and every local page")]
+    Null,
+    /// A pattern.
+    #[error("origins are listed one by one, without patterns")]
+    Pattern,
+    /// Upper case, which no browser sends.
+    #[error("an origin is written in lower case")]
+    UpperCase,
+    /// No `scheme://`.
+    #[error("an origin begins with its scheme, such as https://")]
+    Scheme,
+    /// User information.
+    #[error("an origin holds no user name")]
+    UserInfo,
+    /// A path, query or fragment, be it one slash.
+    #[error("an origin ends after its host and port, without a slash")]
+    Path,
+    /// A host that browsers would write in another way, or not at all.
+    #[error("the host is not written as browsers write it")]
+    Host,
+    /// A port that is not 1 to 65535 without leading zeros.
+    #[error("the port is not a number from 1 to 65535 without leading zeros")]
+    Port,
+    /// The scheme's own port, which browsers leave out.
+    #[error("browsers leave out the scheme's default port")]
+    DefaultPort,
+}
+
+impl FromStr for Origin {
+    type Err = NotAnOrigin;
+
+    fn from_str(text: &str) -> Result<Self, NotAnOrigin> {
+        if text == "null" {
+            return Err(NotAnOrigin::Null);
+        }
+        if text.contains('*') {
+            return Err(NotAnOrigin::Pattern);
+        }
+        if text.contains(|c: char| c.is_ascii_uppercase()) {
+            return Err(NotAnOrigin::UpperCase);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(NotAnOrigin::Scheme)?;
+        let in_scheme = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+        if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(in_scheme) {
+            return Err(NotAnOrigin::Scheme);
+        }
+        if rest.contains(['/', '?', '#', '\\']) {
+            return Err(NotAnOrigin::Path);
+        }
+        if rest.contains('@') {
+            return Err(NotAnOrigin::UserInfo);
+        }
+        // The colons of an IPv6 address stand before its closing bracket.
+        let (host, port) = match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        };
+        if !is_serialised_host(host) {
+            return Err(NotAnOrigin::Host);
+        }
+        if let Some(digits) = port {
+            let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
+            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443)) {
+                return Err(NotAnOrigin::DefaultPort);
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Whether a lower-case host is written as browsers serialise it: labels of ASCII (an international name in its
+/// `xn--` form), a dotted IPv4 address of four numbers, or the shortest IPv6 address in brackets.
+fn is_serialised_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // Browsers write no dots in an IPv6 address.
+        return !address.contains('.')
+            && address
+                .parse::<Ipv6Addr>()
+                .is_ok_and(|parsed| parsed.to_string() == address);
+    }
+    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    let is_label = |label: &str| !label.is_empty() && label.chars().all(is_letter);
+    // A name whose last label is a number is an address, however short it is written.
+    let is_number = |label: &str| label.starts_with("0x") || label.chars().all(|c| c.is_ascii_digit());
+    let is_address = host.rsplit('.').next().is_some_and(is_number);
+    host.split('.').all(is_label) && (!is_address || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// A list of admitted origins; a clone shares it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Origins(Arc<BTreeSet<Origin>>);
+
+impl Origins {
+    /// Whether exactly this serialised origin is listed.
+    pub fn contains(&self, origin: &str) -> bool {
+        self.0.contains(origin)
+    }
+
+    /// The listed origins in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Origin> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Origin> for Origins {
+    fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
+        Self(Arc::new(origins.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn budget_is_spent_and_regained_up_to_its_burst() {
+        let start = Instant::now();
+        let mut budget = Budget::full(start);
+        let spend = |budget: &mut Budget, now| (0..2000).take_while(|_| budget.take(now)).count();
+        assert_eq!(spend(&mut budget, start), 1000);
+        assert_eq!(spend(&mut budget, start + Duration::from_secs(1)), 200);
+        assert_eq!(spend(&mut budget, start + Duration::from_hours(1)), 1000);
+    }
+}
