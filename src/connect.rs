@@ -391,13 +391,13 @@ impl Connect {
 
     /// Whether an incompatible daemon was seen that this client may not displace (GATE-8).
     fn barred(&self) -> bool {
-        match &self.outcome {
-                let may = theirs.as_ref().is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
-                !self.policy.replace && !may
-                !self.policy.replace && !self.policy.protocol.may_displace(theirs)
-            }
-            _ => false,
-        }
+        let Outcome::Incompatible(theirs) = &self.outcome else {
+            return false;
+        };
+        let may = theirs
+            .as_ref()
+            .is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
+        !self.policy.replace && !may
     }
 
     fn spawn_path(&mut self) -> Phase {
