@@ -37,7 +37,10 @@ pub fn check() -> Vec<Finding> {
         }
     };
     for (name, text) in schemas::ALL {
-        findings.extend(located(&format!("schemas/{name}.json"), check_schema(text)));
+        findings.extend(located(
+            &format!("schemas/{name}.schema.json"),
+            check_schema(text),
+        ));
     }
     for (name, text) in vectors::ALL {
         findings.extend(located(
@@ -121,4 +124,70 @@ pub fn check_vectors(text: &str, catalogue: Option<&Catalogue>) -> Vec<String> {
 
 fn is_text(value: &Value) -> bool {
     value.as_str().is_some_and(|text| !text.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn catalogue() -> Catalogue {
+        Catalogue::parse(&[("05-publish", "# T\n\n- **PUB-1** `daemon` `core` It MAY be.\n")]).unwrap()
+    }
+
+    #[test]
+    fn a_schema_needs_an_id_and_a_title() {
+        assert_eq!(
+            check_schema(r#"{"$id": "urn:x", "title": "X"}"#),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            check_schema(r#"{"$id": " "}"#),
+            ["has no `$id`", "has no `title`"]
+        );
+        assert!(check_schema("{")[0].starts_with("is not JSON"));
+    }
+
+    #[test]
+    fn each_fault_of_a_vector_file_is_named() {
+        let good = json!({"about": "a", "cases": [
+            {"name": "n", "accept": true, "why": "w", "requirements": ["PUB-1"]},
+        ]});
+        let messages = |change: fn(&mut Value)| {
+            let mut file = good.clone();
+            change(&mut file);
+            check_vectors(&file.to_string(), Some(&catalogue())).join("; ")
+        };
+        assert_eq!(messages(|_| {}), "");
+        assert_eq!(messages(|file| file["about"] = json!("")), "has no `about`");
+        assert_eq!(messages(|file| file["cases"] = json!([])), "has no `cases`");
+        assert_eq!(
+            messages(|file| file["cases"][0]["name"] = json!(null)),
+            "case 0 has no `name`"
+        );
+        assert_eq!(
+            messages(|file| {
+                let first = file["cases"][0].clone();
+                file["cases"].as_array_mut().unwrap().push(first);
+            }),
+            "two cases are named `n`"
+        );
+        assert_eq!(
+            messages(|file| file["cases"][0]["accept"] = json!("yes")),
+            "case 0 (`n`): `accept` is not true or false"
+        );
+        assert_eq!(
+            messages(|file| file["cases"][0]["why"] = json!("")),
+            "case 0 (`n`) has no `why`"
+        );
+        assert_eq!(
+            messages(|file| file["cases"][0]["requirements"] = json!([])),
+            "case 0 (`n`) names no requirement"
+        );
+        assert_eq!(
+            messages(|file| file["cases"][0]["requirements"] = json!(["PUB-2", 3])),
+            "case 0 (`n`): there is no requirement \"PUB-2\"; case 0 (`n`): there is no requirement 3"
+        );
+        assert!(check_vectors("[", None)[0].starts_with("is not JSON"));
+    }
 }

@@ -17,49 +17,43 @@ macro_rules! documents {
     };
 }
 
-documents!(
-    /// The normative chapters; the name is the file's stem, such as `05-publish`.
-    chapters, "chapters", ".md", [
-        "01-scope",
-        "02-state-directory",
-        "03-registration",
-        "04-credential",
-        "05-publish",
-        "06-convergence",
-        "07-handshake",
-        "08-gate",
-        "09-connect",
-        "16-conformance",
-    ]
-);
+/// The chapters, each with the prefix that its ids have for good.
+macro_rules! chapters {
+    ($($name:literal => $prefix:literal),* $(,)?) => {
+        documents!(
+            /// The normative chapters; the name is the file's stem, such as `05-publish`.
+            chapters, "chapters", ".md", [$($name),*]
+        );
+
+        /// The id prefix of each chapter, by its file's stem.
+        pub(crate) const PREFIXES: &[(&str, &str)] = &[$(($name, $prefix)),*];
+    };
+}
+
+chapters! {
+    "01-scope" => "SCOPE",
+    "02-state-directory" => "DIR",
+    "03-registration" => "REG",
+    "04-credential" => "CRED",
+    "05-publish" => "PUB",
+    "06-convergence" => "CONV",
+    "07-handshake" => "HS",
+    "08-gate" => "GATE",
+    "09-connect" => "CONN",
+    "10-perimeter" => "PER",
+    "11-streams" => "STR",
+    "12-browser" => "BROW",
+    "16-conformance" => "CONF",
+}
 
 documents!(
     /// JSON Schemas (draft 2020-12).
-    schemas, "schemas", ".json", []
+    schemas, "schemas", ".schema.json",
+    ["events", "handshake", "manifest", "problem", "record", "report", "status"]
 );
 
 documents!(
     /// Test vectors; `spec/vectors/README.md` says how to use them.
-    vectors, "vectors", ".json", []
+    vectors, "vectors", ".json",
+    ["credentials", "hosts", "origins", "permissions", "proof", "protocols", "records", "urls"]
 );
-
-/// The permanent id prefix of each chapter, by its numbered slug.
-pub(crate) const PREFIXES: &[(&str, &str)] = &[
-    ("01-scope", "SCOPE"),
-    ("02-state-directory", "DIR"),
-    ("03-registration", "REG"),
-    ("04-credential", "CRED"),
-    ("05-publish", "PUB"),
-    ("06-convergence", "CONV"),
-    ("07-handshake", "HS"),
-    ("08-gate", "GATE"),
-    ("09-connect", "CONN"),
-    ("10-perimeter", "PER"),
-    ("11-streams", "STR"),
-    ("12-browser", "BROW"),
-    ("13-lifecycle", "LIFE"),
-    ("14-unix-socket", "SOCK"),
-    ("15-control-plane", "CTL"),
-    ("16-conformance", "CONF"),
-    ("17-threat-model", "THR"),
-];

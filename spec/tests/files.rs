@@ -31,7 +31,7 @@ fn every_chapter_is_listed() {
 
 #[test]
 fn every_schema_is_listed() {
-    listed_as_on_disk("schemas", ".json", schemas::ALL);
+    listed_as_on_disk("schemas", ".schema.json", schemas::ALL);
 }
 
 #[test]
