@@ -1,0 +1,141 @@
+//! How a case is written: what is arranged, what is done, what must be seen, what was seen.
+
+use std::time::Duration;
+
+use local_daemon_harness::arena::Shape;
+use local_daemon_spec::{Profile, Role};
+
+use crate::stage::Stage;
+
+/// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
+///
+/// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// `chapter/what-must-be-seen`.
+    pub name: &'static str,
+    /// The ids that a failure of this case says are violated.
+    pub requirements: &'static [&'static str],
+    /// The profile that must be claimed for it to apply.
+    pub profile: Profile,
+    /// Who is judged.
+    pub role: Role,
+    /// What is arranged, done and looked for, in a sentence or two.
+    pub about: &'static str,
+    /// The case itself.
+    pub run: fn(&mut Stage) -> Outcome,
+    /// Runs alone, because it measures time or loads the machine.
+    pub exclusive: bool,
+    /// A process that the subject leaves behind fails it, beyond being noted.
+    pub no_leaks: bool,
+    /// What is still running at this time is ended and is the suite's own fault.
+    pub deadline: Duration,
+    /// The kind of path of the state directory.
+    pub shape: Shape,
+}
+
+impl Case {
+    /// A case of the daemon role in profile `core`.
+    pub const fn core(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self {
+            name,
+            requirements,
+            profile: Profile::Core,
+            role: Role::Daemon,
+            about,
+            run,
+            exclusive: false,
+            no_leaks: false,
+            deadline: Duration::from_secs(20),
+            shape: Shape::Short,
+        }
+    }
+
+    /// A case of the daemon role in profile `proof`.
+    pub const fn proof(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self {
+            profile: Profile::Proof,
+            ..Self::core(name, requirements, about, run)
+        }
+    }
+
+    /// Runs with no other case beside it.
+    #[must_use]
+    pub const fn exclusive(self) -> Self {
+        Self {
+            exclusive: true,
+            ..self
+        }
+    }
+
+    /// Fails where the subject leaves a process behind.
+    #[must_use]
+    pub const fn no_leaks(self) -> Self {
+        Self {
+            no_leaks: true,
+            ..self
+        }
+    }
+
+    /// May take so many seconds.
+    #[must_use]
+    pub const fn deadline_s(self, seconds: u64) -> Self {
+        Self {
+            deadline: Duration::from_secs(seconds),
+            ..self
+        }
+    }
+
+    /// Has its state directory at a path of this kind.
+    #[must_use]
+    pub const fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// The part of the name before the slash.
+    pub fn chapter(&self) -> &'static str {
+        self.name
+            .split_once('/')
+            .map_or(self.name, |(chapter, _)| chapter)
+    }
+}
+
+/// What a case, or a step of one, comes to. `Ok(())` at the end means: everything that must be seen was seen.
+pub type Outcome<T = ()> = Result<T, Stop>;
+
+/// Why a case ends before its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The subject violates a requirement of the case; the text is what was seen. Counts only after a precondition.
+    Violation(String),
+    /// A precondition was not met, so nothing follows.
+    Inconclusive(String),
+    /// This host or this manifest gives no way to observe it.
+    Untestable(String),
+    /// The subject does not have what the case needs, and need not.
+    NotApplicable(String),
+    /// The suite itself failed.
+    Fault(String),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Fault(error.to_string())
+    }
+}
+
+impl From<local_daemon_harness::process::LaunchFault> for Stop {
+    fn from(fault: local_daemon_harness::process::LaunchFault) -> Self {
+        Self::Fault(fault.to_string())
+    }
+}

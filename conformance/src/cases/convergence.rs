@@ -1,0 +1,6 @@
+//! Convergence: chapter 06.
+
+use crate::case::Case;
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[];

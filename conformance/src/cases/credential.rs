@@ -1,0 +1,6 @@
+//! Credential: chapter 04.
+
+use crate::case::Case;
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[];

@@ -1,0 +1,6 @@
+//! Handshake and proof: chapter 07.
+
+use crate::case::Case;
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[];

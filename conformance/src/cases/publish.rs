@@ -1,0 +1,6 @@
+//! Publishing: chapter 05.
+
+use crate::case::Case;
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[];

@@ -1,0 +1,6 @@
+//! State directory: chapter 02.
+
+use crate::case::Case;
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[];
