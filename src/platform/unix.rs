@@ -256,11 +256,6 @@ pub(crate) fn ready_pipe() -> Option<File> {
     Some(File::from(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// Removes the variable that names the readiness pipe from a child's environment.
-pub fn scrub(command: &mut Command) -> &mut Command {
-    command.env_remove(READY_VARIABLE)
-}
-
 /// Opens a file for appending, 0600, without following links: the log of a detached daemon.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
