@@ -505,12 +505,13 @@ impl Stage {
 
 /// The bytes of an answer with `Content-Length`.
 pub fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {status} Suite\r\nContent-Length: {}\r\n", body.len());
+    let mut bytes = format!("HTTP/1.1 {status} Suite\r\nContent-Length: {}\r\n", body.len()).into_bytes();
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
-    head.push_str("\r\n");
-    [head.as_bytes(), body].concat()
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 /// What kind of proof a fake daemon gives.
@@ -531,7 +532,8 @@ pub enum FakeProof {
 /// A daemon as far as the handshake: the right proof, and a body of the case's choice.
 #[derive(Debug, Clone)]
 pub struct FakeDaemon {
-    credential: Credential,
+    /// The credential that it shares with its clients.
+    pub credential: Credential,
     /// The wire protocol that it tells.
     pub protocol: String,
     /// The id that it tells.

@@ -59,7 +59,11 @@ impl Arena {
 
     /// An arena at a path of this shape: mode 0700, a home, no state directory yet.
     pub fn shaped(shape: Shape) -> io::Result<Self> {
-        let root = tempfile::Builder::new().prefix("ld").tempdir()?;
+        let private = std::fs::Permissions::from_mode(0o700);
+        let root = tempfile::Builder::new()
+            .prefix("ld")
+            .permissions(private)
+            .tempdir()?;
         let base = root.path().canonicalize()?;
         let state_dir = match shape {
             Shape::Short => base.join("state"),

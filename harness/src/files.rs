@@ -236,7 +236,7 @@ fn observe(
     events: &Shared<Vec<FileEvent>>,
     transcript: Option<&Transcript>,
 ) {
-    let mut buffer = [0; 64 * 1024];
+    let mut buffer = vec![0; 64 * 1024];
     loop {
         let mut sources = [
             PollFd::new(&inotify, PollFlags::IN),

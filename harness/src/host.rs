@@ -14,7 +14,7 @@ pub struct Engine {
     pub name: &'static str,
     /// The browser, where there is one.
     pub browser: Option<PathBuf>,
-    /// Its WebDriver, where there is one.
+    /// Its `WebDriver`, where there is one.
     pub driver: Option<PathBuf>,
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::proof::{self, Credential};
-use crate::record::{Record, RecordFault, is_id, parse_object};
+use crate::record::{self, Record, RecordFault, is_id, parse_object};
 use crate::transcript::{Transcript, printable};
 use crate::wait::left;
 
@@ -321,7 +321,7 @@ impl Connection {
                     return Ok((status, headers));
                 }
                 Ok(httparse::Status::Partial) => {}
-                Err(error) => return Err(malformed(error)),
+                Err(error) => return Err(malformed(error.to_string())),
             }
             self.need(deadline)?;
         }
@@ -398,8 +398,8 @@ impl Connection {
     }
 }
 
-fn malformed(why: impl ToString) -> HttpFault {
-    HttpFault::Malformed(why.to_string())
+fn malformed(why: impl Into<String>) -> HttpFault {
+    HttpFault::Malformed(why.into())
 }
 
 /// One request on a connection of its own.
@@ -512,6 +512,9 @@ pub struct Handshake {
 impl Handshake {
     /// Reads the body of an answer.
     pub fn parse(body: &[u8]) -> Result<Self, RecordFault> {
+        if body.len() > record::MOST_BYTES {
+            return Err(RecordFault::TooLarge(body.len()));
+        }
         let fields = parse_object(body)?;
         let text = |name: &'static str, valid: fn(&str) -> bool| match fields.get(name) {
             None => Err(RecordFault::Missing(name)),
@@ -681,14 +684,15 @@ impl Wire {
         let result = exchange();
         match &result {
             Ok(response) => {
-                let headers: String = response
+                let headers: Vec<String> = response
                     .headers
                     .iter()
-                    .map(|(name, value)| format!("{name}: {value}; "))
+                    .map(|(name, value)| format!("{name}: {value}"))
                     .collect();
+                let headers = headers.join("; ");
                 let body = printable(&response.body);
                 self.transcript
-                    .note("suite", "answer", format!("{} {headers}{body}", response.status));
+                    .note("suite", "answer", format!("{} {headers} {body}", response.status));
             }
             Err(fault) => self.transcript.note("suite", "no answer", fault.to_string()),
         }

@@ -828,10 +828,7 @@ fn raw(pid: u32) -> Pid {
 /// Whether the process has ended by the deadline, or at all where there is none.
 fn ended_by(pidfd: &OwnedFd, deadline: Option<Instant>) -> bool {
     loop {
-        let timeout = match deadline.map(left) {
-            None => None,
-            Some(left) => Some(Timespec::try_from(left.unwrap_or_default()).unwrap_or_default()),
-        };
+        let timeout = deadline.map(|at| Timespec::try_from(left(at).unwrap_or_default()).unwrap_or_default());
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
             Ok(ready) if ready > 0 => return true,
             Ok(_) | Err(rustix::io::Errno::INTR) if deadline.is_none_or(|at| left(at).is_some()) => {}

@@ -110,7 +110,7 @@ pub struct ClientProof {
 }
 
 /// Reads the value of an `Authorization` header of the proof scheme: scheme, then `nonce` and `mac`, each once, each
-/// a quoted string without escapes, divided by a comma.
+/// the quoted text of 32 bytes, divided by a comma (HS-19).
 pub fn parse_authorization(value: &str) -> Option<ClientProof> {
     let (scheme, parameters) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case(SCHEME) {
@@ -134,10 +134,11 @@ pub fn parse_authorization(value: &str) -> Option<ClientProof> {
     })
 }
 
-/// Reads the value of a `Local-Daemon-Proof` header: one quoted string without escapes.
+/// Reads the value of a `Local-Daemon-Proof` header: the quoted base64url text of 32 bytes.
 pub fn parse_daemon_proof(value: &str) -> Option<String> {
-    let inner = value.strip_prefix('"')?.strip_suffix('"')?;
-    (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    (bytes.len() == 32).then(|| text.to_owned())
 }
 
 /// Lowercase hexadecimal SHA-256 of `bytes`.
@@ -145,8 +146,12 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Lowercase hexadecimal of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
+    nibbles
+        .map(|nibble| char::from_digit(u32::from(nibble), 16).expect("a nibble is a digit"))
+        .collect()
 }
 
 /// Every form in which a secret could show itself: raw, base64 and base64url with and without padding, hexadecimal in

@@ -16,10 +16,15 @@ use crate::proof::{Credential, random_hex};
 pub const RECORD: &str = "registration.json";
 /// File name of the credential in a state directory.
 pub const CREDENTIAL: &str = "credential";
+/// Longest record, credential file and body of a handshake, in bytes.
+pub const MOST_BYTES: usize = 64 * 1024;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
+    /// More than [`MOST_BYTES`].
+    #[error("{0} bytes, more than 64 KiB")]
+    TooLarge(usize),
     /// Not one JSON object and nothing else: syntax, encoding, a byte order mark, trailing bytes, a duplicate key.
     #[error("not a JSON object: {0}")]
     Syntax(String),
@@ -66,6 +71,9 @@ impl Record {
 
     /// Reads a record from its bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordFault> {
+        if bytes.len() > MOST_BYTES {
+            return Err(RecordFault::TooLarge(bytes.len()));
+        }
         let fields = parse_object(bytes)?;
         let text = |name| match fields.get(name) {
             None => Ok(None),

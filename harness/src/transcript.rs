@@ -96,7 +96,7 @@ impl Transcript {
         if detail.len() > LONGEST_DETAIL {
             let whole = detail.len();
             detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
-            detail.push_str(&format!("… ({whole} bytes)"));
+            detail = format!("{detail}… ({whole} bytes)");
         }
         inner.events.push((
             at,
@@ -144,7 +144,8 @@ pub fn printable(bytes: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            line.push_str(&format!("\\x{byte:02x}"));
+            line.extend(['\\', 'x']);
+            line += &proof::hex(&[*byte]);
         }
     }
     line
