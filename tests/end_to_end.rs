@@ -1,0 +1,237 @@
+//! A daemon and a client of the crate, in one process: what a product team's two screenfuls do.
+#![cfg(feature = "daemon")]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use local_daemon::{
+    Client, Daemon,
+    claim::Reason,
+    client::Failure,
+    connect::Outcome,
+    daemon::{Error, Handle},
+};
+
+/// One daemon on a thread and runtime of its own.
+struct Running {
+    handle: Handle,
+    thread: Option<JoinHandle<Result<Reason, Error>>>,
+}
+
+impl Running {
+    fn start(state_dir: &Path) -> Self {
+        Self::with(state_dir, "acme/1", false)
+    }
+
+    fn with(state_dir: &Path, protocol: &'static str, yields: bool) -> Self {
+        let state_dir: PathBuf = state_dir.to_owned();
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let builder = Daemon::builder("acme", protocol)
+                    .version("1.0.0")
+                    .state_dir(state_dir);
+                let daemon = builder.yields(yields).stop_on_signals(false).start().await?;
+                sender.send(daemon.handle()).unwrap();
+                daemon
+                    .serve(Router::new().route("/v1/hello", get(async || "hello")))
+                    .await
+            })
+        });
+        let handle = receiver
+            .recv_timeout(Duration::from_secs(5))
+            .expect("the daemon started");
+        Self {
+            handle,
+            thread: Some(thread),
+        }
+    }
+
+    fn reason(&mut self) -> Reason {
+        self.thread.take().unwrap().join().unwrap().unwrap()
+    }
+
+    fn stop(mut self) -> Reason {
+        self.handle.stop();
+        self.reason()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.handle.stop();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn client(state_dir: &Path) -> Client {
+    Client::new("acme", "acme/1")
+        .unwrap()
+        .state_dir(state_dir)
+        .deadline(Duration::from_secs(5))
+}
+
+/// Connects as soon as the record names `id`: a daemon serves before it publishes.
+fn connect(state_dir: &Path, running: &Running) -> local_daemon::client::Connection {
+    let ends = Instant::now() + Duration::from_secs(5);
+    loop {
+        match client(state_dir).connect() {
+            Ok(connection) if connection.handshake().id == running.handle.id() => return connection,
+            other => assert!(Instant::now() < ends, "{other:?}"),
+        }
+    }
+}
+
+fn outcome(result: Result<local_daemon::client::Connection, Failure>) -> Outcome {
+    match result {
+        Ok(_) => panic!("it connected"),
+        Err(failure) => failure.outcome,
+    }
+}
+
+#[test]
+fn found_proven_used_and_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let state_dir = home.path().join("state with spaces");
+    assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
+    assert!(
+        !state_dir.exists(),
+        "a connect that does not spawn creates nothing"
+    );
+
+    let running = Running::start(&state_dir);
+    let mut connection = connect(&state_dir, &running);
+    for _ in 0..3 {
+        let answer = connection.get("/v1/hello").unwrap();
+        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
+    }
+    assert_eq!(running.stop(), Reason::Stopped);
+    assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
+    let mut left: Vec<_> = std::fs::read_dir(&state_dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["credential"]);
+    assert!(connection.get("/v1/hello").is_err());
+}
+
+#[test]
+fn the_last_writer_wins_and_the_displaced_leaves_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let path = &home.path().join("state");
+    let mut first = Running::start(path);
+    drop(connect(path, &first));
+    let second = Running::start(path);
+    assert_eq!(first.reason(), Reason::Displaced);
+    drop(connect(path, &second));
+}
+
+#[test]
+fn a_daemon_told_to_yield_leaves_a_ready_one_in_place_and_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let path = &home.path().join("state");
+    let first = Running::with(path, "acme/1", true);
+    drop(connect(path, &first));
+    let mut second = Running::with(path, "acme/1", true);
+    assert_eq!(second.reason(), Reason::Yielded);
+    let mut other = first;
+    let newer = Running::with(path, "acme/2", true);
+    assert_eq!(
+        other.reason(),
+        Reason::Displaced,
+        "another protocol is not yielded to"
+    );
+    drop(newer);
+}
+
+#[test]
+fn an_administrator_ends_it_by_removing_the_record() {
+    let home = tempfile::tempdir().unwrap();
+    let path = &home.path().join("state");
+    let mut running = Running::start(path);
+    drop(connect(path, &running));
+    std::fs::remove_file(path.join("registration.json")).unwrap();
+    assert_eq!(running.reason(), Reason::RecordRemoved);
+}
+
+#[test]
+fn a_record_taken_by_mistake_is_published_again() {
+    let home = tempfile::tempdir().unwrap();
+    let path = &home.path().join("state");
+    let running = Running::start(path);
+    drop(connect(path, &running));
+    let record = path.join("registration.json");
+    let taken = path.join(format!("registration.json.taken-{}-x", "0".repeat(32)));
+    std::fs::rename(&record, &taken).unwrap();
+    drop(connect(path, &running));
+    assert!(!taken.exists(), "its owner removed exactly what held its id");
+    assert_eq!(running.stop(), Reason::Stopped);
+}
+
+#[test]
+fn each_way_not_to_connect_is_told_from_the_others() {
+    let home = tempfile::tempdir().unwrap();
+    let path = &home.path().join("state");
+    let running = Running::start(path);
+    drop(connect(path, &running));
+    let other = Client::new("acme", "acme/2").unwrap().state_dir(path);
+    let Outcome::Incompatible(Some(theirs)) = outcome(other.connect()) else {
+        panic!("another protocol")
+    };
+    assert_eq!(theirs.to_string(), "acme/1");
+    drop(running);
+
+    let write_record = |url: &str| {
+        let record = format!(
+            r#"{{"id":"{}","version":"1","url":"{url}","pid":1}}"#,
+            "a".repeat(32)
+        );
+        let temporary = path.join("a-record");
+        std::fs::write(&temporary, record).unwrap();
+        std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::rename(&temporary, path.join("registration.json")).unwrap();
+    };
+    // Port 1 is nobody's on a test machine, and no test may take a free port and give it back.
+    write_record("http://127.0.0.1:1");
+    assert_eq!(outcome(client(path).connect()), Outcome::Stale);
+
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    write_record(&format!("http://{}", mute.local_addr().unwrap()));
+    let began = Instant::now();
+    assert_eq!(
+        outcome(client(path).deadline(Duration::from_millis(300)).connect()),
+        Outcome::Busy
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "the caller's deadline ends a probe"
+    );
+
+    write_record("http://127.0.0.1:1/path");
+    let failure = client(path).connect().unwrap_err();
+    assert_eq!(failure.outcome, Outcome::Absent);
+    assert!(failure.detail.contains("url"), "{failure}");
+
+    write_record("http://127.0.0.1:1");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(path.join("registration.json"), open).unwrap();
+    let failure = client(path).connect().unwrap_err();
+    assert_eq!(failure.outcome, Outcome::Invalid);
+    assert!(
+        failure.detail.contains("registration.json") && failure.detail.contains("0644"),
+        "{failure}"
+    );
+}
