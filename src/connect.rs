@@ -310,12 +310,12 @@ impl Connect {
                 self.held += waited;
                 self.poll = (self.poll * 2).min(POLL_LAST);
                 match child {
-                    Child::Failed => Phase::LastRead,
+                    Child::Failed if self.spawned => Phase::LastRead,
                     Child::Done => {
                         self.dead = None;
                         Phase::WaitRead
                     }
-                    Child::Silent => Phase::WaitRead,
+                    Child::Silent | Child::Failed => Phase::WaitRead,
                 }
             }
             (Phase::WaitRead, Observed::Record(sight)) => match self.see(sight) {

@@ -1,12 +1,13 @@
 //! The perimeter: a `tower` layer that judges every request before it is routed. It does no I/O of its own.
 //!
-//! The order is fixed, and the first check that fails answers: `Host`, `Origin`, preflight, authentication, then
-//! the handshake, which the guard answers itself, then the wire protocol and the limits, then the inner service.
-//! Whatever the inner service answers, the guard alone decides what a browser's page of another origin may read.
+//! The order is fixed (PER-1), and the first check that fails answers: the target's length, `Host`, `Origin`,
+//! preflight, authentication, then the handshake, which the guard answers itself, then the wire protocol and the
+//! body's length, then the inner service. Whatever the inner service answers, the guard alone decides what a page
+//! of another origin may read.
 //!
-//! Refusals are `application/problem+json` with a stable `code`, or one line of text where the request asks for
-//! `text/plain`. A request that has not authenticated learns nothing of the daemon: not its protocol, not which
-//! routes it has. Limits on the header section and on slow clients are the server's, below this layer.
+//! Refusals are problems with a stable `code`, or a line of text where the request prefers `text/plain`. Who has not
+//! authenticated learns nothing of the daemon: not its protocol (HS-9), not which routes it has (HS-8). The bounds on
+//! header sections, connections and slow clients are those of the server below this layer.
 
 use std::{
     borrow::{Borrow, Cow},
@@ -15,7 +16,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     pin::Pin,
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -24,16 +25,17 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{
-        ACCEPT, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW,
-        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, UPGRADE, VARY,
-        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, UPGRADE, VARY, WWW_AUTHENTICATE,
+        X_CONTENT_TYPE_OPTIONS,
     },
     uri::{PathAndQuery, Scheme},
 };
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -49,12 +51,13 @@ use crate::{
 pub const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("local-daemon-protocol");
 const PROOF_HEADER: HeaderName = HeaderName::from_static("local-daemon-proof");
 
-/// The longest path and query that is taken, in bytes.
-pub const MAX_URL_BYTES: usize = 8 * 1024;
+/// The longest path and query that is taken, in bytes (PER-30).
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 /// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
 pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"local-daemon\", Local-Daemon-Proof");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// What the guard has to know of its daemon at the moment of a request.
@@ -73,7 +76,7 @@ pub trait Identity: Send + Sync + 'static {
     fn protocol(&self) -> &Protocol;
 }
 
-/// The layer; its clones share one budget of refusals.
+/// The layer; its clones share one budget of failed handshakes.
 #[derive(Clone)]
 pub struct Guard {
     identity: Arc<dyn Identity>,
@@ -81,7 +84,7 @@ pub struct Guard {
     stream_routes: Arc<[&'static str]>,
     methods: Option<Arc<RouteMethods>>,
     body_limit: usize,
-    refusals: Arc<Mutex<Budget>>,
+    failures: Arc<Mutex<Budget>>,
 }
 
 type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
@@ -96,7 +99,7 @@ impl Guard {
             stream_routes: Arc::new([]),
             methods: None,
             body_limit: DEFAULT_BODY_LIMIT,
-            refusals: Arc::new(Mutex::new(Budget::full(Instant::now()))),
+            failures: Arc::new(Mutex::new(Budget::full(Instant::now()))),
         }
     }
 
@@ -108,16 +111,16 @@ impl Guard {
         self
     }
 
-    /// How a preflight learns the methods of a path; where it is not set or answers `None`, they are `GET`, `POST`,
-    /// `PUT` and `DELETE`.
+    /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Where this is not set, it
+    /// names `GET`, `POST`, `PUT` and `DELETE` for every path.
     #[must_use]
     pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
         self.methods = Some(of_path);
         self
     }
 
-    /// The largest request body, in bytes. A longer announced one is answered 413; one that does not announce its
-    /// length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413.
+    /// The largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
+    /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
@@ -127,27 +130,38 @@ impl Guard {
     /// Judges a request. What is learnt about its sender on the way goes into `dress`.
     fn judge<B: Body>(&self, request: &Request<B>, dress: &mut Dress) -> Result<Admission, Refusal> {
         let headers = request.headers();
+        dress.origin = self.listed_origin(headers);
+
+        if request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES)
+        {
+            return Err(Refusal::TargetTooLong);
+        }
         let host = named_host(request).filter(|host| is_own_host(host, self.identity.port()));
         let host = host.ok_or(Refusal::ForeignHost)?;
-
-        dress.origin = self.foreign_origin(headers, host)?;
-        let is_preflight =
-            request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        if dress.origin.is_some() && is_preflight {
-            return Ok(Admission::Preflight);
+        if dress.origin.is_some() {
+            // PER-15
+            if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+                return Ok(Admission::Preflight);
+            }
+        } else if !is_own_origin(headers, host) {
+            return Err(Refusal::ForeignOrigin);
         }
 
+        let is_handshake = request.uri().path() == proof::PATH;
         let Some(evidence) = self.authenticate(request) else {
-            let mut budget = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            return Err(if budget.take(Instant::now()) {
+            let is_served = !is_handshake || self.failures().take(Instant::now());
+            return Err(if is_served {
                 Refusal::Unauthorized
             } else {
-                Refusal::RateLimited
+                Refusal::Overloaded
             });
         };
         dress.protocol = Some(self.protocol.clone());
 
-        if request.uri().path() == proof::PATH {
+        if is_handshake {
             return match (request.method(), evidence) {
                 (&Method::GET, evidence) => Ok(Admission::Handshake(evidence)),
                 _ => Err(Refusal::HandshakeMethod),
@@ -161,73 +175,60 @@ impl Guard {
         {
             return Err(Refusal::ProtocolMismatch);
         }
-        if request
-            .uri()
-            .path_and_query()
-            .is_some_and(|target| target.as_str().len() > MAX_URL_BYTES)
-        {
-            return Err(Refusal::UriTooLong);
-        }
         if request.body().size_hint().lower() > self.body_limit as u64 {
-            return Err(Refusal::PayloadTooLarge);
+            return Err(Refusal::BodyTooLarge);
         }
         Ok(Admission::Inner)
     }
 
-    /// The request's origin where it is an allowlisted one; `None` for no origin or the daemon's own.
-    fn foreign_origin(&self, headers: &HeaderMap, host: &[u8]) -> Result<Option<HeaderValue>, Refusal> {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        match (origins.next(), origins.next()) {
-            (None, _) => Ok(None),
-            (Some(origin), None) if origin.as_bytes().strip_prefix(b"http://") == Some(host) => Ok(None),
-            (Some(origin), None)
-                if origin
-                    .to_str()
-                    .is_ok_and(|origin| self.identity.origins().contains(origin)) =>
-            {
-                Ok(Some(origin.clone()))
-            }
-            _ => Err(Refusal::ForeignOrigin),
-        }
+    /// The request's origin where it is one on the list, as a whole string (PER-10).
+    fn listed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = only(headers, ORIGIN)?;
+        self.identity
+            .origins()
+            .contains(origin.to_str().ok()?)
+            .then(|| origin.clone())
     }
 
-    /// By what the request shows that its sender holds the credential; `None` where it does not. Comparisons take
-    /// the same time wherever the difference is (HS-12).
+    fn failures(&self) -> MutexGuard<'_, Budget> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By what the request shows that its sender holds the credential; `None` where it does not, or where anything
+    /// that it shows is wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
     fn authenticate<B>(&self, request: &Request<B>) -> Option<Evidence> {
-        let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
-        let mut authorizations = request.headers().get_all(AUTHORIZATION).iter();
-        match (authorizations.next(), authorizations.next()) {
-            (Some(value), None) => {
-                let value = value.to_str().ok()?;
-                let (scheme, bearer) = value.split_once(' ')?;
-                let credential = self.identity.credential();
-                if scheme.eq_ignore_ascii_case("bearer") {
-                    // HS-5, HS-7
-                    return credential
-                        .matches(bearer.as_bytes())
-                        .then_some(Evidence::Credential);
-                }
-                // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
-                if path != proof::PATH || !is_get {
-                    return None;
-                }
-                // HS-17, HS-18, HS-19, HS-20
-                let (nonce, code) = proof::parse_authorization(value)?;
-                let expected = proof::client_code(&credential, self.identity.authority(), nonce);
-                (expected == code).then_some(Evidence::Proof(nonce, credential))
+        let (uri, is_get) = (request.uri(), request.method() == Method::GET);
+        let credential = self.identity.credential();
+        let mut tokens = uri.query().unwrap_or_default().split('&').filter_map(as_token);
+        let token = tokens.next();
+        if let Some(token) = token {
+            // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
+            let is_in_place = is_get && self.is_stream_route(uri.path()) && tokens.next().is_none();
+            if !is_in_place || !credential.matches(token.as_bytes()) {
+                return None;
             }
-            (None, _) if is_get && self.is_stream_route(path) => {
-                let mut tokens = request.uri().query()?.split('&').filter_map(as_token);
-                let (token, None) = (tokens.next()?, tokens.next()) else {
-                    return None;
-                };
-                let credential = self.identity.credential();
-                credential
-                    .matches(token.as_bytes())
-                    .then_some(Evidence::Credential)
-            }
-            _ => None,
         }
+        let Some(authorization) = only(request.headers(), AUTHORIZATION) else {
+            // PER-24
+            let is_absent = !request.headers().contains_key(AUTHORIZATION);
+            return (is_absent && token.is_some()).then_some(Evidence::Credential);
+        };
+        let authorization = authorization.to_str().ok()?;
+        let (scheme, bearer) = authorization.split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            // HS-5, HS-7
+            return credential
+                .matches(bearer.as_bytes())
+                .then_some(Evidence::Credential);
+        }
+        // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
+        if uri.path() != proof::PATH || !is_get {
+            return None;
+        }
+        // HS-17, HS-18, HS-19, HS-20
+        let (nonce, code) = proof::parse_authorization(authorization)?;
+        let expected = proof::client_code(&credential, self.identity.authority(), nonce);
+        (expected == code).then_some(Evidence::Proof(nonce, credential))
     }
 
     fn is_stream_route(&self, path: &str) -> bool {
@@ -235,23 +236,24 @@ impl Guard {
     }
 
     fn preflight(&self, path: &str) -> Response<Full<Bytes>> {
-        let methods = if path == proof::PATH {
-            vec![Method::GET]
-        } else {
-            let known = self.methods.as_ref().and_then(|of_path| of_path(path));
-            known.unwrap_or_else(|| vec![Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        let methods = match &self.methods {
+            _ if path == proof::PATH => Some(vec![Method::GET]),
+            Some(of_path) => of_path(path),
+            None => Some(vec![Method::GET, Method::POST, Method::PUT, Method::DELETE]),
         };
-        let methods = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let methods = HeaderValue::try_from(methods).expect("methods are tokens");
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+        if let Some(methods) = methods {
+            let methods = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+            let methods = HeaderValue::try_from(methods).expect("methods are tokens");
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods); // PER-16
+        }
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
             HeaderValue::from_static("authorization, content-type, last-event-id"),
         );
-        // Short, so that a page whose origin is taken off the list soon asks again.
+        // PER-17, PER-18: short, so that a page whose origin is taken off the list soon asks again.
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("60"));
         response
     }
@@ -263,7 +265,6 @@ impl Guard {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Evidence::Proof(nonce, credential) = evidence {
             let code = proof::daemon_code(&credential, self.identity.authority(), nonce, &body);
             let value =
@@ -280,14 +281,18 @@ impl Guard {
     fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
         let (status, code, detail) = refusal.describe();
         tracing::debug!(status = status.as_u16(), code, "request refused");
-        let mut response = problem(status, code, detail);
+        let mut members = Map::new();
+        if let Refusal::ProtocolMismatch = refusal {
+            members.insert("protocol".to_owned(), self.identity.protocol().to_string().into());
+        }
+        let mut response = problem_with(status, code, detail, members);
         let headers = response.headers_mut();
         match refusal {
             Refusal::Unauthorized => {
-                headers.insert(WWW_AUTHENTICATE, CHALLENGE); // HS-6
+                headers.insert(WWW_AUTHENTICATE, CHALLENGE); // HS-6, PER-21
             }
-            Refusal::RateLimited => {
-                headers.insert(RETRY_AFTER, SOON);
+            Refusal::Overloaded => {
+                headers.insert(RETRY_AFTER, SOON); // PER-31
             }
             Refusal::HandshakeMethod => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
@@ -303,23 +308,35 @@ impl Guard {
     }
 }
 
-/// The host that a request names: its one `Host` header, with which an absolute target has to agree. In HTTP/2 the
-/// target stands for an absent header.
+/// The header's value where it is there exactly once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
+fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
+    let is_host = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == Some(host);
+    !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
+}
+
+/// The host that a request names: its one `Host` header, with which an absolute target has to agree (PER-5, PER-6).
+/// In HTTP/2 the target stands for an absent header.
 fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
-    let uri = request.uri();
+    let (uri, headers) = (request.uri(), request.headers());
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
         return None;
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next(), uri.authority()) {
-        (Some(host), None, None) => Some(host.as_bytes()),
-        (Some(host), None, Some(target)) => (host == target.as_str()).then_some(host.as_bytes()),
-        (None, _, Some(target)) if request.version() >= Version::HTTP_2 => Some(target.as_str().as_bytes()),
-        _ => None,
+    if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
+        return uri.authority().map(|target| target.as_str().as_bytes());
     }
+    let host = only(headers, HOST)?;
+    uri.authority()
+        .is_none_or(|target| host == target.as_str())
+        .then_some(host.as_bytes())
 }
 
-/// Whether `host` is one of the three loopback names and the port, as they are written, before any normalising.
+/// Whether `host` is one of the three loopback names and the port, byte for byte (PER-3, PER-4).
 fn is_own_host(host: &[u8], port: u16) -> bool {
     let named = |name: LoopbackHost| host.strip_prefix(name.as_str().as_bytes())?.strip_prefix(b":");
     [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
@@ -338,7 +355,8 @@ fn parse_port(digits: &str) -> Option<u16> {
 
 /// The value of a `token` parameter.
 fn as_token(parameter: &str) -> Option<&str> {
-    parameter.strip_prefix("token=")
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    (name == "token").then_some(value)
 }
 
 /// The same target without its `token` parameter.
@@ -381,11 +399,11 @@ enum Refusal {
     ForeignHost,
     ForeignOrigin,
     Unauthorized,
-    RateLimited,
+    Overloaded,
     HandshakeMethod,
     ProtocolMismatch,
-    UriTooLong,
-    PayloadTooLarge,
+    TargetTooLong,
+    BodyTooLarge,
 }
 
 impl Refusal {
@@ -394,12 +412,12 @@ impl Refusal {
         match self {
             Self::ForeignHost => (
                 StatusCode::MISDIRECTED_REQUEST,
-                "host_not_allowed",
+                "misdirected",
                 "Host has to be 127.0.0.1, localhost or [::1] with the port that the daemon listens on.",
             ),
             Self::ForeignOrigin => (
                 StatusCode::FORBIDDEN,
-                "origin_not_allowed",
+                "origin_refused",
                 "This origin is not on the daemon's list.",
             ),
             Self::Unauthorized => (
@@ -407,10 +425,10 @@ impl Refusal {
                 "unauthorized",
                 "Send the credential of the daemon's state directory: Authorization: Bearer <credential>.",
             ),
-            Self::RateLimited => (
+            Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "rate_limited",
-                "Too many requests without valid authentication; try again in a second.",
+                "overloaded",
+                "Too many handshakes without valid authentication; try again in a second.",
             ),
             Self::HandshakeMethod => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -422,82 +440,117 @@ impl Refusal {
                 "protocol_mismatch",
                 "The request names another wire protocol than the daemon speaks.",
             ),
-            Self::UriTooLong => (
+            Self::TargetTooLong => (
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
                 "Path and query are longer than 8 KiB.",
             ),
-            Self::PayloadTooLarge => (
+            Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "payload_too_large",
+                "body_too_large",
                 "The body is larger than this daemon takes.",
             ),
         }
     }
 }
 
-/// A problem answer (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`]
-/// it becomes text for a request that asks for `text/plain`.
+/// A problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`] it becomes
+/// text for a request that prefers `text/plain` (PER-35, PER-37).
 pub fn problem(
     status: StatusCode,
     code: &'static str,
     detail: impl Into<Cow<'static, str>>,
 ) -> Response<Full<Bytes>> {
+    problem_with(status, code, detail, Map::new())
+}
+
+/// A [`problem`] with further members for programs, such as `active` beside the code `busy`.
+pub fn problem_with(
+    status: StatusCode,
+    code: &'static str,
+    detail: impl Into<Cow<'static, str>>,
+    members: Map<String, Value>,
+) -> Response<Full<Bytes>> {
+    let title = status.canonical_reason().unwrap_or("Problem");
     let problem = Problem {
-        status,
+        r#type: "about:blank",
+        title,
+        status: status.as_u16(),
         code,
         detail: detail.into(),
+        members,
     };
-    let mut response = Response::new(Full::from(problem.to_json()));
+    let json = serde_json::to_vec(&problem).expect("strings and numbers always serialise");
+    let mut response = Response::new(Full::from(json));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
     response.extensions_mut().insert(problem);
     response
 }
 
-/// Travels with a problem's answer as an extension, so that the guard can render it in another way.
-#[derive(Clone)]
+/// A problem's body. It travels with its answer as an extension, so that the guard can render it as text.
+#[derive(Clone, Serialize)]
 struct Problem {
-    status: StatusCode,
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
     code: &'static str,
     detail: Cow<'static, str>,
+    #[serde(flatten)]
+    members: Map<String, Value>,
 }
 
-impl Problem {
-    fn title(&self) -> &'static str {
-        self.status.canonical_reason().unwrap_or("Problem")
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} {} ({}): {}",
+            self.status, self.title, self.code, self.detail
+        )?;
+        self.members
+            .iter()
+            .try_for_each(|(name, value)| writeln!(f, "{name}: {value}"))
     }
+}
 
-    fn to_json(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            r#type: &'static str,
-            title: &'static str,
-            status: u16,
-            code: &'static str,
-            detail: &'a str,
+/// The inner service's answer as the guard lets it out.
+fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
+    let mut response = response.map(Either::Right);
+    let headers = response.headers();
+    let is_named =
+        response.extensions().get::<Problem>().is_some() || headers.get(CONTENT_TYPE) == Some(&PROBLEM_JSON);
+    let problem = match response.status() {
+        _ if is_named => None,
+        // Routers answer these two without a body; PER-36 has them named.
+        status @ StatusCode::NOT_FOUND if !headers.contains_key(CONTENT_TYPE) => {
+            Some(problem(status, "not_found", "There is no such route."))
         }
-        serde_json::to_vec(&Body {
-            r#type: "about:blank",
-            title: self.title(),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: &self.detail,
-        })
-        .expect("strings and numbers always serialise")
+        status @ StatusCode::METHOD_NOT_ALLOWED if !headers.contains_key(CONTENT_TYPE) => Some(problem(
+            status,
+            "method_not_allowed",
+            "The route does not take this method.",
+        )),
+        // A body that ran into the guard's limit.
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let (status, code, detail) = Refusal::BodyTooLarge.describe();
+            Some(problem(status, code, detail))
+        }
+        _ => None,
+    };
+    if let Some(problem) = problem {
+        let (head, body) = problem.into_parts();
+        response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response.extensions_mut().extend(head.extensions);
+        *response.body_mut() = Either::Left(body);
     }
-
-    fn to_text(&self) -> String {
-        format!(
-            "{} {} ({}): {}\n",
-            self.status.as_u16(),
-            self.title(),
-            self.code,
-            self.detail
-        )
+    // PER-9, PER-14: an inner service that is generous by mistake widens nothing.
+    let is_cors = |name: &&HeaderName| name.as_str().starts_with("access-control-");
+    let generous: Vec<HeaderName> = response.headers().keys().filter(is_cors).cloned().collect();
+    for name in generous {
+        response.headers_mut().remove(name);
     }
+    response
 }
 
 /// Whether a request would rather read text than JSON: of the two, `Accept` names `text/plain` first.
@@ -543,16 +596,18 @@ impl Dress {
                 CONTENT_TYPE,
                 HeaderValue::from_static("text/plain; charset=utf-8"),
             );
-            response = response.map(|_| Either::Left(Full::from(problem.to_text())));
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Either::Left(Full::from(problem.to_string()));
         }
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(protocol) = self.protocol {
             headers.insert(PROTOCOL_HEADER, protocol);
+            headers
+                .entry(CACHE_CONTROL)
+                .or_insert(HeaderValue::from_static("no-store")); // PER-38
         }
-        // An inner service that is generous by mistake widens nothing.
-        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-        headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+        // PER-13
         if let Some(origin) = self.origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.append(VARY, HeaderValue::from_static("Origin"));
@@ -561,8 +616,8 @@ impl Dress {
     }
 }
 
-/// How many unauthenticated requests are answered one by one; beyond it they are told to come back later. What
-/// authenticates is never counted.
+/// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
+/// What authenticates is never counted (PER-31, PER-32).
 struct Budget {
     left: f64,
     at: Instant,
@@ -677,7 +732,7 @@ where
         let this = self.get_mut();
         let response = match &mut this.source {
             Source::Guard(response) => response.take().expect(ONCE).map(Either::Left),
-            Source::Inner(future) => ready!(future.as_mut().poll(context))?.map(Either::Right),
+            Source::Inner(future) => tame(ready!(future.as_mut().poll(context))?),
         };
         Poll::Ready(Ok(this.dress.take().expect(ONCE).onto(response)))
     }

@@ -1,0 +1,513 @@
+//! `Claim` and `Connect` driven by hand and by arbitrary outcomes: whatever the world answers, the rules hold.
+
+use std::time::Duration;
+
+use local_daemon::{
+    ClaimId, Protocol, Registration,
+    claim::{self, Claim, Probe, Reason, Sight},
+    connect::{self, Budget, Child, Connect, Observed, Policy},
+    proof::{Handshake, State},
+};
+use proptest::prelude::*;
+
+fn id(n: u8) -> ClaimId {
+    ClaimId::from_bits(u128::from(n))
+}
+
+fn protocol(n: u8) -> Protocol {
+    format!("acme/{n}").parse().unwrap()
+}
+
+fn record(n: u8) -> Registration {
+    Registration {
+        id: id(n),
+        version: String::new(),
+        url: format!("http://127.0.0.1:{}", 1000 + u16::from(n))
+            .parse()
+            .unwrap(),
+        pid: std::num::NonZeroU32::MIN,
+        protocol: None,
+        socket: None,
+        started_at: None,
+    }
+}
+
+fn proven(n: u8, speaks: u8, state: State) -> Probe {
+    Probe::Proven(Handshake {
+        protocol: protocol(speaks),
+        id: id(n),
+        pid: std::num::NonZeroU32::MIN,
+        version: String::new(),
+        state,
+        capabilities: Vec::new(),
+    })
+}
+
+/// Feeds `steps` to a claim: what it must want, and what comes of it.
+fn walk_claim(claim: &mut Claim, steps: &[(claim::Effect, claim::Outcome)]) {
+    for (effect, outcome) in steps {
+        assert_eq!(claim.next().as_ref(), Some(effect));
+        claim.on(outcome.clone());
+    }
+}
+
+fn serving(yields: bool) -> Claim {
+    use claim::{Effect::*, Outcome::*};
+    let mut claim = Claim::new(id(1), protocol(1), yields);
+    walk_claim(
+        &mut claim,
+        &[
+            (Listen, Done),
+            (ReadCredential, Missing),
+            (CreateCredential, Done),
+            (ReadCredential, Done),
+        ],
+    );
+    walk_claim(&mut claim, &[(WriteTemporary, Done)]);
+    if yields {
+        walk_claim(&mut claim, &[(ReadRecord, Record(Sight::Missing))]);
+    }
+    walk_claim(&mut claim, &[(Publish, Done)]);
+    assert!(claim.is_serving());
+    claim
+}
+
+fn wait() -> claim::Effect {
+    claim::Effect::Await(claim::REREAD_INTERVAL)
+}
+
+#[test]
+fn a_graceful_stop_takes_verifies_and_unlinks_its_own_record() {
+    use claim::{Effect::*, Outcome::*};
+    let mut claim = serving(false);
+    assert_eq!(claim.state(&Sight::Record(record(1))), State::Ready);
+    claim.stop();
+    assert_eq!(
+        claim.state(&Sight::Record(record(1))),
+        State::Draining,
+        "before anything else"
+    );
+    let own = || Record(Sight::Record(record(1)));
+    walk_claim(
+        &mut claim,
+        &[
+            (wait(), Done),
+            (ReadRecord, own()),
+            (Take, Done),
+            (ReadTaken, own()),
+        ],
+    );
+    walk_claim(&mut claim, &[(UnlinkOwn, Done), (Drain, Done), (Close, Done)]);
+    assert_eq!((claim.next(), claim.reason()), (None, Some(Reason::Stopped)));
+}
+
+#[test]
+fn a_record_that_turned_out_to_be_a_successors_is_left_where_it_was_taken_to() {
+    use claim::{Effect::*, Outcome::*};
+    let mut claim = serving(false);
+    claim.stop();
+    walk_claim(
+        &mut claim,
+        &[
+            (wait(), Done),
+            (ReadRecord, Record(Sight::Record(record(1)))),
+            (Take, Done),
+        ],
+    );
+    walk_claim(
+        &mut claim,
+        &[
+            (ReadTaken, Record(Sight::Record(record(2)))),
+            (Drain, Done),
+            (Close, Done),
+        ],
+    );
+    assert_eq!(claim.next(), None);
+}
+
+#[test]
+fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_nobody_did() {
+    use claim::{Effect::*, Outcome::*};
+    let mut claim = serving(false);
+    walk_claim(
+        &mut claim,
+        &[
+            (wait(), Done),
+            (ReadRecord, Record(Sight::Missing)),
+            (ListTaken, Taken(true)),
+        ],
+    );
+    walk_claim(
+        &mut claim,
+        &[
+            (WriteTemporary, Done),
+            (UnlinkTaken, Done),
+            (Publish, Done),
+            (wait(), Done),
+        ],
+    );
+    walk_claim(
+        &mut claim,
+        &[
+            (ReadRecord, Record(Sight::Missing)),
+            (ListTaken, Taken(false)),
+            (Drain, Done),
+        ],
+    );
+    assert_eq!(claim.reason(), Some(Reason::RecordRemoved));
+}
+
+#[test]
+fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever() {
+    use claim::{Effect::*, Outcome::*};
+    let mut claim = serving(false);
+    for _ in 0..20 {
+        walk_claim(
+            &mut claim,
+            &[(wait(), Done), (ReadRecord, Record(Sight::Unreadable))],
+        );
+    }
+    assert_eq!(claim.state(&Sight::Unreadable), State::Draining);
+    walk_claim(&mut claim, &[(wait(), Done)]);
+    for _ in 0..claim::PARSE_RETRIES {
+        walk_claim(
+            &mut claim,
+            &[
+                (ReadRecord, Record(Sight::Malformed(None))),
+                (Pause(claim::PARSE_PAUSE), Done),
+            ],
+        );
+    }
+    walk_claim(
+        &mut claim,
+        &[
+            (ReadRecord, Record(Sight::Malformed(None))),
+            (Drain, Done),
+            (Close, Done),
+        ],
+    );
+    assert_eq!(claim.reason(), Some(Reason::Displaced));
+}
+
+#[test]
+fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
+    use claim::{Effect, Outcome::*};
+    let start = || {
+        let mut claim = Claim::new(id(1), protocol(1), true);
+        walk_claim(
+            &mut claim,
+            &[(Effect::Listen, Done), (Effect::ReadCredential, Done)],
+        );
+        walk_claim(&mut claim, &[(Effect::WriteTemporary, Done)]);
+        walk_claim(
+            &mut claim,
+            &[(Effect::ReadRecord, Record(Sight::Record(record(2))))],
+        );
+        claim
+    };
+    let mut claim = start();
+    claim.on(Probed(proven(2, 1, State::Ready)));
+    walk_claim(
+        &mut claim,
+        &[(Effect::DropTemporary, Done), (Effect::Close, Done)],
+    );
+    assert_eq!(claim.reason(), Some(Reason::Yielded));
+    let others = [
+        proven(2, 1, State::Draining),
+        proven(2, 2, State::Ready),
+        proven(3, 1, State::Ready),
+        Probe::Refused,
+        Probe::TimedOut,
+        Probe::Foreign,
+        Probe::OtherSpec,
+        Probe::NoCredential,
+    ];
+    for other in others {
+        let mut claim = start();
+        claim.on(Probed(other.clone()));
+        assert_eq!(claim.next(), Some(Effect::Publish), "{other:?}");
+    }
+}
+
+fn sights() -> impl Strategy<Value = Sight> {
+    prop_oneof![
+        Just(Sight::Missing),
+        Just(Sight::DirectoryGone),
+        (1..4u8).prop_map(|n| Sight::Record(record(n))),
+        proptest::option::of(1..4u8).prop_map(|n| Sight::Malformed(n.map(id))),
+        Just(Sight::Unreadable),
+    ]
+}
+
+fn probes() -> impl Strategy<Value = Probe> {
+    let states = prop_oneof![Just(State::Ready), Just(State::Draining)];
+    prop_oneof![
+        (1..4u8, 1..3u8, states).prop_map(|(n, speaks, state)| proven(n, speaks, state)),
+        Just(Probe::Refused),
+        Just(Probe::TimedOut),
+        Just(Probe::OtherSpec),
+        Just(Probe::Foreign),
+        Just(Probe::NoCredential),
+        Just(Probe::CredentialRefused),
+    ]
+}
+
+fn outcomes() -> impl Strategy<Value = claim::Outcome> {
+    prop_oneof![
+        Just(claim::Outcome::Done),
+        Just(claim::Outcome::Missing),
+        Just(claim::Outcome::Failed),
+        sights().prop_map(claim::Outcome::Record),
+        probes().prop_map(claim::Outcome::Probed),
+        any::<bool>().prop_map(claim::Outcome::Taken),
+    ]
+}
+
+fn observations() -> impl Strategy<Value = Observed> {
+    let children = prop_oneof![Just(Child::Silent), Just(Child::Done), Just(Child::Failed)];
+    prop_oneof![
+        sights().prop_map(Observed::Record),
+        probes().prop_map(Observed::Probed),
+        any::<bool>().prop_map(Observed::Locked),
+        Just(Observed::Unlocked),
+        Just(Observed::Spawned),
+        Just(Observed::SpawnFailed),
+        (children, 0..2000u64).prop_map(|(child, ms)| Observed::Woken(child, Duration::from_millis(ms))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes back, also what makes no sense: it never publishes once it stands down, unlinks a record only
+    /// after it has seen its own id in it, and says `ready` only as the owner.
+    #[test]
+    fn claims_keep_the_rules(yields: bool, script in prop::collection::vec((outcomes(), prop::bool::weighted(0.05)), 1..120)) {
+        let mut claim = Claim::new(id(1), protocol(1), yields);
+        let mut seen_own = false;
+        for (outcome, stop) in script {
+            if stop {
+                claim.stop();
+            }
+            let Some(effect) = claim.next() else { break };
+            if claim.reason().is_some() {
+                let leaving = matches!(effect, claim::Effect::ReadRecord | claim::Effect::Take | claim::Effect::ReadTaken
+                    | claim::Effect::UnlinkOwn | claim::Effect::DropTemporary | claim::Effect::Drain | claim::Effect::Close);
+                prop_assert!(leaving, "{effect:?} while standing down");
+                prop_assert_eq!(claim.state(&Sight::Record(record(1))), State::Draining);
+            }
+            if matches!(effect, claim::Effect::Take | claim::Effect::UnlinkOwn) {
+                prop_assert!(seen_own, "{effect:?} of a record that was not seen to be its own");
+            }
+            for other in [Sight::Missing, Sight::Record(record(2)), Sight::Unreadable, Sight::Malformed(None)] {
+                prop_assert_eq!(claim.state(&other), State::Draining);
+            }
+            seen_own = matches!((&effect, &outcome), (claim::Effect::ReadRecord | claim::Effect::ReadTaken, claim::Outcome::Record(sight)) if sight.id() == Some(id(1)));
+            claim.on(outcome);
+        }
+    }
+
+    /// At most one spawn, never without leave, never past an incompatible daemon that must not be displaced; the lock
+    /// is given back; `ready` only for a proven, compatible daemon of the record's id.
+    #[test]
+    fn connects_keep_the_rules(spawn: bool, replace: bool, script in prop::collection::vec(observations(), 1..200)) {
+        let policy = Policy { protocol: protocol(1), spawn, replace };
+        let mut connect = Connect::new(policy);
+        let (mut spawns, mut locked, mut last_probe) = (0, false, None);
+        for observed in script {
+            let Some(effect) = connect.next() else { break };
+            match (&effect, &observed) {
+                (connect::Effect::Spawn, Observed::Spawned | Observed::SpawnFailed) => {
+                    prop_assert!(spawn);
+                    spawns += 1;
+                    if let Some(Probe::Proven(theirs)) = &last_probe {
+                        let newer = theirs.protocol != protocol(1) && theirs.state == State::Ready;
+                        let displaces = newer && theirs.id == id(0);
+                        prop_assert!(!displaces || replace);
+                    }
+                }
+                (connect::Effect::Lock, Observed::Locked(got)) => locked = *got,
+                (connect::Effect::Unlock, Observed::Unlocked) => locked = false,
+                (connect::Effect::Probe(record), Observed::Probed(probe)) => {
+                    last_probe = Some(match probe {
+                        // Marked, so that a spawn right after it is seen to pass a daemon of the record's id.
+                        Probe::Proven(theirs) if theirs.id == record.id => Probe::Proven(Handshake { id: id(0), ..theirs.clone() }),
+                        other => other.clone(),
+                    });
+                }
+                (connect::Effect::ReadRecord, Observed::Record(_)) => last_probe = None,
+                _ => {}
+            }
+            connect.on(observed);
+            prop_assert!(spawns <= 1);
+        }
+        connect.expire();
+        while let Some(effect) = connect.next() {
+            prop_assert_eq!(effect, connect::Effect::Unlock, "nothing but the lock is owed after the deadline");
+            connect.on(Observed::Unlocked);
+            locked = false;
+        }
+        prop_assert!(!locked);
+        let outcome = connect.outcome().expect("an expired call has an outcome");
+        if let connect::Outcome::Ready(record, theirs) = outcome {
+            prop_assert!(record.id == theirs.id && theirs.protocol == protocol(1) && theirs.state == State::Ready);
+        }
+        prop_assert!(spawn || *outcome != connect::Outcome::SpawnFailed);
+    }
+}
+
+/// Feeds `steps` to a connect.
+fn walk_connect(connect: &mut Connect, steps: &[(connect::Effect, Observed)]) {
+    for (effect, observed) in steps {
+        assert_eq!(connect.next().as_ref(), Some(effect));
+        connect.on(observed.clone());
+    }
+}
+
+fn connecting() -> Connect {
+    Connect::new(Policy {
+        protocol: protocol(1),
+        spawn: true,
+        replace: false,
+    })
+}
+
+#[test]
+fn a_cold_client_spawns_once_and_holds_the_lock_until_its_child_is_ready() {
+    use connect::Effect::*;
+    let mut connect = connecting();
+    let missing = || Observed::Record(Sight::Missing);
+    walk_connect(
+        &mut connect,
+        &[
+            (ReadRecord, missing()),
+            (Lock, Observed::Locked(true)),
+            (ReadRecord, missing()),
+        ],
+    );
+    walk_connect(&mut connect, &[(Spawn, Observed::Spawned)]);
+    let soon = Duration::from_millis(3);
+    walk_connect(
+        &mut connect,
+        &[(Await(connect::POLL_FIRST), Observed::Woken(Child::Done, soon))],
+    );
+    walk_connect(
+        &mut connect,
+        &[(ReadRecord, Observed::Record(Sight::Record(record(2))))],
+    );
+    walk_connect(
+        &mut connect,
+        &[(Probe(record(2)), Observed::Probed(proven(2, 1, State::Ready)))],
+    );
+    walk_connect(&mut connect, &[(Unlock, Observed::Unlocked)]);
+    assert!(matches!(connect.outcome(), Some(connect::Outcome::Ready(..))));
+}
+
+#[test]
+fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
+    use connect::Effect::*;
+    let mut connect = connecting();
+    let stale = || Observed::Record(Sight::Record(record(2)));
+    let refused = || Observed::Probed(claim::Probe::Refused);
+    walk_connect(
+        &mut connect,
+        &[
+            (ReadRecord, stale()),
+            (Probe(record(2)), refused()),
+            (ReadRecord, stale()),
+        ],
+    );
+    walk_connect(
+        &mut connect,
+        &[
+            (Lock, Observed::Locked(false)),
+            (ReadRecord, stale()),
+            (Probe(record(2)), refused()),
+        ],
+    );
+    walk_connect(&mut connect, &[(Spawn, Observed::Spawned)]);
+    let mut poll = connect::POLL_FIRST;
+    for _ in 0..6 {
+        walk_connect(
+            &mut connect,
+            &[
+                (Await(poll), Observed::Woken(Child::Silent, poll)),
+                (ReadRecord, stale()),
+            ],
+        );
+        poll = (poll * 2).min(connect::POLL_LAST);
+    }
+    connect.expire();
+    assert_eq!(connect.outcome(), Some(&connect::Outcome::SpawnFailed));
+}
+
+#[test]
+fn an_older_client_never_displaces_a_newer_daemon_and_a_newer_one_does() {
+    use connect::Effect::*;
+    let there = |speaks| {
+        [
+            (ReadRecord, Observed::Record(Sight::Record(record(2)))),
+            (
+                Probe(record(2)),
+                Observed::Probed(proven(2, speaks, State::Ready)),
+            ),
+            (ReadRecord, Observed::Record(Sight::Record(record(2)))),
+        ]
+    };
+    let mut older = connecting();
+    walk_connect(&mut older, &there(2));
+    assert_eq!(
+        older.outcome(),
+        Some(&connect::Outcome::Incompatible(Some(protocol(2))))
+    );
+    let mut newer = Connect::new(Policy {
+        protocol: protocol(3),
+        spawn: true,
+        replace: false,
+    });
+    walk_connect(&mut newer, &there(2));
+    assert_eq!(newer.next(), Some(Lock));
+}
+
+#[test]
+fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
+    use connect::Effect::*;
+    let mut connect = connecting();
+    let there = || Observed::Record(Sight::Record(record(2)));
+    let draining = || Observed::Probed(proven(2, 1, State::Draining));
+    walk_connect(
+        &mut connect,
+        &[(ReadRecord, there()), (Probe(record(2)), draining())],
+    );
+    let silent = |poll| Observed::Woken(Child::Silent, poll);
+    let first = connect::POLL_FIRST;
+    walk_connect(
+        &mut connect,
+        &[
+            (Await(first), silent(first)),
+            (ReadRecord, there()),
+            (Probe(record(2)), draining()),
+        ],
+    );
+    walk_connect(
+        &mut connect,
+        &[
+            (Await(first * 2), silent(first)),
+            (ReadRecord, Observed::Record(Sight::Missing)),
+        ],
+    );
+    assert_eq!(connect.next(), Some(Lock));
+}
+
+#[test]
+fn the_restart_budget_is_three_a_minute() {
+    let mut budget = Budget::default();
+    for at in [0, 20_000, 40_000] {
+        assert_eq!(budget.exhausted(at), None);
+        budget.failed(at, "the port is taken");
+    }
+    assert_eq!(budget.exhausted(59_999), Some("the port is taken"));
+    assert_eq!(budget.exhausted(60_000), None, "the first is a minute old");
+    budget.failed(60_000, "again");
+    assert_eq!(budget.exhausted(60_001), Some("again"));
+}
