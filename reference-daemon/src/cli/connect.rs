@@ -1,0 +1,155 @@
+//! `start` and `connect`: find the daemon, and start it where it is missing.
+
+use std::{env, io, path::Path, time::Duration};
+
+use clap::Args;
+use local_daemon::{
+    Launch, StateDir,
+    claim::{Reason, Sight},
+    daemon::Handle,
+    perimeter::Origins,
+};
+use tokio::time::interval;
+
+use super::{COMPONENT, Context};
+use crate::{
+    daemon::{self, Mode, Options},
+    error::Error,
+};
+
+/// How often a private daemon's record is looked for until it is there.
+const LOOK: Duration = Duration::from_millis(10);
+
+#[derive(Args)]
+pub(super) struct Connect {
+    /// Only find the daemon; never start one
+    #[arg(long)]
+    no_spawn: bool,
+
+    /// Displace a daemon of another protocol
+    #[arg(long, conflicts_with_all = ["no_spawn", "private"])]
+    replace: bool,
+
+    /// Run a throwaway daemon of your own instead, in a new state directory that is removed again; it lives until
+    /// standard input ends or Ctrl-C
+    #[arg(long, conflicts_with_all = ["no_spawn", "deadline"])]
+    private: bool,
+
+    /// Give up after this long
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    deadline: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text
+        .parse::<f64>()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds
+        .filter(|seconds| !seconds.is_zero() && *seconds <= Duration::from_secs(3600))
+        .ok_or_else(|| "expected a number of seconds, more than 0 and at most 3600".to_owned())
+}
+
+impl Connect {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        if self.private {
+            return private(context);
+        }
+        let client = context
+            .client
+            .clone()
+            .deadline(self.deadline)
+            .replace(self.replace);
+        let connection = if self.no_spawn {
+            client.connect()?
+        } else {
+            client.connect_or_spawn(&launch(context, "auto")?)?
+        };
+        context.ready(&connection);
+        Ok(0)
+    }
+}
+
+pub(super) fn start(context: &Context) -> Result<u8, Error> {
+    let connection = context.client.connect_or_spawn(&launch(context, "manual")?)?;
+    context.ready(&connection);
+    Ok(0)
+}
+
+/// How to start this very program as the daemon of the context's state directory.
+pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
+    let program = env::current_exe().map_err(|source| Error::Io {
+        path: COMPONENT.into(),
+        doing: "the running program's own path is not known",
+        source,
+    })?;
+    let directory = context.directory().path().as_os_str();
+    Ok(Launch::new(program)
+        .args(["run", "--yield", "--mode", mode, "--state-dir"])
+        .args([directory]))
+}
+
+/// Runs a daemon in this process, in a state directory that nobody else looks into.
+fn private(context: &Context) -> Result<u8, Error> {
+    let directory = tempfile::Builder::new()
+        .prefix("locald-private-")
+        .tempdir()
+        .map_err(|source| Error::Io {
+            path: env::temp_dir(),
+            doing: "no temporary directory could be made",
+            source,
+        })?;
+    let state_dir = StateDir::at(directory.path());
+    let client = context.client.clone().state_dir(directory.path());
+    let context = Context {
+        client,
+        protocol: context.protocol.clone(),
+        json: context.json,
+    };
+    let reason = super::run::runtime()?.block_on(async {
+        let started = daemon::start(options(&context, directory.path())).await?;
+        let handle = started.handle();
+        let serving = tokio::spawn(started.serve());
+        until_published(&handle, &state_dir).await?;
+        let client = context.client.clone();
+        let connected = tokio::task::spawn_blocking(move || client.connect()).await;
+        context.ready(&connected.map_err(|error| Error::Runtime(io::Error::other(error)))??);
+        stop_at_end_of_input(handle);
+        serving
+            .await
+            .map_err(|error| Error::Runtime(io::Error::other(error)))?
+            .map_err(Error::from)
+    })?;
+    Ok(u8::try_from(reason.exit_status()).unwrap_or(1))
+}
+
+fn options(context: &Context, directory: &Path) -> Options {
+    Options {
+        state_dir: directory.to_owned(),
+        protocol: context.protocol.clone(),
+        yields: false,
+        origins: Origins::default(),
+        mode: Mode::Manual,
+    }
+}
+
+async fn until_published(handle: &Handle, directory: &StateDir) -> Result<(), Error> {
+    let mut look = interval(LOOK);
+    loop {
+        tokio::select! {
+            reason = handle.draining() => return Err(Error::PrivateEnded(Reason::as_str(reason))),
+            _ = look.tick() => match directory.read_record().0 {
+                Sight::Record(record) if record.id == handle.id() => return Ok(()),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// A thread of its own: a read of standard input cannot be given up, and must not hold back the process's end.
+fn stop_at_end_of_input(handle: Handle) {
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        handle.stop();
+    });
+}

@@ -1,0 +1,45 @@
+//! `credential`: the secret that clients share with the daemon.
+
+use clap::Subcommand;
+use local_daemon::state_dir::CREDENTIAL;
+use serde_json::json;
+
+use super::Context;
+use crate::error::Error;
+
+#[derive(Subcommand)]
+pub(super) enum Credential {
+    /// Print the path of the file that holds it
+    Path,
+    /// Print the secret itself: whoever has it can do everything that you can do with the daemon
+    Show,
+    /// Replace it; the running daemon and its clients take the new one on by themselves
+    Rotate,
+}
+
+impl Credential {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let directory = context.directory();
+        let path = directory.file(CREDENTIAL);
+        let shown = path.display().to_string();
+        match self {
+            Self::Path => context.answer(&shown, json!({"outcome": "done", "path": shown})),
+            Self::Show => {
+                directory.check()?;
+                let credential = directory.read_credential()?.ok_or(Error::NoCredential(path))?;
+                let text = credential.expose();
+                context.answer(&text, json!({"outcome": "done", "credential": text.as_str()}));
+            }
+            Self::Rotate => {
+                directory.create()?;
+                directory.rotate_credential()?;
+                let text = format!(
+                    "{shown}: replaced. A daemon that runs takes it on at once, and clients when they next connect; \
+                     what holds a copy of the old one is locked out."
+                );
+                context.answer(&text, json!({"outcome": "done", "path": shown}));
+            }
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,417 @@
+//! `doctor`: what is wrong in the state directory, and with --fix what of it can be set right without harm.
+
+use std::{
+    fs::{self, Permissions},
+    io::ErrorKind,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use local_daemon::{
+    LoopbackUrl, Registration, StateDir,
+    claim::Sight,
+    connect::Outcome,
+    record::LoopbackHost,
+    state_dir::{CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Context, status::LOOK};
+use crate::error::{Error, advice};
+
+/// What a launch or a removal that was killed left behind is nobody's after this long.
+const OLD: Duration = Duration::from_secs(3600);
+/// How long a connection may take that is to be refused.
+const REFUSAL_BOUND: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct Doctor {
+    /// Set modes right, remove leftovers older than an hour, and a record whose daemon is certainly gone
+    #[arg(long)]
+    fix: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the diagnosis.
+#[derive(Serialize)]
+struct Check {
+    check: &'static str,
+    level: Level,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+}
+
+const FIX: &str = "run `locald doctor --fix`";
+const BY_HAND: &str = "look at it, and move it away if it is not yours";
+
+/// The diagnosis so far.
+struct Diagnosis<'a> {
+    directory: &'a StateDir,
+    fix: bool,
+    checks: Vec<Check>,
+    fixed: Vec<String>,
+}
+
+impl Doctor {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let directory = context.directory();
+        let mut diagnosis = Diagnosis {
+            directory,
+            fix: self.fix,
+            checks: Vec::new(),
+            fixed: Vec::new(),
+        };
+        if diagnosis.state_directory() {
+            diagnosis.credential();
+            diagnosis.plain_files();
+            diagnosis.leftovers()?;
+            diagnosis.record();
+            diagnosis.daemon(context);
+        }
+        let Diagnosis { checks, fixed, .. } = diagnosis;
+        let healthy = checks.iter().all(|check| check.level != Level::Fail);
+        let json = json!({
+            "outcome": if healthy { "healthy" } else { "unhealthy" }, "healthy": healthy,
+            "checks": checks, "fixed": fixed,
+        });
+        context.answer(&text(&checks, &fixed, healthy), json);
+        Ok(u8::from(!healthy))
+    }
+}
+
+fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
+    let mut lines = Vec::new();
+    for Check {
+        check,
+        level,
+        detail,
+        advice,
+    } in checks
+    {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "fail",
+        };
+        lines.push(format!("{level:4}  {check:15}  {detail}"));
+        lines.extend(advice.map(|advice| format!("{:23}{advice}", "")));
+    }
+    lines.extend(fixed.iter().map(|what| format!("fixed {what}")));
+    lines.push(if healthy { "healthy" } else { "not healthy" }.to_owned());
+    lines.join("\n")
+}
+
+impl Diagnosis<'_> {
+    fn say(
+        &mut self,
+        check: &'static str,
+        level: Level,
+        detail: impl Into<String>,
+        advice: Option<&'static str>,
+    ) {
+        self.checks.push(Check {
+            check,
+            level,
+            detail: detail.into(),
+            advice,
+        });
+    }
+
+    /// Whether the directory is there and can be looked into.
+    fn state_directory(&mut self) -> bool {
+        const CHECK: &str = "state directory";
+        let shown = self.directory.path().display().to_string();
+        let directory = self.directory;
+        match self.mended(|| directory.check()) {
+            Ok(true) => self.say(CHECK, Level::Ok, shown, None),
+            Ok(false) => {
+                self.say(
+                    CHECK,
+                    Level::Ok,
+                    format!("{shown}: not there yet"),
+                    Some("`locald start` makes it"),
+                );
+                return false;
+            }
+            Err(fault) => {
+                self.refused(CHECK, &fault);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn credential(&mut self) {
+        const CHECK: &str = "credential";
+        let path = self.directory.file(CREDENTIAL).display().to_string();
+        let directory = self.directory;
+        match self.mended(|| directory.read_credential()) {
+            Ok(Some(_)) => self.say(CHECK, Level::Ok, path, None),
+            Ok(None) => self.say(
+                CHECK,
+                Level::Ok,
+                format!("{path}: not there yet"),
+                Some("`locald start` makes it"),
+            ),
+            Err(Fault {
+                why: Refused::Credential(why),
+                ..
+            }) => {
+                self.say(
+                    CHECK,
+                    Level::Fail,
+                    format!("{path}: {why}"),
+                    Some("`locald credential rotate` makes a new one"),
+                );
+            }
+            Err(fault) => self.refused(CHECK, &fault),
+        }
+    }
+
+    fn record(&mut self) {
+        const CHECK: &str = "record";
+        let path = self.directory.file(REGISTRATION).display().to_string();
+        let directory = self.directory;
+        let read = self.mended(|| match directory.read_record() {
+            (_, Some(Diagnostic::Fault(fault))) => Err(fault),
+            (sight, malformed) => Ok((sight, malformed)),
+        });
+        match read {
+            Ok((Sight::Record(record), _)) => {
+                self.say(
+                    CHECK,
+                    Level::Ok,
+                    format!("{path}: id {}, pid {}, {}", record.id, record.pid, record.url),
+                    None,
+                );
+            }
+            Ok((_, Some(malformed))) => {
+                self.say(
+                    CHECK,
+                    Level::Fail,
+                    malformed.to_string(),
+                    Some("`locald start` replaces it"),
+                );
+            }
+            Ok(_) => self.say(CHECK, Level::Ok, format!("{path}: none"), None),
+            Err(fault) => self.refused(CHECK, &fault),
+        }
+    }
+
+    /// The files that are trusted less and whose mode counts all the same.
+    fn plain_files(&mut self) {
+        for (check, name) in [("lock", LOCK), ("log", LOG)] {
+            let path = self.directory.file(name);
+            let shown = path.display().to_string();
+            let directory = self.directory;
+            match self.mended(|| owner_only(directory, &path)) {
+                Ok(true) if name == LOCK && directory.lock(Duration::ZERO).is_none() => {
+                    let detail = format!("{shown}: held");
+                    self.say(
+                        check,
+                        Level::Warn,
+                        detail,
+                        Some("a start is under way; it is given back in a second"),
+                    );
+                }
+                Ok(true) => self.say(check, Level::Ok, shown, None),
+                Ok(false) => self.say(check, Level::Ok, format!("{shown}: none"), None),
+                Err(fault) => self.refused(check, &fault),
+            }
+        }
+    }
+
+    fn leftovers(&mut self) -> Result<(), Error> {
+        const CHECK: &str = "leftovers";
+        let is_old = |path: &Path| {
+            let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+            modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > OLD))
+        };
+        let (old, young): (Vec<_>, Vec<_>) = self
+            .directory
+            .leftovers()?
+            .into_iter()
+            .partition(|path| is_old(path));
+        let mut kept = 0;
+        for path in old {
+            if !self.fix {
+                kept += 1;
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => self.fixed.push(format!("{}: removed", path.display())),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => self.say(CHECK, Level::Warn, format!("{}: {error}", path.display()), None),
+            }
+        }
+        match (kept, young.len()) {
+            (0, 0) => self.say(CHECK, Level::Ok, "none", None),
+            (0, young) => self.say(
+                CHECK,
+                Level::Ok,
+                format!("{young}, younger than an hour: they may be in use"),
+                None,
+            ),
+            (old, _) => self.say(
+                CHECK,
+                Level::Warn,
+                format!("{old}, older than an hour"),
+                Some(FIX),
+            ),
+        }
+        Ok(())
+    }
+
+    fn daemon(&mut self, context: &Context) {
+        const CHECK: &str = "daemon";
+        // Read before the probe: what is removed below is what was seen dead, and nothing that came since.
+        let before = self.directory.read_record().0;
+        let failure = match context.client.clone().deadline(LOOK).connect() {
+            Ok(connection) => {
+                let theirs = connection.handshake();
+                let detail = format!(
+                    "ready: {} {}, pid {}",
+                    theirs.protocol, theirs.version, theirs.pid
+                );
+                return self.say(CHECK, Level::Ok, detail, None);
+            }
+            Err(failure) => failure,
+        };
+        let level = if failure.outcome == Outcome::Absent {
+            Level::Ok
+        } else {
+            Level::Fail
+        };
+        match before {
+            Sight::Record(record) if failure.outcome == Outcome::Stale && is_refused(record.url) => {
+                if self.fix && self.remove_stale(&record) {
+                    return self.say(CHECK, Level::Ok, "absent", Some(advice(&Outcome::Absent)));
+                }
+                let detail = format!("stale: {failure}");
+                self.say(
+                    CHECK,
+                    level,
+                    detail,
+                    Some("run `locald start`, or `locald doctor --fix` to remove the record"),
+                );
+            }
+            _ => {
+                let detail = format!("{}: {failure}", failure.outcome.as_str());
+                self.say(CHECK, level, detail, Some(advice(&failure.outcome)));
+            }
+        }
+    }
+
+    /// Removes a record by take, verify, leave. One that came in between is left to its owner, who puts it back.
+    fn remove_stale(&mut self, record: &Registration) -> bool {
+        let id = record.id;
+        let holds = |sight: Sight| matches!(sight, Sight::Record(record) if record.id == id);
+        if !holds(self.directory.read_record().0) {
+            return false;
+        }
+        let Ok(Some(taken)) = self.directory.take(id) else {
+            return false;
+        };
+        let removed = holds(self.directory.read_taken(&taken)) && self.directory.unlink_taken(&taken).is_ok();
+        if removed {
+            self.fixed.push(format!(
+                "{}: the stale record is removed",
+                self.directory.file(REGISTRATION).display()
+            ));
+        }
+        removed
+    }
+
+    fn refused(&mut self, check: &'static str, fault: &Fault) {
+        let advice = if matches!(fault.why, Refused::Mode(_)) {
+            FIX
+        } else {
+            BY_HAND
+        };
+        self.say(check, Level::Fail, fault.to_string(), Some(advice));
+    }
+
+    /// A look at a file or directory, again after its mode was set right.
+    fn mended<T>(&mut self, look: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+        match look() {
+            // Owner and type were judged before the mode was: this is the user's own file, and no link.
+            Err(Fault {
+                path,
+                why: Refused::Mode(mode),
+            }) if self.fix => {
+                fs::set_permissions(&path, Permissions::from_mode(mode & 0o700)).map_err(|error| Fault {
+                    path: path.clone(),
+                    why: Refused::Io(error),
+                })?;
+                let leaked = path.ends_with(CREDENTIAL) && mode & 0o044 != 0;
+                let more = if leaked {
+                    "; others could read it: run `locald credential rotate`"
+                } else {
+                    ""
+                };
+                self.fixed.push(format!(
+                    "{}: mode {mode:04o} is now {:04o}{more}",
+                    path.display(),
+                    mode & 0o700
+                ));
+                look()
+            }
+            seen => seen,
+        }
+    }
+}
+
+/// Checks a file's type, owner and mode as the crate does for those that it reads; `false`: there is none.
+fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
+    let fault = |why| Fault {
+        path: path.to_owned(),
+        why,
+    };
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(fault(Refused::Io(error))),
+    };
+    // The directory was found to be the user's own.
+    let me = fs::metadata(directory.path())
+        .map_err(|error| fault(Refused::Io(error)))?
+        .uid();
+    let mode = meta.mode() & 0o777;
+    match () {
+        () if meta.is_symlink() => Err(fault(Refused::Symlink)),
+        () if !meta.is_file() => Err(fault(Refused::NotAFile)),
+        () if meta.uid() != me => Err(fault(Refused::Owner {
+            owner: meta.uid(),
+            me,
+        })),
+        () if mode & 0o077 != 0 => Err(fault(Refused::Mode(mode))),
+        () => Ok(true),
+    }
+}
+
+/// Whether nobody listens at any address that the URL may mean. A time-out is no refusal.
+fn is_refused(url: LoopbackUrl) -> bool {
+    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, url.port()));
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, url.port()));
+    let addresses = match url.host() {
+        LoopbackHost::V4 => vec![v4],
+        LoopbackHost::V6 => vec![v6],
+        LoopbackHost::Localhost => vec![v4, v6],
+    };
+    addresses.iter().all(|address| {
+        let tried = TcpStream::connect_timeout(address, REFUSAL_BOUND);
+        tried.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    })
+}

@@ -1,0 +1,178 @@
+//! The command line: arguments, and how every command answers.
+
+mod connect;
+mod credential;
+mod doctor;
+mod run;
+mod status;
+mod stop;
+
+use std::{
+    env,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use local_daemon::{Client, StateDir, client::Connection};
+use miette::Diagnostic;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// The state directory's name below the user's state directory.
+pub(crate) const COMPONENT: &str = "locald";
+/// The variable that names the wire protocol to run as and to ask for.
+const PROTOCOL: &str = "LOCALD_PROTOCOL";
+
+/// A local daemon: one process of yours that every tool finds, proves and shares.
+#[derive(Parser)]
+#[command(name = "locald", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Args {
+    /// Where the daemon's record and credential live [default: your state directory's locald]
+    #[arg(long, global = true, value_name = "PATH")]
+    state_dir: Option<PathBuf>,
+
+    /// Answer with one JSON object on standard output
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  locald start                      start the daemon, or find the one that runs
+  locald status --json              what runs, for programs
+  locald connect --no-spawn         find it, and never start it
+  locald stop && locald doctor      stop it; see that nothing is wrong
+
+Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
+15 invalid, 16 spawn failed, 20 displaced (run), 1 anything else.
+
+Environment: LOCAL_DAEMON_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
+(text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300).";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the daemon in the background, or find the one that runs
+    Start,
+    /// Stop the daemon and wait until it is gone
+    Stop(stop::Stop),
+    /// Stop the daemon and start a new one
+    Restart,
+    /// Say what runs, and what to do where nothing does
+    Status,
+    /// Find the daemon and start it where it is missing, as a program would
+    Connect(connect::Connect),
+    /// Run the daemon in the foreground
+    Run(run::Run),
+    /// Show or replace the secret that clients share with the daemon
+    #[command(subcommand)]
+    Credential(credential::Credential),
+    /// Look for what is wrong in the state directory
+    Doctor(doctor::Doctor),
+}
+
+/// What every command needs.
+struct Context {
+    client: Client,
+    protocol: String,
+    json: bool,
+}
+
+impl Context {
+    fn new(args: &Args) -> Result<Self, Error> {
+        let protocol = env::var(PROTOCOL).ok().filter(|text| !text.is_empty());
+        let protocol = protocol.unwrap_or_else(|| "locald/1".to_owned());
+        let directory = StateDir::locate(args.state_dir.as_deref(), COMPONENT)?;
+        let client = Client::new(COMPONENT, &protocol)?.state_dir(directory.path());
+        Ok(Self {
+            client,
+            protocol,
+            json: args.json,
+        })
+    }
+
+    fn directory(&self) -> &StateDir {
+        self.client.directory()
+    }
+
+    fn state_dir(&self) -> String {
+        self.directory().path().display().to_string()
+    }
+
+    /// The answer of a command: text, or one JSON object to which the state directory is added.
+    fn answer(&self, text: &str, mut json: Value) {
+        if self.json {
+            json["state_dir"] = self.state_dir().into();
+            print(&json.to_string());
+        } else {
+            print(text.trim_end());
+        }
+    }
+
+    /// The answer of a connect that ended in `ready`.
+    fn ready(&self, connection: &Connection) {
+        let (record, theirs) = (connection.registration(), connection.handshake());
+        let text = format!("{} is ready: pid {}, {}", theirs.protocol, theirs.pid, record.url);
+        let json = json!({
+            "outcome": "ready", "id": theirs.id, "url": record.url, "pid": theirs.pid,
+            "protocol": theirs.protocol, "version": theirs.version,
+        });
+        self.answer(&text, json);
+    }
+}
+
+/// Writes a line to standard output. A reader that has gone, `locald status | head -0`, is no error.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Writes a line to standard error.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+pub(crate) fn main() -> ExitCode {
+    let args = Args::parse();
+    match Context::new(&args).and_then(|context| dispatch(&context, args.command)) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            report(&error, args.json, args.state_dir);
+            error.exit_code().into()
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
+    match command {
+        Command::Start => connect::start(context),
+        Command::Stop(stop) => stop.run(context),
+        Command::Restart => stop::restart(context),
+        Command::Status => status::run(context),
+        Command::Connect(connect) => connect.run(context),
+        Command::Run(run) => run.run(context),
+        Command::Credential(credential) => credential.run(context),
+        Command::Doctor(doctor) => doctor.run(context),
+    }
+}
+
+/// Says what went wrong: JSON on standard output where it was asked for, else text on standard error.
+fn report(error: &Error, json: bool, state_dir: Option<PathBuf>) {
+    if json {
+        let state_dir = StateDir::locate(state_dir.as_deref(), COMPONENT).ok();
+        let state_dir = state_dir.map(|directory| directory.path().display().to_string());
+        print(
+            &json!({"outcome": error.outcome(), "detail": error.to_string(), "state_dir": state_dir})
+                .to_string(),
+        );
+        return;
+    }
+    note(&format!("locald: {error}"));
+    if let Some(help) = error.help() {
+        note(&format!("  help: {help}"));
+    }
+}

@@ -1,0 +1,91 @@
+//! `run`: the daemon in the foreground.
+
+use std::{env, time::Duration};
+
+use clap::{Args, ValueEnum};
+use local_daemon::perimeter::Origin;
+
+use super::Context;
+use crate::{
+    daemon::{self, Mode, Options},
+    error::Error,
+    log,
+};
+
+/// The variable that says how long a daemon of mode `auto` may be idle.
+const IDLE_TIMEOUT: &str = "LOCALD_IDLE_TIMEOUT_SECONDS";
+/// Unless it is set.
+const DEFAULT_IDLE: Duration = Duration::from_secs(300);
+
+#[derive(Args)]
+pub(super) struct Run {
+    /// Leave the place to a ready and compatible daemon that is there already
+    #[arg(long = "yield")]
+    yields: bool,
+
+    /// A web origin whose pages may call, such as https://app.example; may be given more than once
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<Origin>,
+
+    /// How long it lives
+    #[arg(long, value_enum, default_value_t = Life::Manual)]
+    mode: Life,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Life {
+    /// Until it is stopped
+    Manual,
+    /// Until nobody has used it for LOCALD_IDLE_TIMEOUT_SECONDS
+    Auto,
+}
+
+impl Run {
+    pub(super) fn run(self, context: &Context) -> Result<u8, Error> {
+        let format = log::start()?;
+        let reason = self.options(context).and_then(|options| {
+            runtime()?.block_on(async { Ok(daemon::start(options).await?.serve().await?) })
+        });
+        match reason {
+            Ok(reason) => Ok(u8::try_from(reason.exit_status()).unwrap_or(1)),
+            // A log of JSON lines stays one.
+            Err(error) if format == log::Format::Json && !context.json => {
+                tracing::error!(%error, outcome = error.outcome(), "the daemon could not run");
+                Ok(error.exit_code())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn options(self, context: &Context) -> Result<Options, Error> {
+        Ok(Options {
+            state_dir: context.directory().path().to_owned(),
+            protocol: context.protocol.clone(),
+            yields: self.yields,
+            origins: self.origins.into_iter().collect(),
+            mode: match self.mode {
+                Life::Manual => Mode::Manual,
+                Life::Auto => Mode::Auto(idle_timeout()?),
+            },
+        })
+    }
+}
+
+fn idle_timeout() -> Result<Duration, Error> {
+    match env::var(IDLE_TIMEOUT) {
+        Ok(text) if !text.is_empty() => match text.parse::<u32>() {
+            Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+            _ => Err(Error::usage(format!(
+                "{IDLE_TIMEOUT}={text}: expected a whole number of seconds from 1"
+            ))),
+        },
+        _ => Ok(DEFAULT_IDLE),
+    }
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+}

@@ -1,0 +1,137 @@
+//! `stop` and `restart`.
+
+use std::time::Duration;
+
+use clap::Args;
+use local_daemon::{ClaimId, LoopbackUrl, claim::Sight, connect::Outcome, daemon::DRAIN};
+use serde_json::json;
+
+use super::{Context, connect::launch, note, status::answered};
+use crate::error::Error;
+
+/// How long a daemon may take to end after it has taken the request: its drain bound and a little more.
+const END_BOUND: Duration = DRAIN.saturating_add(Duration::from_secs(2));
+/// How long a process may take to go that was killed, or whose connection broke.
+const GONE_BOUND: Duration = Duration::from_secs(2);
+/// A restart may find a daemon that does not answer, and look at it three times before it is replaced.
+const RESTART_DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Args)]
+pub(super) struct Stop {
+    /// End the process where it took the request to stop and is not gone in time. Only a process that has proven
+    /// itself to be the daemon is ever touched
+    #[arg(long)]
+    force: bool,
+}
+
+/// A daemon that was stopped.
+struct Stopped {
+    id: ClaimId,
+    pid: u32,
+    url: LoopbackUrl,
+    forced: bool,
+}
+
+impl Stop {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        match stop(context, self.force)? {
+            Some(Stopped { id, pid, url, forced }) => {
+                let how = if forced { "ended by force" } else { "stopped" };
+                let json = json!({"outcome": "stopped", "id": id, "pid": pid, "url": url, "forced": forced});
+                context.answer(&format!("{how}: pid {pid}, {url}"), json);
+            }
+            None => {
+                let text = format!("no daemon is running in {}", context.state_dir());
+                context.answer(&text, json!({"outcome": "not-running"}));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Stops the daemon that proves itself; `None`: none was running.
+fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
+    let mut connection = match context.client.connect() {
+        Ok(connection) => connection,
+        Err(failure) if matches!(failure.outcome, Outcome::Absent | Outcome::Stale) => return Ok(None),
+        Err(failure) => return Err(failure.into()),
+    };
+    let (id, url) = (connection.registration().id, connection.registration().url);
+    let pid = connection.handshake().pid.get();
+    // Held before the request, while the daemon is there: no other process can come to bear this pid unnoticed.
+    let process = connection.process().map_err(|source| Error::Kill {
+        url: url.to_string(),
+        pid,
+        source,
+    })?;
+    let gone = |bound| {
+        process.wait(bound).map_err(|source| Error::Kill {
+            url: url.to_string(),
+            pid,
+            source,
+        })
+    };
+    let stopped = |forced| Ok(Some(Stopped { id, pid, url, forced }));
+
+    let body = json!({"id": id}).to_string();
+    let failed = match connection.request("POST", "/v1/shutdown", Some(body.as_bytes())) {
+        // 503: it stands down already.
+        Ok(answer) if matches!(answer.status, 202 | 503) => None,
+        Ok(answer) => return Err(answered(&connection, "/v1/shutdown", &answer)),
+        // Another stop may have been faster.
+        Err(error) => Some(error),
+    };
+    let bound = if failed.is_some() { GONE_BOUND } else { END_BOUND };
+    if gone(bound)? {
+        return stopped(false);
+    }
+    if force {
+        process.kill().map_err(|source| Error::Kill {
+            url: url.to_string(),
+            pid,
+            source,
+        })?;
+        if gone(GONE_BOUND)? {
+            return stopped(true);
+        }
+    }
+    Err(match failed {
+        Some(error) if !force => error.into(),
+        _ => Error::StillRuns {
+            url: url.to_string(),
+            pid,
+            after: bound,
+        },
+    })
+}
+
+/// Stops and starts. A daemon that does not answer is not waited for: the new one's record displaces it.
+pub(super) fn restart(context: &Context) -> Result<u8, Error> {
+    let before = match context.directory().read_record().0 {
+        Sight::Record(record) => Some(record.id),
+        _ => None,
+    };
+    match stop(context, false) {
+        Ok(_) => {}
+        Err(Error::Connect { failure, .. })
+            if matches!(
+                failure.outcome,
+                Outcome::Busy | Outcome::Foreign | Outcome::Incompatible(_)
+            ) => {}
+        Err(error @ (Error::StillRuns { .. } | Error::Request(_))) => {
+            note(&format!("{error}; a new one is started"))
+        }
+        Err(error) => return Err(error),
+    }
+    let client = context.client.clone().deadline(RESTART_DEADLINE);
+    let connection = client.connect_or_spawn(&launch(context, "manual")?)?;
+    if Some(connection.registration().id) == before {
+        let url = connection.registration().url.to_string();
+        return Err(Error::NotRestarted {
+            url,
+            pid: connection.handshake().pid.get(),
+        });
+    }
+    context.ready(&connection);
+    Ok(0)
+}

@@ -1,0 +1,310 @@
+//! The daemon: the routes, and what ends it when nobody needs it.
+
+mod events;
+mod shutdown;
+mod status;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    body::{self, Body},
+    extract::{FromRequest, Request, State},
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use local_daemon::{
+    Daemon,
+    claim::Reason,
+    daemon::{Error, Handle},
+    perimeter::{self, Origins},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{cli::COMPONENT, render::render};
+use events::Events;
+
+/// The largest body that a route takes (64 KiB).
+const MAX_BODY: usize = 64 * 1024;
+
+/// How long the daemon lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// Until it is stopped.
+    Manual,
+    /// Until nobody has used it for this long.
+    Auto(Duration),
+}
+
+/// How to run.
+pub(crate) struct Options {
+    pub(crate) state_dir: std::path::PathBuf,
+    pub(crate) protocol: String,
+    pub(crate) yields: bool,
+    pub(crate) origins: Origins,
+    pub(crate) mode: Mode,
+}
+
+/// A daemon that listens and has not published yet.
+pub(crate) struct Started {
+    daemon: Daemon,
+    app: Arc<App>,
+}
+
+/// What the routes share.
+struct App {
+    handle: Handle,
+    mode: Mode,
+    started: Instant,
+    activity: Activity,
+    events: Events,
+    /// Why the daemon asked itself to stop; a signal where nothing else did.
+    cause: OnceLock<&'static str>,
+}
+
+/// Listens, and finds or makes the credential.
+pub(crate) async fn start(options: Options) -> Result<Started, Error> {
+    let daemon = Daemon::builder(COMPONENT, options.protocol)
+        .version(env!("CARGO_PKG_VERSION"))
+        .state_dir(options.state_dir)
+        .yields(options.yields)
+        .capabilities(["events"])
+        .origins(options.origins)
+        .stream_routes([events::PATH])
+        .start()
+        .await?;
+    let handle = daemon.handle();
+    let app = App {
+        events: Events::new(handle.id()),
+        handle,
+        mode: options.mode,
+        started: Instant::now(),
+        activity: Activity::new(),
+        cause: OnceLock::new(),
+    };
+    Ok(Started {
+        daemon,
+        app: Arc::new(app),
+    })
+}
+
+impl Started {
+    pub(crate) fn handle(&self) -> Handle {
+        self.app.handle.clone()
+    }
+
+    /// Publishes, and serves until it stands down.
+    pub(crate) async fn serve(self) -> Result<Reason, Error> {
+        tokio::spawn(events::end(self.app.clone()));
+        if let Mode::Auto(timeout) = self.app.mode {
+            tokio::spawn(idle_out(self.app.clone(), timeout));
+        }
+        self.daemon.serve(router(self.app)).await
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::status))
+        .route("/v1/shutdown", post(shutdown::shutdown))
+        .route(events::PATH, get(events::subscribe).post(events::append))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "not_found", "there is no such route"))
+        .method_not_allowed_fallback(async || {
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "the route has no such method",
+            )
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), around))
+        .with_state(app)
+}
+
+/// Counts a request as activity, logs it without its query, and renders its answer for who asks for text.
+async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let text = perimeter::wants_text(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
+    let (open, before) = app.activity.begin(Kind::Request);
+    request.extensions_mut().insert(before);
+    let answer = next.run(request).await;
+    drop(open);
+    tracing::debug!(%method, path, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
+    if text { as_text(answer).await } else { answer }
+}
+
+async fn as_text(answer: Response) -> Response {
+    let json = [&b"application/json"[..], b"application/problem+json"];
+    if !answer
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| json.contains(&kind.as_bytes()))
+    {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    // An answer of this daemon's own, held in memory already.
+    let Ok(bytes) = body::to_bytes(body, usize::MAX).await else {
+        return refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the answer could not be rendered",
+        );
+    };
+    let text = serde_json::from_slice::<Value>(&bytes).map_or(bytes, |value| render(&value).into());
+    head.headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    head.headers.remove(axum::http::header::CONTENT_LENGTH);
+    Response::from_parts(head, Body::from(text))
+}
+
+/// A problem answer.
+fn refuse(
+    status: StatusCode,
+    code: &'static str,
+    detail: impl Into<std::borrow::Cow<'static, str>>,
+) -> Response {
+    perimeter::problem(status, code, detail).map(Body::new)
+}
+
+/// A problem answer that tells one thing more.
+fn refuse_with(status: StatusCode, code: &str, detail: &str, member: &str, value: Value) -> Response {
+    let title = status.canonical_reason().unwrap_or("Problem");
+    let mut body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail,
+    });
+    body[member] = value;
+    let kind = HeaderValue::from_static("application/problem+json");
+    (
+        status,
+        [(CONTENT_TYPE, kind)],
+        Json(body).into_response().into_body(),
+    )
+        .into_response()
+}
+
+/// A JSON body of at most [`MAX_BODY`]; a refusal is a problem.
+struct Payload<T>(T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        let Ok(bytes) = body::to_bytes(request.into_body(), MAX_BODY).await else {
+            return Err(refuse(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "the body is larger than 64 KiB",
+            ));
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                format!("the body: {error}"),
+            )),
+        }
+    }
+}
+
+/// What is open, and when something last was.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    requests: usize,
+    streams: usize,
+    last: Instant,
+    last_at: SystemTime,
+}
+
+impl Work {
+    fn is_idle(&self) -> bool {
+        self.requests == 0 && self.streams == 0
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Request,
+    Stream,
+}
+
+/// The accepted requests and open streams; whoever waits is told of every change.
+struct Activity(Arc<watch::Sender<Work>>);
+
+impl Activity {
+    fn new() -> Self {
+        let work = Work {
+            requests: 0,
+            streams: 0,
+            last: Instant::now(),
+            last_at: SystemTime::now(),
+        };
+        Self(Arc::new(watch::channel(work).0))
+    }
+
+    fn now(&self) -> Work {
+        *self.0.borrow()
+    }
+
+    /// Counts until the returned guard is dropped; what was open before comes with it.
+    fn begin(&self, kind: Kind) -> (Open, Work) {
+        let before = self.now();
+        touch(&self.0, kind, |count| count + 1);
+        (Open(self.0.clone(), kind), before)
+    }
+}
+
+/// One open request or stream.
+struct Open(Arc<watch::Sender<Work>>, Kind);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        touch(&self.0, self.1, |count| count - 1);
+    }
+}
+
+fn touch(work: &watch::Sender<Work>, kind: Kind, change: impl FnOnce(usize) -> usize) {
+    work.send_modify(|work| {
+        let count = match kind {
+            Kind::Request => &mut work.requests,
+            Kind::Stream => &mut work.streams,
+        };
+        *count = change(*count);
+        (work.last, work.last_at) = (Instant::now(), SystemTime::now());
+    });
+}
+
+/// Stops the daemon once nothing was open for `timeout`, by the monotonic clock: a laptop that slept was not idle.
+async fn idle_out(app: Arc<App>, timeout: Duration) {
+    let mut work = app.activity.0.subscribe();
+    loop {
+        let now = *work.borrow_and_update();
+        tokio::select! {
+            biased;
+            changed = work.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(now.last + timeout), if now.is_idle() => {
+                tracing::info!(idle_seconds = timeout.as_secs(), "idle");
+                app.stop("idle");
+                return;
+            }
+        }
+    }
+}
+
+impl App {
+    fn stop(&self, cause: &'static str) {
+        // The first cause is the one that counts.
+        let _ = self.cause.set(cause);
+        self.handle.stop();
+    }
+}

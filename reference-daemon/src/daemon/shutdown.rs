@@ -1,0 +1,46 @@
+//! `POST /v1/shutdown`: a stop that names the daemon it means.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{App, Payload, refuse_with};
+
+#[derive(Deserialize)]
+pub(super) struct Shutdown {
+    /// The id of the daemon that is meant.
+    id: String,
+    /// Only where nothing else is open.
+    #[serde(default)]
+    if_idle: bool,
+}
+
+pub(super) async fn shutdown(State(app): State<Arc<App>>, Payload(wanted): Payload<Shutdown>) -> Response {
+    let id = app.handle.id().to_string();
+    if wanted.id != id {
+        let detail = "the request means another daemon than the one that answers";
+        return refuse_with(StatusCode::CONFLICT, "not_this_daemon", detail, "id", id.into());
+    }
+    let work = app.activity.now();
+    // This request is one of them.
+    let requests = work.requests.saturating_sub(1);
+    if wanted.if_idle && (requests > 0 || work.streams > 0) {
+        let active = json!({"requests": requests, "streams": work.streams, "sessions": 0, "proxies": 0});
+        return refuse_with(
+            StatusCode::CONFLICT,
+            "busy",
+            "something is open",
+            "active",
+            active,
+        );
+    }
+    app.stop("requested");
+    (StatusCode::ACCEPTED, Json(json!({"id": id, "state": "draining"}))).into_response()
+}

@@ -1,0 +1,110 @@
+//! `GET /v1/status`: what the daemon says of itself.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Extension, Json, extract::State};
+use local_daemon::{
+    StateDir,
+    claim::Sight,
+    proof::{self, State as DaemonState},
+    state_dir,
+};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{App, Mode, Work};
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    protocol: String,
+    version: String,
+    pid: u32,
+    id: String,
+    url: String,
+    state: DaemonState,
+    mode: &'static str,
+    capabilities: Vec<String>,
+    started_at: String,
+    uptime_seconds: u64,
+    socket: Option<String>,
+    active_requests: usize,
+    streams: usize,
+    sessions: usize,
+    proxies: usize,
+    last_activity: String,
+    idle_timeout_seconds: Option<u64>,
+    idle_deadline: Option<String>,
+    memory_bytes: Option<u64>,
+    log_path: Option<PathBuf>,
+    spec: &'static str,
+}
+
+/// `before` is what was open, and when something last was, before this request.
+pub(super) async fn status(State(app): State<Arc<App>>, Extension(before): Extension<Work>) -> Json<Status> {
+    let handle = &app.handle;
+    let directory = StateDir::at(handle.state_dir());
+    let work = app.activity.now();
+    let requests = work.requests.saturating_sub(1);
+    // Who has begun to stand down answers no such request any more; here it is about the record alone.
+    let owner = matches!(directory.read_record().0, Sight::Record(record) if record.id == handle.id());
+    let (mode, timeout) = match app.mode {
+        Mode::Manual => ("manual", None),
+        Mode::Auto(timeout) => ("auto", Some(timeout)),
+    };
+    let idle = requests == 0 && work.streams == 0;
+    // The clock for idleness is monotonic; people read the wall's.
+    let deadline = timeout
+        .filter(|_| idle)
+        .map(|timeout| SystemTime::now() + (work.last + timeout).saturating_duration_since(Instant::now()));
+    Json(Status {
+        protocol: handle.protocol().to_string(),
+        version: handle.version().to_owned(),
+        pid: handle.pid(),
+        id: handle.id().to_string(),
+        url: handle.url().to_string(),
+        state: if owner {
+            DaemonState::Ready
+        } else {
+            DaemonState::Draining
+        },
+        mode,
+        capabilities: handle.capabilities().to_vec(),
+        started_at: rfc3339(handle.started_at()),
+        uptime_seconds: app.started.elapsed().as_secs(),
+        socket: None,
+        active_requests: requests,
+        streams: work.streams,
+        sessions: 0,
+        proxies: 0,
+        last_activity: rfc3339(before.last_at),
+        idle_timeout_seconds: timeout.as_ref().map(Duration::as_secs),
+        idle_deadline: deadline.map(rfc3339),
+        memory_bytes: resident(),
+        log_path: log_path(&directory),
+        spec: proof::SPEC,
+    })
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Resident memory, where the platform tells it.
+fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The log file of the state directory, where standard error goes there.
+fn log_path(directory: &StateDir) -> Option<PathBuf> {
+    let path = directory.file(state_dir::LOG);
+    let (log, stderr) = (fs::metadata(&path).ok()?, fs::metadata("/dev/fd/2").ok()?);
+    (log.dev() == stderr.dev() && log.ino() == stderr.ino()).then_some(path)
+}

@@ -1,0 +1,178 @@
+//! What a command says when it cannot do what was asked: what happened, where, and what to do about it.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use local_daemon::{
+    client::{Failure, RequestError, SetupError},
+    connect::Outcome,
+    daemon,
+    state_dir::{Fault, NoHome},
+};
+use miette::Diagnostic;
+
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub(crate) enum Error {
+    /// A connect that did not end in `ready`.
+    #[error("{failure}")]
+    Connect {
+        failure: Failure,
+        #[help]
+        help: &'static str,
+    },
+
+    /// A variable or an argument that clap does not judge.
+    #[error("{0}")]
+    #[diagnostic(help("`locald help` shows how it is used"))]
+    Usage(String),
+
+    #[error(transparent)]
+    #[diagnostic(help("name a directory with --state-dir"))]
+    Home(#[from] NoHome),
+
+    /// The state directory, or a file in it, must not be trusted.
+    #[error(transparent)]
+    #[diagnostic(help("`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"))]
+    StateDir(#[from] Fault),
+
+    #[error("{}: there is no credential yet", .0.display())]
+    #[diagnostic(help("the first `locald start` makes one"))]
+    NoCredential(PathBuf),
+
+    #[error(transparent)]
+    #[diagnostic(help("look again with `locald status`"))]
+    Request(#[from] RequestError),
+
+    /// The daemon answered with a problem.
+    #[error("{url}{path}: the daemon answered {status} ({code}): {detail}")]
+    #[diagnostic(help("look again with `locald status`"))]
+    Answered {
+        url: String,
+        path: &'static str,
+        status: u16,
+        code: String,
+        detail: String,
+    },
+
+    #[error("{url}: the daemon (pid {pid}) took the request to stop and still runs after {}", humantime::format_duration(*.after))]
+    #[diagnostic(help("wait a little, or end it with `locald stop --force`"))]
+    StillRuns { url: String, pid: u32, after: Duration },
+
+    #[error("{url}: the daemon (pid {pid}) could not be ended: {source}")]
+    #[diagnostic(help("end the process by hand if it is yours"))]
+    Kill {
+        url: String,
+        pid: u32,
+        source: io::Error,
+    },
+
+    /// `restart` found the daemon that it was to replace.
+    #[error("{url}: the daemon (pid {pid}) is the one that ran before")]
+    #[diagnostic(help("try again, or `locald stop --force` first"))]
+    NotRestarted { url: String, pid: u32 },
+
+    #[error("{}: {doing}: {source}", path.display())]
+    #[diagnostic(help("see whether the disk is full or the place is read-only"))]
+    Io {
+        path: PathBuf,
+        doing: &'static str,
+        source: io::Error,
+    },
+
+    #[error("{error}")]
+    Daemon {
+        error: daemon::Error,
+        #[help]
+        help: &'static str,
+    },
+
+    #[error("the asynchronous runtime could not be set up: {0}")]
+    #[diagnostic(help("this host may be out of file descriptors"))]
+    Runtime(#[source] io::Error),
+
+    #[error("the private daemon ended before it was ready ({0})")]
+    #[diagnostic(help("`locald run` shows the reason in the foreground"))]
+    PrivateEnded(&'static str),
+}
+
+impl Error {
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    /// The process's exit code: the outcome's where there is one.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Connect { failure, .. } => failure.outcome.exit_code(),
+            Self::Usage(_) => 2,
+            Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
+            Self::NoCredential(_) => Outcome::Absent.exit_code(),
+            Self::StillRuns { .. } => Outcome::Busy.exit_code(),
+            Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
+            _ => 1,
+        }
+    }
+
+    /// The word in JSON.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Connect { failure, .. } => failure.outcome.as_str(),
+            Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.as_str(),
+            Self::Daemon {
+                error: daemon::Error::Home(_) | daemon::Error::State(_),
+                ..
+            } => Outcome::Invalid.as_str(),
+            Self::NoCredential(_) => Outcome::Absent.as_str(),
+            Self::StillRuns { .. } => Outcome::Busy.as_str(),
+            _ => "error",
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let help = advice(&failure.outcome);
+        Self::Connect { failure, help }
+    }
+}
+
+impl From<daemon::Error> for Error {
+    fn from(error: daemon::Error) -> Self {
+        let help = match error {
+            daemon::Error::Protocol(_) => "LOCALD_PROTOCOL names the protocol to run as, such as locald/1",
+            daemon::Error::Home(_) => "name a directory with --state-dir",
+            daemon::Error::State(_) => {
+                "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"
+            }
+            daemon::Error::Listen(_) => "see whether this host has a loopback interface and free ports",
+            daemon::Error::Signals(_) => "this host may be out of file descriptors",
+        };
+        Self::Daemon { error, help }
+    }
+}
+
+impl From<SetupError> for Error {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Protocol(error) => Self::usage(format!("LOCALD_PROTOCOL: {error}")),
+            SetupError::Home(error) => Self::Home(error),
+        }
+    }
+}
+
+/// What to do about an outcome.
+pub(crate) fn advice(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ready(..) => "nothing needs doing",
+        Outcome::Absent => "run `locald start`",
+        Outcome::Stale => "run `locald start`; it replaces the stale record",
+        Outcome::Busy => "try again in a moment; `locald restart` puts a new daemon in its place",
+        Outcome::Foreign => {
+            "run `locald start`; the new daemon takes another port and leaves the stranger alone"
+        }
+        Outcome::Incompatible(_) => {
+            "use the locald it belongs to, or `locald connect --replace` to displace it"
+        }
+        Outcome::Invalid => "run `locald doctor`; with --fix it sets modes right",
+        Outcome::SpawnFailed => "run `locald run` to see the daemon start in the foreground",
+    }
+}

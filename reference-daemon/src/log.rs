@@ -1,0 +1,154 @@
+//! The log: structured, to standard error, and without secrets whatever a caller wrote into it.
+
+use std::{
+    borrow::Cow,
+    env,
+    io::{self, IsTerminal, Write},
+};
+
+use tracing::level_filters::LevelFilter;
+
+use crate::error::Error;
+
+/// The variable that sets the level: `off`, `error`, `warn`, `info` (the default), `debug` or `trace`.
+const LEVEL: &str = "LOCALD_LOG";
+/// The variable that sets the format: `text` or `json`. Unless set, a terminal gets text and a file JSON lines.
+const FORMAT: &str = "LOCALD_LOG_FORMAT";
+
+/// What the log looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sends the events of this process to standard error.
+pub(crate) fn start() -> Result<Format, Error> {
+    let level = match env::var(LEVEL) {
+        Ok(level) if !level.is_empty() => level.parse::<LevelFilter>().map_err(|_| {
+            Error::usage(format!(
+                "{LEVEL}={level}: expected off, error, warn, info, debug or trace"
+            ))
+        })?,
+        _ => LevelFilter::INFO,
+    };
+    let format = match env::var(FORMAT).unwrap_or_default().as_str() {
+        "json" => Format::Json,
+        "text" => Format::Text,
+        "" if io::stderr().is_terminal() => Format::Text,
+        "" => Format::Json,
+        other => return Err(Error::usage(format!("{FORMAT}={other}: expected text or json"))),
+    };
+    // A log whose reader has gone must not end the daemon, and the subscriber's own complaint would panic there.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .log_internal_errors(false)
+        .with_writer(|| Redacting(io::stderr()));
+    match format {
+        Format::Json => builder.json().flatten_event(true).init(),
+        Format::Text => builder.init(),
+    }
+    Ok(format)
+}
+
+/// Writes whole events with their secrets blotted out.
+struct Redacting<W>(W);
+
+impl<W: Write> Write for Redacting<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        // The subscriber hands over one event at a time.
+        self.0
+            .write_all(redact(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+const BLOT: &str = "[redacted]";
+/// The length of 256 bits in base64url: credentials, tickets, page tokens, proofs.
+const SECRET: usize = 43;
+
+/// Replaces what follows `token=`, and every run of exactly 43 base64url characters.
+fn redact(text: &str) -> Cow<'_, str> {
+    let is_secret_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut clean = String::new();
+    let mut kept = 0;
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &text[at..];
+        let run = rest.find(|c| !is_secret_char(c)).unwrap_or(rest.len());
+        let (start, end) = if run == SECRET {
+            (at, at + run)
+        } else if rest[..run].ends_with("token") && rest[run..].starts_with('=') {
+            let start = at + run + 1;
+            let value = &text[start..];
+            (
+                start,
+                start
+                    + value
+                        .find(|c: char| c == '&' || c == '"' || c.is_whitespace())
+                        .unwrap_or(value.len()),
+            )
+        } else {
+            at += run + rest[run..].chars().next().map_or(0, char::len_utf8);
+            continue;
+        };
+        clean.push_str(&text[kept..start]);
+        clean.push_str(BLOT);
+        (kept, at) = (end, end);
+    }
+    if kept == 0 {
+        return Cow::Borrowed(text);
+    }
+    clean.push_str(&text[kept..]);
+    Cow::Owned(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact;
+
+    const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+    #[test]
+    fn secrets_are_blotted_out_wherever_they_stand() {
+        for (text, clean) in [
+            (
+                format!("bearer=\"Bearer {SECRET}\" end"),
+                "bearer=\"Bearer [redacted]\" end",
+            ),
+            (SECRET.to_owned(), "[redacted]"),
+            (format!("é{SECRET}é{SECRET}"), "é[redacted]é[redacted]"),
+            (
+                "GET /v1/events?token=short&x=1".to_owned(),
+                "GET /v1/events?token=[redacted]&x=1",
+            ),
+            (
+                "{\"path\":\"/e?page_token=a%20b\"}".to_owned(),
+                "{\"path\":\"/e?page_token=[redacted]\"}",
+            ),
+            (format!("token={SECRET}"), "token=[redacted]"),
+        ] {
+            assert_eq!(redact(&text), clean);
+        }
+    }
+
+    #[test]
+    fn everything_else_stays_as_it_is() {
+        for text in [
+            "id=5f0c2a9be17d4836a1c04f9d2e6b8370 pid=4242".to_owned(),
+            "tokens 3, token: none".to_owned(),
+            format!("{SECRET}x"),
+            "é=ü".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(redact(&text), text);
+        }
+    }
+}
