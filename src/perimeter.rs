@@ -159,7 +159,7 @@ impl Guard {
                 Refusal::Overloaded
             });
         };
-        dress.protocol = Some(self.protocol.clone());
+        dress.protocol = Some(self.protocol.clone()); // CTL-1
 
         if is_handshake {
             return match (request.method(), evidence) {
@@ -167,7 +167,7 @@ impl Guard {
                 _ => Err(Refusal::HandshakeMethod),
             };
         }
-        // The handshake stands before this: whoever speaks another protocol learns there which one is spoken here.
+        // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.
         if headers
             .get_all(PROTOCOL_HEADER)
             .iter()
@@ -297,7 +297,7 @@ impl Guard {
             Refusal::HandshakeMethod => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
-            // RFC 9110 has a 426 name what it asks for.
+            // CTL-2
             Refusal::ProtocolMismatch => {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 headers.insert(UPGRADE, self.protocol.clone());
