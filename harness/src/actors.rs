@@ -64,10 +64,11 @@ impl Taken {
 
     /// The heads of the requests in it.
     pub fn requests(&self) -> Vec<Seen> {
-        let mut bytes = self.bytes();
-        let mut requests = Vec::new();
-        while let Some(request) = take_request(&mut bytes) {
+        let bytes = self.bytes();
+        let (mut requests, mut start) = (Vec::new(), 0);
+        while let Some((request, length)) = parse_request(&bytes[start..]) {
             requests.push(request);
+            start += length;
         }
         requests
     }
@@ -96,8 +97,8 @@ impl Seen {
     }
 }
 
-/// Takes one whole request with a body of known length from the front of `bytes`.
-fn take_request(bytes: &mut Vec<u8>) -> Option<Seen> {
+/// The whole request, with a body of known length, that `bytes` begin with, and its length in bytes.
+fn parse_request(bytes: &[u8]) -> Option<(Seen, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut head = httparse::Request::new(&mut headers);
     let httparse::Status::Complete(start) = head.parse(bytes).ok()? else {
@@ -123,8 +124,7 @@ fn take_request(bytes: &mut Vec<u8>) -> Option<Seen> {
         .map_or(Some(0), |length| length.parse::<usize>().ok())?;
     let end = start.checked_add(length)?;
     seen.body = bytes.get(start..end)?.to_vec();
-    bytes.drain(..end);
-    Some(seen)
+    Some((seen, end))
 }
 
 /// What an actor was sent, and when. Clones show the same.
@@ -405,7 +405,6 @@ impl Stage {
     }
 
     fn receive(&self, index: usize, bytes: &[u8]) {
-        self.note("received", || printable(bytes));
         self.ledger
             .0
             .update(|taken| taken[index].received.push((Instant::now(), bytes.to_vec())));
@@ -448,17 +447,20 @@ impl Stage {
         let (mut piece, mut unread) = ([0; 16 * 1024], Vec::new());
         while let Ok(n @ 1..) = stream.read(&mut piece) {
             self.receive(index, &piece[..n]);
-            if matches!(self.part, Part::Relays(_)) {
-                if target.write_all(&piece[..n]).is_err() {
-                    return;
-                }
-                continue;
-            }
             unread.extend_from_slice(&piece[..n]);
-            while let Some(request) = take_request(&mut unread) {
+            // Whole requests reach the transcript, so that a secret sent in two parts is still recognised.
+            while let Some((request, length)) = parse_request(&unread) {
+                self.note("request", || printable(&unread[..length]));
+                unread.drain(..length);
                 // The answering side may have ended first; what comes is recorded all the same.
                 let _ = requests.send(request);
             }
+            if matches!(self.part, Part::Relays(_)) && target.write_all(&piece[..n]).is_err() {
+                break;
+            }
+        }
+        if !unread.is_empty() {
+            self.note("part of a request", || printable(&unread));
         }
     }
 

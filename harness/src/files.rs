@@ -147,20 +147,38 @@ pub struct Watch {
 impl Watch {
     /// Watches `directory`, without [`Opened`](FileEventKind::Opened) events.
     pub fn on(directory: &Path) -> io::Result<Self> {
-        Self::start(directory, WatchMask::empty(), None)
+        Self::start(directory, WatchMask::empty(), |_| {})
     }
 
     /// Watches `directory`, also for who opens what.
     pub fn with_opens(directory: &Path) -> io::Result<Self> {
-        Self::start(directory, WatchMask::OPEN, None)
+        Self::start(directory, WatchMask::OPEN, |_| {})
     }
 
     /// Watches `directory` and notes every event in `transcript`.
     pub fn noted(directory: &Path, transcript: &Transcript) -> io::Result<Self> {
-        Self::start(directory, WatchMask::empty(), Some(transcript.clone()))
+        let transcript = transcript.clone();
+        Self::each(directory, move |event| {
+            let facts = event
+                .facts
+                .as_ref()
+                .map_or_else(|| "gone".to_owned(), ToString::to_string);
+            let detail = format!("{:?} {} ({facts})", event.kind, event.name.display());
+            transcript.note_at(event.at, "files", "event", detail);
+        })
     }
 
-    fn start(directory: &Path, more: WatchMask, transcript: Option<Transcript>) -> io::Result<Self> {
+    /// Watches `directory` and calls `react` at each event, on the observing thread and before any wait sees the event:
+    /// how a case strikes in the middle of something, see [`Subject::killer`](crate::process::Subject::killer).
+    pub fn each(directory: &Path, react: impl FnMut(&FileEvent) + Send + 'static) -> io::Result<Self> {
+        Self::start(directory, WatchMask::empty(), react)
+    }
+
+    fn start(
+        directory: &Path,
+        more: WatchMask,
+        react: impl FnMut(&FileEvent) + Send + 'static,
+    ) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
             | WatchMask::MODIFY
@@ -177,7 +195,7 @@ impl Watch {
         let events = Shared::new(Vec::new());
         let thread = {
             let (events, wake, directory) = (events.clone(), Arc::clone(&wake), directory.to_owned());
-            std::thread::spawn(move || observe(inotify, &wake, &directory, &events, transcript.as_ref()))
+            std::thread::spawn(move || observe(inotify, &wake, &directory, &events, react))
         };
         Ok(Self {
             events,
@@ -234,7 +252,7 @@ fn observe(
     wake: &OwnedFd,
     directory: &Path,
     events: &Shared<Vec<FileEvent>>,
-    transcript: Option<&Transcript>,
+    mut react: impl FnMut(&FileEvent),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -261,14 +279,7 @@ fn observe(
                 cookie: event.cookie,
                 facts,
             };
-            if let Some(transcript) = transcript {
-                let facts = event
-                    .facts
-                    .as_ref()
-                    .map_or_else(|| "gone".to_owned(), ToString::to_string);
-                let detail = format!("{kind:?} {} ({facts})", event.name.display());
-                transcript.note_at(event.at, "files", "event", detail);
-            }
+            react(&event);
             events.update(|events| events.push(event));
         }
     }
@@ -334,8 +345,10 @@ pub struct ReadReport {
     pub changes: Vec<(Instant, Option<String>)>,
 }
 
-/// At most this many broken reads are kept with their bytes, and this many changes.
-const KEPT: usize = 64;
+/// At most this many broken reads are kept with their bytes.
+pub const MOST_BROKEN: usize = 64;
+/// At most this many changes are kept.
+pub const MOST_CHANGES: usize = 4096;
 
 /// Threads that open and read one file as fast as they can, each read through a new descriptor.
 pub struct HostileReader {
@@ -411,7 +424,7 @@ fn spin(
     reads: &AtomicU64,
     report: &Mutex<ReadReport>,
 ) {
-    let mut last: Option<Option<String>> = None;
+    let mut last = None;
     while !stop.load(Ordering::Relaxed) {
         let read = File::open(path).and_then(|mut file| {
             let loose = Facts::from(&file.metadata()?).is_loose();
@@ -420,18 +433,20 @@ fn spin(
             Ok((bytes, loose))
         });
         let at = Instant::now();
+        // Outside of the lock, so that a slow classifier of one reader does not slow the others.
+        let read = read.map(|(bytes, loose)| (classify(&bytes), bytes, loose));
         let mut report = lock(report);
         let seen = match read {
-            Ok((bytes, loose)) => {
+            Ok((sight, bytes, loose)) => {
                 report.loose += u64::from(loose);
-                match classify(&bytes) {
+                match sight {
                     Sight::Whole(id) => {
                         *report.whole.entry(id.clone()).or_default() += 1;
                         Some(Some(id))
                     }
                     Sight::Broken(why) => {
                         report.broken += 1;
-                        if report.broken_reads.len() < KEPT {
+                        if report.broken_reads.len() < MOST_BROKEN {
                             report.broken_reads.push(BrokenRead { at, bytes, why });
                         }
                         None
@@ -447,7 +462,7 @@ fn spin(
                 None
             }
         };
-        if chronicles && seen.is_some() && seen != last && report.changes.len() < KEPT * 64 {
+        if chronicles && seen.is_some() && seen != last && report.changes.len() < MOST_CHANGES {
             last.clone_from(&seen);
             report.changes.push((at, seen.flatten()));
         }

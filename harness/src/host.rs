@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::platform;
+use crate::process::Launch;
+use crate::wait::ms;
 
 /// A browser engine or a driver found in `PATH`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,6 +24,19 @@ impl Engine {
     /// Whether a case can drive it.
     pub fn is_usable(&self) -> bool {
         self.browser.is_some() && self.driver.is_some()
+    }
+
+    /// What the browser says of its version; `None` where it is absent or says nothing within 5 s.
+    pub fn version(&self) -> Option<String> {
+        let env = std::env::vars_os().collect();
+        let argv = [self.browser.as_ref()?.as_os_str(), "--version".as_ref()];
+        let output = Launch::new(argv)
+            .env(env)
+            .start()
+            .ok()?
+            .wait_output_end(ms(5_000))?;
+        let text = String::from_utf8_lossy(&output.stdout()).trim().to_owned();
+        (!text.is_empty()).then_some(text)
     }
 }
 

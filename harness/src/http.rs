@@ -190,9 +190,11 @@ impl Response {
         serde_json::from_slice(&self.body).ok()
     }
 
-    /// One line that says what came, for an observed side. Register secrets with the transcript and redact it.
-    pub fn summary(&self) -> String {
-        let body = printable(&self.body[..self.body.len().min(400)]);
+    /// One line that says what came, for an observed side, without the secrets that `transcript` hides.
+    pub fn summary(&self, transcript: &Transcript) -> String {
+        // Redacted before it is cut: half a secret is not recognised.
+        let mut body = transcript.redact(&printable(&self.body));
+        body.truncate(body.floor_char_boundary(400));
         format!("{} ({} bytes): {body}", self.status, self.body.len())
     }
 }

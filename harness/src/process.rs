@@ -382,6 +382,11 @@ impl Subject {
         rustix::process::pidfd_send_signal(&*self.pidfd, signal).map_err(io::Error::from)
     }
 
+    /// A handle that ends this one process (`SIGKILL`) from anywhere, at once and without a look at anything else.
+    pub fn killer(&self) -> Killer {
+        Killer(Arc::clone(&self.pidfd))
+    }
+
     /// Stops (`SIGSTOP`) every process of its tree and returns once all of them are seen stopped.
     pub fn stop(&self) -> io::Result<()> {
         self.for_all(Signal::STOP)?;
@@ -487,10 +492,21 @@ impl Subject {
     }
 }
 
+/// Ends one process; see [`Subject::killer`].
+#[derive(Debug, Clone)]
+pub struct Killer(Arc<OwnedFd>);
+
+impl Killer {
+    /// Sends `SIGKILL`; whether the process was still there.
+    pub fn kill(&self) -> bool {
+        rustix::process::pidfd_send_signal(&*self.0, Signal::KILL).is_ok()
+    }
+}
+
 impl Drop for Subject {
     fn drop(&mut self) {
         self.kill_group();
-        let _ = rustix::process::pidfd_send_signal(&*self.pidfd, Signal::KILL);
+        self.killer().kill();
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
         }
@@ -802,13 +818,14 @@ fn reap_orphans() {
     let Ok(children) = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")) else {
         return;
     };
+    let Some(own) = Proc::of(me) else { return };
     let held = lock(&HELD);
     let children = children
         .split_ascii_whitespace()
         .filter_map(|pid| pid.parse().ok());
     for child in children.filter(|pid| !held.contains(pid)).filter_map(Proc::of) {
-        let own = Proc::of(me).map_or((0, 0), |own| (own.session, own.pgrp));
-        let started_here = child.session == own.0 && (child.pgrp == own.1 || child.pgrp == child.pid);
+        let started_here =
+            child.session == own.session && (child.pgrp == own.pgrp || child.pgrp == child.pid);
         if child.is_zombie() && !started_here {
             let _ = rustix::process::waitid(
                 WaitId::Pid(raw(child.pid)),

@@ -66,6 +66,7 @@ impl Transcript {
         let forms = proof::forms(secret)
             .into_iter()
             .filter_map(|form| String::from_utf8(form).ok());
+        let forms = forms.chain([printable(secret)]);
         let forms: Vec<String> = forms.filter(|form| form.len() >= 8).collect();
         let mut inner = lock(&self.0);
         inner.secrets.extend(forms);

@@ -5,10 +5,12 @@ use local_daemon_harness::arena::Arena;
 use local_daemon_harness::files::{
     Difference, EntryKind, Facts, FileEventKind, HostileReader, Sight, Snapshot, Watch,
 };
+use local_daemon_harness::process::{Killer, Signal};
 use local_daemon_harness::record::{RECORD, Record, Url, replace, write_new};
 use local_daemon_harness::wait::{ms, until};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[test]
@@ -88,6 +90,37 @@ fn opens_are_seen_on_request() {
             .wait_event(ms(5_000), FileEventKind::Opened, "credential")
             .is_some()
     );
+}
+
+#[test]
+fn a_reaction_strikes_in_the_middle_of_a_publish() {
+    let arena = Arena::new().unwrap();
+    let directory = arena.make_state_dir().unwrap();
+    let aim = Arc::new(OnceLock::<Killer>::new());
+    let trigger = Arc::clone(&aim);
+    let watch = Watch::each(directory, move |event| {
+        if event.name == "temporary" {
+            trigger.wait().kill();
+        }
+    });
+    let watch = watch.unwrap();
+    let script = "touch temporary && sleep 600 && mv temporary record";
+    let subject = arena
+        .launch("subject", ["sh", "-c", script])
+        .cwd(directory)
+        .start()
+        .unwrap();
+    aim.set(subject.killer()).unwrap();
+    assert_eq!(
+        subject.wait_exit(ms(5_000)).unwrap().signal,
+        Some(Signal::KILL.as_raw())
+    );
+    assert!(
+        watch
+            .wait_event(ms(5_000), FileEventKind::Created, "temporary")
+            .is_some()
+    );
+    assert!(!directory.join("record").exists());
 }
 
 fn classify(bytes: &[u8]) -> Sight {
