@@ -43,7 +43,11 @@ chapters! {
     "10-perimeter" => "PER",
     "11-streams" => "STR",
     "12-browser" => "BROW",
+    "13-lifecycle" => "LIFE",
+    "14-unix-socket" => "SOCK",
+    "15-control-plane" => "CTL",
     "16-conformance" => "CONF",
+    "17-threat-model" => "THR",
 }
 
 documents!(
