@@ -14,6 +14,8 @@ pub mod case;
 pub mod cases;
 pub mod manifest;
 mod nearest;
+pub mod report;
 pub mod rng;
+pub mod runner;
 pub mod stage;
 pub mod verdict;

@@ -1,0 +1,58 @@
+//! Markdown: a table a run, and a section for everything that needs a look.
+
+use std::fmt::Write as _;
+
+use local_daemon_spec::catalogue;
+
+use super::{Report, Summary};
+
+pub(super) fn render(report: &Report) -> String {
+    let mut text = format!("# {}: {}\n\n", escape(&report.subject.name), report.headline());
+    let version = report.subject.version.as_deref().unwrap_or("version unknown");
+    let complete = if report.complete { "" } else { ", interrupted" };
+    let _ = writeln!(
+        text,
+        "{} · {} · suite {} · seed {} · {}{complete}\n",
+        escape(version),
+        report.spec,
+        report.suite_version,
+        report.seed,
+        report.started,
+    );
+    text.push_str("| Chapter | Verdicts |\n|---|---|\n");
+    for (chapter, results) in report.chapters() {
+        let _ = writeln!(text, "| {chapter} | {} |", Summary::of(results).words());
+    }
+    for result in report.results.iter().filter(|result| result.verdict.needs_a_look()) {
+        let _ = writeln!(text, "\n## {}: {}\n", result.verdict, result.case);
+        for id in result.requirements {
+            let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
+            let _ = writeln!(text, "- **{id}** {sentence}");
+        }
+        let sides =
+            [("Arranged", &result.precondition), ("Expected", &result.expected), ("Observed", &result.observed)];
+        for (word, side) in sides {
+            if let Some(side) = side {
+                let _ = writeln!(text, "\n{word}: {}", escape(side));
+            }
+        }
+    }
+    let _ = writeln!(text, "\n{}", report.summary.line(false));
+    text
+}
+
+/// What was observed is text: it makes no markup and stays on its line.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() => escaped.push(' '),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '!' | '&' => {
+                escaped.push('\\');
+                escaped.push(c);
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,274 @@
+//! What a run came to, and the forms in which it is told.
+
+mod badge;
+mod html;
+mod junit;
+mod markdown;
+mod output;
+pub mod terminal;
+
+pub use output::{Format, Output, OutputFault, Target};
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use local_daemon_harness::process::Launch;
+use local_daemon_harness::proof::sha256_hex;
+use local_daemon_harness::transcript::Event;
+use local_daemon_spec::{Profile, Role};
+use serde::Serialize;
+
+use crate::case::Case;
+use crate::manifest::Manifest;
+use crate::verdict::{ExitCode, Verdict};
+
+/// Name and version of the JSON form, whose schema is `spec/schemas/report.schema.json`.
+pub const SCHEMA: &str = "local-daemon-conformance-report/1";
+
+/// The contract that is judged.
+pub const SPEC: &str = "local-daemon/1";
+
+/// A whole report. Serialised, it is the JSON form.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The suite's own version.
+    pub suite_version: &'static str,
+    /// [`SPEC`].
+    pub spec: &'static str,
+    /// What was judged.
+    pub subject: SubjectFacts,
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// When the run began, RFC 3339 in UTC.
+    pub started: String,
+    /// Whether every selected case has a result.
+    pub complete: bool,
+    /// Where the suite ran.
+    pub host: HostFacts,
+    /// In the order of the specification.
+    pub results: Vec<CaseResult>,
+    /// How many results bear each verdict.
+    pub summary: Summary,
+}
+
+/// What is known of the subject.
+#[derive(Debug, Clone, Serialize)]
+pub struct SubjectFacts {
+    /// The manifest's name for it.
+    pub name: String,
+    /// What its version command printed.
+    pub version: Option<String>,
+    /// SHA-256 of its executable.
+    pub sha256: Option<String>,
+}
+
+/// Where the suite ran.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostFacts {
+    /// Such as `linux`.
+    pub os: &'static str,
+    /// Browser engines that took part.
+    pub engines: Vec<EngineFacts>,
+}
+
+/// A browser engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineFacts {
+    /// Such as `firefox`.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+}
+
+/// The result of one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct CaseResult {
+    /// Its name.
+    pub case: &'static str,
+    /// The ids that it covers.
+    pub requirements: &'static [&'static str],
+    /// Its profile.
+    pub profile: Profile,
+    /// Who was judged.
+    pub role: Role,
+    /// The browser engine, where one took part.
+    pub engine: Option<String>,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// What was arranged and seen to hold.
+    pub precondition: Option<String>,
+    /// What had to be seen.
+    pub expected: Option<String>,
+    /// What was seen.
+    pub observed: Option<String>,
+    /// What happened, without secrets.
+    pub transcript: Vec<Event>,
+}
+
+impl CaseResult {
+    /// A result of a case that did not run.
+    pub fn new(case: &Case, verdict: Verdict) -> Self {
+        Self {
+            case: case.name,
+            requirements: case.requirements,
+            profile: case.profile,
+            role: case.role,
+            engine: None,
+            verdict,
+            duration_ms: 0,
+            precondition: None,
+            expected: None,
+            observed: None,
+            transcript: Vec::new(),
+        }
+    }
+
+    /// With what was seen.
+    #[must_use]
+    pub fn observed(self, what: impl Into<String>) -> Self {
+        Self { observed: Some(what.into()), ..self }
+    }
+
+    /// The part of the name before the slash.
+    pub fn chapter(&self) -> &'static str {
+        self.case.split_once('/').map_or(self.case, |(chapter, _)| chapter)
+    }
+}
+
+/// How many results bear each verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the fields are the verdicts")]
+pub struct Summary {
+    pub pass: usize,
+    pub fail: usize,
+    pub warn: usize,
+    pub not_applicable: usize,
+    pub untestable: usize,
+    pub inconclusive: usize,
+    pub harness_error: usize,
+}
+
+impl Summary {
+    /// Counts results.
+    pub fn of<'a>(results: impl IntoIterator<Item = &'a CaseResult>) -> Self {
+        let mut summary = Self::default();
+        for result in results {
+            *summary.slot(result.verdict) += 1;
+        }
+        summary
+    }
+
+    /// How many bear this verdict.
+    pub fn count(mut self, verdict: Verdict) -> usize {
+        *self.slot(verdict)
+    }
+
+    fn slot(&mut self, verdict: Verdict) -> &mut usize {
+        match verdict {
+            Verdict::Pass => &mut self.pass,
+            Verdict::Fail => &mut self.fail,
+            Verdict::Warn => &mut self.warn,
+            Verdict::NotApplicable => &mut self.not_applicable,
+            Verdict::Untestable => &mut self.untestable,
+            Verdict::Inconclusive => &mut self.inconclusive,
+            Verdict::HarnessError => &mut self.harness_error,
+        }
+    }
+
+    /// The last line of the terminal's report, for scripts. Three numbers that add up to all results: a warning counts
+    /// as passed unless `strict`, and what reached no verdict through the suite's or the case's own fault as failed, so
+    /// that `0 failed` never hides anything.
+    pub fn line(self, strict: bool) -> String {
+        let (warned_passed, warned_failed) = if strict { (0, self.warn) } else { (self.warn, 0) };
+        let passed = self.pass + warned_passed;
+        let failed = self.fail + self.inconclusive + self.harness_error + warned_failed;
+        let skipped = self.not_applicable + self.untestable;
+        format!("cases: {passed} passed, {failed} failed, {skipped} skipped")
+    }
+
+    /// The verdicts that occur, with their counts, such as `60 pass, 1 fail`.
+    pub fn words(self) -> String {
+        let counts = Verdict::ALL.map(|verdict| (self.count(verdict), verdict));
+        let words = counts.into_iter().filter(|(count, _)| *count > 0);
+        words.map(|(count, verdict)| format!("{count} {verdict}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Report {
+    /// The report of a run that began at `started` and was to have `planned` results.
+    pub fn new(
+        subject: SubjectFacts,
+        seed: u64,
+        started: SystemTime,
+        planned: usize,
+        results: Vec<CaseResult>,
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            suite_version: env!("CARGO_PKG_VERSION"),
+            spec: SPEC,
+            subject,
+            seed,
+            started: humantime::format_rfc3339_seconds(started).to_string(),
+            complete: results.len() == planned,
+            host: HostFacts { os: std::env::consts::OS, engines: Vec::new() },
+            summary: Summary::of(&results),
+            results,
+        }
+    }
+
+    /// How the run ends.
+    pub fn exit_code(&self, strict: bool) -> ExitCode {
+        let verdicts: Vec<Verdict> = self.results.iter().map(|result| result.verdict).collect();
+        ExitCode::of(&verdicts, self.complete, strict)
+    }
+
+    /// The results by chapter, in their order.
+    pub fn chapters(&self) -> impl Iterator<Item = (&'static str, &[CaseResult])> {
+        self.results.chunk_by(|a, b| a.chapter() == b.chapter()).map(|results| (results[0].chapter(), results))
+    }
+
+    /// One word for the whole: what a badge says.
+    pub fn headline(&self) -> &'static str {
+        match self.exit_code(false) {
+            ExitCode::Conforms => "conforms",
+            ExitCode::DoesNotConform => "does not conform",
+            ExitCode::Undecided => "undecided",
+            ExitCode::NothingSelected => "nothing judged",
+            ExitCode::Interrupted => "interrupted",
+            ExitCode::Fault | ExitCode::StaleBaseline => "suite fault",
+        }
+    }
+}
+
+impl SubjectFacts {
+    /// Looks at the executable and asks it for its version, for at most 5 seconds.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            name: manifest.subject.name.clone(),
+            version: version(&manifest.subject.version),
+            sha256: digest(manifest.program()),
+        }
+    }
+}
+
+fn digest(program: &Path) -> Option<String> {
+    Some(sha256_hex(&std::fs::read(program).ok()?))
+}
+
+fn version(command: &[String]) -> Option<String> {
+    if command.is_empty() {
+        return None;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let subject = Launch::new(command.iter().cloned()).var("PATH", path).start().ok()?;
+    let ended = subject.wait_output_end(Instant::now() + Duration::from_secs(5));
+    let output = ended.unwrap_or_else(|| subject.output()).stdout();
+    let line = String::from_utf8_lossy(&output).lines().next()?.trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}

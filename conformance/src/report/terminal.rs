@@ -1,0 +1,100 @@
+//! The report on a terminal or in a pipe: counts by chapter, then everything that needs a look, then one line for
+//! scripts.
+
+use std::fmt::Write as _;
+
+use local_daemon_harness::transcript::printable;
+use local_daemon_spec::catalogue;
+
+use super::{CaseResult, Report, Summary};
+use crate::verdict::Verdict;
+
+/// At most so many of a transcript's last events are shown; the JSON report has them all.
+const EVENTS: usize = 40;
+
+/// At most so many characters of an event are shown.
+const WIDTH: usize = 240;
+
+/// How to render.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// With colours.
+    pub colour: bool,
+    /// Whether warnings count as failures.
+    pub strict: bool,
+}
+
+impl Style {
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn verdict(self, verdict: Verdict) -> String {
+        let code = match verdict {
+            Verdict::Pass => "32",
+            Verdict::Fail => "1;31",
+            Verdict::Warn => "33",
+            Verdict::NotApplicable => "2",
+            Verdict::Untestable | Verdict::Inconclusive | Verdict::HarnessError => "35",
+        };
+        self.paint(code, &verdict.as_str().to_uppercase())
+    }
+}
+
+/// The whole report.
+pub fn render(report: &Report, style: Style) -> String {
+    let mut text = String::new();
+    let subject = &report.subject;
+    let version = subject.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
+    let _ = writeln!(text, "{}{version}, seed {}\n", style.paint("1", &clean(&subject.name)), report.seed);
+
+    let width = report.chapters().map(|(chapter, _)| chapter.len()).max().unwrap_or_default();
+    for (chapter, results) in report.chapters() {
+        let _ = writeln!(text, "  {chapter:width$}  {}", Summary::of(results).words());
+    }
+    for result in report.results.iter().filter(|result| result.verdict.needs_a_look()) {
+        text.push('\n');
+        render_result(&mut text, result, style);
+    }
+    let _ = writeln!(text, "\n{}: {}", style.paint("1", report.headline()), report.summary.words());
+    if !report.complete {
+        text.push_str("The run was interrupted; cases without a result are not counted.\n");
+    }
+    text.push_str(&report.summary.line(style.strict));
+    text.push('\n');
+    text
+}
+
+fn render_result(text: &mut String, result: &CaseResult, style: Style) {
+    let name = style.paint("1", result.case);
+    let _ = writeln!(text, "{} {name}  {} ms", style.verdict(result.verdict), result.duration_ms);
+    for id in result.requirements {
+        let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
+        let _ = writeln!(text, "  {id}: {sentence}");
+    }
+    let sides =
+        [("arranged", &result.precondition), ("expected", &result.expected), ("observed", &result.observed)];
+    for (word, side) in sides {
+        if let Some(side) = side {
+            let _ = writeln!(text, "  {}  {}", style.paint("1", word), clean(side));
+        }
+    }
+    let skipped = result.transcript.len().saturating_sub(EVENTS);
+    if skipped > 0 {
+        let _ = writeln!(text, "  … {skipped} earlier events");
+    }
+    for event in &result.transcript[skipped..] {
+        let mut detail = clean(&event.detail);
+        if let Some((cut, _)) = detail.char_indices().nth(WIDTH) {
+            detail.truncate(cut);
+            detail.push('…');
+        }
+        let line = format!("{:>7} ms  {:10} {}  {detail}", event.at_ms, event.actor, event.what);
+        let _ = writeln!(text, "  {}", style.paint("2", line.trim_end()));
+    }
+}
+
+/// What a subject said must not steer the terminal.
+fn clean(text: &str) -> String {
+    if text.chars().any(char::is_control) { printable(text.as_bytes()) } else { text.to_owned() }
+}
