@@ -326,8 +326,10 @@ impl Actor {
     fn end(&mut self) {
         self.stage.over.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            // A parked accept has no other end than a connection; a full backlog means that it is not parked.
-            let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
+            if !matches!(self.stage.part, Part::Backlog) {
+                // A parked accept has no other end than a connection.
+                let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
+            }
             let _ = thread.join();
         }
     }
@@ -376,7 +378,7 @@ impl Stage {
 
     /// Holds the port without taking anything; in the end, reads what the kernel took.
     fn leave_waiting(&self, listener: &TcpListener) {
-        // The connection that ends the part waits in the backlog like any other: look for the flag instead.
+        // A connection that ended the part would wait in the backlog like any other: look for the flag instead.
         let over = || self.over.load(Ordering::SeqCst).then_some(());
         let forever = Instant::now() + Duration::from_secs(u64::from(u32::MAX));
         crate::wait::until(forever, crate::wait::LONGEST_POLL, over);

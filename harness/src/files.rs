@@ -314,7 +314,7 @@ pub enum Sight {
 }
 
 /// A read that must not have happened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BrokenRead {
     /// When.
     pub at: Instant,
@@ -322,6 +322,13 @@ pub struct BrokenRead {
     pub bytes: Vec<u8>,
     /// What is wrong with it.
     pub why: String,
+}
+
+impl std::fmt::Debug for BrokenRead {
+    // Without the bytes: they may be half of a credential, which nothing would recognise as one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes: {}", self.bytes.len(), self.why)
+    }
 }
 
 /// What hostile readers saw.

@@ -148,6 +148,15 @@ impl Launch {
         let mut held = lock(&HELD);
         let mut child = command.spawn().map_err(failed)?;
         let pid = child.id();
+        let pidfd = match rustix::process::pidfd_open(raw(pid), PidfdFlags::empty()) {
+            Ok(pidfd) => Arc::new(pidfd),
+            Err(error) => {
+                // What cannot be held is not let loose.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed(error.into()));
+            }
+        };
         held.insert(pid);
         drop(held);
         let argv: Vec<String> = self
@@ -180,9 +189,6 @@ impl Launch {
             std::thread::spawn(move || capture(pipe, stream, &output, &transcript, &actor));
         }
 
-        let pidfd =
-            rustix::process::pidfd_open(raw(pid), PidfdFlags::empty()).map_err(|e| failed(e.into()))?;
-        let pidfd = Arc::new(pidfd);
         let exit = Shared::new(None);
         let watcher = {
             let (pidfd, exit) = (Arc::clone(&pidfd), exit.clone());
@@ -869,5 +875,51 @@ fn reap(pidfd: &OwnedFd) -> Exit {
             .as_ref()
             .and_then(rustix::process::WaitIdStatus::terminating_signal),
         at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_may_hold_anything() {
+        let rest = "S 1 20 30 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3";
+        for name in ["sh", "a b", "x) Z 9 9 (y", "(", ""] {
+            let process = Proc::parse(format!("42 ({name}) {rest}").as_bytes()).unwrap();
+            assert_eq!((process.comm.as_str(), process.state), (name, 'S'));
+            assert_eq!(
+                (process.pid, process.ppid, process.pgrp, process.session),
+                (42, 1, 20, 30)
+            );
+            assert_eq!(process.start, 4711);
+        }
+        assert_eq!(Proc::parse(b"42 (sh) S 1"), None);
+    }
+
+    #[test]
+    fn addresses_of_the_kernels_tables_are_read() {
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse_address("0100007F:1F90"), "127.0.0.1:8080".parse().ok());
+            assert_eq!(
+                parse_address("00000000000000000000000001000000:1F90"),
+                "[::1]:8080".parse().ok()
+            );
+            assert_eq!(parse_address("00000000:0000"), "0.0.0.0:0".parse().ok());
+        }
+        for bad in ["", "0100007F", "0100007G:0000", "0100007F:10000", "01007F:0000"] {
+            assert_eq!(parse_address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_given_to_another_process_is_not_signalled() {
+        let own = Proc::of(std::process::id()).unwrap();
+        let earlier = Proc {
+            start: own.start - 1,
+            ..own
+        };
+        assert!(!earlier.signal(Signal::KILL));
+        assert!(earlier.wait_gone(ms(1)));
     }
 }

@@ -318,3 +318,100 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(Value::Object(fields))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let text = || proptest::option::of(any::<String>());
+        let url = (0..3_u8, 1_u16.., any::<bool>()).prop_map(|(host, port, slash)| {
+            let host = ["127.0.0.1", "localhost", "[::1]"][usize::from(host)];
+            let text = format!("http://{host}:{port}{}", if slash { "/" } else { "" });
+            Url::parse(&text).expect("a good URL")
+        });
+        (
+            "[0-9a-f]{32}",
+            any::<String>(),
+            url,
+            1_i32..,
+            text(),
+            text(),
+            text(),
+        )
+            .prop_map(|(id, version, url, pid, protocol, socket, started_at)| Record {
+                id,
+                version,
+                url,
+                pid,
+                protocol,
+                socket,
+                started_at,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_record_reads_back(record in any_record()) {
+            prop_assert_eq!(Record::parse(record.to_json().as_bytes()), Ok(record));
+        }
+
+        // What a torn write leaves: the beginning of a record, or its beginning and the end of an older one.
+        #[test]
+        fn no_part_of_a_record_is_a_record(record in any_record(), cut: proptest::sample::Index) {
+            let whole = record.to_json();
+            let whole = whole.trim_end().as_bytes();
+            prop_assert!(Record::parse(&whole[..cut.index(whole.len())]).is_err());
+            prop_assert!(Record::parse(&whole[cut.index(whole.len() - 1) + 1..]).is_err());
+            let longer = [whole, b"}"].concat();
+            prop_assert!(Record::parse(&longer).is_err());
+        }
+
+        #[test]
+        fn a_url_reads_as_itself_or_not_at_all(text in "(http://)?(127\\.0\\.0\\.1|localhost|\\[::1\\]|.{0,9}):?[0-9]{0,6}.{0,2}") {
+            if let Some(url) = Url::parse(&text) {
+                prop_assert_eq!(url.text(), &text);
+                let bare = format!("http://{}", url.authority());
+                let slashed = format!("{bare}/");
+                prop_assert!(text == bare || text == slashed);
+                let port = format!(":{}", url.port);
+                prop_assert!(url.authority().ends_with(&port));
+                prop_assert!(url.addresses().iter().all(|address| address.ip().is_loopback()));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_a_parser_panic(bytes: Vec<u8>) {
+            let _ = Record::parse(&bytes);
+            let _ = parse_credential(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_key_twice_is_found_at_every_depth() {
+        assert!(parse_object(br#"{"a":{"b":[{"c":1,"d":2}]},"b":1}"#).is_ok());
+        for twice in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":{"b":[{"c":1,"c":2}]}}"#,
+            r#"{"a":1,"\u0061":1}"#,
+        ] {
+            assert!(
+                matches!(parse_object(twice.as_bytes()), Err(RecordFault::Syntax(_))),
+                "{twice}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_listeners_url_is_its_address() {
+        for address in ["127.0.0.1:8080", "[::1]:8080"] {
+            let url = Url::of(address.parse().unwrap());
+            assert_eq!(
+                (url.authority(), url.addresses()),
+                (address, vec![address.parse().unwrap()])
+            );
+            assert_eq!(Url::parse(url.text()), Some(url));
+        }
+    }
+}

@@ -225,7 +225,9 @@ fn what_was_sent_to_a_part_that_never_accepts_is_known_in_the_end() {
     connection
         .send(b"GET /secret HTTP/1.1\r\n\r\n", ms(5_000))
         .unwrap();
-    assert!(actor.stop().saw_bytes(b"/secret"));
+    let ledger = actor.stop();
+    assert!(ledger.saw_bytes(b"/secret"));
+    assert_eq!(ledger.connections().len(), 1);
 }
 
 #[test]
