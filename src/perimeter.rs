@@ -162,9 +162,10 @@ impl Guard {
         dress.protocol = Some(self.protocol.clone()); // CTL-1
 
         if is_handshake {
-            return match (request.method(), evidence) {
-                (&Method::GET, evidence) => Ok(Admission::Handshake(evidence)),
-                _ => Err(Refusal::HandshakeMethod),
+            return if request.method() == Method::GET {
+                Ok(Admission::Handshake(evidence))
+            } else {
+                Err(Refusal::HandshakeMethod)
             };
         }
         // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.

@@ -1,5 +1,6 @@
 //! The guard, called as the `tower` service that it is: no sockets, every answer whole.
 #![cfg(feature = "daemon")]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
 
@@ -530,6 +531,9 @@ async fn query_token_opens_event_streams_only_and_is_not_passed_on() {
         let response = ask_new(authorized("GET", &format!("/v1/events?token={token}"), &[])).await;
         assert_eq!(response.status(), status);
     }
+    let bearers = [("authorization", "Bearer x"), ("authorization", "Bearer x")];
+    let response = ask_new(to_daemon("GET", &format!("/v1/events?token={KEY}"), &bearers)).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     for target in ["/v1/status", "/nowhere", proof::PATH] {
         let response = ask_new(authorized("GET", &format!("{target}?a=b&token={KEY}"), &[])).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{target}");
@@ -712,6 +716,16 @@ async fn url_is_at_most_8_kib() {
     let response = ask_new(authorized("GET", &target(8193), &[])).await;
     assert_eq!(response.status(), StatusCode::URI_TOO_LONG);
     assert_eq!(code(&response), "uri_too_long");
+    // The first check of all, and even so an answer that a listed page can read.
+    let first = ask_new(bare(
+        "GET",
+        &target(8193),
+        &[("host", "evil.test"), ("origin", LISTED)],
+    ))
+    .await;
+    assert_eq!(first.status(), StatusCode::URI_TOO_LONG);
+    assert_eq!(text(&first, "access-control-allow-origin"), Some(LISTED));
+    assert_anonymous(&first);
 }
 
 #[tokio::test]
@@ -774,6 +788,8 @@ async fn flood_of_failed_handshakes_is_slowed_and_hinders_nobody_who_authenticat
     );
     assert_eq!(limited.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(code(&limited), "overloaded");
+    let elsewhere = ask(&service, to_daemon("GET", "/v1/status", &[])).await;
+    assert_eq!(elsewhere.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(text(&limited, "retry-after"), Some("1"));
     assert_anonymous(&limited);
     for _ in 0..3000 {
