@@ -13,9 +13,10 @@
 pub mod case;
 pub mod cases;
 pub mod manifest;
-mod nearest;
+pub mod nearest;
 pub mod report;
 pub mod rng;
 pub mod runner;
 pub mod stage;
+pub mod trace;
 pub mod verdict;

@@ -1,2 +1,120 @@
-//! Under construction.
-fn main() {}
+//! The command line of the conformance suite.
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode as Status;
+
+use clap::{Args, Parser, Subcommand};
+use local_daemon_conformance::report::Target;
+use local_daemon_conformance::verdict::ExitCode;
+use local_daemon_spec::{Profile, Role};
+
+const EXIT_CODES: &str = "\
+Exit status:
+    0  the subject conforms; or the command did what it was asked
+    1  it does not: at least one case failed (with --strict, or warned)
+    2  nothing failed, but a claimed profile has inconclusive cases or ones that this host cannot observe
+    3  the suite or its input is at fault: manifest, program, usage, a report that cannot be written
+    4  nothing selected, or nothing of that name
+    5  a stale baseline
+  130  interrupted: subjects ended, reports written and marked incomplete";
+
+/// Judges any implementation of the Local Daemon Protocol from outside.
+#[derive(Debug, Parser)]
+#[command(name = "daemonspec", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the cases against a subject and report.
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArgs),
+    /// List the cases, or every requirement with what meets and what judges it.
+    List(ListArgs),
+    /// Explain a case or a requirement: the sentence, why, the cases, where the code meets it.
+    Explain {
+        /// A case's name, such as publish/partial-record-never-observed, or an id, such as PUB-3.
+        name: String,
+    },
+    /// Write a commented manifest to FILE, or to standard output.
+    Init {
+        /// Must not be there yet.
+        file: Option<PathBuf>,
+    },
+    /// Say what this host lets the suite observe, and how to get what is missing.
+    Doctor {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The subject's manifest; `daemonspec init` writes one.
+    subject: Option<PathBuf>,
+    /// Only the cases whose name matches; `*` matches any text. May be repeated.
+    #[arg(long = "case", value_name = "GLOB")]
+    cases: Vec<String>,
+    /// Only the cases of this profile; without a manifest, the profiles that the subject claims [default: core]. May be
+    /// repeated.
+    #[arg(long = "profile", value_name = "PROFILE")]
+    profiles: Vec<Profile>,
+    /// Only the cases that judge this role.
+    #[arg(long, value_name = "daemon|client")]
+    role: Option<Role>,
+    /// Count a violated recommendation as a failure.
+    #[arg(long)]
+    strict: bool,
+    /// How many cases run at the same time [default: twice the cores, at most 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// The seed of every random choice.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Also write the report as json, junit, html, markdown or badge. May be repeated.
+    #[arg(long = "report", value_name = "FORMAT=FILE")]
+    reports: Vec<Target>,
+    /// In the place of a manifest: the daemon's command, with {state_dir} where it takes its state directory.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "subject")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Every requirement with its level, role, profile, state, cases and citations.
+    #[arg(long)]
+    requirements: bool,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> Status {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as errors, too, and are none.
+            let code = if error.use_stderr() {
+                ExitCode::Fault
+            } else {
+                ExitCode::Conforms
+            };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let ended = match cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::List(args) if args.requirements => commands::list::requirements(args.json),
+        Command::List(args) => Ok(commands::list::cases(args.json)),
+        Command::Explain { name } => commands::explain::explain(&name),
+        Command::Init { file } => commands::init::init(file.as_deref()),
+        Command::Doctor { json } => Ok(commands::doctor::doctor(json)),
+    };
+    ended.unwrap_or_else(|problem| problem.tell()).into()
+}

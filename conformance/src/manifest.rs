@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use local_daemon_spec::Profile;
@@ -34,7 +35,7 @@ pub enum ManifestFault {
         message: String,
         /// The text.
         #[source_code]
-        text: NamedSource<String>,
+        text: Arc<NamedSource<String>>,
         /// Where in it.
         #[label("here")]
         at: Option<SourceSpan>,
@@ -276,6 +277,9 @@ fn outcome() -> String {
     "/outcome".to_owned()
 }
 
+/// A commented manifest with every key.
+pub const TEMPLATE: &str = include_str!("template.toml");
+
 /// What may stand in braces in every command, environment value and body.
 const PLACEHOLDERS: [&str; 4] = ["state_dir", "home", "port", "case"];
 
@@ -324,7 +328,7 @@ impl Manifest {
         let invalid = |message: String, at: Option<Range<usize>>, help| ManifestFault::Invalid {
             path: path.to_owned(),
             message,
-            text: NamedSource::new(path, text.to_owned()),
+            text: Arc::new(NamedSource::new(path, text.to_owned())),
             at: at.map(Into::into),
             help,
         };
@@ -352,6 +356,12 @@ impl Manifest {
 
     /// The first value that its type alone does not refuse but the schema does.
     fn bad_value(&self) -> Option<(&'static str, &'static str)> {
+        const MS: &str = "must be from 1 to 600000 milliseconds";
+        const FILE: &str = "must be a file name without a directory";
+        const PATH: &str = "must begin with `/`";
+        const POINTER: &str = "must be a JSON pointer, such as `/id`";
+        const METHOD: &str = "must be an HTTP method in capitals";
+        const OPERATION: &str = "must have a method in capitals and a path that begins with `/`";
         let timeout = |ms: u64| !(1..=600_000).contains(&ms);
         let binding = &self.binding;
         let file = |name: &str| name.is_empty() || name.contains('/') || matches!(name, "." | "..");
@@ -364,12 +374,6 @@ impl Manifest {
                 .as_ref()
                 .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
         };
-        const MS: &str = "must be from 1 to 600000 milliseconds";
-        const FILE: &str = "must be a file name without a directory";
-        const PATH: &str = "must begin with `/`";
-        const POINTER: &str = "must be a JSON pointer, such as `/id`";
-        const METHOD: &str = "must be an HTTP method in capitals";
-        const OPERATION: &str = "must have a method in capitals and a path that begins with `/`";
         let rules = [
             (
                 self.subject.profiles.is_empty(),
@@ -673,7 +677,7 @@ mod tests {
 
     #[test]
     fn the_keys_and_defaults_are_those_of_the_schema() {
-        let schema = local_daemon_spec::schemas::get("manifest.schema").unwrap();
+        let schema = local_daemon_spec::schemas::get("manifest").unwrap();
         let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
         let keys = |section: &str| -> BTreeSet<String> {
             let properties = &schema["properties"][section]["properties"];
@@ -688,7 +692,7 @@ mod tests {
                 }
             );
             let error = toml::from_str::<Manifest>(&text).unwrap_err();
-            let (_, known) = unknown_key(error.message()).unwrap();
+            let (_, known) = unknown_key(error.message()).unwrap_or_else(|| panic!("{section}: {error}"));
             assert_eq!(
                 known.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(),
                 keys(section),
@@ -712,6 +716,33 @@ mod tests {
         assert_eq!(
             default("binding", "handshake")["path"],
             manifest.binding.handshake.path
+        );
+    }
+
+    #[test]
+    fn the_template_is_a_manifest_with_and_without_its_optional_keys() {
+        let schema: serde_json::Value =
+            serde_json::from_str(local_daemon_spec::schemas::get("manifest").unwrap()).unwrap();
+        let whole: String = TEMPLATE
+            .lines()
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|key| !key.is_empty() && !key.starts_with(' '))
+                    .unwrap_or(line)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        for text in [TEMPLATE, &whole] {
+            Manifest::parse(text, "template")
+                .unwrap()
+                .check_placeholders()
+                .unwrap();
+            let value: serde_json::Value = toml::from_str(text).unwrap();
+            assert!(jsonschema::is_valid(&schema, &value));
+        }
+        let manifest = Manifest::parse(&whole, "template").unwrap();
+        assert!(
+            manifest.client.is_some() && manifest.binding.page.is_some() && manifest.daemon.origins.is_some()
         );
     }
 }

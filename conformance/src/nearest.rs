@@ -2,11 +2,7 @@
 
 /// The candidates that look most like `wanted`, the likeliest first, at most `most`; none that has little in common
 /// with it.
-pub(crate) fn nearest<'a>(
-    wanted: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-    most: usize,
-) -> Vec<&'a str> {
+pub fn nearest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
     const LIKE: f64 = 0.7;
     let wanted = wanted.to_lowercase();
     let mut ranked: Vec<(f64, &str)> = candidates

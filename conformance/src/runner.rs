@@ -50,14 +50,23 @@ pub enum SelectionFault {
 
 impl Selection {
     /// The selected ones of `cases`, in their order.
-    pub fn of(&self, cases: impl Iterator<Item = &'static Case>) -> Result<Vec<&'static Case>, SelectionFault> {
+    pub fn of(
+        &self,
+        cases: impl Iterator<Item = &'static Case>,
+    ) -> Result<Vec<&'static Case>, SelectionFault> {
         let cases: Vec<&'static Case> = cases.collect();
         let compile = |glob: &String| match Glob::new(glob) {
             Ok(compiled) => Ok(compiled.compile_matcher()),
-            Err(error) => Err(SelectionFault::NotAPattern { glob: glob.clone(), why: error.kind().to_string() }),
+            Err(error) => Err(SelectionFault::NotAPattern {
+                glob: glob.clone(),
+                why: error.kind().to_string(),
+            }),
         };
         let globs: Vec<GlobMatcher> = self.globs.iter().map(compile).collect::<Result<_, _>>()?;
-        if let Some(dead) = globs.iter().find(|glob| !cases.iter().any(|case| glob.is_match(case.name))) {
+        if let Some(dead) = globs
+            .iter()
+            .find(|glob| !cases.iter().any(|case| glob.is_match(case.name)))
+        {
             return Err(SelectionFault::NoSuchCase(dead.glob().glob().to_owned()));
         }
         let selected = |case: &&'static Case| {
@@ -134,15 +143,22 @@ enum Word {
 /// cases means that the run was stopped.
 pub fn run(plan: &Plan, stopper: &Stopper, finished: impl FnMut(&CaseResult) + Send) -> Vec<CaseResult> {
     let results = Mutex::new((Vec::new(), finished));
-    let (alone, together): (Vec<_>, Vec<_>) = plan.cases.iter().enumerate().partition(|(_, case)| case.exclusive);
+    let (alone, together): (Vec<_>, Vec<_>) = plan
+        .cases
+        .iter()
+        .enumerate()
+        .partition(|(_, case)| case.exclusive);
     for (cases, jobs) in [(together, plan.jobs.max(1)), (alone, 1)] {
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..jobs.min(cases.len()) {
                 scope.spawn(|| {
                     while let Some((place, case)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
-                        let Some(result) = run_case(case, &plan.manifest, plan.seed, stopper) else { return };
-                        let (results, finished) = &mut *results.lock().unwrap_or_else(PoisonError::into_inner);
+                        let Some(result) = run_case(case, &plan.manifest, plan.seed, stopper) else {
+                            return;
+                        };
+                        let (results, finished) =
+                            &mut *results.lock().unwrap_or_else(PoisonError::into_inner);
                         finished(&result);
                         results.push((*place, result));
                     }
@@ -195,7 +211,10 @@ pub fn run_case(
                 notes.end();
                 // What it says now comes of its subjects' end and counts for nothing.
                 let _ = heard.recv_timeout(GRACE);
-                Err(format!("the case overran its deadline of {} s", case.deadline.as_secs()))
+                Err(format!(
+                    "the case overran its deadline of {} s",
+                    case.deadline.as_secs()
+                ))
             }
         },
     };
@@ -210,17 +229,18 @@ pub fn run_case(
     notes.hide_credentials(manifest, arena.transcript());
 
     let ended = notes.lock();
-    let (verdict, mut seen) = settle(case, outcome, !ended.preconditions.is_empty(), &leaks);
-    seen.splice(0..0, ended.observed.iter().cloned());
+    let (verdict, mut sights) = settle(case, outcome, !ended.preconditions.is_empty(), &leaks);
+    sights.splice(0..0, ended.observed.iter().cloned());
     if !leaks.is_empty() {
-        seen.push(format!("left behind and ended: {}", leaks.join(", ")));
+        sights.push(format!("left behind and ended: {}", leaks.join(", ")));
     }
-    let redacted = |texts: &[String]| (!texts.is_empty()).then(|| arena.transcript().redact(&texts.join("; ")));
+    let redacted =
+        |texts: &[String]| (!texts.is_empty()).then(|| arena.transcript().redact(&texts.join("; ")));
     let result = CaseResult {
         duration_ms: began.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
         precondition: redacted(&ended.preconditions),
         expected: redacted(&ended.expected).or_else(|| Some(case.about.to_owned())),
-        observed: redacted(&seen),
+        observed: redacted(&sights),
         transcript: arena.transcript().events(),
         ..CaseResult::new(case, verdict)
     };
@@ -242,15 +262,20 @@ fn settle(
 ) -> (Verdict, Vec<String>) {
     let accusation = violation(catalogue(), case.requirements);
     match outcome {
-        Ok(Ok(())) if !precondition_seen => {
-            (Verdict::HarnessError, vec!["the case passed without having seen a precondition".to_owned()])
-        }
+        Ok(Ok(())) if !precondition_seen => (
+            Verdict::HarnessError,
+            vec!["the case passed without having seen a precondition".to_owned()],
+        ),
         Ok(Ok(())) if case.no_leaks && !leaks.is_empty() => (accusation, Vec::new()),
         Ok(Ok(())) => (Verdict::Pass, Vec::new()),
         Ok(Err(Stop::Violation(seen))) if precondition_seen => (accusation, vec![seen]),
-        Ok(Err(Stop::Violation(seen))) => {
-            (Verdict::Inconclusive, vec![seen, "no precondition was seen, so this proves nothing".to_owned()])
-        }
+        Ok(Err(Stop::Violation(seen))) => (
+            Verdict::Inconclusive,
+            vec![
+                seen,
+                "no precondition was seen, so this proves nothing".to_owned(),
+            ],
+        ),
         Ok(Err(Stop::Inconclusive(why))) => (Verdict::Inconclusive, vec![why]),
         Ok(Err(Stop::Untestable(why))) => (Verdict::Untestable, vec![why]),
         Ok(Err(Stop::NotApplicable(why))) => (Verdict::NotApplicable, vec![why]),
@@ -268,7 +293,13 @@ fn start(
     words: Sender<Word>,
 ) -> std::io::Result<()> {
     keep_panics();
-    let mut stage = Stage::new(case, Arc::clone(manifest), Arc::clone(arena), Arc::clone(notes), seed);
+    let mut stage = Stage::new(
+        case,
+        Arc::clone(manifest),
+        Arc::clone(arena),
+        Arc::clone(notes),
+        seed,
+    );
     let body = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut stage)));
         // The world has to be the runner's alone before the runner looks at what is left of it.
@@ -277,7 +308,10 @@ fn start(
         // A runner that does not listen any more has given the case up.
         let _ = words.send(Word::Done(outcome));
     };
-    std::thread::Builder::new().name(format!("{THREAD}{}", case.name)).spawn(body).map(drop)
+    std::thread::Builder::new()
+        .name(format!("{THREAD}{}", case.name))
+        .spawn(body)
+        .map(drop)
 }
 
 /// Removes the arena, also if a case that was given up still holds it.
@@ -301,7 +335,10 @@ fn keep_panics() {
     ONCE.call_once(|| {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if std::thread::current().name().is_some_and(|name| name.starts_with(THREAD)) {
+            if std::thread::current()
+                .name()
+                .is_some_and(|name| name.starts_with(THREAD))
+            {
                 PANIC.set(panic.to_string());
             } else {
                 others(panic);
@@ -388,7 +425,10 @@ mod tests {
     fn what_a_subject_leaves_behind_is_ended_and_noted() {
         static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
             let daemon = stage.launch()?;
-            stage.ensure(daemon.wait_exit(stage.ready_deadline()).is_some(), "still running")?;
+            stage.ensure(
+                daemon.wait_exit(stage.ready_deadline()).is_some(),
+                "still running",
+            )?;
             stage.precondition("exited");
             Ok(())
         });
@@ -397,12 +437,17 @@ mod tests {
         let noted = run_case(&CASE, &leaky, 0, &Stopper::default()).unwrap();
         assert_eq!(noted.verdict, Verdict::Pass);
         assert_eq!(noted.observed.unwrap().matches("sleep").count(), 2);
-        assert_eq!(run_case(&STRICT, &leaky, 0, &Stopper::default()).unwrap().verdict, Verdict::Fail);
+        assert_eq!(
+            run_case(&STRICT, &leaky, 0, &Stopper::default()).unwrap().verdict,
+            Verdict::Fail
+        );
     }
 
     #[test]
     fn a_subject_that_exits_is_accused_at_once_and_its_words_are_kept() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
+            stage.launch_ready().map(drop)
+        });
         let began = Instant::now();
         let subject = manifest(&["sh", "-c", "echo no disk >&2; exit 7"]);
         let result = run_case(&CASE, &subject, 0, &Stopper::default()).unwrap();
@@ -414,9 +459,16 @@ mod tests {
 
     #[test]
     fn a_stopped_run_has_no_further_results_and_no_subjects() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
+            stage.launch_ready().map(drop)
+        });
         let stopper = Stopper::default();
-        let plan = Plan { manifest: manifest(&["sleep", "60"]), cases: vec![&CASE, &CASE, &CASE], jobs: 2, seed: 0 };
+        let plan = Plan {
+            manifest: manifest(&["sleep", "60"]),
+            cases: vec![&CASE, &CASE, &CASE],
+            jobs: 2,
+            seed: 0,
+        };
         let stop = stopper.clone();
         let stopping = std::thread::spawn(move || {
             let registered = || (stop.0.running.lock().unwrap().len() == 2).then_some(());
@@ -446,10 +498,19 @@ mod tests {
         };
         let all = crate::cases::all().count();
         assert_eq!(of(&[], &[], None), Ok(all));
-        assert_eq!(of(&["*"], &[Profile::Core, Profile::Proof], Some(Role::Daemon)), Ok(all));
+        assert_eq!(
+            of(&["*"], &[Profile::Core, Profile::Proof], Some(Role::Daemon)),
+            Ok(all)
+        );
         assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
         assert_eq!(of(&[], &[Profile::Browser], None), Ok(0));
-        assert_eq!(of(&["nothing/*"], &[], None), Err(SelectionFault::NoSuchCase("nothing/*".to_owned())));
-        assert!(matches!(of(&["[" ], &[], None), Err(SelectionFault::NotAPattern { .. })));
+        assert_eq!(
+            of(&["nothing/*"], &[], None),
+            Err(SelectionFault::NoSuchCase("nothing/*".to_owned()))
+        );
+        assert!(matches!(
+            of(&["["], &[], None),
+            Err(SelectionFault::NotAPattern { .. })
+        ));
     }
 }

@@ -59,7 +59,11 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 fn case(result: &CaseResult) -> Markup {
-    let sides = [("arranged", &result.precondition), ("expected", &result.expected), ("observed", &result.observed)];
+    let sides = [
+        ("arranged", &result.precondition),
+        ("expected", &result.expected),
+        ("observed", &result.observed),
+    ];
     html! {
         details id=(result.case) open[result.verdict.needs_a_look()] {
             summary {

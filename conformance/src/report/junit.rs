@@ -28,7 +28,9 @@ fn case(result: &CaseResult) -> TestCase {
     };
     let side = |side: &Option<String>| side.clone().unwrap_or_default();
     if !matches!(result.verdict, Verdict::Pass | Verdict::Warn) {
-        status.set_message(side(&result.observed)).set_type(result.verdict.as_str());
+        status
+            .set_message(side(&result.observed))
+            .set_type(result.verdict.as_str());
         status.set_description(format!(
             "arranged: {}\nexpected: {}\nobserved: {}",
             side(&result.precondition),
@@ -37,11 +39,15 @@ fn case(result: &CaseResult) -> TestCase {
         ));
     }
     let mut case = TestCase::new(result.case, status);
-    case.set_classname(result.chapter()).set_time(Duration::from_millis(result.duration_ms));
+    case.set_classname(result.chapter())
+        .set_time(Duration::from_millis(result.duration_ms));
     case.add_property(Property::new("verdict", result.verdict.as_str()));
     case.add_property(Property::new("requirements", result.requirements.join(" ")));
     if result.verdict.needs_a_look() {
-        let lines = result.transcript.iter().map(|e| format!("{} ms {} {}: {}", e.at_ms, e.actor, e.what, e.detail));
+        let lines = result
+            .transcript
+            .iter()
+            .map(|e| format!("{} ms {} {}: {}", e.at_ms, e.actor, e.what, e.detail));
         case.set_system_out(lines.collect::<Vec<_>>().join("\n"));
     }
     case

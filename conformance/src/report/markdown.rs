@@ -23,14 +23,23 @@ pub(super) fn render(report: &Report) -> String {
     for (chapter, results) in report.chapters() {
         let _ = writeln!(text, "| {chapter} | {} |", Summary::of(results).words());
     }
-    for result in report.results.iter().filter(|result| result.verdict.needs_a_look()) {
+    for result in report
+        .results
+        .iter()
+        .filter(|result| result.verdict.needs_a_look())
+    {
         let _ = writeln!(text, "\n## {}: {}\n", result.verdict, result.case);
         for id in result.requirements {
-            let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
+            let sentence = catalogue()
+                .get(id)
+                .map_or("", |requirement| requirement.text.as_str());
             let _ = writeln!(text, "- **{id}** {sentence}");
         }
-        let sides =
-            [("Arranged", &result.precondition), ("Expected", &result.expected), ("Observed", &result.observed)];
+        let sides = [
+            ("Arranged", &result.precondition),
+            ("Expected", &result.expected),
+            ("Observed", &result.observed),
+        ];
         for (word, side) in sides {
             if let Some(side) = side {
                 let _ = writeln!(text, "\n{word}: {}", escape(side));

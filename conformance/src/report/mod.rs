@@ -130,12 +130,17 @@ impl CaseResult {
     /// With what was seen.
     #[must_use]
     pub fn observed(self, what: impl Into<String>) -> Self {
-        Self { observed: Some(what.into()), ..self }
+        Self {
+            observed: Some(what.into()),
+            ..self
+        }
     }
 
     /// The part of the name before the slash.
     pub fn chapter(&self) -> &'static str {
-        self.case.split_once('/').map_or(self.case, |(chapter, _)| chapter)
+        self.case
+            .split_once('/')
+            .map_or(self.case, |(chapter, _)| chapter)
     }
 }
 
@@ -195,7 +200,10 @@ impl Summary {
     pub fn words(self) -> String {
         let counts = Verdict::ALL.map(|verdict| (self.count(verdict), verdict));
         let words = counts.into_iter().filter(|(count, _)| *count > 0);
-        words.map(|(count, verdict)| format!("{count} {verdict}")).collect::<Vec<_>>().join(", ")
+        words
+            .map(|(count, verdict)| format!("{count} {verdict}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -216,7 +224,10 @@ impl Report {
             seed,
             started: humantime::format_rfc3339_seconds(started).to_string(),
             complete: results.len() == planned,
-            host: HostFacts { os: std::env::consts::OS, engines: Vec::new() },
+            host: HostFacts {
+                os: std::env::consts::OS,
+                engines: Vec::new(),
+            },
             summary: Summary::of(&results),
             results,
         }
@@ -230,7 +241,9 @@ impl Report {
 
     /// The results by chapter, in their order.
     pub fn chapters(&self) -> impl Iterator<Item = (&'static str, &[CaseResult])> {
-        self.results.chunk_by(|a, b| a.chapter() == b.chapter()).map(|results| (results[0].chapter(), results))
+        self.results
+            .chunk_by(|a, b| a.chapter() == b.chapter())
+            .map(|results| (results[0].chapter(), results))
     }
 
     /// One word for the whole: what a badge says.
@@ -266,7 +279,10 @@ fn version(command: &[String]) -> Option<String> {
         return None;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let subject = Launch::new(command.iter().cloned()).var("PATH", path).start().ok()?;
+    let subject = Launch::new(command.iter().cloned())
+        .var("PATH", path)
+        .start()
+        .ok()?;
     let ended = subject.wait_output_end(Instant::now() + Duration::from_secs(5));
     let output = ended.unwrap_or_else(|| subject.output()).stdout();
     let line = String::from_utf8_lossy(&output).lines().next()?.trim().to_owned();

@@ -26,7 +26,11 @@ pub struct Style {
 
 impl Style {
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn verdict(self, verdict: Verdict) -> String {
@@ -45,18 +49,40 @@ impl Style {
 pub fn render(report: &Report, style: Style) -> String {
     let mut text = String::new();
     let subject = &report.subject;
-    let version = subject.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
-    let _ = writeln!(text, "{}{version}, seed {}\n", style.paint("1", &clean(&subject.name)), report.seed);
+    let version = subject
+        .version
+        .as_deref()
+        .map(|version| format!(" ({version})"))
+        .unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "{}{version}, seed {}\n",
+        style.paint("1", &clean(&subject.name)),
+        report.seed
+    );
 
-    let width = report.chapters().map(|(chapter, _)| chapter.len()).max().unwrap_or_default();
+    let width = report
+        .chapters()
+        .map(|(chapter, _)| chapter.len())
+        .max()
+        .unwrap_or_default();
     for (chapter, results) in report.chapters() {
         let _ = writeln!(text, "  {chapter:width$}  {}", Summary::of(results).words());
     }
-    for result in report.results.iter().filter(|result| result.verdict.needs_a_look()) {
+    for result in report
+        .results
+        .iter()
+        .filter(|result| result.verdict.needs_a_look())
+    {
         text.push('\n');
         render_result(&mut text, result, style);
     }
-    let _ = writeln!(text, "\n{}: {}", style.paint("1", report.headline()), report.summary.words());
+    let _ = writeln!(
+        text,
+        "\n{}: {}",
+        style.paint("1", report.headline()),
+        report.summary.words()
+    );
     if !report.complete {
         text.push_str("The run was interrupted; cases without a result are not counted.\n");
     }
@@ -67,13 +93,23 @@ pub fn render(report: &Report, style: Style) -> String {
 
 fn render_result(text: &mut String, result: &CaseResult, style: Style) {
     let name = style.paint("1", result.case);
-    let _ = writeln!(text, "{} {name}  {} ms", style.verdict(result.verdict), result.duration_ms);
+    let _ = writeln!(
+        text,
+        "{} {name}  {} ms",
+        style.verdict(result.verdict),
+        result.duration_ms
+    );
     for id in result.requirements {
-        let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
+        let sentence = catalogue()
+            .get(id)
+            .map_or("", |requirement| requirement.text.as_str());
         let _ = writeln!(text, "  {id}: {sentence}");
     }
-    let sides =
-        [("arranged", &result.precondition), ("expected", &result.expected), ("observed", &result.observed)];
+    let sides = [
+        ("arranged", &result.precondition),
+        ("expected", &result.expected),
+        ("observed", &result.observed),
+    ];
     for (word, side) in sides {
         if let Some(side) = side {
             let _ = writeln!(text, "  {}  {}", style.paint("1", word), clean(side));
@@ -89,12 +125,19 @@ fn render_result(text: &mut String, result: &CaseResult, style: Style) {
             detail.truncate(cut);
             detail.push('…');
         }
-        let line = format!("{:>7} ms  {:10} {}  {detail}", event.at_ms, event.actor, event.what);
+        let line = format!(
+            "{:>7} ms  {:10} {}  {detail}",
+            event.at_ms, event.actor, event.what
+        );
         let _ = writeln!(text, "  {}", style.paint("2", line.trim_end()));
     }
 }
 
 /// What a subject said must not steer the terminal.
 fn clean(text: &str) -> String {
-    if text.chars().any(char::is_control) { printable(text.as_bytes()) } else { text.to_owned() }
+    if text.chars().any(char::is_control) {
+        printable(text.as_bytes())
+    } else {
+        text.to_owned()
+    }
 }

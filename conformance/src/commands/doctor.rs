@@ -1,0 +1,127 @@
+//! `daemonspec doctor`
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use local_daemon_conformance::verdict::ExitCode;
+use local_daemon_harness::host::Host;
+use serde::Serialize;
+
+use super::print;
+
+/// A case watches a handful of directories; several run at once, beside whatever else the user runs.
+const FEWEST_INOTIFY_INSTANCES: u64 = 32;
+
+/// One thing that this host has or lacks.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: String,
+    has: bool,
+    /// The path or number that was found, or what is missing without it.
+    detail: String,
+    /// How to get it.
+    remedy: Option<String>,
+}
+
+/// Says what this host lets the suite observe.
+pub(crate) fn doctor(as_json: bool) -> ExitCode {
+    let host = Host::look();
+    let findings = look(&host);
+    if as_json {
+        let report = serde_json::json!({ "host": host, "findings": findings });
+        print(&format!("{report:#}\n"));
+        return ExitCode::Conforms;
+    }
+    let mut text = format!("{} {}\n\n", host.os, host.kernel);
+    let width = findings
+        .iter()
+        .map(|finding| finding.what.len())
+        .max()
+        .unwrap_or_default();
+    for finding in &findings {
+        let mark = if finding.has { "has  " } else { "lacks" };
+        let _ = writeln!(text, "  {mark}  {:width$}  {}", finding.what, finding.detail);
+        if let Some(remedy) = &finding.remedy {
+            let _ = writeln!(text, "         {:width$}  get it: {remedy}", "");
+        }
+    }
+    print(&text);
+    ExitCode::Conforms
+}
+
+fn look(host: &Host) -> Vec<Finding> {
+    let found = |path: &Option<PathBuf>| path.as_deref().map(|path| path.display().to_string());
+    let mut findings = vec![
+        finding(
+            "a second user",
+            host.has_second_user()
+                .then(|| "root may act as nobody".to_owned()),
+            "what other users may read is judged by modes alone, or untestable",
+            "run as root, on a host whose /etc/passwd has the user nobody",
+        ),
+        finding(
+            "IPv6 loopback",
+            host.ipv6.then(|| "[::1] can be listened on".to_owned()),
+            "squatters on the other address family are untestable",
+            "sysctl net.ipv6.conf.lo.disable_ipv6=0",
+        ),
+        finding(
+            "strace",
+            found(&host.strace),
+            "system calls cannot be watched or failed one by one",
+            "apt-get install strace",
+        ),
+        inotify(),
+    ];
+    for engine in &host.engines {
+        let both = engine.is_usable().then(|| {
+            let paths = [&engine.browser, &engine.driver].map(|path| found(path).unwrap_or_default());
+            paths.join(" driven by ")
+        });
+        let (missing, remedy) = match engine.name {
+            "chromium" => (
+                "no cases in this engine",
+                "apt-get install chromium chromium-driver",
+            ),
+            "firefox" => (
+                "no cases in this engine",
+                "apt-get install firefox-esr, and geckodriver from its releases",
+            ),
+            _ => ("no cases in this engine", "apt-get install webkit2gtk-driver"),
+        };
+        findings.push(finding(
+            &format!("{} with a driver", engine.name),
+            both,
+            missing,
+            remedy,
+        ));
+    }
+    findings
+}
+
+fn finding(what: &str, found: Option<String>, missing: &str, remedy: &str) -> Finding {
+    Finding {
+        what: what.to_owned(),
+        has: found.is_some(),
+        remedy: found.is_none().then(|| remedy.to_owned()),
+        detail: found.unwrap_or_else(|| missing.to_owned()),
+    }
+}
+
+fn inotify() -> Finding {
+    let limit = |name: &str| -> Option<u64> {
+        std::fs::read_to_string(Path::new("/proc/sys/fs/inotify").join(name))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    let instances = limit("max_user_instances").unwrap_or_default();
+    let watches = limit("max_user_watches").unwrap_or_default();
+    finding(
+        "inotify instances",
+        (instances >= FEWEST_INOTIFY_INSTANCES).then(|| format!("{instances}, with {watches} watches")),
+        &format!("{instances} are too few to run several cases at once"),
+        "sysctl fs.inotify.max_user_instances=512, or run with --jobs 1",
+    )
+}

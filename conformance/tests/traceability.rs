@@ -1,0 +1,45 @@
+//! Requirement, citation in code, case: the chain is walked both ways.
+
+use local_daemon_conformance::case::Case;
+use local_daemon_conformance::{cases, trace};
+use local_daemon_spec::catalogue;
+
+#[test]
+fn no_end_dangles() {
+    let root = trace::repository().expect("the suite is built beside the code");
+    let citations = trace::citations(catalogue(), &root).unwrap();
+    let cases: Vec<&Case> = cases::all().collect();
+    let ends = trace::dangling(catalogue(), &citations, &cases);
+    assert!(
+        ends.is_empty(),
+        "{} ends dangle:\n{}",
+        ends.len(),
+        ends.join("\n")
+    );
+}
+
+#[test]
+fn every_kind_of_dangling_end_is_found() {
+    static CASES: [Case; 3] = [
+        Case::core("gate/no-such-requirement", &["PUB-999"], "", |_| Ok(())),
+        Case::core("gate/of-another-chapter", &["PUB-1"], "", |_| Ok(())),
+        Case::core("gate/of-another-chapter", &["GATE-1"], "", |_| Ok(())),
+    ];
+    let cited = trace::Citation {
+        id: "HS-999".to_owned(),
+        file: "src/lib.rs".into(),
+        line: 7,
+    };
+    let ends = trace::dangling(catalogue(), &[cited], &CASES.iter().collect::<Vec<_>>()).join("\n");
+    for end in [
+        "gate/no-such-requirement: covers PUB-999, which is not there",
+        "gate/of-another-chapter: its first requirement, PUB-1, is of publish",
+        "gate/of-another-chapter: two cases of this name",
+        "src/lib.rs:7: cites HS-999, which is not there",
+        "PUB-3: a MUST without a case",
+        "PUB-1: a MUST that no code cites",
+    ] {
+        assert!(ends.contains(end), "{end}\n---\n{ends}");
+    }
+    assert!(!ends.contains("PUB-1: a MUST without a case"));
+}
