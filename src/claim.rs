@@ -2,7 +2,8 @@
 //!
 //! [`Claim::next`] names the one effect that is wanted now, each a single system call or exchange as far as others
 //! can tell, and [`Claim::on`] takes what came of it. Time comes in as the outcome of an awaited effect. The
-//! runtime, the formal model and the fuzzers all drive this type.
+//! runtime, the formal model and the fuzzers all drive this type. No rule here looks at a pid (CONV-28), and the daemon
+//! takes no lock (PUB-8); that one of many remains (CONV-13) follows from all of them together.
 
 use std::time::Duration;
 
@@ -317,7 +318,7 @@ impl Claim {
                 Phase::Serve
             }
 
-            // CONV-1: whose record is it?
+            // CONV-1, CONV-7, CONV-25: whose record is it? While it is its own, nothing is written (PUB-12).
             (Phase::Serve | Phase::Retry, _) => Phase::Read,
             (Phase::Read, Outcome::Record(sight)) => self.judge(&sight),
             (Phase::Read, _) => Phase::Serve,

@@ -1,5 +1,5 @@
 //! The client: finds the daemon, lets it prove itself, judges its protocol, or starts one. Synchronous: a client that
-//! asks one question needs no runtime.
+//! asks one question needs no runtime. It writes no record and removes none (CONV-29).
 
 use std::{
     ffi::OsString,
@@ -411,7 +411,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// One time-bounded handshake: a round trip to each address that the record may mean. The connection is returned
+/// One time-bounded handshake: a round trip to each address that the record may mean (HS-32). The connection is returned
 /// only where it has proven itself, and nothing but a proof was sent on it.
 pub(crate) fn probe(
     record: &Registration,
@@ -445,6 +445,7 @@ fn prove(
     let nonce = Nonce::from_bytes(state_dir::random_bytes());
     let authorization = proof::authorization(nonce, proof::client_code(credential, &authority, nonce));
     let request = request("GET", proof::PATH, &authority, &authorization, None);
+    // HS-31
     let answer = wire.exchange(&request, MAX_BYTES, ends)?;
     // HS-26: no byte of the body is believed before this comparison.
     let expected = proof::daemon_code(credential, &authority, nonce, &answer.body);
@@ -487,7 +488,7 @@ fn request(
     bytes
 }
 
-/// What a child says on its readiness pipe, or its silence when it ends.
+/// What a child says on its readiness pipe, or its silence when it ends (CONN-27, CONN-28).
 fn child_word(pipe: std::fs::File, log: &Path) -> Word {
     let mut line = String::new();
     let read = BufReader::new(pipe.take(4096)).read_line(&mut line);

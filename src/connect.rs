@@ -79,29 +79,29 @@ pub enum Child {
     Failed,
 }
 
-/// The outcome of a connect.
+/// The outcome of a connect (CONN-1).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
-    /// Proven, compatible, taking work.
+    /// Proven, of the record's id, compatible, taking work (CONN-4).
     Ready(Registration, Handshake),
-    /// No record.
+    /// No record, or a malformed one (CONN-5).
     Absent,
-    /// A record whose daemon is gone: refused, reset, or the port is another daemon's by now.
+    /// A record whose daemon is gone: refused, reset, or the port is another daemon's by now (CONN-6).
     Stale,
-    /// Timed out, or draining past the deadline.
+    /// Timed out, or draining past the deadline (CONN-7).
     Busy,
-    /// Something answers there and does not prove itself.
+    /// Something answers there and does not prove itself (CONN-8).
     Foreign,
     /// Proven, and of another protocol; `None` where it speaks by another contract altogether.
     Incompatible(Option<Protocol>),
-    /// The record or the credential must not be trusted, or cannot be read.
+    /// The record or the credential must not be trusted, or cannot be read (CONN-9, DIR-14).
     Invalid,
-    /// The child could not be started or ended with an error.
+    /// The child could not be started or ended with an error (CONN-26).
     SpawnFailed,
 }
 
 impl Outcome {
-    /// The word in JSON.
+    /// The word in JSON (CONN-3).
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Ready(..) => "ready",
@@ -115,7 +115,7 @@ impl Outcome {
         }
     }
 
-    /// The exit code of a command that reports it.
+    /// The exit code of a command that reports it (CONN-2).
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Ready(..) => 0,
@@ -257,7 +257,8 @@ impl Connect {
                 Phase::Finished
             }
 
-            // Read, probe, and read once more before anything is started.
+            // Read (CONN-11), probe, and read once more before anything is started (CONN-14). Neither the record nor its
+            // pid counts for anything by itself (REG-13).
             (Phase::Read, Observed::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) => Phase::Probe(record),
                 Seen::Nothing => self.spawn_path(),
@@ -279,7 +280,7 @@ impl Connect {
                 Look::Dead(_) => self.spawn_path(),
             },
 
-            // The lock spares churn; without it the call goes on all the same.
+            // The lock spares churn (CONN-16); without it the call goes on all the same (CONN-17, CONN-18).
             (Phase::Lock, Observed::Locked(locked)) => {
                 self.locked = locked;
                 Phase::LockedRead
@@ -296,6 +297,7 @@ impl Connect {
                 Look::Dead(_) => Phase::Spawn,
             },
             (Phase::Spawn, Observed::Spawned) => {
+                // CONN-20: the one spawn of this call, told to yield (CONN-22, CONN-34).
                 self.spawned = true;
                 self.poll = POLL_FIRST;
                 Phase::Await
@@ -305,7 +307,8 @@ impl Connect {
                 Phase::Finished
             }
 
-            // Wait for a record that is new, or for a draining daemon's successor.
+            // Wait for a record that is new, whoever wrote it (CONN-24, CONN-25), or for a draining daemon's successor
+            // (CONN-13, HS-33).
             (Phase::Await, Observed::Woken(child, waited)) => {
                 self.held += waited;
                 self.poll = (self.poll * 2).min(POLL_LAST);
@@ -364,7 +367,7 @@ impl Connect {
 
     fn judge(&mut self, record: Registration, probe: Probe) -> Look {
         self.outcome = match probe {
-            // The credential's holder, and another daemon than the record's: the record is stale.
+            // HS-27: the credential's holder, and another daemon than the record's, which is stale.
             Probe::Proven(theirs) if theirs.id != record.id => Outcome::Stale,
             Probe::Proven(theirs) if theirs.state == State::Draining => {
                 self.outcome = Outcome::Busy;
@@ -401,6 +404,7 @@ impl Connect {
     }
 
     fn spawn_path(&mut self) -> Phase {
+        // CONN-12
         if !self.policy.spawn || self.barred() {
             Phase::Finished
         } else {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// 32 random bytes that print as `[redacted]` and are zeroed when dropped.
+/// 32 random bytes that print as `[redacted]` and are zeroed when dropped (CRED-8, CRED-10).
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Credential([u8; 32]);
 
@@ -17,7 +17,7 @@ impl Credential {
         Self(bytes)
     }
 
-    /// Parses a credential's text: 43 characters of base64url, with or without one final newline.
+    /// Parses a credential's text: 43 characters of base64url, with or without one final newline (CRED-1, CRED-6).
     ///
     /// # Errors
     /// [`NotACredential`], which repeats nothing of the text.

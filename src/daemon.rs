@@ -45,7 +45,7 @@ use crate::{
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// How long a client may take over the head of its request.
+/// How long a client may take over the head of its request (HS-10); others are served meanwhile (HS-11).
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// How long answers that are written already may take to leave after the drain.
 const FLUSH_BOUND: Duration = Duration::from_secs(1);
@@ -228,6 +228,7 @@ impl Builder {
             protocol,
             version: self.version,
             capabilities: self.capabilities,
+            // REG-6: it never forks.
             pid: NonZeroU32::new(std::process::id()).expect("a process id is never zero"),
             started_at: SystemTime::now(),
             url,
@@ -353,7 +354,8 @@ impl Daemon {
     }
 }
 
-/// Performs the effects of the claim until it has exited.
+/// Performs the effects of the claim until it has exited. A daemon that cannot publish ends with the error (PUB-10) and
+/// has changed no file of another's (PUB-11).
 async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness) -> Result<Reason, Error> {
     let mut files = Files::default();
     let _watcher = {
@@ -536,6 +538,7 @@ impl Shared {
             version: self.version.clone(),
             url: self.url,
             pid: self.pid,
+            // REG-7, REG-8
             protocol: Some(self.protocol.to_string()),
             socket: None,
             started_at: Some(humantime::format_rfc3339_seconds(self.started_at).to_string()),
@@ -616,6 +619,7 @@ impl Identity for Shared {
         if state == State::Draining {
             self.changed.notify_one();
         }
+        // HS-3, GATE-2
         Handshake {
             protocol: self.protocol.clone(),
             id: self.id,

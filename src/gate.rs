@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::Serialize;
 
-/// A wire protocol identifier, `name/N`.
+/// A wire protocol identifier, `name/N` (GATE-1).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Protocol {
     name: String,
@@ -12,14 +12,14 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// Whether a daemon of protocol `theirs` serves a client of this one: equality of the whole text (GATE-1).
-    /// The version string plays no part.
+    /// Whether a daemon of protocol `theirs` serves a client of this one: equality of the whole text (GATE-4).
+    /// Neither the version (GATE-5) nor the record's hint (GATE-6) plays a part.
     pub fn accepts(&self, theirs: &Self) -> bool {
         self == theirs
     }
 
     /// Whether a client of this protocol may displace a daemon of `theirs` without being told to: the names are
-    /// equal and its own number is higher, so that two versions side by side never loop.
+    /// equal and its own number is higher, so that two versions side by side never loop (GATE-8).
     pub fn may_displace(&self, theirs: &Self) -> bool {
         self.name == theirs.name && self.number > theirs.number
     }

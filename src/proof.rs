@@ -36,7 +36,7 @@ impl Nonce {
     }
 }
 
-/// A message authentication code; comparing two takes the same time whatever they hold.
+/// A message authentication code; comparing two takes the same time whatever they hold (HS-12).
 #[derive(Clone, Copy, Debug)]
 pub struct Code([u8; 32]);
 
@@ -58,7 +58,7 @@ fn mac(credential: &Credential, parts: &[&[u8]]) -> Code {
     Code(mac.finalize().into_bytes().into())
 }
 
-/// What a client sends: the code over the authority as the record writes it (HS-3).
+/// What a client sends: the code over the authority as the record writes it (HS-17).
 pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Code {
     mac(
         credential,
@@ -72,7 +72,7 @@ pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Co
 }
 
 /// What a daemon answers: the code over the same, and over the body's digest, so that no byte of the body can be
-/// another's.
+/// another's (HS-21).
 pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body: &[u8]) -> Code {
     let digest = Sha256::digest(body)
         .iter()
@@ -105,7 +105,7 @@ pub fn answer(code: Code) -> String {
     format!("\"{}\"", code.text())
 }
 
-/// Parses a client's `Authorization` value; `None` for anything but one `nonce` and one `mac` of 32 bytes each.
+/// Parses a client's `Authorization` value; `None` for anything but one `nonce` and one `mac` of 32 bytes each (HS-19).
 pub fn parse_authorization(value: &str) -> Option<(Nonce, Code)> {
     let (scheme, parameters) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case(SCHEME) {
@@ -146,7 +146,7 @@ pub enum State {
     Draining,
 }
 
-/// The handshake's body.
+/// The handshake's body (HS-2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct Handshake {
     /// The wire protocol, which clients gate on.

@@ -23,7 +23,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 pub struct ClaimId(u128);
 
 impl ClaimId {
-    /// An id of the given 128 random bits; new at each launch (REG-4).
+    /// An id of the given 128 random bits, written as 32 lowercase digits (REG-3).
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
@@ -86,7 +86,7 @@ impl LoopbackHost {
     }
 }
 
-/// A base URL that is accepted by its text, before any normalising.
+/// A base URL that is accepted by its text, before any normalising (REG-10).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LoopbackUrl {
     host: LoopbackHost,
@@ -189,7 +189,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Parses the bytes of a record (REG-1 and what follows it).
+    /// Parses the bytes of a record (REG-9); members that it does not know are left aside (REG-12).
     ///
     /// # Errors
     /// [`Invalid`] says what a reader has to refuse; such a record counts as absent.
@@ -211,7 +211,7 @@ impl Registration {
         string(&parse_object(bytes).ok()?, "id").ok()?.parse().ok()
     }
 
-    /// The record's bytes as a daemon writes them: one JSON object and a newline.
+    /// The record's bytes as a daemon writes them: one JSON object and a newline (REG-1, REG-2).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("strings and numbers always serialise");
         bytes.push(b'\n');

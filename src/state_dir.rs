@@ -75,7 +75,7 @@ pub enum Refused {
     Io(#[source] io::Error),
 }
 
-/// A [`Refused`] and the path that it is about.
+/// A [`Refused`] and the path that it is about (DIR-11).
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct Fault {
@@ -113,7 +113,7 @@ impl fmt::Debug for StateDir {
 
 impl StateDir {
     /// The directory for `component`: the one given, else `$LOCAL_DAEMON_STATE_DIR`, else the platform's per-user
-    /// state directory (DIR-1, DIR-2). Touches nothing.
+    /// state directory (DIR-1, DIR-2, DIR-3). Touches nothing.
     pub fn locate(given: Option<&Path>, component: &str) -> Result<Self, NoHome> {
         Self::locate_in(given, component, &|name| env::var_os(name))
     }
@@ -151,7 +151,7 @@ impl StateDir {
         self.path.join(name)
     }
 
-    /// Makes sure that the directory is there, is this user's alone, is local and can be written (DIR-3 to DIR-9).
+    /// Makes sure that the directory is there, is this user's alone, and is local (DIR-4, DIR-10, DIR-12, DIR-13, DIR-16).
     pub fn create(&self) -> Result<(), Fault> {
         if !self.check()? {
             platform::create_directory(&self.path).map_err(|e| Fault::io(&self.path, e))?;
@@ -166,7 +166,7 @@ impl StateDir {
         Ok(())
     }
 
-    /// Checks the directory as every reader does; `false`: it is not there.
+    /// Checks the directory as every reader does (DIR-14); `false`: it is not there.
     pub fn check(&self) -> Result<bool, Fault> {
         platform::check_directory(&self.path).map_err(|why| Fault {
             path: self.path.clone(),
@@ -230,7 +230,7 @@ impl StateDir {
     }
 
     /// Creates the credential by link-without-replace of a finished file; whoever is first wins, and the caller reads
-    /// back what is there (CRED-3).
+    /// back what is there (CRED-3, CRED-4, CRED-5).
     pub fn create_credential(&self) -> Result<(), Fault> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
@@ -242,7 +242,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces the credential on request (CRED-8): every client reads the new one at its next connect.
+    /// Replaces the credential on request, by a rename (CRED-14): every client reads the new one at its next connect.
     pub fn rotate_credential(&self) -> Result<(), Fault> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
@@ -260,14 +260,15 @@ impl StateDir {
         Ok(temporary)
     }
 
-    /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-3).
+    /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-5, PUB-6). What a launch that
+    /// was killed left behind has another name and is in nobody's way (PUB-9).
     pub fn write_temporary(&self, record: &Registration) -> Result<PathBuf, Fault> {
         let temporary = self.file(&format!("{REGISTRATION}{TEMPORARY}{:032x}", random()));
         platform::create_owner_only(&temporary, &record.to_bytes()).map_err(|e| Fault::io(&temporary, e))?;
         Ok(temporary)
     }
 
-    /// Renames a finished temporary file over the registration: the last writer wins (PUB-4).
+    /// Renames a finished temporary file over the registration, whatever stands there (PUB-3, PUB-7).
     pub fn publish(&self, temporary: &Path) -> Result<(), Fault> {
         let path = self.file(REGISTRATION);
         fs::rename(temporary, &path).map_err(|e| Fault::io(&path, e))
@@ -278,7 +279,7 @@ impl StateDir {
         fs::remove_file(temporary).map_err(|e| Fault::io(temporary, e))
     }
 
-    /// Renames the registration to this id's taken name; `None`: there was none (CONV-9).
+    /// Renames the registration to this id's taken name; `None`: there was none (CONV-15).
     pub fn take(&self, id: ClaimId) -> Result<Option<PathBuf>, Fault> {
         let path = self.file(REGISTRATION);
         let taken = self.file(&format!("{TAKEN}{id}-{:032x}", random()));
@@ -400,14 +401,14 @@ pub enum Diagnostic {
     },
 }
 
-/// 32 bytes from the operating system's generator.
+/// 32 bytes from the operating system's generator (CRED-2, HS-28).
 pub(crate) fn random_bytes() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the operating system has a random generator");
     bytes
 }
 
-/// 128 bits from the operating system's generator.
+/// 128 bits from the operating system's generator (REG-4).
 pub(crate) fn random() -> u128 {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system has a random generator");

@@ -40,7 +40,7 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
 }
 
 /// Reads a file that has to be a regular file of this user, without group or other bits, of at most 64 KiB
-/// (DIR-5 to DIR-8). `Ok(None)` is "no such file" and nothing else.
+/// (DIR-6, DIR-7, DIR-8, DIR-9). `Ok(None)` is "no such file" and nothing else.
 pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
     // O_NONBLOCK: opening a FIFO that somebody put there must not hang.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -97,7 +97,7 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates a directory, and its parents where missing, with mode 0700 (DIR-3).
+/// Creates a directory, and its parents where missing, with mode 0700 (DIR-4).
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     // As with files: a umask may have taken the owner's bits.
@@ -139,7 +139,7 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
 }
 
 /// Creates a file that did not exist, 0600 from its first instant whatever the umask, writes it whole and flushes it
-/// to disk. Removes it again where that fails (PUB-3, CRED-4).
+/// to disk. Removes it again where that fails (DIR-5, PUB-5, PUB-6, PUB-13).
 pub(crate) fn create_owner_only(path: &Path, content: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
@@ -179,7 +179,7 @@ const READY_VARIABLE: &str = "LOCAL_DAEMON_READY_FD";
 
 /// Starts `command` as a daemon: its own session, reparented so that it never is this process's zombie, working
 /// directory `/`, standard streams null but for the log, no inherited descriptor but the readiness pipe, whose
-/// reading end is returned (CONN-14 to CONN-16).
+/// reading end is returned (CONN-28, CONN-30, CONN-31, CONN-32, CONN-33).
 pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<File> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let pipe = writer.as_raw_fd();
