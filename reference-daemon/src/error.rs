@@ -15,7 +15,7 @@ pub(crate) enum Error {
     /// A connect that did not end in `ready`.
     #[error("{failure}")]
     Connect {
-        failure: Failure,
+        failure: Box<Failure>,
         #[help]
         help: &'static str,
     },
@@ -116,8 +116,9 @@ impl Error {
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Connect { failure, .. } => failure.outcome.as_str(),
-            Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.as_str(),
-            Self::Daemon {
+            Self::Home(_)
+            | Self::StateDir(_)
+            | Self::Daemon {
                 error: daemon::Error::Home(_) | daemon::Error::State(_),
                 ..
             } => Outcome::Invalid.as_str(),
@@ -131,7 +132,10 @@ impl Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let help = advice(&failure.outcome);
-        Self::Connect { failure, help }
+        Self::Connect {
+            failure: Box::new(failure),
+            help,
+        }
     }
 }
 

@@ -35,10 +35,9 @@ pub(crate) fn start() -> Result<Format, Error> {
         _ => LevelFilter::INFO,
     };
     let format = match env::var(FORMAT).unwrap_or_default().as_str() {
-        "json" => Format::Json,
         "text" => Format::Text,
         "" if io::stderr().is_terminal() => Format::Text,
-        "" => Format::Json,
+        "" | "json" => Format::Json,
         other => return Err(Error::usage(format!("{FORMAT}={other}: expected text or json"))),
     };
     // A log whose reader has gone must not end the daemon, and the subscriber's own complaint would panic there.

@@ -1,6 +1,6 @@
 //! `start` and `connect`: find the daemon, and start it where it is missing.
 
-use std::{env, io, path::Path, time::Duration};
+use std::{env, fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use clap::Args;
 use local_daemon::{
@@ -46,7 +46,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds
-        .filter(|seconds| !seconds.is_zero() && *seconds <= Duration::from_secs(3600))
+        .filter(|seconds| !seconds.is_zero() && *seconds <= Duration::from_hours(1))
         .ok_or_else(|| "expected a number of seconds, more than 0 and at most 3600".to_owned())
 }
 
@@ -93,6 +93,7 @@ pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
 fn private(context: &Context) -> Result<u8, Error> {
     let directory = tempfile::Builder::new()
         .prefix("locald-private-")
+        .permissions(Permissions::from_mode(0o700))
         .tempdir()
         .map_err(|source| Error::Io {
             path: env::temp_dir(),
@@ -112,7 +113,7 @@ fn private(context: &Context) -> Result<u8, Error> {
         let serving = tokio::spawn(started.serve());
         until_published(&handle, &state_dir).await?;
         let client = context.client.clone();
-        let connected = tokio::task::spawn_blocking(move || client.connect()).await;
+        let connected = tokio::task::spawn_blocking(move || client.connect().map_err(Error::from)).await;
         context.ready(&connected.map_err(|error| Error::Runtime(io::Error::other(error)))??);
         stop_at_end_of_input(handle);
         serving

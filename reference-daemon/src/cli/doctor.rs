@@ -24,7 +24,7 @@ use super::{Context, status::LOOK};
 use crate::error::{Error, advice};
 
 /// What a launch or a removal that was killed left behind is nobody's after this long.
-const OLD: Duration = Duration::from_secs(3600);
+const OLD: Duration = Duration::from_hours(1);
 /// How long a connection may take that is to be refused.
 const REFUSAL_BOUND: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,8 @@ enum Level {
 /// One line of the diagnosis.
 #[derive(Serialize)]
 struct Check {
-    check: &'static str,
+    #[serde(rename = "check")]
+    what: &'static str,
     level: Level,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,11 +83,9 @@ impl Doctor {
         }
         let Diagnosis { checks, fixed, .. } = diagnosis;
         let healthy = checks.iter().all(|check| check.level != Level::Fail);
-        let json = json!({
-            "outcome": if healthy { "healthy" } else { "unhealthy" }, "healthy": healthy,
-            "checks": checks, "fixed": fixed,
-        });
-        context.answer(&text(&checks, &fixed, healthy), json);
+        let outcome = if healthy { "healthy" } else { "unhealthy" };
+        let json = json!({"healthy": healthy, "checks": checks, "fixed": fixed});
+        context.answer(&text(&checks, &fixed, healthy), outcome, json);
         Ok(u8::from(!healthy))
     }
 }
@@ -94,7 +93,7 @@ impl Doctor {
 fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
     let mut lines = Vec::new();
     for Check {
-        check,
+        what,
         level,
         detail,
         advice,
@@ -105,7 +104,7 @@ fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
             Level::Warn => "warn",
             Level::Fail => "fail",
         };
-        lines.push(format!("{level:4}  {check:15}  {detail}"));
+        lines.push(format!("{level:4}  {what:15}  {detail}"));
         lines.extend(advice.map(|advice| format!("{:23}{advice}", "")));
     }
     lines.extend(fixed.iter().map(|what| format!("fixed {what}")));
@@ -122,7 +121,7 @@ impl Diagnosis<'_> {
         advice: Option<&'static str>,
     ) {
         self.checks.push(Check {
-            check,
+            what: check,
             level,
             detail: detail.into(),
             advice,
@@ -349,22 +348,22 @@ impl Diagnosis<'_> {
             // Owner and type were judged before the mode was: this is the user's own file, and no link.
             Err(Fault {
                 path,
-                why: Refused::Mode(mode),
+                why: Refused::Mode(bits),
             }) if self.fix => {
-                fs::set_permissions(&path, Permissions::from_mode(mode & 0o700)).map_err(|error| Fault {
+                fs::set_permissions(&path, Permissions::from_mode(bits & 0o700)).map_err(|error| Fault {
                     path: path.clone(),
                     why: Refused::Io(error),
                 })?;
-                let leaked = path.ends_with(CREDENTIAL) && mode & 0o044 != 0;
+                let leaked = path.ends_with(CREDENTIAL) && bits & 0o044 != 0;
                 let more = if leaked {
                     "; others could read it: run `locald credential rotate`"
                 } else {
                     ""
                 };
                 self.fixed.push(format!(
-                    "{}: mode {mode:04o} is now {:04o}{more}",
+                    "{}: mode {bits:04o} is now {:04o}{more}",
                     path.display(),
-                    mode & 0o700
+                    bits & 0o700
                 ));
                 look()
             }

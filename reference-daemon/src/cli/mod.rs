@@ -10,7 +10,7 @@ mod stop;
 use std::{
     env,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -104,11 +104,10 @@ impl Context {
         self.directory().path().display().to_string()
     }
 
-    /// The answer of a command: text, or one JSON object to which the state directory is added.
-    fn answer(&self, text: &str, mut json: Value) {
+    /// The answer of a command: text, or one JSON object.
+    fn answer(&self, text: &str, outcome: &str, members: Value) {
         if self.json {
-            json["state_dir"] = self.state_dir().into();
-            print(&json.to_string());
+            print(&object(outcome, members, Some(self.state_dir())));
         } else {
             print(text.trim_end());
         }
@@ -119,11 +118,28 @@ impl Context {
         let (record, theirs) = (connection.registration(), connection.handshake());
         let text = format!("{} is ready: pid {}, {}", theirs.protocol, theirs.pid, record.url);
         let json = json!({
-            "outcome": "ready", "id": theirs.id, "url": record.url, "pid": theirs.pid,
+            "id": theirs.id, "url": record.url, "pid": theirs.pid,
             "protocol": theirs.protocol, "version": theirs.version,
         });
-        self.answer(&text, json);
+        self.answer(&text, "ready", json);
     }
+}
+
+/// One JSON object on one line, the outcome first.
+fn object(outcome: &str, members: Value, state_dir: Option<String>) -> String {
+    #[derive(serde::Serialize)]
+    struct Object<'a> {
+        outcome: &'a str,
+        #[serde(flatten)]
+        members: Value,
+        state_dir: Option<String>,
+    }
+    serde_json::to_string(&Object {
+        outcome,
+        members,
+        state_dir,
+    })
+    .expect("strings and objects always serialise")
 }
 
 /// Writes a line to standard output. A reader that has gone, `locald status | head -0`, is no error.
@@ -141,7 +157,7 @@ pub(crate) fn main() -> ExitCode {
     match Context::new(&args).and_then(|context| dispatch(&context, args.command)) {
         Ok(code) => code.into(),
         Err(error) => {
-            report(&error, args.json, args.state_dir);
+            report(&error, args.json, args.state_dir.as_deref());
             error.exit_code().into()
         }
     }
@@ -161,9 +177,9 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
 }
 
 /// Says what went wrong: JSON on standard output where it was asked for, else text on standard error.
-fn report(error: &Error, json: bool, state_dir: Option<PathBuf>) {
+fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
     if json {
-        let state_dir = StateDir::locate(state_dir.as_deref(), COMPONENT).ok();
+        let state_dir = StateDir::locate(state_dir, COMPONENT).ok();
         let state_dir = state_dir.map(|directory| directory.path().display().to_string());
         print(
             &json!({"outcome": error.outcome(), "detail": error.to_string(), "state_dir": state_dir})

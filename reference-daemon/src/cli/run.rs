@@ -15,7 +15,7 @@ use crate::{
 /// The variable that says how long a daemon of mode `auto` may be idle.
 const IDLE_TIMEOUT: &str = "LOCALD_IDLE_TIMEOUT_SECONDS";
 /// Unless it is set.
-const DEFAULT_IDLE: Duration = Duration::from_secs(300);
+const DEFAULT_IDLE: Duration = Duration::from_mins(5);
 
 #[derive(Args)]
 pub(super) struct Run {
@@ -23,7 +23,7 @@ pub(super) struct Run {
     #[arg(long = "yield")]
     yields: bool,
 
-    /// A web origin whose pages may call, such as https://app.example; may be given more than once
+    /// A web origin whose pages may call, such as `https://app.example`; may be given more than once
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<Origin>,
 
@@ -36,7 +36,7 @@ pub(super) struct Run {
 enum Life {
     /// Until it is stopped
     Manual,
-    /// Until nobody has used it for LOCALD_IDLE_TIMEOUT_SECONDS
+    /// Until nobody has used it for `LOCALD_IDLE_TIMEOUT_SECONDS`
     Auto,
 }
 

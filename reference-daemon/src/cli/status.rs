@@ -25,7 +25,7 @@ pub(super) fn run(context: &Context) -> Result<u8, Error> {
         theirs.pid,
         render(&status)
     );
-    context.answer(&text, json!({"outcome": "ready", "status": status}));
+    context.answer(&text, "ready", json!({ "status": status }));
     Ok(0)
 }
 

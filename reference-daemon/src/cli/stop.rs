@@ -34,16 +34,13 @@ struct Stopped {
 
 impl Stop {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
-        match stop(context, self.force)? {
-            Some(Stopped { id, pid, url, forced }) => {
-                let how = if forced { "ended by force" } else { "stopped" };
-                let json = json!({"outcome": "stopped", "id": id, "pid": pid, "url": url, "forced": forced});
-                context.answer(&format!("{how}: pid {pid}, {url}"), json);
-            }
-            None => {
-                let text = format!("no daemon is running in {}", context.state_dir());
-                context.answer(&text, json!({"outcome": "not-running"}));
-            }
+        if let Some(Stopped { id, pid, url, forced }) = stop(context, self.force)? {
+            let how = if forced { "ended by force" } else { "stopped" };
+            let json = json!({"id": id, "pid": pid, "url": url, "forced": forced});
+            context.answer(&format!("{how}: pid {pid}, {url}"), "stopped", json);
+        } else {
+            let text = format!("no daemon is running in {}", context.state_dir());
+            context.answer(&text, "not-running", json!({}));
         }
         Ok(0)
     }
@@ -119,7 +116,7 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
                 Outcome::Busy | Outcome::Foreign | Outcome::Incompatible(_)
             ) => {}
         Err(error @ (Error::StillRuns { .. } | Error::Request(_))) => {
-            note(&format!("{error}; a new one is started"))
+            note(&format!("{error}; a new one is started"));
         }
         Err(error) => return Err(error),
     }

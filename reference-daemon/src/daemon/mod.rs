@@ -1,4 +1,8 @@
 //! The daemon: the routes, and what ends it when nobody needs it.
+#![expect(
+    clippy::result_large_err,
+    reason = "a refusal is an answer, and as large as one"
+)]
 
 mod events;
 mod shutdown;
