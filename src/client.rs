@@ -231,7 +231,8 @@ impl<'a> Run<'a> {
         }
         let outcome = self.machine.outcome().cloned().unwrap_or(Outcome::Busy);
         match (outcome, self.proven.take()) {
-            (Outcome::Ready(registration, handshake), Some((wire, credential))) => {
+            (Outcome::Ready(found), Some((wire, credential))) => {
+                let (registration, handshake) = *found;
                 if self.child == Child::Done {
                     self.client.state_dir.write_budget(&Budget::default());
                 }

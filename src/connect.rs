@@ -83,7 +83,7 @@ pub enum Child {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// Proven, of the record's id, compatible, taking work (CONN-4).
-    Ready(Registration, Handshake),
+    Ready(Box<(Registration, Handshake)>),
     /// No record, or a malformed one (CONN-5).
     Absent,
     /// A record whose daemon is gone: refused, reset, or the port is another daemon's by now (CONN-6).
@@ -374,7 +374,7 @@ impl Connect {
                 return Look::Draining;
             }
             Probe::Proven(theirs) if self.policy.protocol.accepts(&theirs.protocol) => {
-                self.outcome = Outcome::Ready(record, theirs);
+                self.outcome = Outcome::Ready(Box::new((record, theirs)));
                 return Look::Ready;
             }
             Probe::Proven(theirs) => Outcome::Incompatible(Some(theirs.protocol)),

@@ -205,20 +205,21 @@ impl Builder {
                     }
                 }
                 Some(Effect::CreateCredential) => state_dir.create_credential().map(|()| Outcome::Done)?,
-                _ => match (listener.take(), credential.take()) {
-                    (Some((listener, host, port)), Some(credential)) => {
-                        break (listener, host, port, credential);
-                    }
-                    // The credential was removed between its creation and its reading.
-                    _ => {
+                _ => {
+                    let Some((listener, host, port)) = listener.take() else {
+                        continue;
+                    };
+                    let Some(credential) = credential.take() else {
+                        // It was removed between its creation and its reading.
                         let path = state_dir.file(state_dir::CREDENTIAL);
                         return Err(Fault {
                             path,
                             why: state_dir::Refused::Missing,
                         }
                         .into());
-                    }
-                },
+                    };
+                    break (listener, host, port, credential);
+                }
             };
             claim.on(outcome);
         };
@@ -254,7 +255,7 @@ impl Builder {
     }
 }
 
-/// PUB-1: loopback, v4 where there is one (REG-5). PUB-2: without SO_REUSEPORT no other socket can share the port.
+/// PUB-1: loopback, v4 where there is one (REG-5). PUB-2: without `SO_REUSEPORT` no other socket can share the port.
 async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     let (listener, host) = match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
         Ok(listener) => (listener, LoopbackHost::V4),

@@ -195,10 +195,9 @@ impl Wire {
     }
 
     fn until_close(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
-        while self.fill(deadline)? > 0 {
-            if self.buffer.len() > limit {
-                return Err(Fault::Garbage);
-            }
+        while self.buffer.len() <= limit && self.fill(deadline)? > 0 {}
+        if self.buffer.len() > limit {
+            return Err(Fault::Garbage);
         }
         answer.body = std::mem::take(&mut self.buffer);
         Ok(())
@@ -272,5 +271,115 @@ fn left(deadline: Instant) -> Result<Duration, Fault> {
         Err(Fault::TimedOut)
     } else {
         Ok(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::BufRead, net::TcpListener, thread};
+
+    use super::*;
+
+    /// A server of one connection: for each request head that it reads, it writes the next of `answers`, then closes.
+    fn serve(answers: Vec<Vec<u8>>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
+            for answer in answers {
+                while lines
+                    .next()
+                    .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+                {}
+                // A client that gave up has closed.
+                let _ = (&stream).write_all(&answer);
+            }
+        });
+        address
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    fn request() -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec())
+    }
+
+    fn one(answer: &[u8], limit: usize) -> Result<Answer, Fault> {
+        Wire::connect(serve(vec![answer.to_vec()]), soon())?.exchange(&request(), limit, soon())
+    }
+
+    #[test]
+    fn every_framing_gives_the_same_body() {
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..],
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\nhello",
+        ] {
+            let answer = one(answer, 5).unwrap();
+            assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_answer_or_too_large_is_refused() {
+        let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
+        endless.resize(MAX_BYTES + 10, b'x');
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello"[..],
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nhello12",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nhello12\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX",
+            b"HTTP/1.0 200 OK\r\n\r\nhello12",
+            b"SSH-2.0-OpenSSH\r\n\r\n",
+            &endless,
+        ] {
+            let refused = one(answer, 6).unwrap_err();
+            assert!(
+                matches!(refused, Fault::Garbage),
+                "{:?}: {refused}",
+                String::from_utf8_lossy(answer)
+            );
+        }
+        assert!(
+            matches!(one(b"", 6), Err(Fault::Refused)),
+            "closed before the first byte"
+        );
+    }
+
+    #[test]
+    fn a_mute_server_ends_at_the_deadline() {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let began = Instant::now();
+        let ends = began + Duration::from_millis(50);
+        let seen =
+            Wire::connect(mute.local_addr().unwrap(), ends).and_then(|mut w| w.exchange(&request(), 9, ends));
+        assert!(matches!(seen, Err(Fault::TimedOut)));
+        assert!(began.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_connection_is_used_again_only_while_the_other_side_keeps_it() {
+        let keep = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let mut wire = Wire::connect(serve(vec![keep.clone(), keep]), soon()).unwrap();
+        wire.exchange(&request(), 9, soon()).unwrap();
+        assert!(wire.is_reusable());
+        wire.exchange(&request(), 9, soon()).unwrap();
+        // The server closes after its last answer.
+        let ends = soon();
+        while wire.is_reusable() {
+            assert!(Instant::now() < ends);
+        }
+        let close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let mut wire = Wire::connect(serve(vec![close]), soon()).unwrap();
+        wire.exchange(&request(), 9, soon()).unwrap();
+        assert!(!wire.is_reusable());
     }
 }

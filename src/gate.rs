@@ -56,7 +56,7 @@ impl FromStr for Protocol {
         let number = number
             .parse()
             .ok()
-            .filter(|n: &NonZeroU32| n.get() <= i32::MAX as u32)
+            .filter(|n: &NonZeroU32| i32::try_from(n.get()).is_ok())
             .ok_or_else(refuse)?;
         Ok(Self {
             name: name.to_owned(),

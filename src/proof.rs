@@ -54,7 +54,9 @@ impl PartialEq for Code {
 
 fn mac(credential: &Credential, parts: &[&[u8]]) -> Code {
     let mut mac = Hmac::<Sha256>::new_from_slice(credential.key()).expect("HMAC takes a key of any length");
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     Code(mac.finalize().into_bytes().into())
 }
 

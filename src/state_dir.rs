@@ -416,6 +416,7 @@ pub(crate) fn random() -> u128 {
 }
 
 /// A fresh id for one launch.
+#[cfg(feature = "daemon")]
 pub(crate) fn fresh_id() -> ClaimId {
     ClaimId::from_bits(random())
 }

@@ -1,4 +1,5 @@
 //! A daemon and a client of the crate, in one process: what a product team's two screenfuls do.
+#![allow(clippy::unwrap_used)]
 #![cfg(feature = "daemon")]
 
 use std::{

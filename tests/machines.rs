@@ -1,4 +1,5 @@
 //! `Claim` and `Connect` driven by hand and by arbitrary outcomes: whatever the world answers, the rules hold.
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -349,7 +350,8 @@ proptest! {
         }
         prop_assert!(!locked);
         let outcome = connect.outcome().expect("an expired call has an outcome");
-        if let connect::Outcome::Ready(record, theirs) = outcome {
+        if let connect::Outcome::Ready(found) = outcome {
+            let (record, theirs) = &**found;
             prop_assert!(record.id == theirs.id && theirs.protocol == protocol(1) && theirs.state == State::Ready);
         }
         prop_assert!(spawn || *outcome != connect::Outcome::SpawnFailed);

@@ -1,4 +1,5 @@
 //! The crate's readers decide as `spec/vectors/` says; each test walks one file.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
 //! What holds of the whole tree: the walls between its packages, the licences and sources of its dependencies, and
 //! that none of them is a version with a known hole. All of it offline, from `cargo metadata`.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeSet, HashMap},

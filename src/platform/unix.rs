@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, PermissionsExt},
             process::CommandExt,
@@ -200,7 +200,7 @@ pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<Fil
                 // The daemon's parent is init from here on.
                 _ => libc::_exit(0),
             }
-            close_on_exec_from(3)?;
+            close_on_exec_from(3);
             match libc::fcntl(pipe, libc::F_SETFD, 0) {
                 -1 => Err(io::Error::last_os_error()),
                 _ => Ok(()),
@@ -218,13 +218,13 @@ pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<Fil
 ///
 /// # Safety
 /// Async-signal-safe; meant for the time between fork and exec.
-unsafe fn close_on_exec_from(first: i32) -> io::Result<()> {
+unsafe fn close_on_exec_from(first: i32) {
     #[cfg(target_os = "linux")]
     {
         let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
         // SAFETY: a system call on plain numbers; close-on-exec takes nothing from this process.
         if unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
-            return Ok(());
+            return;
         }
     }
     // SAFETY: as above; a number that is no descriptor answers EBADF.
@@ -233,11 +233,13 @@ unsafe fn close_on_exec_from(first: i32) -> io::Result<()> {
         // SAFETY: as above.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    Ok(())
 }
 
 /// The readiness pipe that the launcher of this process left, if any. Later children do not inherit it.
+#[cfg(feature = "daemon")]
 pub(crate) fn ready_pipe() -> Option<File> {
+    use std::os::fd::{BorrowedFd, FromRawFd};
+
     let number: i32 = std::env::var(READY_VARIABLE).ok()?.parse().ok()?;
     if number < 3 {
         return None;
