@@ -46,6 +46,7 @@ pub struct Start {
     args: Vec<String>,
     vars: Vec<(String, String)>,
     setup: Setup,
+    cwd: Option<PathBuf>,
     protocol: Option<String>,
 }
 
@@ -80,6 +81,13 @@ impl Start {
     #[must_use]
     pub fn setup(mut self, setup: Setup) -> Self {
         self.setup = setup;
+        self
+    }
+
+    /// Another working directory than the arena's home.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(path.into());
         self
     }
 
@@ -341,6 +349,9 @@ impl Stage {
         }
         for (key, value) in start.vars {
             launch = launch.var(key, value);
+        }
+        if let Some(cwd) = start.cwd {
+            launch = launch.cwd(cwd);
         }
         // Under the lock, so that a case that has to end does not start one more beside its end.
         let mut notes = self.notes.lock();
