@@ -129,6 +129,8 @@ pub struct DaemonSection {
     pub protocol_override: Option<ProtocolOverride>,
     /// How a case allowlists an origin.
     pub origins: Option<Origins>,
+    /// How a case tells the daemon to yield to one that is there already.
+    pub yields: Option<Yields>,
 }
 
 const fn five_seconds() -> u64 {
@@ -164,6 +166,14 @@ pub struct ProtocolOverride {
 #[serde(deny_unknown_fields)]
 pub struct Origins {
     /// Arguments appended for each origin, which stands for `{origin}`.
+    pub args: Vec<String>,
+}
+
+/// `[daemon.yields]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Yields {
+    /// Arguments appended to `run`.
     pub args: Vec<String>,
 }
 
@@ -307,6 +317,7 @@ impl Manifest {
                 stand_down_timeout_ms: three_seconds(),
                 protocol_override: None,
                 origins: None,
+                yields: None,
             },
             binding: Binding::default(),
             client: None,
@@ -329,7 +340,8 @@ impl Manifest {
             path: path.to_owned(),
             message,
             text: Arc::new(NamedSource::new(path, text.to_owned())),
-            at: at.map(Into::into),
+            // A fault at the very end has no character of its own.
+            at: at.map(|at| (at.start.min(text.len().saturating_sub(1))..at.end.min(text.len())).into()),
             help,
         };
         let manifest: Self = toml::from_str(text).map_err(|error| {
@@ -489,6 +501,9 @@ impl Manifest {
         }
         if let Some(origins) = &self.daemon.origins {
             all("daemon.origins.args", &origins.args, &["origin"])?;
+        }
+        if let Some(yields) = &self.daemon.yields {
+            all("daemon.yields.args", &yields.args, &[])?;
         }
         if let Some(client) = &self.client {
             all("client.connect", &client.connect, &[])?;

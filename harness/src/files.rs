@@ -174,6 +174,14 @@ impl Watch {
         Self::start(directory, WatchMask::empty(), react)
     }
 
+    /// [`each`](Self::each), also for who opens what.
+    pub fn each_with_opens(
+        directory: &Path,
+        react: impl FnMut(&FileEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::start(directory, WatchMask::OPEN, react)
+    }
+
     fn start(
         directory: &Path,
         more: WatchMask,

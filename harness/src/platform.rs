@@ -61,6 +61,30 @@ fn in_child(setup: Setup) -> io::Result<()> {
     Ok(())
 }
 
+/// Overwrites the bytes of `file` at `at` without a word to those who watch it: a write through a shared mapping is the
+/// one change of a file that the kernel notifies nobody of. `file` must be open for reading and writing, and long
+/// enough.
+pub fn overwrite_unnoticed(file: &std::fs::File, at: usize, bytes: &[u8]) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if bytes.is_empty() || at.checked_add(bytes.len()).is_none_or(|end| end > length) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a new mapping of a file of `length` bytes, at an address that the kernel chooses; the copy stays inside of
+    // it by the check above, and nothing else refers to it when it is unmapped. If the file is cut meanwhile, the copy
+    // ends this process by SIGBUS and reads no foreign memory.
+    unsafe {
+        let (kind, access) = (libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE);
+        let start = libc::mmap(std::ptr::null_mut(), length, access, kind, file.as_raw_fd(), 0);
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>().add(at), bytes.len());
+        libc::munmap(start, length);
+    }
+    Ok(())
+}
+
 /// Makes this process the one that orphans of its descendants come to, so that a subject cannot hide a child from the
 /// suite by dying first. Where the kernel refuses, orphans are still found by the tag in their environment.
 pub fn become_subreaper() -> io::Result<()> {
