@@ -79,7 +79,7 @@ struct RunArgs {
     /// Also write the report as json, junit, html, markdown or badge. May be repeated.
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<Target>,
-    /// In the place of a manifest: the daemon's command, with {state_dir} where it takes its state directory.
+    /// In the place of a manifest: the daemon's command, with `{state_dir}` where it takes its state directory.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "subject")]
     command: Vec<String>,
 }
@@ -116,5 +116,5 @@ fn main() -> Status {
         Command::Init { file } => commands::init::init(file.as_deref()),
         Command::Doctor { json } => Ok(commands::doctor::doctor(json)),
     };
-    ended.unwrap_or_else(|problem| problem.tell()).into()
+    ended.unwrap_or_else(commands::Problem::tell).into()
 }

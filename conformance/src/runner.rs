@@ -363,24 +363,24 @@ mod tests {
     #[test]
     fn a_pass_without_a_precondition_is_no_pass() {
         static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |_| Ok(()));
-        assert_eq!(judge(&CASE).verdict, Verdict::HarnessError);
         static SEEN: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
             stage.precondition("seen");
             Ok(())
         });
+        assert_eq!(judge(&CASE).verdict, Verdict::HarnessError);
         assert_eq!(judge(&SEEN).verdict, Verdict::Pass);
     }
 
     #[test]
     fn a_violation_without_a_precondition_proves_nothing() {
         static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| stage.ensure(false, "torn"));
-        let result = judge(&CASE);
-        assert_eq!(result.verdict, Verdict::Inconclusive);
-        assert!(result.observed.unwrap().contains("torn"));
         static SEEN: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
             stage.precondition("seen");
             stage.ensure(false, "torn")
         });
+        let result = judge(&CASE);
+        assert_eq!(result.verdict, Verdict::Inconclusive);
+        assert!(result.observed.unwrap().contains("torn"));
         assert_eq!(judge(&SEEN).verdict, Verdict::Fail);
     }
 
@@ -433,10 +433,13 @@ mod tests {
             Ok(())
         });
         static STRICT: Case = CASE.no_leaks();
-        let leaky = manifest(&["sh", "-c", "setsid sleep 60 & sleep 60 & exit 0"]);
+        let script = "setsid sh -c 'touch $HOME/apart; exec sleep 60' & \
+                      until [ -e $HOME/apart ]; do :; done; sleep 60 & exit 0";
+        let leaky = manifest(&["sh", "-c", script]);
         let noted = run_case(&CASE, &leaky, 0, &Stopper::default()).unwrap();
         assert_eq!(noted.verdict, Verdict::Pass);
-        assert_eq!(noted.observed.unwrap().matches("sleep").count(), 2);
+        let left = noted.observed.unwrap();
+        assert_eq!(left.matches("pid ").count(), 2, "{left}");
         assert_eq!(
             run_case(&STRICT, &leaky, 0, &Stopper::default()).unwrap().verdict,
             Verdict::Fail

@@ -170,9 +170,8 @@ pub fn dangling(catalogue: &Catalogue, citations: &[Citation], cases: &[&Case]) 
                     case.name, first.id, first.chapter
                 ));
             }
-            Some(_) => {}
             None if case.requirements.is_empty() => ends.push(format!("{}: covers nothing", case.name)),
-            None => {}
+            _ => {}
         }
     }
     ends

@@ -1,7 +1,13 @@
 //! The registration record: chapter 03.
 
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+
+use local_daemon_harness::record::{self, Record};
+use serde_json::Value;
+
 use crate::case::{Case, Outcome};
-use crate::stage::Stage;
+use crate::stage::{Live, Stage, Start};
 
 /// The cases of the chapter.
 pub(crate) const CASES: &[Case] = &[
@@ -13,6 +19,13 @@ pub(crate) const CASES: &[Case] = &[
         round_trip_discovery,
     ),
     Case::core(
+        "registration/well-formed-record",
+        &["REG-1", "REG-2", "REG-3"],
+        "The bytes of a published record are read: one JSON object in UTF-8 without a byte order mark, unique keys at \
+         every depth, 64 KiB at most, the four required members, and each optional one in its own type and form.",
+        well_formed_record,
+    ),
+    Case::core(
         "registration/pid-holds-the-listener",
         &["REG-6"],
         "The process that the record names is looked up and must hold the listening socket of the recorded URL.",
@@ -20,26 +33,98 @@ pub(crate) const CASES: &[Case] = &[
     ),
     Case::core(
         "registration/new-id-at-each-launch",
-        &["REG-4"],
-        "A daemon is started, ended without warning and started again, several times, in one state directory.",
+        &["REG-4", "REG-3"],
+        "A daemon is started, ended without warning and started again, several times, in one state directory. No two \
+         ids are alike, and no digit is the same in all of them, as it would be in a UUID or a counter.",
         new_id_at_each_launch,
+    ),
+    Case::core(
+        "registration/protocol-hint-is-the-handshakes",
+        &["REG-7"],
+        "A daemon is started as it is and, where the manifest says how, with another wire protocol. The `protocol` of \
+         its record is that of its handshake.",
+        protocol_hint_is_the_handshakes,
+    ),
+    Case::core(
+        "registration/names-its-protocol",
+        &["REG-8"],
+        "The record of a daemon says which protocol it speaks, so that a tool can show it without asking.",
+        names_its_protocol,
     ),
 ];
 
 fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    stage.expect("the subject listens at the recorded address, 127.0.0.1 or [::1] with a port");
+    stage.expect(
+        "the record's url is the numeric loopback address and port on which the subject listens: 127.0.0.1, or [::1] \
+         where the host has no 127.0.0.1",
+    );
     let listening = daemon.listening();
+    let url = live.record.url.text().to_owned();
     stage.observed(format!(
-        "the record says {}, the subject listens at {listening:?}",
-        live.record.url.text()
+        "the record says {url}, the subject listens at {listening:?}"
     ));
-    let numeric = live.record.url.text() == format!("http://{}", live.target.address);
-    stage.ensure(numeric, format!("the record's url is {}", live.record.url.text()))?;
+    let numeric = url == format!("http://{}", live.target.address);
+    stage.ensure(numeric, format!("the record's url is {url}"))?;
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_ok();
+    stage.ensure(
+        live.target.address.is_ipv4() || !v4,
+        format!("the record's url is {url}, and this host has 127.0.0.1"),
+    )?;
     stage.ensure(
         listening.contains(&live.target.address),
         format!("nothing of the subject listens at {}", live.target.address),
     )
+}
+
+fn well_formed_record(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("one JSON object by the letter of the chapter");
+    let bytes = std::fs::read(stage.record_path())?;
+    stage.ensure(
+        bytes.len() <= record::MOST_BYTES,
+        format!("the record is {} bytes long", bytes.len()),
+    )?;
+    // `ready` reads the record by the rules of a reader; what is added here is what only a writer is held to.
+    let fields = match record::parse_object(&bytes) {
+        Ok(fields) => fields,
+        Err(fault) => return stage.fail(format!("the record is malformed: {fault}")),
+    };
+    let again = Record::parse(&bytes).map(|record| record.id);
+    stage.ensure(
+        again.as_ref() == Ok(&live.record.id),
+        format!("read again, the record is {again:?}"),
+    )?;
+    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    stage.observed(format!(
+        "{} bytes with the members {}",
+        bytes.len(),
+        names.join(", ")
+    ));
+    if let Some(socket) = fields.get("socket") {
+        stage.ensure(
+            socket.as_str().is_some_and(|path| path.starts_with('/')),
+            format!("`socket` is no absolute path: {socket}"),
+        )?;
+    }
+    if let Some(started_at) = fields.get("started_at") {
+        stage.ensure(
+            started_at.as_str().is_some_and(is_utc_time),
+            format!("`started_at` is no time of RFC 3339 in UTC: {started_at}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Whether a text is a time of RFC 3339 whose offset is zero.
+fn is_utc_time(text: &str) -> bool {
+    let Some(local) = ["Z", "z", "+00:00", "-00:00"]
+        .iter()
+        .find_map(|utc| text.strip_suffix(utc))
+    else {
+        return false;
+    };
+    humantime::parse_rfc3339(&format!("{}Z", local.replacen(['t', ' '], "T", 1))).is_ok()
 }
 
 fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
@@ -63,9 +148,12 @@ fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
 }
 
 fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
-    const LAUNCHES: usize = 4;
-    stage.expect(format!("{LAUNCHES} launches publish {LAUNCHES} different ids"));
-    let mut ids = Vec::new();
+    // With eight random ids, that all of them agree in one of 32 digits happens once in eight million runs.
+    const LAUNCHES: usize = 8;
+    stage.expect(format!(
+        "{LAUNCHES} launches publish {LAUNCHES} ids that have nothing in common"
+    ));
+    let mut ids: Vec<String> = Vec::new();
     for _ in 0..LAUNCHES {
         let daemon = stage.launch()?;
         // `ready` takes only a record of an id that was not ready before.
@@ -74,5 +162,62 @@ fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
         daemon.kill_group();
     }
     stage.observed(format!("ids {}", ids.join(", ")));
+    for place in 0..32 {
+        let digits: BTreeSet<u8> = ids.iter().map(|id| id.as_bytes()[place]).collect();
+        stage.ensure(
+            digits.len() > 1,
+            format!(
+                "digit {} is the same in all of them: 128 random bits would not do that",
+                place + 1
+            ),
+        )?;
+    }
     Ok(())
+}
+
+fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
+    stage.expect("the record's `protocol`, where there is one, is the handshake's");
+    let mut starts = vec![Start::new()];
+    if stage.manifest().daemon.protocol_override.is_some() {
+        starts.push(Start::new().protocol("conformance-hint/7"));
+    }
+    for start in starts {
+        let daemon = stage.launch_with(start)?;
+        let live = stage.ready(&daemon)?;
+        let Some(hint) = live.record.protocol.clone() else {
+            return stage.not_applicable("the record has no `protocol`, which it need not have");
+        };
+        let spoken = spoken(stage, &live)?;
+        stage.observed(format!("record {hint}, handshake {spoken}"));
+        stage.ensure(
+            hint == spoken,
+            format!("the record says {hint}, the handshake {spoken}"),
+        )?;
+        daemon.kill_group();
+    }
+    Ok(())
+}
+
+/// The protocol that the handshake tells.
+fn spoken(stage: &mut Stage, live: &Live) -> Outcome<String> {
+    let pointer = stage.manifest().binding.handshake.protocol.clone();
+    let body = match stage.probe(live) {
+        Ok(answer) => answer.response.json(),
+        Err(fault) => return stage.fail(format!("the handshake of a ready daemon: {fault}")),
+    };
+    let protocol = body
+        .as_ref()
+        .and_then(|body| body.pointer(&pointer))
+        .and_then(Value::as_str);
+    match protocol {
+        Some(protocol) => Ok(protocol.to_owned()),
+        None => stage.fail(format!("the handshake tells no protocol at {pointer}")),
+    }
+}
+
+fn names_its_protocol(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("a `protocol` in the record");
+    stage.observed(format!("`protocol` is {:?}", live.record.protocol));
+    stage.ensure(live.record.protocol.is_some(), "the record has no `protocol`")
 }

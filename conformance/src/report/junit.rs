@@ -1,4 +1,4 @@
-//! JUnit XML: a suite a chapter.
+//! XML for CI systems: a suite a chapter.
 
 use quick_junit::{NonSuccessKind, Property, Report as Xml, TestCase, TestCaseStatus, TestSuite};
 

@@ -1,0 +1,153 @@
+//! The forms of a report, of results made up for the purpose.
+
+use std::time::{Duration, SystemTime};
+
+use local_daemon_conformance::case::Case;
+use local_daemon_conformance::report::terminal::{self, Style};
+use local_daemon_conformance::report::{CaseResult, Format, Report, SubjectFacts};
+use local_daemon_conformance::verdict::{ExitCode, Verdict};
+use local_daemon_harness::transcript::Event;
+
+static CASES: [Case; 5] = [
+    Case::core(
+        "publish/partial-record-never-observed",
+        &["PUB-3"],
+        "A reader spins on the record.",
+        |_| Ok(()),
+    ),
+    Case::core(
+        "publish/loopback-only",
+        &["PUB-1"],
+        "Every socket is looked at.",
+        |_| Ok(()),
+    ),
+    Case::core("handshake/missing-authorization", &["HS-6"], "No header.", |_| {
+        Ok(())
+    }),
+    Case::proof("handshake/oracle", &["HS-22"], "A nonce without a MAC.", |_| {
+        Ok(())
+    }),
+    Case::proof("gate/other-name", &["GATE-1"], "Another name.", |_| Ok(())),
+];
+
+fn report() -> Report {
+    let text = |text: &str| Some(text.to_owned());
+    let event = |at_ms, actor: &str, what: &str, detail: &str| Event {
+        at_ms,
+        actor: actor.to_owned(),
+        what: what.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let failed = CaseResult {
+        duration_ms: 412,
+        precondition: text("daemon-1 (pid 7) was ready after 20 ms"),
+        expected: text("every read finds a whole record"),
+        observed: text("read 1812 found 17 of 140 bytes: <b>\"[redacted]\x1b[2J|"),
+        transcript: vec![
+            event(0, "daemon-1", "start", "pid 7: /opt/my-daemon"),
+            event(400, "files", "torn", "17 bytes"),
+        ],
+        ..CaseResult::new(&CASES[0], Verdict::Fail)
+    };
+    let passed = CaseResult {
+        duration_ms: 30,
+        ..CaseResult::new(&CASES[1], Verdict::Pass)
+    };
+    let results = vec![
+        failed,
+        passed,
+        CaseResult::new(&CASES[2], Verdict::Inconclusive).observed("the daemon was never seen"),
+        CaseResult::new(&CASES[3], Verdict::Pass),
+        CaseResult::new(&CASES[4], Verdict::NotApplicable).observed("no way to change the protocol"),
+    ];
+    let subject = SubjectFacts {
+        name: "my-daemon".to_owned(),
+        version: Some("my-daemon 1.2.3".to_owned()),
+        sha256: Some("ab".repeat(32)),
+    };
+    Report::new(
+        subject,
+        7,
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        5,
+        results,
+    )
+}
+
+#[test]
+fn the_terminal_shows_what_needs_a_look_and_ends_with_a_line_for_scripts() {
+    insta::assert_snapshot!(terminal::render(&report(), Style::default()));
+}
+
+#[test]
+fn colour_changes_nothing_but_colour_and_a_subject_cannot_steer_the_terminal() {
+    let plain = terminal::render(&report(), Style::default());
+    assert!(!plain.contains('\x1b'));
+    let coloured = terminal::render(
+        &report(),
+        Style {
+            colour: true,
+            strict: false,
+        },
+    );
+    let mut rest = coloured.as_str();
+    let mut stripped = String::new();
+    while let Some((before, after)) = rest.split_once('\x1b') {
+        stripped += before;
+        rest = after.split_once('m').unwrap().1;
+    }
+    assert_eq!(stripped + rest, plain);
+}
+
+#[test]
+fn the_json_form_satisfies_its_schema() {
+    let schema = serde_json::from_str(local_daemon_spec::schemas::get("report").unwrap()).unwrap();
+    let validator = jsonschema::options()
+        .should_validate_formats(true)
+        .build(&schema)
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_str(&Format::Json.render(&report())).unwrap();
+    let faults: Vec<String> = validator
+        .iter_errors(&json)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(faults.is_empty(), "{faults:?}");
+    assert_eq!(json["summary"]["fail"], 1);
+    assert_eq!(json["complete"], true);
+}
+
+#[test]
+fn every_other_form_names_the_failure_and_holds_what_was_observed_as_text() {
+    let report = report();
+    for format in [Format::Junit, Format::Html, Format::Markdown] {
+        let text = format.render(&report);
+        assert!(text.contains("publish/partial-record-never-observed"), "{text}");
+        assert!(text.contains("17 of 140"), "{text}");
+        assert!(!text.contains("<b>\""), "{text}");
+    }
+    let html = Format::Html.render(&report);
+    for outside in ["http://", "https://", "src=", "@import", "<script"] {
+        assert!(
+            !html
+                .replace("http://127.0.0.1:PORT", "")
+                .replace("http://[::1]:PORT", "")
+                .contains(outside),
+            "{outside}"
+        );
+    }
+    insta::assert_snapshot!("markdown", Format::Markdown.render(&report));
+    insta::assert_snapshot!("junit", Format::Junit.render(&report));
+    insta::assert_snapshot!("badge", Format::Badge.render(&report));
+}
+
+#[test]
+fn an_interrupted_report_says_so_in_every_form() {
+    let mut report = report();
+    report.complete = false;
+    assert_eq!(report.exit_code(false), ExitCode::Interrupted);
+    assert!(terminal::render(&report, Style::default()).contains("interrupted"));
+    for format in [Format::Html, Format::Markdown, Format::Badge] {
+        assert!(format.render(&report).contains("interrupted"));
+    }
+    assert!(Format::Json.render(&report).contains("\"complete\": false"));
+}
