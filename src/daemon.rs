@@ -48,7 +48,7 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long a client may take over the head of its request (HS-10); others are served meanwhile (HS-11).
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// How long answers that are written already may take to leave after the drain.
-const FLUSH_BOUND: Duration = Duration::from_secs(1);
+const FLUSH_BOUND: Duration = Duration::from_millis(500);
 
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -359,25 +359,23 @@ impl Daemon {
 /// has changed no file of another's (PUB-11).
 async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness) -> Result<Reason, Error> {
     let mut files = Files::default();
-    let _watcher = {
-        let shared = Arc::downgrade(shared);
-        crate::watch::watch(
-            shared
-                .upgrade()
-                .map(|s| s.state_dir.path().to_owned())
-                .unwrap_or_default()
-                .as_path(),
-            move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.changed.notify_one();
-                }
-            },
-        )
-    };
+    let watching = Arc::downgrade(shared);
+    let _watcher = crate::watch::watch(shared.state_dir.path(), move || {
+        if let Some(shared) = watching.upgrade() {
+            shared.changed.notify_one();
+        }
+    });
     let mut failure = None;
     loop {
-        let Some(effect) = shared.claim().next() else {
-            break;
+        let effect = {
+            let mut claim = shared.claim();
+            if *shared.stops.borrow() > 0 {
+                claim.stop();
+            }
+            match claim.next() {
+                Some(effect) => effect,
+                None => break,
+            }
         };
         let outcome = match effect {
             Effect::Await(bound) | Effect::Pause(bound) => {
@@ -571,7 +569,7 @@ impl Shared {
         tokio::select! {
             () = self.changed.notified() => {}
             () = sleep(bound) => {}
-            _ = stops.wait_for(|stops| *stops > 0) => self.claim().stop(),
+            _ = stops.wait_for(|stops| *stops > 0) => {}
         }
     }
 
@@ -583,20 +581,22 @@ impl Shared {
         tokio::select! {
             _ = active.wait_for(|active| *active == 0) => {}
             _ = stops.wait_for(|stops| *stops > before.max(1)) => {}
-            () = sleep(bound) => {
+            // What is written then still has to leave within the bound.
+            () = sleep(bound.saturating_sub(FLUSH_BOUND)) => {
                 tracing::warn!(open = *self.active.borrow(), "the drain bound is over");
             }
         }
     }
 
+    /// The probe before yielding; a stop ends the wait for it.
     async fn probe(&self, record: Registration) -> Outcome {
         let credential = held(&self.credential).clone();
         let probe = move || client::probe(&record, &credential, client::PROBE_BOUND).0;
-        Outcome::Probed(
-            tokio::task::spawn_blocking(probe)
-                .await
-                .unwrap_or(Probe::TimedOut),
-        )
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            probed = tokio::task::spawn_blocking(probe) => Outcome::Probed(probed.unwrap_or(Probe::TimedOut)),
+            _ = stops.wait_for(|stops| *stops > 0) => Outcome::Failed,
+        }
     }
 }
 
