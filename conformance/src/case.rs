@@ -118,6 +118,8 @@ pub type Outcome<T = ()> = Result<T, Stop>;
 pub enum Stop {
     /// The subject violates a requirement of the case; the text is what was seen. Counts only after a precondition.
     Violation(String),
+    /// The subject never became ready. Accuses it where a MUST is judged; of a recommendation it says nothing.
+    NotReady(String),
     /// A precondition was not met, so nothing follows.
     Inconclusive(String),
     /// This host or this manifest gives no way to observe it.

@@ -276,7 +276,8 @@ fn settle(
                 "no precondition was seen, so this proves nothing".to_owned(),
             ],
         ),
-        Ok(Err(Stop::Inconclusive(why))) => (Verdict::Inconclusive, vec![why]),
+        Ok(Err(Stop::NotReady(seen))) if accusation == Verdict::Fail => (Verdict::Fail, vec![seen]),
+        Ok(Err(Stop::NotReady(why) | Stop::Inconclusive(why))) => (Verdict::Inconclusive, vec![why]),
         Ok(Err(Stop::Untestable(why))) => (Verdict::Untestable, vec![why]),
         Ok(Err(Stop::NotApplicable(why))) => (Verdict::NotApplicable, vec![why]),
         Ok(Err(Stop::Fault(why))) | Err(why) => (Verdict::HarnessError, vec![why]),
@@ -391,6 +392,23 @@ mod tests {
             stage.ensure(false, "no protocol")
         });
         assert_eq!(judge(&CASE).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_subject_that_is_never_ready_follows_no_recommendation_and_breaks_none() {
+        static MUST: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
+            stage.launch_ready().map(drop)
+        });
+        static SHOULD: Case = Case::core("registration/x", &["REG-8"], "", |stage| {
+            stage.launch_ready().map(drop)
+        });
+        let judge = |case| {
+            run_case(case, &manifest(&["true"]), 0, &Stopper::default())
+                .unwrap()
+                .verdict
+        };
+        assert_eq!(judge(&MUST), Verdict::Fail);
+        assert_eq!(judge(&SHOULD), Verdict::Inconclusive);
     }
 
     #[test]

@@ -376,7 +376,8 @@ impl Stage {
 
     /// Waits until `daemon` is ready: its state directory holds a record of an id that was not ready before, and the
     /// handshake with the bearer at that record's URL is answered 200 with this id. That is a precondition, and noted
-    /// as one. A daemon that exits before, or is not ready in the manifest's time, violates the requirements.
+    /// as one. A daemon that exits before, or is not ready in the manifest's time, ends the
+    /// case as [`Stop::NotReady`].
     pub fn ready(&mut self, daemon: &Daemon) -> Outcome<Live> {
         let began = Instant::now();
         let mut missing = String::new();
@@ -422,7 +423,7 @@ impl Stage {
                     format!("; it said: {said}")
                 };
                 self.precondition(format!("{} was started as pid {}", daemon.name, daemon.pid()));
-                self.fail(format!("{how}; {missing}{said}"))
+                Err(Stop::NotReady(format!("{how}; {missing}{said}")))
             }
         }
     }

@@ -49,17 +49,14 @@ impl Style {
 pub fn render(report: &Report, style: Style) -> String {
     let mut text = String::new();
     let subject = &report.subject;
-    let version = subject
-        .version
-        .as_deref()
-        .map(|version| format!(" ({version})"))
-        .unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "{}{version}, seed {}\n",
-        style.paint("1", &clean(&subject.name)),
-        report.seed
-    );
+    let version = subject.version.as_deref().unwrap_or("of unknown version");
+    // Most programs print their own name before the number.
+    let version = version
+        .strip_prefix(&subject.name)
+        .unwrap_or(version)
+        .trim_start();
+    let name = style.paint("1", &clean(&subject.name));
+    let _ = writeln!(text, "{name} {}, seed {}\n", clean(version), report.seed);
 
     let width = report
         .chapters()
