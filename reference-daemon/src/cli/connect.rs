@@ -20,7 +20,16 @@ use crate::{
 /// How often a private daemon's record is looked for until it is there.
 const LOOK: Duration = Duration::from_millis(10);
 
+const NOTES: &str = "\
+Examples:
+  locald connect --json --deadline 3
+  locald connect --private          its state directory is printed, and removed at the end
+
+A daemon that connect starts leaves again when nobody has used it for 300 seconds
+(LOCALD_IDLE_TIMEOUT_SECONDS); one that `locald start` starts stays.";
+
 #[derive(Args)]
+#[command(after_help = NOTES)]
 pub(super) struct Connect {
     /// Only find the daemon; never start one
     #[arg(long)]
@@ -30,8 +39,7 @@ pub(super) struct Connect {
     #[arg(long, conflicts_with_all = ["no_spawn", "private"])]
     replace: bool,
 
-    /// Run a throwaway daemon of your own instead, in a new state directory that is removed again; it lives until
-    /// standard input ends or Ctrl-C
+    /// Run a throwaway daemon of your own instead, until standard input ends or Ctrl-C
     #[arg(long, conflicts_with_all = ["no_spawn", "deadline"])]
     private: bool,
 

@@ -30,7 +30,7 @@ const REFUSAL_BOUND: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct Doctor {
-    /// Set modes right, remove leftovers older than an hour, and a record whose daemon is certainly gone
+    /// Set modes right; remove leftovers older than an hour, and a record of nobody
     #[arg(long)]
     fix: bool,
 }

@@ -9,7 +9,7 @@ mod stop;
 
 use std::{
     env,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -30,12 +30,12 @@ const PROTOCOL: &str = "LOCALD_PROTOCOL";
 #[derive(Parser)]
 #[command(name = "locald", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Args {
-    /// Where the daemon's record and credential live [default: your state directory's locald]
-    #[arg(long, global = true, value_name = "PATH")]
+    /// State directory [default: locald in your user's state directory]
+    #[arg(long, global = true, value_name = "PATH", display_order = 100)]
     state_dir: Option<PathBuf>,
 
     /// Answer with one JSON object on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     json: bool,
 
     #[command(subcommand)]
@@ -47,6 +47,7 @@ Examples:
   locald start                      start the daemon, or find the one that runs
   locald status --json              what runs, for programs
   locald connect --no-spawn         find it, and never start it
+  locald run --state-dir ./state    run one in the foreground, for development
   locald stop && locald doctor      stop it; see that nothing is wrong
 
 Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
@@ -187,8 +188,14 @@ fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
         );
         return;
     }
-    note(&format!("locald: {error}"));
-    if let Some(help) = error.help() {
-        note(&format!("  help: {help}"));
-    }
+    // In a log, and where a client quotes a log's last line, an error is one line.
+    let space = if io::stderr().is_terminal() {
+        "\n  help: "
+    } else {
+        "; "
+    };
+    let help = error
+        .help()
+        .map_or_else(String::new, |help| format!("{space}{help}"));
+    note(&format!("locald: {error}{help}"));
 }

@@ -17,13 +17,25 @@ const IDLE_TIMEOUT: &str = "LOCALD_IDLE_TIMEOUT_SECONDS";
 /// Unless it is set.
 const DEFAULT_IDLE: Duration = Duration::from_mins(5);
 
+const NOTES: &str = "\
+Examples:
+  locald run --state-dir ./state
+  LOCALD_LOG=debug locald run --allow-origin http://localhost:5173
+
+Exit statuses: 0 stopped, its record removed, or yielded; 20 displaced by another daemon, which a
+supervisor must not answer with a restart; 2 usage; 15 state directory or credential refused;
+1 anything else.
+
+--mode auto leaves when nobody has used it for 300 seconds (LOCALD_IDLE_TIMEOUT_SECONDS). The log goes to standard error, as text on a terminal and JSON lines elsewhere.";
+
 #[derive(Args)]
+#[command(after_help = NOTES)]
 pub(super) struct Run {
     /// Leave the place to a ready and compatible daemon that is there already
     #[arg(long = "yield")]
     yields: bool,
 
-    /// A web origin whose pages may call, such as `https://app.example`; may be given more than once
+    /// A web origin whose pages may call; may be given more than once
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<Origin>,
 
@@ -34,9 +46,7 @@ pub(super) struct Run {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Life {
-    /// Until it is stopped
     Manual,
-    /// Until nobody has used it for `LOCALD_IDLE_TIMEOUT_SECONDS`
     Auto,
 }
 

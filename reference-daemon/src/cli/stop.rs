@@ -18,8 +18,7 @@ const RESTART_DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Args)]
 pub(super) struct Stop {
-    /// End the process where it took the request to stop and is not gone in time. Only a process that has proven
-    /// itself to be the daemon is ever touched
+    /// Kill a daemon that proved itself, took the request and is not gone in time
     #[arg(long)]
     force: bool,
 }

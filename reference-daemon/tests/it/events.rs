@@ -1,0 +1,138 @@
+//! The daemon-wide stream.
+
+use serde_json::{Value, json};
+
+use crate::support::{Home, Raw, assert_fits};
+
+fn field<'a>(frame: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    frame
+        .iter()
+        .find(|(field, _)| field == name)
+        .map(|(_, value)| value.as_str())
+}
+
+/// The event of a frame: its id, and its data, which fits the schema and bears the event's name.
+fn event(frame: &[(String, String)]) -> (Option<String>, Value) {
+    let data: Value = serde_json::from_str(field(frame, "data").unwrap()).unwrap();
+    assert_fits("events.schema.json", &data);
+    assert_eq!(data["topic"].as_str(), field(frame, "event"));
+    (field(frame, "id").map(str::to_owned), data)
+}
+
+/// An open stream whose first word, the time to wait before a new try, was read.
+fn listen(home: &Home, query: &str, headers: &str) -> Raw {
+    let mut raw = Raw::connect(home);
+    let head = raw.send(&format!("GET /v1/events{query}"), headers);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(
+        head.to_ascii_lowercase()
+            .contains("content-type: text/event-stream"),
+        "{head}"
+    );
+    assert_eq!(raw.frame().unwrap(), [("retry".to_owned(), "500".to_owned())]);
+    raw
+}
+
+fn note(home: &Home, data: &Value) -> String {
+    let (status, answer) =
+        Raw::connect(home).ask("POST /v1/events", Some(&json!({"topic": "note", "data": data})));
+    assert_eq!(status, 201, "{answer}");
+    answer["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn everybody_sees_a_note_and_resumes_after_it() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let epoch = home.record().unwrap()["id"].as_str().unwrap()[..8].to_owned();
+    let mut streams = [listen(&home, "", ""), listen(&home, "?topics=note", "")];
+    let ids: Vec<String> = (1..=3)
+        .map(|n| note(&home, &json!({"n": n, "text": "a\nb\r\n\r\nid: x"})))
+        .collect();
+    assert_eq!(ids, [1, 2, 3].map(|n| format!("{epoch}-{n}")));
+    for stream in &mut streams {
+        for (id, n) in ids.iter().zip(1..) {
+            let (seen, data) = event(&stream.frame().unwrap());
+            assert_eq!((seen.as_ref(), &data["data"]["n"]), (Some(id), &json!(n)));
+        }
+    }
+    let after = format!("?after={}", ids[0]);
+    let header = format!("Last-Event-ID: {}\r\n", ids[1]);
+    for (query, header, expected) in [
+        (&*after, "", &ids[1]),
+        ("", &*header, &ids[2]),
+        // A browser that reconnects sends the header, and its address still says where it began.
+        (&*after, &*header, &ids[2]),
+    ] {
+        let frame = listen(&home, query, header).frame().unwrap();
+        assert_eq!(event(&frame).0.as_ref(), Some(expected));
+    }
+}
+
+#[test]
+fn a_place_that_is_not_held_is_a_gap_and_never_silence() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let first = note(&home, &json!("one"));
+    let mut stream = listen(&home, "?after=00000000-7", "");
+    let (id, gap) = event(&stream.frame().unwrap());
+    assert_eq!((id, &gap["topic"]), (None, &json!("gap")));
+    assert_eq!(gap["data"]["first"].as_str(), Some(&*first));
+    assert_eq!(event(&stream.frame().unwrap()).0, Some(first));
+}
+
+#[test]
+fn a_note_is_bounded_and_only_a_note() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    for (body, status, code) in [
+        (json!({"topic": "lifecycle", "data": 1}), 400, "invalid_request"),
+        (json!({"topic": "note"}), 400, "invalid_request"),
+        (
+            json!({"topic": "note", "data": "x".repeat(64 * 1024)}),
+            413,
+            "body_too_large",
+        ),
+    ] {
+        let (seen, problem) = Raw::connect(&home).ask("POST /v1/events", Some(&body));
+        assert_eq!((seen, problem["code"].as_str()), (status, Some(code)));
+    }
+    let mut stream = listen(&home, "", "");
+    note(&home, &json!("x".repeat(60_000)));
+    assert_eq!(
+        event(&stream.frame().unwrap()).1["data"].as_str().map(str::len),
+        Some(60_000)
+    );
+}
+
+#[test]
+fn a_stop_is_the_last_word() {
+    let home = Home::new();
+    let mut daemon = home.run(&[]);
+    let mut stream = listen(&home, "", "");
+    assert_eq!(home.locald(&["stop"]).code, 0);
+    let (_, draining) = event(&stream.frame().unwrap());
+    assert_eq!(
+        draining["data"],
+        json!({"what": "draining", "reason": "requested"})
+    );
+    let (id, last) = event(&stream.frame().unwrap());
+    assert_eq!((id, &last["topic"]), (None, &json!("shutdown")));
+    assert_eq!(stream.frame(), None, "and then a clean end");
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn a_displaced_daemon_names_its_successor() {
+    let home = Home::new();
+    let mut daemon = home.run(&[]);
+    let mut stream = listen(&home, "?topics=note", "");
+    let _successor = home.run(&[]);
+    let (_, last) = event(&stream.frame().unwrap());
+    assert_eq!(
+        (&last["topic"], &last["data"]["successor"]),
+        (&json!("superseded"), &home.record().unwrap()["id"])
+    );
+    assert_eq!(stream.frame(), None);
+    assert_eq!(daemon.ended().code(), Some(20));
+}

@@ -1,0 +1,15 @@
+//! `locald` as its users meet it: real processes, each test in a state directory of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails the test that called it"
+)]
+
+mod convergence;
+mod doctor;
+mod events;
+mod help;
+mod lifecycle;
+mod outcomes;
+mod secrets;
+mod support;
