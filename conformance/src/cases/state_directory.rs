@@ -245,11 +245,6 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
 }
 
-fn make_fifo(path: &Path) -> std::io::Result<()> {
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    Ok(rustix::fs::mkfifoat(rustix::fs::CWD, path, mode)?)
-}
-
 /// Another user, where the suite may act as one.
 fn another_user(stage: &mut Stage) -> Outcome<User> {
     match platform::nobody().filter(|_| platform::is_root()) {
@@ -612,7 +607,7 @@ fn no_directory_refused(stage: &mut Stage) -> Outcome {
     between_good_starts(stage, |stage, _| {
         let (file, fifo) = (beside(stage, "file"), beside(stage, "fifo"));
         record::write_new(&file, b"not a directory\n", 0o600)?;
-        make_fifo(&fifo)?;
+        platform::make_fifo(&fifo)?;
         for (what, path) in [("a regular file", &file), ("a FIFO", &fifo)] {
             let before = Facts::of(path)?;
             refused(stage, what, Start::new().state_dir(path), path)?;
@@ -701,7 +696,7 @@ fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
     between_good_starts(stage, |stage, _| {
         let (path, good) = (stage.credential_path(), beside(stage, "good"));
         fs::rename(&path, &good)?;
-        make_fifo(&path)?;
+        platform::make_fifo(&path)?;
         refused_as_it_is(stage, "a FIFO", &path)?;
         fs::remove_file(&path)?;
         make_private(&path)?;
