@@ -1,4 +1,35 @@
 //! How a case is written: what is arranged, what is done, what must be seen, what was seen.
+//!
+//! ```no_run
+//! use local_daemon_conformance::case::{Case, Outcome};
+//! use local_daemon_conformance::stage::Stage;
+//!
+//! const CASES: &[Case] = &[Case::core(
+//!     "handshake/missing-authorization",
+//!     &["HS-6"],
+//!     "A handshake without an `Authorization` header is sent between two good ones.",
+//!     missing_authorization,
+//! )];
+//!
+//! fn missing_authorization(stage: &mut Stage) -> Outcome {
+//!     // Arranged: a daemon that was seen ready, which is the precondition.
+//!     let (_daemon, live) = stage.launch_ready()?;
+//!     // Must be seen.
+//!     stage.expect("401 with a WWW-Authenticate header");
+//!     // Done, between two good handshakes: the positive control.
+//!     stage.between_controls(&live, |stage| {
+//!         let request = stage.handshake_request(&live);
+//!         match stage.send(&live, &request) {
+//!             Ok(answer) => {
+//!                 // Was seen.
+//!                 let challenged = answer.header("WWW-Authenticate").is_some();
+//!                 stage.ensure(answer.status == 401 && challenged, answer.summary())
+//!             }
+//!             Err(fault) => stage.fail(format!("no answer: {fault}")),
+//!         }
+//!     })
+//! }
+//! ```
 
 use std::time::Duration;
 

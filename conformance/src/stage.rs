@@ -509,12 +509,18 @@ impl Stage {
             .map(|state| format!("handshake answered state {state}"))
     }
 
-    /// The handshake request with the bearer.
+    /// The handshake request without authentication.
+    pub fn handshake_request(&self, live: &Live) -> Request {
+        self.bare(&live.target)
+    }
+
+    fn bare(&self, target: &Target) -> Request {
+        Request::new(&self.manifest.binding.handshake.method, &target.path).host(&target.authority)
+    }
+
     fn bearing(&self, target: &Target, credential: &Credential) -> Request {
-        let bearer = local_daemon_harness::proof::bearer(credential);
-        Request::new(&self.manifest.binding.handshake.method, &target.path)
-            .host(&target.authority)
-            .header("Authorization", &bearer)
+        self.bare(target)
+            .header("Authorization", &local_daemon_harness::proof::bearer(credential))
     }
 
     /// The handshake with the bearer, noted in the transcript.
