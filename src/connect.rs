@@ -311,7 +311,9 @@ impl Connect {
             // (CONN-13, HS-33).
             (Phase::Await, Observed::Woken(child, waited)) => {
                 self.held += waited;
-                self.poll = (self.poll * 2).min(POLL_LAST);
+                if waited >= self.poll {
+                    self.poll = (self.poll * 2).min(POLL_LAST);
+                }
                 match child {
                     Child::Failed if self.spawned => Phase::LastRead,
                     Child::Done => {

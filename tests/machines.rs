@@ -278,7 +278,7 @@ fn observations() -> impl Strategy<Value = Observed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever comes back, also what makes no sense: it never publishes once it stands down, unlinks a record only
     /// after it has seen its own id in it, and says `ready` only as the owner.
@@ -494,7 +494,7 @@ fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
     walk_connect(
         &mut connect,
         &[
-            (Await(first * 2), silent(first)),
+            (Await(first * 2), silent(first * 2)),
             (ReadRecord, Observed::Record(Sight::Missing)),
         ],
     );
