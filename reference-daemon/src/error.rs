@@ -57,6 +57,11 @@ pub(crate) enum Error {
     #[diagnostic(help("wait a little, or end it with `locald stop --force`"))]
     StillRuns { url: String, pid: u32, after: Duration },
 
+    /// `stop --if-idle` found it at work.
+    #[error("{url}: the daemon (pid {pid}) is in use, and goes on")]
+    #[diagnostic(help("`locald status` tells what is open; `locald stop` ends it gracefully all the same"))]
+    InUse { url: String, pid: u32 },
+
     #[error("{url}: the daemon (pid {pid}) could not be ended: {source}")]
     #[diagnostic(help("end the process by hand if it is yours"))]
     Kill {
@@ -106,7 +111,7 @@ impl Error {
             Self::Usage(_) => 2,
             Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
             Self::NoCredential(_) => Outcome::Absent.exit_code(),
-            Self::StillRuns { .. } => Outcome::Busy.exit_code(),
+            Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
             _ => 1,
         }
@@ -123,7 +128,7 @@ impl Error {
                 ..
             } => Outcome::Invalid.as_str(),
             Self::NoCredential(_) => Outcome::Absent.as_str(),
-            Self::StillRuns { .. } => Outcome::Busy.as_str(),
+            Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
             _ => "error",
         }
     }

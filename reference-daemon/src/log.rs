@@ -73,7 +73,7 @@ const BLOT: &str = "[redacted]";
 /// The length of 256 bits in base64url: credentials, tickets, page tokens, proofs.
 const SECRET: usize = 43;
 
-/// Replaces what follows `token=`, and every run of exactly 43 base64url characters.
+/// CRED-8, PER-27: replaces what follows `token=`, and every run of exactly 43 base64url characters.
 fn redact(text: &str) -> Cow<'_, str> {
     let is_secret_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut clean = String::new();

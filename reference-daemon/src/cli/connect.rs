@@ -97,7 +97,7 @@ pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
         .args([directory]))
 }
 
-/// Runs a daemon in this process, in a state directory that nobody else looks into.
+/// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
 fn private(context: &Context) -> Result<u8, Error> {
     let directory = tempfile::Builder::new()
         .prefix("locald-private-")

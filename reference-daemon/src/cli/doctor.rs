@@ -313,7 +313,7 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Removes a record by take, verify, leave. One that came in between is left to its owner, who puts it back.
+    /// CONV-30: removes a record by take, verify, leave. One that came in between is left to its owner, who puts it back.
     fn remove_stale(&mut self, record: &Registration) -> bool {
         let id = record.id;
         let holds = |sight: Sight| matches!(sight, Sight::Record(record) if record.id == id);
@@ -400,7 +400,7 @@ fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
     }
 }
 
-/// Whether nobody listens at any address that the URL may mean. A time-out is no refusal.
+/// Whether nobody listens at any address that the URL may mean. A time-out is no refusal (CONV-30).
 fn is_refused(url: LoopbackUrl) -> bool {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, url.port()));
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, url.port()));

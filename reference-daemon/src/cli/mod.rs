@@ -177,7 +177,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
     }
 }
 
-/// Says what went wrong: JSON on standard output where it was asked for, else text on standard error.
+/// Says what went wrong: JSON on standard output where it was asked for (CONN-3), else text on standard error.
 fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
     if json {
         let state_dir = StateDir::locate(state_dir, COMPONENT).ok();

@@ -14,7 +14,7 @@ use crate::{
 
 /// The variable that says how long a daemon of mode `auto` may be idle.
 const IDLE_TIMEOUT: &str = "LOCALD_IDLE_TIMEOUT_SECONDS";
-/// Unless it is set.
+/// Unless it is set (LIFE-3).
 const DEFAULT_IDLE: Duration = Duration::from_mins(5);
 
 const NOTES: &str = "\
@@ -57,6 +57,7 @@ impl Run {
             runtime()?.block_on(async { Ok(daemon::start(options).await?.serve().await?) })
         });
         match reason {
+            // CONV-12, CONV-33
             Ok(reason) => Ok(u8::try_from(reason.exit_status()).unwrap_or(1)),
             // A log of JSON lines stays one.
             Err(error) if format == log::Format::Json && !context.json => {
@@ -68,6 +69,7 @@ impl Run {
     }
 
     fn options(self, context: &Context) -> Result<Options, Error> {
+        let idle_timeout = idle_timeout()?;
         Ok(Options {
             state_dir: context.directory().path().to_owned(),
             protocol: context.protocol.clone(),
@@ -75,21 +77,26 @@ impl Run {
             origins: self.origins.into_iter().collect(),
             mode: match self.mode {
                 Life::Manual => Mode::Manual,
-                Life::Auto => Mode::Auto(idle_timeout()?),
+                Life::Auto => Mode::Auto(idle_timeout),
             },
         })
     }
 }
 
+/// The idle time-out, which has to make sense even where it is not needed (LIFE-4).
 fn idle_timeout() -> Result<Duration, Error> {
-    match env::var(IDLE_TIMEOUT) {
-        Ok(text) if !text.is_empty() => match text.parse::<u32>() {
-            Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
-            _ => Err(Error::usage(format!(
-                "{IDLE_TIMEOUT}={text}: expected a whole number of seconds from 1"
-            ))),
-        },
-        _ => Ok(DEFAULT_IDLE),
+    let Some(text) = env::var_os(IDLE_TIMEOUT).filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_IDLE);
+    };
+    let seconds = text
+        .to_str()
+        .filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    match seconds.and_then(|text| text.parse().ok()) {
+        Some(seconds @ 1..=31_536_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::usage(format!(
+            "{IDLE_TIMEOUT}={}: expected a whole number of seconds from 1 to 31536000",
+            text.display()
+        ))),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use local_daemon::{ClaimId, LoopbackUrl, claim::Sight, connect::Outcome, daemon::DRAIN};
-use serde_json::json;
+use local_daemon::{ClaimId, LoopbackUrl, claim::Sight, client::Response, connect::Outcome, daemon::DRAIN};
+use serde_json::{Value, json};
 
 use super::{Context, connect::launch, note, status::answered};
 use crate::error::Error;
@@ -16,8 +16,12 @@ const GONE_BOUND: Duration = Duration::from_secs(2);
 /// A restart may find a daemon that does not answer, and look at it three times before it is replaced.
 const RESTART_DEADLINE: Duration = Duration::from_secs(20);
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Stop {
+    /// Stop it only where nothing is open: no stream, no request
+    #[arg(long, conflicts_with = "force")]
+    if_idle: bool,
+
     /// Kill a daemon that proved itself, took the request and is not gone in time
     #[arg(long)]
     force: bool,
@@ -33,7 +37,7 @@ struct Stopped {
 
 impl Stop {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
-        if let Some(Stopped { id, pid, url, forced }) = stop(context, self.force)? {
+        if let Some(Stopped { id, pid, url, forced }) = stop(context, self)? {
             let how = if forced { "ended by force" } else { "stopped" };
             let json = json!({"id": id, "pid": pid, "url": url, "forced": forced});
             context.answer(&format!("{how}: pid {pid}, {url}"), "stopped", json);
@@ -45,8 +49,9 @@ impl Stop {
     }
 }
 
-/// Stops the daemon that proves itself; `None`: none was running.
-fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
+/// Stops the daemon that proves itself, and waits until its process is gone (LIFE-25, LIFE-26); `None`: none was
+/// running.
+fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     let mut connection = match context.client.connect() {
         Ok(connection) => connection,
         Err(failure) if matches!(failure.outcome, Outcome::Absent | Outcome::Stale) => return Ok(None),
@@ -54,7 +59,7 @@ fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
     };
     let (id, url) = (connection.registration().id, connection.registration().url);
     let pid = connection.handshake().pid.get();
-    // Held before the request, while the daemon is there: no other process can come to bear this pid unnoticed.
+    // CONV-31: held before the request, while the daemon is there: no other process can come to bear this pid unnoticed.
     let process = connection.process().map_err(|source| Error::Kill {
         url: url.to_string(),
         pid,
@@ -69,10 +74,16 @@ fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
     };
     let stopped = |forced| Ok(Some(Stopped { id, pid, url, forced }));
 
-    let body = json!({"id": id}).to_string();
+    let body = json!({"id": id, "if_idle": how.if_idle}).to_string();
     let failed = match connection.request("POST", "/v1/shutdown", Some(body.as_bytes())) {
         // 503: it stands down already.
         Ok(answer) if matches!(answer.status, 202 | 503) => None,
+        Ok(answer) if how.if_idle && is_busy(&answer) => {
+            return Err(Error::InUse {
+                url: url.to_string(),
+                pid,
+            });
+        }
         Ok(answer) => return Err(answered(&connection, "/v1/shutdown", &answer)),
         // Another stop may have been faster.
         Err(error) => Some(error),
@@ -81,7 +92,7 @@ fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
     if gone(bound)? {
         return stopped(false);
     }
-    if force {
+    if how.force {
         process.kill().map_err(|source| Error::Kill {
             url: url.to_string(),
             pid,
@@ -92,7 +103,7 @@ fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
         }
     }
     Err(match failed {
-        Some(error) if !force => error.into(),
+        Some(error) if !how.force => error.into(),
         _ => Error::StillRuns {
             url: url.to_string(),
             pid,
@@ -101,13 +112,20 @@ fn stop(context: &Context, force: bool) -> Result<Option<Stopped>, Error> {
     })
 }
 
-/// Stops and starts. A daemon that does not answer is not waited for: the new one's record displaces it.
+fn is_busy(answer: &Response) -> bool {
+    answer.status == 409
+        && answer
+            .json::<Value>()
+            .is_ok_and(|problem| problem["code"] == "busy")
+}
+
+/// Stops and starts (CONN-36). A daemon that does not answer is not waited for: the new one's record displaces it.
 pub(super) fn restart(context: &Context) -> Result<u8, Error> {
     let before = match context.directory().read_record().0 {
         Sight::Record(record) => Some(record.id),
         _ => None,
     };
-    match stop(context, false) {
+    match stop(context, &Stop::default()) {
         Ok(_) => {}
         Err(Error::Connect { failure, .. })
             if matches!(

@@ -46,12 +46,12 @@ const MOST_EVENTS: usize = 4096;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// About how much a subscriber is sent at once.
 const CHUNK: usize = 64 * 1024;
-/// How often a stream on which nothing happens says that it is there.
+/// How often a stream on which nothing happens says that it is there (STR-27).
 const BEAT: Duration = Duration::from_secs(15);
 /// What a subscriber may choose from.
 const TOPICS: &[&str] = &["lifecycle", "warning", "origins", "sessions", "proxies", "note"];
 
-/// Place of an event: the launch, and its number there from 1.
+/// Place of an event: the launch, and its number there from 1 (STR-10, STR-20).
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct EventId {
     epoch: String,
@@ -70,13 +70,15 @@ impl FromStr for EventId {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (epoch, seq) = text.split_once('-').ok_or(())?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let digits = seq.bytes().all(|b| b.is_ascii_digit());
-        if epoch.len() != 8 || !epoch.bytes().all(hex) || !digits {
+        let counts = !seq.is_empty() && !seq.starts_with('0') && seq.bytes().all(|b| b.is_ascii_digit());
+        if epoch.len() != 8 || !epoch.bytes().all(hex) || !counts {
             return Err(());
         }
+        // A number beyond what can be counted is of a future that will not be, and no mistake of form.
+        let seq = seq.parse().unwrap_or(u64::MAX);
         Ok(Self {
             epoch: epoch.to_owned(),
-            seq: seq.parse().map_err(|_| ())?,
+            seq,
         })
     }
 }
@@ -131,6 +133,7 @@ impl Events {
         }
     }
 
+    /// STR-10 and STR-11 number it, STR-21 and STR-22 bound what is held.
     fn append(&self, topic: &'static str, data: &Value) -> EventId {
         let mut log = self.log();
         let seq = self.head.borrow().last + 1;
@@ -148,7 +151,7 @@ impl Events {
         id
     }
 
-    /// Where a subscriber begins that has seen everything up to `seen`, or wants what comes from now on.
+    /// STR-3, STR-15, STR-18: where a subscriber begins that has seen everything up to `seen`, or wants what comes from now on.
     fn cursor(&self, seen: Option<EventId>) -> Cursor {
         let last = self.head.borrow().last;
         match seen {
@@ -168,7 +171,7 @@ impl Events {
         }
     }
 
-    /// The next frames after the cursor, which moves on; empty: there are none yet.
+    /// The next frames after the cursor, which moves on; empty: there are none yet (STR-4, STR-12, STR-17, STR-26).
     fn read(&self, cursor: &mut Cursor, topics: Option<&[String]>) -> Vec<u8> {
         let log = self.log();
         let mut chunk = Vec::new();
@@ -180,7 +183,10 @@ impl Events {
             cursor.lost = Some(self.id(cursor.seq));
         }
         if let Some(lost) = cursor.lost.take() {
-            let data = json!({"first": self.id(first).to_string(), "after": lost.to_string()});
+            let mut data = json!({"first": self.id(first).to_string()});
+            if lost.seq > 0 {
+                data["after"] = lost.to_string().into();
+            }
             chunk.extend_from_slice(&frame(None, "gap", &data));
             cursor.seq = first - 1;
         }
@@ -235,7 +241,7 @@ pub(super) async fn subscribe(
     {
         return Err(invalid(format!("topics: expected some of {}", TOPICS.join(", "))));
     }
-    // A browser that reconnects sends the header, and its address still says where it began.
+    // STR-16: a browser that reconnects sends the header, and its address still says where it began.
     let seen = match headers.get("last-event-id") {
         Some(id) => Some(id.to_str().unwrap_or_default().to_owned()),
         None => selection.after,
@@ -262,7 +268,7 @@ pub(super) async fn subscribe(
         .into_response())
 }
 
-/// One subscriber; when its body goes, so does what feeds it.
+/// One subscriber; when its body goes, so does what feeds it (STR-24).
 struct Attached {
     _open: Open,
     feeder: AbortHandle,
@@ -274,7 +280,8 @@ impl Drop for Attached {
     }
 }
 
-/// Sends a subscriber what it asked for, until it leaves or the daemon stands down.
+/// Sends a subscriber what it asked for, until it leaves or the daemon stands down. What it does not read waits in
+/// the log, not here (STR-23, STR-25).
 async fn feed(app: Arc<App>, mut cursor: Cursor, topics: Option<Vec<String>>, mut sender: Sender<Bytes>) {
     let mut head = app.events.head.subscribe();
     let mut beat = interval_at(Instant::now() + BEAT, BEAT);
@@ -313,7 +320,7 @@ pub(super) struct Note {
     data: Value,
 }
 
-/// `POST /v1/events`: a note that every subscriber sees.
+/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9).
 pub(super) async fn append(State(app): State<Arc<App>>, Payload(note): Payload<Note>) -> Response {
     if note.topic != "note" {
         return refuse(
@@ -326,7 +333,7 @@ pub(super) async fn append(State(app): State<Arc<App>>, Payload(note): Payload<N
     (StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response()
 }
 
-/// Tells every subscriber, once the daemon stands down, and ends the streams.
+/// Tells every subscriber, once the daemon stands down, and ends the streams (STR-28, STR-29).
 pub(super) async fn end(app: Arc<App>) {
     let reason = app.handle.draining().await;
     let why = match reason {
@@ -463,6 +470,8 @@ mod tests {
     #[test]
     fn an_event_id_is_an_epoch_and_a_number() {
         for text in [
+            "5f0c2a9b-0",
+            "5f0c2a9b-01",
             "",
             "5f0c2a9b",
             "5f0c2a9b-",

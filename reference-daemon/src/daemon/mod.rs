@@ -131,7 +131,7 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts a request as activity, logs it without its query, and renders its answer for who asks for text.
+/// Counts a request as activity (LIFE-6), logs it without its query, and renders its answer for who asks for text (PER-37).
 async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let text = perimeter::wants_text(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -288,7 +288,8 @@ fn touch(work: &watch::Sender<Work>, kind: Kind, change: impl FnOnce(usize) -> u
     });
 }
 
-/// Stops the daemon once nothing was open for `timeout`, by the monotonic clock: a laptop that slept was not idle.
+/// Stops the daemon once nothing was open for `timeout`, by the monotonic clock: a laptop that slept was not idle
+/// (LIFE-2, LIFE-5, LIFE-8).
 async fn idle_out(app: Arc<App>, timeout: Duration) {
     let mut work = app.activity.0.subscribe();
     loop {

@@ -1,4 +1,4 @@
-//! `POST /v1/shutdown`: a stop that names the daemon it means.
+//! `POST /v1/shutdown`: a stop that names the daemon it means (LIFE-11 to LIFE-14).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `GET /v1/status`: what the daemon says of itself.
+//! `GET /v1/status`: what the daemon says of itself (LIFE-18 to LIFE-21).
 
 use std::{
     fs,

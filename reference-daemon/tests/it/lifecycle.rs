@@ -140,6 +140,12 @@ fn shutdown_means_one_daemon_and_may_ask_for_idleness() {
 
     let mut stream = Raw::connect(&home);
     assert!(stream.send("GET /v1/events", "").starts_with("HTTP/1.1 200"));
+    let seen = home.locald(&["stop", "--if-idle", "--json"]);
+    assert_eq!(
+        (seen.code, &seen.json()["outcome"]),
+        (12, &json!("busy")),
+        "{seen:?}"
+    );
     let (status, problem) = raw.ask("POST /v1/shutdown", Some(&json!({"id": id, "if_idle": true})));
     assert_fits("problem.schema.json", &problem);
     assert_eq!((status, &problem["code"]), (409, &json!("busy")));

@@ -235,8 +235,10 @@ fn usage() {
         ("LOCALD_LOG", "loud"),
         ("LOCALD_LOG_FORMAT", "xml"),
         ("LOCALD_IDLE_TIMEOUT_SECONDS", "0"),
+        ("LOCALD_IDLE_TIMEOUT_SECONDS", "31536001"),
+        ("LOCALD_IDLE_TIMEOUT_SECONDS", "+5"),
     ] {
-        let seen = Output::of(home.command(&["run", "--mode", "auto"]).env(name, value));
+        let seen = Output::of(home.command(&["run"]).env(name, value));
         assert_eq!(seen.code, 2, "{name} {seen:?}");
         assert!(seen.stderr.contains(name), "{seen:?}");
     }
