@@ -28,6 +28,11 @@ use crate::{
 
 /// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
+/// How long one handshake may take where a daemon that does not answer is going to be replaced: three looks (this call's
+/// first, its second under the lock, and the child's before it publishes) end within 2.5 s together.
+pub const SPAWN_PROBE_BOUND: Duration = Duration::from_secs(1);
+/// How long the second look at a record may take whose daemon has just not answered.
+const SECOND_LOOK: Duration = Duration::from_millis(250);
 /// How long a whole connect may take unless told otherwise (CONN-10).
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
@@ -182,6 +187,8 @@ struct Run<'a> {
     ends: Instant,
     detail: Option<String>,
     proven: Option<(Wire, Credential)>,
+    /// The record whose daemon did not answer in time.
+    hung: Option<Registration>,
     lock: Option<std::fs::File>,
     /// Change notification and the child's word, from the first wait on.
     news: Option<News>,
@@ -214,6 +221,7 @@ impl<'a> Run<'a> {
             ends: Instant::now() + client.deadline,
             detail: None,
             proven: None,
+            hung: None,
             lock: None,
             news: None,
             child: Child::Silent,
@@ -293,7 +301,13 @@ impl<'a> Run<'a> {
                 return Probe::CredentialRefused;
             }
         };
-        let (probe, wire) = probe(record, &credential, self.left().min(PROBE_BOUND));
+        let bound = match self.launch {
+            None => PROBE_BOUND,
+            Some(_) if self.hung.as_ref() == Some(record) => SECOND_LOOK,
+            Some(_) => SPAWN_PROBE_BOUND,
+        };
+        let (probe, wire) = probe(record, &credential, self.left().min(bound));
+        self.hung = (probe == Probe::TimedOut).then(|| record.clone());
         self.proven = wire.map(|wire| (wire, credential));
         probe
     }
