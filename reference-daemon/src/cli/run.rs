@@ -52,10 +52,9 @@ enum Life {
 
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<u8, Error> {
+        let options = self.options(context)?;
         let format = log::start()?;
-        let reason = self.options(context).and_then(|options| {
-            runtime()?.block_on(async { Ok(daemon::start(options).await?.serve().await?) })
-        });
+        let reason = runtime()?.block_on(async { Ok(daemon::start(options).await?.serve().await?) });
         match reason {
             // CONV-12, CONV-33
             Ok(reason) => Ok(u8::try_from(reason.exit_status()).unwrap_or(1)),
