@@ -54,8 +54,8 @@ impl Run {
     pub(super) fn run(self, context: &Context) -> Result<u8, Error> {
         let options = self.options(context)?;
         let format = log::start()?;
-        let reason = runtime()?.block_on(async { Ok(daemon::start(options).await?.serve().await?) });
-        match reason {
+        let reason = runtime()?.block_on(async { daemon::start(options).await?.serve().await });
+        match reason.map_err(Error::from) {
             // CONV-12, CONV-33
             Ok(reason) => Ok(u8::try_from(reason.exit_status()).unwrap_or(1)),
             // A log of JSON lines stays one.
