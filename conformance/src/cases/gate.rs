@@ -1,6 +1,240 @@
-//! Protocol gate: chapter 08.
+//! The protocol gate: chapter 08.
 
-use crate::case::Case;
+use local_daemon_harness::actors::{Bind, Squatter};
+use local_daemon_harness::http::is_protocol;
+use local_daemon_harness::record::{self, Record};
+
+use crate::case::{Case, Outcome};
+use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[];
+pub(crate) const CASES: &[Case] = &[
+    Case::core(
+        "gate/protocol-is-a-name-and-a-number",
+        &["GATE-1"],
+        "The handshake's `protocol` is a name, a slash and a number from 1 to 2147483647, the same at each launch.",
+        protocol_is_a_name_and_a_number,
+    ),
+    Case::core(
+        "gate/tells-the-protocol-it-speaks",
+        &["GATE-1", "GATE-2"],
+        "The same program is started for other wire protocols: another name, another number, the longest and the \
+         largest. Each launch tells exactly its own, and the same version.",
+        tells_the_protocol_it_speaks,
+    ),
+    Case::core(
+        "gate/displaced-whatever-the-record-names",
+        &["GATE-3"],
+        "Daemons are displaced by records of an older and a newer version, of a lower and a higher number, of another \
+         protocol, of none and of nonsense. All of them stand down (watchman#276: row 17).",
+        displaced_whatever_the_record_names,
+    ),
+    Case::core(
+        "gate/displaced-by-another-protocol",
+        &["GATE-3", "GATE-2"],
+        "A daemon that speaks another protocol is started on the state directory of a running one, older and newer in \
+         turn: the last one stays, whatever it speaks.",
+        displaced_by_another_protocol,
+    ),
+];
+
+/// The protocol and the version that a live daemon tells.
+fn told(stage: &mut Stage, live: &Live) -> Outcome<(String, String)> {
+    let answer = match stage.probe(live) {
+        Ok(answer) => answer.response,
+        Err(fault) => return stage.fail(format!("the good handshake: {fault}")),
+    };
+    let body = answer.json().unwrap_or_default();
+    let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
+    let pointer = stage.manifest().binding.handshake.protocol.clone();
+    match (text(&pointer), text("/version")) {
+        (Some(protocol), Some(version)) => Ok((protocol.to_owned(), version.to_owned())),
+        _ => stage.fail(format!(
+            "the handshake tells no protocol and version: {}",
+            answer.summary(stage.transcript())
+        )),
+    }
+}
+
+fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
+    stage.expect("`protocol` of the form name/N, the same at two launches");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let (daemon, live) = stage.launch_ready()?;
+        let (protocol, _) = told(stage, &live)?;
+        stage.ensure(
+            is_protocol(&protocol),
+            format!("`protocol` is {protocol:?}, which is not name/N"),
+        )?;
+        seen.push(protocol);
+        daemon.kill_group();
+    }
+    stage.observed(format!("{seen:?}"));
+    stage.ensure(
+        seen[0] == seen[1],
+        format!("two launches of one program tell {seen:?}"),
+    )
+}
+
+/// A protocol of the same name whose number is another.
+fn renumbered(protocol: &str, number: u32) -> String {
+    let name = protocol.split_once('/').map_or(protocol, |(name, _)| name);
+    format!("{name}/{number}")
+}
+
+fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
+    stage.expect("each launch tells exactly the protocol that it was started for, and the same version");
+    let (daemon, live) = stage.launch_ready()?;
+    let (own, version) = told(stage, &live)?;
+    daemon.kill_group();
+    let protocols = [
+        renumbered(&own, 7),
+        renumbered(&own, 2_147_483_647),
+        "other-name/1".to_owned(),
+        "0a.b_c-d/10".to_owned(),
+        format!("{}/3", "n".repeat(64)),
+    ];
+    for protocol in &protocols {
+        let daemon = stage.launch_with(Start::new().protocol(protocol))?;
+        let live = stage.ready(&daemon)?;
+        let seen = told(stage, &live)?;
+        stage.observed(format!("started for {protocol}, it tells {} {}", seen.0, seen.1));
+        stage.ensure(
+            seen.0 == *protocol,
+            format!("started for {protocol}, the handshake tells {}", seen.0),
+        )?;
+        stage.ensure(
+            seen.1 == version,
+            format!(
+                "the version of {protocol} is {}, of {own} it is {version}",
+                seen.1
+            ),
+        )?;
+        daemon.kill_group();
+    }
+    Ok(())
+}
+
+/// Members of a successor's record: what they are, version, protocol.
+fn successors(own: &Record, protocol: &str) -> Vec<(&'static str, String, Option<String>)> {
+    let version = own.version.clone();
+    vec![
+        (
+            "the same version and protocol",
+            version.clone(),
+            Some(protocol.to_owned()),
+        ),
+        ("an older version", "0.0.0".to_owned(), Some(protocol.to_owned())),
+        ("a newer version", "999.0.0".to_owned(), Some(protocol.to_owned())),
+        ("an empty version", String::new(), Some(protocol.to_owned())),
+        (
+            "another name",
+            version.clone(),
+            Some("somebody-else/1".to_owned()),
+        ),
+        ("a lower number", version.clone(), Some(renumbered(protocol, 1))),
+        (
+            "a higher number",
+            version.clone(),
+            Some(renumbered(protocol, 2_147_483_647)),
+        ),
+        ("no protocol", version.clone(), None),
+        (
+            "a protocol that is none",
+            version,
+            Some("not a protocol".to_owned()),
+        ),
+    ]
+}
+
+fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
+    let squatter = Squatter::mute()
+        .noted(stage.transcript(), "successor")
+        .start(Bind::V4)?;
+    stage.expect("every daemon stands down for a record of another id, and none for one of its own id");
+    let (first, live) = stage.launch_ready()?;
+    let (protocol, _) = told(stage, &live)?;
+    let mut daemons: Vec<(Daemon, Live)> = vec![(first, live.clone())];
+    let successors = successors(&live.record, &protocol);
+    // All at once: one that learns of it only by its interval takes 2 s.
+    for place in 1..successors.len() {
+        let state_dir = stage.arena().path().join(format!("beside-{place}"));
+        daemons.push((
+            stage.launch_with(Start::new().state_dir(state_dir))?,
+            live.clone(),
+        ));
+    }
+    for (daemon, live) in daemons.iter_mut().skip(1) {
+        *live = stage.ready(daemon)?;
+    }
+    let name = stage.manifest().binding.registration.clone();
+    let write = |daemon: &Daemon, record: &Record| {
+        record::replace(&daemon.state_dir.join(&name), record.to_json().as_bytes(), 0o600)
+    };
+    // Control: with their own id, the same members displace nobody (CONV-3).
+    for ((daemon, live), (_, version, protocol)) in daemons.iter().zip(&successors) {
+        let own = Record {
+            version: version.clone(),
+            protocol: protocol.clone(),
+            ..live.record.clone()
+        };
+        write(daemon, &own)?;
+    }
+    for ((_, live), (what, ..)) in daemons.iter().zip(&successors) {
+        if !stage.is_ready(live) {
+            return stage.inconclusive(format!("with its own id and {what}, a daemon is not ready"));
+        }
+    }
+    stage.control("all daemons were ready when the records had their own ids and these members");
+    for ((daemon, _), (_, version, protocol)) in daemons.iter().zip(&successors) {
+        let foreign = Record {
+            version: version.clone(),
+            protocol: protocol.clone(),
+            ..Record::new(squatter.url(), std::process::id())
+        };
+        write(daemon, &foreign)?;
+    }
+    let deadline = stage.stand_down_deadline();
+    for ((daemon, live), (what, ..)) in daemons.iter().zip(&successors) {
+        let exit = daemon.wait_exit(deadline);
+        stage.observed(format!(
+            "{what}: {}",
+            exit.map_or("still there".to_owned(), |exit| exit.to_string())
+        ));
+        if exit.is_none() {
+            let ready = stage.is_ready(live);
+            return stage.fail(format!(
+                "{what}: not gone {} ms after its record was another's; ready: {ready}",
+                stage.manifest().daemon.stand_down_timeout().as_millis()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
+    stage.expect("the daemon before stands down, the one started last is ready, four times");
+    let (mut daemon, live) = stage.launch_ready()?;
+    let (own, _) = told(stage, &live)?;
+    for protocol in [
+        renumbered(&own, 9),
+        renumbered(&own, 2),
+        "somebody-else/1".to_owned(),
+        own,
+    ] {
+        let next = stage.launch_with(Start::new().protocol(&protocol))?;
+        let live = stage.ready(&next)?;
+        let Some(exit) = daemon.wait_exit(stage.stand_down_deadline()) else {
+            return stage.fail(format!("the daemon before {protocol} is still there"));
+        };
+        stage.observed(format!("before {protocol}: {exit}"));
+        stage.ensure(
+            stage.is_ready(&live),
+            format!("the daemon of {protocol} is not ready any more"),
+        )?;
+        let (seen, _) = told(stage, &live)?;
+        stage.ensure(seen == protocol, format!("{protocol} tells {seen}"))?;
+        daemon = next;
+    }
+    Ok(())
+}
