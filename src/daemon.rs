@@ -1,55 +1,48 @@
 //! The daemon's runtime: listens, publishes, re-reads by notification and interval, stands down, drains, removes its
 //! record by take-verify-leave. It performs what [`Claim`] asks for; the decisions are all there.
 
+mod serve;
+mod shared;
+
 use std::{
     convert::Infallible,
     io::{self, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
-    path::{Path, PathBuf},
-    pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{Either, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Limited;
+use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
-    task::JoinSet,
-    time::sleep,
 };
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use self::shared::Handle;
+use self::{
+    serve::{Admit, accept},
+    shared::Shared,
+};
 use crate::{
-    ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir,
-    claim::{Claim, Effect, Outcome, Probe, Reason, Sight},
-    client,
+    LoopbackUrl, Protocol, StateDir,
+    claim::{Claim, Effect, Outcome, Reason},
     gate::NotAProtocol,
-    perimeter::{self, Guard, Identity, Origins},
+    perimeter::{Guard, Origins},
     platform,
-    proof::{Handshake, State},
     record::LoopbackHost,
     state_dir::{self, Fault, NoHome},
 };
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// How long a client may take over the head of its request (HS-10); others are served meanwhile (HS-11).
-const HEAD_BOUND: Duration = Duration::from_secs(10);
-/// How long answers that are written already may take to leave after the drain.
-const FLUSH_BOUND: Duration = Duration::from_millis(500);
-
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -240,6 +233,7 @@ impl Builder {
             origins: Mutex::new(self.origins),
             changed: Notify::new(),
             stops: watch::channel(0).0,
+            published: watch::channel(false).0,
             reason: watch::channel(None).0,
             active: watch::channel(0).0,
             accepted: AtomicUsize::new(0),
@@ -367,15 +361,8 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
     });
     let mut failure = None;
     loop {
-        let effect = {
-            let mut claim = shared.claim();
-            if *shared.stops.borrow() > 0 {
-                claim.stop();
-            }
-            match claim.next() {
-                Some(effect) => effect,
-                None => break,
-            }
+        let Some(effect) = shared.claim().next() else {
+            break;
         };
         let outcome = match effect {
             Effect::Await(bound) | Effect::Pause(bound) => {
@@ -399,7 +386,7 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             claim.on(outcome);
             (claim.is_serving(), claim.reason())
         };
-        if serving && readiness.0.is_some() {
+        if serving && !shared.published.send_replace(true) {
             readiness.say(&format!("ready {}", shared.id));
         }
         if reason.is_some()
@@ -448,7 +435,7 @@ impl Files {
                     state_dir
                         .publish(&temporary)
                         .inspect_err(|_| self.temporary = Some(temporary))?;
-                    tracing::info!(id = %shared.id, url = %shared.url, path = ?state_dir, "published");
+                    tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
                     Outcome::Done
                 }
                 None => Outcome::Failed,
@@ -497,225 +484,6 @@ impl Files {
     }
 }
 
-/// What connections, routes and the driver share.
-#[derive(Debug)]
-struct Shared {
-    id: ClaimId,
-    protocol: Protocol,
-    version: String,
-    capabilities: Vec<String>,
-    pid: NonZeroU32,
-    started_at: SystemTime,
-    url: LoopbackUrl,
-    authority: String,
-    state_dir: StateDir,
-    credential: Mutex<Credential>,
-    claim: Mutex<Claim>,
-    origins: Mutex<Origins>,
-    changed: Notify,
-    /// How often a stop was asked for: the second ends the drain.
-    stops: watch::Sender<usize>,
-    reason: watch::Sender<Option<Reason>>,
-    /// Requests whose answer has not been sent whole.
-    active: watch::Sender<usize>,
-    accepted: AtomicUsize,
-}
-
-/// A lock is poisoned by a panic of a holder; what these locks hold is replaced whole and so is never half-changed.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    fn claim(&self) -> MutexGuard<'_, Claim> {
-        held(&self.claim)
-    }
-
-    fn registration(&self) -> Registration {
-        Registration {
-            id: self.id,
-            version: self.version.clone(),
-            url: self.url,
-            pid: self.pid,
-            // REG-7, REG-8
-            protocol: Some(self.protocol.to_string()),
-            socket: None,
-            started_at: Some(humantime::format_rfc3339_seconds(self.started_at).to_string()),
-        }
-    }
-
-    /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12).
-    fn look(&self) -> Sight {
-        let (sight, diagnostic) = self.state_dir.read_record();
-        if let Some(diagnostic) = diagnostic {
-            tracing::warn!(%diagnostic, "the registration cannot be used");
-        }
-        match self.state_dir.read_credential() {
-            Ok(Some(credential)) => *held(&self.credential) = credential,
-            // CRED-13: it goes on with what it knows.
-            Ok(None) => {}
-            Err(fault) => tracing::warn!(%fault, "the credential on disk is not taken on"),
-        }
-        sight
-    }
-
-    fn stop(&self) {
-        self.stops.send_modify(|stops| *stops += 1);
-    }
-
-    /// Waits for a change, a stop, or `bound` (CONV-1, CONV-2).
-    async fn wait(&self, bound: Duration) {
-        let mut stops = self.stops.subscribe();
-        tokio::select! {
-            () = self.changed.notified() => {}
-            () = sleep(bound) => {}
-            _ = stops.wait_for(|stops| *stops > 0) => {}
-        }
-    }
-
-    /// Waits until no request is open, a second stop, or `bound` (CONV-8, CONV-20).
-    async fn drain(&self, bound: Duration) {
-        let mut active = self.active.subscribe();
-        let mut stops = self.stops.subscribe();
-        let before = *stops.borrow();
-        tokio::select! {
-            _ = active.wait_for(|active| *active == 0) => {}
-            _ = stops.wait_for(|stops| *stops > before.max(1)) => {}
-            // What is written then still has to leave within the bound.
-            () = sleep(bound.saturating_sub(FLUSH_BOUND)) => {
-                tracing::warn!(open = *self.active.borrow(), "the drain bound is over");
-            }
-        }
-    }
-
-    /// The probe before yielding; a stop ends the wait for it.
-    async fn probe(&self, record: Registration) -> Outcome {
-        let credential = held(&self.credential).clone();
-        let probe = move || client::probe(&record, &credential, client::SPAWN_PROBE_BOUND).0;
-        let mut stops = self.stops.subscribe();
-        tokio::select! {
-            probed = tokio::task::spawn_blocking(probe) => Outcome::Probed(probed.unwrap_or(Probe::TimedOut)),
-            _ = stops.wait_for(|stops| *stops > 0) => Outcome::Failed,
-        }
-    }
-}
-
-impl Identity for Shared {
-    fn credential(&self) -> Credential {
-        held(&self.credential).clone()
-    }
-
-    fn authority(&self) -> &str {
-        &self.authority
-    }
-
-    fn port(&self) -> u16 {
-        self.url.port()
-    }
-
-    /// HS-15: the record is read again before the answer is `ready`.
-    fn handshake(&self) -> Handshake {
-        let sight = self.state_dir.read_record().0;
-        let state = self.claim().state(&sight);
-        if state == State::Draining {
-            self.changed.notify_one();
-        }
-        // HS-3, GATE-2
-        Handshake {
-            protocol: self.protocol.clone(),
-            id: self.id,
-            pid: self.pid,
-            version: self.version.clone(),
-            state,
-            capabilities: self.capabilities.clone(),
-        }
-    }
-
-    fn origins(&self) -> Origins {
-        held(&self.origins).clone()
-    }
-
-    fn protocol(&self) -> &Protocol {
-        &self.protocol
-    }
-}
-
-/// What routes and background work need to know of their daemon.
-#[derive(Clone, Debug)]
-pub struct Handle(Arc<Shared>);
-
-impl Handle {
-    /// The claim id of this launch.
-    pub fn id(&self) -> ClaimId {
-        self.0.id
-    }
-
-    /// The wire protocol.
-    pub fn protocol(&self) -> &Protocol {
-        &self.0.protocol
-    }
-
-    /// The implementation's version.
-    pub fn version(&self) -> &str {
-        &self.0.version
-    }
-
-    /// What the handshake says the daemon can do.
-    pub fn capabilities(&self) -> &[String] {
-        &self.0.capabilities
-    }
-
-    /// The own process id.
-    pub fn pid(&self) -> u32 {
-        self.0.pid.get()
-    }
-
-    /// Where it listens.
-    pub fn url(&self) -> LoopbackUrl {
-        self.0.url
-    }
-
-    /// When it started, by the wall clock.
-    pub fn started_at(&self) -> SystemTime {
-        self.0.started_at
-    }
-
-    /// The state directory.
-    pub fn state_dir(&self) -> &Path {
-        self.0.state_dir.path()
-    }
-
-    /// Requests that the guard let in and whose answer has not been sent whole, open streams included.
-    pub fn active_requests(&self) -> usize {
-        *self.0.active.borrow()
-    }
-
-    /// Requests that the guard let in since the start.
-    pub fn accepted_requests(&self) -> usize {
-        self.0.accepted.load(Ordering::Relaxed)
-    }
-
-    /// Replaces the origin allowlist; it counts from the next request on.
-    pub fn set_origins(&self, origins: Origins) {
-        *held(&self.0.origins) = origins;
-    }
-
-    /// Asks for a graceful stop; a second time, for an end without the rest of the drain.
-    pub fn stop(&self) {
-        self.0.stop();
-    }
-
-    /// Ends as soon as the daemon has begun to stand down, with the reason.
-    pub async fn draining(&self) -> Reason {
-        let mut reason = self.0.reason.subscribe();
-        match reason.wait_for(Option::is_some).await.map(|reason| *reason) {
-            Ok(Some(reason)) => reason,
-            // The sender is in `self`, so the channel is never closed; `wait_for` only ends on a reason.
-            _ => Reason::Stopped,
-        }
-    }
-}
-
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
@@ -741,170 +509,5 @@ impl Signals {
                 _ = self.hangup.recv() => shared.changed.notify_one(),
             }
         }
-    }
-}
-
-/// Accepts until told to close; then lets written answers leave.
-async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut connections = JoinSet::new();
-    let mut closing = close.subscribe();
-    loop {
-        let accepted = tokio::select! {
-            () = told(&mut closing) => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                // Best effort: a small answer leaves at once.
-                let _ = stream.set_nodelay(true);
-                connections.spawn(connection(
-                    TokioIo::new(stream),
-                    service.clone(),
-                    close.subscribe(),
-                ));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                // Out of descriptors, most likely: accepting again at once would only spin.
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(listener);
-    let flushed = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(FLUSH_BOUND, flushed).await;
-    connections.shutdown().await;
-}
-
-async fn told(closing: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone, and the daemon with it.
-    let _ = closing.wait_for(|close| *close).await;
-}
-
-async fn connection<S, B>(io: TokioIo<tokio::net::TcpStream>, service: S, mut closing: watch::Receiver<bool>)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let service = hyper::service::service_fn(move |request| {
-        let mut service = service.clone();
-        async move {
-            std::future::poll_fn(|context| service.poll_ready(context)).await?;
-            service.call(request).await
-        }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_BOUND)
-        .max_buf_size(crate::record::MAX_BYTES)
-        .serve_connection(io, service)
-        .with_upgrades();
-    tokio::pin!(served);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = told(&mut closing) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
-}
-
-/// Lets no new work in once the daemon stands down, and counts what is open.
-#[derive(Clone)]
-struct Admit<S> {
-    shared: Arc<Shared>,
-    service: S,
-}
-
-impl<S, R, B> Service<Request<R>> for Admit<S>
-where
-    S: Service<Request<R>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    R: Send + 'static,
-    B: Body<Data = Bytes>,
-{
-    type Response = Response<Either<Full<Bytes>, Counted<B>>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.service.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<R>) -> Self::Future {
-        let open = Open::new(self.shared.clone());
-        // CONV-10: no new work from the moment it knows.
-        if self.shared.reason.borrow().is_some() {
-            let problem = perimeter::problem(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "draining",
-                "this daemon stands down; read the registration again",
-            );
-            return Box::pin(async move { Ok(problem.map(Either::Left)) });
-        }
-        let answer = self.service.call(request);
-        Box::pin(async move {
-            Ok(answer.await?.map(|body| {
-                Either::Right(Counted {
-                    body: Box::pin(body),
-                    _open: open,
-                })
-            }))
-        })
-    }
-}
-
-/// One open request.
-struct Open(Arc<Shared>);
-
-impl Open {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
-        shared.active.send_modify(|active| *active += 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.active.send_modify(|active| *active -= 1);
-    }
-}
-
-/// A body that counts as open until it is dropped.
-struct Counted<B> {
-    body: Pin<Box<B>>,
-    _open: Open,
-}
-
-impl<B: Body<Data = Bytes>> Body for Counted<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.get_mut().body.as_mut().poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,0 +1,191 @@
+//! Connections: accepted, served behind the guard, counted, and closed within the drain bound.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{Either, Full};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
+use tower_service::Service;
+
+use super::shared::Shared;
+use crate::perimeter;
+
+/// How long a client may take over the head of its request (HS-10); others are served meanwhile (HS-11).
+const HEAD_BOUND: Duration = Duration::from_secs(10);
+/// How long answers that are written already may take to leave after the drain.
+pub(super) const FLUSH_BOUND: Duration = Duration::from_millis(500);
+
+/// Accepts until told to close; then lets written answers leave.
+pub(super) async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connections = JoinSet::new();
+    let mut closing = close.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            () = told(&mut closing) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                // Best effort: a small answer leaves at once.
+                let _ = stream.set_nodelay(true);
+                connections.spawn(connection(
+                    TokioIo::new(stream),
+                    service.clone(),
+                    close.subscribe(),
+                ));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                // Out of descriptors, most likely: accepting again at once would only spin.
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    let flushed = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(FLUSH_BOUND, flushed).await;
+    connections.shutdown().await;
+}
+
+async fn told(closing: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and the daemon with it.
+    let _ = closing.wait_for(|close| *close).await;
+}
+
+async fn connection<S, B>(io: TokioIo<tokio::net::TcpStream>, service: S, mut closing: watch::Receiver<bool>)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = hyper::service::service_fn(move |request| {
+        let mut service = service.clone();
+        async move {
+            std::future::poll_fn(|context| service.poll_ready(context)).await?;
+            service.call(request).await
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_BOUND)
+        .max_buf_size(crate::record::MAX_BYTES)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = told(&mut closing) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Lets no new work in once the daemon stands down, and counts what is open.
+#[derive(Clone)]
+pub(super) struct Admit<S> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) service: S,
+}
+
+impl<S, R, B> Service<Request<R>> for Admit<S>
+where
+    S: Service<Request<R>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    R: Send + 'static,
+    B: Body<Data = Bytes>,
+{
+    type Response = Response<Either<Full<Bytes>, Counted<B>>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<R>) -> Self::Future {
+        let open = Open::new(self.shared.clone());
+        // CONV-10: no new work from the moment it knows.
+        if self.shared.reason.borrow().is_some() || *self.shared.stops.borrow() > 0 {
+            let problem = perimeter::problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "draining",
+                "this daemon stands down; read the registration again",
+            );
+            return Box::pin(async move { Ok(problem.map(Either::Left)) });
+        }
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            Ok(answer.await?.map(|body| {
+                Either::Right(Counted {
+                    body: Box::pin(body),
+                    _open: open,
+                })
+            }))
+        })
+    }
+}
+
+/// One open request.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        shared.active.send_modify(|active| *active += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.active.send_modify(|active| *active -= 1);
+    }
+}
+
+/// A body that counts as open until it is dropped.
+pub(super) struct Counted<B> {
+    body: Pin<Box<B>>,
+    _open: Open,
+}
+
+impl<B: Body<Data = Bytes>> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.get_mut().body.as_mut().poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,259 @@
+//! What connections, routes and the driver share, and the handle on it that routes have.
+
+use std::{
+    num::NonZeroU32,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use super::serve::FLUSH_BOUND;
+use crate::{
+    ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir,
+    claim::{Claim, Outcome, Probe, Reason, Sight},
+    client,
+    perimeter::{Identity, Origins},
+    proof::{Handshake, State},
+};
+
+/// What connections, routes and the driver share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: ClaimId,
+    pub(super) protocol: Protocol,
+    pub(super) version: String,
+    pub(super) capabilities: Vec<String>,
+    pub(super) pid: NonZeroU32,
+    pub(super) started_at: SystemTime,
+    pub(super) url: LoopbackUrl,
+    pub(super) authority: String,
+    pub(super) state_dir: StateDir,
+    pub(super) credential: Mutex<Credential>,
+    pub(super) claim: Mutex<Claim>,
+    pub(super) origins: Mutex<Origins>,
+    pub(super) changed: Notify,
+    /// How often a stop was asked for: the second ends the drain.
+    pub(super) stops: watch::Sender<usize>,
+    /// Whether the record was published.
+    pub(super) published: watch::Sender<bool>,
+    pub(super) reason: watch::Sender<Option<Reason>>,
+    /// Requests whose answer has not been sent whole.
+    pub(super) active: watch::Sender<usize>,
+    pub(super) accepted: AtomicUsize,
+}
+
+/// A lock is poisoned by a panic of a holder; what these locks hold is replaced whole and so is never half-changed.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn claim(&self) -> MutexGuard<'_, Claim> {
+        held(&self.claim)
+    }
+
+    pub(super) fn registration(&self) -> Registration {
+        Registration {
+            id: self.id,
+            version: self.version.clone(),
+            url: self.url,
+            pid: self.pid,
+            // REG-7, REG-8
+            protocol: Some(self.protocol.to_string()),
+            socket: None,
+            started_at: Some(humantime::format_rfc3339_seconds(self.started_at).to_string()),
+        }
+    }
+
+    /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12).
+    pub(super) fn look(&self) -> Sight {
+        let (sight, diagnostic) = self.state_dir.read_record();
+        if let Some(diagnostic) = diagnostic {
+            tracing::warn!(%diagnostic, "the registration cannot be used");
+        }
+        match self.state_dir.read_credential() {
+            Ok(Some(credential)) => *held(&self.credential) = credential,
+            // CRED-13: it goes on with what it knows.
+            Ok(None) => {}
+            Err(fault) => tracing::warn!(%fault, "the credential on disk is not taken on"),
+        }
+        sight
+    }
+
+    pub(super) fn stop(&self) {
+        // The handshake drains from here on, whatever the driver is at.
+        self.claim().stop();
+        self.stops.send_modify(|stops| *stops += 1);
+    }
+
+    /// Waits for a change, a stop, or `bound` (CONV-1, CONV-2).
+    pub(super) async fn wait(&self, bound: Duration) {
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            () = self.changed.notified() => {}
+            () = sleep(bound) => {}
+            _ = stops.wait_for(|stops| *stops > 0) => {}
+        }
+    }
+
+    /// Waits until no request is open, a second stop, or `bound` (CONV-8, CONV-20).
+    pub(super) async fn drain(&self, bound: Duration) {
+        let mut active = self.active.subscribe();
+        let mut stops = self.stops.subscribe();
+        let before = *stops.borrow();
+        tokio::select! {
+            _ = active.wait_for(|active| *active == 0) => {}
+            _ = stops.wait_for(|stops| *stops > before.max(1)) => {}
+            // What is written then still has to leave within the bound.
+            () = sleep(bound.saturating_sub(FLUSH_BOUND)) => {
+                tracing::warn!(open = *self.active.borrow(), "the drain bound is over");
+            }
+        }
+    }
+
+    /// The probe before yielding; a stop ends the wait for it.
+    pub(super) async fn probe(&self, record: Registration) -> Outcome {
+        let credential = held(&self.credential).clone();
+        let probe = move || client::probe(&record, &credential, client::SPAWN_PROBE_BOUND).0;
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            probed = tokio::task::spawn_blocking(probe) => Outcome::Probed(probed.unwrap_or(Probe::TimedOut)),
+            _ = stops.wait_for(|stops| *stops > 0) => Outcome::Failed,
+        }
+    }
+}
+
+impl Identity for Shared {
+    fn credential(&self) -> Credential {
+        held(&self.credential).clone()
+    }
+
+    fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    fn port(&self) -> u16 {
+        self.url.port()
+    }
+
+    /// HS-15: the record is read again before the answer is `ready`.
+    fn handshake(&self) -> Handshake {
+        let sight = self.state_dir.read_record().0;
+        let state = self.claim().state(&sight);
+        if state == State::Draining {
+            self.changed.notify_one();
+        }
+        // HS-3, GATE-2
+        Handshake {
+            protocol: self.protocol.clone(),
+            id: self.id,
+            pid: self.pid,
+            version: self.version.clone(),
+            state,
+            capabilities: self.capabilities.clone(),
+        }
+    }
+
+    fn origins(&self) -> Origins {
+        held(&self.origins).clone()
+    }
+
+    fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+}
+
+/// What routes and background work need to know of their daemon.
+#[derive(Clone, Debug)]
+pub struct Handle(pub(super) Arc<Shared>);
+
+impl Handle {
+    /// The claim id of this launch.
+    pub fn id(&self) -> ClaimId {
+        self.0.id
+    }
+
+    /// The wire protocol.
+    pub fn protocol(&self) -> &Protocol {
+        &self.0.protocol
+    }
+
+    /// The implementation's version.
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// What the handshake says the daemon can do.
+    pub fn capabilities(&self) -> &[String] {
+        &self.0.capabilities
+    }
+
+    /// The own process id.
+    pub fn pid(&self) -> u32 {
+        self.0.pid.get()
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> LoopbackUrl {
+        self.0.url
+    }
+
+    /// When it started, by the wall clock.
+    pub fn started_at(&self) -> SystemTime {
+        self.0.started_at
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        self.0.state_dir.path()
+    }
+
+    /// Requests that the guard let in and whose answer has not been sent whole, open streams included.
+    pub fn active_requests(&self) -> usize {
+        *self.0.active.borrow()
+    }
+
+    /// Requests that the guard let in since the start.
+    pub fn accepted_requests(&self) -> usize {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the origin allowlist; it counts from the next request on.
+    pub fn set_origins(&self, origins: Origins) {
+        *held(&self.0.origins) = origins;
+    }
+
+    /// Asks for a graceful stop; a second time, for an end without the rest of the drain.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+
+    /// Ends as soon as the record is published; never, where that does not come to pass.
+    pub async fn published(&self) {
+        // The sender is in `self`, so the wait ends on nothing else.
+        let _ = self
+            .0
+            .published
+            .subscribe()
+            .wait_for(|published| *published)
+            .await;
+    }
+
+    /// Ends as soon as the daemon has begun to stand down, with the reason.
+    pub async fn draining(&self) -> Reason {
+        let mut reason = self.0.reason.subscribe();
+        match reason.wait_for(Option::is_some).await.map(|reason| *reason) {
+            Ok(Some(reason)) => reason,
+            // The sender is in `self`, so the channel is never closed; `wait_for` only ends on a reason.
+            _ => Reason::Stopped,
+        }
+    }
+}
