@@ -6,6 +6,7 @@ mod gate;
 mod handshake;
 mod publish;
 mod registration;
+mod scene;
 mod state_directory;
 
 use crate::case::Case;
