@@ -47,6 +47,7 @@ pub struct Start {
     vars: Vec<(String, String)>,
     setup: Setup,
     cwd: Option<PathBuf>,
+    held: bool,
     protocol: Option<String>,
 }
 
@@ -88,6 +89,13 @@ impl Start {
     #[must_use]
     pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
         self.cwd = Some(path.into());
+        self
+    }
+
+    /// Held (`SIGSTOP`) right before the manifest's command is run, until `SIGCONT`: how several are let go at once.
+    #[must_use]
+    pub fn held(mut self) -> Self {
+        self.held = true;
         self
     }
 
@@ -331,6 +339,10 @@ impl Stage {
         ];
         let mut argv: Vec<String> = manifest.daemon.run.iter().map(|arg| fill(arg, &values)).collect();
         argv.extend(start.args);
+        if start.held {
+            let hold = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"];
+            argv.splice(0..0, hold.map(str::to_owned));
+        }
         let name = {
             let mut notes = self.notes.lock();
             notes.launched += 1;
