@@ -3,22 +3,13 @@
 use std::{env, fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use clap::Args;
-use local_daemon::{
-    Launch, StateDir,
-    claim::{Reason, Sight},
-    daemon::Handle,
-    perimeter::Origins,
-};
-use tokio::time::interval;
+use local_daemon::{Launch, claim::Reason, daemon::Handle, perimeter::Origins};
 
 use super::{COMPONENT, Context};
 use crate::{
     daemon::{self, Mode, Options},
     error::Error,
 };
-
-/// How often a private daemon's record is looked for until it is there.
-const LOOK: Duration = Duration::from_millis(10);
 
 const NOTES: &str = "\
 Examples:
@@ -108,7 +99,6 @@ fn private(context: &Context) -> Result<u8, Error> {
             doing: "no temporary directory could be made",
             source,
         })?;
-    let state_dir = StateDir::at(directory.path());
     let client = context.client.clone().state_dir(directory.path());
     let context = Context {
         client,
@@ -119,7 +109,7 @@ fn private(context: &Context) -> Result<u8, Error> {
         let started = daemon::start(options(&context, directory.path())).await?;
         let handle = started.handle();
         let serving = tokio::spawn(started.serve());
-        until_published(&handle, &state_dir).await?;
+        until_published(&handle).await?;
         let client = context.client.clone();
         let connected = tokio::task::spawn_blocking(move || client.connect().map_err(Error::from)).await;
         context.ready(&connected.map_err(|error| Error::Runtime(io::Error::other(error)))??);
@@ -142,16 +132,10 @@ fn options(context: &Context, directory: &Path) -> Options {
     }
 }
 
-async fn until_published(handle: &Handle, directory: &StateDir) -> Result<(), Error> {
-    let mut look = interval(LOOK);
-    loop {
-        tokio::select! {
-            reason = handle.draining() => return Err(Error::PrivateEnded(Reason::as_str(reason))),
-            _ = look.tick() => match directory.read_record().0 {
-                Sight::Record(record) if record.id == handle.id() => return Ok(()),
-                _ => {}
-            },
-        }
+async fn until_published(handle: &Handle) -> Result<(), Error> {
+    tokio::select! {
+        reason = handle.draining() => Err(Error::PrivateEnded(Reason::as_str(reason))),
+        () = handle.published() => Ok(()),
     }
 }
 

@@ -333,9 +333,16 @@ pub(super) async fn append(State(app): State<Arc<App>>, Payload(note): Payload<N
     (StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response()
 }
 
-/// Tells every subscriber, once the daemon stands down, and ends the streams (STR-28, STR-29).
-pub(super) async fn end(app: Arc<App>) {
-    let reason = app.handle.draining().await;
+/// Tells every subscriber that the daemon is ready, and when it stands down; then ends the streams (STR-28, STR-29).
+pub(super) async fn lifecycle(app: Arc<App>) {
+    let reason = tokio::select! {
+        biased;
+        reason = app.handle.draining() => reason,
+        () = app.handle.published() => {
+            app.events.append("lifecycle", &json!({"what": "ready"}));
+            app.handle.draining().await
+        }
+    };
     let why = match reason {
         Reason::Displaced => "displaced",
         Reason::RecordRemoved => "record-removed",

@@ -106,7 +106,7 @@ impl Started {
 
     /// Publishes, and serves until it stands down.
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
-        tokio::spawn(events::end(self.app.clone()));
+        tokio::spawn(events::lifecycle(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
         }
