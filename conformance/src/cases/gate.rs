@@ -1,9 +1,10 @@
 //! The protocol gate: chapter 08.
 
-use local_daemon_harness::actors::{Bind, Squatter};
 use local_daemon_harness::http::is_protocol;
+use local_daemon_harness::proof;
 use local_daemon_harness::record::{self, Record};
 
+use super::scene::{Rival, further_state_dir, record_in};
 use crate::case::{Case, Outcome};
 use crate::stage::{Daemon, Live, Stage, Start};
 
@@ -148,9 +149,7 @@ fn successors(own: &Record, protocol: &str) -> Vec<(&'static str, String, Option
 }
 
 fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
-    let squatter = Squatter::mute()
-        .noted(stage.transcript(), "successor")
-        .start(Bind::V4)?;
+    let rival = Rival::new()?;
     stage.expect("every daemon stands down for a record of another id, and none for one of its own id");
     let (first, live) = stage.launch_ready()?;
     let (protocol, _) = told(stage, &live)?;
@@ -158,7 +157,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     let successors = successors(&live.record, &protocol);
     // All at once: one that learns of it only by its interval takes 2 s.
     for place in 1..successors.len() {
-        let state_dir = stage.arena().path().join(format!("beside-{place}"));
+        let state_dir = further_state_dir(stage, &format!("beside-{place}"))?;
         daemons.push((
             stage.launch_with(Start::new().state_dir(state_dir))?,
             live.clone(),
@@ -167,9 +166,9 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     for (daemon, live) in daemons.iter_mut().skip(1) {
         *live = stage.ready(daemon)?;
     }
-    let name = stage.manifest().binding.registration.clone();
-    let write = |daemon: &Daemon, record: &Record| {
-        record::replace(&daemon.state_dir.join(&name), record.to_json().as_bytes(), 0o600)
+    let write = |stage: &Stage, daemon: &Daemon, record: &Record| {
+        let path = record_in(stage, &daemon.state_dir);
+        record::replace(&path, record.to_json().as_bytes(), 0o600)
     };
     // Control: with their own id, the same members displace nobody (CONV-3).
     for ((daemon, live), (_, version, protocol)) in daemons.iter().zip(&successors) {
@@ -178,7 +177,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
             protocol: protocol.clone(),
             ..live.record.clone()
         };
-        write(daemon, &own)?;
+        write(stage, daemon, &own)?;
     }
     for ((_, live), (what, ..)) in daemons.iter().zip(&successors) {
         if !stage.is_ready(live) {
@@ -190,9 +189,10 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
         let foreign = Record {
             version: version.clone(),
             protocol: protocol.clone(),
-            ..Record::new(squatter.url(), std::process::id())
+            id: proof::random_hex::<16>(),
+            ..rival.record.clone()
         };
-        write(daemon, &foreign)?;
+        write(stage, daemon, &foreign)?;
     }
     let deadline = stage.stand_down_deadline();
     for ((daemon, live), (what, ..)) in daemons.iter().zip(&successors) {

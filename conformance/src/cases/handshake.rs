@@ -12,10 +12,11 @@ use local_daemon_harness::http::{
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
-use local_daemon_harness::wait::{ms, until};
+use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
 use local_daemon_spec::vectors;
 use serde_json::Value;
 
+use super::scene::{Rival, further_state_dir, open_work, yielding};
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Live, PROBE, Stage, Start};
 
@@ -1123,49 +1124,42 @@ fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
 }
 
 fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
-    const LAUNCHES: usize = 6;
-    let successor = Squatter::mute()
-        .noted(stage.transcript(), "successor")
-        .start(Bind::V4)?;
+    const LAUNCHES: usize = 3;
     stage.expect("draining with the displaced daemon's own id and pid, or nothing because it has left");
+    let binding = &stage.manifest().binding;
+    let holds_work =
+        binding.stream.is_some() || binding.mutation.as_ref().is_some_and(|op| op.body.is_some());
     let mut answers = 0;
     for launch in 1..=LAUNCHES {
         let (daemon, live) = stage.launch_ready()?;
-        let open = || Connection::open(live.target.address, Instant::now() + PROBE);
-        let Ok(mut early) = open() else {
+        // With open work it stays for longer; not every daemon has what could be left open.
+        let _work = holds_work.then(|| open_work(stage, &live)).transpose()?;
+        let rival = Rival::new()?;
+        let connect = || Connection::open(live.target.address, Instant::now() + PROBE);
+        let Ok(early) = connect() else {
             return stage.inconclusive("no second connection to a ready daemon");
         };
         daemon.stop()?;
-        let foreign = Record::new(successor.url(), std::process::id());
-        record::replace(&stage.record_path(), foreign.to_json().as_bytes(), 0o600)?;
+        rival.publish(&stage.record_path())?;
         let bytes = bearing(&live).bytes();
         let deadline = Instant::now() + PROBE;
-        let sent = [early.send(&bytes, deadline).map(|()| early), {
-            open().and_then(|mut late| late.send(&bytes, deadline).map(|()| late))
-        }];
+        let sent = [Ok(early), connect()]
+            .map(|connection| connection.and_then(|mut it| it.send(&bytes, deadline).map(|()| it)));
         stage.precondition(format!(
             "launch {launch}: the record names {} before the daemon goes on",
-            foreign.id
+            rival.record.id
         ));
         daemon.cont()?;
         for connection in sent {
-            let answer =
-                connection.and_then(|mut connection| connection.read_response(Instant::now() + PROBE));
+            // A daemon that is leaving may close a connection unanswered.
+            let answer = connection.and_then(|mut it| it.read_response(Instant::now() + PROBE));
             if let Ok(response) = answer {
                 answers += 1;
-                ensure_state(
-                    stage,
-                    &live,
-                    "after the record became another's",
-                    "draining",
-                    &response,
-                )?;
+                let what = "after the record became another's";
+                ensure_state(stage, &live, what, "draining", &response)?;
             }
         }
         daemon.kill_group();
-        if answers >= 2 && launch >= 3 {
-            break;
-        }
     }
     stage.observed(format!("{answers} answers, all of them draining"));
     if answers == 0 {
@@ -1176,62 +1170,44 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
 
 fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let Some(mutation) = stage.manifest().binding.mutation.clone() else {
-        return stage.not_applicable("the manifest has no `binding.mutation` that could be left open");
-    };
-    let request = stage
-        .operation(&live, &mutation)
-        .header("Authorization", &proof::bearer(&live.credential));
-    let bytes = request.bytes();
-    if mutation.body.as_ref().is_none_or(String::is_empty) {
-        return stage.not_applicable("the manifest's `binding.mutation` has no body that could be left open");
-    }
+    let _work = open_work(stage, &live)?;
     stage.expect("draining with all members from the removal of the record until the exit");
-    let open = || Connection::open(live.target.address, Instant::now() + PROBE);
-    let deadline = Instant::now() + PROBE;
-    let begun = open().and_then(|mut begun| begun.send(&bytes[..bytes.len() - 1], deadline).map(|()| begun));
-    let (Ok(mut begun), Ok(mut early)) = (begun, open()) else {
+    let Ok(early) = Connection::open(live.target.address, Instant::now() + PROBE) else {
         return stage.inconclusive("no further connection to a ready daemon");
     };
-    if !stage.is_ready(&live) {
-        return stage.inconclusive("no good handshake beside a half-received request");
-    }
     daemon.signal(Signal::TERM)?;
     let path = stage.record_path();
-    let removed = until(stage.stand_down_deadline(), Duration::from_millis(1), || {
+    let removed = until(stage.stand_down_deadline(), LONGEST_POLL, || {
         (!path.exists()).then_some(())
     });
     if removed.is_none() {
         return stage.inconclusive("the record was not taken off its name");
     }
-    stage.precondition("SIGTERM was sent with a request half received, and the record is off its name");
-    let what = "after SIGTERM";
+    stage.precondition("SIGTERM was sent, and the record is off its name");
     let good = bearing(&live).bytes();
     let mut answers = 0;
-    for connection in [None, Some(&mut early)] {
-        let deadline = Instant::now() + PROBE;
-        let answer = match connection {
-            Some(connection) => connection.exchange(&good, deadline),
-            None => local_daemon_harness::http::exchange(live.target.address, &good, deadline),
-        };
+    for connection in [
+        Connection::open(live.target.address, Instant::now() + PROBE),
+        Ok(early),
+    ] {
+        let answer = connection.and_then(|mut it| it.exchange(&good, Instant::now() + PROBE));
         match answer {
             Ok(response) => {
                 answers += 1;
-                ensure_state(stage, &live, what, "draining", &response)?;
+                ensure_state(stage, &live, "after SIGTERM", "draining", &response)?;
             }
-            // Idle connections may be closed by a daemon that drains.
-            Err(fault) => stage.observed(format!("{what}: {fault}")),
+            // An idle connection may be closed by a daemon that drains.
+            Err(fault) => stage.observed(format!("after SIGTERM: {fault}")),
         }
-    }
-    if answers == 0 {
-        if daemon.wait_exit(ms(500)).is_some() {
-            return stage.not_applicable("the daemon did not wait for a half-received request");
-        }
-        return stage.fail("the daemon still runs, its record is off its name, and no handshake is answered");
     }
     stage.observed(format!("{answers} answers, all of them draining"));
-    let _ = begun.send(&bytes[bytes.len() - 1..], Instant::now() + PROBE);
-    Ok(())
+    match answers {
+        0 if daemon.wait_exit(ms(500)).is_some() => {
+            stage.not_applicable("the daemon left without waiting for open work")
+        }
+        0 => stage.fail("the daemon still runs, its record is off its name, and no handshake is answered"),
+        _ => Ok(()),
+    }
 }
 
 // The cases of profile `proof`.
@@ -1653,8 +1629,7 @@ fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
 
 fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     let (_first, one) = stage.launch_ready()?;
-    let beside = stage.arena().path().join("beside");
-    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&beside)?;
+    let beside = further_state_dir(stage, "beside")?;
     let credential = std::fs::read(stage.credential_path())?;
     record::write_new(
         &beside.join(&stage.manifest().binding.credential),
@@ -1859,25 +1834,25 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
 fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("503, draining, all members and a right D");
+    let proves = |stage: &mut Stage, what: &str| -> Outcome {
+        let nonce = proof::nonce();
+        let request = live.target.proving(&live.credential, &nonce);
+        let response = answered(stage, &live, what, &request)?;
+        stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
+        ensure_proven_state(stage, &live, what, "draining", response, &nonce)
+    };
     between_proofs(stage, &live, |stage| {
         let bytes = hide_record(stage)?;
         for number in 1..=3 {
-            let nonce = proof::nonce();
-            let what = format!("proof {number} while the record cannot be read");
-            let request = live.target.proving(&live.credential, &nonce);
-            let response = answered(stage, &live, &what, &request)?;
-            stage.observed(response.summary(stage.transcript()));
-            ensure_proven_state(stage, &live, &what, "draining", response, &nonce)?;
+            proves(stage, &format!("proof {number} while the record cannot be read"))?;
         }
         restore_record(stage, &bytes)
     })
 }
 
 fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
-    let Some(yields) = stage.manifest().daemon.yields.clone() else {
-        return stage.untestable("the manifest has no `daemon.yields`");
-    };
-    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let start = yielding(stage)?;
+    stage.arena().make_state_dir()?;
     let credential = Credential::random();
     stage.transcript().hide(credential.bytes());
     record::write_new(
@@ -1888,13 +1863,12 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     let squatter = Squatter::mute()
         .noted(stage.transcript(), "mute")
         .start(Bind::V4)?;
-    let other = Record::new(squatter.url(), std::process::id());
+    let other = Record {
+        url: squatter.url(),
+        ..Rival::new()?.record
+    };
     record::replace(&stage.record_path(), other.to_json().as_bytes(), 0o600)?;
     stage.expect("draining and proven as long as the record is another's, then ready");
-    let start = yields
-        .args
-        .iter()
-        .fold(Start::new().state_dir(&state_dir), |start, arg| start.arg(arg));
     let daemon = stage.launch_with(start)?;
     let Some(address) = daemon.wait_listening(stage.ready_deadline()) else {
         return stage.inconclusive("the daemon was not seen to listen");
@@ -1947,6 +1921,8 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     stage.observed(format!(
         "{before} answers before it published, all of them draining"
     ));
+    // Its look at the squatter ends, and so does its waiting.
+    drop(squatter);
     let live = stage.ready(&daemon)?;
     stage.control(format!("it published {} and was ready", live.record.id));
     if before == 0 {
