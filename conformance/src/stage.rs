@@ -184,7 +184,7 @@ impl Notes {
     /// Makes the transcript forget every credential of this case, also of one that never became ready.
     pub(crate) fn hide_credentials(&self, manifest: &Manifest, transcript: &Transcript) {
         for state_dir in self.lock().state_dirs.clone() {
-            if let Ok(bytes) = std::fs::read(state_dir.join(&manifest.binding.credential)) {
+            if let Ok(bytes) = read_regular(&state_dir.join(&manifest.binding.credential)) {
                 transcript.hide(bytes.trim_ascii());
             }
         }
@@ -442,12 +442,19 @@ impl Stage {
 
     /// One look at whether `daemon` is ready, or what is missing.
     fn look(&self, daemon: &Daemon, began: Instant) -> Result<Live, String> {
+        let earlier = |id: &str| {
+            let known = self.known_ids.contains(id);
+            known.then(|| format!("the record still holds the id {id} of an earlier launch"))
+        };
+        // Before any handshake: an earlier daemon that is stopped would cost the whole bound of one.
+        let record = read_regular(&daemon.state_dir.join(&self.manifest.binding.registration));
+        let record = record.ok().and_then(|bytes| Record::parse(&bytes).ok());
+        if let Some(why) = record.and_then(|record| earlier(&record.id)) {
+            return Err(why);
+        }
         let live = self.find(&daemon.state_dir)?;
-        if self.known_ids.contains(&live.record.id) {
-            return Err(format!(
-                "the record still holds the id {} of an earlier launch",
-                live.record.id
-            ));
+        if let Some(why) = earlier(&live.record.id) {
+            return Err(why);
         }
         Ok(Live {
             after: began.elapsed(),
@@ -461,7 +468,7 @@ impl Stage {
         let began = Instant::now();
         let binding = &self.manifest.binding;
         let read = |name: &str| {
-            std::fs::read(state_dir.join(name)).map_err(|error| format!("cannot read {name}: {error}"))
+            read_regular(&state_dir.join(name)).map_err(|error| format!("cannot read {name}: {error}"))
         };
         let record = Record::parse(&read(&binding.registration)?)
             .map_err(|fault| format!("{} is malformed: {fault}", binding.registration))?;
@@ -604,5 +611,14 @@ impl Stage {
     /// Sends a request to a live daemon on a connection of its own.
     pub fn send(&self, live: &Live, request: &Request) -> Result<Response, HttpFault> {
         self.wire().exchange(live.target.address, &request.bytes())
+    }
+}
+
+/// Reads a regular file. A FIFO in its place, which the subject may have made or left, would hang whoever opens it.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.is_file() {
+        std::fs::read(path)
+    } else {
+        Err(std::io::Error::other("not a regular file"))
     }
 }
