@@ -129,7 +129,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "state-directory/oversized-credential-refused",
         &["DIR-9", "DIR-10", "DIR-11"],
-        "A daemon is started with a credential file that begins well and goes on beyond 64 KiB, up to 64 MiB.",
+        "A daemon is started with a credential file that begins well and goes on beyond 64 KiB, up to 1 MiB.",
         oversized_credential_refused,
     ),
     Case::core(
@@ -151,10 +151,8 @@ pub(crate) const CASES: &[Case] = &[
 /// Within this a start that must be refused has ended (DIR-10, DIR-12).
 const BOUND: Duration = Duration::from_secs(1);
 
-/// Every single group and other bit, and what is seen in the wild.
-const LOOSE: [u32; 10] = [
-    0o001, 0o002, 0o004, 0o010, 0o020, 0o040, 0o022, 0o044, 0o055, 0o077,
-];
+/// Every single group and other bit, what a usual umask leaves of a file, and all of them.
+const LOOSE: [u32; 8] = [0o001, 0o002, 0o004, 0o010, 0o020, 0o040, 0o044, 0o077];
 
 /// Starts the subject where it has to refuse to, and returns what it said: it must end within a second, with a status
 /// that is not zero and an error on standard error that names `path` (DIR-10, DIR-11).
@@ -745,7 +743,7 @@ fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
         // The file begins as a good one: whoever reads only a beginning and never asks for the size accepts it.
         record::write_new(&path, format!("{}\n", live.credential.text()).as_bytes(), 0o600)?;
         let file = fs::OpenOptions::new().write(true).open(&path)?;
-        for size in [64 * 1024 + 1, 64 * 1024 * 1024] {
+        for size in [64 * 1024 + 1, 1024 * 1024] {
             file.set_len(size)?;
             refused_as_it_is(stage, &format!("a credential of {size} bytes"), &path)?;
         }
