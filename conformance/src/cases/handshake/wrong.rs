@@ -1,0 +1,441 @@
+//! Requests that have to be refused, or survived.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use local_daemon_harness::http::Request;
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_spec::vectors;
+use serde_json::Value;
+
+use super::exchange::{Attempt, authorized, bearing, proof_of};
+use crate::case::Stop;
+use crate::stage::Live;
+
+/// Handshakes without an `Authorization`, some with the credential in another place.
+pub(super) fn unauthorized(live: &Live) -> Vec<Attempt> {
+    let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
+    let text = live.credential.text();
+    let asked = || Request::get(authority, path);
+    let query = |name: &str| Request::get(authority, &format!("{path}?{name}={text}"));
+    [
+        ("no header", asked()),
+        ("credential as query token", query("token")),
+        ("credential as query access_token", query("access_token")),
+        (
+            "credential in a cookie",
+            asked().header("Cookie", &format!("token={text}")),
+        ),
+        ("credential in X-Api-Key", asked().header("X-Api-Key", &text)),
+        (
+            "credential in Proxy-Authorization",
+            asked().header("Proxy-Authorization", &proof::bearer(&live.credential)),
+        ),
+        (
+            "credential in X-Authorization",
+            asked().header("X-Authorization", &proof::bearer(&live.credential)),
+        ),
+        ("credential as user info", asked().header("From", &text)),
+        (
+            "credential in the body",
+            asked().json(format!("{{\"token\":\"{text}\"}}")),
+        ),
+        (
+            "a claim to be local",
+            asked().header("X-Forwarded-For", "127.0.0.1"),
+        ),
+    ]
+    .map(|(what, request)| (what.to_owned(), request))
+    .into()
+}
+
+/// Another text of 43 characters that a lenient decoder takes for the same 32 bytes: the last character stands for 4 bits
+/// and 2 that must be 0.
+fn respelt(text: &str) -> String {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (start, last) = text.split_at(text.len() - 1);
+    let place = ALPHABET.find(last).unwrap_or_default() | 1;
+    format!("{start}{}", &ALPHABET[place..=place])
+}
+
+/// Values of `Authorization` that are not the bearer and look like it.
+pub(super) fn wrong_bearers(credential: &Credential) -> Vec<(&'static str, String)> {
+    let text = credential.text();
+    let flipped = |byte: usize, bit: u8| {
+        let mut bytes = *credential.bytes();
+        bytes[byte] ^= bit;
+        format!("Bearer {}", Credential::from_bytes(bytes).text())
+    };
+    let swapped: String = text
+        .chars()
+        .map(|letter| match letter {
+            'a'..='z' => letter.to_ascii_uppercase(),
+            _ => letter.to_ascii_lowercase(),
+        })
+        .collect();
+    let same_bytes = respelt(&text);
+    let mut bearers = vec![
+        ("empty bearer", "Bearer ".to_owned()),
+        ("scheme alone", "Bearer".to_owned()),
+        ("first character", format!("Bearer {}", &text[..1])),
+        ("first half", format!("Bearer {}", &text[..21])),
+        ("last half", format!("Bearer {}", &text[21..])),
+        ("all but the last character", format!("Bearer {}", &text[..42])),
+        ("all but the first character", format!("Bearer {}", &text[1..])),
+        ("one character more", format!("Bearer {text}A")),
+        ("one character before", format!("Bearer A{text}")),
+        ("padding", format!("Bearer {text}=")),
+        ("twice", format!("Bearer {text}{text}")),
+        ("a word after it", format!("Bearer {text} x")),
+        ("a comma after it", format!("Bearer {text},")),
+        ("another after a comma", format!("Bearer {text}, Bearer {text}")),
+        ("quoted", format!("Bearer \"{text}\"")),
+        ("as a parameter", format!("Bearer token={text}")),
+        ("lower case", format!("Bearer {}", text.to_ascii_lowercase())),
+        ("upper case", format!("Bearer {}", text.to_ascii_uppercase())),
+        ("swapped case", format!("Bearer {swapped}")),
+        ("first bit flipped", flipped(0, 0x80)),
+        ("last bit flipped", flipped(31, 0x01)),
+        ("middle bit flipped", flipped(16, 0x10)),
+        (
+            "same bytes, another last character",
+            format!("Bearer {same_bytes}"),
+        ),
+        (
+            "in hexadecimal",
+            format!("Bearer {}", proof::hex(credential.bytes())),
+        ),
+        (
+            "in standard base64",
+            format!("Bearer {}", STANDARD.encode(credential.bytes())),
+        ),
+        ("another credential", proof::bearer(&Credential::random())),
+        ("zeros", proof::bearer(&Credential::from_bytes([0; 32]))),
+        ("a star", "Bearer *".to_owned()),
+        ("null", "Bearer null".to_owned()),
+        ("no scheme", text.clone()),
+        ("no space", format!("Bearer{text}")),
+        ("scheme Token", format!("Token {text}")),
+        ("scheme Basic, plain", format!("Basic {text}")),
+        ("the proof's scheme", format!("{} {text}", proof::SCHEME)),
+    ];
+    for (what, pair) in [
+        ("scheme Basic, as password", format!("user:{text}")),
+        ("scheme Basic, as user", format!("{text}:")),
+    ] {
+        bearers.push((what, format!("Basic {}", STANDARD.encode(pair))));
+    }
+    // A credential whose text has no letter or no `-` is its own lower case, or its own standard base64.
+    bearers.retain(|(_, value)| *value != proof::bearer(credential));
+    bearers
+}
+
+/// Bytes that are no good request. The boolean says that the client ends its side after them.
+pub(super) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'static str, Vec<u8>, bool)> {
+    let good = String::from_utf8_lossy(&bearing(live).bytes()).into_owned();
+    let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
+    let with = |header: &str| good.replacen("\r\n", &format!("\r\n{header}\r\n"), 1);
+    let large = |length: usize| "a".repeat(length);
+    let bearer = proof::bearer(&live.credential);
+    [
+        ("nothing at all", String::new(), true),
+        ("one letter", "G".to_owned(), true),
+        (
+            "half a request line",
+            format!("GET {}", &path[..path.len() / 2]),
+            true,
+        ),
+        ("half a header section", good[..good.len() / 2].to_owned(), true),
+        ("all but the last byte", good[..good.len() - 1].to_owned(), true),
+        (
+            "half a header section, dropped",
+            good[..good.len() / 2].to_owned(),
+            false,
+        ),
+        ("half a body", with("Content-Length: 1000") + "{", true),
+        ("half a body, dropped", with("Content-Length: 1000") + "{", false),
+        (
+            "half a chunk",
+            with("Transfer-Encoding: chunked") + "ff\r\nabc",
+            true,
+        ),
+        (
+            "a chunk of no size",
+            with("Transfer-Encoding: chunked") + "zz\r\n\r\n",
+            true,
+        ),
+        (
+            "a chunk of too many digits",
+            with("Transfer-Encoding: chunked") + "ffffffffffffffffffffffff\r\n",
+            true,
+        ),
+        ("a negative length", with("Content-Length: -1"), true),
+        (
+            "a length beyond 64 bits",
+            with("Content-Length: 99999999999999999999999999"),
+            true,
+        ),
+        (
+            "two lengths",
+            with("Content-Length: 1\r\nContent-Length: 2") + "abc",
+            true,
+        ),
+        (
+            "no host",
+            format!("GET {path} HTTP/1.1\r\nAuthorization: {bearer}\r\n\r\n"),
+            true,
+        ),
+        ("two hosts", with(&format!("Host: {authority}")), true),
+        (
+            "an unknown version",
+            format!("GET {path} HTTP/9.9\r\nHost: {authority}\r\n\r\n"),
+            true,
+        ),
+        ("no version", format!("GET {path}\r\n\r\n"), true),
+        ("bare line feeds", good.replace("\r\n", "\n"), true),
+        ("a header without a name", with(": x"), true),
+        ("a header without a colon", with("nonsense"), true),
+        ("a folded header", with("X-A: b\r\n c"), true),
+        ("a control character in a header", with("X-A: \u{1}\u{7f}"), true),
+        (
+            "the preface of HTTP/2",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+            true,
+        ),
+        (
+            "a proxy's request",
+            format!("CONNECT {authority} HTTP/1.1\r\n\r\n"),
+            true,
+        ),
+        (
+            "a header of 1 MiB",
+            with(&format!("X-A: {}", large(1 << 20))),
+            true,
+        ),
+        ("10,000 headers", with(&vec!["X-A: b"; 10_000].join("\r\n")), true),
+        (
+            "a target of 1 MiB",
+            format!(
+                "GET {path}?{} HTTP/1.1\r\nHost: {authority}\r\n\r\n",
+                large(1 << 20)
+            ),
+            true,
+        ),
+        (
+            "a method of 64 KiB",
+            format!("{} / HTTP/1.1\r\n\r\n", large(1 << 16)),
+            true,
+        ),
+        (
+            "a bearer of 256 KiB",
+            good.replace(&bearer, &format!("Bearer {}", large(1 << 18))),
+            true,
+        ),
+        (
+            "a body of 4 MiB",
+            with(&format!("Content-Length: {}", 4 << 20)) + &large(4 << 20),
+            true,
+        ),
+        ("a line without end", large(1 << 20), true),
+    ]
+    .map(|(what, text, ends)| (what, text.into_bytes(), ends))
+    .into_iter()
+    .chain([
+        (
+            "the start of TLS",
+            vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3],
+            true,
+        ),
+        ("zeros", vec![0; 4096], true),
+        (
+            "bytes that are no text",
+            [0xff, 0xfe, b'\r', b'\n'].repeat(64),
+            true,
+        ),
+        ("random bytes", random, true),
+    ])
+    .collect()
+}
+
+/// Proofs in the right form of two texts of 32 bytes, with a wrong MAC.
+pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
+    let (authority, nonce) = (live.target.authority.as_str(), proof::nonce());
+    let key = &live.credential;
+    let right = proof::client_mac(key, authority, &nonce);
+    let bytes = URL_SAFE_NO_PAD.decode(&right).unwrap_or_default();
+    let mut macs: Vec<(String, String)> = Vec::new();
+    for (byte, bit) in [
+        (0, 0x80),
+        (0, 0x01),
+        (7, 0x10),
+        (15, 0x01),
+        (16, 0x80),
+        (31, 0x80),
+        (31, 0x01),
+    ] {
+        let mut bytes = bytes.clone();
+        if let Some(byte) = bytes.get_mut(byte) {
+            *byte ^= bit;
+        }
+        macs.push((
+            format!("bit {bit:#04x} of byte {byte} flipped"),
+            URL_SAFE_NO_PAD.encode(bytes),
+        ));
+    }
+    let zeros = |kept: usize| {
+        let mut cut = bytes.clone();
+        cut.iter_mut().skip(kept).for_each(|byte| *byte = 0);
+        URL_SAFE_NO_PAD.encode(cut)
+    };
+    let other = |what: &str, mac: String| (what.to_owned(), mac);
+    macs.extend([
+        other("all zeros", zeros(0)),
+        other("the first byte and zeros", zeros(1)),
+        other("the first half and zeros", zeros(16)),
+        other("all but the last byte", zeros(31)),
+        other(
+            "another key",
+            proof::client_mac(&Credential::random(), authority, &nonce),
+        ),
+        other(
+            "a key of zeros",
+            proof::client_mac(&Credential::from_bytes([0; 32]), authority, &nonce),
+        ),
+        other(
+            "the daemon's label, of no body",
+            proof::daemon_mac(key, authority, &nonce, b""),
+        ),
+        other(
+            "another nonce",
+            proof::client_mac(key, authority, &proof::nonce()),
+        ),
+        other("the nonce itself", nonce.clone()),
+        other("the credential itself", key.text()),
+        other(
+            "nonce and authority changed places",
+            proof::client_mac(key, &nonce, authority),
+        ),
+        other(
+            "a newline at the end",
+            proof::client_mac(key, authority, &format!("{nonce}\n")),
+        ),
+    ]);
+    macs.into_iter()
+        .map(|(what, mac)| (format!("MAC: {what}"), authorized(live, &proof_of(&nonce, &mac))))
+        .collect()
+}
+
+/// Proofs that are not two texts of 32 bytes, with the right MAC over the nonce as it is sent.
+pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
+    let mac_of = |nonce: &str| proof::client_mac(&live.credential, &live.target.authority, nonce);
+    let nonce = proof::nonce();
+    let mac = mac_of(&nonce);
+    let bytes = URL_SAFE_NO_PAD.decode(&nonce).unwrap_or_default();
+    let mac_bytes = URL_SAFE_NO_PAD.decode(&mac).unwrap_or_default();
+    let scheme = proof::SCHEME;
+    let of_nonce = |nonce: &str| proof_of(nonce, &mac_of(nonce));
+    let other = proof::nonce();
+    vec![
+        ("no parameter", scheme.to_owned()),
+        ("no nonce", format!("{scheme} mac=\"{}\"", mac_of(""))),
+        ("no mac", format!("{scheme} nonce=\"{nonce}\"")),
+        ("empty nonce", of_nonce("")),
+        ("empty mac", proof_of(&nonce, "")),
+        ("both empty", proof_of("", "")),
+        ("nonce of one character", of_nonce("A")),
+        (
+            "nonce of 16 bytes",
+            of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..16])),
+        ),
+        (
+            "nonce of 31 bytes",
+            of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..31])),
+        ),
+        (
+            "nonce of 33 bytes",
+            of_nonce(&URL_SAFE_NO_PAD.encode([bytes.as_slice(), &[1]].concat())),
+        ),
+        (
+            "nonce of 64 bytes",
+            of_nonce(&URL_SAFE_NO_PAD.encode(bytes.repeat(2))),
+        ),
+        ("nonce of 4 KiB", of_nonce(&"A".repeat(4096))),
+        ("nonce with padding", of_nonce(&format!("{nonce}="))),
+        ("nonce with a space before", of_nonce(&format!(" {nonce}"))),
+        ("nonce with a space after", of_nonce(&format!("{nonce} "))),
+        (
+            "nonce in the standard alphabet",
+            of_nonce(&format!("+/{}", &nonce[2..])),
+        ),
+        (
+            "nonce with a dot",
+            of_nonce(&format!("{}.{}", &nonce[..20], &nonce[21..])),
+        ),
+        ("nonce in hexadecimal", of_nonce(&proof::hex(&bytes))),
+        ("nonce with loose bits", of_nonce(&respelt(&nonce))),
+        (
+            "mac of 16 bytes",
+            proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..16])),
+        ),
+        (
+            "mac of 31 bytes",
+            proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..31])),
+        ),
+        ("mac of one character", proof_of(&nonce, &mac[..1])),
+        ("mac with a character more", proof_of(&nonce, &format!("{mac}A"))),
+        ("mac with padding", proof_of(&nonce, &format!("{mac}="))),
+        ("mac in hexadecimal", proof_of(&nonce, &proof::hex(&mac_bytes))),
+        ("mac in upper case", proof_of(&nonce, &mac.to_ascii_uppercase())),
+        ("mac with loose bits", proof_of(&nonce, &respelt(&mac))),
+        (
+            "two nonces, the right one first",
+            format!("{scheme} nonce=\"{nonce}\", nonce=\"{other}\", mac=\"{mac}\""),
+        ),
+        (
+            "two nonces, the right one last",
+            format!("{scheme} nonce=\"{other}\", nonce=\"{nonce}\", mac=\"{mac}\""),
+        ),
+        (
+            "the same nonce twice",
+            format!("{scheme} nonce=\"{nonce}\", nonce=\"{nonce}\", mac=\"{mac}\""),
+        ),
+        (
+            "two macs, the right one first",
+            format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{other}\""),
+        ),
+        (
+            "two macs, the right one last",
+            format!("{scheme} nonce=\"{nonce}\", mac=\"{other}\", mac=\"{mac}\""),
+        ),
+        (
+            "the same mac twice",
+            format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{mac}\""),
+        ),
+    ]
+}
+
+/// The `Authorization` texts of the test vectors: name, text, whether it is accepted.
+pub(super) fn vector_headers(nonce: &str, mac: &str) -> Result<Vec<(String, String, bool)>, Stop> {
+    // The nonce and the MAC of the example in chapter 07.
+    const NONCE: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8";
+    const MAC: &str = "QYbCoHxuMHD-KdnYUreDPSmIQF32CGWDTQuKohldPzs";
+    let fault = || Stop::Fault("spec/vectors/proof.json is not as expected".to_owned());
+    let file: Value = serde_json::from_str(vectors::get("proof").ok_or_else(fault)?).map_err(|_| fault())?;
+    let cases = file["cases"].as_array().ok_or_else(fault)?;
+    let headers: Vec<_> = cases
+        .iter()
+        .filter(|case| case["kind"] == "authorization")
+        .filter_map(|case| {
+            let input = case["input"].as_str()?.replace(NONCE, nonce).replace(MAC, mac);
+            Some((
+                case["name"].as_str()?.to_owned(),
+                input,
+                case["accept"].as_bool()?,
+            ))
+        })
+        .collect();
+    if headers.is_empty() {
+        Err(fault())
+    } else {
+        Ok(headers)
+    }
+}
