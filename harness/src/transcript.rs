@@ -67,16 +67,20 @@ impl Transcript {
             .into_iter()
             .filter_map(|form| String::from_utf8(form).ok());
         let forms = forms.chain([printable(secret)]);
-        let forms: Vec<String> = forms.filter(|form| form.len() >= 8).collect();
         let mut inner = lock(&self.0);
-        inner.secrets.extend(forms);
-        inner.secrets.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        inner.secrets.dedup();
+        let mut new: Vec<String> = forms
+            .filter(|form| form.len() >= 8 && !inner.secrets.contains(form))
+            .collect();
+        // Longest first, so that no form is cut by a shorter one that is a part of it.
+        new.sort_by_key(|form| std::cmp::Reverse(form.len()));
         let Inner { events, secrets, .. } = &mut *inner;
         for (_, event) in events {
-            event.detail = redacted(secrets, &event.detail).into_owned();
-            event.what = redacted(secrets, &event.what).into_owned();
+            event.detail = redacted(&new, &event.detail).into_owned();
+            event.what = redacted(&new, &event.what).into_owned();
         }
+        secrets.append(&mut new);
+        secrets.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        secrets.dedup();
     }
 
     /// Notes something that happens now.

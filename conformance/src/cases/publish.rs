@@ -15,9 +15,7 @@ use local_daemon_harness::process::Killer;
 use local_daemon_harness::record::{self, Record, write_new};
 use rustix::fs::FlockOperation;
 
-use super::scene::{
-    self, NOTICED, Rival, bound, changes, count, exits, further_state_dir, read, record_in, stays,
-};
+use super::scene::{NOTICED, Rival, bound, changes, count, exits, further_state_dir, read, record_in, stays};
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
@@ -788,9 +786,8 @@ fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
     let before = Snapshot::of(stage.state_dir())?;
     stage.expect("no name is in the state directory that was not there before");
     let daemon = stage.launch()?;
-    let exit = match daemon.wait_exit(stage.ready_deadline()) {
-        Some(exit) => exit,
-        None => return stage.inconclusive("the publish did not fail"),
+    let Some(exit) = daemon.wait_exit(stage.ready_deadline()) else {
+        return stage.inconclusive("the publish did not fail");
     };
     stage.precondition(format!("the publish over a directory failed: {exit}"));
     let after = Snapshot::of(stage.state_dir())?;
@@ -809,7 +806,7 @@ mod tests {
 
     #[test]
     fn a_port_that_never_listens_refuses() {
-        let port = scene::DeadPort::new().unwrap();
+        let port = super::super::scene::DeadPort::new().unwrap();
         let error = std::net::TcpStream::connect(port.address).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{FileEvent, FileEventKind};
+use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
 use local_daemon_harness::http::{HttpFault, Request};
 use local_daemon_harness::process::{Exit, Signal};
-use local_daemon_harness::proof;
-use local_daemon_harness::record::{Record, Url, replace};
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_harness::record::{Record, Url, replace, write_credential, write_new};
 use local_daemon_harness::wait::ms;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -66,7 +66,7 @@ pub(super) fn bound(address: SocketAddrV4, shares: bool) -> std::io::Result<Owne
 /// A record of another daemon, dead, at a port that refuses.
 pub(super) struct Rival {
     pub(super) record: Record,
-    pub(super) port: DeadPort,
+    _port: DeadPort,
 }
 
 impl Rival {
@@ -74,11 +74,18 @@ impl Rival {
         let port = DeadPort::new()?;
         // Not the suite's own pid: a daemon that signals what a record names would end the suite.
         let record = Record::new(Url::of(port.address), NOBODYS_PID);
-        Ok(Self { record, port })
+        Ok(Self { record, _port: port })
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.record.to_json().into_bytes()
+    }
+
+    /// Writes it to a temporary file beside `place`, so that publishing it is one rename.
+    pub(super) fn prepare(&self, place: &Path) -> Outcome<PathBuf> {
+        let temporary = place.with_file_name(format!("rival-{}", self.record.id));
+        write_new(&temporary, &self.bytes(), 0o600)?;
+        Ok(temporary)
     }
 
     /// Publishes it over whatever stands at `place`, whole, as a well-behaved daemon does.
@@ -93,6 +100,28 @@ pub(super) fn further_state_dir(stage: &Stage, name: &str) -> Outcome<PathBuf> {
     let path = stage.arena().path().join(name);
     std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path)?;
     Ok(path)
+}
+
+/// One more state directory, with a credential in it: many of them with one credential are one secret to keep.
+pub(super) fn furnished_state_dir(stage: &Stage, name: &str, credential: &Credential) -> Outcome<PathBuf> {
+    let path = further_state_dir(stage, name)?;
+    write_credential(&path, credential)?;
+    Ok(path)
+}
+
+/// Starts a daemon and waits for its rename to the record's name before anything looks at the record: what stood there
+/// before may lead to silence.
+pub(super) fn launch_over(stage: &mut Stage, start: Start) -> Outcome<(Daemon, Live)> {
+    let name = stage.manifest().binding.registration.clone();
+    let watch = Watch::on(stage.state_dir())?;
+    let daemon = stage.launch_with(start)?;
+    let published = watch.wait_event(stage.ready_deadline(), FileEventKind::MovedTo, &name);
+    if published.is_none() {
+        stage.precondition(format!("{} was started as pid {}", daemon.name, daemon.pid()));
+        return stage.fail(format!("{} published nothing in time", daemon.name));
+    }
+    let live = stage.ready(&daemon)?;
+    Ok((daemon, live))
 }
 
 /// Where the record of `state_dir` is.
