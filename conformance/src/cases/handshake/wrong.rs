@@ -34,7 +34,7 @@ pub(super) fn unauthorized(live: &Live) -> Vec<Attempt> {
             "credential in X-Authorization",
             asked().header("X-Authorization", &proof::bearer(&live.credential)),
         ),
-        ("credential as user info", asked().header("From", &text)),
+        ("credential in From", asked().header("From", &text)),
         (
             "credential in the body",
             asked().json(format!("{{\"token\":\"{text}\"}}")),
