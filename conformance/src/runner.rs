@@ -238,7 +238,7 @@ pub fn run_case(
         |texts: &[String]| (!texts.is_empty()).then(|| arena.transcript().redact(&texts.join("; ")));
     let result = CaseResult {
         duration_ms: began.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-        precondition: redacted(&ended.preconditions),
+        precondition: redacted(&brief(&ended.preconditions)),
         expected: redacted(&ended.expected).or_else(|| Some(case.about.to_owned())),
         observed: redacted(&sights),
         transcript: arena.transcript().events(),
@@ -247,6 +247,18 @@ pub fn run_case(
     drop(ended);
     clear(arena);
     Some(result)
+}
+
+/// The first and the last of many: a case may see hundreds of daemons ready, and the transcript has them all.
+fn brief(texts: &[String]) -> Vec<String> {
+    const ENOUGH: usize = 6;
+    if texts.len() <= ENOUGH {
+        return texts.to_vec();
+    }
+    let mut brief = texts[..ENOUGH - 2].to_vec();
+    brief.push(format!("{} more", texts.len() - ENOUGH + 1));
+    brief.push(texts[texts.len() - 1].clone());
+    brief
 }
 
 /// The verdict of a case that returned, and what was seen.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use serde::{Deserialize, Serialize};
 
 use crate::proof;
@@ -33,6 +34,7 @@ struct Inner {
     began: Instant,
     events: Vec<(Instant, Event)>,
     secrets: Vec<String>,
+    blot: Blot,
 }
 
 /// A handle on a case's transcript; clones write to the same one.
@@ -52,6 +54,7 @@ impl Transcript {
             began: Instant::now(),
             events: Vec::new(),
             secrets: Vec::new(),
+            blot: Blot::default(),
         })))
     }
 
@@ -68,19 +71,21 @@ impl Transcript {
             .filter_map(|form| String::from_utf8(form).ok());
         let forms = forms.chain([printable(secret)]);
         let mut inner = lock(&self.0);
-        let mut new: Vec<String> = forms
-            .filter(|form| form.len() >= 8 && !inner.secrets.contains(form))
-            .collect();
-        // Longest first, so that no form is cut by a shorter one that is a part of it.
-        new.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        let Inner { events, secrets, .. } = &mut *inner;
-        for (_, event) in events {
-            event.detail = redacted(&new, &event.detail).into_owned();
-            event.what = redacted(&new, &event.what).into_owned();
+        let known = inner.secrets.len();
+        for form in forms.filter(|form| form.len() >= 8) {
+            if !inner.secrets.contains(&form) {
+                inner.secrets.push(form);
+            }
         }
-        secrets.append(&mut new);
-        secrets.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        secrets.dedup();
+        if inner.secrets.len() == known {
+            return;
+        }
+        let new = Blot::new(&inner.secrets[known..]);
+        for (_, event) in &mut inner.events {
+            event.detail = new.over(&event.detail).into_owned();
+            event.what = new.over(&event.what).into_owned();
+        }
+        inner.blot = Blot::new(&inner.secrets);
     }
 
     /// Notes something that happens now.
@@ -96,8 +101,8 @@ impl Transcript {
             .as_millis()
             .try_into()
             .unwrap_or(u64::MAX);
-        let what = redacted(&inner.secrets, what).into_owned();
-        let mut detail = redacted(&inner.secrets, detail.as_ref()).into_owned();
+        let what = inner.blot.over(what).into_owned();
+        let mut detail = inner.blot.over(detail.as_ref()).into_owned();
         if detail.len() > LONGEST_DETAIL {
             let whole = detail.len();
             detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
@@ -123,18 +128,38 @@ impl Transcript {
 
     /// `text` without the registered secrets; for observed sides and errors that do not pass through a note.
     pub fn redact(&self, text: &str) -> String {
-        redacted(&lock(&self.0).secrets, text).into_owned()
+        lock(&self.0).blot.over(text).into_owned()
     }
 }
 
-fn redacted<'a>(secrets: &[String], text: &'a str) -> Cow<'a, str> {
-    let mut text = Cow::Borrowed(text);
-    for secret in secrets {
-        if text.contains(secret.as_str()) {
-            text = Cow::Owned(text.replace(secret.as_str(), REDACTED));
+/// Finds all forms of all secrets in one pass: a case may launch hundreds of daemons.
+#[derive(Debug, Default)]
+struct Blot(Option<AhoCorasick>);
+
+impl Blot {
+    fn new(secrets: &[String]) -> Self {
+        // Longest first, so that no form is cut by a shorter one that is a part of it.
+        let searcher = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(secrets);
+        Self(Some(searcher.expect(
+            "a few thousand short patterns are within the searcher's bounds",
+        )))
+    }
+
+    fn over<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match &self.0 {
+            Some(searcher) if searcher.is_match(text) => {
+                let mut clean = String::with_capacity(text.len());
+                searcher.replace_all_with(text, &mut clean, |_, _, clean| {
+                    clean.push_str(REDACTED);
+                    true
+                });
+                Cow::Owned(clean)
+            }
+            _ => Cow::Borrowed(text),
         }
     }
-    text
 }
 
 /// Bytes as one printable line: valid UTF-8 stays, control characters and the rest are escaped.
