@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{
-    EntryKind, Facts, FileEventKind, HostileReader, ReadReport, Sight, Snapshot, Watch,
+    EntryKind, Facts, FileEvent, FileEventKind, HostileReader, ReadReport, Sight, Snapshot, Watch,
 };
 use local_daemon_harness::http::{self, Request, Response, Target};
 use local_daemon_harness::platform::{self, Setup};
@@ -53,6 +53,13 @@ pub(crate) const CASES: &[Case] = &[
         "Sixteen daemons are held at their very beginning and let go at once in an empty state directory. One \
          credential comes to be, once, and whoever publishes is asked at once whether it accepts that one.",
         sixteen_first_launches,
+    ),
+    Case::core(
+        "credential/late-first-launch-adopts",
+        &["CRED-4", "CRED-5"],
+        "A first launch is stopped in the middle of making its credential. A second one makes the credential and \
+         becomes ready. The first goes on, publishes, and must accept the credential that is there, which stays.",
+        late_first_launch_adopts,
     ),
     Case::core(
         "credential/survives-every-start",
@@ -142,11 +149,7 @@ fn exact_form(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("43 characters of base64url that encode 32 bytes, a newline, and nothing else");
     let bytes = fs::read(stage.credential_path())?;
-    stage.observed(format!(
-        "{} bytes, {} of them newlines",
-        bytes.len(),
-        bytes.iter().filter(|byte| **byte == b'\n').count()
-    ));
+    stage.observed(format!("{} bytes", bytes.len()));
     stage.ensure(
         bytes == file_of(&live.credential),
         "the credential is not its 43 characters and one newline",
@@ -218,8 +221,8 @@ fn never_seen_in_part(stage: &mut Stage) -> Outcome {
         let report = reader.stop();
         reads += report.reads;
         only_whole(stage, &report)?;
-        made_once(stage, &watch, &state_dir.join(&name))?;
         ready?;
+        made_once(stage, &watch, &state_dir.join(&name))?;
     }
     stage.observed(format!("{ROUNDS} first launches, {reads} reads"));
     Ok(())
@@ -428,6 +431,63 @@ impl Asked {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+fn late_first_launch_adopts(stage: &mut Stage) -> Outcome {
+    // To stop it in time takes luck: the suite has to be faster than the daemon's next two system calls.
+    const TRIES: usize = 8;
+    stage.expect(
+        "the credential of the one that came first, in the same file, accepted by the one that came late",
+    );
+    for number in 0..TRIES {
+        let state_dir = beside(stage, &format!("fresh-{number}"));
+        fs::DirBuilder::new().mode(0o700).create(&state_dir)?;
+        let path = state_dir.join(&stage.manifest().binding.credential);
+        let late = stage.launch_with(Start::new().state_dir(&state_dir).held())?;
+        let stopped = || Proc::of(late.pid()).filter(|process| process.state == 'T');
+        if until(stage.ready_deadline(), ms_of(5), stopped).is_none() {
+            return stage.inconclusive(format!("{} was not seen held", late.name));
+        }
+        let strike = late.clone();
+        let watch = Watch::each(&state_dir, move |event| {
+            if event.kind == FileEventKind::Created {
+                // Of one that has ended meanwhile there is nothing to stop.
+                let _ = strike.signal(Signal::STOP);
+            }
+        })?;
+        late.signal(Signal::CONT)?;
+        let created = |event: &FileEvent| event.kind == FileEventKind::Created;
+        if watch
+            .wait_for(stage.ready_deadline(), |events| events.iter().any(created))
+            .is_none()
+        {
+            return stage.inconclusive(format!("{} was not seen to create anything", late.name));
+        }
+        drop(watch);
+        late.stop()?;
+        if path.exists() {
+            late.kill_group();
+            continue;
+        }
+        stage.precondition(format!(
+            "{} was stopped when it had begun and there was no credential yet",
+            late.name
+        ));
+        let first = stage.launch_with(Start::new().state_dir(&state_dir))?;
+        let there = stage.ready(&first)?;
+        let made = Facts::of(&path)?.ino;
+        late.cont()?;
+        let live = stage.ready(&late)?;
+        let now = Facts::of(&path)?.ino;
+        stage.observed(format!("{} accepts the credential that is there", late.name));
+        return stage.ensure(
+            live.credential == there.credential && made == now,
+            "the one that came late replaced the credential",
+        );
+    }
+    stage.not_applicable(format!(
+        "in {TRIES} tries it could not be stopped before its credential was there"
+    ))
 }
 
 fn survives_every_start(stage: &mut Stage) -> Outcome {
@@ -683,11 +743,12 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
             return stage.inconclusive("no request was answered");
         }
         for (what, response) in answers {
-            let head: String = response
+            let head: Vec<String> = response
                 .headers
                 .iter()
-                .map(|(name, value)| format!("{name}: {value}\n"))
+                .map(|(name, value)| format!("{name}: {value}"))
                 .collect();
+            let head = head.join("\n");
             for (place, bytes) in [("headers", head.as_bytes()), ("body", &response.body)] {
                 stage.ensure(
                     !proof::holds(bytes, live.credential.bytes()),
