@@ -662,14 +662,14 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
     {
         let to = |path: &str| Request::new(&operation.method, path).host(host);
         let path = operation.path.as_str();
-        plain.push(("operation's path".to_owned(), to(&format!("{path}/{text}"))));
+        plain.push((format!("path below {path}"), to(&format!("{path}/{text}"))));
         // Bodies that no operation takes: an unknown member, another type, half an object.
         for body in [
             format!("{{\"{text}\":1}}"),
             format!("\"{text}\""),
             format!("{{\"id\":\"{text}\","),
         ] {
-            plain.push(("operation's body".to_owned(), to(path).json(body)));
+            plain.push((format!("body to {path}"), to(path).json(body)));
         }
     }
     let authenticated = plain.iter().map(|(what, request)| {
