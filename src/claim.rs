@@ -335,7 +335,7 @@ impl Claim {
             // A disk that does not allow it now may at the next read: the taken file is still there.
             (Phase::RewriteTemporary | Phase::Publish, _) if self.published => Phase::Serve,
 
-            // Removal: take, verify, leave (CONV-14 to CONV-17, CONV-19). Any error ends it (CONV-18);
+            // Removal: take, verify, leave (CONV-14, CONV-15, CONV-16, CONV-17, CONV-19). Any error ends it (CONV-18);
             // a leftover record is only stale.
             (Phase::VerifyOwner, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::Take,
             (Phase::Take, Outcome::Done) => Phase::ReadTaken,

@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// 32 random bytes that print as `[redacted]` and are zeroed when dropped (CRED-8, CRED-10).
+/// 32 random bytes that print as `[redacted]` and are zeroed when dropped (CRED-8, CRED-9,
+/// CRED-10). It goes into no command's arguments or environment (CRED-7): nothing but a header takes it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Credential([u8; 32]);
 

@@ -148,7 +148,7 @@ pub enum State {
     Draining,
 }
 
-/// The handshake's body (HS-2).
+/// The handshake's body (HS-2): short texts that the daemon itself chose, far below 64 KiB (HS-4).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct Handshake {
     /// The wire protocol, which clients gate on.

@@ -1,5 +1,5 @@
 //! What differs between operating systems, behind one face: owner-only files, directories, detached children,
-//! readiness pipes, locks.
+//! readiness pipes, locks. Windows (DIR-15) has its seam here and no code.
 
 #[cfg(unix)]
 mod unix;
