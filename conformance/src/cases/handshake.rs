@@ -145,7 +145,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::proof(
         "handshake/wrong-mac-refused",
         &["HS-18", "HS-22"],
-        "MACs that are one bit off, of another key, label, nonce or message. Each is 401 and proves nothing.",
+        "MACs that are one bit off, cut short, of another key, label, nonce or message. Each is 401 and proves \
+         nothing.",
         proofs::wrong_mac_refused,
     ),
     Case::proof(

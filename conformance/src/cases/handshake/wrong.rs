@@ -256,12 +256,19 @@ pub(super) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'static str
     .collect()
 }
 
-/// Proofs in the right form of two texts of 32 bytes, with a wrong MAC.
+/// The 32 bytes of a nonce or a MAC.
+fn decoded(text: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .expect("the suite's own nonces and MACs are base64url")
+}
+
+/// Proofs of a good nonce with a wrong MAC.
 pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
     let (authority, nonce) = (live.target.authority.as_str(), proof::nonce());
     let key = &live.credential;
     let right = proof::client_mac(key, authority, &nonce);
-    let bytes = URL_SAFE_NO_PAD.decode(&right).unwrap_or_default();
+    let bytes = decoded(&right);
     let mut macs: Vec<(String, String)> = Vec::new();
     for (byte, bit) in [
         (0, 0x80),
@@ -273,9 +280,7 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
         (31, 0x01),
     ] {
         let mut bytes = bytes.clone();
-        if let Some(byte) = bytes.get_mut(byte) {
-            *byte ^= bit;
-        }
+        bytes[byte] ^= bit;
         macs.push((
             format!("bit {bit:#04x} of byte {byte} flipped"),
             URL_SAFE_NO_PAD.encode(bytes),
@@ -288,6 +293,11 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
     };
     let other = |what: &str, mac: String| (what.to_owned(), mac);
     macs.extend([
+        other("cut to nothing", String::new()),
+        other("cut to one character", right[..1].to_owned()),
+        other("cut to 16 bytes", URL_SAFE_NO_PAD.encode(&bytes[..16])),
+        other("cut to 31 bytes", URL_SAFE_NO_PAD.encode(&bytes[..31])),
+        other("cut by one character", right[..42].to_owned()),
         other("all zeros", zeros(0)),
         other("the first byte and zeros", zeros(1)),
         other("the first half and zeros", zeros(16)),
@@ -329,8 +339,8 @@ pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
     let mac_of = |nonce: &str| proof::client_mac(&live.credential, &live.target.authority, nonce);
     let nonce = proof::nonce();
     let mac = mac_of(&nonce);
-    let bytes = URL_SAFE_NO_PAD.decode(&nonce).unwrap_or_default();
-    let mac_bytes = URL_SAFE_NO_PAD.decode(&mac).unwrap_or_default();
+    let bytes = decoded(&nonce);
+    let mac_bytes = decoded(&mac);
     let scheme = proof::SCHEME;
     let of_nonce = |nonce: &str| proof_of(nonce, &mac_of(nonce));
     let other = proof::nonce();
