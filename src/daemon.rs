@@ -365,8 +365,12 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             break;
         };
         let outcome = match effect {
-            Effect::Await(bound) | Effect::Pause(bound) => {
+            Effect::Await(bound) => {
                 shared.wait(bound).await;
+                Outcome::Done
+            }
+            Effect::Pause(bound) => {
+                shared.pause(bound).await;
                 Outcome::Done
             }
             Effect::Drain => {

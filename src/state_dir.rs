@@ -135,9 +135,11 @@ impl StateDir {
 
     /// The directory at `path`.
     pub fn at(path: &Path) -> Self {
-        // A detached daemon works in `/`: a relative path means the caller's directory, here and now.
+        // A detached daemon works in `/`: a relative path means the caller's directory, here and now. And `link/` would
+        // be looked at through the link (DIR-6).
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self {
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            path: path.components().collect(),
         }
     }
 

@@ -94,6 +94,15 @@ impl Shared {
         self.stops.send_modify(|stops| *stops += 1);
     }
 
+    /// Waits this long, or for a stop; a file that is being written in place announces every step of that (CONV-4).
+    pub(super) async fn pause(&self, bound: Duration) {
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            () = sleep(bound) => {}
+            _ = stops.wait_for(|stops| *stops > 0) => {}
+        }
+    }
+
     /// Waits for a change, a stop, or `bound` (CONV-1, CONV-2).
     pub(super) async fn wait(&self, bound: Duration) {
         let mut stops = self.stops.subscribe();

@@ -215,7 +215,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
             Err(error) => Err(refuse(
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
-                format!("the body: {error}"),
+                // Where, and not what: the body may hold what must not be repeated (CRED-9).
+                format!(
+                    "the body is not the JSON that this route takes: line {}, column {}",
+                    error.line(),
+                    error.column()
+                ),
             )),
         }
     }
