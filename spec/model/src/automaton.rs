@@ -89,13 +89,8 @@ impl Automaton {
     }
 
     /// How many states there are.
-    pub fn len(&self) -> usize {
+    pub fn states(&self) -> usize {
         self.outs.len()
-    }
-
-    /// There are always those of absent processes.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 }
 
@@ -203,7 +198,10 @@ impl Closure {
             }
             renamed
         };
-        let renamed: Vec<Vec<Local>> = renamings(usize::from(alphabet.ids) - 1).iter().map(follow).collect();
+        let renamed: Vec<Vec<Local>> = renamings(usize::from(alphabet.ids) - 1)
+            .iter()
+            .map(follow)
+            .collect();
         let orbits = (0..origins.len())
             .map(|state| renamed.iter().map(|by| by[state]).min().unwrap_or(OFF))
             .collect();
@@ -284,7 +282,10 @@ fn permute(mut names: [u8; IDS], at: usize, count: usize, found: &mut impl FnMut
 /// The number of a renaming among those of `count` daemons (its Lehmer code).
 pub fn rank(names: &[u8; IDS], count: usize) -> usize {
     (0..count).fold(0, |rank, at| {
-        let smaller = names[at + 1..count].iter().filter(|name| **name < names[at]).count();
+        let smaller = names[at + 1..count]
+            .iter()
+            .filter(|name| **name < names[at])
+            .count();
         rank * (count - at) + smaller
     })
 }

@@ -9,7 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::{
     property::{PROPERTIES, Property},
-    world::{Action, Setting, Stillness, World},
+    world::{Action, Setting, World},
 };
 
 /// A way through the worlds of a scenario, from the start.
@@ -69,7 +69,9 @@ pub fn explore(setting: &Setting, search: Search) -> Report {
         .map(|(property, at)| (property, graph.path(at)))
         .collect();
     let livelock = PROPERTIES.iter().find(|property| property.is_of_cycles());
-    if let Some(property) = livelock.filter(|property| search != Search::Until(property.name) || violations.is_empty()) {
+    if let Some(property) =
+        livelock.filter(|property| search != Search::Until(property.name) || violations.is_empty())
+    {
         if let Some(trace) = graph.livelock() {
             violations.push((property, trace));
         }
@@ -88,7 +90,8 @@ struct Graph<'a> {
     search: Search,
     worlds: Vec<World>,
     parents: Vec<u32>,
-    index: HashTable<u32>,
+    /// Each world's hash and number.
+    index: HashTable<(u64, u32)>,
     hasher: DefaultHashBuilder,
     /// The edges of world `n` lead to `targets[starts[n]..starts[n + 1]]`.
     starts: Vec<u32>,
@@ -124,16 +127,10 @@ impl<'a> Graph<'a> {
     fn meet(&mut self, world: World, parent: u32) -> u32 {
         let world = self.normal(world);
         let hash = self.hasher.hash_one(world);
-        let Self {
-            worlds, index, hasher, ..
-        } = self;
-        let fresh = u32::try_from(worlds.len()).expect("fewer worlds than fit into memory");
-        let entry = index.entry(
-            hash,
-            |known| worlds[*known as usize] == world,
-            |known| hasher.hash_one(worlds[*known as usize]),
-        );
-        let at = *entry.or_insert(fresh).get();
+        let fresh = u32::try_from(self.worlds.len()).expect("fewer worlds than fit into memory");
+        let same = |known: &(u64, u32)| known.0 == hash && self.worlds[known.1 as usize] == world;
+        let entry = self.index.entry(hash, same, |known| known.0);
+        let (_, at) = *entry.or_insert((hash, fresh)).get();
         if at == fresh {
             self.worlds.push(world);
             self.parents.push(parent);
@@ -174,7 +171,8 @@ impl<'a> Graph<'a> {
                     self.targets.push(target);
                 }
             }
-            self.starts.push(u32::try_from(self.targets.len()).expect("fewer than 2^32 edges"));
+            self.starts
+                .push(u32::try_from(self.targets.len()).expect("fewer than 2^32 edges"));
             at += 1;
         }
         violated
@@ -183,9 +181,12 @@ impl<'a> Graph<'a> {
     /// The action that leads from one world to the other.
     fn action(&self, from: u32, to: u32) -> Action {
         let mut successors = Vec::new();
-        self.setting.successors(&self.worlds[from as usize], &mut successors);
+        self.setting
+            .successors(&self.worlds[from as usize], &mut successors);
         let target = self.worlds[to as usize];
-        let found = successors.into_iter().find(|(_, next)| self.normal(*next) == target);
+        let found = successors
+            .into_iter()
+            .find(|(_, next)| self.normal(*next) == target);
         found.expect("an edge of the graph").0
     }
 
@@ -226,7 +227,10 @@ impl<'a> Graph<'a> {
         let entry = part[0];
         let cycle = self.cycle(&part);
         let mut trace = self.path(entry);
-        trace.cycle = cycle.windows(2).map(|pair| self.action(pair[0], pair[1])).collect();
+        trace.cycle = cycle
+            .windows(2)
+            .map(|pair| self.action(pair[0], pair[1]))
+            .collect();
         Some(trace)
     }
 
@@ -237,7 +241,8 @@ impl<'a> Graph<'a> {
         let mut successors = Vec::new();
         for at in part {
             let mut able = 0;
-            self.setting.successors(&self.worlds[*at as usize], &mut successors);
+            self.setting
+                .successors(&self.worlds[*at as usize], &mut successors);
             for ((action, _), target) in successors.iter().zip(self.edges(*at)) {
                 if let Some(mover) = action.mover() {
                     able |= 1 << mover;
@@ -264,7 +269,9 @@ impl<'a> Graph<'a> {
                     let mut way = vec![root, at];
                     let mut back = at;
                     while back != root {
-                        back = place(back).and_then(|index| before[index]).expect("a world that was reached");
+                        back = place(back)
+                            .and_then(|index| before[index])
+                            .expect("a world that was reached");
                         way.push(back);
                     }
                     way.reverse();
@@ -322,7 +329,10 @@ impl<'a> Graph<'a> {
                 if low[at as usize] != order[at as usize] {
                     continue;
                 }
-                let from = stack.iter().rposition(|other| *other == at).expect("it is on the stack");
+                let from = stack
+                    .iter()
+                    .rposition(|other| *other == at)
+                    .expect("it is on the stack");
                 let part = stack.split_off(from);
                 for member in &part {
                     done[*member as usize] = true;
@@ -334,9 +344,4 @@ impl<'a> Graph<'a> {
         }
         parts
     }
-}
-
-/// Whether nobody can move in a world that a trace leads to.
-pub fn stillness(setting: &Setting, world: &World) -> Stillness {
-    setting.successors(world, &mut Vec::new())
 }

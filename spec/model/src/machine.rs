@@ -260,9 +260,7 @@ impl Alphabet {
         let proven = (0..self.ids)
             .filter(move |id| self.mixed || *id == record.id)
             .flat_map(move |id| (1..=self.protocols).map(move |protocol| (id, protocol)))
-            .flat_map(|(id, protocol)| {
-                [false, true].map(|ready| Answer::Proven { id, protocol, ready })
-            });
+            .flat_map(|(id, protocol)| [false, true].map(|ready| Answer::Proven { id, protocol, ready }));
         let pause = self.pauses.then_some(Answer::TimedOut);
         let foreign = self.foreign.then_some([Answer::Foreign, Answer::NoCredential]);
         std::iter::once(Answer::Refused)
@@ -351,7 +349,9 @@ impl Subject {
                 end: None,
             },
             Self::Client(connect, _) => Out {
-                want: connect.next().map_or(Want::Nothing, |effect| client_want(&effect)),
+                want: connect
+                    .next()
+                    .map_or(Want::Nothing, |effect| client_want(&effect)),
                 end: connect.outcome().map(|outcome| match outcome {
                     connect::Outcome::Ready(found) => End::Ready(record_of(&found.0).id),
                     other => End::Not(other.as_str()),

@@ -86,6 +86,12 @@ pub const PROPERTIES: &[Property] = &[
         broken::LOSER,
     ),
     breach(
+        "connected-as-recorded",
+        "A client is connected to the daemon whose id stood in the record that it read.",
+        &["HS-27", "CONN-4", "CONV-31"],
+        broken::MISTAKEN,
+    ),
+    breach(
         "spared",
         "A client's child never displaces a compatible daemon that was ready before the child was started and still is.",
         &["CONN-22", "CONV-26"],
@@ -152,15 +158,23 @@ pub const PROPERTIES: &[Property] = &[
     ),
     settled(
         "reachable",
-        "Whatever went wrong, a client that has finished reaches the daemon that is left with its next connect.",
-        &["CONN-11", "CONN-14", "CONN-15"],
+        "Whatever went wrong, a client's next connect finds the daemon that is left: ready, or of another generation and named so.",
+        &["CONN-11", "CONN-14", "GATE-7"],
         |setting, world| {
             let left = setting.running(world);
-            let served = |daemon: &u8| {
-                let protocol = setting.protocol_of(world, *daemon);
-                setting.connects(world, protocol) == Some(End::Ready(*daemon))
+            let misses = |(protocol, _)| {
+                let found = setting.connects(world, protocol);
+                left.iter().any(|daemon| {
+                    let same = setting.protocol_of(world, *daemon) == protocol;
+                    found
+                        != Some(if same {
+                            End::Ready(*daemon)
+                        } else {
+                            End::Not("incompatible")
+                        })
+                })
             };
-            !left.is_empty() && !left.iter().all(served)
+            setting.protocols(world).any(misses)
         },
     ),
     settled(
@@ -193,7 +207,12 @@ pub const PROPERTIES: &[Property] = &[
     },
 ];
 
-const fn breach(name: &'static str, says: &'static str, guards: &'static [&'static str], breach: u16) -> Property {
+const fn breach(
+    name: &'static str,
+    says: &'static str,
+    guards: &'static [&'static str],
+    breach: u16,
+) -> Property {
     Property {
         name,
         says,

@@ -50,6 +50,16 @@ pub struct Faults {
     pub remove: u8,
 }
 
+impl Faults {
+    /// Never.
+    pub const NONE: Self = Self {
+        crash: 0,
+        pause: 0,
+        stop: 0,
+        remove: 0,
+    };
+}
+
 /// One rule of the protocol, left out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Deviation {
@@ -61,6 +71,8 @@ pub enum Deviation {
     PutBack,
     /// A daemon whose record is gone stands down without looking for taken files.
     NoReclaim,
+    /// A serving daemon does not read the record again.
+    NoReread,
     /// A client deletes the record of a daemon that it could not reach, after comparing.
     ClientsRemove,
     /// Whoever proves itself counts as the record's daemon.
@@ -115,7 +127,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    const fn new(name: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str) -> Self {
         Self {
             name,
             daemons: &[],
@@ -126,16 +138,66 @@ impl Scenario {
             squatter: false,
             reuse: false,
             first_launch: false,
-            faults: Faults {
-                crash: 0,
-                pause: 0,
-                stop: 0,
-                remove: 0,
-            },
+            faults: Faults::NONE,
             frail_clients: false,
             hurried: false,
             recycled: false,
             deviation: None,
+        }
+    }
+
+    /// Who is there, for a table.
+    pub fn cast(&self) -> String {
+        let newer = |protocol: &u8| *protocol > 1;
+        let daemons = self.daemons.iter();
+        let callers = |is: fn(&Kind) -> bool| self.clients.iter().filter(|kind| is(kind)).count();
+        let count = |count: usize, what: &str| {
+            (count > 0).then(|| format!("{count} {what}{}", if count > 1 { "s" } else { "" }))
+        };
+        let parts = [
+            count(
+                daemons.clone().filter(|protocol| !newer(protocol)).count(),
+                "daemon",
+            ),
+            count(daemons.filter(|protocol| newer(protocol)).count(), "newer daemon"),
+            count(callers(|kind| *kind == CALLER), "client"),
+            count(callers(|kind| *kind == NEWER), "newer client"),
+            count(callers(|kind| *kind == LOCKLESS), "lockless client"),
+            count(callers(|kind| *kind == Kind::Supervisor), "supervisor"),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
+    /// What there is besides and what may go wrong, for a table.
+    pub fn conditions(&self) -> String {
+        let times = |count: u8, what: &str| {
+            (count > 0).then(|| {
+                if count == 1 {
+                    what.to_owned()
+                } else {
+                    format!("{count} {what}s")
+                }
+            })
+        };
+        let when = |is: bool, what: &str| is.then(|| what.to_owned());
+        let parts = [
+            when(self.stale, "a stale record"),
+            when(self.squatter, "a squatter at its port"),
+            when(self.reuse, "its port reused"),
+            when(self.first_launch, "no credential yet"),
+            times(self.faults.stop, "stop"),
+            times(self.faults.crash, "crash"),
+            times(self.faults.pause, "pause"),
+            times(self.faults.remove, "removal"),
+            when(self.frail_clients, "of clients too"),
+            when(self.hurried, "deadlines at any time"),
+            when(self.recycled, "for ever"),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.is_empty() {
+            "-".to_owned()
+        } else {
+            parts.join(", ")
         }
     }
 
@@ -152,12 +214,17 @@ impl Scenario {
         Alphabet {
             ids: self.slots + 1,
             protocols: if two { 2 } else { 1 },
-            mixed: self.reuse || self.lacks(Deviation::SharedTemporary),
+            mixed: self.reuse,
             pauses: self.faults.pause > 0,
             torn: self.lacks(Deviation::SharedTemporary),
             foreign: self.squatter || self.first_launch,
         }
     }
+}
+
+/// The scenario of this name that `check` explores.
+pub fn scenario(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
 }
 
 macro_rules! scenario {
@@ -167,15 +234,8 @@ macro_rules! scenario {
 }
 
 macro_rules! faults {
-    ($($field:ident: $value:expr),*) => { Faults { $($field: $value,)* ..NO_FAULTS } };
+    ($($field:ident: $value:expr),*) => { Faults { $($field: $value,)* ..Faults::NONE } };
 }
-
-const NO_FAULTS: Faults = Faults {
-    crash: 0,
-    pause: 0,
-    stop: 0,
-    remove: 0,
-};
 
 /// What `check` explores: every rule in place.
 pub const SCENARIOS: &[Scenario] = &[
@@ -212,6 +272,10 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!("two-clients-hurried", clients: &[CALLER; 2], stale: true, hurried: true, faults: faults!(stop: 1)),
     scenario!("two-clients-lockless", clients: &[CALLER, LOCKLESS], calls: 2, stale: true),
     scenario!("three-clients-lockless-crash", clients: &[LOCKLESS; 3], faults: faults!(crash: 1)),
+    scenario!("two-clients-lockless-stop-pause", daemons: &[1], clients: &[LOCKLESS; 2], slots: 3,
+        faults: faults!(stop: 1, pause: 1)),
+    scenario!("daemon-two-clients-removal-pause", daemons: &[1], clients: &[CALLER; 2], calls: 2,
+        faults: faults!(remove: 1, pause: 1)),
     scenario!("two-generations", clients: &[CALLER, NEWER], calls: ENDLESS, recycled: true),
     scenario!("two-generations-daemon", daemons: &[1], clients: &[CALLER, NEWER, NEWER],
         faults: faults!(crash: 1)),

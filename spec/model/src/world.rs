@@ -35,6 +35,8 @@ pub mod broken {
     pub const CREDENTIAL: u16 = 32;
     /// A child displaced a ready daemon that was there before it was started.
     pub const CHURN: u16 = 64;
+    /// A client was connected in the name of a daemon that does not run.
+    pub const MISTAKEN: u16 = 128;
 }
 
 mod mark {
@@ -168,9 +170,10 @@ impl Action {
     pub fn mover(self) -> Option<u8> {
         match self {
             Self::Daemon(slot) | Self::Reuse(slot) => Some(slot),
-            Self::Client(client) | Self::LockTimeout(client) | Self::Second(client) | Self::Expire(client) => {
-                Some(client_number(usize::from(client)))
-            }
+            Self::Client(client)
+            | Self::LockTimeout(client)
+            | Self::Second(client)
+            | Self::Expire(client) => Some(client_number(usize::from(client))),
             _ => None,
         }
     }
@@ -179,7 +182,10 @@ impl Action {
     pub fn who(self) -> String {
         match self {
             Self::Daemon(slot) | Self::Reuse(slot) | Self::Stop(slot) => format!("D{slot}"),
-            Self::Client(client) | Self::LockTimeout(client) | Self::Second(client) | Self::Expire(client) => {
+            Self::Client(client)
+            | Self::LockTimeout(client)
+            | Self::Second(client)
+            | Self::Expire(client) => {
                 format!("C{client}")
             }
             Self::Crash(process) | Self::Pause(process) | Self::Resume(process) => {
@@ -315,7 +321,13 @@ impl Setting {
         }
         for index in self.clients() {
             let client = &mut world.clients[index];
-            client.kind = number(scenario.clients.iter().position(|kind| *kind == scenario.clients[index]).unwrap_or(index));
+            client.kind = number(
+                scenario
+                    .clients
+                    .iter()
+                    .position(|kind| *kind == scenario.clients[index])
+                    .unwrap_or(index),
+            );
             self.begin(client);
         }
         world
@@ -344,10 +356,9 @@ impl Setting {
 
     fn launch(&self, world: &mut World, slot: usize, protocol: u8, yields: bool, log: &mut Log) {
         let spares = yields
-            && world
-                .record
-                .id()
-                .is_some_and(|owner| world.slots[usize::from(owner)].protocol == protocol && self.is_ready(world, owner));
+            && world.record.id().is_some_and(|owner| {
+                world.slots[usize::from(owner)].protocol == protocol && self.is_ready(world, owner)
+            });
         world.slots[slot] = Slot {
             claim: self.automaton.start(Root::Daemon {
                 id: number(slot),
@@ -413,7 +424,11 @@ impl Setting {
         if ready && world.record.id() != Some(number(found)) {
             self.note(world, broken::LOSER);
         }
-        let id = if self.lacks(Deviation::NoIdCheck) { record.id } else { number(found) };
+        let id = if self.lacks(Deviation::NoIdCheck) {
+            record.id
+        } else {
+            number(found)
+        };
         Answer::Proven {
             id,
             protocol: slot.protocol,
@@ -445,6 +460,7 @@ impl Setting {
         let out = self.out(slot.claim);
         let mut took = None;
         let letter = match out.want {
+            Want::Await if self.lacks(Deviation::NoReread) => return false,
             Want::Await => {
                 let woken = self.automaton.step(slot.claim, Letter::Done);
                 if self.automaton.step(woken, Letter::Read(world.record)) == slot.claim {
@@ -477,7 +493,11 @@ impl Setting {
             Want::ReadCredential => {
                 world.slots[index].credential = world.credential;
                 log.say(|| format!("reads the credential: {}", secret(world.credential, own)));
-                if world.credential == NONE { Letter::Missing } else { Letter::Done }
+                if world.credential == NONE {
+                    Letter::Missing
+                } else {
+                    Letter::Done
+                }
             }
             Want::CreateCredential => {
                 if world.credential == NONE || self.lacks(Deviation::OverwriteCredential) {
@@ -500,7 +520,10 @@ impl Setting {
                 }
                 world.slots[index].clear(mark::OPENED);
                 // What it opened may have been renamed into place by another.
-                let mine = Content::Record(Record { id: own, port: slot.port });
+                let mine = Content::Record(Record {
+                    id: own,
+                    port: slot.port,
+                });
                 if world.temporary != Content::Missing {
                     world.temporary = mine;
                 } else if world.record == Content::Torn {
@@ -514,9 +537,10 @@ impl Setting {
                     if !self.locks(world, own, log) {
                         return false;
                     }
-                    world.release(own);
                 }
-                self.publish(world, index, log)
+                let letter = self.publish(world, index, log);
+                world.release(own);
+                letter
             }
             Want::ListTaken => {
                 let found = world.taken & (1 << own) != 0 && !self.lacks(Deviation::NoReclaim);
@@ -534,7 +558,10 @@ impl Setting {
                     world.record = Content::Record(Record { id: theirs, port });
                     world.cause = Cause::Rightly;
                 }
-                let record = Content::Record(Record { id: theirs, port: theirs });
+                let record = Content::Record(Record {
+                    id: theirs,
+                    port: theirs,
+                });
                 log.say(|| format!("reads what it took: {}, and puts it back", content(record, own)));
                 Letter::Read(record)
             }
@@ -759,13 +786,19 @@ impl Setting {
         };
         world.clients[index].child = number(slot);
         let protocol = self.protocol(&world.clients[index]);
-        let told = if yields { ", told to yield" } else { "" };
+        let told = if yields && !self.lacks(Deviation::ChildrenDoNotYield) {
+            ", told to yield"
+        } else {
+            ""
+        };
         log.say(|| format!("starts D{slot}{told}"));
         self.launch(world, slot, protocol, yields, &mut Log::default());
     }
 
     fn remove(&self, world: &mut World, index: usize, log: &mut Log) {
-        let Client { removing, compared, .. } = world.clients[index];
+        let Client {
+            removing, compared, ..
+        } = world.clients[index];
         if !compared {
             let same = world.record.id() == Some(removing);
             log.say(|| format!("reads the record once more: {}", content(world.record, NONE)));
@@ -796,7 +829,9 @@ impl Setting {
             Want::Probe(record) => {
                 let answer = self.client_probe(world, record);
                 log.say(|| probed(record, answer));
-                if self.lacks(Deviation::ClientsRemove) && matches!(answer, Answer::Refused | Answer::TimedOut) {
+                if self.lacks(Deviation::ClientsRemove)
+                    && matches!(answer, Answer::Refused | Answer::TimedOut)
+                {
                     world.clients[index].removing = record.id;
                 }
                 Letter::Probed(answer)
@@ -875,7 +910,10 @@ impl Setting {
                 Child::Done => " (its child is done)",
                 Child::Failed => " (its child failed)",
             };
-            format!("wakes{child} and reads the record: {}", content(world.record, NONE))
+            format!(
+                "wakes{child} and reads the record: {}",
+                content(world.record, NONE)
+            )
         });
         self.hears(world, index, letter, log);
         true
@@ -901,11 +939,18 @@ impl Setting {
         client.phase = match end {
             End::Ready(daemon) => {
                 log.say(|| format!("is connected to D{daemon}"));
+                if !self.is_running(&world.slots[usize::from(daemon)]) {
+                    world.broken |= broken::MISTAKEN & self.watched;
+                }
                 Phase::Connected(daemon)
             }
             End::Not(outcome) => {
                 log.say(|| format!("ends: {outcome}"));
-                if outcome == "incompatible" { Phase::Incompatible } else { Phase::Failed }
+                if outcome == "incompatible" {
+                    Phase::Incompatible
+                } else {
+                    Phase::Failed
+                }
             }
         };
     }
@@ -933,7 +978,9 @@ impl Setting {
                     return false;
                 }
                 log.say(|| "waits for the lock in vain".to_owned());
-                let machine = self.automaton.step(world.clients[client].machine, Letter::Locked(false));
+                let machine = self
+                    .automaton
+                    .step(world.clients[client].machine, Letter::Locked(false));
                 world.clients[client].machine = machine;
                 self.call(world, client, log)
             }
@@ -1000,7 +1047,10 @@ impl Setting {
         let Content::Record(Record { port, .. }) = world.record else {
             return false;
         };
-        let taken = world.slots.iter().any(|other| other.has(mark::LISTENING) && other.port == port);
+        let taken = world
+            .slots
+            .iter()
+            .any(|other| other.has(mark::LISTENING) && other.port == port);
         let wants = self.out(slot.claim).want == Want::Listen && !slot.has(mark::PAUSED);
         if !self.scenario.reuse || !wants || taken || port == slot.port {
             return false;
@@ -1037,7 +1087,8 @@ impl Setting {
         for index in self.clients() {
             let Client { phase, calls, .. } = world.clients[index];
             // Nobody can tell when one learns it that does not connect again.
-            let left = matches!(phase, Phase::Connected(daemon) if self.leaves(&world.slots[usize::from(daemon)]));
+            let left =
+                matches!(phase, Phase::Connected(daemon) if self.leaves(&world.slots[usize::from(daemon)]));
             if left && calls == 0 {
                 world.clients[index].phase = Phase::Lost;
             }
@@ -1066,7 +1117,8 @@ impl Setting {
     fn is_referred_to(&self, world: &World, daemon: u8) -> bool {
         let mentions = |local: Local| self.automaton.mentions(local, daemon);
         let by_slot = |slot: &Slot| self.is_running(slot) && mentions(slot.claim);
-        let by_client = |client: &Client| client.phase == Phase::Connected(daemon) || mentions(client.machine);
+        let by_client =
+            |client: &Client| client.phase == Phase::Connected(daemon) || mentions(client.machine);
         world.record.id() == Some(daemon)
             || world.last == daemon
             || world.taken & (1 << daemon) != 0
@@ -1198,7 +1250,13 @@ impl Setting {
             peers += u8::from(client.phase == Phase::Connected(daemon));
             children += u8::from(self.automaton.mentions(client.machine, daemon)) << 4;
         }
-        (self.automaton.orbit(slot.claim), slot.marks, slot.protocol, tied, children << 2 | peers)
+        (
+            self.automaton.orbit(slot.claim),
+            slot.marks,
+            slot.protocol,
+            tied,
+            children << 2 | peers,
+        )
     }
 
     fn renamed(&self, world: &World, names: &[u8; IDS]) -> World {
@@ -1206,7 +1264,13 @@ impl Setting {
         if by == 0 {
             return *world;
         }
-        let name = |daemon: u8| if usize::from(daemon) < DAEMONS { names[usize::from(daemon)] } else { daemon };
+        let name = |daemon: u8| {
+            if usize::from(daemon) < DAEMONS {
+                names[usize::from(daemon)]
+            } else {
+                daemon
+            }
+        };
         let content = |content: Content| match content {
             Content::Record(record) => Content::Record(Record {
                 id: name(record.id),
@@ -1252,6 +1316,12 @@ impl Setting {
     /// Whether nothing has gone wrong.
     pub fn is_faultless(&self, world: &World) -> bool {
         world.left == self.scenario.faults && !self.scenario.hurried
+    }
+
+    /// The protocol number of each client, with where it is.
+    pub fn protocols<'a>(&'a self, world: &'a World) -> impl Iterator<Item = (u8, Phase)> + 'a {
+        let clients = &world.clients[..self.scenario.clients.len()];
+        clients.iter().map(|client| (self.protocol(client), client.phase))
     }
 
     /// The daemons that run.
@@ -1308,7 +1378,9 @@ impl Setting {
 
     /// Where each client is.
     pub fn phases<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Phase> + 'a {
-        world.clients[..self.scenario.clients.len()].iter().map(|client| client.phase)
+        world.clients[..self.scenario.clients.len()]
+            .iter()
+            .map(|client| client.phase)
     }
 
     /// Whose record the world shows, for a reader of a trace.
@@ -1366,7 +1438,8 @@ impl World {
     }
 
     fn any_paused(&self) -> bool {
-        self.slots.iter().any(|slot| slot.has(mark::PAUSED)) || self.clients.iter().any(|client| client.paused)
+        self.slots.iter().any(|slot| slot.has(mark::PAUSED))
+            || self.clients.iter().any(|client| client.paused)
     }
 
     /// What a child was started beside is no longer as it was.
@@ -1394,7 +1467,11 @@ fn probed(record: Record, answer: Answer) -> String {
         Answer::NoCredential => "there is no credential".to_owned(),
         Answer::Proven { id, protocol, ready } => {
             let state = if ready { "ready" } else { "draining" };
-            let id = if id == record.id { String::new() } else { format!("D{id} ") };
+            let id = if id == record.id {
+                String::new()
+            } else {
+                format!("D{id} ")
+            };
             format!("{id}{state}, acme/{protocol}")
         }
     };
