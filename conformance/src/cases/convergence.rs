@@ -11,13 +11,13 @@ use local_daemon_harness::http::{Connection, HttpFault};
 use local_daemon_harness::platform::overwrite_unnoticed;
 use local_daemon_harness::process::{Proc, Signal, Subject};
 use local_daemon_harness::proof::{self, Credential};
-use local_daemon_harness::record::{Record, replace, write_credential, write_new};
+use local_daemon_harness::record::{Record, replace, write_new};
 use local_daemon_harness::wait::{ms, until};
 
 use super::scene::{
-    DRAIN, NOTICED, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
-    launch_over, mutation, open, open_work, read, record_in, seen_draining, signal, stays, taken_files,
-    write_in_place, yielding,
+    DRAIN, NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir,
+    further_state_dir, launch_over, mutation, open, open_work, read, record_in, seen_draining, signal, stays,
+    taken_files, write_in_place, yielding,
 };
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
@@ -149,18 +149,18 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "convergence/successor-published-during-a-stop",
         &["CONV-14", "CONV-15", "CONV-17"],
-        "200 times a daemon is asked to stop and another's record is renamed into place at some moment around it: after \
+        "200 times (fewer where it starts slowly) a daemon is asked to stop and another's record is renamed into place at some moment around it: after \
          a varied time, or after the daemon was seen to open its record. Stems from khive#645 and stablyai/orca#12709.",
         successor_published_during_a_stop,
     )
     .deadline_s(60),
     Case::core(
         "convergence/successor-outlives-a-stop",
-        &["CONV-13", "CONV-21"],
+        &["CONV-13"],
         "A daemon is asked to stop at the very moment at which a second one, of the same subject, publishes.",
         successor_outlives_a_stop,
     )
-    .deadline_s(40),
+    .deadline_s(60),
     Case::core(
         "convergence/stops-without-its-record",
         &["CONV-18"],
@@ -237,6 +237,20 @@ fn displace(stage: &mut Stage, rival: &Rival) -> Outcome<Instant> {
         rival.record.id
     ));
     Ok(at)
+}
+
+/// Displaces a daemon with work open and waits until it must have begun to stand down. (That a handshake is answered
+/// `draining` says less: it is answered by what the record holds at that moment.) Whether it is still there.
+fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome<bool> {
+    let at = displace(stage, &Rival::new()?)?;
+    let draining = seen_draining(stage, daemon, live)?;
+    let alive = draining && daemon.wait_exit(at + NOTICED).is_none();
+    stage.observed(if alive {
+        "it was draining 2.5 s after its displacement"
+    } else {
+        "it had ended 2.5 s after its displacement"
+    });
+    Ok(alive)
 }
 
 fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
@@ -318,9 +332,9 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     if ours.is_none() {
         return stage.inconclusive("the replacement was not seen");
     }
-    stage.between_controls(&live, |stage| {
-        stays(stage, &daemon, NOTICED, "with a record of its own id")
-    })?;
+    stays(stage, &daemon, NOTICED, "with a record of its own id")?;
+    let ready = stage.is_ready(&live);
+    stage.ensure(ready, "it is not ready with a record of its own id")?;
     let touched = changes(&watch.events(), &name);
     stage.ensure(
         touched.len() == 1 && read(&stage.record_path())? == text.as_bytes(),
@@ -611,12 +625,7 @@ fn no_new_work(stage: &mut Stage) -> Outcome {
         .then_some(kept);
     let _work = open_work(stage, &live)?;
     stage.expect("it is answered 503, or finds no connection");
-    displace(stage, &Rival::new()?)?;
-    let alive = seen_draining(stage, &daemon, &live)?;
-    stage.observed(format!(
-        "it {} when asked",
-        if alive { "was draining" } else { "had ended" }
-    ));
+    displaced_for_good(stage, &daemon, &live)?;
     let fresh = stage.send(&live, &request).map(|answer| answer.status);
     stage.ensure(refused(&fresh), format!("a new connection: {fresh:?}"))?;
     if let Some(mut kept) = kept {
@@ -640,17 +649,11 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let own = read(&stage.record_path())?;
     let name = stage.manifest().binding.registration.clone();
     let _work = open_work(stage, &live)?;
-    displace(stage, &Rival::new()?)?;
-    let held = seen_draining(stage, &daemon, &live)?;
-    stage.observed(if held {
-        "it was seen draining before its record returned"
-    } else {
-        "it had ended before its record returned"
-    });
+    displaced_for_good(stage, &daemon, &live)?;
     stage.expect("it is never ready again, publishes nothing, and ends");
     let watch = Watch::on(stage.state_dir())?;
     replace(&stage.record_path(), &own, 0o600)?;
-    let deadline = Instant::now() + Duration::from_millis(2_200);
+    let deadline = Instant::now() + Duration::from_secs(1);
     while Instant::now() < deadline && daemon.is_running() {
         let ready = stage.is_ready(&live);
         stage.ensure(!ready, "it is ready again with its own record back")?;
@@ -894,17 +897,21 @@ fn arrange_interleaving(
 }
 
 fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
-    const ROUNDS: usize = 25;
-    const LANES: usize = 8;
+    const ROUNDS: usize = 50;
+    const LANES: usize = 4;
     stage.expect(
         "the successor's record is whole, at its name or in a taken file; its name is never unlinked",
     );
     let credential = Credential::random();
     let name = stage.manifest().binding.registration.clone();
-    let (mut left_in_place, mut moved_aside, mut overtaken) = (0, 0, 0);
+    let (mut left_in_place, mut moved_aside, mut overtaken) = (0_usize, 0_usize, 0_usize);
     // From the signal to the take, as the rounds so far have shown it.
     let mut take = Duration::from_millis(1);
+    let end = Instant::now() + REPEAT;
     for round in 0..ROUNDS {
+        if Instant::now() > end {
+            break;
+        }
         let mut launched = Vec::new();
         for lane in 0..LANES {
             let state_dir = furnished_state_dir(stage, &format!("{round}-{lane}"), &credential)?;
@@ -989,6 +996,11 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
         count(&events, FileEventKind::Deleted, &name) == 0,
         format!("{moment:?}: the record was unlinked under its own name"),
     )?;
+    let put = count(&events, FileEventKind::MovedTo, &name);
+    stage.ensure(
+        put == 1,
+        format!("{moment:?}: beside the successor, something was renamed to the record's name"),
+    )?;
     let taken = takes(&events, &name);
     stage.ensure(
         taken.len() <= 1,
@@ -1024,8 +1036,13 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
     let credential = Credential::random();
     stage
         .expect("the first one ends, the second one owns the record and is ready, and no taken file is left");
-    let mut reclaimed = 0;
+    let (mut rounds, mut reclaimed) = (0, 0);
+    let end = Instant::now() + REPEAT;
     for round in 0..ROUNDS {
+        if Instant::now() > end {
+            break;
+        }
+        rounds += 1;
         let state_dir = furnished_state_dir(stage, &format!("round-{round}"), &credential)?;
         let name = stage.manifest().binding.registration.clone();
         let first = stage.launch_with(Start::new().state_dir(&state_dir))?;
@@ -1075,7 +1092,7 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         second.kill_group();
     }
     stage.observed(format!(
-        "{ROUNDS} rounds, in {reclaimed} of them the successor had to publish again"
+        "{rounds} rounds, in {reclaimed} of them the successor had to publish again"
     ));
     Ok(())
 }
@@ -1450,37 +1467,38 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     }
 
     stage.expect("each publishes within 5 s and is ready");
-    let mut started = Vec::new();
-    for (place, (what, record)) in records.iter().enumerate() {
-        let state_dir = further_state_dir(stage, &format!("beside-{place}"))?;
-        write_credential(&state_dir, &credential)?;
-        let path = record_in(stage, &state_dir);
-        if let Some(bytes) = record {
-            write_new(&path, bytes, 0o600)?;
-        }
-        let watch = Watch::on(&state_dir)?;
-        let began = Instant::now();
-        let daemon = stage.launch_with(start.clone().state_dir(&state_dir))?;
-        started.push((*what, daemon, watch, began));
-    }
     let name = stage.manifest().binding.registration.clone();
     let mut slowest = Duration::ZERO;
-    for (what, daemon, watch, began) in &started {
-        stage.precondition(format!("{} was told to yield beside {what}", daemon.name));
-        let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
-        let Some(published) = published else {
-            let exit = daemon.exit().map(|exit| exit.to_string());
-            return stage.fail(format!(
-                "beside {what} it did not publish ({})",
-                exit.unwrap_or_default()
-            ));
-        };
-        slowest = slowest.max(published.at.saturating_duration_since(*began));
-        stage.ready(daemon)?;
+    // A few at a time: a host on which all of them start at once may take the 5 s for itself.
+    for (group, records) in records.chunks(4).enumerate() {
+        let mut started = Vec::new();
+        for (place, (what, record)) in records.iter().enumerate() {
+            let state_dir = furnished_state_dir(stage, &format!("beside-{group}-{place}"), &credential)?;
+            if let Some(bytes) = record {
+                write_new(&record_in(stage, &state_dir), bytes, 0o600)?;
+            }
+            let watch = Watch::on(&state_dir)?;
+            let began = Instant::now();
+            let daemon = stage.launch_with(start.clone().state_dir(&state_dir))?;
+            started.push((*what, daemon, watch, began));
+        }
+        for (what, daemon, watch, began) in &started {
+            stage.precondition(format!("{} was told to yield beside {what}", daemon.name));
+            let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
+            let Some(published) = published else {
+                let how = daemon
+                    .exit()
+                    .map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());
+                return stage.fail(format!("beside {what} it did not publish: {how}"));
+            };
+            slowest = slowest.max(published.at.saturating_duration_since(*began));
+            stage.ready(daemon)?;
+            daemon.kill_group();
+        }
     }
     stage.observed(format!(
         "{} daemons published, the slowest after {} ms",
-        started.len(),
+        records.len(),
         slowest.as_millis()
     ));
     drop(actors);

@@ -15,7 +15,9 @@ use local_daemon_harness::process::Killer;
 use local_daemon_harness::record::{self, Record, write_new};
 use rustix::fs::FlockOperation;
 
-use super::scene::{NOTICED, Rival, bound, changes, count, exits, further_state_dir, read, record_in, stays};
+use super::scene::{
+    NOTICED, REPEAT, Rival, bound, changes, count, exits, further_state_dir, read, record_in, stays,
+};
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
@@ -37,8 +39,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "publish/partial-record-never-observed",
         &["PUB-3", "PUB-7"],
-        "200 daemons are started over each other, ten at a time, while readers open and read the record as fast as they \
-         can. Stems from paseo#4803.",
+        "200 daemons (fewer where they start slowly) are started over each other, ten at a time, while readers open and \
+         read the record as fast as they can. Stems from paseo#4803.",
         partial_record_never_observed,
     )
     .deadline_s(60),
@@ -48,14 +50,16 @@ pub(crate) const CASES: &[Case] = &[
         "At the very notification that a record came into place, a handshake goes to its URL. Many daemons publish over \
          each other. Stems from opencode 1.18, which accepted connections before it served.",
         answers_from_the_first_instant,
-    ),
+    )
+    .deadline_s(40),
     Case::core(
         "publish/temporary-of-its-own-renamed-into-place",
         &["PUB-5"],
         "The events of many publishes are followed: each record comes by a rename from a file that was created in the \
          state directory for it, under a name that no other publish used.",
         temporary_of_its_own,
-    ),
+    )
+    .deadline_s(60),
     Case::core(
         "publish/last-writer-wins",
         &["PUB-7"],
@@ -83,7 +87,7 @@ pub(crate) const CASES: &[Case] = &[
          (SIGKILL) at each of these events, and a daemon is started on what is left. Stems from paseo#4803.",
         killed_at_every_step,
     )
-    .deadline_s(60),
+    .deadline_s(100),
     Case::core(
         "publish/cannot-publish-and-says-so",
         &["PUB-10"],
@@ -117,10 +121,10 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
     stage.expect("every listening address is a loopback address");
     let listening = daemon.listening();
     stage.observed(format!("the subject listens at {listening:?}"));
-    if !listening.contains(&live.target.address) {
+    let port = live.target.address.port();
+    if !listening.iter().any(|address| address.port() == port) {
         return stage.inconclusive(format!(
-            "the listener at {} is not seen among the subject's sockets",
-            live.target.address
+            "no listener at port {port} is seen among the subject's sockets"
         ));
     }
     let open: Vec<&SocketAddr> = listening
@@ -171,35 +175,41 @@ fn classify(bytes: &[u8]) -> Sight {
     }
 }
 
-/// Starts `waves` times `width` daemons over each other and waits for every publish; `watch` must have begun before.
-fn publish_over_each_other(stage: &mut Stage, watch: &Watch, waves: usize, width: usize) -> Outcome {
+/// Starts `width` daemons over each other, `waves` times or as often as [`REPEAT`] allows, and waits for every publish;
+/// `watch` must have begun before. How many there were.
+fn publish_over_each_other(stage: &mut Stage, watch: &Watch, waves: usize, width: usize) -> Outcome<usize> {
     let name = stage.manifest().binding.registration.clone();
-    for wave in 1..=waves {
+    let mut launched = 0;
+    let end = Instant::now() + REPEAT;
+    for _ in 0..waves {
         let daemons = (0..width)
             .map(|_| stage.launch())
             .collect::<Outcome<Vec<Daemon>>>()?;
-        let published = watch.wait_for(stage.ready_deadline(), |events| {
-            count(events, FileEventKind::MovedTo, &name) >= wave * width
+        launched += width;
+        // They start at the same time, so each may take longer than one alone.
+        let deadline = Instant::now() + stage.manifest().daemon.ready_timeout() * 3;
+        let published = watch.wait_for(deadline, |events| {
+            count(events, FileEventKind::MovedTo, &name) >= launched
         });
         if published.is_none() {
             let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
             let ended = daemons
                 .iter()
-                .find_map(|daemon| Some(format!("; {} {}", daemon.name, daemon.exit()?)));
-            stage.precondition(format!("{} daemons were started", wave * width));
+                .find_map(|daemon| Some(format!("; {}: {}", daemon.name, daemon.exit()?)));
+            stage.precondition(format!("{launched} daemons were started"));
             return stage.fail(format!(
-                "{seen} renames to {name} were seen of {} daemons{}",
-                wave * width,
+                "{seen} renames to {name} were seen of {launched} daemons{}",
                 ended.unwrap_or_default()
             ));
         }
-        if wave < waves {
-            for daemon in &daemons {
-                daemon.killer().kill();
-            }
+        if Instant::now() > end {
+            break;
+        }
+        for daemon in &daemons {
+            daemon.killer().kill();
         }
     }
-    Ok(())
+    Ok(launched)
 }
 
 fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
@@ -211,9 +221,9 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(&state_dir)?;
     let readers = HostileReader::start(&stage.record_path(), 2, classify);
     stage.expect("every read, over 200 publishes, shows one whole record, and none shows that there is none");
-    publish_over_each_other(stage, &watch, WAVES, WIDTH)?;
+    let publishes = publish_over_each_other(stage, &watch, WAVES, WIDTH)?;
     let report = readers.stop();
-    if report.reads < 1_000 || report.whole.len() < 20 {
+    if report.reads < 1_000 || report.whole.len() < publishes / 10 {
         return stage.inconclusive(format!(
             "the readers came to {} reads of {} records only",
             report.reads,
@@ -223,7 +233,7 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     let seen = format!(
         "{} reads beside {} publishes: {} different whole records, {} broken, {} times none, errors {:?}",
         report.reads,
-        WAVES * WIDTH,
+        publishes,
         report.whole.len(),
         report.broken,
         report.absent,
@@ -270,7 +280,11 @@ fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
         })?
     };
     stage.expect("each handshake is answered 200 or 503 by the id in the record");
+    let end = Instant::now() + REPEAT;
     for launch in 1..=LAUNCHES {
+        if Instant::now() > end {
+            break;
+        }
         let daemon = stage.launch()?;
         let seen = watch.wait_for(stage.ready_deadline(), |events| {
             count(events, FileEventKind::MovedTo, &name) + count(events, FileEventKind::Created, &name)
@@ -550,7 +564,14 @@ fn killed_at_every_step(stage: &mut Stage) -> Outcome {
             before.kill_group();
         }
         let edges = edges_of_a_launch(stage, &pattern)?;
+        let end = Instant::now() + REPEAT * 2;
         for place in 0..edges.len() {
+            if Instant::now() > end {
+                return stage.inconclusive(format!(
+                    "{place} of {} steps were judged: the subject starts too slowly",
+                    edges.len()
+                ));
+            }
             let state_dir = further_state_dir(stage, &format!("{kind}-{place}"))?;
             if old_record {
                 for name in [

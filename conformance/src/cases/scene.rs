@@ -24,6 +24,8 @@ pub(super) const NOTICED: Duration = Duration::from_millis(2_500);
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// How late a busy host may show what happened in time.
 pub(super) const SLACK: Duration = Duration::from_millis(500);
+/// How long a case goes on repeating what it does many times: a subject that starts slowly is judged by fewer rounds.
+pub(super) const REPEAT: Duration = Duration::from_secs(15);
 /// A pid that no process has: above the kernel's largest.
 const NOBODYS_PID: u32 = 2_147_483_647;
 
@@ -138,7 +140,7 @@ pub(super) fn read(path: &Path) -> Outcome<Vec<u8>> {
 pub(super) fn yielding(stage: &mut Stage) -> Outcome<Start> {
     match stage.manifest().daemon.yields.clone() {
         Some(yields) => Ok(yields.args.iter().fold(Start::new(), Start::arg)),
-        None => stage.untestable("the manifest has no `daemon.yields`"),
+        None => stage.not_applicable("the manifest has no `daemon.yields`"),
     }
 }
 
@@ -258,7 +260,7 @@ pub(super) fn mutation(stage: &mut Stage, live: &Live) -> Outcome<Request> {
         Some(operation) => Ok(stage
             .operation(live, &operation)
             .header("Authorization", &proof::bearer(&live.credential))),
-        None => stage.untestable("the manifest has no `binding.mutation`"),
+        None => stage.not_applicable("the manifest has no `binding.mutation`"),
     }
 }
 
@@ -305,7 +307,7 @@ pub(super) fn open_work(stage: &mut Stage, live: &Live) -> Outcome<Work> {
         work.what = format!("{}{and}a request whose body has not ended", work.what);
     }
     if work.connections.is_empty() {
-        return stage.untestable("the manifest binds neither `stream` nor a `mutation` with a body");
+        return stage.not_applicable("the manifest binds neither `stream` nor a `mutation` with a body");
     }
     let what = work.what.clone();
     stage.precondition(format!("open at the daemon: {what}"));
