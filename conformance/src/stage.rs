@@ -308,12 +308,12 @@ impl Stage {
         Err(Stop::Inconclusive(why.into()))
     }
 
-    /// This host or this manifest cannot show it.
+    /// This host cannot show it.
     pub fn untestable<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
         Err(Stop::Untestable(why.into()))
     }
 
-    /// The subject need not have what the case looks at.
+    /// The subject need not have what the case looks at, or its manifest does not say where it is.
     pub fn not_applicable<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
         Err(Stop::NotApplicable(why.into()))
     }
@@ -355,7 +355,7 @@ impl Stage {
         }
         if let Some(protocol) = start.protocol {
             let Some(by) = &manifest.daemon.protocol_override else {
-                return self.untestable("the manifest has no `daemon.protocol_override`");
+                return self.not_applicable("the manifest has no `daemon.protocol_override`");
             };
             launch = launch.var(&by.env, protocol);
         }
