@@ -1,5 +1,6 @@
 //! Convergence: chapter 06.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -48,13 +49,13 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "convergence/unparsable-for-a-moment",
         &["CONV-4"],
-        "Half the record is written in place and is seen by the daemon; 150 ms later the whole one is back.",
+        "Half the record is written in place and is seen by the daemon; more than 100 ms later the whole one is back.",
         unparsable_for_a_moment,
     ),
     Case::core(
         "convergence/slow-write-in-place",
         &["CONV-4"],
-        "A tool rewrites the record in place, a few bytes at a time over 150 ms, so that a notification comes with each.",
+        "A tool rewrites the record in place, a few bytes at a time over more than 100 ms, so that a notification comes with each.",
         slow_write_in_place,
     ),
     Case::core(
@@ -342,28 +343,37 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     )
 }
 
-/// A ready daemon whose record is then half there, in place; with the whole record's bytes.
-fn half_a_record(stage: &mut Stage) -> Outcome<(Daemon, Live, Vec<u8>, Instant)> {
-    let (daemon, live) = stage.launch_ready()?;
-    let whole = read(&stage.record_path())?;
-    write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
-    Ok((daemon, live, whole, Instant::now()))
+/// So long a record may be unparsable: the fifth retry comes after 250 ms at the earliest.
+const BEARABLE: Duration = Duration::from_millis(240);
+
+/// Lets `disturb` make a ready daemon's record unparsable and whole again; the daemon must go on. Where the host was too
+/// slow for the time that a daemon has to bear it, with a new daemon.
+fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> Outcome) -> Outcome {
+    for _ in 0..5 {
+        let (daemon, live) = stage.launch_ready()?;
+        let whole = read(&stage.record_path())?;
+        let began = Instant::now();
+        disturb(stage, &daemon, &live, &whole)?;
+        let took = began.elapsed();
+        if took <= BEARABLE {
+            stage.precondition(format!("the record was not whole for {} ms", took.as_millis()));
+            return ready_again(stage, &daemon, &live, "a record that was not whole");
+        }
+        daemon.kill_group();
+    }
+    stage.inconclusive("this host is too slow: the record was unparsable for too long")
 }
 
 fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
     stage.expect("it goes on, and is ready when the whole record is back");
-    let (daemon, live, whole, at) = half_a_record(stage)?;
-    if !seen_draining(stage, &daemon, &live)? {
-        return stage.fail("it ended at once over an unparsable record");
-    }
-    stage.precondition("it was seen not to take half a record for its own");
-    let left = (at + Duration::from_millis(150)).saturating_duration_since(Instant::now());
-    stays(stage, &daemon, left, "over one unparsable read")?;
-    replace(&stage.record_path(), &whole, 0o600)?;
-    if at.elapsed() > Duration::from_millis(240) {
-        return stage.inconclusive("this host is too slow: the record was unparsable for too long");
-    }
-    ready_again(stage, &daemon, &live, "an unparsable read")
+    goes_on(stage, |stage, daemon, live, whole| {
+        write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
+        // That it has read half a record; if it ended over it, that is found when the whole one is back.
+        seen_draining(stage, daemon, live)?;
+        daemon.wait_exit(ms(120));
+        replace(&stage.record_path(), whole, 0o600)?;
+        Ok(())
+    })
 }
 
 /// It stays for a moment, and its handshake is good.
@@ -379,34 +389,24 @@ fn ready_again(stage: &mut Stage, daemon: &Daemon, live: &Live, after: &str) -> 
 }
 
 fn slow_write_in_place(stage: &mut Stage) -> Outcome {
-    use std::io::Write as _;
     stage.expect("it goes on, however many notifications come while the record is not whole");
-    let (daemon, live) = stage.launch_ready()?;
-    let whole = read(&stage.record_path())?;
-    let mut file = write_in_place(&stage.record_path(), b"")?;
-    let at = Instant::now();
-    for piece in whole.chunks(whole.len().div_ceil(15)) {
-        // Paced by the daemon's end, which must not come.
-        stays(
-            stage,
-            &daemon,
-            Duration::from_millis(10),
-            "while its record was being written",
-        )?;
-        file.write_all(piece)?;
-    }
-    drop(file);
-    let took = at.elapsed();
-    stage.precondition(format!("the record was not whole for {} ms", took.as_millis()));
-    if took > Duration::from_millis(240) {
-        return stage.inconclusive("this host is too slow: the record was unparsable for too long");
-    }
-    ready_again(stage, &daemon, &live, "a slow write")
+    goes_on(stage, |stage, daemon, _, whole| {
+        let mut file = write_in_place(&stage.record_path(), b"")?;
+        for piece in whole.chunks(whole.len().div_ceil(15)) {
+            // Paced by the daemon's end, which must not come.
+            daemon.wait_exit(ms(8));
+            file.write_all(piece)?;
+        }
+        Ok(())
+    })
 }
 
 fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     stage.expect("it ends by itself, not before five retries of 50 ms, and leaves the file as it is");
-    let (daemon, _, whole, at) = half_a_record(stage)?;
+    let (daemon, _) = stage.launch_ready()?;
+    let whole = read(&stage.record_path())?;
+    let at = Instant::now();
+    write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
     let facts = Facts::of(&stage.record_path())?;
     let watch = Watch::on(stage.state_dir())?;
     stage.precondition("half a record stands in the record's place");

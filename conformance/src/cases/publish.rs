@@ -346,6 +346,7 @@ fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
     const WIDTH: usize = 6;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let name = stage.manifest().binding.registration.clone();
+    stage.launch_ready()?;
     let watch = Watch::on(&state_dir)?;
     stage.expect("each record is renamed from a name of its own that was created in the state directory");
     publish_over_each_other(stage, &watch, WAVES, WIDTH)?;
