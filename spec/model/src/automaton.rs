@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use crate::machine::{Alphabet, IDS, LETTERS, Letter, Out, Root, Subject};
+use crate::machine::{Alphabet, LETTERS, Letter, Names, Out, Root, Subject};
 
 /// A machine's state: an index into the automaton.
 pub type Local = u16;
@@ -184,7 +184,7 @@ impl Closure {
             .chain(members.iter().map(|state| self.outs[*state]))
             .collect();
 
-        let follow = |names: &[u8; IDS]| {
+        let follow = |names: Names| {
             let mut renamed: Vec<Local> = Vec::with_capacity(origins.len());
             for (state, origin) in origins.iter().enumerate() {
                 renamed.push(match origin {
@@ -199,7 +199,7 @@ impl Closure {
             renamed
         };
         let renamed: Vec<Vec<Local>> = renamings(usize::from(alphabet.ids) - 1)
-            .iter()
+            .into_iter()
             .map(follow)
             .collect();
         let orbits = (0..origins.len())
@@ -210,7 +210,7 @@ impl Closure {
         for id in 0..spare {
             let mut names = IDENTITY;
             names.swap(id, spare);
-            for (state, other) in follow(&names).into_iter().enumerate() {
+            for (state, other) in follow(names).into_iter().enumerate() {
                 mentions[state] |= u8::from(usize::from(other) != state) << id;
             }
         }
@@ -232,7 +232,7 @@ enum Origin {
     Step(Local, Letter),
 }
 
-const IDENTITY: [u8; IDS] = [0, 1, 2, 3, 4, 5];
+const IDENTITY: Names = [0, 1, 2, 3, 4, 5];
 
 fn roots(alphabet: Alphabet) -> impl Iterator<Item = Root> {
     let both = [false, true];
@@ -261,16 +261,16 @@ fn number<T: Eq + Hash>(values: impl Iterator<Item = T>) -> Vec<u32> {
 }
 
 /// All renamings of the first `count` daemons, in the order of their [`rank`].
-pub fn renamings(count: usize) -> Vec<[u8; IDS]> {
+pub fn renamings(count: usize) -> Vec<Names> {
     let total: usize = (1..=count).product();
     let mut all = vec![IDENTITY; total];
-    permute(IDENTITY, 0, count, &mut |names| all[rank(names, count)] = *names);
+    permute(IDENTITY, 0, count, &mut |names| all[rank(names, count)] = names);
     all
 }
 
-fn permute(mut names: [u8; IDS], at: usize, count: usize, found: &mut impl FnMut(&[u8; IDS])) {
+fn permute(mut names: Names, at: usize, count: usize, found: &mut impl FnMut(Names)) {
     if at == count {
-        return found(&names);
+        return found(names);
     }
     for other in at..count {
         names.swap(at, other);
@@ -280,7 +280,7 @@ fn permute(mut names: [u8; IDS], at: usize, count: usize, found: &mut impl FnMut
 }
 
 /// The number of a renaming among those of `count` daemons (its Lehmer code).
-pub fn rank(names: &[u8; IDS], count: usize) -> usize {
+pub fn rank(names: Names, count: usize) -> usize {
     (0..count).fold(0, |rank, at| {
         let smaller = names[at + 1..count]
             .iter()

@@ -42,6 +42,8 @@ pub struct Report {
     pub edges: u64,
     /// The longest of the shortest ways to a world.
     pub depth: u32,
+    /// Worlds that were not gone beyond, because another daemon was wanted than the scenario has room for.
+    pub cut: usize,
     /// How long it took.
     pub took: Duration,
     /// For each of [`PROPERTIES`], a shortest way to a violation. Readable only where names were kept.
@@ -69,17 +71,16 @@ pub fn explore(setting: &Setting, search: Search) -> Report {
         .map(|(property, at)| (property, graph.path(at)))
         .collect();
     let livelock = PROPERTIES.iter().find(|property| property.is_of_cycles());
-    if let Some(property) =
-        livelock.filter(|property| search != Search::Until(property.name) || violations.is_empty())
+    if let Some(property) = livelock
+        && let Some(trace) = graph.livelock()
     {
-        if let Some(trace) = graph.livelock() {
-            violations.push((property, trace));
-        }
+        violations.push((property, trace));
     }
     Report {
         states: graph.worlds.len(),
         edges: graph.targets.len() as u64,
         depth: graph.depth,
+        cut: graph.cut,
         took: began.elapsed(),
         violations,
     }
@@ -97,6 +98,7 @@ struct Graph<'a> {
     starts: Vec<u32>,
     targets: Vec<u32>,
     depth: u32,
+    cut: usize,
 }
 
 impl<'a> Graph<'a> {
@@ -111,6 +113,7 @@ impl<'a> Graph<'a> {
             starts: vec![0],
             targets: Vec::new(),
             depth: 0,
+            cut: 0,
         };
         graph.meet(setting.initial(), 0);
         graph
@@ -151,7 +154,9 @@ impl<'a> Graph<'a> {
             }
             let here = u32::try_from(at).expect("as above");
             let world = self.worlds[at];
-            if !self.setting.is_spent(&world) {
+            if self.setting.is_spent(&world) {
+                self.cut += 1;
+            } else {
                 let still = self.setting.successors(&world, &mut successors);
                 for property in PROPERTIES {
                     let wanted = match self.search {

@@ -21,6 +21,8 @@ use local_daemon::{
 pub const DAEMONS: usize = 5;
 /// One id more than daemons, which no daemon bears: a machine mentions an id where it can be told from this one.
 pub const IDS: usize = DAEMONS + 1;
+/// A renaming of the daemons: each one's new id.
+pub type Names = [u8; IDS];
 /// "None" wherever a world holds a small number.
 pub const NONE: u8 = u8::MAX;
 
@@ -147,7 +149,8 @@ impl Letter {
     }
 
     /// The letter with the daemons renamed.
-    pub fn renamed(self, names: &[u8; IDS]) -> Self {
+    #[must_use]
+    pub fn renamed(self, names: Names) -> Self {
         let name = |id: u8| names[usize::from(id)];
         match self {
             Self::Read(Content::Record(record)) => Self::Read(Content::Record(Record {
@@ -296,7 +299,8 @@ pub enum Root {
 
 impl Root {
     /// The same with the daemons renamed.
-    pub fn renamed(self, names: &[u8; IDS]) -> Self {
+    #[must_use]
+    pub fn renamed(self, names: Names) -> Self {
         match self {
             Self::Daemon { id, protocol, yields } => Self::Daemon {
                 id: names[usize::from(id)],

@@ -176,8 +176,8 @@ fn check(scenarios: &[Scenario], jobs: usize, json: bool) -> u8 {
     let (mut states, mut edges) = (0, 0);
     if !json {
         println!(
-            "{:<50}{:>10}{:>11}{:>7}{:>9}  properties",
-            "scenario", "states", "steps", "depth", "seconds"
+            "{:<50}{:>10}{:>11}{:>7}{:>8}{:>9}  properties",
+            "scenario", "states", "steps", "depth", "cut", "seconds"
         );
     }
     explore_all(scenarios, jobs, |scenario, report| {
@@ -191,17 +191,19 @@ fn check(scenarios: &[Scenario], jobs: usize, json: bool) -> u8 {
                 "states": report.states,
                 "steps": report.edges,
                 "depth": report.depth,
+                "cut": report.cut,
                 "seconds": seconds,
                 "violations": violations(&report),
             }));
             return;
         }
         println!(
-            "{:<50}{:>10}{:>11}{:>7}{seconds:>9.2}  {}",
+            "{:<50}{:>10}{:>11}{:>7}{:>8}{seconds:>9.2}  {}",
             scenario.name,
             report.states,
             report.edges,
             report.depth,
+            report.cut,
             render::verdict(&report)
         );
         for (property, _) in &report.violations {

@@ -84,11 +84,12 @@ pub fn scenario_row(scenario: &Scenario, report: &Report) -> String {
     let verdict = verdict(report);
     let (cast, conditions) = (scenario.cast(), scenario.conditions());
     format!(
-        "| `{}` | {cast} | {conditions} | {} | {} | {} | {verdict} | {:.1} |",
+        "| `{}` | {cast} | {conditions} | {} | {} | {} | {} | {verdict} | {:.1} |",
         scenario.name,
         report.states,
         report.edges,
         report.depth,
+        report.cut,
         report.took.as_secs_f64()
     )
 }
@@ -118,7 +119,7 @@ pub fn ablation_row(ablation: &Ablation) -> String {
             .find(|(other, _)| other.name == property.name);
         match broken {
             Some((_, trace)) if property.name == ablation.breaks => {
-                push(&mut row, format_args!(" **{}** |", trace.len()))
+                push(&mut row, format_args!(" **{}** |", trace.len()));
             }
             Some((_, trace)) => push(&mut row, format_args!(" {} |", trace.len())),
             None => row.push_str(" · |"),
@@ -154,9 +155,9 @@ pub fn table(reports: &[Report]) -> String {
     text.push_str(
         "\n## Scenarios, with every rule in place\n\n\
          Each is explored whole, for every property; worlds that differ only in the names of daemons and clients count \
-         once.\n\n\
-         | Scenario | Who | What else, what goes wrong | States | Steps | Depth | Properties | Seconds |\n\
-         |---|---|---|--:|--:|--:|---|--:|\n",
+         once. Cut are those at which another daemon was wanted than the scenario has room for.\n\n\
+         | Scenario | Who | What else, what goes wrong | States | Steps | Depth | Cut | Properties | Seconds |\n\
+         |---|---|---|--:|--:|--:|--:|---|--:|\n",
     );
     for (scenario, report) in SCENARIOS.iter().zip(reports) {
         push(&mut text, format_args!("{}\n", scenario_row(scenario, report)));

@@ -234,7 +234,11 @@ macro_rules! scenario {
 }
 
 macro_rules! faults {
-    ($($field:ident: $value:expr),*) => { Faults { $($field: $value,)* ..Faults::NONE } };
+    ($($field:ident: $value:expr),*) => {{
+        let mut faults = Faults::NONE;
+        $(faults.$field = $value;)*
+        faults
+    }};
 }
 
 /// What `check` explores: every rule in place.
@@ -277,6 +281,10 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario!("daemon-two-clients-removal-pause", daemons: &[1], clients: &[CALLER; 2], calls: 2,
         faults: faults!(remove: 1, pause: 1)),
     scenario!("two-generations", clients: &[CALLER, NEWER], calls: ENDLESS, recycled: true),
+    scenario!("two-generations-lockless-crash", clients: &[LOCKLESS, NEWER], calls: ENDLESS, recycled: true,
+        faults: faults!(crash: 1)),
+    scenario!("three-clients-endless-stop-crash", clients: &[CALLER; 3], calls: ENDLESS, recycled: true,
+        faults: faults!(stop: 1, crash: 1)),
     scenario!("two-generations-daemon", daemons: &[1], clients: &[CALLER, NEWER, NEWER],
         faults: faults!(crash: 1)),
     scenario!("two-supervisors", clients: &[Kind::Supervisor; 2], recycled: true),

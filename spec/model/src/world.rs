@@ -10,14 +10,19 @@
 //! Time passes only where nothing else can happen or a stopped process is waited for: a lock's second, a call's
 //! deadline. (A scenario that is `hurried` lets deadlines pass at any time.)
 
-use local_daemon::{claim::Reason, connect::Child};
 use std::sync::Arc;
 
 use crate::{
-    automaton::{Automaton, GONE, Local, OFF, rank},
-    machine::{Answer, Content, DAEMONS, End, IDS, Letter, NONE, Out, Record, Root, Want},
-    scenario::{CLIENTS, Deviation, ENDLESS, Faults, Kind, Scenario},
+    automaton::{Automaton, GONE, Local, OFF},
+    machine::{Answer, Content, DAEMONS, Letter, NONE, Out, Record, Root, Want},
+    scenario::{CLIENTS, Deviation, Faults, Kind, Scenario},
 };
+
+mod client;
+mod daemon;
+mod questions;
+mod symmetry;
+mod words;
 
 /// What a world remembers of a breach until the end (see [`crate::property`]).
 pub mod broken {
@@ -385,12 +390,12 @@ impl Setting {
         owns && self.out(world.slots[slot].claim).ready
     }
 
-    fn is_running(&self, slot: &Slot) -> bool {
+    fn is_running(&self, slot: Slot) -> bool {
         self.out(slot.claim).want != Want::Nothing
     }
 
     /// Whether a daemon has begun to leave, or has left.
-    fn leaves(&self, slot: &Slot) -> bool {
+    fn leaves(&self, slot: Slot) -> bool {
         !self.is_running(slot) || self.out(slot.claim).reason.is_some()
     }
 
@@ -407,7 +412,7 @@ impl Setting {
             if world.squatted == record.port {
                 return Answer::Foreign;
             }
-            let owner = &world.slots[usize::from(record.id)];
+            let owner = world.slots[usize::from(record.id)];
             if world.record == Content::Record(record) && self.is_running(owner) && !owner.has(mark::PAUSED) {
                 self.note(world, broken::UNANSWERED);
             }
@@ -442,520 +447,6 @@ impl Setting {
         }
         Letter::Read(world.record)
     }
-
-    // ------------------------------------------------------------------------------------------------- daemons
-
-    fn daemon(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
-        let own = number(index);
-        let slot = world.slots[index];
-        if slot.has(mark::PAUSED) {
-            return false;
-        }
-        if slot.has(mark::DEAF) && slot.has(mark::SAID) {
-            world.slots[index].clear(mark::DEAF);
-            world.slots[index].set(mark::LISTENING);
-            log.say(|| "listens".to_owned());
-            return true;
-        }
-        let out = self.out(slot.claim);
-        let mut took = None;
-        let letter = match out.want {
-            Want::Await if self.lacks(Deviation::NoReread) => return false,
-            Want::Await => {
-                let woken = self.automaton.step(slot.claim, Letter::Done);
-                if self.automaton.step(woken, Letter::Read(world.record)) == slot.claim {
-                    return false;
-                }
-                world.slots[index].claim = woken;
-                let letter = self.read(world);
-                log.say(|| format!("re-reads the record: {}", content(world.record, own)));
-                letter
-            }
-            Want::ReadRecord => {
-                let stopping = out.reason == Some(Reason::Stopped);
-                if stopping && self.lacks(Deviation::LockedRemoval) && !self.locks(world, own, log) {
-                    return false;
-                }
-                let letter = self.read(world);
-                log.say(|| format!("reads the record: {}", content(world.record, own)));
-                letter
-            }
-            Want::Probe(record) => {
-                let answer = self.probe(world, record, slot.credential);
-                log.say(|| probed(record, answer));
-                Letter::Probed(answer)
-            }
-            Want::Listen => {
-                world.slots[index].set(mark::LISTENING);
-                log.say(|| "listens".to_owned());
-                Letter::Done
-            }
-            Want::ReadCredential => {
-                world.slots[index].credential = world.credential;
-                log.say(|| format!("reads the credential: {}", secret(world.credential, own)));
-                if world.credential == NONE {
-                    Letter::Missing
-                } else {
-                    Letter::Done
-                }
-            }
-            Want::CreateCredential => {
-                if world.credential == NONE || self.lacks(Deviation::OverwriteCredential) {
-                    if world.credential != NONE {
-                        self.note(world, broken::CREDENTIAL);
-                    }
-                    world.credential = own;
-                    log.say(|| "puts its credential in place".to_owned());
-                } else {
-                    log.say(|| "leaves the credential that is there".to_owned());
-                }
-                Letter::Done
-            }
-            Want::WriteTemporary => {
-                if !slot.has(mark::OPENED) {
-                    world.slots[index].set(mark::OPENED);
-                    world.temporary = Content::Torn;
-                    log.say(|| "opens the temporary file, emptying it".to_owned());
-                    return true;
-                }
-                world.slots[index].clear(mark::OPENED);
-                // What it opened may have been renamed into place by another.
-                let mine = Content::Record(Record {
-                    id: own,
-                    port: slot.port,
-                });
-                if world.temporary != Content::Missing {
-                    world.temporary = mine;
-                } else if world.record == Content::Torn {
-                    world.record = mine;
-                }
-                log.say(|| "writes its record into it".to_owned());
-                Letter::Done
-            }
-            Want::Publish => {
-                if self.lacks(Deviation::LockedRemoval) {
-                    if !self.locks(world, own, log) {
-                        return false;
-                    }
-                }
-                let letter = self.publish(world, index, log);
-                world.release(own);
-                letter
-            }
-            Want::ListTaken => {
-                let found = world.taken & (1 << own) != 0 && !self.lacks(Deviation::NoReclaim);
-                let seen = if found { "one" } else { "none" };
-                log.say(|| format!("looks for a taken file that holds its id: {seen}"));
-                Letter::Taken(found)
-            }
-            Want::Take => self.take(world, index, &mut took, log),
-            Want::ReadTaken => {
-                let theirs = slot.took;
-                world.slots[index].took = NONE;
-                if world.taken & (1 << theirs) != 0 {
-                    world.taken &= !(1 << theirs);
-                    let port = world.slots[usize::from(theirs)].port;
-                    world.record = Content::Record(Record { id: theirs, port });
-                    world.cause = Cause::Rightly;
-                }
-                let record = Content::Record(Record {
-                    id: theirs,
-                    port: theirs,
-                });
-                log.say(|| format!("reads what it took: {}, and puts it back", content(record, own)));
-                Letter::Read(record)
-            }
-            Want::Close => {
-                world.slots[index].clear(mark::LISTENING);
-                world.release(own);
-                log.say(|| match out.reason {
-                    Some(reason) => format!("exits ({})", reason.as_str()),
-                    None => "exits".to_owned(),
-                });
-                Letter::Done
-            }
-            _ => return false,
-        };
-        self.told(world, index, letter, took, log);
-        true
-    }
-
-    fn told(&self, world: &mut World, index: usize, letter: Letter, took: Option<Content>, log: &mut Log) {
-        let own = number(index);
-        let before = self.out(world.slots[index].claim);
-        let claim = self.automaton.step(world.slots[index].claim, letter);
-        world.slots[index].claim = claim;
-        let after = self.out(claim);
-        let removed = before.reason.is_none() && after.reason == Some(Reason::RecordRemoved);
-        if removed && world.last == own && world.cause == Cause::Another {
-            self.note(world, broken::COLLATERAL);
-        }
-        if after.reason == Some(Reason::Yielded) {
-            world.slots[index].set(mark::SAID);
-        }
-        if before.want == Want::ReadRecord && after.want != Want::Take {
-            world.release(own);
-        }
-        self.settle(world, index, took, log);
-    }
-
-    /// Does what no other process can tell.
-    fn settle(&self, world: &mut World, index: usize, took: Option<Content>, log: &mut Log) {
-        let own = number(index);
-        loop {
-            let slot = world.slots[index];
-            let letter = match self.out(slot.claim).want {
-                Want::Listen if self.lacks(Deviation::PublishFirst) => {
-                    world.slots[index].set(mark::DEAF);
-                    Letter::Done
-                }
-                Want::Listen if !self.scenario.reuse => {
-                    world.slots[index].set(mark::LISTENING);
-                    Letter::Done
-                }
-                Want::ReadCredential if !self.scenario.first_launch => Letter::Done,
-                Want::WriteTemporary if !self.lacks(Deviation::SharedTemporary) => Letter::Done,
-                Want::DropTemporary => {
-                    if self.lacks(Deviation::SharedTemporary) {
-                        world.temporary = Content::Missing;
-                    }
-                    Letter::Done
-                }
-                Want::UnlinkTaken => {
-                    world.taken &= !(1 << own);
-                    log.say(|| "unlinks it".to_owned());
-                    Letter::Done
-                }
-                Want::ReadTaken => match took {
-                    Some(taken) => Letter::Read(taken),
-                    None => return,
-                },
-                Want::UnlinkOwn | Want::Drain => Letter::Done,
-                Want::Nothing => {
-                    let slot = &mut world.slots[index];
-                    slot.marks &= mark::SAID;
-                    slot.credential = NONE;
-                    return;
-                }
-                _ => return,
-            };
-            world.slots[index].claim = self.automaton.step(slot.claim, letter);
-        }
-    }
-
-    fn publish(&self, world: &mut World, index: usize, log: &mut Log) -> Letter {
-        let own = number(index);
-        let content = if self.lacks(Deviation::SharedTemporary) {
-            if world.temporary == Content::Missing {
-                log.say(|| "finds its temporary file gone".to_owned());
-                return Letter::Failed;
-            }
-            std::mem::replace(&mut world.temporary, Content::Missing)
-        } else {
-            Content::Record(Record {
-                id: own,
-                port: world.slots[index].port,
-            })
-        };
-        if world.slots[index].has(mark::SPARES) && world.record.id().is_some_and(|owner| owner != own) {
-            self.note(world, broken::CHURN);
-        }
-        world.unspare();
-        world.record = content;
-        world.last = own;
-        world.cause = Cause::Rightly;
-        world.slots[index].set(mark::SAID);
-        log.say(|| "renames its record into place".to_owned());
-        Letter::Done
-    }
-
-    fn take(&self, world: &mut World, index: usize, took: &mut Option<Content>, log: &mut Log) -> Letter {
-        let own = number(index);
-        let unlinks = self.lacks(Deviation::LiteralRemoval) || self.lacks(Deviation::LockedRemoval);
-        let found = std::mem::replace(&mut world.record, Content::Missing);
-        if found == Content::Missing {
-            log.say(|| "finds no record to take".to_owned());
-            return Letter::Missing;
-        }
-        world.unspare();
-        world.cause = Cause::Rightly;
-        *took = Some(found);
-        if let Some(theirs) = found.id().filter(|id| *id != own) {
-            world.cause = Cause::Another;
-            if unlinks {
-                self.note_removal(world, theirs);
-            } else {
-                world.taken |= 1 << theirs;
-            }
-            if self.lacks(Deviation::PutBack) {
-                world.slots[index].took = theirs;
-                *took = None;
-            }
-        }
-        if unlinks {
-            world.release(own);
-            log.say(|| format!("unlinks the record: {}", content(found, own)));
-            // It believes that it was its own.
-            *took = Some(Content::Record(Record { id: own, port: own }));
-        } else {
-            log.say(|| format!("renames the record to its taken name: {}", content(found, own)));
-        }
-        Letter::Done
-    }
-
-    fn note_removal(&self, world: &mut World, theirs: u8) {
-        if self.is_running(&world.slots[usize::from(theirs)]) {
-            self.note(world, broken::REMOVED);
-        }
-    }
-
-    /// Takes the lock, or goes on without it where a stopped process holds it; waits otherwise.
-    fn locks(&self, world: &mut World, process: u8, log: &mut Log) -> bool {
-        if world.lock == NONE {
-            world.lock = process;
-            log.say(|| "takes the lock".to_owned());
-        } else if world.is_paused(world.lock) {
-            log.say(|| "waits for the lock in vain".to_owned());
-        } else {
-            return world.lock == process;
-        }
-        true
-    }
-
-    // ------------------------------------------------------------------------------------------------- clients
-
-    fn client(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
-        let client = world.clients[index];
-        if client.paused {
-            return false;
-        }
-        match client.phase {
-            Phase::Calling if client.removing != NONE => {
-                self.remove(world, index, log);
-                true
-            }
-            Phase::Calling => self.call(world, index, log),
-            Phase::Connected(daemon) if self.leaves(&world.slots[usize::from(daemon)]) => {
-                log.say(|| format!("learns that D{daemon} is leaving"));
-                self.begin(&mut world.clients[index]);
-                true
-            }
-            Phase::Starting => {
-                self.spawn(world, index, false, log);
-                world.clients[index].phase = Phase::Watching;
-                true
-            }
-            Phase::Watching => self.watch(world, index, log),
-            _ => false,
-        }
-    }
-
-    fn watch(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
-        let child = world.clients[index].child;
-        let slot = world.slots[usize::from(child)];
-        if self.is_running(&slot) {
-            return false;
-        }
-        let reason = self.out(slot.claim).reason;
-        let client = &mut world.clients[index];
-        client.child = NONE;
-        match reason {
-            Some(Reason::Displaced) if !self.lacks(Deviation::RestartDisplaced) => {
-                log.say(|| format!("sees that D{child} was displaced, and connects"));
-                client.phase = Phase::Calling;
-                client.machine = self.automaton.start(Root::Call {
-                    protocol: 1,
-                    spawn: false,
-                    replace: false,
-                });
-            }
-            None | Some(Reason::Displaced | Reason::Failed) => {
-                log.say(|| format!("sees that D{child} is gone, and starts it again"));
-                client.phase = Phase::Starting;
-            }
-            Some(_) => client.phase = Phase::Lost,
-        }
-        true
-    }
-
-    fn spawn(&self, world: &mut World, index: usize, yields: bool, log: &mut Log) {
-        let free = self.slots().find(|slot| world.slots[*slot].claim == OFF);
-        let Some(slot) = free else {
-            world.spent = true;
-            return;
-        };
-        world.clients[index].child = number(slot);
-        let protocol = self.protocol(&world.clients[index]);
-        let told = if yields && !self.lacks(Deviation::ChildrenDoNotYield) {
-            ", told to yield"
-        } else {
-            ""
-        };
-        log.say(|| format!("starts D{slot}{told}"));
-        self.launch(world, slot, protocol, yields, &mut Log::default());
-    }
-
-    fn remove(&self, world: &mut World, index: usize, log: &mut Log) {
-        let Client {
-            removing, compared, ..
-        } = world.clients[index];
-        if !compared {
-            let same = world.record.id() == Some(removing);
-            log.say(|| format!("reads the record once more: {}", content(world.record, NONE)));
-            world.clients[index].compared = same;
-            if !same {
-                world.clients[index].removing = NONE;
-            }
-            return;
-        }
-        log.say(|| format!("unlinks the record: {}", content(world.record, NONE)));
-        if let Some(theirs) = world.record.id() {
-            world.cause = Cause::Another;
-            self.note_removal(world, theirs);
-        }
-        world.unspare();
-        world.record = Content::Missing;
-        world.clients[index].removing = NONE;
-        world.clients[index].compared = false;
-    }
-
-    fn call(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
-        let client = world.clients[index];
-        let letter = match self.out(client.machine).want {
-            Want::ReadRecord => {
-                log.say(|| format!("reads the record: {}", content(world.record, NONE)));
-                self.read(world)
-            }
-            Want::Probe(record) => {
-                let answer = self.client_probe(world, record);
-                log.say(|| probed(record, answer));
-                if self.lacks(Deviation::ClientsRemove)
-                    && matches!(answer, Answer::Refused | Answer::TimedOut)
-                {
-                    world.clients[index].removing = record.id;
-                }
-                Letter::Probed(answer)
-            }
-            Want::Lock => {
-                let ignores = matches!(
-                    self.scenario.clients[usize::from(client.kind)],
-                    Kind::Caller {
-                        ignores_lock: true,
-                        ..
-                    }
-                );
-                if ignores {
-                    log.say(|| "does not ask for the lock".to_owned());
-                } else if world.lock == NONE {
-                    world.lock = client_number(index);
-                    log.say(|| "takes the lock".to_owned());
-                } else {
-                    return false;
-                }
-                world.clients[index].machine = self.automaton.step(client.machine, Letter::Locked(!ignores));
-                return self.call(world, index, log);
-            }
-            Want::Spawn => {
-                self.spawn(world, index, true, log);
-                Letter::Spawned
-            }
-            Want::Await => return self.wakes(world, index, false, log),
-            _ => return false,
-        };
-        self.hears(world, index, letter, log);
-        true
-    }
-
-    fn client_probe(&self, world: &mut World, record: Record) -> Answer {
-        if self.scenario.first_launch && world.credential == NONE {
-            return Answer::NoCredential;
-        }
-        self.probe(world, record, world.credential)
-    }
-
-    /// A waiting client wakes and reads, if that leads anywhere.
-    fn wakes(&self, world: &mut World, index: usize, second: bool, log: &mut Log) -> bool {
-        let client = world.clients[index];
-        let child = match client.child {
-            NONE => Child::Silent,
-            child => {
-                let slot = &world.slots[usize::from(child)];
-                if slot.has(mark::SAID) {
-                    Child::Done
-                } else if self.is_running(slot) {
-                    Child::Silent
-                } else {
-                    Child::Failed
-                }
-            }
-        };
-        if second && self.automaton.out(client.machine).want != Want::Await {
-            return false;
-        }
-        let woken = self.automaton.step(client.machine, Letter::Woken(child, second));
-        let read = self.automaton.step(woken, Letter::Read(world.record));
-        let mut end = read;
-        while let Want::Probe(record) = self.out(end).want {
-            let answer = self.client_probe(&mut world.clone(), record);
-            end = self.automaton.step(end, Letter::Probed(answer));
-        }
-        if end == client.machine {
-            return false;
-        }
-        world.clients[index].machine = woken;
-        let letter = self.read(world);
-        log.say(|| {
-            let child = match child {
-                Child::Silent => "",
-                Child::Done => " (its child is done)",
-                Child::Failed => " (its child failed)",
-            };
-            format!(
-                "wakes{child} and reads the record: {}",
-                content(world.record, NONE)
-            )
-        });
-        self.hears(world, index, letter, log);
-        true
-    }
-
-    fn hears(&self, world: &mut World, index: usize, letter: Letter, log: &mut Log) {
-        let mut machine = self.automaton.step(world.clients[index].machine, letter);
-        if self.out(machine).want == Want::Unlock {
-            world.release(client_number(index));
-            log.say(|| "gives the lock back".to_owned());
-            machine = self.automaton.step(machine, Letter::Unlocked);
-        }
-        let client = &mut world.clients[index];
-        client.machine = machine;
-        let Some(end) = self.out(machine).end else {
-            return;
-        };
-        client.machine = OFF;
-        client.child = NONE;
-        if client.calls != ENDLESS {
-            client.calls = client.calls.saturating_sub(1);
-        }
-        client.phase = match end {
-            End::Ready(daemon) => {
-                log.say(|| format!("is connected to D{daemon}"));
-                if !self.is_running(&world.slots[usize::from(daemon)]) {
-                    world.broken |= broken::MISTAKEN & self.watched;
-                }
-                Phase::Connected(daemon)
-            }
-            End::Not(outcome) => {
-                log.say(|| format!("ends: {outcome}"));
-                if outcome == "incompatible" {
-                    Phase::Incompatible
-                } else {
-                    Phase::Failed
-                }
-            }
-        };
-    }
-
-    // ------------------------------------------------------------------------------------------------- steps
 
     /// Performs an action, where it is possible and changes something.
     pub fn act(&self, world: &mut World, action: Action, log: &mut Log) -> bool {
@@ -1004,7 +495,7 @@ impl Setting {
             Action::Crash(process) => {
                 log.say(|| "is killed".to_owned());
                 world.left.crash -= 1;
-                self.crash(world, process);
+                world.crash(process);
                 true
             }
             Action::Pause(process) => {
@@ -1042,53 +533,13 @@ impl Setting {
         }
     }
 
-    fn reuse(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
-        let slot = world.slots[index];
-        let Content::Record(Record { port, .. }) = world.record else {
-            return false;
-        };
-        let taken = world
-            .slots
-            .iter()
-            .any(|other| other.has(mark::LISTENING) && other.port == port);
-        let wants = self.out(slot.claim).want == Want::Listen && !slot.has(mark::PAUSED);
-        if !self.scenario.reuse || !wants || taken || port == slot.port {
-            return false;
-        }
-        world.slots[index].port = port;
-        world.slots[index].set(mark::LISTENING);
-        log.say(|| "listens, on the port of the stale record".to_owned());
-        self.told(world, index, Letter::Done, None, log);
-        true
-    }
-
-    fn crash(&self, world: &mut World, process: u8) {
-        world.release(process);
-        world.unspare();
-        let index = usize::from(process);
-        if index < DAEMONS {
-            let slot = &mut world.slots[index];
-            slot.claim = GONE;
-            slot.credential = NONE;
-            slot.took = NONE;
-            slot.marks = slot.marks & mark::SAID | mark::CRASHED;
-        } else {
-            let client = &mut world.clients[index - DAEMONS];
-            client.phase = Phase::Crashed;
-            client.machine = OFF;
-            client.child = NONE;
-            client.paused = false;
-            client.removing = NONE;
-        }
-    }
-
     /// Forgets of processes that have gone what can no longer matter, so that worlds that behave alike are one.
     fn tidy(&self, world: &mut World) {
         for index in self.clients() {
             let Client { phase, calls, .. } = world.clients[index];
             // Nobody can tell when one learns it that does not connect again.
             let left =
-                matches!(phase, Phase::Connected(daemon) if self.leaves(&world.slots[usize::from(daemon)]));
+                matches!(phase, Phase::Connected(daemon) if self.leaves(world.slots[usize::from(daemon)]));
             if left && calls == 0 {
                 world.clients[index].phase = Phase::Lost;
             }
@@ -1100,7 +551,7 @@ impl Setting {
                 world.slots[index].clear_unless(mark::SAID, world.slots[index].has(mark::DEAF));
             }
             let slot = world.slots[index];
-            if slot.claim == OFF || self.is_running(&slot) || world.last == own || is_child {
+            if slot.claim == OFF || self.is_running(slot) || world.last == own || is_child {
                 continue;
             }
             let slot = &mut world.slots[index];
@@ -1116,7 +567,7 @@ impl Setting {
 
     fn is_referred_to(&self, world: &World, daemon: u8) -> bool {
         let mentions = |local: Local| self.automaton.mentions(local, daemon);
-        let by_slot = |slot: &Slot| self.is_running(slot) && mentions(slot.claim);
+        let by_slot = |slot: &Slot| self.is_running(*slot) && mentions(slot.claim);
         let by_client =
             |client: &Client| client.phase == Phase::Connected(daemon) || mentions(client.machine);
         world.record.id() == Some(daemon)
@@ -1163,7 +614,7 @@ impl Setting {
             }
             moving |= expired;
         }
-        let running = |slot: usize| self.is_running(&world.slots[slot]);
+        let running = |slot: usize| self.is_running(world.slots[slot]);
         for slot in self.slots().filter(|slot| running(*slot)) {
             let here = world.slots[slot];
             if world.left.crash > 0 {
@@ -1203,198 +654,10 @@ impl Setting {
             (false, false) => Stillness::Settled,
         }
     }
-
-    // ------------------------------------------------------------------------------------------------- symmetry
-
-    /// One representative of all worlds that are the same but for the names of daemons and clients.
-    pub fn canonical(&self, world: &World) -> World {
-        let count = usize::from(self.scenario.slots);
-        let mut order = [0, 1, 2, 3, 4];
-        let mut keys = [(0, 0, 0, 0, 0); DAEMONS];
-        for (slot, key) in keys.iter_mut().enumerate().take(count) {
-            *key = self.slot_key(world, number(slot));
-        }
-        order[..count].sort_by_key(|slot: &usize| keys[*slot]);
-        let mut names: [u8; IDS] = [0, 1, 2, 3, 4, 5];
-        for (new, old) in order.iter().enumerate() {
-            names[*old] = number(new);
-        }
-        let mut world = self.renamed(world, &names);
-        if self.clients().len() > 1 {
-            let lock = world.lock;
-            let mut by: [usize; CLIENTS] = [0, 1, 2];
-            by[..self.scenario.clients.len()]
-                .sort_by_key(|client| (world.clients[*client], lock == client_number(*client)));
-            world.clients = by.map(|client| world.clients[client]);
-            if let Some(holder) = usize::from(lock).checked_sub(DAEMONS).filter(|_| lock != NONE) {
-                let place = by.iter().position(|client| *client == holder);
-                world.lock = client_number(place.expect("a client of this world"));
-            }
-        }
-        world
-    }
-
-    fn slot_key(&self, world: &World, daemon: u8) -> (Local, u8, u8, u8, u8) {
-        let slot = &world.slots[usize::from(daemon)];
-        let owns = matches!(world.record, Content::Record(record) if record.id == daemon);
-        let tied = u8::from(owns)
-            | u8::from(world.last == daemon) << 1
-            | u8::from(world.lock == daemon) << 2
-            | u8::from(world.credential == daemon) << 3
-            | u8::from(world.squatted == daemon) << 4
-            | (world.taken >> daemon & 1) << 5;
-        let mut children = 0;
-        let mut peers = 0;
-        for client in &world.clients {
-            children += u8::from(client.child == daemon);
-            peers += u8::from(client.phase == Phase::Connected(daemon));
-            children += u8::from(self.automaton.mentions(client.machine, daemon)) << 4;
-        }
-        (
-            self.automaton.orbit(slot.claim),
-            slot.marks,
-            slot.protocol,
-            tied,
-            children << 2 | peers,
-        )
-    }
-
-    fn renamed(&self, world: &World, names: &[u8; IDS]) -> World {
-        let by = rank(names, usize::from(self.scenario.slots));
-        if by == 0 {
-            return *world;
-        }
-        let name = |daemon: u8| {
-            if usize::from(daemon) < DAEMONS {
-                names[usize::from(daemon)]
-            } else {
-                daemon
-            }
-        };
-        let content = |content: Content| match content {
-            Content::Record(record) => Content::Record(Record {
-                id: name(record.id),
-                port: name(record.port),
-            }),
-            other => other,
-        };
-        let mut renamed = *world;
-        for (old, slot) in world.slots.iter().enumerate() {
-            renamed.slots[usize::from(names[old])] = Slot {
-                claim: self.automaton.renamed(slot.claim, by),
-                port: name(slot.port),
-                credential: name(slot.credential),
-                took: name(slot.took),
-                ..*slot
-            };
-        }
-        for client in &mut renamed.clients {
-            client.machine = self.automaton.renamed(client.machine, by);
-            client.child = name(client.child);
-            client.removing = name(client.removing);
-            if let Phase::Connected(daemon) = &mut client.phase {
-                *daemon = name(*daemon);
-            }
-        }
-        renamed.record = content(world.record);
-        renamed.temporary = content(world.temporary);
-        renamed.credential = name(world.credential);
-        renamed.squatted = name(world.squatted);
-        renamed.lock = name(world.lock);
-        renamed.last = name(world.last);
-        renamed.taken = (0..DAEMONS).fold(0, |taken, old| taken | (world.taken >> old & 1) << names[old]);
-        renamed
-    }
-
-    // ------------------------------------------------------------------------------------------------- questions
-
-    /// Whether what follows is outside the scenario's bound.
-    pub fn is_spent(&self, world: &World) -> bool {
-        world.spent
-    }
-
-    /// Whether nothing has gone wrong.
-    pub fn is_faultless(&self, world: &World) -> bool {
-        world.left == self.scenario.faults && !self.scenario.hurried
-    }
-
-    /// The protocol number of each client, with where it is.
-    pub fn protocols<'a>(&'a self, world: &'a World) -> impl Iterator<Item = (u8, Phase)> + 'a {
-        let clients = &world.clients[..self.scenario.clients.len()];
-        clients.iter().map(|client| (self.protocol(client), client.phase))
-    }
-
-    /// The daemons that run.
-    pub fn running(&self, world: &World) -> Vec<u8> {
-        let runs = |slot: &u8| self.is_running(&world.slots[usize::from(*slot)]);
-        self.slots().map(number).filter(runs).collect()
-    }
-
-    /// Whose id stands in the record.
-    pub fn owner(&self, world: &World) -> Option<u8> {
-        world.record.id()
-    }
-
-    /// The daemon that published last, unless it was killed, asked to stop, or a person deleted its record.
-    pub fn heir(&self, world: &World) -> Option<u8> {
-        let last = Some(world.last).filter(|last| *last != NONE)?;
-        let slot = &world.slots[usize::from(last)];
-        let rightly_gone = match self.out(slot.claim).reason {
-            Some(Reason::Stopped) => true,
-            Some(Reason::RecordRemoved) => world.cause == Cause::Rightly,
-            _ => false,
-        };
-        (!rightly_gone && !slot.has(mark::CRASHED)).then_some(last)
-    }
-
-    /// Where a fresh connect of this protocol leads, by the crate's own machine.
-    pub fn connects(&self, world: &World, protocol: u8) -> Option<End> {
-        let mut machine = self.automaton.start(Root::Call {
-            protocol,
-            spawn: false,
-            replace: false,
-        });
-        loop {
-            let out = self.out(machine);
-            let letter = match out.want {
-                Want::ReadRecord => Letter::Read(world.record),
-                Want::Probe(record) => Letter::Probed(self.client_probe(&mut world.clone(), record)),
-                Want::Nothing => return out.end,
-                _ => return None,
-            };
-            machine = self.automaton.step(machine, letter);
-        }
-    }
-
-    /// A daemon's protocol number.
-    pub fn protocol_of(&self, world: &World, daemon: u8) -> u8 {
-        world.slots[usize::from(daemon)].protocol
-    }
-
-    /// Whether a daemon has the credential that is in the file.
-    pub fn has_credential(&self, world: &World, daemon: u8) -> bool {
-        world.slots[usize::from(daemon)].credential == world.credential
-    }
-
-    /// Where each client is.
-    pub fn phases<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Phase> + 'a {
-        world.clients[..self.scenario.clients.len()]
-            .iter()
-            .map(|client| client.phase)
-    }
-
-    /// Whose record the world shows, for a reader of a trace.
-    pub fn record(&self, world: &World) -> String {
-        match world.record {
-            Content::Missing => "-".to_owned(),
-            Content::Torn => "torn".to_owned(),
-            Content::Record(record) => format!("D{}", record.id),
-        }
-    }
 }
 
 impl Slot {
-    fn has(&self, mark: u8) -> bool {
+    fn has(self, mark: u8) -> bool {
         self.marks & mark != 0
     }
 
@@ -1414,6 +677,39 @@ impl Slot {
 }
 
 impl World {
+    /// Takes the lock, or goes on without it where a stopped process holds it; waits otherwise.
+    fn locks(&mut self, process: u8, log: &mut Log) -> bool {
+        if self.lock == NONE {
+            self.lock = process;
+            log.say(|| "takes the lock".to_owned());
+        } else if self.is_paused(self.lock) {
+            log.say(|| "waits for the lock in vain".to_owned());
+        } else {
+            return self.lock == process;
+        }
+        true
+    }
+
+    fn crash(&mut self, process: u8) {
+        self.release(process);
+        self.unspare();
+        let index = usize::from(process);
+        if index < DAEMONS {
+            let slot = &mut self.slots[index];
+            slot.claim = GONE;
+            slot.credential = NONE;
+            slot.took = NONE;
+            slot.marks = slot.marks & mark::SAID | mark::CRASHED;
+        } else {
+            let client = &mut self.clients[index - DAEMONS];
+            client.phase = Phase::Crashed;
+            client.machine = OFF;
+            client.child = NONE;
+            client.paused = false;
+            client.removing = NONE;
+        }
+    }
+
     fn release(&mut self, process: u8) {
         if self.lock == process {
             self.lock = NONE;
@@ -1447,41 +743,5 @@ impl World {
         for slot in &mut self.slots {
             slot.clear(mark::SPARES);
         }
-    }
-}
-
-fn content(content: Content, own: u8) -> String {
-    match content {
-        Content::Missing => "none".to_owned(),
-        Content::Torn => "half of one".to_owned(),
-        Content::Record(record) if record.id == own => "its own".to_owned(),
-        Content::Record(record) => format!("D{}'s", record.id),
-    }
-}
-
-fn probed(record: Record, answer: Answer) -> String {
-    let what = match answer {
-        Answer::Refused => "refused".to_owned(),
-        Answer::TimedOut => "no answer in time".to_owned(),
-        Answer::Foreign => "not proven".to_owned(),
-        Answer::NoCredential => "there is no credential".to_owned(),
-        Answer::Proven { id, protocol, ready } => {
-            let state = if ready { "ready" } else { "draining" };
-            let id = if id == record.id {
-                String::new()
-            } else {
-                format!("D{id} ")
-            };
-            format!("{id}{state}, acme/{protocol}")
-        }
-    };
-    format!("probes D{}: {what}", record.id)
-}
-
-fn secret(credential: u8, own: u8) -> String {
-    match credential {
-        NONE => "none".to_owned(),
-        credential if credential == own => "its own".to_owned(),
-        credential => format!("D{credential}'s"),
     }
 }
