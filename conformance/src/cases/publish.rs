@@ -828,7 +828,7 @@ mod tests {
 
     #[test]
     fn a_port_that_never_listens_refuses() {
-        let port = super::super::scene::DeadPort::new().unwrap();
+        let port = crate::cases::scene::DeadPort::new().unwrap();
         let error = std::net::TcpStream::connect(port.address).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }

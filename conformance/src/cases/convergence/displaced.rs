@@ -1,0 +1,275 @@
+//! Displaced: leaving to the one that took over.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{Facts, FileEventKind, Watch};
+use local_daemon_harness::http::{Connection, HttpFault};
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::record::{Record, replace};
+use local_daemon_harness::wait::ms;
+
+use super::{displace, displaced_for_good, drained};
+use crate::case::{Outcome, Stop};
+use crate::cases::scene::{
+    NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
+    record_in, signal,
+};
+use crate::stage::{Daemon, Live, Stage, Start};
+
+/// Stops `first` (SIGSTOP) and lets a second daemon take over.
+fn taken_over_while_stopped(
+    stage: &mut Stage,
+    first: &Daemon,
+    meanwhile: impl FnOnce(&mut Stage) -> Outcome,
+) -> Outcome<(Daemon, Live)> {
+    first.stop()?;
+    stage.precondition(format!("{} was seen stopped", first.name));
+    meanwhile(stage)?;
+    stage.launch_ready()
+}
+
+pub(super) fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
+    let (first, _) = stage.launch_ready()?;
+    let (_second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
+    successor_is_left_alone(stage, &first, &new)
+}
+
+pub(super) fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
+    let (first, _) = stage.launch_ready()?;
+    let (_second, new) = taken_over_while_stopped(stage, &first, |stage| {
+        signal(stage, &first, Signal::TERM).map(drop)
+    })?;
+    successor_is_left_alone(stage, &first, &new)
+}
+
+/// Lets `first` go on: it must leave in time and leave the record of `new` alone.
+fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Outcome {
+    let name = stage.manifest().binding.registration.clone();
+    let facts = Facts::of(&stage.record_path())?;
+    let watch = Watch::on(stage.state_dir())?;
+    stage.expect("it leaves within its bound, and the successor's record sees no event");
+    first.cont()?;
+    let at = Instant::now();
+    let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
+    let exit = exits(stage, first, deadline, "it went on after a displacement")?;
+    stage.observed(format!(
+        "{exit} after {} ms",
+        exit.at.saturating_duration_since(at).as_millis()
+    ));
+    let touched = changes(&watch.events(), &name);
+    let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
+    stage.ensure(
+        same && touched.is_empty(),
+        format!("its successor's record was touched: {touched:?}"),
+    )?;
+    let ready = stage.is_ready(new);
+    stage.ensure(ready, "the successor is not ready any more")
+}
+
+pub(super) fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let idle = open(&live, b"")?;
+    let half = open(&live, b"GET / HT")?;
+    let _work = match open_work(stage, &live) {
+        Ok(work) => Some(work),
+        Err(Stop::Untestable(_)) => None,
+        Err(stop) => return Err(stop),
+    };
+    stage.precondition("open at the daemon: an idle connection and half a request head");
+    stage.expect("it ends by itself within its re-read interval and its drain bound");
+    let at = displace(stage, &Rival::new()?)?;
+    let deadline = drained(stage);
+    let exit = exits(stage, &daemon, deadline, "its drain bound, displaced")?;
+    stage.observed(format!(
+        "{exit} after {} ms",
+        exit.at.saturating_duration_since(at).as_millis()
+    ));
+    drop((idle, half));
+    Ok(())
+}
+
+pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
+    let (daemon, _) = stage.launch_ready()?;
+    let name = stage.manifest().binding.registration.clone();
+    let rival = Rival::new()?;
+    let watch = Watch::on(stage.state_dir())?;
+    stage.expect("the suite's own rename is the only event about the record");
+    displace(stage, &rival)?;
+    let facts = Facts::of(&stage.record_path())?;
+    let deadline = stage.stand_down_deadline() + SLACK;
+    exits(stage, &daemon, deadline, "a displacement")?;
+    let events = watch.wait_for(stage.ready_deadline(), |events| {
+        count(events, FileEventKind::MovedTo, &name) > 0
+    });
+    let Some(events) = events else {
+        return stage.inconclusive("the suite's own rename was not seen");
+    };
+    let touched = changes(&events, &name);
+    stage.observed(format!("events about the record: {touched:?}"));
+    let same =
+        Facts::of(&stage.record_path()).ok() == Some(facts) && read(&stage.record_path())? == rival.bytes();
+    stage.ensure(
+        same && touched.len() == 1,
+        format!("the successor's record was touched: {touched:?}"),
+    )
+}
+
+pub(super) fn no_new_work(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let request = mutation(stage, &live)?;
+    match stage.send(&live, &request) {
+        Ok(answer) if (200..300).contains(&answer.status) => {
+            stage.control(format!("the request was answered {} before", answer.status));
+        }
+        other => return stage.inconclusive(format!("the request in its good form: {other:?}")),
+    }
+    let mut kept = Connection::open(live.target.address, stage.ready_deadline())
+        .map_err(|fault| Stop::Inconclusive(fault.to_string()))?;
+    let before = kept.exchange(
+        &live.target.bearing(&live.credential).bytes(),
+        stage.ready_deadline(),
+    );
+    let kept = before
+        .is_ok_and(|answer| answer.status == 200 && !answer.closes)
+        .then_some(kept);
+    let _work = open_work(stage, &live)?;
+    stage.expect("it is answered 503, or finds no connection");
+    displaced_for_good(stage, &daemon, &live)?;
+    let fresh = stage.send(&live, &request).map(|answer| answer.status);
+    stage.ensure(refused(&fresh), format!("a new connection: {fresh:?}"))?;
+    if let Some(mut kept) = kept {
+        let old = kept
+            .exchange(&request.bytes(), stage.ready_deadline())
+            .map(|answer| answer.status);
+        stage.ensure(refused(&old), format!("the connection from before: {old:?}"))?;
+    }
+    Ok(())
+}
+
+fn refused(answer: &Result<u16, HttpFault>) -> bool {
+    matches!(
+        answer,
+        Ok(503) | Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(0))
+    )
+}
+
+pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let own = read(&stage.record_path())?;
+    let name = stage.manifest().binding.registration.clone();
+    let _work = open_work(stage, &live)?;
+    displaced_for_good(stage, &daemon, &live)?;
+    stage.expect("it is never ready again, publishes nothing, and ends");
+    let watch = Watch::on(stage.state_dir())?;
+    replace(&stage.record_path(), &own, 0o600)?;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline && daemon.is_running() {
+        let ready = stage.is_ready(&live);
+        stage.ensure(!ready, "it is ready again with its own record back")?;
+        daemon.wait_exit(ms(50));
+    }
+    let taken = stage
+        .state_dir()
+        .join(format!("{name}.taken-{}-returned", Rival::new()?.record.id));
+    std::fs::rename(stage.record_path(), taken)?;
+    // Nothing else renames the record into place now.
+    daemon.wait_exit(ms(300));
+    if daemon.is_running() {
+        signal(stage, &daemon, Signal::TERM)?;
+        daemon.wait_exit(ms(300));
+    }
+    if daemon.is_running() {
+        signal(stage, &daemon, Signal::TERM)?;
+    }
+    let deadline = drained(stage);
+    exits(stage, &daemon, deadline, "its drain bound")?;
+    let published = count(&watch.events(), FileEventKind::MovedTo, &name);
+    stage.ensure(
+        published == 1,
+        format!("it published again: {:?}", changes(&watch.events(), &name)),
+    )
+}
+
+pub(super) fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
+    let (daemon, _) = stage.launch_ready()?;
+    stage.expect("exit status 20");
+    displace(stage, &Rival::new()?)?;
+    let deadline = stage.stand_down_deadline() + SLACK;
+    let exit = exits(stage, &daemon, deadline, "a displacement")?;
+    stage.ensure(exit.code == Some(20), exit.to_string())
+}
+
+pub(super) fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
+    stage.expect("exit status 0 each time");
+    for way in [
+        "a signal",
+        "the removal of its record",
+        "the removal of its directory",
+    ] {
+        let state_dir = further_state_dir(stage, way)?;
+        let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
+        stage.ready(&daemon)?;
+        match way {
+            "a signal" => signal(stage, &daemon, Signal::TERM).map(drop)?,
+            "the removal of its record" => std::fs::remove_file(record_in(stage, &state_dir))?,
+            _ => std::fs::remove_dir_all(&state_dir)?,
+        }
+        let deadline = stage.stand_down_deadline() + SLACK;
+        let exit = exits(stage, &daemon, deadline, way)?;
+        stage.ensure(exit.code == Some(0), format!("after {way}: {exit}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn at_once(stage: &mut Stage, contenders: usize) -> Outcome {
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let name = stage.manifest().binding.registration.clone();
+    let watch = Watch::on(&state_dir)?;
+    stage.expect("each publishes once; all but one end by themselves; the one that stays owns the record");
+    let daemons = (0..contenders)
+        .map(|_| stage.launch())
+        .collect::<Outcome<Vec<Daemon>>>()?;
+    let published = watch.wait_for(stage.ready_deadline(), |events| {
+        count(events, FileEventKind::MovedTo, &name) >= contenders
+    });
+    let Some(published) = published else {
+        let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
+        stage.precondition(format!("{contenders} daemons were started"));
+        return stage.fail(format!("{seen} of them published"));
+    };
+    let last = published.last().map_or_else(Instant::now, |event| event.at);
+    stage.precondition(format!("{contenders} publishes were seen"));
+    let owner = Record::parse(&read(&stage.record_path())?)
+        .map_err(|fault| Stop::Violation(format!("the record after the last publish: {fault}")))?;
+    let deadline = last + NOTICED + stage.manifest().daemon.stand_down_timeout() + SLACK;
+    let is_owner = |daemon: &&Daemon| daemon.tree().iter().any(|p| p.pid == owner.pid.unsigned_abs());
+    let Some(survivor) = daemons.iter().find(is_owner) else {
+        return stage.fail(format!("no running daemon has the recorded pid {}", owner.pid));
+    };
+    for daemon in daemons.iter().filter(|daemon| daemon.name != survivor.name) {
+        exits(stage, daemon, deadline, "it was displaced")?;
+    }
+    let live = match stage.ready(survivor) {
+        Ok(live) => live,
+        Err(Stop::Violation(why)) => return stage.fail(format!("the owner of the record: {why}")),
+        Err(stop) => return Err(stop),
+    };
+    stage.ensure(
+        live.record.id == owner.id && survivor.is_running(),
+        "the last one to publish is not the one that stayed",
+    )?;
+    let events = watch.events();
+    let others: Vec<String> = changes(&events, &name)
+        .into_iter()
+        .filter(|change| !change.starts_with("MovedTo"))
+        .collect();
+    stage.observed(format!(
+        "{} stayed; beside the publishes: {others:?}",
+        survivor.name
+    ));
+    stage.ensure(others.is_empty(), format!("the record was touched: {others:?}"))?;
+    stage.ensure(
+        count(&events, FileEventKind::MovedTo, &name) == contenders,
+        "a displaced daemon published again",
+    )
+}

@@ -1,0 +1,258 @@
+//! Whose record is it: what a daemon makes of what it reads there.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{Facts, FileEventKind, Watch};
+use local_daemon_harness::platform::overwrite_unnoticed;
+use local_daemon_harness::record::{Record, replace, write_new};
+use local_daemon_harness::wait::{ms, until};
+
+use super::{displace, ready_again};
+use crate::case::{Outcome, Stop};
+use crate::cases::scene::{
+    NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
+    stays, write_in_place,
+};
+use crate::stage::{Daemon, Live, Stage, Start};
+
+pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let path = stage.record_path();
+    let bytes = read(&path)?;
+    let Some(place) = String::from_utf8_lossy(&bytes).find(&live.record.id) else {
+        return stage.inconclusive("the id is not written plainly in the record");
+    };
+    // Opened before, so that this open and the daemon's own end are the only ones that could be told.
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
+    stays(
+        stage,
+        &daemon,
+        Duration::from_millis(100),
+        "while it owned its record",
+    )?;
+    let watch = Watch::on(stage.state_dir())?;
+    let rival = Rival::new()?;
+    stage.expect(
+        "it leaves by its own re-read: begun within 2.5 s, ended in the time that the manifest gives",
+    );
+    overwrite_unnoticed(&file, place, rival.record.id.as_bytes())?;
+    let at = Instant::now();
+    let now = Record::parse(&read(&path)?).map(|record| record.id);
+    if now.as_ref() != Ok(&rival.record.id) {
+        return stage.inconclusive(format!("the record now holds {now:?}"));
+    }
+    if !changes(&watch.events(), &stage.manifest().binding.registration).is_empty() {
+        return stage.inconclusive("the change was notified");
+    }
+    stage.precondition("the record holds another id, and no notification of it was seen");
+    let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
+    let exit = exits(stage, &daemon, deadline, "a displacement that nobody told it of")?;
+    stage.observed(format!(
+        "{exit} after {} ms",
+        exit.at.duration_since(at).as_millis()
+    ));
+    Ok(())
+}
+
+pub(super) fn displaced_at_once(stage: &mut Stage) -> Outcome {
+    stage.expect("an idle daemon is gone 100 ms after a displacement");
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let (daemon, _) = stage.launch_ready()?;
+        let at = displace(stage, &Rival::new()?)?;
+        let deadline = stage.stand_down_deadline() + SLACK;
+        let exit = exits(stage, &daemon, deadline, "a displacement")?;
+        best = best.min(exit.at.saturating_duration_since(at));
+    }
+    stage.observed(format!("the fastest exit came after {} ms", best.as_millis()));
+    stage.ensure(
+        best <= Duration::from_millis(100),
+        format!("{} ms", best.as_millis()),
+    )
+}
+
+pub(super) fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let rival = Rival::new()?;
+    let same_id = Record {
+        id: live.record.id.clone(),
+        version: "another version".to_owned(),
+        ..rival.record.clone()
+    };
+    let text = same_id
+        .to_json()
+        .replace(',', " ,\n\t")
+        .replace('{', "{\n \"unknown\": {\"deep\": [1, null]}, ");
+    if Record::parse(text.as_bytes()).is_err() {
+        return Err(Stop::Fault("the other record is not valid".to_owned()));
+    }
+    stage.expect("it stays, is ready, and leaves the other record as it is");
+    let watch = Watch::on(stage.state_dir())?;
+    let name = stage.manifest().binding.registration.clone();
+    replace(&stage.record_path(), text.as_bytes(), 0o600)?;
+    let ours = watch.wait_event(stage.ready_deadline(), FileEventKind::MovedTo, &name);
+    if ours.is_none() {
+        return stage.inconclusive("the replacement was not seen");
+    }
+    stays(stage, &daemon, NOTICED, "with a record of its own id")?;
+    let ready = stage.is_ready(&live);
+    stage.ensure(ready, "it is not ready with a record of its own id")?;
+    let touched = changes(&watch.events(), &name);
+    stage.ensure(
+        touched.len() == 1 && read(&stage.record_path())? == text.as_bytes(),
+        format!("the record with its own id was touched: {touched:?}"),
+    )
+}
+
+/// So long a record may be unparsable: the fifth retry comes after 250 ms at the earliest.
+const BEARABLE: Duration = Duration::from_millis(240);
+
+/// Lets `disturb` make a ready daemon's record unparsable and whole again; the daemon must go on. Where the host was too
+/// slow for the time that a daemon has to bear it, with a new daemon.
+fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> Outcome) -> Outcome {
+    for _ in 0..5 {
+        let (daemon, live) = stage.launch_ready()?;
+        let whole = read(&stage.record_path())?;
+        let began = Instant::now();
+        disturb(stage, &daemon, &live, &whole)?;
+        let took = began.elapsed();
+        if took <= BEARABLE {
+            stage.precondition(format!("the record was not whole for {} ms", took.as_millis()));
+            return ready_again(stage, &daemon, &live, "a record that was not whole");
+        }
+        daemon.kill_group();
+    }
+    stage.inconclusive("this host is too slow: the record was unparsable for too long")
+}
+
+pub(super) fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
+    stage.expect("it goes on, and is ready when the whole record is back");
+    goes_on(stage, |stage, daemon, live, whole| {
+        write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
+        // That it has read half a record; if it ended over it, that is found when the whole one is back.
+        seen_draining(stage, daemon, live)?;
+        daemon.wait_exit(ms(120));
+        replace(&stage.record_path(), whole, 0o600)?;
+        Ok(())
+    })
+}
+
+pub(super) fn slow_write_in_place(stage: &mut Stage) -> Outcome {
+    stage.expect("it goes on, however many notifications come while the record is not whole");
+    goes_on(stage, |stage, daemon, _, whole| {
+        let mut file = write_in_place(&stage.record_path(), b"")?;
+        for piece in whole.chunks(whole.len().div_ceil(15)) {
+            // Paced by the daemon's end, which must not come.
+            daemon.wait_exit(ms(8));
+            file.write_all(piece)?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
+    stage.expect("it ends by itself, not before five retries of 50 ms, and leaves the file as it is");
+    let (daemon, _) = stage.launch_ready()?;
+    let whole = read(&stage.record_path())?;
+    let at = Instant::now();
+    write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
+    let facts = Facts::of(&stage.record_path())?;
+    let watch = Watch::on(stage.state_dir())?;
+    stage.precondition("half a record stands in the record's place");
+    let deadline = stage.stand_down_deadline() + NOTICED;
+    let exit = exits(stage, &daemon, deadline, "its record stayed unparsable")?;
+    let after = exit.at.saturating_duration_since(at);
+    stage.observed(format!("{exit} after {} ms", after.as_millis()));
+    stage.ensure(
+        after >= Duration::from_millis(245),
+        format!(
+            "it left after {} ms, before five retries 50 ms apart",
+            after.as_millis()
+        ),
+    )?;
+    let touched = changes(&watch.events(), &stage.manifest().binding.registration);
+    let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino)
+        && read(&stage.record_path())? == whole[..whole.len() / 2];
+    stage.ensure(
+        same && touched.is_empty(),
+        format!("the unparsable file was touched: {touched:?}"),
+    )?;
+    stage.launch_ready()?;
+    stage.control("the next daemon publishes over what was left");
+    Ok(())
+}
+
+pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut subjects = Vec::new();
+    for what in ["a loose mode", "a directory", "a FIFO", "a symbolic link"] {
+        let state_dir = further_state_dir(stage, what)?;
+        subjects.push((what, stage.launch_with(Start::new().state_dir(&state_dir))?));
+    }
+    let mut running = Vec::new();
+    for (what, daemon) in subjects {
+        let live = stage.ready(&daemon)?;
+        running.push((what, daemon, live));
+    }
+    stage.expect("each stays through a re-read, not ready, and is ready once its record can be read again");
+    for (what, daemon, _) in &running {
+        let path = record_in(stage, &daemon.state_dir);
+        // Beside the state directory: nothing but the record's own name changes there.
+        let aside = stage.arena().path().join(format!("{what}, aside"));
+        match *what {
+            "a loose mode" => std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?,
+            "a directory" => std::fs::create_dir(&aside)?,
+            "a FIFO" => {
+                let mode = rustix::fs::Mode::from_raw_mode(0o600);
+                rustix::fs::mkfifoat(rustix::fs::CWD, &aside, mode).map_err(std::io::Error::from)?;
+            }
+            _ => {
+                let other = stage.arena().path().join("linked");
+                write_new(&other, &read(&path)?, 0o600)?;
+                std::os::unix::fs::symlink(&other, &aside)?;
+            }
+        }
+        if *what != "a loose mode" {
+            exchange(&path, &aside)?;
+        }
+    }
+    for (what, daemon, live) in &running {
+        if !seen_draining(stage, daemon, live)? {
+            return stage.fail(format!("{what}: it ended instead of reading again"));
+        }
+        stage.precondition(format!(
+            "{what} in the record's place: it is seen not to be ready"
+        ));
+    }
+    for (place, (what, daemon, _)) in running.iter().enumerate() {
+        // All wait at the same time: the first for a whole interval, the others for what is left of it.
+        let length = if place == 0 {
+            NOTICED
+        } else {
+            Duration::from_millis(1)
+        };
+        stays(
+            stage,
+            daemon,
+            length,
+            &format!("over {what} in the record's place"),
+        )?;
+    }
+    for (what, daemon, live) in &running {
+        let path = record_in(stage, &daemon.state_dir);
+        if *what == "a loose mode" {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        } else {
+            exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
+        }
+        let back = until(Instant::now() + NOTICED, Duration::from_millis(5), || {
+            stage.is_ready(live).then_some(())
+        });
+        stage.ensure(
+            back.is_some(),
+            format!("{what} is gone again, and it is not ready"),
+        )?;
+    }
+    Ok(())
+}

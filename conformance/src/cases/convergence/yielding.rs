@@ -1,0 +1,280 @@
+//! Yielding, and who else is named by a record.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::{Actor, Bind, FakeDaemon, FakeProof, Squatter};
+use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
+use local_daemon_harness::process::{Proc, Signal, Subject};
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_harness::record::{Record, replace, write_new};
+
+use crate::case::Outcome;
+use crate::cases::scene::{
+    Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
+};
+use crate::stage::{Stage, Start};
+
+/// The wire protocol that the subject speaks, and its credential in the arena's state directory.
+fn protocol_of(stage: &mut Stage) -> Outcome<(String, Credential)> {
+    let (daemon, live) = stage.launch_ready()?;
+    let pointer = stage.manifest().binding.handshake.protocol.clone();
+    let body = stage.probe(&live).ok().and_then(|answer| answer.response.json());
+    let protocol = body.and_then(|body| Some(body.pointer(&pointer)?.as_str()?.to_owned()));
+    daemon.kill_group();
+    match protocol {
+        Some(protocol) => Ok((protocol, live.credential)),
+        None => stage.inconclusive("the handshake tells no protocol"),
+    }
+}
+
+pub(super) fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, credential) = protocol_of(stage)?;
+    stage.expect("it exits with 0 and leaves every file as it is");
+
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let id = fake.id.clone();
+    let actor = fake
+        .clone()
+        .part()
+        .noted(stage.transcript(), "fake daemon")
+        .start(Bind::V4)?;
+    replace(
+        &stage.record_path(),
+        fake.record(actor.address()).to_json().as_bytes(),
+        0o600,
+    )?;
+    yields(
+        stage,
+        start.clone(),
+        &format!("the daemon {id} that the suite plays"),
+    )?;
+    let asked = actor.ledger().requests().iter().any(|request| {
+        request
+            .header("authorization")
+            .is_some_and(|value| value.starts_with(proof::SCHEME))
+    });
+    stage.ensure(
+        asked,
+        "it left the place to a daemon that it did not ask for a proof",
+    )?;
+    drop(actor);
+
+    let (first, live) = stage.launch_ready()?;
+    yields(stage, start, "a daemon of the same subject")?;
+    let ready = stage.is_ready(&live);
+    stage.ensure(
+        ready && first.is_running(),
+        "the daemon that was there is not ready any more",
+    )
+}
+
+/// Starts a daemon that must yield to `whom`.
+fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
+    let name = stage.manifest().binding.registration.clone();
+    let before = Snapshot::of(stage.state_dir())?;
+    let watch = Watch::on(stage.state_dir())?;
+    let daemon = stage.launch_with(start)?;
+    stage.precondition(format!("a daemon was told to yield beside {whom}"));
+    let deadline = stage.ready_deadline();
+    let exit = exits(
+        stage,
+        &daemon,
+        deadline,
+        &format!("it was told to yield beside {whom}"),
+    )?;
+    stage.observed(format!("beside {whom}: {exit}"));
+    stage.ensure(exit.code == Some(0), format!("beside {whom}: {exit}"))?;
+    let differences: Vec<String> = before
+        .diff(&Snapshot::of(stage.state_dir())?)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let touched = changes(&watch.events(), &name);
+    stage.ensure(
+        differences.is_empty() && touched.is_empty(),
+        format!("beside {whom}: {differences:?}, events {touched:?}"),
+    )
+}
+
+pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, _) = protocol_of(stage)?;
+    let (name, number) = protocol.rsplit_once('/').unwrap_or((&protocol, "1"));
+    let higher = format!("{name}/{}", number.parse::<u32>().unwrap_or(1) + 1);
+    let credential = Credential::random();
+    let (dead, rival) = (Rival::new()?, Rival::new()?);
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let mut fakes: Vec<(&str, FakeDaemon, FakeDaemon)> = Vec::new();
+    let mut play = |what, change: fn(&mut FakeDaemon)| {
+        let mut played = fake.clone();
+        change(&mut played);
+        fakes.push((what, fake.clone(), played));
+    };
+    play("a draining daemon", |fake| "draining".clone_into(&mut fake.state));
+    play("a wrong proof", |fake| fake.proof = FakeProof::Wrong);
+    play("no proof", |fake| fake.proof = FakeProof::None);
+    play("a proof for another body", |fake| {
+        fake.proof = FakeProof::OtherBody;
+    });
+    play("another id than the record's", |fake| {
+        fake.id = proof::random_hex::<16>();
+    });
+    let other_protocol = FakeDaemon {
+        protocol: higher.clone(),
+        ..fake.clone()
+    };
+    fakes.push((
+        "a daemon of a higher protocol",
+        other_protocol.clone(),
+        other_protocol,
+    ));
+    let other_name = FakeDaemon {
+        protocol: format!("x{protocol}"),
+        ..fake.clone()
+    };
+    fakes.push(("a daemon of another protocol", other_name.clone(), other_name));
+
+    let mut actors: Vec<Actor> = Vec::new();
+    let mut records: Vec<(&str, Option<Vec<u8>>)> = vec![
+        ("no record", None),
+        (
+            "half a record",
+            Some(rival.bytes()[..rival.bytes().len() / 2].to_vec()),
+        ),
+        ("a dead port", Some(dead.bytes())),
+    ];
+    for (what, recorded, played) in fakes {
+        let actor = played.part().noted(stage.transcript(), what).start(Bind::V4)?;
+        records.push((
+            what,
+            Some(recorded.record(actor.address()).to_json().into_bytes()),
+        ));
+        actors.push(actor);
+    }
+    let squatters = [
+        ("silence", Squatter::mute()),
+        (
+            "a squatter that answers 200",
+            Squatter::answering(200, r#"{"state":"ready"}"#),
+        ),
+        ("a squatter that answers 401", Squatter::answering(401, "{}")),
+    ];
+    for (what, squatter) in squatters {
+        let actor = squatter.noted(stage.transcript(), what).start(Bind::V4)?;
+        let record = Record {
+            url: actor.url(),
+            ..Rival::new()?.record
+        };
+        records.push((what, Some(record.to_json().into_bytes())));
+        actors.push(actor);
+    }
+
+    stage.expect("each publishes within 5 s and is ready");
+    let name = stage.manifest().binding.registration.clone();
+    let mut slowest = Duration::ZERO;
+    // A few at a time: a host on which all of them start at once may take the 5 s for itself.
+    for (group, records) in records.chunks(4).enumerate() {
+        let mut started = Vec::new();
+        for (place, (what, record)) in records.iter().enumerate() {
+            let state_dir = furnished_state_dir(stage, &format!("beside-{group}-{place}"), &credential)?;
+            if let Some(bytes) = record {
+                write_new(&record_in(stage, &state_dir), bytes, 0o600)?;
+            }
+            let watch = Watch::on(&state_dir)?;
+            let began = Instant::now();
+            let daemon = stage.launch_with(start.clone().state_dir(&state_dir))?;
+            started.push((*what, daemon, watch, began));
+        }
+        for (what, daemon, watch, began) in &started {
+            stage.precondition(format!("{} was told to yield beside {what}", daemon.name));
+            let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
+            let Some(published) = published else {
+                let how = daemon
+                    .exit()
+                    .map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());
+                return stage.fail(format!("beside {what} it did not publish: {how}"));
+            };
+            slowest = slowest.max(published.at.saturating_duration_since(*began));
+            stage.ready(daemon)?;
+            daemon.kill_group();
+        }
+    }
+    stage.observed(format!(
+        "{} daemons published, the slowest after {} ms",
+        records.len(),
+        slowest.as_millis()
+    ));
+    drop(actors);
+    Ok(())
+}
+
+pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
+    let bystander = stage.arena().launch("bystander", ["sleep", "60"]).start()?;
+    let mute = Squatter::mute().start(Bind::V4)?;
+    let dead = Rival::new()?;
+    let naming = |record: &Record| Record {
+        pid: i32::try_from(bystander.pid()).unwrap_or(i32::MAX),
+        ..record.clone()
+    };
+    let silent = Record {
+        url: mute.url(),
+        ..Rival::new()?.record
+    };
+    stage.expect("the bystander runs on, neither ended nor stopped");
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let path = stage.record_path();
+    for record in [naming(&dead.record), naming(&silent)] {
+        replace(&path, record.to_json().as_bytes(), 0o600)?;
+        let (daemon, _) = launch_over(stage, Start::new())?;
+        unharmed(
+            stage,
+            &bystander,
+            "a daemon published over a record that names it",
+        )?;
+        replace(&path, record.to_json().as_bytes(), 0o600)?;
+        let deadline = stage.stand_down_deadline() + SLACK;
+        exits(stage, &daemon, deadline, "a displacement")?;
+        unharmed(
+            stage,
+            &bystander,
+            "a daemon was displaced by a record that names it",
+        )?;
+    }
+    let (daemon, _) = launch_over(stage, Start::new())?;
+    daemon.stop()?;
+    replace(&path, naming(&dead.record).to_json().as_bytes(), 0o600)?;
+    signal(stage, &daemon, Signal::TERM)?;
+    daemon.cont()?;
+    let deadline = stage.stand_down_deadline() + SLACK;
+    exits(stage, &daemon, deadline, "a stop signal")?;
+    unharmed(
+        stage,
+        &bystander,
+        "a stopping daemon found a record that names it",
+    )?;
+    if let Some(yields) = stage.manifest().daemon.yields.clone() {
+        replace(
+            &state_dir.join(path.file_name().unwrap_or_default()),
+            naming(&silent).to_json().as_bytes(),
+            0o600,
+        )?;
+        launch_over(stage, yields.args.iter().fold(Start::new(), Start::arg))?;
+        unharmed(
+            stage,
+            &bystander,
+            "a yielding daemon found a record that names it",
+        )?;
+    }
+    stage.observed("the bystander was unharmed each time");
+    Ok(())
+}
+
+fn unharmed(stage: &mut Stage, bystander: &Subject, after: &str) -> Outcome {
+    let seen = Proc::of(bystander.pid()).map(|process| process.state);
+    let unharmed = bystander.is_running() && matches!(seen, Some('S' | 'R' | 'D'));
+    stage.ensure(
+        unharmed,
+        format!("{after}: it is in state {seen:?}, {:?}", bystander.exit()),
+    )
+}
