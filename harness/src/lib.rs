@@ -10,6 +10,7 @@
 //! - [`http`]: raw requests, distinct faults, both handshakes
 //! - [`actors`]: squatters, relays, fake daemons, and what they were sent
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
+//! - [`strace`]: a subject held, failed or ended at an exact system call
 //! - [`transcript`]: what happened, in order of time, without secrets
 //!
 //! Everything is synchronous and every wait has a deadline, an [`Instant`](std::time::Instant); see [`wait::ms`].
@@ -26,5 +27,6 @@ pub mod platform;
 pub mod process;
 pub mod proof;
 pub mod record;
+pub mod strace;
 pub mod transcript;
 pub mod wait;
