@@ -117,10 +117,9 @@ impl Shared {
     pub(super) async fn drain(&self, bound: Duration) {
         let mut active = self.active.subscribe();
         let mut stops = self.stops.subscribe();
-        let before = *stops.borrow();
         tokio::select! {
             _ = active.wait_for(|active| *active == 0) => {}
-            _ = stops.wait_for(|stops| *stops > before.max(1)) => {}
+            _ = stops.wait_for(|stops| *stops > 1) => {}
             // What is written then still has to leave within the bound.
             () = sleep(bound.saturating_sub(FLUSH_BOUND)) => {
                 tracing::warn!(open = *self.active.borrow(), "the drain bound is over");
