@@ -193,6 +193,28 @@ pub const ABLATIONS: &[Ablation] = &[
         },
     },
     Ablation {
+        name: "own-child-only",
+        instead: "A client that waits looks at the record of its own child alone.",
+        rules: &["CONN-24", "CONN-25"],
+        breaks: "all-served",
+        scenario: Scenario {
+            daemons: &[1],
+            clients: &[CALLER],
+            ..without(Deviation::OwnChildOnly)
+        },
+    },
+    Ablation {
+        name: "no-deadline",
+        instead: "A call waits as long as it takes.",
+        rules: &["CONN-10"],
+        breaks: "not-stuck",
+        scenario: Scenario {
+            daemons: &[1],
+            clients: &[NEWER],
+            ..without(Deviation::NoDeadline)
+        },
+    },
+    Ablation {
         name: "displacement-both-ways",
         instead: "A client displaces an incompatible daemon whatever its number.",
         rules: &["GATE-8"],

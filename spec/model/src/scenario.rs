@@ -85,6 +85,10 @@ pub enum Deviation {
     SharedTemporary,
     /// Each generation displaces the other.
     DisplaceBothWays,
+    /// A client waits for the record of its own child alone.
+    OwnChildOnly,
+    /// A call has no deadline.
+    NoDeadline,
     /// A supervisor restarts a daemon that was displaced.
     RestartDisplaced,
     /// Children of clients publish unconditionally.

@@ -484,7 +484,8 @@ impl Setting {
                 let index = usize::from(client);
                 let client = world.clients[index];
                 let want = self.out(client.machine).want;
-                if client.phase != Phase::Calling || client.paused || want == Want::Nothing {
+                let waits = client.phase == Phase::Calling && !client.paused && want != Want::Nothing;
+                if !waits || self.lacks(Deviation::NoDeadline) {
                     return false;
                 }
                 log.say(|| "reaches its deadline".to_owned());

@@ -181,8 +181,13 @@ impl Setting {
         if second && self.automaton.out(client.machine).want != Want::Await {
             return false;
         }
+        let seen = if self.lacks(Deviation::OwnChildOnly) && world.record.id() != Some(client.child) {
+            Content::Missing
+        } else {
+            world.record
+        };
         let woken = self.automaton.step(client.machine, Letter::Woken(child, second));
-        let read = self.automaton.step(woken, Letter::Read(world.record));
+        let read = self.automaton.step(woken, Letter::Read(seen));
         let mut end = read;
         while let Want::Probe(record) = self.out(end).want {
             let answer = self.client_probe(&mut world.clone(), record);
@@ -192,19 +197,21 @@ impl Setting {
             return false;
         }
         world.clients[index].machine = woken;
-        let letter = self.read(world);
+        self.read(world);
         log.say(|| {
             let child = match child {
                 Child::Silent => "",
                 Child::Done => " (its child is done)",
                 Child::Failed => " (its child failed)",
             };
-            format!(
-                "wakes{child} and reads the record: {}",
-                content(world.record, NONE)
-            )
+            let seen = if seen == world.record {
+                content(seen, NONE)
+            } else {
+                "not its child's".to_owned()
+            };
+            format!("wakes{child} and reads the record: {seen}")
         });
-        self.hears(world, index, letter, log);
+        self.hears(world, index, Letter::Read(seen), log);
         true
     }
 
