@@ -40,7 +40,8 @@ use crate::stage::Stage;
 
 /// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
 ///
-/// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement.
+/// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement. Only those named
+/// `schedule/ablation` go across chapters: they replay a counterexample of the formal model.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// `chapter/what-must-be-seen`.

@@ -48,6 +48,7 @@ pub struct Start {
     setup: Setup,
     cwd: Option<PathBuf>,
     held: bool,
+    under: Vec<String>,
     protocol: Option<String>,
 }
 
@@ -96,6 +97,13 @@ impl Start {
     #[must_use]
     pub fn held(mut self) -> Self {
         self.held = true;
+        self
+    }
+
+    /// Under a command that these words begin and the manifest's command ends, and that becomes the latter.
+    #[must_use]
+    pub fn under(mut self, words: Vec<String>) -> Self {
+        self.under = words;
         self
     }
 
@@ -343,6 +351,7 @@ impl Stage {
             let hold = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"];
             argv.splice(0..0, hold.map(str::to_owned));
         }
+        argv.splice(0..0, start.under);
         let name = {
             let mut notes = self.notes.lock();
             notes.launched += 1;

@@ -59,7 +59,7 @@ enum Act {
 /// System calls, and what is to happen at them. Without more it only notes them.
 #[derive(Debug, Clone)]
 pub struct Point {
-    calls: Vec<&'static str>,
+    calls: Vec<String>,
     path: Option<PathBuf>,
     nth: Option<usize>,
     act: Act,
@@ -67,9 +67,13 @@ pub struct Point {
 
 impl Point {
     /// At any of these calls; such as this kernel does not have are left out.
-    pub fn at<'a>(calls: impl IntoIterator<Item = &'a [&'static str]>) -> Self {
+    pub fn at<'a>(calls: impl IntoIterator<Item = &'a [&'a str]>) -> Self {
         Self {
-            calls: calls.into_iter().flatten().copied().collect(),
+            calls: calls
+                .into_iter()
+                .flatten()
+                .map(|call| (*call).to_owned())
+                .collect(),
             path: None,
             nth: None,
             act: Act::Nothing,
@@ -83,7 +87,8 @@ impl Point {
         self
     }
 
-    /// Only at the call of this number, from 1, of each thread; not together with [`of`](Self::of).
+    /// Only at the call of this number, from 1, among those of one name and one thread; not together with
+    /// [`of`](Self::of).
     #[must_use]
     pub fn nth(mut self, number: usize) -> Self {
         self.nth = Some(number);
@@ -267,7 +272,7 @@ impl Strace {
         let is_held = |place: usize, call: &Call| {
             let number = calls[..=place]
                 .iter()
-                .filter(|other| other.thread == call.thread)
+                .filter(|other| (other.thread, &other.name) == (call.thread, &call.name))
                 .count();
             self.point.nth.is_none_or(|nth| nth == number)
                 && match self.point.act {

@@ -1,4 +1,4 @@
-//! The cases, one file a chapter, in the order of the specification.
+//! The cases, one file a chapter, in the order of the specification; then the traces of the formal model.
 
 mod convergence;
 mod credential;
@@ -7,11 +7,12 @@ mod handshake;
 mod publish;
 mod registration;
 mod scene;
+mod schedule;
 mod state_directory;
 
 use crate::case::Case;
 
-/// Every case, in the order of the specification's chapters.
+/// Every case, in the order of the specification's chapters; then the schedules.
 pub const CHAPTERS: &[&[Case]] = &[
     state_directory::CASES,
     registration::CASES,
@@ -20,6 +21,7 @@ pub const CHAPTERS: &[&[Case]] = &[
     convergence::CASES,
     handshake::CASES,
     gate::CASES,
+    schedule::CASES,
 ];
 
 /// Every case, in that order.

@@ -1,0 +1,137 @@
+//! Daemons that have not noticed yet that another one owns the record.
+
+use std::time::Instant;
+
+use local_daemon_harness::files::{FileEventKind, Watch};
+use local_daemon_harness::http::{Connection, Handshake, HttpFault};
+use local_daemon_harness::platform::overwrite_unnoticed;
+use local_daemon_harness::proof;
+use local_daemon_harness::record::{Record, write_new};
+use local_daemon_harness::strace::{Point, READ};
+
+use super::super::scene::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
+use super::{fault, held, leaves, survives, trace};
+use crate::case::{Outcome, Stop};
+use crate::stage::{PROBE, Stage};
+
+pub(super) fn no_reread(stage: &mut Stage) -> Outcome {
+    let (first, old) = stage.launch_ready()?;
+    let point = Point::at([READ]).of(stage.record_path()).held_after();
+    let mut strace = trace(stage, "read", point)?;
+    strace.attach(&first, stage.ready_deadline())?;
+    // Something changes in the directory, so that a daemon that is notified reads at once.
+    write_new(&stage.state_dir().join("of-another-program"), b"", 0o600)?;
+    held(stage, &first, &strace, Instant::now() + NOTICED + SLACK)?;
+    let own = Record::parse(&read(&stage.record_path())?).map(|record| record.id);
+    if own.as_ref() != Ok(&old.record.id) {
+        return stage.inconclusive("the record was not its own when it read it");
+    }
+    first.stop()?;
+    strace.release(&first)?;
+    let (second, new) = stage.launch_ready()?;
+    let name = stage.manifest().binding.registration.clone();
+    let watch = Watch::on(stage.state_dir())?;
+    stage.expect("it leaves within 2.5 s and its drain, and nothing happens to its successor's record");
+    first.cont()?;
+    leaves(stage, &first, "it went on")?;
+    let touched = changes(&watch.events(), &name);
+    stage.ensure(touched.is_empty(), format!("it touched the record: {touched:?}"))?;
+    survives(stage, &second, &new, "after the first one left")
+}
+
+pub(super) fn ready_unseen(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    // Open work keeps it there to answer; one without is free to be gone.
+    let work = match open_work(stage, &live) {
+        Err(Stop::Untestable(_)) => None,
+        work => Some(work?),
+    };
+    let path = stage.record_path();
+    let bytes = read(&path)?;
+    let Some(place) = String::from_utf8_lossy(&bytes).find(&live.record.id) else {
+        return stage.inconclusive("the id is not written plainly in the record");
+    };
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
+    let rival = Rival::new()?;
+    daemon.stop()?;
+    overwrite_unnoticed(&file, place, rival.record.id.as_bytes())?;
+    let request = stage.handshake_request(&live);
+    let bearing = request
+        .clone()
+        .header("Authorization", &proof::bearer(&live.credential));
+    let mut requests = vec![("bearer", bearing)];
+    if stage.manifest().claims(local_daemon_spec::Profile::Proof) {
+        let proving = live.target.proving(&live.credential, &proof::nonce());
+        requests.push(("proof", proving));
+    }
+    let deadline = Instant::now() + PROBE + SLACK;
+    let mut sent = Vec::new();
+    for (how, request) in requests {
+        let mut connection = Connection::open(live.target.address, deadline).map_err(fault)?;
+        connection.send(&request.bytes(), deadline).map_err(fault)?;
+        sent.push((how, connection));
+    }
+    stage.precondition("it is stopped; the record holds another id, and handshakes wait for it");
+    stage.expect("each is answered 503 and draining, by its own id; or not, if it had nothing to stay for");
+    daemon.cont()?;
+    for (how, mut connection) in sent {
+        match connection.read_response(deadline) {
+            Ok(answer) => {
+                let told = Handshake::parse(&answer.body);
+                let drains = told
+                    .as_ref()
+                    .is_ok_and(|told| told.state == "draining" && told.id == live.record.id);
+                let seen = format!("{how}: {} {:?}", answer.status, told.map(|told| told.state));
+                stage.observed(&seen);
+                stage.ensure(answer.status == 503 && drains, seen)?;
+            }
+            Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(_)) if work.is_none() => {}
+            Err(fault) => return stage.fail(format!("{how}: {fault}")),
+        }
+    }
+    Ok(())
+}
+
+/// The protocol of the same name with the next number.
+fn newer(protocol: &str) -> Option<String> {
+    let (name, number) = protocol.rsplit_once('/')?;
+    Some(format!("{name}/{}", number.parse::<u32>().ok()? + 1))
+}
+
+pub(super) fn displacement_both_ways(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let name = stage.manifest().binding.registration.clone();
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let watch = Watch::on(&state_dir)?;
+    let mut current = stage.launch_with(start.clone())?;
+    let mut live = stage.ready(&current)?;
+    let told = stage.probe(&live).map_err(fault)?.handshake;
+    let Some(newer) = told.ok().and_then(|told| newer(&told.protocol)) else {
+        return stage.inconclusive("the handshake tells no protocol with a number");
+    };
+    stage.expect(
+        "each launch publishes once, each displaced daemon leaves, the last one stays, and nobody returns",
+    );
+    let mut launches = 1;
+    for generation in [
+        start.clone().protocol(&newer),
+        start.clone(),
+        start.protocol(&newer),
+    ] {
+        let next = stage.launch_with(generation)?;
+        launches += 1;
+        live = match stage.ready(&next) {
+            Err(Stop::NotReady(why)) => return stage.fail(why),
+            live => live?,
+        };
+        leaves(stage, &current, "one of another generation published")?;
+        current = next;
+    }
+    survives(stage, &current, &live, "as the last to publish")?;
+    let published = count(&watch.events(), FileEventKind::MovedTo, &name);
+    stage.observed(format!("{launches} launches, {published} publishes"));
+    stage.ensure(
+        published == launches,
+        format!("{launches} launches published {published} times"),
+    )
+}

@@ -1,0 +1,197 @@
+//! Launches, held on their way to a record in place.
+
+use std::time::Instant;
+
+use local_daemon_harness::files::{Facts, HostileReader, Sight};
+use local_daemon_harness::http::{Connection, HttpFault, Target};
+use local_daemon_harness::proof;
+use local_daemon_harness::record::Record;
+use local_daemon_harness::strace::{Call, LINK, Point, RENAME, Strace};
+
+use super::super::scene::{SLACK, read, yielding};
+use super::{furnish, launch_held, leaves, puts_in_place, survives};
+use crate::case::{Outcome, Stop};
+use crate::stage::{Daemon, Live, PROBE, Stage, Start};
+
+/// Starts a daemon that is held right before its record comes into place.
+fn before_publish(stage: &mut Stage, name: &str, start: Start) -> Outcome<(Daemon, Strace, Call)> {
+    let held = launch_held(stage, name, start, Point::at([RENAME, LINK]).held_before())?;
+    let record = stage.manifest().binding.registration.clone();
+    puts_in_place(stage, &held.2, &record)?;
+    Ok(held)
+}
+
+pub(super) fn publish_before_listen(stage: &mut Stage) -> Outcome {
+    let credential = furnish(stage)?;
+    let point = Point::at([RENAME, LINK]).held_after();
+    let (daemon, strace, call) = launch_held(stage, "publish", Start::new(), point)?;
+    let name = stage.manifest().binding.registration.clone();
+    puts_in_place(stage, &call, &name)?;
+    let record = match Record::parse(&read(&stage.record_path())?) {
+        Ok(record) => record,
+        Err(fault) => return stage.fail(format!("the record in place: {fault}")),
+    };
+    let mut target = Target::of(&record);
+    target.path.clone_from(&stage.manifest().binding.handshake.path);
+    let live = Live {
+        record,
+        credential,
+        target,
+        after: std::time::Duration::ZERO,
+    };
+    stage.expect(
+        "the recorded URL accepts a connection at once, and answers a handshake when the daemon goes on",
+    );
+    let mut connection = match Connection::open(live.target.address, Instant::now() + PROBE) {
+        Ok(connection) => connection,
+        Err(fault) => {
+            return stage.fail(format!(
+                "the record can be read, and {} is not served: {fault}",
+                live.target.address
+            ));
+        }
+    };
+    let request = stage
+        .handshake_request(&live)
+        .header("Authorization", &proof::bearer(&live.credential));
+    let deadline = Instant::now() + PROBE + SLACK;
+    let answer = connection.send(&request.bytes(), deadline).and_then(|()| {
+        strace.release(&daemon).map_err(HttpFault::from)?;
+        connection.read_response(deadline)
+    });
+    let pointer = stage.manifest().binding.handshake.id.clone();
+    match answer {
+        Ok(answer) => {
+            let body = answer.json().unwrap_or_default();
+            let id = body.pointer(&pointer).and_then(|id| id.as_str());
+            stage.ensure(
+                matches!(answer.status, 200 | 503) && id == Some(&live.record.id),
+                format!("the handshake was answered {} by {id:?}", answer.status),
+            )?;
+        }
+        Err(fault) => return stage.fail(format!("the handshake: {fault}")),
+    }
+    stage.ready(&daemon)?;
+    Ok(())
+}
+
+pub(super) fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
+    stage.arena().make_state_dir()?;
+    let name = stage.manifest().binding.credential.clone();
+    let mut launches = Vec::new();
+    for launch in ["first", "second"] {
+        let point = Point::at([RENAME, LINK]).held_before();
+        let (daemon, strace, call) = launch_held(stage, launch, Start::new(), point)?;
+        puts_in_place(stage, &call, &name)?;
+        launches.push((daemon, strace));
+    }
+    if stage.credential_path().exists() {
+        return stage.inconclusive("there is a credential already");
+    }
+    stage.precondition("both have found no credential");
+    stage
+        .expect("the credential that the one put in place is left by the other, and the survivor accepts it");
+    let (first, second) = (&launches[0], &launches[1]);
+    // The other way round than they came, so that the one that held its own credential longest is the survivor.
+    second.1.release(&second.0)?;
+    stage.ready(&second.0)?;
+    let (before, facts) = (
+        read(&stage.credential_path())?,
+        Facts::of(&stage.credential_path())?,
+    );
+    first.1.release(&first.0)?;
+    let survivor = stage.ready(&first.0)?;
+    let after = Facts::of(&stage.credential_path())?;
+    // The link count tells of a name that a launch has not yet taken away again.
+    let same = read(&stage.credential_path())? == before && after.ino == facts.ino && !after.is_loose();
+    stage.ensure(same, "the second to arrive replaced the credential")?;
+    leaves(stage, &second.0, "it was displaced")?;
+    survives(stage, &first.0, &survivor, "as the last to publish")
+}
+
+pub(super) fn shared_temporary_name(stage: &mut Stage) -> Outcome {
+    furnish(stage)?;
+    let (first, strace, call) = before_publish(stage, "first", Start::new())?;
+    let one = written(stage, &call)?;
+    let (second, other_strace, other_call) = before_publish(stage, "second", Start::new())?;
+    stage.expect("each has a temporary file of its own, and puts just that in place");
+    let other = written(stage, &other_call)?;
+    stage.ensure(
+        call.files.first() != other_call.files.first(),
+        format!("both are about to {call}"),
+    )?;
+    let untouched = call.files.first().and_then(|file| std::fs::read(file).ok());
+    stage.ensure(
+        untouched.as_ref() == Some(&one),
+        "the first one's temporary file is not what it wrote any more",
+    )?;
+    let readers = HostileReader::start(&stage.record_path(), 1, |bytes| match Record::parse(bytes) {
+        Ok(record) => Sight::Whole(record.id),
+        Err(fault) => Sight::Broken(fault.to_string()),
+    });
+    strace.release(&first)?;
+    let live = stage.ready(&first)?;
+    let in_place = read(&stage.record_path())? == one;
+    stage.ensure(
+        in_place,
+        format!("the record of {} is not the file it wrote", live.record.id),
+    )?;
+    other_strace.release(&second)?;
+    let live = stage.ready(&second)?;
+    let in_place = read(&stage.record_path())? == other;
+    stage.ensure(
+        in_place,
+        format!("the record of {} is not the file it wrote", live.record.id),
+    )?;
+    leaves(stage, &first, "it was displaced")?;
+    let report = readers.stop();
+    stage.ensure(
+        report.broken == 0,
+        format!("broken reads: {:?}", report.broken_reads),
+    )
+}
+
+/// What a launch is about to put in place: a whole record.
+fn written(stage: &mut Stage, call: &Call) -> Outcome<Vec<u8>> {
+    let file = call.files.first().cloned().unwrap_or_default();
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) => return stage.inconclusive(format!("{}: {error}", file.display())),
+    };
+    match Record::parse(&bytes) {
+        Ok(_) => Ok(bytes),
+        Err(fault) => stage.fail(format!("{} is about to be put in place: {fault}", file.display())),
+    }
+}
+
+pub(super) fn late_publish(stage: &mut Stage) -> Outcome {
+    furnish(stage)?;
+    let (late, strace, _) = before_publish(stage, "late", Start::new())?;
+    let (early, _) = stage.launch_ready()?;
+    stage.expect("the late one, which published last, is the one that stays");
+    strace.release(&late)?;
+    let live = stage.ready(&late)?;
+    leaves(stage, &early, "it was displaced")?;
+    survives(stage, &late, &live, "as the last to publish")
+}
+
+pub(super) fn yielding_together(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    furnish(stage)?;
+    let (first, strace, _) = before_publish(stage, "first", start.clone())?;
+    let (second, other_strace, _) = before_publish(stage, "second", start)?;
+    if stage.record_path().exists() {
+        return stage.inconclusive("there is a record already");
+    }
+    stage.precondition("both have looked for somebody to yield to, and there is no record");
+    stage.expect("both publish, and the one that published last is the one that stays");
+    strace.release(&first)?;
+    stage.ready(&first)?;
+    other_strace.release(&second)?;
+    let live = match stage.ready(&second) {
+        Err(Stop::NotReady(why)) => return stage.fail(why),
+        live => live?,
+    };
+    leaves(stage, &first, "it was displaced")?;
+    survives(stage, &second, &live, "as the last to publish")
+}

@@ -1,0 +1,183 @@
+//! A stopping daemon and its record.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::Facts;
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::record::{Record, write_new};
+use local_daemon_harness::strace::{LINK, Point, RENAME, Strace, UNLINK};
+use local_daemon_harness::wait::until;
+use rustix::fs::FlockOperation;
+
+use super::super::scene::{NOTICED, Rival, SLACK, read, signal, taken_files};
+use super::{held, leaves, survives, trace};
+use crate::case::Outcome;
+use crate::stage::{Daemon, Live, Stage};
+
+/// Asks a ready daemon to stop and holds it before the call that would take its record away.
+fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
+    let point = Point::at([RENAME, LINK, UNLINK])
+        .of(stage.record_path())
+        .held_before();
+    let mut strace = trace(stage, "removal", point)?;
+    strace.attach(daemon, stage.ready_deadline())?;
+    signal(stage, daemon, Signal::TERM)?;
+    let deadline = stage.stand_down_deadline() + NOTICED;
+    held(stage, daemon, &strace, deadline)?;
+    Ok(strace)
+}
+
+/// A daemon that is held in its stop, its trace, and the successor that has published meanwhile.
+fn overtaken(stage: &mut Stage) -> Outcome<(Daemon, Strace, Daemon, Live)> {
+    let (first, old) = stage.launch_ready()?;
+    let strace = hold_removal(stage, &first)?;
+    let (second, new) = successor(stage, &old)?;
+    Ok((first, strace, second, new))
+}
+
+fn successor(stage: &mut Stage, old: &Live) -> Outcome<(Daemon, Live)> {
+    let before = Record::parse(&read(&stage.record_path())?);
+    if before.map(|record| record.id).as_ref() != Ok(&old.record.id) {
+        return stage.inconclusive("the record is not that of the held daemon any more");
+    }
+    stage.launch_ready()
+}
+
+/// The first one goes on and ends; the second one has its record, is ready, and no taken file is left.
+fn goes_on_and_the_successor_survives(
+    stage: &mut Stage,
+    first: &Daemon,
+    strace: &Strace,
+    second: &Daemon,
+    new: &Live,
+) -> Outcome {
+    strace.release(first)?;
+    leaves(stage, first, "its stop went on")?;
+    survives(stage, second, new, "after its predecessor's removal")?;
+    nothing_taken_is_left(stage)
+}
+
+fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
+    let deadline = Instant::now() + NOTICED + SLACK;
+    let mut left = Vec::new();
+    until(deadline, Duration::from_millis(5), || {
+        left = taken_files(stage, stage.state_dir()).unwrap_or_default();
+        left.is_empty().then_some(())
+    });
+    stage.ensure(left.is_empty(), format!("taken files are left: {left:?}"))
+}
+
+pub(super) fn literal_removal(stage: &mut Stage) -> Outcome {
+    let (first, strace, second, new) = overtaken(stage)?;
+    stage.expect("the successor's record stands and the successor is ready when the first one is gone");
+    goes_on_and_the_successor_survives(stage, &first, &strace, &second, &new)
+}
+
+pub(super) fn lock_only_removal(stage: &mut Stage) -> Outcome {
+    let (first, old) = stage.launch_ready()?;
+    let strace = hold_removal(stage, &first)?;
+    let lock = lock_file(stage)?;
+    let holder = if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        "the suite"
+    } else {
+        "the stopping daemon"
+    };
+    let other = lock_file(stage)?;
+    if rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        return stage.inconclusive("the lock on the lock file does not hold");
+    }
+    stage.precondition(format!("{holder} holds the lock"));
+    stage.expect("the successor is ready in its usual time, and still when the first one is gone");
+    let (second, new) = successor(stage, &old)?;
+    goes_on_and_the_successor_survives(stage, &first, &strace, &second, &new)
+}
+
+fn lock_file(stage: &Stage) -> Outcome<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    Ok(options.open(stage.lock_path())?)
+}
+
+/// The one taken file whose name tells that `taker` took it.
+fn taken_by(stage: &mut Stage, taker: &Live) -> Outcome<PathBuf> {
+    let name = &stage.manifest().binding.registration;
+    let prefix = format!("{name}.taken-{}-", taker.record.id);
+    let mut taken = taken_files(stage, stage.state_dir())?;
+    taken.retain(|name| name.starts_with(&prefix));
+    match &taken[..] {
+        [one] => Ok(stage.state_dir().join(one)),
+        _ => stage.fail(format!(
+            "the successor's record was taken, and the taken files are {taken:?}"
+        )),
+    }
+}
+
+pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
+    let (first, old) = stage.launch_ready()?;
+    let strace = hold_removal(stage, &first)?;
+    let (second, new) = successor(stage, &old)?;
+    // Files of others: one under somebody else's name, one that only by its name is the successor's.
+    let rival = Rival::new()?;
+    let name = stage.manifest().binding.registration.clone();
+    let mut foreign = Vec::new();
+    for id in [&rival.record.id, &new.record.id] {
+        let path = stage.state_dir().join(format!("{name}.taken-{id}-foreign"));
+        write_new(&path, &rival.bytes(), 0o600)?;
+        foreign.push((path.clone(), Facts::of(&path)?));
+    }
+    let record = read(&stage.record_path())?;
+    second.stop()?;
+    stage.expect(
+        "the taken file is left to the successor, which reclaims it, unlinks it, and touches no other",
+    );
+    strace.release(&first)?;
+    leaves(stage, &first, "its stop went on")?;
+    if stage.record_path().exists() {
+        let stays = read(&stage.record_path())? == record;
+        stage.ensure(stays, "the record is neither taken nor what the successor wrote")?;
+        return stage.inconclusive("the successor's record was not taken");
+    }
+    let taken = taken_by(stage, &old)?;
+    let same = read(&taken)? == record;
+    stage.ensure(same, "the taken file is not the successor's record as it was")?;
+    stage.precondition("the successor, stopped, had its record taken; the taken file is untouched");
+    second.cont()?;
+    survives(stage, &second, &new, "after its record was taken")?;
+    let gone = until(Instant::now() + SLACK, Duration::from_millis(5), || {
+        (!taken.exists()).then_some(())
+    });
+    stage.ensure(gone.is_some(), "the reclaimed taken file is still there")?;
+    for (path, facts) in foreign {
+        let same = Facts::of(&path).ok() == Some(facts) && read(&path)? == rival.bytes();
+        stage.ensure(same, format!("{} is not what it was", path.display()))?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_back(stage: &mut Stage) -> Outcome {
+    let (first, old) = stage.launch_ready()?;
+    let strace = hold_removal(stage, &first)?;
+    let (second, _) = successor(stage, &old)?;
+    second.stop()?;
+    // The call goes through when the tracer is gone; the stop takes effect before the next one.
+    first.stop()?;
+    strace.release(&first)?;
+    let gone = until(stage.stand_down_deadline(), Duration::from_millis(1), || {
+        (!stage.record_path().exists()).then_some(())
+    });
+    if gone.is_none() {
+        return stage.inconclusive("the successor's record was not taken");
+    }
+    stage.precondition("the first one has taken its successor's record, and both are stopped");
+    stage.expect("the third one's record stands, and it is the one that stays");
+    let (third, new) = stage.launch_ready()?;
+    first.cont()?;
+    leaves(stage, &first, "its stop went on")?;
+    survives(stage, &third, &new, "after its predecessor's removal")?;
+    second.cont()?;
+    leaves(stage, &second, "it went on and found another's record")?;
+    survives(stage, &third, &new, "after the second one left")
+}
