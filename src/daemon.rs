@@ -1,8 +1,12 @@
 //! The daemon's runtime: listens, publishes, re-reads by notification and interval, stands down, drains, removes its
 //! record by take-verify-leave. It performs what [`Claim`] asks for; the decisions are all there.
 
+mod admission;
 mod serve;
 mod shared;
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+}
 
 use std::{
     convert::Infallible,
@@ -10,7 +14,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -28,6 +32,7 @@ use tower_service::Service;
 
 pub use self::shared::Handle;
 use self::{
+    admission::Admission,
     serve::{Admit, accept},
     shared::Shared,
 };
@@ -235,8 +240,8 @@ impl Builder {
             stops: watch::channel(0).0,
             published: watch::channel(false).0,
             reason: watch::channel(None).0,
-            active: watch::channel(0).0,
-            accepted: AtomicUsize::new(0),
+            admission: Admission::new(),
+            emptied: Notify::new(),
         };
         Ok(Daemon {
             shared: Arc::new(shared),

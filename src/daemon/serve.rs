@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -125,16 +125,15 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let open = Open::new(self.shared.clone());
         // CONV-10: no new work from the moment it knows.
-        if self.shared.reason.borrow().is_some() || *self.shared.stops.borrow() > 0 {
+        let Some(open) = Open::enter(&self.shared) else {
             let problem = perimeter::problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "draining",
                 "this daemon stands down; read the registration again",
             );
             return Box::pin(async move { Ok(problem.map(Either::Left)) });
-        }
+        };
         let answer = self.service.call(request);
         Box::pin(async move {
             Ok(answer.await?.map(|body| {
@@ -151,16 +150,16 @@ where
 struct Open(Arc<Shared>);
 
 impl Open {
-    fn new(shared: Arc<Shared>) -> Self {
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
-        shared.active.send_modify(|active| *active += 1);
-        Self(shared)
+    fn enter(shared: &Arc<Shared>) -> Option<Self> {
+        shared.admission.enter().then(|| Self(shared.clone()))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.active.send_modify(|active| *active -= 1);
+        if self.0.admission.leave() {
+            self.0.emptied.notify_one();
+        }
     }
 }
 

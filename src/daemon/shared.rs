@@ -3,10 +3,7 @@
 use std::{
     num::NonZeroU32,
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +12,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::serve::FLUSH_BOUND;
+use super::{admission::Admission, serve::FLUSH_BOUND};
 use crate::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir,
     claim::{Claim, Outcome, Probe, Reason, Sight},
@@ -45,9 +42,10 @@ pub(super) struct Shared {
     /// Whether the record was published.
     pub(super) published: watch::Sender<bool>,
     pub(super) reason: watch::Sender<Option<Reason>>,
-    /// Requests whose answer has not been sent whole.
-    pub(super) active: watch::Sender<usize>,
-    pub(super) accepted: AtomicUsize,
+    /// The requests that were let in and whose answer has not been sent whole.
+    pub(super) admission: Admission,
+    /// Told when the last of them has ended after the admission was closed.
+    pub(super) emptied: Notify,
 }
 
 /// A lock is poisoned by a panic of a holder; what these locks hold is replaced whole and so is never half-changed.
@@ -89,7 +87,8 @@ impl Shared {
     }
 
     pub(super) fn stop(&self) {
-        // The handshake drains from here on, whatever the driver is at.
+        // The handshake drains and no work is let in from here on, whatever the driver is at.
+        self.admission.close();
         self.claim().stop();
         self.stops.send_modify(|stops| *stops += 1);
     }
@@ -115,14 +114,19 @@ impl Shared {
 
     /// Waits until no request is open, a second stop, or `bound` (CONV-8, CONV-20).
     pub(super) async fn drain(&self, bound: Duration) {
-        let mut active = self.active.subscribe();
+        self.admission.close();
         let mut stops = self.stops.subscribe();
+        let emptied = async {
+            while self.admission.open() > 0 {
+                self.emptied.notified().await;
+            }
+        };
         tokio::select! {
-            _ = active.wait_for(|active| *active == 0) => {}
+            () = emptied => {}
             _ = stops.wait_for(|stops| *stops > 1) => {}
             // What is written then still has to leave within the bound.
             () = sleep(bound.saturating_sub(FLUSH_BOUND)) => {
-                tracing::warn!(open = *self.active.borrow(), "the drain bound is over");
+                tracing::warn!(open = self.admission.open(), "the drain bound is over");
             }
         }
     }
@@ -226,12 +230,7 @@ impl Handle {
 
     /// Requests that the guard let in and whose answer has not been sent whole, open streams included.
     pub fn active_requests(&self) -> usize {
-        *self.0.active.borrow()
-    }
-
-    /// Requests that the guard let in since the start.
-    pub fn accepted_requests(&self) -> usize {
-        self.0.accepted.load(Ordering::Relaxed)
+        self.0.admission.open()
     }
 
     /// Replaces the origin allowlist; it counts from the next request on.
@@ -242,6 +241,16 @@ impl Handle {
     /// Asks for a graceful stop; a second time, for an end without the rest of the drain.
     pub fn stop(&self) {
         self.0.stop();
+    }
+
+    /// Asks for a graceful stop where no more than `besides` requests are open (a route that asks is one of them);
+    /// `false`: there are more, or it stops already. No request slips in between the look and the stop.
+    pub fn stop_if_idle(&self, besides: usize) -> bool {
+        let idle = self.0.admission.close_if_idle(besides);
+        if idle {
+            self.0.stop();
+        }
+        idle
     }
 
     /// Ends as soon as the record is published; never, where that does not come to pass.

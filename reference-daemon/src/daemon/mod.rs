@@ -303,9 +303,14 @@ async fn idle_out(app: Arc<App>, timeout: Duration) {
             biased;
             changed = work.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(now.last + timeout), if now.is_idle() => {
-                tracing::info!(idle_seconds = timeout.as_secs(), "idle");
-                app.stop("idle");
-                return;
+                // LIFE-9: a request that was let in at this moment is served first.
+                if app.stop_if_idle("idle", 0) {
+                    tracing::info!(idle_seconds = timeout.as_secs(), "idle");
+                    return;
+                }
+                if work.changed().await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -316,5 +321,14 @@ impl App {
         // The first cause is the one that counts.
         let _ = self.cause.set(cause);
         self.handle.stop();
+    }
+
+    /// Stops where nothing is open besides the given number of requests.
+    fn stop_if_idle(&self, cause: &'static str, besides: usize) -> bool {
+        let idle = self.handle.stop_if_idle(besides);
+        if idle {
+            let _ = self.cause.set(cause);
+        }
+        idle
     }
 }

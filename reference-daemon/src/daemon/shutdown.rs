@@ -28,10 +28,10 @@ pub(super) async fn shutdown(State(app): State<Arc<App>>, Payload(wanted): Paylo
         let detail = "the request means another daemon than the one that answers";
         return refuse_with(StatusCode::CONFLICT, "not_this_daemon", detail, "id", id.into());
     }
-    let work = app.activity.now();
-    // This request is one of them.
-    let requests = work.requests.saturating_sub(1);
-    if wanted.if_idle && (requests > 0 || work.streams > 0) {
+    // LIFE-15: the look and the stop are one step, and this request is one of those that are open.
+    if wanted.if_idle && !app.stop_if_idle("requested", 1) {
+        let work = app.activity.now();
+        let requests = work.requests.saturating_sub(1);
         let active = json!({"requests": requests, "streams": work.streams, "sessions": 0, "proxies": 0});
         return refuse_with(
             StatusCode::CONFLICT,
@@ -41,6 +41,8 @@ pub(super) async fn shutdown(State(app): State<Arc<App>>, Payload(wanted): Paylo
             active,
         );
     }
-    app.stop("requested");
+    if !wanted.if_idle {
+        app.stop("requested");
+    }
     (StatusCode::ACCEPTED, Json(json!({"id": id, "state": "draining"}))).into_response()
 }
