@@ -325,15 +325,14 @@ impl Setting {
             self.launch(&mut world, slot, *protocol, false, &mut Log::default());
         }
         for index in self.clients() {
-            let client = &mut world.clients[index];
-            client.kind = number(
-                scenario
-                    .clients
-                    .iter()
-                    .position(|kind| *kind == scenario.clients[index])
-                    .unwrap_or(index),
-            );
-            self.begin(client);
+            // Equal clients bear the same number, so that they can stand for each other.
+            let kinds = scenario.clients;
+            let kind = kinds
+                .iter()
+                .position(|kind| *kind == kinds[index])
+                .unwrap_or(index);
+            world.clients[index].kind = number(kind);
+            self.begin(&mut world.clients[index]);
         }
         world
     }

@@ -1,4 +1,5 @@
 //! The binary as people and scripts meet it.
+#![allow(clippy::unwrap_used)]
 
 use std::process::{Command, Output};
 

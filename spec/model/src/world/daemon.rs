@@ -104,7 +104,10 @@ impl Setting {
                     return false;
                 }
                 let letter = self.publish(world, index, log);
-                world.release(own);
+                if world.lock == own {
+                    world.release(own);
+                    log.say(|| "gives the lock back".to_owned());
+                }
                 letter
             }
             Want::ListTaken => {
