@@ -9,13 +9,11 @@
 //! authenticated learns nothing of the daemon: not its protocol (HS-9), not which routes it has (HS-8). The bounds on
 //! header sections, connections and slow clients are those of the server below this layer.
 
+mod origin;
+mod problem;
+
 use std::{
-    borrow::{Borrow, Cow},
-    collections::BTreeSet,
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
     pin::Pin,
-    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Instant,
@@ -25,7 +23,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{
-        ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL,
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, UPGRADE, VARY, WWW_AUTHENTICATE,
         X_CONTENT_TYPE_OPTIONS,
@@ -34,11 +32,15 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::problem::{PROBLEM_JSON, Problem};
+pub use self::{
+    origin::{NotAnOrigin, Origin, Origins},
+    problem::{problem, problem_with, wants_text},
+};
 use crate::{
     credential::Credential,
     gate::Protocol,
@@ -57,7 +59,6 @@ pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"local-daemon\", Local-Daemon-Proof");
-const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// What the guard has to know of its daemon at the moment of a request.
@@ -455,65 +456,6 @@ impl Refusal {
     }
 }
 
-/// A problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`] it becomes
-/// text for a request that prefers `text/plain` (PER-35, PER-37).
-pub fn problem(
-    status: StatusCode,
-    code: &'static str,
-    detail: impl Into<Cow<'static, str>>,
-) -> Response<Full<Bytes>> {
-    problem_with(status, code, detail, Map::new())
-}
-
-/// A [`problem`] with further members for programs, such as `active` beside the code `busy`.
-pub fn problem_with(
-    status: StatusCode,
-    code: &'static str,
-    detail: impl Into<Cow<'static, str>>,
-    members: Map<String, Value>,
-) -> Response<Full<Bytes>> {
-    let title = status.canonical_reason().unwrap_or("Problem");
-    let problem = Problem {
-        r#type: "about:blank",
-        title,
-        status: status.as_u16(),
-        code,
-        detail: detail.into(),
-        members,
-    };
-    let json = serde_json::to_vec(&problem).expect("strings and numbers always serialise");
-    let mut response = Response::new(Full::from(json));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
-    response.extensions_mut().insert(problem);
-    response
-}
-
-/// A problem's body. It travels with its answer as an extension, so that the guard can render it as text.
-#[derive(Clone, Serialize)]
-struct Problem {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    code: &'static str,
-    detail: Cow<'static, str>,
-    #[serde(flatten)]
-    members: Map<String, Value>,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} {} ({}): {}",
-            self.status, self.title, self.code, self.detail
-        )?;
-        self.members
-            .iter()
-            .try_for_each(|(name, value)| writeln!(f, "{name}: {value}"))
-    }
-}
-
 /// The inner service's answer as the guard lets it out.
 fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
     let mut response = response.map(Either::Right);
@@ -552,31 +494,6 @@ fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
         response.headers_mut().remove(name);
     }
     response
-}
-
-/// Whether a request would rather read text than JSON: of the two, `Accept` names `text/plain` first.
-pub fn wants_text(headers: &HeaderMap) -> bool {
-    let essence = |range: &str| {
-        range
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    };
-    headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(essence)
-        .find(|range| {
-            matches!(
-                &**range,
-                "text/plain" | "application/json" | "application/problem+json"
-            )
-        })
-        .is_some_and(|range| range == "text/plain")
 }
 
 /// What every answer to one request gets on its way out.
@@ -736,143 +653,6 @@ where
             Source::Inner(future) => tame(ready!(future.as_mut().poll(context))?),
         };
         Poll::Ready(Ok(this.dress.take().expect(ONCE).onto(response)))
-    }
-}
-
-/// An origin exactly as browsers serialise it: `scheme://host`, and the port where it is not the scheme's default.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Origin(String);
-
-impl Origin {
-    /// The serialised origin.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Borrow<str> for Origin {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Why a text is not an [`Origin`] that can be listed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotAnOrigin {
-    /// Sandboxed frames, `data:` and `file:` pages of anybody all call themselves `null`.
-    #[error("\"null\" is the origin of every sandboxed and every local page")]
-    Null,
-    /// A pattern.
-    #[error("origins are listed one by one, without patterns")]
-    Pattern,
-    /// Upper case, which no browser sends.
-    #[error("an origin is written in lower case")]
-    UpperCase,
-    /// No `scheme://`.
-    #[error("an origin begins with its scheme, such as https://")]
-    Scheme,
-    /// User information.
-    #[error("an origin holds no user name")]
-    UserInfo,
-    /// A path, query or fragment, be it one slash.
-    #[error("an origin ends after its host and port, without a slash")]
-    Path,
-    /// A host that browsers would write in another way, or not at all.
-    #[error("the host is not written as browsers write it")]
-    Host,
-    /// A port that is not 1 to 65535 without leading zeros.
-    #[error("the port is not a number from 1 to 65535 without leading zeros")]
-    Port,
-    /// The scheme's own port, which browsers leave out.
-    #[error("browsers leave out the scheme's default port")]
-    DefaultPort,
-}
-
-impl FromStr for Origin {
-    type Err = NotAnOrigin;
-
-    fn from_str(text: &str) -> Result<Self, NotAnOrigin> {
-        if text == "null" {
-            return Err(NotAnOrigin::Null);
-        }
-        if text.contains('*') {
-            return Err(NotAnOrigin::Pattern);
-        }
-        if text.contains(|c: char| c.is_ascii_uppercase()) {
-            return Err(NotAnOrigin::UpperCase);
-        }
-        let (scheme, rest) = text.split_once("://").ok_or(NotAnOrigin::Scheme)?;
-        let in_scheme = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-        if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(in_scheme) {
-            return Err(NotAnOrigin::Scheme);
-        }
-        if rest.contains(['/', '?', '#', '\\']) {
-            return Err(NotAnOrigin::Path);
-        }
-        if rest.contains('@') {
-            return Err(NotAnOrigin::UserInfo);
-        }
-        // The colons of an IPv6 address stand before its closing bracket.
-        let (host, port) = match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
-            Some((host, port)) => (host, Some(port)),
-            None => (rest, None),
-        };
-        if !is_serialised_host(host) {
-            return Err(NotAnOrigin::Host);
-        }
-        if let Some(digits) = port {
-            let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
-            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443)) {
-                return Err(NotAnOrigin::DefaultPort);
-            }
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// Whether a lower-case host is written as browsers serialise it: labels of ASCII (an international name in its
-/// `xn--` form), a dotted IPv4 address of four numbers, or the shortest IPv6 address in brackets.
-fn is_serialised_host(host: &str) -> bool {
-    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        // Browsers write no dots in an IPv6 address.
-        return !address.contains('.')
-            && address
-                .parse::<Ipv6Addr>()
-                .is_ok_and(|parsed| parsed.to_string() == address);
-    }
-    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-    let is_label = |label: &str| !label.is_empty() && label.chars().all(is_letter);
-    // A name whose last label is a number is an address, however short it is written.
-    let is_number = |label: &str| label.starts_with("0x") || label.chars().all(|c| c.is_ascii_digit());
-    let is_address = host.rsplit('.').next().is_some_and(is_number);
-    host.split('.').all(is_label) && (!is_address || host.parse::<Ipv4Addr>().is_ok())
-}
-
-/// A list of admitted origins; a clone shares it.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Origins(Arc<BTreeSet<Origin>>);
-
-impl Origins {
-    /// Whether exactly this serialised origin is listed.
-    pub fn contains(&self, origin: &str) -> bool {
-        self.0.contains(origin)
-    }
-
-    /// The listed origins in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Origin> {
-        self.0.iter()
-    }
-}
-
-impl FromIterator<Origin> for Origins {
-    fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
-        Self(Arc::new(origins.into_iter().collect()))
     }
 }
 

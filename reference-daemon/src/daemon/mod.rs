@@ -181,19 +181,15 @@ fn refuse(
 }
 
 /// A problem answer that tells one thing more.
-fn refuse_with(status: StatusCode, code: &str, detail: &str, member: &str, value: Value) -> Response {
-    let title = status.canonical_reason().unwrap_or("Problem");
-    let mut body = serde_json::json!({
-        "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail,
-    });
-    body[member] = value;
-    let kind = HeaderValue::from_static("application/problem+json");
-    (
-        status,
-        [(CONTENT_TYPE, kind)],
-        Json(body).into_response().into_body(),
-    )
-        .into_response()
+fn refuse_with(
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+    member: &str,
+    value: Value,
+) -> Response {
+    let members = [(member.to_owned(), value)].into_iter().collect();
+    perimeter::problem_with(status, code, detail, members).map(Body::new)
 }
 
 /// A JSON body of at most [`MAX_BODY`]; a refusal is a problem.

@@ -1,0 +1,149 @@
+//! Which web origins may call: exact, serialised ones.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    sync::Arc,
+};
+
+use super::parse_port;
+
+/// An origin exactly as browsers serialise it: `scheme://host`, and the port where it is not the scheme's default.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Origin(String);
+
+impl Origin {
+    /// The serialised origin.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Origin {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not an [`Origin`] that can be listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotAnOrigin {
+    /// Sandboxed frames, `data:` and `file:` pages of anybody all call themselves `null`.
+    #[error("\"null\" is the origin of every sandboxed and every local page")]
+    Null,
+    /// A pattern.
+    #[error("origins are listed one by one, without patterns")]
+    Pattern,
+    /// Upper case, which no browser sends.
+    #[error("an origin is written in lower case")]
+    UpperCase,
+    /// No `scheme://`.
+    #[error("an origin begins with its scheme, such as https://")]
+    Scheme,
+    /// User information.
+    #[error("an origin holds no user name")]
+    UserInfo,
+    /// A path, query or fragment, be it one slash.
+    #[error("an origin ends after its host and port, without a slash")]
+    Path,
+    /// A host that browsers would write in another way, or not at all.
+    #[error("the host is not written as browsers write it")]
+    Host,
+    /// A port that is not 1 to 65535 without leading zeros.
+    #[error("the port is not a number from 1 to 65535 without leading zeros")]
+    Port,
+    /// The scheme's own port, which browsers leave out.
+    #[error("browsers leave out the scheme's default port")]
+    DefaultPort,
+}
+
+impl FromStr for Origin {
+    type Err = NotAnOrigin;
+
+    fn from_str(text: &str) -> Result<Self, NotAnOrigin> {
+        if text == "null" {
+            return Err(NotAnOrigin::Null);
+        }
+        if text.contains('*') {
+            return Err(NotAnOrigin::Pattern);
+        }
+        if text.contains(|c: char| c.is_ascii_uppercase()) {
+            return Err(NotAnOrigin::UpperCase);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(NotAnOrigin::Scheme)?;
+        let in_scheme = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+        if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(in_scheme) {
+            return Err(NotAnOrigin::Scheme);
+        }
+        if rest.contains(['/', '?', '#', '\\']) {
+            return Err(NotAnOrigin::Path);
+        }
+        if rest.contains('@') {
+            return Err(NotAnOrigin::UserInfo);
+        }
+        // The colons of an IPv6 address stand before its closing bracket.
+        let (host, port) = match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        };
+        if !is_serialised_host(host) {
+            return Err(NotAnOrigin::Host);
+        }
+        if let Some(digits) = port {
+            let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
+            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443)) {
+                return Err(NotAnOrigin::DefaultPort);
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Whether a lower-case host is written as browsers serialise it: labels of ASCII (an international name in its
+/// `xn--` form), a dotted IPv4 address of four numbers, or the shortest IPv6 address in brackets.
+fn is_serialised_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // Browsers write no dots in an IPv6 address.
+        return !address.contains('.')
+            && address
+                .parse::<Ipv6Addr>()
+                .is_ok_and(|parsed| parsed.to_string() == address);
+    }
+    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    let is_label = |label: &str| !label.is_empty() && label.chars().all(is_letter);
+    // A name whose last label is a number is an address, however short it is written.
+    let is_number = |label: &str| label.starts_with("0x") || label.chars().all(|c| c.is_ascii_digit());
+    let is_address = host.rsplit('.').next().is_some_and(is_number);
+    host.split('.').all(is_label) && (!is_address || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// A list of admitted origins; a clone shares it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Origins(Arc<BTreeSet<Origin>>);
+
+impl Origins {
+    /// Whether exactly this serialised origin is listed.
+    pub fn contains(&self, origin: &str) -> bool {
+        self.0.contains(origin)
+    }
+
+    /// The listed origins in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Origin> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Origin> for Origins {
+    fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
+        Self(Arc::new(origins.into_iter().collect()))
+    }
+}
