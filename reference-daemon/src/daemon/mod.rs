@@ -14,12 +14,12 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     body::{self, Body},
     extract::{FromRequest, Request, State},
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use local_daemon::{
