@@ -61,6 +61,15 @@ pub enum Search {
     Until(&'static str),
 }
 
+impl Search {
+    fn wants(self, property: &Property) -> bool {
+        match self {
+            Self::Until(name) => property.name == name,
+            Self::Symmetric | Self::Named => true,
+        }
+    }
+}
+
 /// Explores a setting.
 pub fn explore(setting: &Setting, search: Search) -> Report {
     let began = Instant::now();
@@ -70,8 +79,8 @@ pub fn explore(setting: &Setting, search: Search) -> Report {
         .into_iter()
         .map(|(property, at)| (property, graph.path(at)))
         .collect();
-    let livelock = PROPERTIES.iter().find(|property| property.is_of_cycles());
-    if let Some(property) = livelock
+    let of_cycles = |property: &&Property| property.is_of_cycles() && search.wants(property);
+    if let Some(property) = PROPERTIES.iter().find(of_cycles)
         && let Some(trace) = graph.livelock()
     {
         violations.push((property, trace));
@@ -159,12 +168,11 @@ impl<'a> Graph<'a> {
             } else {
                 let still = self.setting.successors(&world, &mut successors);
                 for property in PROPERTIES {
-                    let wanted = match self.search {
-                        Search::Until(name) => property.name == name,
-                        Search::Symmetric | Search::Named => true,
-                    };
                     let fresh = !violated.iter().any(|(known, _)| known.name == property.name);
-                    if wanted && fresh && property.is_violated(self.setting, &world, still) {
+                    if self.search.wants(property)
+                        && fresh
+                        && property.is_violated(self.setting, &world, still)
+                    {
                         violated.push((property, here));
                         if matches!(self.search, Search::Until(_)) {
                             return violated;
@@ -218,9 +226,6 @@ impl<'a> Graph<'a> {
     /// budgeted, so none is on a cycle. Where worlds that differ in names are one, names say nothing about who is left
     /// out, and every such part counts.
     fn livelock(&self) -> Option<Trace> {
-        if self.starts.len() <= self.worlds.len() {
-            return None;
-        }
         let mut parts = self.parts();
         for part in &mut parts {
             part.sort_unstable();

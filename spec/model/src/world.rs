@@ -547,8 +547,8 @@ impl Setting {
         for index in self.slots() {
             let own = number(index);
             let is_child = world.clients.iter().any(|client| client.child == own);
-            if !is_child {
-                world.slots[index].clear_unless(mark::SAID, world.slots[index].has(mark::DEAF));
+            if !is_child && !world.slots[index].has(mark::DEAF) {
+                world.slots[index].clear(mark::SAID);
             }
             let slot = world.slots[index];
             if slot.claim == OFF || self.is_running(slot) || world.last == own || is_child {
@@ -577,7 +577,7 @@ impl Setting {
             || world.clients.iter().any(by_client)
     }
 
-    /// What can come next. Nothing comes after a breach, and nothing outside the bound.
+    /// What can come next, and how still the world is.
     pub fn successors(&self, world: &World, found: &mut Vec<(Action, World)>) -> Stillness {
         found.clear();
         let mut attempt = |action: Action| {
@@ -667,12 +667,6 @@ impl Slot {
 
     fn clear(&mut self, mark: u8) {
         self.marks &= !mark;
-    }
-
-    fn clear_unless(&mut self, mark: u8, keep: bool) {
-        if !keep {
-            self.clear(mark);
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
 };
 
 impl Setting {
+    /// The next effect, where it can be performed and changes something.
     pub(super) fn client(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
         let client = world.clients[index];
         if client.paused {
@@ -39,6 +40,7 @@ impl Setting {
         }
     }
 
+    /// A supervisor sees that its daemon has gone.
     pub(super) fn watch(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
         let child = world.clients[index].child;
         let slot = world.slots[usize::from(child)];
@@ -67,6 +69,7 @@ impl Setting {
         true
     }
 
+    /// A daemon is started as this client's child, if there is room for one.
     pub(super) fn spawn(&self, world: &mut World, index: usize, yields: bool, log: &mut Log) {
         let free = self.slots().find(|slot| world.slots[*slot].claim == OFF);
         let Some(slot) = free else {
@@ -84,6 +87,7 @@ impl Setting {
         self.launch(world, slot, protocol, yields, &mut Log::default());
     }
 
+    /// Without the rule that clients do not remove: compares, then unlinks.
     pub(super) fn remove(&self, world: &mut World, index: usize, log: &mut Log) {
         let Client {
             removing, compared, ..
@@ -108,6 +112,7 @@ impl Setting {
         world.clients[index].compared = false;
     }
 
+    /// The next effect of a call. Taking the lock is one step with the read that follows.
     pub(super) fn call(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
         let client = world.clients[index];
         let letter = match self.out(client.machine).want {
@@ -155,6 +160,7 @@ impl Setting {
         true
     }
 
+    /// A probe with the credential that is in the file.
     pub(super) fn client_probe(&self, world: &mut World, record: Record) -> Answer {
         if self.scenario.first_launch && world.credential == NONE {
             return Answer::NoCredential;
@@ -215,6 +221,7 @@ impl Setting {
         true
     }
 
+    /// The machine hears what it observed. Giving the lock back is one step with what led to it.
     pub(super) fn hears(&self, world: &mut World, index: usize, letter: Letter, log: &mut Log) {
         let mut machine = self.automaton.step(world.clients[index].machine, letter);
         if self.out(machine).want == Want::Unlock {

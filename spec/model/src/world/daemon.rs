@@ -12,6 +12,7 @@ use crate::{
 };
 
 impl Setting {
+    /// The next effect, where it can be performed and changes something.
     pub(super) fn daemon(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
         let own = number(index);
         let slot = world.slots[index];
@@ -148,6 +149,7 @@ impl Setting {
         true
     }
 
+    /// The machine hears what came of its effect; `took` is the record that it has just taken.
     pub(super) fn told(
         &self,
         world: &mut World,
@@ -218,6 +220,7 @@ impl Setting {
         }
     }
 
+    /// The temporary file is renamed over the record.
     pub(super) fn publish(&self, world: &mut World, index: usize, log: &mut Log) -> Letter {
         let own = number(index);
         let content = if self.lacks(Deviation::SharedTemporary) {
@@ -244,6 +247,7 @@ impl Setting {
         Letter::Done
     }
 
+    /// The record is renamed to its taken name, or unlinked without the rule.
     pub(super) fn take(
         &self,
         world: &mut World,
@@ -284,12 +288,14 @@ impl Setting {
         Letter::Done
     }
 
+    /// `theirs` is the record that another has deleted.
     pub(super) fn note_removal(&self, world: &mut World, theirs: u8) {
         if self.is_running(world.slots[usize::from(theirs)]) {
             self.note(world, broken::REMOVED);
         }
     }
 
+    /// The listener gets the port of the stale record.
     pub(super) fn reuse(&self, world: &mut World, index: usize, log: &mut Log) -> bool {
         let slot = world.slots[index];
         let Content::Record(Record { port, .. }) = world.record else {
