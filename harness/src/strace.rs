@@ -7,6 +7,7 @@
 //!
 //! The log holds names of files and never what is written or read.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
@@ -194,13 +195,24 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// A point that is laid around a launch or attached to a subject. Dropping it releases what was attached; what was
-/// wrapped at its launch ends with the subject's process group.
+/// A point that is laid around a launch or attached to a subject. Dropping it lets go what is held.
 #[derive(Debug)]
 pub struct Strace {
     point: Point,
     log: PathBuf,
+    /// What was attached; dropping it ends it.
     tracer: Option<Subject>,
+    /// Whoever holds a thread that was seen held. A subject that is ended while it is held is gone only when its tracer
+    /// is.
+    holder: OnceCell<Proc>,
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        if let Some(holder) = self.holder.get() {
+            holder.signal(Signal::KILL);
+        }
+    }
 }
 
 impl Strace {
@@ -211,6 +223,7 @@ impl Strace {
             point,
             log: directory.join("calls"),
             tracer: None,
+            holder: OnceCell::new(),
         })
     }
 
@@ -264,7 +277,11 @@ impl Strace {
                 .map(Some)
                 .or_else(|| (!subject.is_running()).then_some(None))
         };
-        until(deadline, Duration::from_millis(1), held).flatten()
+        let call = until(deadline, Duration::from_millis(1), held).flatten()?;
+        if let Some(holder) = tracer_of(Path::new(&format!("/proc/{}", call.thread))).and_then(Proc::of) {
+            let _ = self.holder.set(holder);
+        }
+        Some(call)
     }
 
     fn held(&self) -> Option<Call> {
@@ -314,16 +331,18 @@ fn tracers(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    let tracer = |status: String| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
-    };
     threads
         .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok())
-        .filter_map(tracer)
+        .filter_map(|thread| tracer_of(&thread.path()))
         .collect()
+}
+
+/// The tracer of one thread, given by its directory below `/proc`.
+fn tracer_of(thread: &Path) -> Option<u32> {
+    let status = std::fs::read_to_string(thread.join("status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }
 
 fn path_alone() -> Env {

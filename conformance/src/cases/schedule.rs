@@ -142,16 +142,32 @@ fn launch_under(stage: &mut Stage, start: Start, strace: &Strace) -> Outcome<Dae
     stage.launch_with(start.under(strace.prefix()))
 }
 
-/// Starts a daemon that is held at `point`, which none passes that becomes ready.
+/// Starts a daemon that is held at `point`. One that becomes ready without it makes the schedule inconclusive.
 fn launch_held(stage: &mut Stage, name: &str, start: Start, point: Point) -> Outcome<(Daemon, Strace, Call)> {
     let strace = trace(stage, name, point)?;
     let daemon = launch_under(stage, start, &strace)?;
-    let Some(call) = strace.wait_held(&daemon, stage.ready_deadline()) else {
-        stage.ready(&daemon)?;
-        return stage.inconclusive(format!("{} makes no such call", daemon.name));
+    let deadline = stage.ready_deadline();
+    let call = loop {
+        let look_again = Instant::now() + Duration::from_millis(50);
+        if let Some(call) = strace.wait_held(&daemon, deadline.min(look_again)) {
+            break call;
+        }
+        let is_ready = stage
+            .find(&daemon.state_dir)
+            .is_ok_and(|live| owns(&daemon, &live));
+        if is_ready || !daemon.is_running() || Instant::now() > deadline {
+            stage.ready(&daemon)?;
+            return stage.inconclusive(format!("{} makes no such call", daemon.name));
+        }
     };
     stage.precondition(format!("{} is held at {call}", daemon.name));
     Ok((daemon, strace, call))
+}
+
+/// Whether the record names a process of this daemon.
+fn owns(daemon: &Daemon, live: &Live) -> bool {
+    let pid = live.record.pid.unsigned_abs();
+    daemon.tree().iter().any(|process| process.pid == pid)
 }
 
 /// Waits until a ready daemon is held at the point of its trace.

@@ -43,7 +43,7 @@ pub(super) fn ready_unseen(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     // Open work keeps it there to answer; one without is free to be gone.
     let work = match open_work(stage, &live) {
-        Err(Stop::Untestable(_)) => None,
+        Err(Stop::Untestable(_) | Stop::NotApplicable(_)) => None,
         work => Some(work?),
     };
     let path = stage.record_path();

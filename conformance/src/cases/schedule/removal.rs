@@ -4,14 +4,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::Facts;
+use local_daemon_harness::files::{Facts, Watch};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::record::{Record, write_new};
 use local_daemon_harness::strace::{LINK, Point, RENAME, Strace, UNLINK};
 use local_daemon_harness::wait::until;
 use rustix::fs::FlockOperation;
 
-use super::super::scene::{NOTICED, Rival, SLACK, read, signal, taken_files};
+use super::super::scene::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
 use super::{held, leaves, survives, trace};
 use crate::case::Outcome;
 use crate::stage::{Daemon, Live, Stage};
@@ -130,14 +130,18 @@ pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
     }
     let record = read(&stage.record_path())?;
     second.stop()?;
+    let watch = Watch::on(stage.state_dir())?;
     stage.expect(
         "the taken file is left to the successor, which reclaims it, unlinks it, and touches no other",
     );
     strace.release(&first)?;
     leaves(stage, &first, "its stop went on")?;
     if stage.record_path().exists() {
-        let stays = read(&stage.record_path())? == record;
-        stage.ensure(stays, "the record is neither taken nor what the successor wrote")?;
+        let touched = changes(&watch.events(), &name);
+        stage.ensure(
+            touched.is_empty(),
+            format!("the record was not left taken: {touched:?}"),
+        )?;
         return stage.inconclusive("the successor's record was not taken");
     }
     let taken = taken_by(stage, &old)?;
