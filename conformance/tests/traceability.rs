@@ -20,10 +20,13 @@ fn no_end_dangles() {
 
 #[test]
 fn every_kind_of_dangling_end_is_found() {
-    static CASES: [Case; 3] = [
+    static CASES: [Case; 4] = [
         Case::core("gate/no-such-requirement", &["PUB-999"], "", |_| Ok(())),
         Case::core("gate/of-another-chapter", &["PUB-1"], "", |_| Ok(())),
         Case::core("gate/of-another-chapter", &["GATE-1"], "", |_| Ok(())),
+        Case::core("schedule/across-the-chapters", &["PUB-2", "GATE-1"], "", |_| {
+            Ok(())
+        }),
     ];
     let cited = trace::Citation {
         id: "HS-999".to_owned(),
@@ -42,4 +45,8 @@ fn every_kind_of_dangling_end_is_found() {
         assert!(ends.contains(end), "{end}\n---\n{ends}");
     }
     assert!(!ends.contains("PUB-1: a MUST without a case"));
+    assert!(
+        !ends.contains("schedule/"),
+        "a schedule goes across chapters\n{ends}"
+    );
 }

@@ -33,7 +33,7 @@ pub const READ: &[&str] = &["read", "pread64", "readv", "preadv", "preadv2"];
 /// The calls that write to a descriptor.
 pub const WRITE: &[&str] = &["write", "pwrite64", "writev", "pwritev", "pwritev2"];
 /// The calls that flush a file to disk.
-pub const FLUSH: &[&str] = &["fsync", "fdatasync"];
+pub const FLUSH: &[&str] = &["fsync", "fdatasync", "syncfs"];
 /// The calls that change a mode or a length.
 pub const CHANGE: &[&str] = &[
     "chmod",
@@ -135,7 +135,11 @@ impl Point {
         options.push(log.to_string_lossy().into_owned());
         options.extend(["-e".to_owned(), format!("trace={calls}")]);
         if let Some(path) = &self.path {
-            options.extend(["-P".to_owned(), path.to_string_lossy().into_owned()]);
+            // The bare name too, for those who name it relative to a directory's descriptor.
+            let name = path.file_name().map(Path::new);
+            for path in [Some(path.as_path()), name].into_iter().flatten() {
+                options.extend(["-P".to_owned(), path.to_string_lossy().into_owned()]);
+            }
         }
         let what = match self.act {
             Act::Nothing => return options,
@@ -163,6 +167,8 @@ pub struct Call {
     pub files: Vec<PathBuf>,
     /// Whether it may create a file.
     pub creates: bool,
+    /// Whether it opens a file each write to which is flushed at once.
+    pub syncs: bool,
     /// What it returned, in strace's words; `None` while it has not, or where its thread was ended in it.
     pub result: Option<String>,
 }
@@ -171,6 +177,13 @@ impl Call {
     /// Whether it names something in `directory`.
     pub fn touches(&self, directory: &Path) -> bool {
         self.files.iter().any(|file| file.starts_with(directory))
+    }
+
+    /// Whether it has returned, and not with an error.
+    pub fn succeeded(&self) -> bool {
+        self.result
+            .as_ref()
+            .is_some_and(|result| !result.starts_with('-'))
     }
 
     /// Whether strace made it fail.
@@ -405,6 +418,7 @@ fn parse(log: &[u8]) -> Vec<Call> {
                 name: String::from_utf8_lossy(&text[..open]).into_owned(),
                 files: Vec::new(),
                 creates: false,
+                syncs: false,
                 result: None,
             };
             finish(&mut call, arguments);
@@ -420,23 +434,35 @@ fn finish(call: &mut Call, text: &[u8]) {
     let (arguments, result) = end.map_or((text, None), |end| (&text[..end], Some(&text[end + 3..])));
     call.files = files(arguments);
     call.creates = call.name == "creat" || find(arguments, b"O_CREAT").is_some();
+    call.syncs = find(arguments, b"O_SYNC")
+        .or_else(|| find(arguments, b"O_DSYNC"))
+        .is_some();
     call.result = result
         .map(|result| String::from_utf8_lossy(result).trim_end().to_owned())
         .filter(|result| result != "?");
 }
 
-/// The quoted paths and the `<paths>` behind descriptors, in their order.
+/// The quoted paths and the `<paths>` behind descriptors, in their order. A descriptor that a path follows is where that
+/// path begins if it is relative, and not a file of its own.
 fn files(arguments: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
+    let mut base = None;
     let mut rest = arguments;
     while let Some(open) = rest.iter().position(|byte| matches!(byte, b'"' | b'<')) {
-        let close = if rest[open] == b'"' { b'"' } else { b'>' };
-        let (text, length) = unescape(&rest[open + 1..], close);
-        // A string that is cut is content, not a path; what follows AT_FDCWD is where relative paths begin.
+        let quoted = rest[open] == b'"';
+        let (text, length) = unescape(&rest[open + 1..], if quoted { b'"' } else { b'>' });
         let after = &rest[(open + 1 + length).min(rest.len())..];
-        let is_start = rest[..open].ends_with(b"AT_FDCWD");
-        if !text.is_empty() && !after.starts_with(b"...") && !is_start {
-            found.push(PathBuf::from(std::ffi::OsString::from_vec(text)));
+        let path = PathBuf::from(std::ffi::OsString::from_vec(text));
+        if !quoted && after.starts_with(b", \"") {
+            base = Some(path);
+        } else if quoted && after.starts_with(b"...") {
+            // A string that is cut is content, not a path.
+            found.extend(base.take());
+        } else if !path.as_os_str().is_empty() {
+            found.push(
+                base.take()
+                    .map_or_else(|| path.clone(), |base: PathBuf| base.join(&path)),
+            );
         }
         rest = after;
     }
@@ -517,6 +543,8 @@ mod tests {
 8     1795220415.607556 <... fsync resumed>) = 0 (DELAYED)
 8     1795220415.607557 +++ killed by SIGKILL +++
 9     1795220415.607558 unlink("/s/gone") = ?
+9     1795220415.607558 renameat(3</d>, "a", AT_FDCWD</e>, "b") = 0
+9     1795220415.607558 fchmodat(3</d>, "/s/abs", 0600) = 0
 7     1795220415.607559 rename("/s/a", "/s/b""#;
         let calls = parse(log);
         let shown: Vec<(u32, &str, Vec<&str>)> = calls
@@ -531,6 +559,8 @@ mod tests {
                 (8, "fsync", vec!["/s/r"]),
                 (7, "rename", vec!["/s/a\"b", "/s/ü"]),
                 (9, "unlink", vec!["/s/gone"]),
+                (9, "renameat", vec!["/d/a", "/e/b"]),
+                (9, "fchmodat", vec!["/s/abs"]),
                 (7, "rename", vec!["/s/a", "/s/b"]),
             ]
         );
@@ -540,7 +570,8 @@ mod tests {
         assert!(calls[2].was_delayed() && calls[2].touches(Path::new("/s")));
         let results: Vec<_> = calls.iter().map(|call| call.result.as_deref()).collect();
         assert_eq!(results[1], Some("44"));
-        assert_eq!(results[4..], [None, None]);
+        assert_eq!((results[4], results[7]), (None, None));
+        assert!(calls[5].succeeded() && !calls[3].succeeded() && !calls[4].succeeded());
     }
 
     #[test]

@@ -58,6 +58,13 @@ pub(crate) const CASES: &[Case] = &[
         publish::publish_before_listen,
     ),
     Case::core(
+        "schedule/publish-before-flush",
+        &["PUB-6"],
+        "The system calls of a launch are followed: the temporary file is flushed after the last write to it and before \
+         the call that puts it in the record's place.",
+        publish::publish_before_flush,
+    ),
+    Case::core(
         "schedule/credential-by-overwrite",
         &["CRED-4", "CRED-5"],
         "Two first launches are both held between finding no credential and putting one in place; then they go on, one \

@@ -135,3 +135,13 @@ pub(super) fn displacement_both_ways(stage: &mut Stage) -> Outcome {
         format!("{launches} launches published {published} times"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_next_generation_has_the_next_number() {
+        assert_eq!(super::newer("acme/9").as_deref(), Some("acme/10"));
+        assert_eq!(super::newer("acme"), None);
+        assert_eq!(super::newer("acme/x"), None);
+    }
+}

@@ -346,3 +346,45 @@ pub(super) fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("in {seen} stops of 3 a call failed"));
     all_start_again(stage, &places)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(thread: u32, name: &str, files: &[&str], creates: bool) -> Call {
+        Call {
+            thread,
+            at: Duration::ZERO,
+            name: name.to_owned(),
+            files: files.iter().map(PathBuf::from).collect(),
+            creates,
+            syncs: false,
+            result: Some("0".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_steps_of_a_launch_are_its_changes_up_to_its_record() {
+        let calls = [
+            call(1, "open", &["/lib/c"], false),
+            call(1, "open", &["/s/credential"], false),
+            call(1, "open", &["/s/registration.json.tmp"], true),
+            call(2, "write", &["/s/log"], false),
+            call(1, "write", &["/dev/tty"], false),
+            call(1, "write", &["/s/registration.json.tmp"], false),
+            call(
+                1,
+                "rename",
+                &["/s/registration.json.tmp", "/s/registration.json"],
+                false,
+            ),
+            call(1, "unlink", &["/s/later"], false),
+        ];
+        let steps = steps(&calls, Path::new("/s"), "registration.json");
+        let shown: Vec<(usize, &str)> = steps
+            .iter()
+            .map(|(number, call)| (*number, call.name.as_str()))
+            .collect();
+        assert_eq!(shown, [(3, "open"), (1, "write"), (2, "write"), (1, "rename")]);
+    }
+}

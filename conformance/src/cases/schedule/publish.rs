@@ -6,10 +6,10 @@ use local_daemon_harness::files::{Facts, HostileReader, Sight};
 use local_daemon_harness::http::{Connection, HttpFault, Target};
 use local_daemon_harness::proof;
 use local_daemon_harness::record::Record;
-use local_daemon_harness::strace::{Call, LINK, Point, RENAME, Strace};
+use local_daemon_harness::strace::{Call, FLUSH, LINK, OPEN, Point, RENAME, Strace, WRITE};
 
 use super::super::scene::{SLACK, read, yielding};
-use super::{furnish, launch_held, leaves, puts_in_place, survives};
+use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
 use crate::case::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
@@ -73,6 +73,39 @@ pub(super) fn publish_before_listen(stage: &mut Stage) -> Outcome {
     }
     stage.ready(&daemon)?;
     Ok(())
+}
+
+pub(super) fn publish_before_flush(stage: &mut Stage) -> Outcome {
+    furnish(stage)?;
+    let strace = trace(stage, "calls", Point::at([OPEN, WRITE, FLUSH, RENAME, LINK]))?;
+    let daemon = launch_under(stage, Start::new(), &strace)?;
+    stage.ready(&daemon)?;
+    stage.expect("what was written to the temporary file is flushed when it comes into the record's place");
+    let calls = strace.calls();
+    let name = stage.manifest().binding.registration.clone();
+    let moves = |call: &&Call| RENAME.contains(&call.name.as_str()) || LINK.contains(&call.name.as_str());
+    let in_place = |call: &&Call| moves(call) && call.files.last().is_some_and(|file| file.ends_with(&name));
+    let Some(publish) = calls.iter().find(in_place) else {
+        return stage.inconclusive("the call that puts the record in place was not seen");
+    };
+    let temporary = publish.files.first();
+    let before: Vec<&Call> = calls
+        .iter()
+        .take_while(|call| *call != publish)
+        .filter(|call| call.succeeded() && (call.files.first() == temporary || call.name == "syncfs"))
+        .collect();
+    let of = |group: &[&str]| {
+        before
+            .iter()
+            .rposition(|call| group.contains(&call.name.as_str()))
+    };
+    let Some(written) = of(WRITE) else {
+        return stage.inconclusive("no write to the temporary file was seen");
+    };
+    let shown: Vec<String> = before.iter().map(ToString::to_string).collect();
+    stage.precondition(format!("before {publish}: {}", shown.join(", ")));
+    let flushed = of(FLUSH).is_some_and(|flushed| flushed > written) || before.iter().any(|call| call.syncs);
+    stage.ensure(flushed, format!("nothing flushes it before {publish}"))
 }
 
 pub(super) fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
