@@ -332,7 +332,8 @@ impl Claim {
                 Phase::UnlinkTaken
             }
             (Phase::UnlinkTaken, _) => Phase::Publish,
-            // A disk that does not allow it now may at the next read: the taken file is still there.
+            // A disk that does not allow it now may at the next read. Before the unlinking the taken file is still
+            // there to reclaim from; a rename that fails after it is a loss, and leads to a stand-down.
             (Phase::RewriteTemporary | Phase::Publish, _) if self.published => Phase::Serve,
 
             // Removal: take, verify, leave (CONV-14, CONV-15, CONV-16, CONV-17, CONV-19). Any error ends it (CONV-18);

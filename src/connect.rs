@@ -190,6 +190,8 @@ pub struct Connect {
     dead: Option<Registration>,
     locked: bool,
     spawned: bool,
+    /// The child has said that it published or yielded: what is there now has come after it.
+    told: bool,
     held: Duration,
     poll: Duration,
 }
@@ -204,6 +206,7 @@ impl Connect {
             dead: None,
             locked: false,
             spawned: false,
+            told: false,
             held: Duration::ZERO,
             poll: POLL_FIRST,
         }
@@ -318,6 +321,7 @@ impl Connect {
                     Child::Failed if self.spawned => Phase::LastRead,
                     Child::Done => {
                         self.dead = None;
+                        self.told = true;
                         Phase::WaitRead
                     }
                     Child::Silent | Child::Failed => Phase::WaitRead,
@@ -335,6 +339,8 @@ impl Connect {
                 Look::Draining => self.wait_on(),
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
+                // It displaced the child, and this call's one spawn is used up (CONN-20): nothing else is coming.
+                Look::Dead(_) if self.told && matches!(self.outcome, Outcome::Incompatible(_)) => Phase::Finished,
                 Look::Dead(_) => {
                     // A new daemon on a loaded machine may need more than one bounded look.
                     self.dead = self.dead.take().filter(|_| self.outcome != Outcome::Busy);

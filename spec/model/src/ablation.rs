@@ -209,8 +209,8 @@ pub const ABLATIONS: &[Ablation] = &[
         rules: &["CONN-10"],
         breaks: "not-stuck",
         scenario: Scenario {
-            daemons: &[1],
-            clients: &[NEWER],
+            clients: &[CALLER],
+            faults: ONE_STOP,
             ..without(Deviation::NoDeadline)
         },
     },

@@ -71,7 +71,7 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
-    /// Write `spec/traces/` anew, what the chapters' boxes show.
+    /// Write `spec/traces/` anew, and the boxes of the chapters that show them.
     Boxes {
         /// The folder of the specification.
         #[arg(long, value_name = "DIR", default_value = SPECIFICATION)]
@@ -308,6 +308,19 @@ fn boxes(spec: &Path) -> u8 {
             })?;
             let text = render::counterexample(ablation, &trace);
             fs::write(folder.join(format!("{}.txt", ablation.name)), text)?;
+        }
+        let chapters = spec.join("chapters");
+        if chapters.is_dir() {
+            for chapter in fs::read_dir(chapters)? {
+                let path = chapter?.path();
+                let text = fs::read_to_string(&path)?;
+                let filled = render::fill_boxes(&text, |name| {
+                    fs::read_to_string(folder.join(format!("{name}.txt"))).ok()
+                });
+                if filled != text {
+                    fs::write(&path, filled)?;
+                }
+            }
         }
         Ok(())
     };

@@ -79,6 +79,27 @@ pub fn counterexample(ablation: &Ablation, found: &Trace) -> String {
     text
 }
 
+/// A chapter with its boxes filled: the content of each fenced block whose info string is `trace NAME` is the numbered
+/// steps of that trace. A name that `counterexample` does not know leaves its block as it is.
+pub fn fill_boxes(chapter: &str, counterexample: impl Fn(&str) -> Option<String>) -> String {
+    let mut filled = String::with_capacity(chapter.len());
+    let mut lines = chapter.lines();
+    while let Some(line) = lines.next() {
+        push(&mut filled, format_args!("{line}\n"));
+        let Some(text) = line.strip_prefix("```trace ").and_then(&counterexample) else {
+            continue;
+        };
+        let is_step = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+        for step in text.lines().filter(is_step) {
+            push(&mut filled, format_args!("{}\n", step.trim_end()));
+        }
+        if let Some(end) = lines.by_ref().find(|line| line.starts_with("```")) {
+            push(&mut filled, format_args!("{end}\n"));
+        }
+    }
+    filled
+}
+
 /// One scenario's row of the table; its time stands last, so that it can be left aside.
 pub fn scenario_row(scenario: &Scenario, report: &Report) -> String {
     let verdict = verdict(report);

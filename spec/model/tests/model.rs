@@ -41,6 +41,25 @@ fn each_rule_left_out_has_its_counterexample_and_spec_shows_it() {
     assert_eq!(shown, ABLATIONS.len(), "a trace that nothing generates");
 }
 
+/// The chapters show what the model generates, and nothing that was typed.
+#[test]
+fn the_chapters_boxes_are_the_models() {
+    let trace = |name: &str| Some(read(&format!("traces/{name}.txt")));
+    let mut boxes = 0;
+    for chapter in fs::read_dir(spec("chapters")).unwrap() {
+        let path = chapter.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        boxes += text.matches("\n```trace ").count();
+        let filled = render::fill_boxes(&text, trace);
+        assert!(
+            filled == text,
+            "{}: stale, run `local-daemon-model boxes`",
+            path.display()
+        );
+    }
+    assert!(boxes >= 3, "the chapters have {boxes} boxes");
+}
+
 #[test]
 fn with_the_rule_nothing_breaks_where_it_breaks_without() {
     for ablation in ABLATIONS {

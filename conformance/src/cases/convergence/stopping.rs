@@ -236,8 +236,10 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     let path = record_in(stage, &daemon.state_dir);
     let deadline = stage.stand_down_deadline() + SLACK;
     exits(stage, daemon, deadline, "a stop signal")?;
-    if temporary.exists() {
-        std::fs::rename(temporary, &path)?;
+    match std::fs::rename(temporary, &path) {
+        // The watch has published it, perhaps at this very moment.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
     }
     // When this creation has been told, everything before it has.
     write_new(&daemon.state_dir.join("end"), b"", 0o600)?;
