@@ -340,7 +340,9 @@ impl Connect {
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
                 // It displaced the child, and this call's one spawn is used up (CONN-20): nothing else is coming.
-                Look::Dead(_) if self.told && matches!(self.outcome, Outcome::Incompatible(_)) => Phase::Finished,
+                Look::Dead(_) if self.told && matches!(self.outcome, Outcome::Incompatible(_)) => {
+                    Phase::Finished
+                }
                 Look::Dead(_) => {
                     // A new daemon on a loaded machine may need more than one bounded look.
                     self.dead = self.dead.take().filter(|_| self.outcome != Outcome::Busy);
