@@ -23,7 +23,8 @@
 //!             Ok(answer) => {
 //!                 // Was seen.
 //!                 let challenged = answer.header("WWW-Authenticate").is_some();
-//!                 stage.ensure(answer.status == 401 && challenged, answer.summary())
+//!                 let seen = answer.summary(stage.transcript());
+//!                 stage.ensure(answer.status == 401 && challenged, seen)
 //!             }
 //!             Err(fault) => stage.fail(format!("no answer: {fault}")),
 //!         }
