@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// A problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`] it becomes
+/// A problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`](super::Guard) it becomes
 /// text for a request that prefers `text/plain` (PER-35, PER-37).
 pub fn problem(
     status: StatusCode,
