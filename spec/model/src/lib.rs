@@ -30,6 +30,7 @@
 pub mod ablation;
 pub mod automaton;
 pub mod explore;
+pub mod live;
 pub mod machine;
 pub mod property;
 pub mod render;

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use local_daemon_model::{
     ablation::{ABLATIONS, ablation},
     explore::{Report, Search, explore},
+    live,
     property::PROPERTIES,
     render,
     scenario::{SCENARIOS, Scenario, scenario},
@@ -71,6 +72,14 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
+    /// One real process of a walk; `tests/live.rs` pulls its strings.
+    #[command(hide = true)]
+    Puppet {
+        #[arg(long)]
+        id: u8,
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
     /// Write `spec/traces/` anew, and the boxes of the chapters that show them.
     Boxes {
         /// The folder of the specification.
@@ -109,6 +118,7 @@ fn main() -> ExitCode {
             )
         }
         Command::Boxes { spec } => boxes(&spec),
+        Command::Puppet { id, state_dir } => written(live::puppet(&state_dir, id), &state_dir),
     };
     ExitCode::from(status)
 }

@@ -28,6 +28,19 @@ impl Setting {
         self.slots().map(number).filter(runs).collect()
     }
 
+    /// Why a daemon stands down, as soon as it does.
+    pub fn reason(&self, world: &World, daemon: u8) -> Option<Reason> {
+        self.out(world.slots[usize::from(daemon)].claim).reason
+    }
+
+    /// The daemons whose record stands in a taken file.
+    pub fn taken(&self, world: &World) -> Vec<u8> {
+        self.slots()
+            .map(number)
+            .filter(|slot| world.taken & (1 << slot) != 0)
+            .collect()
+    }
+
     /// Whose id stands in the record.
     pub fn owner(&self, world: &World) -> Option<u8> {
         world.record.id()
