@@ -70,6 +70,9 @@ struct RunArgs {
     /// Count a violated recommendation as a failure.
     #[arg(long)]
     strict: bool,
+    /// Show every case, and not only those that need a look.
+    #[arg(short, long)]
+    verbose: bool,
     /// How many cases run at the same time [default: twice the cores, at most 4].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,

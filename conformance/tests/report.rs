@@ -89,6 +89,25 @@ fn the_terminal_shows_what_needs_a_look_and_ends_with_a_line_for_scripts() {
 }
 
 #[test]
+fn verbose_names_every_case() {
+    let style = Style {
+        verbose: true,
+        ..Style::default()
+    };
+    let text = terminal::render(&report(), style);
+    for result in &report().results {
+        assert!(
+            text.contains(&format!(
+                "{} {}  ",
+                result.verdict.as_str().to_uppercase(),
+                result.case
+            )),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn colour_changes_nothing_but_colour_and_a_subject_cannot_steer_the_terminal() {
     let plain = terminal::render(&report(), Style::default());
     assert!(!plain.contains('\x1b'));
@@ -96,7 +115,7 @@ fn colour_changes_nothing_but_colour_and_a_subject_cannot_steer_the_terminal() {
         &report(),
         Style {
             colour: true,
-            strict: false,
+            ..Style::default()
         },
     );
     let mut rest = coloured.as_str();

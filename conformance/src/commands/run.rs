@@ -92,6 +92,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         Style {
             colour,
             strict: args.strict,
+            verbose: args.verbose,
         },
     ));
     for output in outputs {

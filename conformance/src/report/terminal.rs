@@ -22,6 +22,8 @@ pub struct Style {
     pub colour: bool,
     /// Whether warnings count as failures.
     pub strict: bool,
+    /// Whether every case has a line of its own.
+    pub verbose: bool,
 }
 
 impl Style {
@@ -65,6 +67,10 @@ pub fn render(report: &Report, style: Style) -> String {
         .unwrap_or_default();
     for (chapter, results) in report.chapters() {
         let _ = writeln!(text, "  {chapter:width$}  {}", Summary::of(results).words());
+        for result in results.iter().filter(|_| style.verbose) {
+            let verdict = style.verdict(result.verdict);
+            let _ = writeln!(text, "    {verdict} {}  {} ms", result.case, result.duration_ms);
+        }
     }
     for result in report
         .results
