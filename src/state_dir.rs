@@ -314,8 +314,9 @@ impl StateDir {
     /// Files that launches or removals which were killed left behind: temporary and taken files.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>, Fault> {
         let mut left = self.list(TAKEN)?;
-        left.extend(self.list(&format!("{REGISTRATION}{TEMPORARY}"))?);
-        left.extend(self.list(&format!("{CREDENTIAL}{TEMPORARY}"))?);
+        for name in [REGISTRATION, CREDENTIAL, FAILURES] {
+            left.extend(self.list(&format!("{name}{TEMPORARY}"))?);
+        }
         Ok(left)
     }
 
