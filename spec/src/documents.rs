@@ -53,7 +53,9 @@ chapters! {
 documents!(
     /// JSON Schemas (draft 2020-12).
     schemas, "schemas", ".schema.json",
-    ["events", "handshake", "manifest", "problem", "record", "report", "status"]
+    [
+        "baseline", "events", "handshake", "interop", "kills", "manifest", "observed-trace", "problem", "record", "replay", "report", "status"
+    ]
 );
 
 documents!(
