@@ -140,8 +140,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12), 1 is a failure,
-    /// everything else 0.
+    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 1 is a
+    /// failure, everything else 0.
     pub const fn exit_status(self) -> i32 {
         match self {
             Self::Displaced => 20,

@@ -186,6 +186,8 @@ struct Run<'a> {
     machine: Connect,
     ends: Instant,
     detail: Option<String>,
+    /// Why nothing could be started, or what the child said (CONN-27).
+    spawn_error: Option<String>,
     proven: Option<(Wire, Credential)>,
     /// The record whose daemon did not answer in time.
     hung: Option<Registration>,
@@ -220,6 +222,7 @@ impl<'a> Run<'a> {
             machine: Connect::new(policy),
             ends: Instant::now() + client.deadline,
             detail: None,
+            spawn_error: None,
             proven: None,
             hung: None,
             lock: None,
@@ -277,8 +280,8 @@ impl<'a> Run<'a> {
             }
             Effect::Spawn => match self.spawn() {
                 Ok(()) => Observed::Spawned,
-                Err(detail) => {
-                    self.detail = Some(detail);
+                Err(error) => {
+                    self.spawn_error = Some(error);
                     Observed::SpawnFailed
                 }
             },
@@ -364,7 +367,7 @@ impl<'a> Run<'a> {
                 Ok(Word::Done) => self.child = Child::Done,
                 Ok(Word::Failed(error)) if self.child == Child::Silent => {
                     self.client.state_dir.note_failure(&error);
-                    self.detail = Some(error);
+                    self.spawn_error = Some(error);
                     self.child = Child::Failed;
                 }
                 Ok(Word::Failed(_) | Word::Changed) => {}
@@ -414,9 +417,10 @@ impl<'a> Run<'a> {
                     state_dir.display()
                 )
             }),
-            Outcome::SpawnFailed => {
-                seen.unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display()))
-            }
+            Outcome::SpawnFailed => self
+                .spawn_error
+                .take()
+                .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),
         };
         Failure {
             outcome,
@@ -424,6 +428,11 @@ impl<'a> Run<'a> {
             state_dir: state_dir.to_owned(),
         }
     }
+}
+
+/// One look at a record's daemon: a handshake within `bound`, on a connection of its own that is closed after it.
+pub fn look(record: &Registration, credential: &Credential, bound: Duration) -> Probe {
+    probe(record, credential, bound).0
 }
 
 /// One time-bounded handshake: a round trip to each address that the record may mean (HS-32). The connection is returned

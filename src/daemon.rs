@@ -2,6 +2,7 @@
 //! record by take-verify-leave. It performs what [`Claim`] asks for; the decisions are all there.
 
 mod admission;
+mod patience;
 mod serve;
 mod shared;
 mod sync {
@@ -19,10 +20,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
-use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -30,17 +30,20 @@ use tokio::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use self::shared::Handle;
 use self::{
     admission::Admission,
     serve::{Admit, accept},
-    shared::Shared,
+    shared::{OriginSource, Shared},
+};
+pub use self::{
+    patience::{RequestBody, Silent},
+    shared::Handle,
 };
 use crate::{
     LoopbackUrl, Protocol, StateDir,
     claim::{Claim, Effect, Outcome, Reason},
     gate::NotAProtocol,
-    perimeter::{Guard, Origins},
+    perimeter::{Guard, Origins, RouteMethods},
     platform,
     record::LoopbackHost,
     state_dir::{self, Fault, NoHome},
@@ -48,6 +51,9 @@ use crate::{
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// How often the list of origins is looked at, beside every request that names one and every notification.
+const ORIGINS_BOUND: Duration = Duration::from_secs(1);
+
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,7 +86,6 @@ impl Error {
 }
 
 /// How a daemon is to run.
-#[derive(Debug)]
 pub struct Builder {
     component: String,
     protocol: String,
@@ -90,7 +95,9 @@ pub struct Builder {
     drain: Duration,
     capabilities: Vec<String>,
     origins: Origins,
+    origin_source: Option<OriginSource>,
     stream_routes: Vec<&'static str>,
+    methods: Option<Arc<RouteMethods>>,
     signals: bool,
 }
 
@@ -138,6 +145,22 @@ impl Builder {
         self
     }
 
+    /// Where the web origins that may call are looked up: for each request that names one, on every change in the state
+    /// directory, and every second. What it says counts at once, and ends the streams of an origin that is off the list.
+    #[must_use]
+    pub fn origins_from(mut self, source: impl Fn() -> Origins + Send + Sync + 'static) -> Self {
+        self.origins = source();
+        self.origin_source = Some(OriginSource(Arc::new(source)));
+        self
+    }
+
+    /// The methods of a path, for preflights; `None` is an unknown path. See [`Guard::methods`].
+    #[must_use]
+    pub fn methods(mut self, of_path: impl Fn(&str) -> Option<Vec<Method>> + Send + Sync + 'static) -> Self {
+        self.methods = Some(Arc::new(of_path));
+        self
+    }
+
     /// The event-stream routes, where a GET may carry `?token=`.
     #[must_use]
     pub fn stream_routes(mut self, routes: impl IntoIterator<Item = &'static str>) -> Self {
@@ -155,7 +178,7 @@ impl Builder {
     /// Listens, finds or makes the credential, serves, publishes, and runs until it stands down.
     pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
-        S: Service<Request<Limited<Incoming>>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -235,7 +258,8 @@ impl Builder {
             state_dir,
             credential: Mutex::new(credential),
             claim: Mutex::new(claim),
-            origins: Mutex::new(self.origins),
+            origins: watch::channel(self.origins).0,
+            origin_source: self.origin_source,
             changed: Notify::new(),
             stops: watch::channel(0).0,
             published: watch::channel(false).0,
@@ -248,6 +272,7 @@ impl Builder {
             listener,
             drain: self.drain,
             stream_routes: self.stream_routes,
+            methods: self.methods,
             signals: self.signals,
             readiness: Readiness(None),
         })
@@ -287,12 +312,12 @@ impl Readiness {
 }
 
 /// A daemon that listens and has not published yet.
-#[derive(Debug)]
 pub struct Daemon {
     shared: Arc<Shared>,
     listener: TcpListener,
     drain: Duration,
     stream_routes: Vec<&'static str>,
+    methods: Option<Arc<RouteMethods>>,
     signals: bool,
     readiness: Readiness,
 }
@@ -309,7 +334,9 @@ impl Daemon {
             drain: DRAIN,
             capabilities: Vec::new(),
             origins: Origins::default(),
+            origin_source: None,
             stream_routes: Vec::new(),
+            methods: None,
             signals: true,
         }
     }
@@ -322,7 +349,7 @@ impl Daemon {
     /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
     pub async fn serve<S, B>(mut self, service: S) -> Result<Reason, Error>
     where
-        S: Service<Request<Limited<Incoming>>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -333,13 +360,17 @@ impl Daemon {
         } else {
             None
         };
-        let guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
+        let mut guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
+        if let Some(methods) = self.methods {
+            guard = guard.methods(methods);
+        }
         let service = guard.layer(Admit {
             shared: self.shared.clone(),
             service,
         });
         let close = watch::channel(false).0;
         let accepting = tokio::spawn(accept(self.listener, service, close.clone()));
+        let looking = tokio::spawn(look_at_origins(self.shared.clone()));
         let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
 
         let ended = drive(&self.shared, self.drain, &mut self.readiness).await;
@@ -347,6 +378,7 @@ impl Daemon {
         close.send_replace(true);
         // The task ends by itself once it is told to close, and is not aborted before.
         let _ = accepting.await;
+        looking.abort();
         if let Some(stopping) = stopping {
             stopping.abort();
         }
@@ -361,6 +393,7 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
     let watching = Arc::downgrade(shared);
     let _watcher = crate::watch::watch(shared.state_dir.path(), move || {
         if let Some(shared) = watching.upgrade() {
+            shared.look_at_origins();
             shared.changed.notify_one();
         }
     });
@@ -415,6 +448,14 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             readiness.say("yielded");
             Ok(reason.unwrap_or(Reason::Failed))
         }
+    }
+}
+
+/// PER-42: streams of an origin that was removed end in time where no notification comes too.
+async fn look_at_origins(shared: Arc<Shared>) {
+    while shared.origin_source.is_some() {
+        tokio::time::sleep(ORIGINS_BOUND).await;
+        shared.look_at_origins();
     }
 }
 

@@ -28,9 +28,11 @@
 //! ```
 //!
 //! The folders follow the specification: [`record`] (registration), [`credential`], [`proof`] and [`gate`]
-//! (handshake), [`claim`] (publish and convergence), [`connect`] (connect-or-spawn), [`perimeter`]. `record`,
+//! (handshake), [`claim`] (publish and convergence), [`connect`] (connect-or-spawn), [`perimeter`], [`streams`], [`browser`]. `record`,
 //! `proof`, `claim` and `connect` do no I/O and read no clock; [`Daemon`] and [`Client`] drive them.
 
+#[cfg(feature = "daemon")]
+pub mod browser;
 pub mod claim;
 pub mod client;
 pub mod connect;
@@ -45,6 +47,8 @@ mod platform;
 pub mod proof;
 pub mod record;
 pub mod state_dir;
+#[cfg(feature = "daemon")]
+pub mod streams;
 mod watch;
 
 pub use client::{Client, Launch};

@@ -1,16 +1,17 @@
 //! The perimeter: a `tower` layer that judges every request before it is routed. It does no I/O of its own.
 //!
-//! The order is fixed (PER-1), and the first check that fails answers: the target's length, `Host`, `Origin`,
-//! preflight, authentication, then the handshake, which the guard answers itself, then the wire protocol and the
+//! The order is fixed (PER-1), and the first check that fails answers: the lengths of target and header section, `Host`,
+//! `Origin`, preflight, authentication, then the handshake, which the guard answers itself, then the wire protocol and the
 //! body's length, then the inner service. Whatever the inner service answers, the guard alone decides what a page
 //! of another origin may read.
 //!
 //! Refusals are problems with a stable `code`, or a line of text where the request prefers `text/plain`. Who has not
 //! authenticated learns nothing of the daemon: not its protocol (HS-9), not which routes it has (HS-8). The bounds on
-//! header sections, connections and slow clients are those of the server below this layer.
+//! connections and slow clients are those of the server below this layer.
 
 mod origin;
 mod problem;
+mod revocable;
 
 use std::{
     pin::Pin,
@@ -33,13 +34,17 @@ use http::{
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
 use serde_json::Map;
+use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::problem::{PROBLEM_JSON, Problem};
 pub use self::{
     origin::{NotAnOrigin, Origin, Origins},
     problem::{problem, problem_with, wants_text},
+};
+use self::{
+    problem::{PROBLEM_JSON, Problem},
+    revocable::Revocable,
 };
 use crate::{
     credential::Credential,
@@ -55,6 +60,8 @@ const PROOF_HEADER: HeaderName = HeaderName::from_static("local-daemon-proof");
 
 /// The longest path and query that is taken, in bytes (PER-30).
 pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+/// The longest header section that is taken, in bytes (PER-29, PER-30).
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
 pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
@@ -71,8 +78,8 @@ pub trait Identity: Send + Sync + 'static {
     fn port(&self) -> u16;
     /// The handshake's body with the state as it is now: the daemon reads its record again.
     fn handshake(&self) -> Handshake;
-    /// The origins that are admitted now.
-    fn origins(&self) -> Origins;
+    /// The origins that are admitted now (PER-41), and every later list.
+    fn origins(&self) -> watch::Receiver<Origins>;
     /// The wire protocol, the same for the daemon's whole life.
     fn protocol(&self) -> &Protocol;
 }
@@ -88,7 +95,8 @@ pub struct Guard {
     failures: Arc<Mutex<Budget>>,
 }
 
-type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
+/// The methods that a path takes, or that there is no such path.
+pub type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
 
 impl Guard {
     /// A guard for the daemon that `identity` describes.
@@ -113,7 +121,7 @@ impl Guard {
     }
 
     /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Where this is not set, it
-    /// names `GET`, `POST`, `PUT` and `DELETE` for every path.
+    /// names `GET`, `HEAD`, `POST`, `PUT` and `DELETE` for every path.
     #[must_use]
     pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
         self.methods = Some(of_path);
@@ -133,6 +141,7 @@ impl Guard {
         let headers = request.headers();
         dress.origin = self.listed_origin(headers);
 
+        // PER-30
         if request
             .uri()
             .path_and_query()
@@ -140,10 +149,15 @@ impl Guard {
         {
             return Err(Refusal::TargetTooLong);
         }
+        let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        if headers.iter().map(line).sum::<usize>() > MAX_HEADER_BYTES {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        // PER-7: whatever the path and the method are.
         let host = named_host(request).filter(|host| is_own_host(host, self.identity.port()));
         let host = host.ok_or(Refusal::ForeignHost)?;
         if dress.origin.is_some() {
-            // PER-15
+            // PER-15; every other OPTIONS goes on to authentication (PER-20), and so does an upgrade (PER-28).
             if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
                 return Ok(Admission::Preflight);
             }
@@ -151,6 +165,7 @@ impl Guard {
             return Err(Refusal::ForeignOrigin);
         }
 
+        // PER-23: nowhere else is a token looked for.
         let is_handshake = request.uri().path() == proof::PATH;
         let Some(evidence) = self.authenticate(request) else {
             let is_served = !is_handshake || self.failures().take(Instant::now());
@@ -183,13 +198,15 @@ impl Guard {
         Ok(Admission::Inner)
     }
 
-    /// The request's origin where it is one on the list, as a whole string (PER-10).
-    fn listed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
+    fn listed_origin(&self, headers: &HeaderMap) -> Option<Listed> {
         let origin = only(headers, ORIGIN)?;
-        self.identity
-            .origins()
-            .contains(origin.to_str().ok()?)
-            .then(|| origin.clone())
+        let list = self.identity.origins();
+        let is_listed = list.borrow().contains(origin.to_str().ok()?);
+        is_listed.then(|| Listed {
+            origin: origin.clone(),
+            list,
+        })
     }
 
     fn failures(&self) -> MutexGuard<'_, Budget> {
@@ -241,7 +258,13 @@ impl Guard {
         let methods = match &self.methods {
             _ if path == proof::PATH => Some(vec![Method::GET]),
             Some(of_path) => of_path(path),
-            None => Some(vec![Method::GET, Method::POST, Method::PUT, Method::DELETE]),
+            None => Some(vec![
+                Method::GET,
+                Method::HEAD,
+                Method::POST,
+                Method::PUT,
+                Method::DELETE,
+            ]),
         };
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -280,6 +303,7 @@ impl Guard {
         response.map(|()| Full::from(body))
     }
 
+    /// PER-2: answers, and does nothing else. PER-27: what it logs holds nothing that the request brought.
     fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
         let (status, code, detail) = refusal.describe();
         tracing::debug!(status = status.as_u16(), code, "request refused");
@@ -405,10 +429,22 @@ enum Refusal {
     HandshakeMethod,
     ProtocolMismatch,
     TargetTooLong,
+    HeadersTooLarge,
     BodyTooLarge,
 }
 
+/// An origin of the list, and the list as it changes.
+struct Listed {
+    origin: HeaderValue,
+    list: watch::Receiver<Origins>,
+}
+
 impl Refusal {
+    fn problem(self) -> Response<Full<Bytes>> {
+        let (status, code, detail) = self.describe();
+        problem(status, code, detail)
+    }
+
     /// Status, stable code, and a sentence for people.
     const fn describe(self) -> (StatusCode, &'static str, &'static str) {
         match self {
@@ -447,6 +483,11 @@ impl Refusal {
                 "uri_too_long",
                 "Path and query are longer than 8 KiB.",
             ),
+            Self::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "The header section is longer than 32 KiB.",
+            ),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -459,28 +500,7 @@ impl Refusal {
 /// The inner service's answer as the guard lets it out.
 fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
     let mut response = response.map(Either::Right);
-    let headers = response.headers();
-    let is_named =
-        response.extensions().get::<Problem>().is_some() || headers.get(CONTENT_TYPE) == Some(&PROBLEM_JSON);
-    let problem = match response.status() {
-        _ if is_named => None,
-        // Routers answer these two without a body; PER-36 has them named.
-        status @ StatusCode::NOT_FOUND if !headers.contains_key(CONTENT_TYPE) => {
-            Some(problem(status, "not_found", "There is no such route."))
-        }
-        status @ StatusCode::METHOD_NOT_ALLOWED if !headers.contains_key(CONTENT_TYPE) => Some(problem(
-            status,
-            "method_not_allowed",
-            "The route does not take this method.",
-        )),
-        // A body that ran into the guard's limit.
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let (status, code, detail) = Refusal::BodyTooLarge.describe();
-            Some(problem(status, code, detail))
-        }
-        _ => None,
-    };
-    if let Some(problem) = problem {
+    if let Some(problem) = missing_problem(&response) {
         let (head, body) = problem.into_parts();
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         response.headers_mut().remove(CONTENT_LENGTH);
@@ -496,17 +516,43 @@ fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
     response
 }
 
+/// PER-35, PER-36: the problem that an error of the inner service should have been. Routers answer without a body, and
+/// extractors with a line of text; a body of any other type is meant.
+fn missing_problem<R>(response: &Response<R>) -> Option<Response<Full<Bytes>>> {
+    let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE));
+    let is_line = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || !is_line || response.extensions().get::<Problem>().is_some() {
+        return None;
+    }
+    let (code, detail) = match status {
+        // A body that ran into the guard's limit.
+        StatusCode::PAYLOAD_TOO_LARGE => return Some(Refusal::BodyTooLarge.problem()),
+        StatusCode::NOT_FOUND => ("not_found", "There is no such route."),
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "The route does not take this method."),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+            "unsupported_media_type",
+            "The route does not take a body of this type.",
+        ),
+        StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The body did not come in time."),
+        StatusCode::SERVICE_UNAVAILABLE => ("overloaded", "The daemon cannot do it now."),
+        status if status.is_client_error() => ("invalid_request", "The route does not take this request."),
+        _ => ("internal", "The daemon failed at it."),
+    };
+    Some(problem(status, code, detail))
+}
+
 /// What every answer to one request gets on its way out.
 struct Dress {
     text: bool,
-    /// The allowlisted origin that may read the answer.
-    origin: Option<HeaderValue>,
+    /// The allowlisted origin that may read the answer, for as long as it is on the list.
+    origin: Option<Listed>,
     /// Only what has authenticated is told the protocol (HS-9).
     protocol: Option<HeaderValue>,
 }
 
 impl Dress {
-    fn onto<R>(self, mut response: Response<Either<Full<Bytes>, R>>) -> Response<Either<Full<Bytes>, R>> {
+    fn onto<R: Body>(self, mut response: Response<Either<Full<Bytes>, R>>) -> Response<Tamed<R>> {
         if self.text
             && let Some(problem) = response.extensions_mut().remove::<Problem>()
         {
@@ -526,13 +572,19 @@ impl Dress {
                 .or_insert(HeaderValue::from_static("no-store")); // PER-38
         }
         // PER-13
-        if let Some(origin) = self.origin {
-            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if let Some(Listed { origin, .. }) = &self.origin {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.append(VARY, HeaderValue::from_static("Origin"));
         }
-        response
+        response.map(|body| match body {
+            Either::Left(own) => Either::Left(own),
+            Either::Right(body) => Either::Right(Revocable::new(body, self.origin)),
+        })
     }
 }
+
+/// A body of the guard's own, or one of the inner service that ends when its origin is taken off the list.
+type Tamed<R> = Either<Full<Bytes>, Revocable<R>>;
 
 /// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
 /// What authenticates is never counted (PER-31, PER-32).
@@ -588,8 +640,9 @@ impl<S, B, R> Service<Request<B>> for Guarded<S>
 where
     S: Service<Request<Limited<B>>, Response = Response<R>>,
     B: Body,
+    R: Body,
 {
-    type Response = Response<Either<Full<Bytes>, R>>;
+    type Response = Response<Tamed<R>>;
     type Error = S::Error;
     type Future = Answer<S::Future>;
 
@@ -642,8 +695,9 @@ enum Source<F> {
 impl<F, R, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
 {
-    type Output = Result<Response<Either<Full<Bytes>, R>>, E>;
+    type Output = Result<Response<Tamed<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "a future is not polled after it has ended";

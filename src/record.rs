@@ -28,9 +28,9 @@ impl ClaimId {
         Self(bits)
     }
 
-    /// The first eight digits: the epoch of the daemon's event streams.
-    pub fn epoch(self) -> String {
-        self.to_string()[..8].to_owned()
+    /// The number that the first eight digits are: the epoch of the daemon's event streams (STR-10).
+    pub const fn epoch(self) -> u32 {
+        (self.0 >> 96) as u32
     }
 }
 

@@ -24,6 +24,8 @@ pub const REGISTRATION: &str = "registration.json";
 pub const CREDENTIAL: &str = "credential";
 /// The advisory lock's.
 pub const LOCK: &str = "registration.lock";
+/// What the user configures.
+pub const CONFIG: &str = "config.toml";
 /// The log of a detached daemon.
 pub const LOG: &str = "daemon.log";
 /// The variable that names the state directory where no argument does.
@@ -260,6 +262,23 @@ impl StateDir {
         text.push('\n');
         platform::create_owner_only(&temporary, text.as_bytes()).map_err(|e| Fault::io(&temporary, e))?;
         Ok(temporary)
+    }
+
+    /// Reads a file of the directory that is checked as the credential is; `None`: there is none.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+        let path = self.file(name);
+        platform::read_checked(&path).map_err(|why| Fault { path, why })
+    }
+
+    /// Replaces a file of the directory by a rename: every reader sees the old content or the new.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), Fault> {
+        let path = self.file(name);
+        let temporary = self.file(&format!("{name}{TEMPORARY}{:032x}", random()));
+        platform::create_owner_only(&temporary, content).map_err(|e| Fault::io(&temporary, e))?;
+        fs::rename(&temporary, &path).map_err(|e| {
+            let _ = fs::remove_file(&temporary);
+            Fault::io(&path, e)
+        })
     }
 
     /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-5, PUB-6). What a launch that

@@ -1,22 +1,39 @@
 //! What threads share inside a daemon, under every interleaving that the memory model allows. The files are the ones
 //! that the crate compiles, with loom's atomics in place of the standard library's.
+#![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 mod sync {
-    pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
+    pub(super) use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    };
 }
 
 #[path = "../src/daemon/admission.rs"]
 mod admission;
 
+#[path = "../src/streams/hub.rs"]
+mod hub;
+#[path = "../src/streams/log.rs"]
+mod log;
+#[path = "../src/browser/ticket.rs"]
+mod ticket;
+
+use std::{future::poll_fn, time::Instant};
+
 use admission::Admission;
+use hub::{Hub, Next, Selection, Subscriber};
+use log::Limits;
 use loom::{
+    future::block_on,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
+use ticket::{Purpose, Refused, Tickets};
 
 /// A drain waits for what was let in before it, sees all of its work, and lets nobody in afterwards.
 #[test]
@@ -101,5 +118,140 @@ fn a_stop_if_idle_is_alone() {
             "it stopped while the other was let in"
         );
         assert!(one.1 || other.1 || one.0 && other.0);
+    });
+}
+
+fn empty(events: usize) -> std::sync::Arc<Hub> {
+    let limits = Limits { events, bytes: 1000 };
+    std::sync::Arc::new(Hub::new(7, &["note"], limits))
+}
+
+/// Everything until the end: the numbers of the events, and 0 for each that a gap says is lost.
+fn read_all(mut subscriber: Subscriber) -> Vec<u64> {
+    let mut seen = Vec::new();
+    loop {
+        match block_on(poll_fn(|context| subscriber.poll_next(context))) {
+            Next::Frames(frames) => {
+                let text = String::from_utf8(frames.to_vec()).unwrap();
+                let ids = text.lines().filter_map(|line| line.strip_prefix("id: 00000007-"));
+                seen.extend(ids.map(|seq| seq.parse::<u64>().unwrap()));
+            }
+            Next::Gap { first, after } => seen.extend((after.seq + 1..first.seq).map(|_| 0)),
+            Next::End(_) => {}
+            Next::Closed => return seen,
+        }
+    }
+}
+
+/// A subscriber that reads beside whoever appends sees everything once, in order, and its end: no wake-up is lost.
+#[test]
+fn a_subscriber_sees_every_event_once() {
+    loom::model(|| {
+        let hub = empty(10);
+        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let writer = thread::spawn({
+            let hub = hub.clone();
+            move || {
+                hub.append_line("note", b"1");
+                hub.append_line("note", b"2");
+                hub.end_with("end".into());
+            }
+        });
+        assert_eq!(read_all(subscriber), [1, 2]);
+        writer.join().unwrap();
+        assert_eq!(hub.subscribers(), 0);
+    });
+}
+
+/// Two that append beside each other get numbers of their own, and a subscriber both.
+#[test]
+fn two_events_at_once_are_both_delivered() {
+    loom::model(|| {
+        let hub = empty(10);
+        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let append = |hub: &Hub| hub.append_line("note", b"1").unwrap().seq;
+        let other = thread::spawn({
+            let hub = hub.clone();
+            move || append(&hub)
+        });
+        let reader = thread::spawn(move || read_all(subscriber));
+        let mut seqs = [append(&hub), other.join().unwrap()];
+        seqs.sort_unstable();
+        hub.end_with("end".into());
+        assert_eq!((seqs, reader.join().unwrap()), ([1, 2], vec![1, 2]));
+    });
+}
+
+/// A log that holds one event: whatever a subscriber did not get, it was told of.
+#[test]
+fn what_is_forgotten_meanwhile_is_told() {
+    loom::model(|| {
+        let hub = empty(1);
+        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let writer = thread::spawn({
+            let hub = hub.clone();
+            move || {
+                for _ in 0..2 {
+                    hub.append_line("note", b"1");
+                }
+                hub.end_with("end".into());
+            }
+        });
+        let seen = read_all(subscriber);
+        assert!(
+            seen.iter().zip(1..).all(|(seen, seq)| *seen == seq || *seen == 0) && seen.len() == 2,
+            "{seen:?}"
+        );
+        writer.join().unwrap();
+    });
+}
+
+/// An append beside the end: it is delivered, or whoever appends is told that it is not.
+#[test]
+fn nothing_is_accepted_and_then_not_delivered() {
+    loom::model(|| {
+        let hub = empty(10);
+        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let writer = thread::spawn({
+            let hub = hub.clone();
+            move || hub.append_line("note", b"1").is_some()
+        });
+        hub.end_with("end".into());
+        let seen = read_all(subscriber);
+        assert_eq!(writer.join().unwrap(), seen == [1]);
+    });
+}
+
+/// Whoever is closed while it goes to sleep wakes up.
+#[test]
+fn a_closed_subscriber_ends() {
+    loom::model(|| {
+        let hub = empty(10);
+        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let closer = thread::spawn({
+            let hub = hub.clone();
+            move || hub.close(|()| true)
+        });
+        assert!(read_all(subscriber).is_empty());
+        closer.join().unwrap();
+    });
+}
+
+/// Of two that present a ticket at once, one is admitted; the other is known to be the second.
+#[test]
+fn a_ticket_admits_one_of_two() {
+    loom::model(|| {
+        let (tickets, now) = (std::sync::Arc::new(Tickets::new()), Instant::now());
+        let ticket = tickets.issue(Purpose::Page, now);
+        let other = thread::spawn({
+            let (tickets, ticket) = (tickets.clone(), ticket.clone());
+            move || tickets.redeem(ticket.expose(), &Purpose::Page, now)
+        });
+        let one = tickets.redeem(ticket.expose(), &Purpose::Page, now);
+        let both = [one, other.join().unwrap()];
+        assert!(
+            both.contains(&Ok(())) && both.contains(&Err(Refused::Used)),
+            "{both:?}"
+        );
     });
 }

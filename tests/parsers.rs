@@ -133,6 +133,28 @@ proptest! {
         prop_assert_ne!(answer, proof::daemon_code(&credential, &here, nonce, &longer));
     }
 
+    /// A header that is still accepted after a change says the same when it is written again.
+    #[test]
+    fn a_damaged_proof_is_refused_or_means_what_it_says(
+        key: [u8; 32], nonce: [u8; 32], edit: (prop::sample::Index, char),
+    ) {
+        let (credential, nonce) = (Credential::from_bytes(key), Nonce::from_bytes(nonce));
+        let good = proof::authorization(nonce, proof::client_code(&credential, "127.0.0.1:1", nonce));
+        let at = edit.0.index(good.len());
+        let mut changed = good.clone();
+        changed.replace_range(at..=at, &edit.1.to_string());
+        if let Some((nonce, code)) = proof::parse_authorization(&changed) {
+            let again = proof::authorization(nonce, code);
+            prop_assert_eq!(proof::parse_authorization(&again), Some((nonce, code)));
+            prop_assert!(again.eq_ignore_ascii_case(&changed) || edit.1.is_ascii_whitespace(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_protocol_is_its_text(protocol in protocols()) {
+        prop_assert_eq!(protocol.to_string().parse::<Protocol>(), Ok(protocol));
+    }
+
     #[test]
     fn a_credential_is_its_text(key: [u8; 32]) {
         let credential = Credential::from_bytes(key);

@@ -2,19 +2,25 @@
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use local_daemon::{
     Credential, Protocol,
-    perimeter::{Guard, Guarded, Identity, NotAnOrigin, Origin, Origins, problem_with},
+    perimeter::{self, Guard, Guarded, Identity, NotAnOrigin, Origin, Origins, problem_with, wants_text},
     proof::{self, Handshake, Nonce, State},
 };
 use local_daemon_spec::vectors;
+use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -31,7 +37,7 @@ struct Daemon {
     port: u16,
     credential: Mutex<Credential>,
     state: Mutex<State>,
-    origins: Mutex<Origins>,
+    origins: watch::Sender<Origins>,
     protocol: Protocol,
 }
 
@@ -59,8 +65,8 @@ impl Identity for Daemon {
         }
     }
 
-    fn origins(&self) -> Origins {
-        self.origins.lock().unwrap().clone()
+    fn origins(&self) -> watch::Receiver<Origins> {
+        self.origins.subscribe()
     }
 
     fn protocol(&self) -> &Protocol {
@@ -84,7 +90,7 @@ fn new_daemon() -> Daemon {
         port: 49152,
         credential: Mutex::new(key()),
         state: Mutex::new(State::Ready),
-        origins: Mutex::new(origins(&[LISTED])),
+        origins: watch::channel(origins(&[LISTED])).0,
         protocol: "acme/1".parse().unwrap(),
     }
 }
@@ -116,7 +122,7 @@ fn guarded(guard: &Guard) -> Guarded<Router> {
             .route("/busy", get(busy))
             .route(
                 "/refused",
-                get(async || (StatusCode::NOT_FOUND, "a file that is not there")),
+                get(async || (StatusCode::NOT_FOUND, axum::response::Html("a page about it"))),
             )
             .route("/headers", get(async |headers: HeaderMap| format!("{headers:?}"))),
     )
@@ -269,7 +275,7 @@ async fn origins_are_judged_as_the_vectors_say() {
             .filter_map(|entry| entry.parse().ok())
             .collect();
         let service = guarded(&guard(&Arc::new(Daemon {
-            origins: Mutex::new(listed),
+            origins: watch::channel(listed).0,
             ..new_daemon()
         })));
         let (host, bearer) = (case["host"].as_str().unwrap(), format!("Bearer {KEY}"));
@@ -354,9 +360,9 @@ async fn origins_take_effect_at_once() {
     let service = guarded(&guard(&daemon));
     let request = || authorized("GET", "/v1/status", &[("origin", "http://127.0.0.1:5173")]);
     assert_eq!(ask(&service, request()).await.status(), StatusCode::FORBIDDEN);
-    *daemon.origins.lock().unwrap() = origins(&["http://127.0.0.1:5173"]);
+    daemon.origins.send_replace(origins(&["http://127.0.0.1:5173"]));
     assert_eq!(ask(&service, request()).await.status(), StatusCode::OK);
-    *daemon.origins.lock().unwrap() = Origins::default();
+    daemon.origins.send_replace(Origins::default());
     assert_eq!(ask(&service, request()).await.status(), StatusCode::FORBIDDEN);
 }
 
@@ -372,7 +378,7 @@ async fn preflight_of_a_listed_origin_is_answered_without_authentication() {
         (&service, "/v1/status", Some("GET, HEAD")),
         (&service, "/nowhere", None),
         (&service, proof::PATH, Some("GET")),
-        (&default, "/nowhere", Some("GET, POST, PUT, DELETE")),
+        (&default, "/nowhere", Some("GET, HEAD, POST, PUT, DELETE")),
     ] {
         let response = ask(service, to_daemon("OPTIONS", path, &preflight)).await;
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
@@ -854,7 +860,7 @@ async fn routers_bare_refusals_are_named_and_others_left_alone() {
     let own = ask_new(authorized("GET", "/refused", &[])).await;
     assert_eq!(
         (own.status(), &own.body()[..]),
-        (StatusCode::NOT_FOUND, &b"a file that is not there"[..])
+        (StatusCode::NOT_FOUND, &b"a page about it"[..])
     );
 }
 
@@ -914,5 +920,171 @@ fn origins_are_listed_as_browsers_write_them() {
         ("http://app.example:80", NotAnOrigin::DefaultPort),
     ] {
         assert_eq!(wrong.parse::<Origin>(), Err(why), "{wrong}");
+    }
+}
+
+/// A body that says one word and then nothing for ever, as an event stream may.
+struct Endless(Option<Bytes>);
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let word = self.0.take();
+        word.map_or(Poll::Pending, |word| {
+            Poll::Ready(Some(Ok(http_body::Frame::data(word))))
+        })
+    }
+}
+
+#[tokio::test]
+async fn stream_ends_when_its_origin_is_taken_off_the_list() {
+    const OTHER: &str = "https://other.example";
+    let daemon = daemon();
+    daemon.origins.send_replace(origins(&[LISTED, OTHER]));
+    let service = guard(&daemon).layer(Router::new().route(
+        "/endless",
+        get(async || Body::new(Endless(Some(Bytes::from_static(b"word"))))),
+    ));
+    let mut bodies = Vec::new();
+    for origin in [Some(LISTED), Some(OTHER), None] {
+        let headers: Vec<_> = origin.map(|origin| ("origin", origin)).into_iter().collect();
+        let answer = service
+            .clone()
+            .call(authorized("GET", "/endless", &headers))
+            .await
+            .unwrap();
+        let mut body = answer.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "word");
+        bodies.push(body);
+    }
+    let pending = |body: &mut _| {
+        let mut frame = Box::pin(BodyExt::frame(body));
+        let mut context = Context::from_waker(Waker::noop());
+        frame.as_mut().poll(&mut context).is_pending()
+    };
+    assert!(bodies.iter_mut().all(pending));
+    daemon.origins.send_replace(origins(&[OTHER]));
+    assert!(bodies[0].frame().await.is_none());
+    assert!(bodies[1..].iter_mut().all(pending));
+}
+
+#[tokio::test]
+async fn header_section_beyond_the_limit_is_431_before_anything_else_is_judged() {
+    let long = "a".repeat(perimeter::MAX_HEADER_BYTES);
+    let response = ask_new(bare(
+        "GET",
+        "/v1/status",
+        &[("host", "evil.test"), ("x-long", &long)],
+    ))
+    .await;
+    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(code(&response), "headers_too_large");
+    let fits = "a".repeat(8 * 1024);
+    let response = ask_new(authorized("GET", "/v1/status", &[("x-long", &fits)])).await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn extractors_refusals_become_problems() {
+    let service = guard(&daemon()).layer(Router::new().route(
+        "/number",
+        get(async |axum::extract::Query(number): axum::extract::Query<u32>| number.to_string()),
+    ));
+    let answer = service
+        .clone()
+        .call(authorized("GET", "/number?x=y", &[]))
+        .await
+        .unwrap();
+    let (parts, body) = answer.into_parts();
+    let answer = Response::from_parts(parts, body.collect().await.unwrap().to_bytes());
+    assert_eq!(
+        (answer.status(), code(&answer).as_str()),
+        (StatusCode::BAD_REQUEST, "invalid_request")
+    );
+}
+
+#[test]
+fn text_is_preferred_by_weight_and_then_by_place() {
+    for (accept, text) in [
+        ("text/plain", true),
+        ("TEXT/PLAIN; charset=utf-8", true),
+        ("text/plain, application/json", true),
+        ("application/json, text/plain", false),
+        ("application/json;q=0.5, text/plain;q=0.6", true),
+        ("text/plain;q=0.5, application/problem+json", false),
+        ("text/plain;q=0", false),
+        ("text/plain;q=x", false),
+        ("*/*", false),
+        ("text/html", false),
+        ("", false),
+    ] {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+        assert_eq!(wants_text(&headers), text, "{accept}");
+    }
+}
+
+/// A header's value: the good one, that with some bytes changed, or any bytes.
+fn values(good: &'static [&'static str]) -> impl Strategy<Value = HeaderValue> {
+    let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    let damaged = (prop::sample::select(good), edits).prop_map(|(good, edits)| {
+        let mut bytes = good.as_bytes().to_vec();
+        for (index, byte) in edits {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes
+    });
+    let any = proptest::collection::vec(any::<u8>(), 0..60);
+    prop_oneof![3 => damaged, 1 => any].prop_filter_map("no byte that ends a header", |bytes| {
+        HeaderValue::from_bytes(&bytes).ok()
+    })
+}
+
+const HOSTS: [&str; 3] = [AUTHORITY, "localhost:49152", "[::1]:49152"];
+const ORIGINS: [&str; 4] = [
+    LISTED,
+    "http://127.0.0.1:49152",
+    "http://localhost:49152",
+    "http://[::1]:49152",
+];
+const BEARERS: [&str; 2] = ["Bearer AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", PROOF];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    /// Whatever stands in the three headers, nothing panics, and nobody gets in but by their very values.
+    #[test]
+    fn no_header_opens_the_guard_by_being_nearly_right(
+        host in values(&HOSTS), origin in proptest::option::of(values(&ORIGINS)), bearer in values(&BEARERS),
+    ) {
+        let mut request = bare("GET", "/v1/status", &[]);
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, host.clone());
+        headers.insert(header::AUTHORIZATION, bearer.clone());
+        headers.extend(origin.clone().map(|origin| (header::ORIGIN, origin)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = runtime.block_on(ask_new(request));
+        let is_good = |value: &HeaderValue, good: &[&str]| good.iter().any(|good| value == good);
+        let own = |origin: &HeaderValue| origin == LISTED || origin.as_bytes().strip_prefix(b"http://") == Some(host.as_bytes());
+        let (scheme, secret) = bearer.as_bytes().split_at(bearer.len().min(7));
+        let bears = scheme.eq_ignore_ascii_case(b"bearer ") && secret == KEY.as_bytes();
+        let expected = if !is_good(&host, &HOSTS) {
+            StatusCode::MISDIRECTED_REQUEST
+        } else if !origin.as_ref().is_none_or(own) {
+            StatusCode::FORBIDDEN
+        } else if bears {
+            StatusCode::OK
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
+        prop_assert_eq!(response.status(), expected);
+        if expected != StatusCode::OK {
+            assert_anonymous(&response);
+        }
     }
 }

@@ -14,27 +14,38 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::sleep,
+};
 use tower_service::Service;
 
-use super::shared::Shared;
-use crate::perimeter;
+use super::{
+    patience::{Patient, RequestBody},
+    shared::Shared,
+};
+use crate::{perimeter, platform};
 
-/// How long a client may take over the head of its request (HS-10); others are served meanwhile (HS-11).
+/// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
 const HEAD_BOUND: Duration = Duration::from_secs(10);
+/// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
+const MOST_HEADERS: usize = 2048;
 /// How long answers that are written already may take to leave after the drain.
 pub(super) const FLUSH_BOUND: Duration = Duration::from_millis(500);
 
 /// Accepts until told to close; then lets written answers leave.
 pub(super) async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connections = JoinSet::new();
     let mut closing = close.subscribe();
+    let limit = connection_limit();
     loop {
         let accepted = tokio::select! {
             () = told(&mut closing) => break,
@@ -42,11 +53,13 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            // PER-31: told so by the connection alone, whatever it would have asked.
+            Ok((stream, _)) if connections.len() >= limit => turn_away(&stream),
             Ok((stream, _)) => {
                 // Best effort: a small answer leaves at once.
                 let _ = stream.set_nodelay(true);
                 connections.spawn(connection(
-                    TokioIo::new(stream),
+                    TokioIo::new(Patient::new(stream)),
                     service.clone(),
                     close.subscribe(),
                 ));
@@ -64,29 +77,50 @@ where
     connections.shutdown().await;
 }
 
+/// How many connections are open at once: at least the 128 of PER-29, and so many that descriptors are left for files.
+fn connection_limit() -> usize {
+    let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
+    (descriptors / 4 * 3).clamp(128, 4096)
+}
+
+/// Answers 503 to whatever comes; a fresh connection has room for that much.
+fn turn_away(stream: &TcpStream) {
+    const BODY: &str = r#"{"title":"Service Unavailable","status":503,"code":"overloaded","detail":"Too many connections are open."}"#;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nConnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    // Best effort, as every word to somebody who may be gone.
+    let _ = stream.try_write(answer.as_bytes());
+    tracing::debug!("a connection beyond the limit was turned away");
+}
+
 async fn told(closing: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and the daemon with it.
     let _ = closing.wait_for(|close| *close).await;
 }
 
-async fn connection<S, B>(io: TokioIo<tokio::net::TcpStream>, service: S, mut closing: watch::Receiver<bool>)
+async fn connection<S, B>(io: TokioIo<Patient>, service: S, mut closing: watch::Receiver<bool>)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut service = service.clone();
         async move {
             std::future::poll_fn(|context| service.poll_ready(context)).await?;
-            service.call(request).await
+            service.call(request.map(RequestBody::new)).await
         }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_BOUND)
+        // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
         .max_buf_size(crate::record::MAX_BYTES)
+        .max_headers(MOST_HEADERS)
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(served);
@@ -97,6 +131,7 @@ where
             served.await
         }
     };
+    // PER-34: whatever one connection ends by, it ends alone.
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }

@@ -1,6 +1,7 @@
 //! What connections, routes and the driver share, and the handle on it that routes have.
 
 use std::{
+    fmt,
     num::NonZeroU32,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,7 +36,8 @@ pub(super) struct Shared {
     pub(super) state_dir: StateDir,
     pub(super) credential: Mutex<Credential>,
     pub(super) claim: Mutex<Claim>,
-    pub(super) origins: Mutex<Origins>,
+    pub(super) origins: watch::Sender<Origins>,
+    pub(super) origin_source: Option<OriginSource>,
     pub(super) changed: Notify,
     /// How often a stop was asked for: the second ends the drain.
     pub(super) stops: watch::Sender<usize>,
@@ -46,6 +48,16 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     /// Told when the last of them has ended after the admission was closed.
     pub(super) emptied: Notify,
+}
+
+/// Where the list of origins is looked up.
+#[derive(Clone)]
+pub(super) struct OriginSource(pub(super) Arc<dyn Fn() -> Origins + Send + Sync>);
+
+impl fmt::Debug for OriginSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OriginSource")
+    }
 }
 
 /// A lock is poisoned by a panic of a holder; what these locks hold is replaced whole and so is never half-changed.
@@ -86,6 +98,21 @@ impl Shared {
         sight
     }
 
+    /// Takes on the list of origins as it is now.
+    pub(super) fn look_at_origins(&self) {
+        if let Some(OriginSource(source)) = &self.origin_source {
+            self.set_origins(source());
+        }
+    }
+
+    fn set_origins(&self, now: Origins) {
+        self.origins.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
     pub(super) fn stop(&self) {
         // The handshake drains and no work is let in from here on, whatever the driver is at.
         self.admission.close();
@@ -112,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// Waits until no request is open, a second stop, or `bound` (CONV-8, CONV-20).
+    /// Waits until no request is open, a second stop, or `bound` (CONV-8, CONV-20, STR-30).
     pub(super) async fn drain(&self, bound: Duration) {
         self.admission.close();
         let mut stops = self.stops.subscribe();
@@ -174,8 +201,10 @@ impl Identity for Shared {
         }
     }
 
-    fn origins(&self) -> Origins {
-        held(&self.origins).clone()
+    /// PER-19, PER-41: whoever asks is judged by what the source says now, and not by what was last announced.
+    fn origins(&self) -> watch::Receiver<Origins> {
+        self.look_at_origins();
+        self.origins.subscribe()
     }
 
     fn protocol(&self) -> &Protocol {
@@ -233,9 +262,14 @@ impl Handle {
         self.0.admission.open()
     }
 
-    /// Replaces the origin allowlist; it counts from the next request on.
+    /// Replaces the origin allowlist of a daemon that looks it up nowhere: at once for requests, and for what is open.
     pub fn set_origins(&self, origins: Origins) {
-        *held(&self.0.origins) = origins;
+        self.0.set_origins(origins);
+    }
+
+    /// The origins that are admitted now, and every later list.
+    pub fn origins(&self) -> watch::Receiver<Origins> {
+        self.0.origins()
     }
 
     /// Asks for a graceful stop; a second time, for an end without the rest of the drain.

@@ -72,27 +72,28 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Whether a request would rather read text than JSON: of the two, `Accept` names `text/plain` first.
+/// Whether a request would rather read text than JSON: `Accept` weighs `text/plain` highest, and of equals names it first
+/// (PER-37).
 pub fn wants_text(headers: &HeaderMap) -> bool {
-    let essence = |range: &str| {
-        range
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    };
-    headers
+    let ranges = headers
         .get_all(ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(essence)
-        .find(|range| {
-            matches!(
-                &**range,
-                "text/plain" | "application/json" | "application/problem+json"
-            )
-        })
-        .is_some_and(|range| range == "text/plain")
+        .flat_map(|value| value.split(','));
+    let mut best = (false, 0.0);
+    for range in ranges {
+        let mut parts = range.split(';').map(str::trim);
+        let is_text = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "text/plain" => true,
+            "application/json" | "application/problem+json" => false,
+            _ => continue,
+        };
+        let quality = parts
+            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+            .map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0));
+        if quality > best.1 {
+            best = (is_text, quality);
+        }
+    }
+    best.0
 }

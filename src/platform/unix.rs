@@ -157,6 +157,13 @@ pub(crate) fn create_owner_only(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// How many descriptors this process may have; `None`: as many as it likes.
+#[cfg(feature = "daemon")]
+pub(crate) fn most_descriptors() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.and_then(|limit| usize::try_from(limit).ok())
+}
+
 /// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here.
 pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -187,7 +194,7 @@ pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<Fil
         .current_dir("/")
         .env(READY_VARIABLE, pipe.to_string())
         .stdin(Stdio::null())
-        .stdout(Stdio::from(log.try_clone()?))
+        .stdout(Stdio::null())
         .stderr(Stdio::from(log));
     // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fork, _exit, fcntl, close_range),
     // nothing allocates and nothing is locked. `pipe` stays open in `writer` until after the spawn.

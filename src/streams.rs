@@ -1,0 +1,49 @@
+//! Event streams: one bounded log that is shared, and a cursor for each subscriber. Whoever is slow reads on where it
+//! was, or is told of the gap; nobody slows anybody else.
+//!
+//! A [`Hub`] is the log of one epoch. A route makes a [`Selection`] of its request, [subscribes](Hub::subscribe), and
+//! gives back [`Subscriber::into_response`]. `Hub` knows no runtime and reads no clock; [`EventBody`] has both.
+
+mod body;
+mod hub;
+mod log;
+mod sync {
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
+
+use crate::{
+    ClaimId, StateDir,
+    claim::{Reason, Sight},
+};
+
+pub use self::{
+    body::{BEAT, EventBody},
+    hub::{Hub, Next, Refused, Selection, Subscriber},
+    log::{EventId, Limits, NotAnEventId},
+};
+
+/// The last event of every stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Another daemon has taken over (STR-28).
+    Superseded {
+        /// Who holds the record now, where that is known.
+        successor: Option<ClaimId>,
+    },
+    /// This daemon stops (STR-29).
+    Shutdown,
+}
+
+impl End {
+    /// The end of a daemon that stands down for `reason`.
+    pub fn of(reason: Reason, state_dir: &StateDir) -> Self {
+        if reason != Reason::Displaced {
+            return Self::Shutdown;
+        }
+        let successor = match state_dir.read_record().0 {
+            Sight::Record(record) => Some(record.id),
+            _ => None,
+        };
+        Self::Superseded { successor }
+    }
+}

@@ -1,0 +1,165 @@
+//! A subscriber as the body of an answer: the clock, the heartbeat and the frames that are not in the log.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use http_body::{Body, Frame};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{End, EventId, Hub, Next, Subscriber};
+
+/// How long a stream is silent at most: less than a reader waits for a word (15 s), by what a busy host takes (STR-27).
+pub const BEAT: Duration = Duration::from_secs(10);
+
+/// What stands before everything, at once: a client has the head before anything happens, and comes back soon (STR-2).
+const BEGIN: Bytes = Bytes::from_static(b"retry: 500\n\n");
+const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+
+/// What a frame says (STR-14).
+#[derive(Serialize)]
+struct Event<'a, T: ?Sized> {
+    topic: &'a str,
+    at: String,
+    data: &'a T,
+}
+
+/// The `data` of a frame.
+fn line<T: Serialize + ?Sized>(topic: &str, data: &T) -> serde_json::Result<Vec<u8>> {
+    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let mut line = serde_json::to_vec(&Event { topic, at, data })?;
+    // JSON that is passed on as it came may have line breaks between its tokens; inside of a text there are none.
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    Ok(line)
+}
+
+/// A frame that is not in the log and so has no id (STR-19).
+fn aside(topic: &str, data: &serde_json::Value) -> Bytes {
+    let line = line(topic, data).expect("a JSON value is JSON");
+    [format!("event: {topic}\ndata: ").as_bytes(), &line, b"\n\n"]
+        .concat()
+        .into()
+}
+
+impl<W> Hub<W> {
+    /// Appends what has happened now (STR-10, STR-11). `None`: the streams have ended, and nobody would ever see it.
+    ///
+    /// # Errors
+    ///
+    /// `data` cannot be written as JSON.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such topic.
+    pub fn append<T: Serialize + ?Sized>(
+        &self,
+        topic: &str,
+        data: &T,
+    ) -> serde_json::Result<Option<EventId>> {
+        Ok(self.append_line(topic, &line(topic, data)?))
+    }
+
+    /// Ends every stream: what the log holds, then the last event, then the end of the body (STR-28, STR-29).
+    pub fn end(&self, end: End) {
+        self.end_with(match end {
+            End::Shutdown => aside("shutdown", &json!({})),
+            End::Superseded { successor: None } => aside("superseded", &json!({})),
+            End::Superseded {
+                successor: Some(successor),
+            } => aside("superseded", &json!({"successor": successor})),
+        });
+    }
+}
+
+impl<W: Send + 'static> Subscriber<W> {
+    /// The answer to the request that subscribed (STR-1).
+    pub fn into_response(self) -> Response<EventBody<W>> {
+        let mut response = Response::new(EventBody::from(self));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// A subscriber as a body. It reads from the log when the connection can take more, so that all that is new leaves
+/// with one write and nothing waits here for a reader that has stalled (STR-23).
+#[derive(Debug)]
+pub struct EventBody<W = ()> {
+    subscriber: Subscriber<W>,
+    has_begun: bool,
+    /// When something was last said.
+    spoke: Instant,
+    beat: Pin<Box<Sleep>>,
+}
+
+impl<W> From<Subscriber<W>> for EventBody<W> {
+    fn from(subscriber: Subscriber<W>) -> Self {
+        let spoke = Instant::now();
+        Self {
+            subscriber,
+            has_begun: false,
+            spoke,
+            beat: Box::pin(sleep_until(spoke + BEAT)),
+        }
+    }
+}
+
+impl<W> EventBody<W> {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if !self.has_begun {
+            self.has_begun = true;
+            return Poll::Ready(Some(BEGIN));
+        }
+        if let Poll::Ready(next) = self.subscriber.poll_next(context) {
+            self.spoke = Instant::now();
+            return Poll::Ready(match next {
+                Next::Frames(frames) => Some(frames),
+                Next::Gap { first, after } => Some(aside(
+                    "gap",
+                    &json!({"first": first.to_string(), "after": after.to_string()}),
+                )),
+                Next::End(frame) => Some(frame),
+                Next::Closed => None,
+            });
+        }
+        // The timer is set anew when it has gone off, and not with each event.
+        while self.beat.as_mut().poll(context).is_ready() {
+            let (now, due) = (Instant::now(), self.spoke + BEAT);
+            if due <= now {
+                self.spoke = now;
+                return Poll::Ready(Some(COMMENT));
+            }
+            self.beat.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
+impl<W> Body for EventBody<W> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.get_mut()
+            .poll_bytes(context)
+            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

@@ -1,0 +1,302 @@
+//! The log and everybody who reads it, behind one lock. Whoever has read everything leaves its waker under that lock, so
+//! that no event slips in between the look and the wait. `tests/loom.rs` runs this very file.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+
+use super::{
+    log::{Cursor, EventId, Limits, Log, NotAnEventId, Piece, Topics},
+    sync::{Mutex, MutexGuard},
+};
+
+/// The events of one epoch, and their subscribers. `W` is what the product knows of a subscriber; it is dropped when
+/// that one has gone.
+#[derive(Debug)]
+pub struct Hub<W = ()> {
+    topics: &'static [&'static str],
+    inner: Mutex<Inner<W>>,
+}
+
+#[derive(Debug)]
+struct Inner<W> {
+    log: Log,
+    /// The last frame of every stream, once there is one.
+    end: Option<Bytes>,
+    seats: BTreeMap<u64, Seat<W>>,
+    /// How many seats ever were.
+    count: u64,
+    /// How many seats have a waker: a burst of events wakes once.
+    waiting: usize,
+}
+
+/// What the hub has of a subscriber (STR-23).
+#[derive(Debug)]
+struct Seat<W> {
+    who: W,
+    waker: Option<Waker>,
+    is_closed: bool,
+}
+
+impl<W> Inner<W> {
+    /// Everybody who waits, to be woken once the lock is let go.
+    fn wakers(&mut self) -> Vec<Waker> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
+        self.waiting = 0;
+        self.seats
+            .values_mut()
+            .filter_map(|seat| seat.waker.take())
+            .collect()
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// What a request for a stream asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Selection {
+    /// The topics; all of them where it names none.
+    pub topics: Option<Vec<String>>,
+    /// The event after which the stream begins; without one it begins now.
+    pub after: Option<EventId>,
+}
+
+impl Selection {
+    /// Reads the decoded query parameters `topics` and `after`, and every `Last-Event-ID` header: the header wins, for a
+    /// browser that reconnects sends it with the address that it began with (STR-16).
+    ///
+    /// # Errors
+    ///
+    /// What is given is no event id (STR-20).
+    pub fn parse<'a>(
+        topics: Option<&str>,
+        after: Option<&str>,
+        last_event_id: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, NotAnEventId> {
+        let mut headers = last_event_id.into_iter();
+        let after = match (headers.next(), headers.next()) {
+            (None, _) => after,
+            (Some(id), None) => Some(str::from_utf8(id).map_err(|_| NotAnEventId)?),
+            (Some(_), Some(_)) => return Err(NotAnEventId),
+        };
+        Ok(Self {
+            topics: topics.map(|topics| topics.split(',').map(str::to_owned).collect()),
+            after: after.map(str::parse).transpose()?,
+        })
+    }
+}
+
+/// Why a stream cannot be had.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is no such topic (STR-5).
+    #[error("there is no topic {0:?}")]
+    UnknownTopic(String),
+    /// The streams have ended (STR-6).
+    #[error("the streams have ended")]
+    Ended,
+}
+
+/// What a subscriber gets next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Whole frames of the log.
+    Frames(Bytes),
+    /// Events that were asked for are not held, never were, or are another epoch's (STR-17, STR-18).
+    Gap {
+        /// Where the stream goes on: the oldest event that is held, or the next one to come.
+        first: EventId,
+        /// After what it should have gone on.
+        after: EventId,
+    },
+    /// The last frame.
+    End(Bytes),
+    /// Nothing any more: the last frame was given, or the subscriber was [closed](Hub::close).
+    Closed,
+}
+
+impl<W> Hub<W> {
+    /// A log without events.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than 64 topics.
+    pub fn new(epoch: u32, topics: &'static [&'static str], limits: Limits) -> Self {
+        assert!(topics.len() <= 64, "topics are counted in 64 bits");
+        let inner = Inner {
+            log: Log::new(epoch, limits),
+            end: None,
+            seats: BTreeMap::new(),
+            count: 0,
+            waiting: 0,
+        };
+        Self {
+            topics,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<W>> {
+        // No code of others runs under the lock, so a holder that panicked was at its end or at its beginning.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topics that there are.
+    pub fn topics(&self) -> &'static [&'static str] {
+        self.topics
+    }
+
+    /// How many subscribers there are (STR-24).
+    pub fn subscribers(&self) -> usize {
+        self.inner().seats.len()
+    }
+
+    /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
+    /// ended, and nobody would ever see it.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such topic.
+    pub fn append_line(&self, topic: &str, data: &[u8]) -> Option<EventId> {
+        let place = self.place(topic).expect("the product appends to its own topics");
+        let mut inner = self.inner();
+        if inner.end.is_some() {
+            return None;
+        }
+        let id = inner.log.append(place, topic, data);
+        let wakers = inner.wakers();
+        drop(inner);
+        wake(wakers);
+        Some(id)
+    }
+
+    /// Ends every stream with this frame, after all that the log holds (STR-28, STR-29). The first end counts.
+    pub fn end_with(&self, frame: Bytes) {
+        let mut inner = self.inner();
+        inner.end.get_or_insert(frame);
+        let wakers = inner.wakers();
+        drop(inner);
+        wake(wakers);
+    }
+
+    /// Ends the streams of whoever is meant, without a further word: they may not hear it any more (PER-42).
+    pub fn close(&self, is_meant: impl Fn(&W) -> bool) {
+        let mut inner = self.inner();
+        let mut wakers = Vec::new();
+        for seat in inner.seats.values_mut().filter(|seat| is_meant(&seat.who)) {
+            seat.is_closed = true;
+            wakers.extend(seat.waker.take());
+        }
+        inner.waiting -= wakers.len();
+        drop(inner);
+        wake(wakers);
+    }
+
+    fn place(&self, topic: &str) -> Option<u8> {
+        let place = self.topics.iter().position(|known| *known == topic)?;
+        u8::try_from(place).ok()
+    }
+
+    /// One more subscriber, from now on or from after an event (STR-3, STR-15).
+    ///
+    /// # Errors
+    ///
+    /// An unknown topic (STR-5); the streams have ended (STR-6).
+    pub fn subscribe(self: &Arc<Self>, who: W, selection: &Selection) -> Result<Subscriber<W>, Refused> {
+        let topics = match &selection.topics {
+            None => Topics::ALL,
+            Some(names) => names.iter().try_fold(Topics(0), |topics, name| {
+                let place = self
+                    .place(name)
+                    .ok_or_else(|| Refused::UnknownTopic(name.clone()))?;
+                Ok(Topics(topics.0 | 1 << place))
+            })?,
+        };
+        let mut inner = self.inner();
+        if inner.end.is_some() {
+            return Err(Refused::Ended);
+        }
+        let (number, cursor) = (inner.count, inner.log.cursor(selection.after, topics));
+        inner.count += 1;
+        let seat = Seat {
+            who,
+            waker: None,
+            is_closed: false,
+        };
+        inner.seats.insert(number, seat);
+        drop(inner);
+        Ok(Subscriber {
+            hub: self.clone(),
+            number,
+            cursor,
+            has_ended: false,
+        })
+    }
+}
+
+/// One reader of a [`Hub`]: a place in its log. Dropping it gives everything back (STR-24).
+#[derive(Debug)]
+pub struct Subscriber<W = ()> {
+    hub: Arc<Hub<W>>,
+    number: u64,
+    cursor: Cursor,
+    has_ended: bool,
+}
+
+impl<W> Subscriber<W> {
+    /// What comes next; where there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
+    /// that does not ask (STR-23, STR-25).
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        let mut inner = self.hub.inner();
+        let Inner {
+            log,
+            end,
+            seats,
+            waiting,
+            ..
+        } = &mut *inner;
+        let seat = seats
+            .get_mut(&self.number)
+            .expect("the seat goes with the subscriber");
+        if self.has_ended || seat.is_closed {
+            return Poll::Ready(Next::Closed);
+        }
+        if let Some(piece) = log.read(&mut self.cursor) {
+            return Poll::Ready(match piece {
+                Piece::Frames(frames) => Next::Frames(frames),
+                Piece::Gap { first, after } => Next::Gap { first, after },
+            });
+        }
+        if let Some(end) = end {
+            self.has_ended = true;
+            return Poll::Ready(Next::End(end.clone()));
+        }
+        match &mut seat.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => {
+                *none = Some(context.waker().clone());
+                *waiting += 1;
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<W> Drop for Subscriber<W> {
+    fn drop(&mut self) {
+        let mut inner = self.hub.inner();
+        let seat = inner.seats.remove(&self.number);
+        inner.waiting -= usize::from(seat.as_ref().is_some_and(|seat| seat.waker.is_some()));
+        drop(inner);
+        // What the product knows of the subscriber is dropped without the lock.
+        drop(seat);
+    }
+}
