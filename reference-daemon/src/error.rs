@@ -83,6 +83,13 @@ pub(crate) enum Error {
         source: io::Error,
     },
 
+    /// `config.toml` is not what it should be.
+    #[error("{}: {why}", path.display())]
+    #[diagnostic(help(
+        "mend the file by hand; origins stand in it as `[origins]` and below it `allow = [\"https://app.example\"]`"
+    ))]
+    Config { path: PathBuf, why: String },
+
     #[error("{error}")]
     Daemon {
         error: daemon::Error,

@@ -1,5 +1,6 @@
 //! `locald`: a local daemon that people can use every day, and the reference for the Local Daemon Protocol.
 
+mod allowlist;
 mod cli;
 mod daemon;
 mod error;

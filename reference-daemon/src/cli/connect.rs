@@ -1,9 +1,16 @@
 //! `start` and `connect`: find the daemon, and start it where it is missing.
 
-use std::{env, fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    env,
+    fs::Permissions,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
-use local_daemon::{Launch, claim::Reason, daemon::Handle, perimeter::Origins};
+use local_daemon::{Launch, claim::Reason, daemon::Handle};
 
 use super::{COMPONENT, Context};
 use crate::{
@@ -75,13 +82,19 @@ pub(super) fn start(context: &Context) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// How to start this very program as the daemon of the context's state directory.
+/// The variable that names another program to start as the daemon, such as one that runs it under a debugger.
+const DAEMON: &str = "LOCALD_DAEMON";
+
+/// How to start this very program, or the one that the environment names, as the daemon of the context's state directory.
 pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
-    let program = env::current_exe().map_err(|source| Error::Io {
-        path: COMPONENT.into(),
-        doing: "the running program's own path is not known",
-        source,
-    })?;
+    let program = match env::var_os(DAEMON).filter(|program| !program.is_empty()) {
+        Some(program) => PathBuf::from(program),
+        None => env::current_exe().map_err(|source| Error::Io {
+            path: COMPONENT.into(),
+            doing: "the running program's own path is not known",
+            source,
+        })?,
+    };
     let directory = context.directory().path().as_os_str();
     Ok(Launch::new(program)
         .args(["run", "--yield", "--mode", mode, "--state-dir"])
@@ -127,7 +140,7 @@ fn options(context: &Context, directory: &Path) -> Options {
         state_dir: directory.to_owned(),
         protocol: context.protocol.clone(),
         yields: false,
-        origins: Origins::default(),
+        origins: Vec::new(),
         mode: Mode::Manual,
     }
 }

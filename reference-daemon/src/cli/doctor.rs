@@ -15,7 +15,7 @@ use local_daemon::{
     claim::Sight,
     connect::Outcome,
     record::LoopbackHost,
-    state_dir::{CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
+    state_dir::{CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -211,7 +211,7 @@ impl Diagnosis<'_> {
 
     /// The files that are trusted less and whose mode counts all the same.
     fn plain_files(&mut self) {
-        for (check, name) in [("lock", LOCK), ("log", LOG)] {
+        for (check, name) in [("lock", LOCK), ("log", LOG), ("config", CONFIG)] {
             let path = self.directory.file(name);
             let shown = path.display().to_string();
             let directory = self.directory;

@@ -3,6 +3,7 @@
 mod connect;
 mod credential;
 mod doctor;
+mod origins;
 mod run;
 mod status;
 mod stop;
@@ -54,7 +55,7 @@ Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 
 15 invalid, 16 spawn failed, 20 displaced (run), 1 anything else.
 
 Environment: LOCAL_DAEMON_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
-(text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300).";
+(text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -73,6 +74,9 @@ enum Command {
     /// Show or replace the secret that clients share with the daemon
     #[command(subcommand)]
     Credential(credential::Credential),
+    /// Say which web pages may call the daemon
+    #[command(subcommand)]
+    Origins(origins::Origins),
     /// Look for what is wrong in the state directory
     Doctor(doctor::Doctor),
 }
@@ -173,6 +177,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
         Command::Connect(connect) => connect.run(context),
         Command::Run(run) => run.run(context),
         Command::Credential(credential) => credential.run(context),
+        Command::Origins(origins) => origins.run(context),
         Command::Doctor(doctor) => doctor.run(context),
     }
 }

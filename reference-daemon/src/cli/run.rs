@@ -73,7 +73,7 @@ impl Run {
             state_dir: context.directory().path().to_owned(),
             protocol: context.protocol.clone(),
             yields: self.yields,
-            origins: self.origins.into_iter().collect(),
+            origins: self.origins,
             mode: match self.mode {
                 Life::Manual => Mode::Manual,
                 Life::Auto => Mode::Auto(idle_timeout),

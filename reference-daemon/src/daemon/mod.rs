@@ -1,8 +1,4 @@
 //! The daemon: the routes, and what ends it when nobody needs it.
-#![expect(
-    clippy::result_large_err,
-    reason = "a refusal is an answer, and as large as one"
-)]
 
 mod events;
 mod shutdown;
@@ -17,22 +13,23 @@ use axum::{
     Router,
     body::{self, Body},
     extract::{FromRequest, Request, State},
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    handler::Handler,
+    http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{MethodFilter, on},
 };
 use local_daemon::{
-    Daemon,
+    Daemon, StateDir,
     claim::Reason,
-    daemon::{Error, Handle},
-    perimeter::{self, Origins},
+    daemon::{Error, Handle, Silent},
+    perimeter::{self, Origin},
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{cli::COMPONENT, render::render};
+use crate::{allowlist::Allowlist, cli::COMPONENT, render::render};
 use events::Events;
 
 /// The largest body that a route takes (64 KiB).
@@ -52,7 +49,8 @@ pub(crate) struct Options {
     pub(crate) state_dir: std::path::PathBuf,
     pub(crate) protocol: String,
     pub(crate) yields: bool,
-    pub(crate) origins: Origins,
+    /// Allowlisted beside those in `config.toml`.
+    pub(crate) origins: Vec<Origin>,
     pub(crate) mode: Mode,
 }
 
@@ -68,25 +66,28 @@ struct App {
     mode: Mode,
     started: Instant,
     activity: Activity,
-    events: Events,
+    events: Arc<Events>,
     /// Why the daemon asked itself to stop; a signal where nothing else did.
     cause: OnceLock<&'static str>,
 }
 
 /// Listens, and finds or makes the credential.
 pub(crate) async fn start(options: Options) -> Result<Started, Error> {
+    let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins);
+    let methods = routes().methods;
     let daemon = Daemon::builder(COMPONENT, options.protocol)
         .version(env!("CARGO_PKG_VERSION"))
         .state_dir(options.state_dir)
         .yields(options.yields)
         .capabilities(["events"])
-        .origins(options.origins)
+        .origins_from(move || allowlist.now())
+        .methods(move |path| methods_of(&methods, path))
         .stream_routes([events::PATH])
         .start()
         .await?;
     let handle = daemon.handle();
     let app = App {
-        events: Events::new(handle.id()),
+        events: Arc::new(events::log(handle.id().epoch())),
         handle,
         mode: options.mode,
         started: Instant::now(),
@@ -107,6 +108,7 @@ impl Started {
     /// Publishes, and serves until it stands down.
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
         tokio::spawn(events::lifecycle(self.app.clone()));
+        tokio::spawn(tell_of_origins(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
         }
@@ -114,11 +116,81 @@ impl Started {
     }
 }
 
+/// The routes and their methods, listed once, so that preflights know what the router does (PER-16).
+#[derive(Default)]
+struct Routes {
+    router: Router<Arc<App>>,
+    methods: Vec<(&'static str, Method)>,
+}
+
+impl Routes {
+    fn on<H: Handler<T, Arc<App>>, T: 'static>(
+        mut self,
+        method: Method,
+        path: &'static str,
+        handler: H,
+    ) -> Self {
+        let filter = MethodFilter::try_from(method.clone()).expect("a method that HTTP defines");
+        self.router = self.router.route(path, on(filter, handler));
+        if method == Method::GET {
+            self.methods.push((path, Method::HEAD));
+        }
+        self.methods.push((path, method));
+        self
+    }
+}
+
+fn routes() -> Routes {
+    Routes::default()
+        .on(Method::GET, "/v1/status", status::status)
+        .on(Method::POST, "/v1/shutdown", shutdown::shutdown)
+        .on(Method::GET, events::PATH, events::subscribe)
+        .on(Method::POST, events::PATH, events::note)
+}
+
+/// What a path takes; `None`: there is no such path.
+fn methods_of(routes: &[(&str, Method)], path: &str) -> Option<Vec<Method>> {
+    let is_like = |pattern: &str| {
+        let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
+        loop {
+            match (pattern.next(), path.next()) {
+                (None, None) => return true,
+                (Some(part), Some(segment)) if part == segment => {}
+                (Some(part), Some(segment)) if part.starts_with('{') && !segment.is_empty() => {}
+                _ => return false,
+            }
+        }
+    };
+    let methods: Vec<Method> = routes
+        .iter()
+        .filter(|(pattern, _)| is_like(pattern))
+        .map(|(_, method)| method.clone())
+        .collect();
+    (!methods.is_empty()).then_some(methods)
+}
+
+/// Tells subscribers which origins come and go.
+async fn tell_of_origins(app: Arc<App>) {
+    let mut list = app.handle.origins();
+    let mut known = list.borrow_and_update().clone();
+    while list.changed().await.is_ok() {
+        let now = list.borrow_and_update().clone();
+        let differences = [("added", &now, &known), ("removed", &known, &now)];
+        for (what, these, those) in differences {
+            for origin in these.iter().filter(|origin| !those.contains(origin.as_str())) {
+                // Strings always serialise.
+                let _ = app
+                    .events
+                    .append("origins", &json!({"what": what, "origin": origin.as_str()}));
+            }
+        }
+        known = now;
+    }
+}
+
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status::status))
-        .route("/v1/shutdown", post(shutdown::shutdown))
-        .route(events::PATH, get(events::subscribe).post(events::append))
+    routes()
+        .router
         .fallback(async || refuse(StatusCode::NOT_FOUND, "not_found", "there is no such route"))
         .method_not_allowed_fallback(async || {
             refuse(
@@ -192,20 +264,32 @@ fn refuse_with(
     perimeter::problem_with(status, code, detail, members).map(Body::new)
 }
 
-/// A JSON body of at most [`MAX_BODY`]; a refusal is a problem.
+/// A JSON object of at most [`MAX_BODY`] (STR-8, STR-9); a refusal is a problem.
 struct Payload<T>(T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        let Ok(bytes) = body::to_bytes(request.into_body(), MAX_BODY).await else {
+        let bytes = body::to_bytes(request.into_body(), MAX_BODY)
+            .await
+            .map_err(|error| {
+                if is_silence(&error) {
+                    let detail = "nothing of the body came for 30 s";
+                    refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+                } else {
+                    let detail = "the body is larger than 64 KiB";
+                    refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+                }
+            })?;
+        // What is read by its members would be read from a list as well.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(refuse(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "the body is larger than 64 KiB",
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "the body is not a JSON object",
             ));
-        };
+        }
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value)),
             Err(error) => Err(refuse(
@@ -220,6 +304,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
             )),
         }
     }
+}
+
+/// Whether the body ended because its sender fell silent (PER-33).
+fn is_silence(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(<dyn std::error::Error>::is::<Silent>)
 }
 
 /// What is open, and when something last was.
@@ -237,7 +326,7 @@ impl Work {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Kind {
     Request,
     Stream,
@@ -270,6 +359,7 @@ impl Activity {
 }
 
 /// One open request or stream.
+#[derive(Debug)]
 struct Open(Arc<watch::Sender<Work>>, Kind);
 
 impl Drop for Open {

@@ -39,7 +39,7 @@ fn nothing_yet_and_a_running_daemon_are_healthy() {
     assert_eq!(home.locald(&["start"]).code, 0);
     let (code, levels, fixed) = diagnose(&home, &[]);
     assert_eq!((code, failing(&levels), fixed), (0, vec![], 0));
-    assert_eq!(levels.len(), 7, "{levels:?}");
+    assert_eq!(levels.len(), 8, "{levels:?}");
     assert_eq!(home.locald(&["stop"]).code, 0);
     assert_eq!(diagnose(&home, &[]).0, 0);
 }
@@ -49,19 +49,20 @@ fn modes_are_set_right() {
     let home = Home::new();
     home.locald(&["start"]);
     home.locald(&["stop"]);
+    home.locald(&["origins", "add", "https://app.example"]);
     let nobody = Refusing::new();
     home.pretend(nobody.port);
     fs::remove_file(home.file("registration.json")).unwrap();
     chmod(home.state_dir(), 0o755);
     assert_eq!(diagnose(&home, &[]).0, 1);
     chmod(home.state_dir(), 0o700);
-    for name in ["credential", "registration.lock", "daemon.log"] {
+    for name in ["credential", "registration.lock", "daemon.log", "config.toml"] {
         chmod(home.file(name), 0o644);
     }
     let (code, levels, fixed) = diagnose(&home, &[]);
     assert_eq!(
         (code, failing(&levels), fixed),
-        (1, vec!["credential", "lock", "log"], 0)
+        (1, vec!["credential", "lock", "log", "config"], 0)
     );
     assert_eq!(
         mode(home.file("credential")),
@@ -71,8 +72,8 @@ fn modes_are_set_right() {
 
     chmod(home.state_dir(), 0o755);
     let (code, levels, fixed) = diagnose(&home, &["--fix"]);
-    assert_eq!((code, failing(&levels), fixed), (0, vec![], 4));
-    for name in ["credential", "registration.lock", "daemon.log"] {
+    assert_eq!((code, failing(&levels), fixed), (0, vec![], 5));
+    for name in ["credential", "registration.lock", "daemon.log", "config.toml"] {
         assert_eq!(mode(home.file(name)), 0o600);
     }
     assert_eq!(mode(home.state_dir()), 0o700);

@@ -14,6 +14,7 @@ fn help() {
         &["connect"],
         &["run"],
         &["credential"],
+        &["origins"],
         &["doctor"],
     ];
     let pages = commands.iter().map(|command| {

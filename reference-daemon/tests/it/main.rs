@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod help;
 mod lifecycle;
+mod origins;
 mod outcomes;
 mod secrets;
 mod support;

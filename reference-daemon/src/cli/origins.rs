@@ -1,0 +1,71 @@
+//! `origins`: which web pages may call the daemon.
+
+use clap::Subcommand;
+use local_daemon::perimeter::Origin;
+use serde_json::json;
+
+use super::Context;
+use crate::{allowlist, error::Error};
+
+const NOTES: &str = "\
+Examples:
+  locald origins add https://app.example
+  locald origins add http://localhost:5173
+  locald origins remove https://app.example
+
+The list stands in config.toml in the state directory, which may be edited by hand as well. A daemon that runs
+follows it at once; the streams of an origin that is removed end.";
+
+#[derive(Subcommand)]
+#[command(after_help = NOTES)]
+pub(super) enum Origins {
+    /// Let the pages of a web origin call the daemon
+    Add {
+        /// Exactly as browsers write it, such as `https://app.example`, with the port where it is not the scheme's own
+        #[arg(allow_hyphen_values = true)]
+        origin: String,
+    },
+    /// Let them call no more
+    Remove {
+        /// The entry as it stands in the list
+        #[arg(allow_hyphen_values = true)]
+        origin: String,
+    },
+    /// Print the list
+    List,
+}
+
+impl Origins {
+    /// PER-41: when it returns, the list on disk is the new one, which the daemon looks at before it judges a request.
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let directory = context.directory();
+        let (text, changed) = match self {
+            Self::Add { origin } => {
+                let parsed = origin
+                    .parse::<Origin>()
+                    .map_err(|error| Error::usage(format!("{origin:?} is not an origin: {error}")))?;
+                if allowlist::add(directory, &parsed)? {
+                    (format!("{origin} may call from now on"), true)
+                } else {
+                    (format!("{origin} is on the list already"), false)
+                }
+            }
+            Self::Remove { origin } if allowlist::remove(directory, origin)? => {
+                (format!("{origin} may not call any more"), true)
+            }
+            Self::Remove { origin } => (format!("{origin} is not on the list"), false),
+            Self::List => (String::new(), false),
+        };
+        let origins = allowlist::listed(directory)?;
+        let (text, json) = match self {
+            Self::List if origins.is_empty() => (
+                "no web origin may call; add one with `locald origins add https://app.example`".to_owned(),
+                json!({ "origins": origins }),
+            ),
+            Self::List => (origins.join("\n"), json!({ "origins": origins })),
+            _ => (text, json!({"origins": origins, "changed": changed})),
+        };
+        context.answer(&text, "done", json);
+        Ok(0)
+    }
+}
