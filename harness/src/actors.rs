@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::http::HANDSHAKE;
 use crate::proof::{self, Credential, random_hex};
@@ -51,6 +51,8 @@ pub struct Taken {
     pub received: Vec<(Instant, Vec<u8>)>,
     /// When the client closed it, or the actor did.
     pub closed: Option<Instant>,
+    /// How many bytes of an answer without end the system took for it.
+    pub sent: u64,
 }
 
 impl Taken {
@@ -178,14 +180,18 @@ enum Part {
     Answers(Answer),
     /// Closes each connection as soon as it is taken.
     Closes,
+    /// Resets each connection at its first request.
+    Resets,
     /// Takes connections, reads, never answers.
     Mute,
     /// Never takes a connection; the kernel does, as far as its backlog goes.
     Backlog,
     /// Answers the first request of a connection with these bytes, one each interval.
     Drips(Vec<u8>, Duration),
-    /// Answers the first request of a connection with a body without end.
-    Floods,
+    /// Answers the first request of a connection with these bytes, and closes it.
+    Says(Vec<u8>),
+    /// Answers the first request of a connection with this head, and these bytes again and again without end.
+    Floods(&'static [u8], Vec<u8>),
     /// Passes everything on to another listener, and the answers back.
     Relays(SocketAddr),
 }
@@ -244,7 +250,27 @@ impl Squatter {
 
     /// Answers 200 with a JSON string that does not end.
     pub fn flooding() -> Self {
-        Self::of(Part::Floods)
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\"";
+        Self::of(Part::Floods(head, vec![b'x'; 16 * 1024]))
+    }
+
+    /// Answers 200 with headers that do not end.
+    pub fn flooding_headers() -> Self {
+        let header = format!("X-Flood: {}\r\n", "x".repeat(1_000));
+        Self::of(Part::Floods(
+            b"HTTP/1.1 200 OK\r\n",
+            header.repeat(16).into_bytes(),
+        ))
+    }
+
+    /// Answers the first request of each connection with exactly these bytes, and closes it.
+    pub fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::of(Part::Says(bytes.into()))
+    }
+
+    /// Resets each connection at its first request, as a listener that dies with it unread does.
+    pub fn resetting() -> Self {
+        Self::of(Part::Resets)
     }
 
     /// Sits between the client and another listener and passes everything on.
@@ -401,6 +427,7 @@ impl Stage {
                 peer,
                 received: Vec::new(),
                 closed: None,
+                sent: 0,
             });
             taken.len() - 1
         })
@@ -430,7 +457,7 @@ impl Stage {
             }
             let (requests, incoming) = channel();
             std::thread::scope(|scope| {
-                scope.spawn(|| self.answer(&target, stream, incoming));
+                scope.spawn(|| self.answer(&target, stream, index, incoming));
                 self.read(stream, &target, index, &requests);
                 drop(requests);
                 if matches!(self.part, Part::Relays(_)) {
@@ -466,7 +493,7 @@ impl Stage {
         }
     }
 
-    fn answer(&self, mut target: &TcpStream, mut stream: &TcpStream, requests: Receiver<Seen>) {
+    fn answer(&self, mut target: &TcpStream, mut stream: &TcpStream, index: usize, requests: Receiver<Seen>) {
         match &self.part {
             Part::Answers(answer) => {
                 for request in requests {
@@ -488,14 +515,27 @@ impl Stage {
                     }
                 }
             }
-            Part::Floods => {
+            Part::Floods(head, body) => {
                 if requests.recv().is_err() {
                     return;
                 }
-                let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\"";
                 let mut piece: &[u8] = head;
                 while stream.write_all(piece).is_ok() {
-                    piece = &[b'x'; 16 * 1024];
+                    let sent = piece.len() as u64;
+                    self.ledger.0.update(|taken| taken[index].sent += sent);
+                    piece = body;
+                }
+            }
+            Part::Says(answer) => {
+                if requests.recv().is_ok() {
+                    let _ = stream.write_all(answer);
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+            Part::Resets => {
+                if requests.recv().is_ok() {
+                    // The reading side holds the same socket: this is what ends it for the client too.
+                    let _ = crate::platform::reset(stream);
                 }
             }
             Part::Relays(_) => {
@@ -527,6 +567,10 @@ pub enum FakeProof {
     Wrong,
     /// One for another body.
     OtherBody,
+    /// One for another port of this host.
+    OtherAuthority,
+    /// One for another nonce, as a recorded answer has.
+    OtherNonce,
     /// The client's own MAC, sent back.
     Reflected,
     /// None.
@@ -552,6 +596,16 @@ pub struct FakeDaemon {
     pub proof: FakeProof,
     /// The authority that it proves itself for, where not its own address.
     pub authority: Option<String>,
+    /// Members of the body beside or in place of the ones above; `null` leaves one out.
+    pub members: Map<String, Value>,
+    /// The status of the handshake's answer, where not the state's.
+    pub status: Option<u16>,
+    /// More headers of that answer.
+    pub headers: Vec<(String, String)>,
+    /// The length of that answer's body, in bytes, which white space fills up.
+    pub length: usize,
+    /// Whether each answer asks for the end of its connection.
+    pub closes: bool,
 }
 
 impl FakeDaemon {
@@ -566,6 +620,11 @@ impl FakeDaemon {
             state: "ready".to_owned(),
             proof: FakeProof::Valid,
             authority: None,
+            members: Map::new(),
+            status: None,
+            headers: Vec::new(),
+            length: 0,
+            closes: false,
         }
     }
 
@@ -587,7 +646,23 @@ impl FakeDaemon {
         self.part().start(bind)
     }
 
-    fn answer(&self, request: &Seen, address: SocketAddr) -> Vec<u8> {
+    /// The body of its handshake.
+    pub fn body(&self) -> String {
+        let mut members = json!({
+            "spec": "local-daemon/1", "protocol": self.protocol, "id": self.id, "pid": self.pid,
+            "version": self.version, "state": self.state, "capabilities": [],
+        });
+        if let Value::Object(members) = &mut members {
+            members.extend(self.members.clone());
+            members.retain(|_, value| !value.is_null());
+        }
+        let mut body = members.to_string();
+        body.extend(std::iter::repeat_n(' ', self.length.saturating_sub(body.len())));
+        body
+    }
+
+    /// Its answer to a request that came to `address`.
+    pub fn answer(&self, request: &Seen, address: SocketAddr) -> Vec<u8> {
         let authority = self.authority.clone().unwrap_or_else(|| address.to_string());
         let value = request.header("authorization").unwrap_or_default();
         let proof = proof::parse_authorization(value)
@@ -598,17 +673,18 @@ impl FakeDaemon {
         if request.target != HANDSHAKE {
             return response(404, &[], b"");
         }
-        let body = json!({
-            "spec": "local-daemon/1", "protocol": self.protocol, "id": self.id, "pid": self.pid,
-            "version": self.version, "state": self.state, "capabilities": [],
-        })
-        .to_string();
+        let body = self.body();
         let mac = proof.and_then(|proof| {
-            let of = |credential, body: &[u8]| proof::daemon_mac(credential, &authority, &proof.nonce, body);
+            let mac = |credential, authority: &str, nonce: &str, body: &str| {
+                Some(proof::daemon_mac(credential, authority, nonce, body.as_bytes()))
+            };
+            let (key, nonce) = (&self.credential, &*proof.nonce);
             match self.proof {
-                FakeProof::Valid => Some(of(&self.credential, body.as_bytes())),
-                FakeProof::Wrong => Some(of(&Credential::random(), body.as_bytes())),
-                FakeProof::OtherBody => Some(of(&self.credential, b"{}")),
+                FakeProof::Valid => mac(key, &authority, nonce, &body),
+                FakeProof::Wrong => mac(&Credential::random(), &authority, nonce, &body),
+                FakeProof::OtherBody => mac(key, &authority, nonce, "{}"),
+                FakeProof::OtherAuthority => mac(key, "127.0.0.1:1", nonce, &body),
+                FakeProof::OtherNonce => mac(key, &authority, &proof::nonce(), &body),
                 FakeProof::Reflected => Some(proof.mac.clone()),
                 FakeProof::None => None,
             }
@@ -616,10 +692,15 @@ impl FakeDaemon {
         let mac = mac.map(|mac| format!("\"{mac}\""));
         let mut headers = vec![("Content-Type", "application/json")];
         headers.extend(mac.iter().map(|mac| (proof::SCHEME, mac.as_str())));
-        response(
-            if self.state == "ready" { 200 } else { 503 },
-            &headers,
-            body.as_bytes(),
-        )
+        headers.extend(
+            self.headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        if self.closes {
+            headers.push(("Connection", "close"));
+        }
+        let by_state = if self.state == "ready" { 200 } else { 503 };
+        response(self.status.unwrap_or(by_state), &headers, body.as_bytes())
     }
 }

@@ -8,9 +8,11 @@
 //! - [`process`]: a launched subject, its exit, its tree, its sockets
 //! - [`files`]: a directory watched event by event, a file read by hostile readers, snapshots
 //! - [`http`]: raw requests, distinct faults, both handshakes
+//! - [`sse`]: an event stream read frame by frame
 //! - [`actors`]: squatters, relays, fake daemons, and what they were sent
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
+//! - [`subject`]: the independent subject and its faults
 //! - [`transcript`]: what happened, in order of time, without secrets
 //!
 //! Everything is synchronous and every wait has a deadline, an [`Instant`](std::time::Instant); see [`wait::ms`].
@@ -23,10 +25,13 @@ pub mod arena;
 pub mod files;
 pub mod host;
 pub mod http;
+pub mod observe;
 pub mod platform;
 pub mod process;
 pub mod proof;
 pub mod record;
+pub mod sse;
 pub mod strace;
+pub mod subject;
 pub mod transcript;
 pub mod wait;

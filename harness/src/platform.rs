@@ -70,6 +70,7 @@ pub fn overwrite_unnoticed(file: &std::fs::File, at: usize, bytes: &[u8]) -> io:
     if bytes.is_empty() || at.checked_add(bytes.len()).is_none_or(|end| end > length) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    let after = std::time::Instant::now();
     // SAFETY: a new mapping of a file of `length` bytes, at an address that the kernel chooses; the copy stays inside of
     // it by the check above, and nothing else refers to it when it is unmapped. If the file is cut meanwhile, the copy
     // ends this process by SIGBUS and reads no foreign memory.
@@ -82,6 +83,7 @@ pub fn overwrite_unnoticed(file: &std::fs::File, at: usize, bytes: &[u8]) -> io:
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>().add(at), bytes.len());
         libc::munmap(start, length);
     }
+    crate::observe::unnoticed(file, after, std::time::Instant::now());
     Ok(())
 }
 
@@ -89,6 +91,53 @@ pub fn overwrite_unnoticed(file: &std::fs::File, at: usize, bytes: &[u8]) -> io:
 /// suite by dying first. Where the kernel refuses, orphans are still found by the tag in their environment.
 pub fn become_subreaper() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(Errno::into)
+}
+
+/// Makes a TCP connection end with a reset instead of in order, now.
+pub fn reset(stream: &std::net::TcpStream) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    rustix::net::sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO))?;
+    // Whoever else holds the socket keeps it open: connecting it to nothing ends the connection all the same.
+    let nowhere = libc::sockaddr {
+        sa_family: libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or_default(),
+        sa_data: [0; 14],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&nowhere)).unwrap_or_default();
+    // SAFETY: the address is valid for its whole length, and the descriptor is open as long as `stream` is.
+    match unsafe { libc::connect(stream.as_raw_fd(), &raw const nowhere, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A queue (fanotify) of what changes in `directory`, which says of each change whether this very process made it; an
+/// unprivileged process is told no more, and no more is used. See [`crate::observe`] for its format.
+pub fn changes_by_process(directory: &std::path::Path) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())?;
+    let flags = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME;
+    let mask = libc::FAN_CREATE
+        | libc::FAN_DELETE
+        | libc::FAN_MOVED_FROM
+        | libc::FAN_MOVED_TO
+        | libc::FAN_MODIFY
+        | libc::FAN_ATTRIB
+        | libc::FAN_EVENT_ON_CHILD;
+    // SAFETY: two system calls; the first makes a descriptor that nobody else has, the second reads a string that ends
+    // with a zero byte and outlives it.
+    unsafe {
+        let queue = libc::fanotify_init(flags, libc::O_RDONLY as _);
+        if queue < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let queue = OwnedFd::from_raw_fd(queue);
+        let (how, whence) = (libc::FAN_MARK_ADD | libc::FAN_MARK_ONLYDIR, libc::AT_FDCWD);
+        match libc::fanotify_mark(queue.as_raw_fd(), how, mask, whence, path.as_ptr()) {
+            0 => Ok(queue),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 /// Creates a FIFO of mode 0600.

@@ -205,6 +205,7 @@ impl Launch {
             pidfd,
             exit,
             output,
+            signals: Mutex::default(),
             watcher: Some(watcher),
             transcript: self.transcript,
             actor: self.actor,
@@ -342,6 +343,7 @@ pub struct Subject {
     pidfd: Arc<OwnedFd>,
     exit: Shared<Option<Exit>>,
     output: Shared<Output>,
+    signals: Mutex<Vec<(Instant, Signal)>>,
     watcher: Option<JoinHandle<()>>,
     transcript: Transcript,
     actor: String,
@@ -385,6 +387,7 @@ impl Subject {
     /// Sends a signal to this one process. Sending to one that has ended is an error, never a signal to a stranger.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         self.transcript.note(&self.actor, "signal", format!("{signal:?}"));
+        self.sends(signal);
         rustix::process::pidfd_send_signal(&*self.pidfd, signal).map_err(io::Error::from)
     }
 
@@ -403,12 +406,25 @@ impl Subject {
                 .then_some(())
         };
         until(ms(2_000), Duration::from_millis(1), stopped)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject does not stop"))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject does not stop"))?;
+        self.sends(Signal::STOP);
+        Ok(())
     }
 
     /// Continues (`SIGCONT`) every process of its tree.
     pub fn cont(&self) -> io::Result<()> {
+        self.sends(Signal::CONT);
         self.for_all(Signal::CONT)
+    }
+
+    /// The signals that the suite has sent it, each with the moment before, and that of [`stop`](Self::stop) with the
+    /// moment at which it was seen stopped.
+    pub fn signals(&self) -> Vec<(Instant, Signal)> {
+        lock(&self.signals).clone()
+    }
+
+    fn sends(&self, signal: Signal) {
+        lock(&self.signals).push((Instant::now(), signal));
     }
 
     fn for_all(&self, signal: Signal) -> io::Result<()> {
@@ -620,6 +636,13 @@ impl Proc {
             .collect()
     }
 
+    /// Its memory in bytes: what is its own, and its share of what it has in common with others.
+    pub fn memory(&self) -> Option<u64> {
+        let sizes = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;
+        let share = sizes.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        Some(share.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
     /// Its working directory.
     pub fn cwd(&self) -> Option<PathBuf> {
         std::fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
@@ -646,9 +669,15 @@ impl Proc {
     }
 
     /// Sends a signal to this process if it is still there; whether it was sent.
-    pub(crate) fn signal(&self, signal: Signal) -> bool {
+    pub fn signal(&self, signal: Signal) -> bool {
         self.pidfd()
             .is_some_and(|pidfd| rustix::process::pidfd_send_signal(pidfd, signal).is_ok())
+    }
+
+    /// Stops it (`SIGSTOP`) if it is still there, and returns once it is seen stopped; whether it was.
+    pub fn halt(&self) -> bool {
+        let stopped = || matches!(Self::of(self.pid)?.state, 'T' | 't').then_some(());
+        self.signal(Signal::STOP) && until(ms(2_000), Duration::from_millis(1), stopped).is_some()
     }
 
     /// Waits until it has ended (reaped or not); `false` if it lives at the deadline.

@@ -11,8 +11,20 @@ use sha2::{Digest as _, Sha256};
 pub const SCHEME: &str = "Local-Daemon-Proof";
 
 /// The 32 bytes that a client and its daemon share. Prints as `[redacted]`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credential([u8; 32]);
+#[derive(Clone)]
+pub struct Credential {
+    bytes: [u8; 32],
+    /// Whose password its text is, where a subject takes no bearer.
+    user: Option<String>,
+}
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Credential {}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,28 +35,40 @@ impl fmt::Debug for Credential {
 impl Credential {
     /// A new credential from the system's random source.
     pub fn random() -> Self {
-        Self(random())
+        Self::from_bytes(random())
     }
 
     /// The credential of these 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self { bytes, user: None }
     }
 
     /// The credential that 43 characters of base64url stand for, or `None` if they are anything else.
     pub fn from_text(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        bytes.try_into().ok().map(Self)
+        bytes.try_into().ok().map(Self::from_bytes)
     }
 
     /// The 32 bytes, the key of both MACs.
     pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
     /// The 43 characters that stand in the file and in a bearer header.
     pub fn text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+        URL_SAFE_NO_PAD.encode(self.bytes)
+    }
+
+    /// The same, to be shown as the password of `user` (HTTP's basic authentication), and not as a bearer.
+    #[must_use]
+    pub fn of_user(mut self, user: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self
+    }
+
+    /// User and password as basic authentication encodes them, where this is a password.
+    pub fn pair(&self) -> Option<String> {
+        self.user.as_ref().map(|user| format!("{user}:{}", self.text()))
     }
 }
 
@@ -67,23 +91,25 @@ pub fn nonce() -> String {
 
 /// The client's MAC for `authority` (the record's `host:port`) and `nonce`, in base64url.
 pub fn client_mac(credential: &Credential, authority: &str, nonce: &str) -> String {
-    mac(
-        credential,
-        &format!("local-daemon/1 client\n{authority}\n{nonce}"),
-    )
+    client_mac_under(&credential.bytes, authority, nonce)
+}
+
+/// The same under any key: what a client sends that holds something else, or uses it wrongly.
+pub fn client_mac_under(key: &[u8], authority: &str, nonce: &str) -> String {
+    mac(key, &format!("local-daemon/1 client\n{authority}\n{nonce}"))
 }
 
 /// The daemon's MAC for the answer `body` to the handshake with `nonce`, in base64url.
 pub fn daemon_mac(credential: &Credential, authority: &str, nonce: &str, body: &[u8]) -> String {
     let digest = sha256_hex(body);
     mac(
-        credential,
+        &credential.bytes,
         &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"),
     )
 }
 
-fn mac(credential: &Credential, message: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(&credential.0).expect("HMAC takes keys of any length");
+fn mac(key: &[u8], message: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(message.as_bytes());
     URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
 }
@@ -97,7 +123,10 @@ pub fn authorization(credential: &Credential, authority: &str, nonce: &str) -> S
 /// The value of an `Authorization` header that hands the credential over: only for what has proven itself, or to
 /// test the subject in its own arena.
 pub fn bearer(credential: &Credential) -> String {
-    format!("Bearer {}", credential.text())
+    match credential.pair() {
+        Some(pair) => format!("Basic {}", STANDARD.encode(pair)),
+        None => format!("Bearer {}", credential.text()),
+    }
 }
 
 /// What a client claims in its `Authorization` header.
@@ -159,9 +188,9 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut roots = vec![secret.to_vec()];
     if let Ok(bytes) = <[u8; 32]>::try_from(secret) {
-        roots.push(Credential(bytes).text().into_bytes());
+        roots.push(Credential::from_bytes(bytes).text().into_bytes());
     } else if let Some(credential) = std::str::from_utf8(secret).ok().and_then(Credential::from_text) {
-        roots.push(credential.0.to_vec());
+        roots.push(credential.bytes.to_vec());
     }
     let mut forms = Vec::new();
     for root in roots {

@@ -1,0 +1,275 @@
+//! Chapter 09: the daemon that a client starts, the lock that spares churn, and the budget that ends loops.
+
+use std::fs::{File, Permissions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use inotify::{Inotify, WatchMask};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+
+use super::fault::broken;
+use super::misdeeds;
+use super::platform::detach;
+use super::registration::RECORD;
+use super::state_directory::{Content, StateDir, random_hex};
+
+/// The name of the lock.
+const LOCK: &str = "registration.lock";
+/// How long a client waits for the lock, and how long it keeps it.
+const LOCK_BOUND: Duration = Duration::from_secs(1);
+/// What daemons say on standard error.
+const LOG: &str = "daemon.log";
+/// The most of its last words that is repeated, in bytes.
+const MOST_SAID: u64 = 4096;
+/// The spawns that came to nothing.
+const FAILURES: &str = "spawn-failures";
+/// So many of them …
+const MOST_FAILURES: usize = 3;
+/// … within this time are enough, in milliseconds.
+const FAILURES_MS: u64 = 60_000;
+/// The failures are written anew when they grow longer than this, in bytes.
+const LONG_FAILURES: u64 = 32 * 1024;
+
+/// What a client that waits is told.
+pub(super) enum Event {
+    /// Its child has ended, and is reaped.
+    Ended(ExitStatus),
+    /// The record may have changed.
+    Changed,
+}
+
+/// A daemon that was started.
+pub(super) struct Child {
+    /// What happens to it and to the record.
+    pub(super) events: Receiver<Event>,
+    pub(super) pid: u32,
+    directory: StateDir,
+    /// Where its words begin in the log.
+    said_from: u64,
+}
+
+impl Child {
+    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`; it is told to yield.
+    pub(super) fn spawn(directory: &StateDir, private: bool) -> Result<Self, String> {
+        let (sender, events) = channel();
+        watch(directory.path(), sender.clone());
+        let log = open_to_write(directory, LOG, OFlags::APPEND);
+        let said_from = log
+            .as_ref()
+            .and_then(|log| log.metadata().ok())
+            .map_or(0, |facts| facts.len());
+        let (program, mut command) = daemon(directory)?;
+        if !broken("CONN-22.displaces") && !broken("CONN-15.crowd") {
+            command.arg("--yield");
+        }
+        if !broken("CONN-32.callers") {
+            command.current_dir("/");
+        }
+        if !broken("CONN-31.input") {
+            command.stdin(Stdio::null());
+        }
+        if !broken("CONN-31.output") {
+            command.stdout(Stdio::null());
+        }
+        if !broken("CONN-31.errors") {
+            command.stderr(log.map_or_else(Stdio::null, Stdio::from));
+        }
+        misdeeds::tell_the_child(directory, &mut command);
+        detach(&mut command, private);
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let pid = child.id();
+        // It is reaped whenever it ends.
+        thread::spawn(move || {
+            if broken("CONN-33.unreaped") {
+                misdeeds::see_its_end(pid);
+            }
+            if let Ok(status) = child.wait() {
+                let _ = sender.send(Event::Ended(status));
+            }
+        });
+        Ok(Self {
+            events,
+            pid,
+            directory: directory.clone(),
+            said_from,
+        })
+    }
+
+    /// The status of one that has ended, in the faults of one who asks for that first.
+    pub(super) fn failure(&self, known: Option<ExitStatus>) -> Option<ExitStatus> {
+        let (yielded, failed) = (broken("CONN-25.error"), broken("CONN-26.gives-up"));
+        if !(yielded || failed) || !misdeeds::has_ended(self.pid) {
+            return None;
+        }
+        let mut told = self.events.iter();
+        let status = known.or_else(|| {
+            told.find_map(|event| match event {
+                Event::Ended(status) => Some(status),
+                Event::Changed => None,
+            })
+        })?;
+        (yielded || !status.success()).then_some(status)
+    }
+
+    /// What it said last on standard error.
+    pub(super) fn last_words(&self) -> String {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut log = File::open(self.directory.file(LOG))?;
+            let length = log.metadata()?.len();
+            log.seek(SeekFrom::Start(
+                self.said_from.max(length.saturating_sub(MOST_SAID)),
+            ))?;
+            let mut words = Vec::new();
+            log.take(MOST_SAID).read_to_end(&mut words)?;
+            Ok(words)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default())
+            .trim()
+            .to_owned()
+    }
+}
+
+/// The program of the daemon, and the command that runs it.
+pub(super) fn daemon(directory: &StateDir) -> Result<(PathBuf, Command), String> {
+    let program = match std::env::var_os("SUBJECT_DAEMON") {
+        Some(program) => program.into(),
+        None => std::env::current_exe().map_err(|error| error.to_string())?,
+    };
+    let mut command = Command::new(&program);
+    command.args(["daemon", "--state-dir"]).arg(directory.path());
+    Ok((program, command))
+}
+
+/// Tells of every record that is put in place. Where the system cannot, the poll finds it.
+fn watch(directory: &Path, events: Sender<Event>) {
+    let Ok(mut inotify) = Inotify::init() else {
+        return;
+    };
+    let changes = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE;
+    if inotify.watches().add(directory, changes).is_err() {
+        return;
+    }
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(mut seen) = inotify.read_events_blocking(&mut buffer) {
+            let record = seen.any(|event| event.name.is_some_and(|name| name == RECORD));
+            if record && events.send(Event::Changed).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Opens or creates a file for the owner alone, without waiting for anybody.
+fn open_to_write(directory: &StateDir, name: &str, how: OFlags) -> Option<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | how;
+    let file = rustix::fs::open(directory.file(name), flags, Mode::from_raw_mode(0o600)).ok()?;
+    let file = File::from(file);
+    if (broken("DIR-16.lock") && name == LOCK) || (broken("DIR-16.log") && name == LOG) {
+        let _ = file.set_permissions(Permissions::from_mode(0o644));
+    }
+    file.metadata().is_ok_and(|facts| facts.is_file()).then_some(file)
+}
+
+/// The advisory lock of spawning clients. It is given back when this is dropped, and after 1 s in any case.
+pub(super) struct Lock {
+    _release: Sender<()>,
+}
+
+impl Lock {
+    /// Waits for the lock, for 1 s at most and not beyond `deadline`.
+    pub(super) fn wait(directory: &StateDir, deadline: Instant) -> Option<Self> {
+        let mut until = deadline.min(Instant::now() + LOCK_BOUND);
+        if broken("CONN-16.no-lock") || broken("CONN-15.crowd") {
+            return None;
+        }
+        if broken("CONN-17.for-ever") {
+            until = Instant::now() + Duration::from_hours(1);
+        }
+        let file = open_to_write(directory, LOCK, OFlags::empty())?;
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            thread::sleep(left.min(Duration::from_millis(10)));
+        }
+        let (release, released) = channel::<()>();
+        thread::spawn(move || {
+            if broken("CONN-19.kept") {
+                let _ = released.recv();
+            } else {
+                let _ = released.recv_timeout(LOCK_BOUND);
+            }
+            drop(file);
+        });
+        Some(Self { _release: release })
+    }
+}
+
+/// What the last child said, if so many spawns have come to nothing lately that another is not worth it.
+pub(super) fn exhausted(directory: &StateDir) -> Option<String> {
+    let failures = failures(directory);
+    let most = if broken("CONN-21.many") { 10 } else { MOST_FAILURES };
+    (failures.len() >= most).then(|| {
+        failures
+            .into_iter()
+            .next_back()
+            .map(|(_, why)| why)
+            .unwrap_or_default()
+    })
+}
+
+/// Remembers a spawn that came to nothing.
+pub(super) fn remember_failure(directory: &StateDir, why: &str) {
+    let line = |at: u64, why: &str| format!("{}\n", json!({"at": at, "why": why}));
+    let new = line(now_ms(), why);
+    if let Some(mut file) = open_to_write(directory, FAILURES, OFlags::APPEND)
+        && file.metadata().is_ok_and(|facts| facts.len() < LONG_FAILURES)
+    {
+        let _ = file.write_all(new.as_bytes());
+        return;
+    }
+    let kept = failures(directory)
+        .into_iter()
+        .map(|(at, why)| line(at, &why))
+        .collect::<String>();
+    let temporary = format!("{FAILURES}.tmp-{}", random_hex::<8>());
+    if directory.write_new(&temporary, (kept + &new).as_bytes()).is_ok() {
+        let _ = directory.rename(&temporary, FAILURES);
+    }
+}
+
+/// The failures of the last minute, the last one last.
+fn failures(directory: &StateDir) -> Vec<(u64, String)> {
+    let Content::Bytes(bytes) = directory.read(FAILURES) else {
+        return Vec::new();
+    };
+    let now = now_ms();
+    let parse = |line: &str| {
+        let failure: Value = serde_json::from_str(line).ok()?;
+        Some((failure["at"].as_u64()?, failure["why"].as_str()?.to_owned()))
+    };
+    // One of a later time is from before the system was started.
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .filter_map(parse)
+        .filter(|(at, _)| *at <= now && now - at < FAILURES_MS)
+        .collect()
+}
+
+/// Milliseconds since the system was started.
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1000
+        + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000
+}

@@ -1,0 +1,365 @@
+//! Chapter 06: whose record it is, and how a daemon leaves.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use inotify::{EventMask, Inotify, WatchMask};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::credential::Credential;
+use super::daemon::Daemon;
+use super::fault::broken;
+use super::handshake::SPEC;
+use super::probe::{Probe, probe};
+use super::publish::{publish, refresh};
+use super::registration::{Found, RECORD, Record};
+use super::state_directory::{StateDir, random_hex};
+
+/// How long the record is not read again where nothing notifies of a change.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Whether the daemon has published.
+static PUBLISHED: AtomicBool = AtomicBool::new(false);
+/// What a faulty daemon waits where it must not.
+const LATE: Duration = Duration::from_secs(4);
+/// How often a record that is none is read again, and how far apart.
+const RETRIES: usize = 5;
+const APART: Duration = Duration::from_millis(60);
+/// A whole probe before a yield.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// Why a daemon stands down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// By the daemon of this id, where it is known.
+    Displaced(Option<String>),
+    RecordRemoved,
+    DirectoryGone,
+    /// By a shutdown request.
+    Requested,
+    Signal,
+}
+
+impl Reason {
+    /// How events call it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Displaced(_) => "displaced",
+            Self::RecordRemoved => "record-removed",
+            Self::DirectoryGone => "directory-removed",
+            Self::Requested => "requested",
+            Self::Signal => "signal",
+        }
+    }
+
+    pub(super) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Displaced(_) if broken("CONV-12.status-zero") => 0,
+            Self::Displaced(_) => 20,
+            _ => u8::from(broken("CONV-33.status-one")),
+        }
+    }
+
+    /// Whether the record is the daemon's to take off.
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Requested | Self::Signal)
+    }
+}
+
+/// Whether the record names this launch.
+pub(super) fn owns(directory: &StateDir, id: &str) -> bool {
+    match Record::read(directory, RECORD) {
+        _ if broken("HS-16.ready-before-publishing") && !PUBLISHED.load(Ordering::Relaxed) => true,
+        Found::Record(record) => record.id == id,
+        Found::Refused(_) => broken("HS-16.ready-while-unreadable"),
+        _ => false,
+    }
+}
+
+/// Looks at the record again and again until there is a reason to stand down.
+pub(super) fn watch(daemon: &Daemon) -> Reason {
+    PUBLISHED.store(true, Ordering::Relaxed);
+    // A pause shows in a short interval alone.
+    let watchful = broken("CONV-7.republishes") || broken("CONV-7.settles");
+    let deaf = watchful || broken("CONV-1.slow-poll") || broken("CONV-2.polls") || broken("HS-15.last-look");
+    let mut notified = Inotify::init().ok().filter(|_| !deaf);
+    if let Some(inotify) = &notified {
+        let changes = WatchMask::CREATE
+            | WatchMask::MOVE
+            | WatchMask::DELETE
+            | WatchMask::MODIFY
+            | WatchMask::ATTRIB
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF;
+        let _ = inotify.watches().add(daemon.directory.path(), changes);
+    }
+    loop {
+        daemon.follow_files();
+        if let Some(reason) = look(daemon) {
+            daemon.stand_down(reason);
+        }
+        if let Some(reason) = daemon.standing_down() {
+            return reason;
+        }
+        let since = Instant::now();
+        wait(daemon, notified.as_mut());
+        if since.elapsed() > Duration::from_millis(400) {
+            if broken("CONV-7.republishes") {
+                let _ = publish(&daemon.directory, &daemon.record, || false);
+            } else if broken("CONV-7.settles") {
+                sleep(LATE);
+            }
+        }
+    }
+}
+
+/// Until something changes in the directory, the daemon is told to stop, or the interval is over.
+fn wait(daemon: &Daemon, notified: Option<&mut Inotify>) {
+    let interval = match INTERVAL {
+        _ if broken("CONV-1.notified-only") => Duration::from_hours(1),
+        _ if broken("CONV-1.slow-poll") => Duration::from_secs(6),
+        _ if broken("CONV-7.republishes") || broken("CONV-7.settles") => Duration::from_millis(50),
+        interval => interval,
+    };
+    let interval = Timespec::try_from(interval).expect("an hour is short");
+    let mut awaited = vec![PollFd::new(&daemon.wake, PollFlags::IN)];
+    let fd = notified.as_ref().map(|inotify| inotify.as_fd());
+    awaited.extend(fd.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let _ = poll(&mut awaited, Some(&interval));
+    if let Some(inotify) = notified {
+        let mut buffer = [0; 4096];
+        while let Ok(events) = inotify.read_events(&mut buffer) {
+            for event in events {
+                let other = event
+                    .name
+                    .is_some_and(|name| !name.to_string_lossy().starts_with(RECORD));
+                if broken("PUB-12.makes-sure") && other && event.mask.contains(EventMask::DELETE) {
+                    let _ = publish(&daemon.directory, &daemon.record, || false);
+                }
+            }
+        }
+    }
+}
+
+/// One look at the record.
+fn look(daemon: &Daemon) -> Option<Reason> {
+    if broken("CONV-14.unread") {
+        // A stop that is asked for meanwhile comes first.
+        super::fault::window();
+        if daemon.standing_down().is_some() {
+            return None;
+        }
+    }
+    let mut unparsable = 0;
+    loop {
+        match Record::read(&daemon.directory, RECORD) {
+            Found::Record(record) if is_own(daemon, &record) => {
+                refresh(&daemon.directory, &daemon.record, daemon.began.elapsed());
+                let leaves = broken("CONV-13.taken-file")
+                    && !daemon.directory.names(&format!("{RECORD}.taken-")).is_empty();
+                return leaves.then_some(Reason::RecordRemoved);
+            }
+            Found::Record(record) if tolerates(daemon, &record) => return None,
+            Found::Record(record) => {
+                if broken("CONV-28.ends-the-new") {
+                    end_process(record.pid);
+                }
+                return Some(Reason::Displaced(Some(record.id)));
+            }
+            Found::Malformed(_) if unparsable == RETRIES || broken("CONV-4.once") => {
+                if broken("CONV-5.clears") {
+                    let _ = daemon.directory.unlink(RECORD);
+                }
+                let reason = Reason::Displaced(None);
+                return (!broken("CONV-5.runs-on")).then_some(reason);
+            }
+            Found::Malformed(_) => {
+                unparsable += 1;
+                if !broken("CONV-4.at-once-again") {
+                    sleep(APART);
+                }
+            }
+            Found::Absent if broken("CONV-23.publishes-again") => {
+                let _ = publish(&daemon.directory, &daemon.record, || false);
+                return None;
+            }
+            Found::Absent => return reclaim(daemon),
+            Found::NoDirectory if broken("CONV-24.runs-on") => return None,
+            Found::NoDirectory if broken("CONV-24.creates-again") => {
+                let _ = daemon.directory.prepare();
+                let _ = publish(&daemon.directory, &daemon.record, || false);
+                return None;
+            }
+            Found::NoDirectory => {
+                if broken("CONV-25.directory-later") {
+                    sleep(LATE);
+                }
+                return Some(Reason::DirectoryGone);
+            }
+            Found::Refused(_) if broken("CONV-6.stands-down") => return Some(Reason::Displaced(None)),
+            Found::Refused(_) if broken("CONV-6.removed") => return Some(Reason::RecordRemoved),
+            // It says nothing about the owner.
+            Found::Refused(_) => return None,
+        }
+    }
+}
+
+/// Whether a record is this daemon's.
+fn is_own(daemon: &Daemon, record: &Record) -> bool {
+    if broken("CONV-3.whole-record") {
+        *record == daemon.record
+    } else if broken("CONV-3.by-pid") {
+        record.pid == daemon.record.pid
+    } else {
+        record.id == daemon.record.id
+    }
+}
+
+/// Whether a faulty daemon goes on beside another's record.
+fn tolerates(daemon: &Daemon, record: &Record) -> bool {
+    let own = &daemon.record;
+    if broken("CONV-13.settling") {
+        let published = std::fs::metadata(daemon.directory.file(RECORD)).and_then(|file| file.modified());
+        published.is_ok_and(|published| published < daemon.started_at + Duration::from_secs(2))
+    } else if broken("GATE-3.other-protocol") {
+        record.protocol != own.protocol
+    } else {
+        broken("GATE-3.older-version") && record.version < own.version
+    }
+}
+
+/// What a faulty daemon does to a process of which it knows nothing but the pid.
+fn end_process(pid: u32) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid > 1)
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// What a faulty daemon does to the process of the record that it is about to replace.
+pub(super) fn end_predecessor(directory: &StateDir) {
+    if broken("CONV-28.ends-the-old")
+        && let Found::Record(record) = Record::read(directory, RECORD)
+    {
+        end_process(record.pid);
+    }
+}
+
+/// Publishes again if somebody who stopped took this daemon's record off by mistake.
+fn reclaim(daemon: &Daemon) -> Option<Reason> {
+    let directory = &daemon.directory;
+    let mut taken = directory.names(&format!("{RECORD}.taken-"));
+    taken.retain(|name| matches!(Record::read(directory, name), Found::Record(record) if record.id == daemon.record.id));
+    if taken.is_empty() || broken("CONV-21.stands-down") {
+        if broken("CONV-25.record-later") {
+            sleep(LATE);
+        }
+        return (!broken("CONV-23.runs-on")).then_some(Reason::RecordRemoved);
+    }
+    if broken("CONV-22.clears-all") {
+        taken = directory.names(&format!("{RECORD}.taken-"));
+    } else if broken("CONV-22.keeps") {
+        taken.clear();
+    }
+    // If it fails, the next look tries again; until then the handshake says that it drains.
+    if publish(directory, &daemon.record, || false).is_ok() {
+        for name in taken {
+            let _ = directory.unlink(&name);
+        }
+    }
+    None
+}
+
+/// What a daemon that stands down does with the record: one that is stopped takes off its own.
+pub(super) fn leave(daemon: &Daemon, reason: &Reason) {
+    let (directory, record) = (&daemon.directory, &daemon.record);
+    if reason.is_stop() && !broken("CONV-16.keeps-the-record") {
+        let _ = take_off(directory, &record.id);
+    }
+    if !matches!(reason, Reason::Displaced(Some(_))) {
+        return;
+    }
+    if broken("CONV-9.unlinks") {
+        let _ = directory.unlink(RECORD);
+    } else if broken("CONV-9.moves-aside") {
+        let _ = directory.rename(
+            RECORD,
+            &format!("{RECORD}.taken-{}-{}", record.id, random_hex::<8>()),
+        );
+    } else if broken("CONV-9.restores") {
+        let _ = publish(directory, record, || false);
+    } else if broken("CONV-11.publishes-again") {
+        let (directory, record) = (directory.clone(), record.clone());
+        std::thread::spawn(move || {
+            while !matches!(Record::read(&directory, RECORD), Found::Absent) {
+                sleep(APART);
+            }
+            let _ = publish(&directory, &record, || false);
+        });
+    }
+}
+
+/// Moves the record aside, looks at what was moved, and removes that if it is the own one.
+pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
+    if !owns(directory, id) && !broken("CONV-14.unread") {
+        return Ok(());
+    }
+    if broken("CONV-15.unlinks") {
+        super::fault::window();
+        return directory.unlink(RECORD);
+    }
+    let mut taken = format!("{RECORD}.taken-{id}-{}", random_hex::<8>());
+    if broken("CONV-15.backup-name") {
+        taken = format!("{RECORD}.old");
+    }
+    while let Err(error) = directory.rename(RECORD, &taken) {
+        if broken("CONV-18.unlinks-instead") {
+            return directory.unlink(RECORD);
+        }
+        if !broken("CONV-18.tries-again") {
+            return Err(error);
+        }
+        sleep(APART);
+    }
+    match Record::read(directory, &taken) {
+        _ if broken("CONV-16.keeps-the-taken") => Ok(()),
+        Found::Record(record) if record.id == id => directory.unlink(&taken),
+        _ if broken("CONV-17.clears") => directory.unlink(&taken),
+        _ if broken("CONV-17.puts-back") => directory.rename(&taken, RECORD),
+        _ => Ok(()),
+    }
+}
+
+/// Whether another daemon is there that this one would yield to.
+pub(super) fn another_is_ready(daemon: &Daemon, credential: &Credential) -> bool {
+    match Record::read(&daemon.directory, RECORD) {
+        Found::Record(record) => is_ready(daemon, &record, credential),
+        _ => false,
+    }
+}
+
+/// Whether a record names another daemon that proves itself, is ready and speaks this protocol.
+pub(super) fn is_ready(daemon: &Daemon, record: &Record, credential: &Credential) -> bool {
+    if record.id == daemon.record.id || broken("CONV-26.never") {
+        return false;
+    }
+    if broken("CONV-27.any-record") {
+        return true;
+    }
+    match probe(record, credential, Instant::now() + PROBE) {
+        Probe::Proven(Some(body), _) => {
+            body.spec == SPEC
+                && body.id == record.id
+                && (body.ready || broken("CONV-27.draining"))
+                && (body.protocol == daemon.protocol || broken("CONV-27.other-protocol"))
+        }
+        Probe::Late(_) => broken("CONV-27.busy"),
+        Probe::Foreign(_) => broken("CONV-27.unproven"),
+        _ => false,
+    }
+}

@@ -1,0 +1,336 @@
+//! The daemon as a whole: the order of its launch, what its threads share, and its end.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::convergence::{self, Reason, another_is_ready};
+use super::credential::{CREDENTIAL, Credential, Followed, betray};
+use super::fault::broken;
+use super::handshake::{self, Body, SPEC, protocol};
+use super::perimeter::{Allowlist, is_origin, normalised};
+use super::publish::{self, hear, listen, publish};
+use super::registration::{self, Found, RECORD, Record};
+use super::server;
+use super::state_directory::{Fault, StateDir, create_for_the_owner_alone};
+use super::streams::Log;
+
+/// How long open work may take to end, a little less than the drain bound.
+const DRAIN: Duration = Duration::from_millis(9_500);
+/// The protocol that is spoken where `SUBJECT_PROTOCOL` names no other.
+pub(super) const PROTOCOL: &str = "subject/1";
+/// The version of the implementation.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Exit statuses of a launch that never got so far as to stand down.
+const USAGE: u8 = 2;
+const REFUSED: u8 = 15;
+const FAILED: u8 = 1;
+
+/// What a launch is told.
+#[derive(Debug, Default)]
+struct Options {
+    state_dir: Option<PathBuf>,
+    yields: bool,
+    origins: Vec<String>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} wants a value"))
+            };
+            match argument.as_str() {
+                "--state-dir" => options.state_dir = Some(value()?.into()),
+                "--yield" => options.yields = true,
+                "--allow-origin" if broken("PER-40.normalised-at-start") => {
+                    options.origins.push(normalised(value()?));
+                }
+                "--allow-origin" => options.origins.push(value()?.clone()),
+                other => return Err(format!("unknown argument {other}")),
+            }
+        }
+        match options.origins.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => Err(format!("{origin} is no serialised origin")),
+            None => Ok(options),
+        }
+    }
+}
+
+/// What the threads of a daemon share.
+pub(super) struct Daemon {
+    pub(super) directory: StateDir,
+    pub(super) record: Record,
+    pub(super) protocol: String,
+    pub(super) address: SocketAddr,
+    pub(super) credential: Followed,
+    pub(super) origins: Allowlist,
+    pub(super) log: Log,
+    pub(super) started_at: SystemTime,
+    pub(super) began: Instant,
+    /// Readable as soon as the daemon has to stand down.
+    pub(super) wake: OwnedFd,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What is going on in a daemon.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    standing_down: Option<Reason>,
+    /// Whether the drain is cut short.
+    hurried: bool,
+    pub(super) connections: usize,
+    pub(super) requests: usize,
+    pub(super) streams: usize,
+    pub(super) last_activity: Option<SystemTime>,
+    /// Handshakes that were refused and not forgiven yet, and when the last one was.
+    pub(super) refused: f64,
+    pub(super) refused_at: Option<Instant>,
+}
+
+impl Daemon {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the counts of what is open, and lets the end of the drain know.
+    pub(super) fn count<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.changed.notify_all();
+        changed
+    }
+
+    /// `host:port` of the record's `url`.
+    pub(super) fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Why the daemon stands down, if it does.
+    pub(super) fn standing_down(&self) -> Option<Reason> {
+        self.state().standing_down.clone()
+    }
+
+    /// Begins the end, which is never taken back. Asked for a second time, it comes at once.
+    pub(super) fn stand_down(&self, reason: Reason) {
+        let _ = self.stand_down_unless(reason, |_| None::<()>);
+    }
+
+    /// The same, unless something that goes on is against it.
+    pub(super) fn stand_down_unless<E>(
+        &self,
+        reason: Reason,
+        against: impl FnOnce(&State) -> Option<E>,
+    ) -> Result<(), E> {
+        let mut state = self.state();
+        if let Some(why) = against(&state) {
+            return Err(why);
+        }
+        if state.standing_down.is_some() {
+            state.hurried |= reason == Reason::Signal && !broken("CONV-20.once");
+        } else {
+            state.standing_down = Some(reason);
+        }
+        drop(state);
+        self.changed.notify_all();
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        Ok(())
+    }
+
+    /// Reads what people may have changed in the state directory.
+    pub(super) fn follow_files(&self) {
+        if self.credential.current().1 {
+            self.log
+                .append("lifecycle", &json!({"what": "credential-rotated"}));
+        }
+        self.origins.refresh(&self.log);
+    }
+
+    /// The answer to a handshake at this moment, by a new look at the record.
+    pub(super) fn body(&self) -> Body {
+        let leaving = match self.standing_down() {
+            Some(Reason::Displaced(_)) if broken("CONV-11.ready-again") => false,
+            Some(Reason::Signal | Reason::Requested) if broken("HS-16.ready-to-the-end") => false,
+            reason => reason.is_some(),
+        };
+        let sees_itself = broken("HS-15.last-look") || broken("HS-16.ready-to-the-end");
+        let owns = sees_itself || convergence::owns(&self.directory, &self.record.id);
+        let ready = handshake::tells_ready(owns && !leaving);
+        Body {
+            spec: SPEC.to_owned(),
+            protocol: handshake::told(&self.protocol),
+            id: self.record.id.clone(),
+            pid: if broken("HS-3.parent") {
+                std::os::unix::process::parent_id()
+            } else {
+                self.record.pid
+            },
+            version: VERSION.to_owned(),
+            ready,
+            capabilities: vec!["events".to_owned()],
+        }
+    }
+}
+
+/// Runs a daemon to its end and gives back its exit status.
+pub fn run(arguments: &[String]) -> u8 {
+    match Options::parse(arguments)
+        .map_err(|why| (USAGE, why))
+        .and_then(|options| start(&options))
+    {
+        Ok(status) => status,
+        Err((status, why)) => {
+            eprintln!("daemonspec-subject: {why}");
+            status
+        }
+    }
+}
+
+fn start(options: &Options) -> Result<u8, (u8, String)> {
+    let spoken = std::env::var("SUBJECT_PROTOCOL").unwrap_or_else(|_| PROTOCOL.to_owned());
+    protocol(&spoken).ok_or_else(|| {
+        (
+            USAGE,
+            format!("SUBJECT_PROTOCOL: {spoken} is no protocol identifier"),
+        )
+    })?;
+    create_for_the_owner_alone();
+    let refused = refuse;
+    let cannot = |why: std::io::Error| (FAILED, why.to_string());
+    let directory = StateDir::settle(options.state_dir.as_deref()).map_err(refused)?;
+    if broken("DIR-12.waits")
+        && directory
+            .prepare()
+            .is_err_and(|fault| fault.why.starts_with("cannot create"))
+    {
+        thread::sleep(Duration::from_secs(3));
+    }
+    directory.prepare().map_err(refused)?;
+    publish::spoil(&directory);
+    let before = Record::read(&directory, RECORD).id();
+    let credential = Credential::read_or_make(&directory).map_err(refused)?;
+    betray(&credential);
+    // Before there is a record that a signal could leave behind.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot)?;
+    let (listener, address) = listen().map_err(cannot)?;
+    let id = registration::new_id(&directory);
+    let record = Record {
+        id: id.clone(),
+        version: VERSION.to_owned(),
+        url: registration::url(address),
+        pid: registration::pid(),
+        protocol: registration::hint(&spoken),
+    };
+    let daemon = Arc::new(Daemon {
+        credential: Followed::new(directory.clone(), credential.clone()),
+        origins: Allowlist::new(directory.clone(), options.origins.clone()),
+        log: Log::new(&id),
+        directory,
+        record,
+        protocol: spoken,
+        address,
+        started_at: SystemTime::now(),
+        began: Instant::now(),
+        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| cannot(error.into()))?,
+        state: Mutex::default(),
+        changed: Condvar::new(),
+    });
+    let (serving, accepting) = (Arc::clone(&daemon), listener.try_clone().map_err(cannot)?);
+    thread::spawn(move || server::accept(&serving, &accepting));
+    let signalled = Arc::clone(&daemon);
+    thread::spawn(move || {
+        for signal in &mut signals {
+            if signal == SIGHUP {
+                signalled.follow_files();
+            } else {
+                signalled.stand_down(Reason::Signal);
+            }
+        }
+    });
+    convergence::end_predecessor(&daemon.directory);
+    let yields =
+        || (options.yields || broken("PUB-7.healthy-stays")) && another_is_ready(&daemon, &credential);
+    if broken("PUB-7.only-if-unchanged") && Record::read(&daemon.directory, RECORD).id() != before {
+        return Err((FAILED, "another daemon has published meanwhile".to_owned()));
+    }
+    let predecessor = Record::read(&daemon.directory, RECORD);
+    let hasty = broken("CONV-26.after-publishing");
+    let published = publish(&daemon.directory, &daemon.record, || !hasty && yields());
+    if !published.map_err(|fault| publish::failed(&daemon.directory, fault))? {
+        return Ok(u8::from(broken("CONV-26.status-one")));
+    }
+    if let (true, Found::Record(old)) = (hasty && options.yields, predecessor)
+        && convergence::is_ready(&daemon, &old, &credential)
+    {
+        convergence::leave(&daemon, &Reason::Requested);
+        return Ok(0);
+    }
+    if broken("PUB-4.before-listen") {
+        hear(&listener).map_err(cannot)?;
+    }
+    daemon.log.append("lifecycle", &json!({"what": "ready"}));
+    let reason = convergence::watch(&daemon);
+    let late = broken("CONV-19.after-the-drain");
+    if !late {
+        convergence::leave(&daemon, &reason);
+    }
+    daemon
+        .log
+        .append("lifecycle", &json!({"what": "draining", "reason": reason.word()}));
+    daemon.log.end(&reason);
+    drain(&daemon);
+    if late {
+        convergence::leave(&daemon, &reason);
+    }
+    Ok(reason.exit_status())
+}
+
+/// How a launch ends that may not use its state directory or its credential.
+fn refuse(fault: Fault) -> (u8, String) {
+    if broken("DIR-10.waits") {
+        thread::sleep(Duration::from_secs(3));
+    }
+    if broken("PUB-11.removes-a-refused-credential") && fault.path.ends_with(CREDENTIAL) {
+        let _ = std::fs::remove_file(&fault.path);
+    }
+    let said = if broken("DIR-11.no-path") {
+        fault.why
+    } else if broken("DIR-11.same-words") {
+        format!("{}: permission denied", fault.path.display())
+    } else if broken("DIR-11.standard-output") {
+        println!("{fault}");
+        "refused".to_owned()
+    } else {
+        fault.to_string()
+    };
+    (if broken("DIR-10.status-zero") { 0 } else { REFUSED }, said)
+}
+
+/// Lets open work end.
+fn drain(daemon: &Daemon) {
+    let connections = broken("CONV-8.waits-for-connections");
+    let bound = if connections || broken("CONV-8.no-bound") || broken("STR-30.for-ever") {
+        Duration::from_hours(1)
+    } else {
+        DRAIN
+    };
+    let open = |state: &mut State| {
+        !state.hurried && (state.requests + state.streams > 0 || connections && state.connections > 0)
+    };
+    let drained = daemon.changed.wait_timeout_while(daemon.state(), bound, open);
+    drop(drained.unwrap_or_else(PoisonError::into_inner));
+}

@@ -1,0 +1,262 @@
+//! What a faulty perimeter does, at the places where it asks for it.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use super::credential::Credential;
+use super::fault::broken;
+use super::handshake;
+use super::perimeter::{Origin, Pass, Refusal, Request, is_preflight};
+use super::streams;
+
+/// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.
+pub(super) fn own_name(name: &[u8], port: u16) -> Option<bool> {
+    let name = std::str::from_utf8(name).ok()?;
+    let (host, named) = name.rsplit_once(':').unwrap_or((name, ""));
+    let is = |host: &str| ["127.0.0.1", "localhost", "[::1]"].contains(&host);
+    let right_port = named == port.to_string();
+    if broken("PER-3.any-port") {
+        Some(is(host))
+    } else if broken("PER-3.any-case") {
+        Some(is(&host.to_ascii_lowercase()) && right_port)
+    } else if broken("PER-3.ending") {
+        Some((host.ends_with("localhost") || is(host)) && right_port)
+    } else if broken("PER-3.final-dot") {
+        Some(is(host.strip_suffix('.').unwrap_or(host)) && right_port)
+    } else if broken("PER-3.any-loopback") {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
+        Some((loopback || is(host)) && right_port)
+    } else if broken("PER-4.bound-address") {
+        Some(host == "127.0.0.1" && right_port)
+    } else {
+        None
+    }
+}
+
+/// The `Host` that a faulty daemon does not judge.
+pub(super) fn unjudged_host(request: &Request, served: bool) -> Option<&[u8]> {
+    let (first, last) = (request.headers("Host").next(), request.headers("Host").last());
+    let several = request.headers("Host").count() > 1;
+    let unjudged = broken("PER-3.unjudged")
+        || broken("PER-6.instead-of-host") && request.authority.is_some()
+        || broken("PER-7.handshake") && request.path == handshake::PATH
+        || broken("PER-7.page") && request.path == "/"
+        || broken("PER-7.served-paths-alone") && !served
+        || broken("PER-7.options") && request.method == "OPTIONS";
+    if broken("PER-5.first-of-two") && several || unjudged && first.is_some() {
+        return first;
+    }
+    if broken("PER-5.last-of-two") && several {
+        return last;
+    }
+    let missing = broken("PER-5.missing") && first.is_none() || broken("PER-5.empty") && first == Some(b"");
+    missing.then_some(b"127.0.0.1")
+}
+
+/// Whether a faulty daemon takes an origin that it is to refuse for none.
+pub(super) fn unjudged_origin(request: &Request, port: u16, served: bool, bears: bool) -> bool {
+    let origins: Vec<&[u8]> = request.headers("Origin").collect();
+    let same_machine = || {
+        let names = ["127.0.0.1", "localhost", "[::1]"];
+        names
+            .iter()
+            .any(|name| format!("http://{name}:{port}").as_bytes() == origins[0])
+    };
+    let this_machine = || {
+        ["http://127.0.0.1:", "http://localhost:"]
+            .iter()
+            .any(|start| origins[0].starts_with(start.as_bytes()))
+    };
+    broken("PER-8.reads") && request.method == "GET" && !served_as_stream(request)
+        || broken("PER-8.with-credential") && bears
+        || broken("PER-8.this-machine") && !same_machine() && this_machine()
+        || broken("PER-8.served-paths-alone") && !served
+        || broken("PER-11.null") && origins == [b"null"]
+        || broken("PER-12.same-machine") && origins.len() == 1 && same_machine()
+        || broken("PER-12.same-family") && origins == [format!("http://[::1]:{port}").as_bytes()]
+        || broken("PER-28.origin") && upgrades(request)
+        || broken("PER-26.before-origin")
+            && served_as_stream(request)
+            && request.parameters("token").next().is_some()
+}
+
+fn served_as_stream(request: &Request) -> bool {
+    request.method == "GET" && request.path == streams::PATH
+}
+
+/// Whether a request asks for another protocol on its connection.
+pub(super) fn upgrades(request: &Request) -> bool {
+    request.headers("Upgrade").next().is_some()
+}
+
+/// Whether a faulty comparison takes an origin for one that is on the list.
+pub(super) fn alike(origin: &str, listed: &str) -> bool {
+    let parts = |origin: &str| {
+        let (scheme, rest) = origin.split_once("://").unwrap_or(("", origin));
+        let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
+        [scheme, host, port].map(str::to_owned)
+    };
+    let ([scheme, host, port], [listed_scheme, listed_host, listed_port]) = (parts(origin), parts(listed));
+    broken("PER-10.beginning") && origin.starts_with(listed)
+        || broken("PER-10.ending") && host.ends_with(&listed_host)
+        || broken("PER-10.within") && origin.contains(&*listed_host)
+        || broken("PER-10.any-case") && origin.eq_ignore_ascii_case(listed)
+        || broken("PER-10.any-scheme") && (&host, &port) == (&listed_host, &listed_port)
+        || broken("PER-10.any-port") && (&scheme, &host) == (&listed_scheme, &listed_host)
+        || broken("PER-10.subdomains")
+            && scheme == listed_scheme
+            && host.ends_with(&format!(".{listed_host}"))
+}
+
+/// Whether a faulty daemon admits an origin that nobody put on the list.
+pub(super) fn admitted_by_default(origin: &str) -> bool {
+    broken("PER-39.development") && (origin == "http://localhost:3000" || origin == "http://localhost:5173")
+        || broken("PER-39.extensions") && origin.starts_with("chrome-extension://")
+        || broken("PER-39.shells") && origin == "tauri://localhost"
+}
+
+/// The origins whose preflight a faulty daemon remembers.
+static PREFLIGHTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Remembers the origin of a preflight.
+pub(super) fn remember(origin: &Origin) {
+    if let Origin::Listed(origin) = origin {
+        let mut known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push(origin.clone());
+    }
+}
+
+/// Whether a faulty daemon admits an origin because of its preflight.
+pub(super) fn remembered(origin: &str) -> bool {
+    let known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
+    broken("PER-19.remembered") && known.iter().any(|other| other == origin)
+}
+
+/// How a faulty daemon lets a request in that shows no credential, or shows it elsewhere.
+pub(super) fn pass(request: &Request, credential: &Credential) -> Option<Pass> {
+    let is = |token: &str| credential.is(token.as_bytes());
+    let all: Vec<&str> = request
+        .headers("Authorization")
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .collect();
+    let bears = |header: &&str| {
+        header
+            .split_once(' ')
+            .is_some_and(|(scheme, token)| scheme == "Bearer" && is(token))
+    };
+    let cookies = || request.header("Cookie").unwrap_or_default().split(';');
+    let token = request.parameters("token").next();
+    let is_stream = served_as_stream(request);
+    let lets_in = broken("PER-23.cookie")
+        && cookies().any(|pair| pair.trim().strip_prefix("token=").is_some_and(is))
+        || broken("PER-23.parameter") && request.parameters("access_token").any(is)
+        || broken("PER-21.other-header") && request.header("X-Api-Key").is_some_and(is)
+        || broken("PER-24.first-of-two") && all.len() > 1 && all.first().is_some_and(bears)
+        || broken("PER-24.last-of-two") && all.len() > 1 && all.last().is_some_and(bears)
+        || broken("PER-24.any-scheme")
+            && all.len() == 1
+            && all[0].split_once(' ').is_some_and(|(_, token)| is(token))
+        || broken("PER-24.no-scheme") && all.len() == 1 && is(all[0])
+        || broken("PER-25.everywhere") && token.is_some_and(is)
+        || broken("PER-25.ignored") && !is_stream && token.is_some() && all.len() == 1 && bears(&all[0])
+        || broken("PER-25.any-method") && request.path == streams::PATH && token.is_some_and(is)
+        || broken("PER-26.beginning")
+            && is_stream
+            && token.is_some_and(|token| credential.text().starts_with(token))
+        || broken("PER-26.any-case")
+            && is_stream
+            && token.is_some_and(|token| credential.text().eq_ignore_ascii_case(token))
+        || broken("PER-26.trimmed") && is_stream && token.is_some_and(|token| is(token.trim()));
+    lets_in.then_some(Pass::Bearer)
+}
+
+/// A path as a faulty router reads it.
+pub(super) fn respelt(path: &str) -> String {
+    let lower = path.to_ascii_lowercase();
+    let parts = lower.split('/').filter(|part| !part.is_empty() && *part != ".");
+    format!("/{}", parts.collect::<Vec<_>>().join("/"))
+}
+
+/// What a faulty daemon logs of a request before it answers.
+pub(super) fn log(request: &Request) {
+    let bearer = request.header("Authorization").unwrap_or_default();
+    let token = request.parameters("token").next().unwrap_or_default();
+    if broken("PER-27.query") && !token.is_empty() {
+        eprintln!("{} {}?token={token}", request.method, request.path);
+    }
+    if broken("PER-27.half") && bearer.len() > 20 && bearer.is_ascii() {
+        eprintln!("authorized by {}...", &bearer[..24]);
+    }
+}
+
+/// The methods that a faulty daemon names to a preflight.
+pub(super) fn preflight_methods(known: Option<String>, request: &Request) -> Option<String> {
+    if broken("PER-16.every-method") && known.is_some() {
+        return Some("GET, POST, PUT, PATCH, DELETE".to_owned());
+    }
+    if broken("PER-16.asked-for") && known.is_some() {
+        return request.header("Access-Control-Request-Method").map(str::to_owned);
+    }
+    if broken("PER-16.unknown-path") {
+        return Some(known.unwrap_or_else(|| "GET".to_owned()));
+    }
+    known
+}
+
+/// The headers that a faulty daemon names to a preflight.
+pub(super) fn preflight_headers(request: &Request) -> String {
+    let three = "authorization, content-type, last-event-id";
+    if broken("PER-17.asked-for") {
+        return request
+            .header("Access-Control-Request-Headers")
+            .unwrap_or(three)
+            .to_owned();
+    }
+    if broken("PER-17.one-more") {
+        return format!("{three}, x-requested-with");
+    }
+    three.to_owned()
+}
+
+/// Whether a faulty daemon takes a request for a preflight.
+pub(super) fn preflight(request: &Request) -> bool {
+    is_preflight(request) || broken("PER-20.with-an-origin") && request.method == "OPTIONS"
+}
+
+/// What a faulty daemon adds to every answer of a request, or takes away.
+pub(super) fn share(
+    headers: &mut Vec<(&'static str, String)>,
+    origin: &Result<Origin, Refusal>,
+    request: &Request,
+) {
+    let asking = request.header("Origin").unwrap_or_default().to_owned();
+    match origin {
+        Err(_) if broken("PER-9.reflected") => headers.push(("Access-Control-Allow-Origin", asking)),
+        Err(_) if broken("PER-9.preflight") && is_preflight(request) => {
+            headers.push(("Access-Control-Allow-Methods", "GET".to_owned()));
+        }
+        Ok(Origin::Same) if broken("PER-9.same-origin") => {
+            headers.push(("Access-Control-Allow-Origin", asking));
+        }
+        Ok(Origin::Absent) if broken("PER-9.always") => {
+            headers.push(("Access-Control-Expose-Headers", "content-type".to_owned()));
+        }
+        Ok(Origin::Listed(_)) => {
+            if broken("PER-13.no-vary") {
+                headers.retain(|(name, _)| *name != "Vary");
+            }
+            if broken("PER-13.twice") {
+                headers.push(("Access-Control-Allow-Origin", asking));
+            }
+            if broken("PER-14.credentials") {
+                headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
+            }
+            if broken("PER-14.exposes-all") {
+                headers.push(("Access-Control-Expose-Headers", "*".to_owned()));
+            }
+        }
+        _ => {}
+    }
+}

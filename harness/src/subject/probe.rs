@@ -1,0 +1,326 @@
+//! Chapter 07, the client's side: who is at the recorded address?
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::credential::Credential;
+use super::fault::broken;
+use super::handshake::{Body, Claim, PROOF};
+use super::misdeeds;
+use super::registration::{Record, addresses, authority};
+
+/// The longest that a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// The most that is read of a header, and of a body, in bytes.
+const MOST_BYTES: usize = 64 * 1024;
+/// Longer than anybody waits.
+const EVER: Duration = Duration::from_hours(1);
+
+/// What answered, or did not.
+pub(super) enum Probe {
+    /// It holds the credential. The connection stays open; a body of another specification cannot be read.
+    Proven(Option<Body>, TcpStream),
+    /// Nobody is there: the connection was refused.
+    Refused(String),
+    /// It was reset, or closed without an answer.
+    Reset(String),
+    /// No whole answer came in time.
+    Late(String),
+    /// Something answered that did not prove itself.
+    Foreign(String),
+}
+
+/// Asks the daemon of this record who it is, and waits until `deadline` or for 2 s, whichever is shorter.
+pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant) -> Probe {
+    let mut until = deadline.min(Instant::now() + HANDSHAKE);
+    if broken("HS-24.no-bound") {
+        until = deadline;
+    } else if broken("HS-24.each-read") {
+        until = Instant::now() + EVER;
+    }
+    let authority = authority(&record.url).expect("a record that was read has an address");
+    // `localhost` is two addresses, and either may hang: they are asked at once.
+    let (answers, answered) = channel();
+    for address in addresses(authority) {
+        let (answers, credential, authority) = (answers.clone(), credential.clone(), authority.to_owned());
+        thread::spawn(move || {
+            let _ = answers.send(ask(address, &authority, &credential, until));
+        });
+    }
+    drop(answers);
+    let mut best = Probe::Refused(format!("{authority}: no address"));
+    for answer in answered {
+        best = match (best, answer) {
+            (_, Probe::Proven(body, stream)) => return Probe::Proven(body, stream),
+            (best @ Probe::Foreign(_), _) => best,
+            (best @ Probe::Late(_), Probe::Refused(_) | Probe::Reset(_)) => best,
+            (best @ Probe::Reset(_), Probe::Refused(_)) => best,
+            (_, answer) => answer,
+        };
+    }
+    best
+}
+
+/// One handshake with one address.
+fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
+    let claim = Claim::new(credential, authority);
+    let request = |authorization: &str| {
+        let target = misdeeds::target(credential);
+        format!(
+            "GET {target} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {authorization}\r\n\
+             Accept: application/json\r\n\r\n"
+        )
+    };
+    let bearer = format!("Bearer {}", credential.text());
+    let first = if broken("HS-25.bearer") {
+        bearer.clone()
+    } else {
+        claim.header()
+    };
+    let asked = dial(address, until).and_then(|mut stream| {
+        let mut answer = exchange(&mut stream, request(&first).as_bytes(), until)?;
+        if broken("HS-25.after-refusal") && answer.status == 401 {
+            stream = dial(address, until)?;
+            answer = exchange(&mut stream, request(&bearer).as_bytes(), until)?;
+        }
+        Ok((answer, stream))
+    });
+    match asked {
+        Ok((answer, stream)) => {
+            if broken("HS-29.follows")
+                && let Some(next) = misdeeds::redirect(&answer)
+            {
+                return ask(next, &next.to_string(), credential, until);
+            }
+            let proofs: Vec<&str> = answer.headers(PROOF).collect();
+            let proven = claim.is_answered(credential, authority, &proofs, &answer.body);
+            if proven || misdeeds::believes(&answer, &proofs) {
+                return Probe::Proven(Body::parse(&answer.body), stream);
+            }
+            let why = format!("{address} answered with status {} and no proof", answer.status);
+            misdeeds::unproven(&answer, &why, credential).unwrap_or(Probe::Foreign(why))
+        }
+        Err(Fault::Refused(why)) => Probe::Refused(format!("{address}: {why}")),
+        Err(Fault::Reset(why)) => Probe::Reset(format!("{address}: {why}")),
+        Err(Fault::Late) => Probe::Late(format!("{address} did not answer in time")),
+        Err(Fault::Senseless(why)) if broken("CONN-8.nonsense") => Probe::Reset(format!("{address}: {why}")),
+        Err(Fault::Senseless(why)) => Probe::Foreign(format!("{address} answered {why}")),
+    }
+}
+
+/// Why there is no answer.
+pub(super) enum Fault {
+    /// Nobody there.
+    Refused(String),
+    /// Nobody there any more.
+    Reset(String),
+    /// Not in time.
+    Late,
+    /// Bytes that are no answer.
+    Senseless(&'static str),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{
+            AddrNotAvailable, ConnectionRefused, Interrupted, OutOfMemory, TimedOut, WouldBlock,
+        };
+        match error.kind() {
+            Interrupted | OutOfMemory | TimedOut | WouldBlock => Self::Late,
+            ConnectionRefused | AddrNotAvailable => Self::Refused(error.to_string()),
+            _ => Self::Reset(error.to_string()),
+        }
+    }
+}
+
+/// An HTTP answer.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// Every value of the headers of this name.
+    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers
+            .iter()
+            .filter(move |(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+fn dial(address: SocketAddr, until: Instant) -> Result<TcpStream, Fault> {
+    let address = misdeeds::proxy().unwrap_or(address);
+    Ok(TcpStream::connect_timeout(&address, left(until)?)?)
+}
+
+/// The time that is left, or the fault that none is.
+fn left(until: Instant) -> Result<Duration, Fault> {
+    let mut left = until.saturating_duration_since(Instant::now());
+    if broken("HS-24.each-read") {
+        left = left.min(HANDSHAKE);
+    }
+    if left.is_zero() {
+        Err(Fault::Late)
+    } else {
+        Ok(left)
+    }
+}
+
+/// Sends a request and reads the answer to it, redirects unfollowed.
+pub(super) fn exchange(stream: &mut TcpStream, request: &[u8], until: Instant) -> Result<Answer, Fault> {
+    stream.set_write_timeout(Some(left(until)?))?;
+    stream.write_all(request)?;
+    let mut reader = Reader {
+        stream,
+        until,
+        bytes: Vec::new(),
+        in_head: true,
+    };
+    loop {
+        let mut answer = reader.head()?;
+        reader.in_head = false;
+        // A status of the hundreds announces the answer.
+        if !(100..200).contains(&answer.status) {
+            answer.body = reader.body(&answer)?;
+            return Ok(answer);
+        }
+    }
+}
+
+/// Reads a stream up to an instant.
+struct Reader<'a> {
+    stream: &'a mut TcpStream,
+    until: Instant,
+    /// What was read and belongs to nothing yet.
+    bytes: Vec<u8>,
+    /// Whether it is still the header that is read.
+    in_head: bool,
+}
+
+impl Reader<'_> {
+    /// Reads some more; `false` at the end of the stream. Never holds more than `most` bytes.
+    fn more(&mut self, most: usize) -> Result<bool, Fault> {
+        let most = if misdeeds::reads_on(self.in_head) {
+            usize::MAX
+        } else {
+            most
+        };
+        let room = most.saturating_sub(self.bytes.len()).min(4096);
+        if room == 0 {
+            return Err(Fault::Senseless("without end"));
+        }
+        self.stream.set_read_timeout(Some(left(self.until)?))?;
+        let mut piece = [0; 4096];
+        let count = match self.stream.read(&mut piece[..room]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        self.bytes.extend_from_slice(&piece[..count]);
+        Ok(count > 0)
+    }
+
+    /// The status and the headers.
+    fn head(&mut self) -> Result<Answer, Fault> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 128];
+            let mut head = httparse::Response::new(&mut headers);
+            match head.parse(&self.bytes) {
+                Ok(httparse::Status::Complete(length)) => {
+                    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                    let answer = Answer {
+                        status: head.code.unwrap_or_default(),
+                        headers: head
+                            .headers
+                            .iter()
+                            .map(|header| (header.name.to_owned(), text(header.value)))
+                            .collect(),
+                        body: Vec::new(),
+                    };
+                    self.bytes.drain(..length);
+                    return Ok(answer);
+                }
+                Ok(httparse::Status::Partial) => {}
+                Err(_) if misdeeds::reads_on(true) => {}
+                Err(_) => return Err(Fault::Senseless("no HTTP")),
+            }
+            if !self.more(MOST_BYTES)? {
+                return Err(if self.bytes.is_empty() {
+                    Fault::Reset("it closed the connection without an answer".to_owned())
+                } else {
+                    Fault::Senseless("half a header")
+                });
+            }
+        }
+    }
+
+    /// The body, as long as the headers say.
+    fn body(&mut self, head: &Answer) -> Result<Vec<u8>, Fault> {
+        let mut codings = head.headers("transfer-encoding");
+        let mut lengths = head.headers("content-length");
+        match (codings.next(), lengths.next()) {
+            _ if head.status == 204 || head.status == 304 => Ok(Vec::new()),
+            (None, None) => {
+                while (self.bytes.len() < MOST_BYTES || misdeeds::reads_on(false)) && self.more(MOST_BYTES)? {
+                }
+                Ok(std::mem::take(&mut self.bytes))
+            }
+            (None, Some(length)) => {
+                let length = length
+                    .parse()
+                    .ok()
+                    .filter(|length| *length <= MOST_BYTES && lengths.next().is_none());
+                self.take(length.ok_or(Fault::Senseless("a body of no good length"))?)
+            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() => {
+                self.chunks()
+            }
+            _ => Err(Fault::Senseless("a body of unknown coding")),
+        }
+    }
+
+    /// The next bytes, this many.
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, Fault> {
+        while self.bytes.len() < length {
+            if !self.more(length)? {
+                return Err(Fault::Senseless("half a body"));
+            }
+        }
+        let rest = self.bytes.split_off(length);
+        Ok(std::mem::replace(&mut self.bytes, rest))
+    }
+
+    /// A body in chunks.
+    fn chunks(&mut self) -> Result<Vec<u8>, Fault> {
+        const BROKEN: Fault = Fault::Senseless("broken chunks");
+        let mut body = Vec::new();
+        loop {
+            let most = MOST_BYTES - body.len();
+            match httparse::parse_chunk_size(&self.bytes) {
+                Ok(httparse::Status::Complete((_, 0))) => return Ok(body),
+                Ok(httparse::Status::Complete((line, size))) => {
+                    let size = usize::try_from(size)
+                        .ok()
+                        .filter(|size| *size <= most)
+                        .ok_or(BROKEN)?;
+                    self.bytes.drain(..line);
+                    body.append(&mut self.take(size)?);
+                    if self.take(2)? != b"\r\n" {
+                        return Err(BROKEN);
+                    }
+                }
+                Ok(httparse::Status::Partial) if self.bytes.len() < 1024 => {
+                    if !self.more(self.bytes.len() + 1)? {
+                        return Err(BROKEN);
+                    }
+                }
+                _ => return Err(BROKEN),
+            }
+        }
+    }
+}

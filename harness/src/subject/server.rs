@@ -1,0 +1,878 @@
+//! Connections, one thread each, and what is answered on them.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::convergence::Reason;
+use super::daemon::{Daemon, State, VERSION};
+use super::fault::broken;
+use super::handshake::{self, PROOF, SPEC};
+use super::perimeter::{
+    self, BODY, DRAINING, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin, Pass, Refusal,
+    Request, TOO_LARGE, UNAUTHORIZED,
+};
+use super::perimeter_misdeeds as misdeeds;
+use super::streams;
+
+/// The most connections that are served at once.
+const CONNECTIONS: usize = 400;
+/// How long a client may read nothing of an answer, which is far less than it may: whether what it reads is little or
+/// nothing cannot be told.
+const UNREAD: Duration = Duration::from_secs(10);
+/// How long and how far a refused request is still read, so that its answer arrives.
+const LINGER: Duration = Duration::from_secs(2);
+const HEAD_LINGER: usize = 1024 * 1024;
+const BODY_LINGER: usize = 64 * 1024 * 1024;
+/// The most handshakes that are refused by a 401 at once, and how many of them a second forgives.
+const REFUSED_HANDSHAKES: u32 = 1_500;
+const FORGIVEN: f64 = 200.0;
+
+/// The routes, and the methods that each takes.
+const ROUTES: &[(&str, &[&str])] = &[
+    (handshake::PATH, &["GET"]),
+    ("/v1/status", &["GET"]),
+    ("/v1/shutdown", &["POST"]),
+    (streams::PATH, &["GET", "POST"]),
+];
+
+fn methods(path: &str) -> Option<&'static [&'static str]> {
+    ROUTES
+        .iter()
+        .find(|(route, _)| *route == path)
+        .map(|(_, methods)| *methods)
+}
+
+/// What is answered.
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(status: u16, body: &Value) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            content_type: "application/json",
+            body: body.to_string().into_bytes(),
+        }
+    }
+
+    fn problem(Refusal(status, code, title): Refusal, more: &Value) -> Self {
+        let mut problem = json!({"title": title, "status": status, "code": code});
+        if let (Some(problem), Some(more)) = (problem.as_object_mut(), more.as_object()) {
+            problem.extend(more.clone());
+        }
+        if broken("PER-35.another-status") {
+            problem["status"] = json!(500);
+        }
+        if let Some(problem) = problem.as_object_mut().filter(|_| broken("PER-35.no-code")) {
+            problem.remove("code");
+        }
+        let mut answer = Self {
+            content_type: "application/problem+json",
+            ..Self::json(status, &problem)
+        };
+        if broken("PER-35.plain-json") {
+            answer.content_type = "application/json";
+        } else if broken("PER-35.sentence") {
+            answer.content_type = "text/plain; charset=utf-8";
+            answer.body = title.as_bytes().to_vec();
+        }
+        match status {
+            401 if broken("PER-21.another-challenge") => answer.with("WWW-Authenticate", "Basic"),
+            401 => answer.with("WWW-Authenticate", "Bearer"),
+            503 if broken("PER-31.no-retry-after") => answer,
+            503 => answer.with("Retry-After", "1"),
+            _ => answer,
+        }
+    }
+
+    fn empty(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            content_type: "",
+            body: Vec::new(),
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same for a person who reads.
+    fn in_plain_text(mut self) -> Self {
+        if let Ok(Value::Object(members)) = serde_json::from_slice(&self.body) {
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let lines = members
+                .iter()
+                .map(|(name, value)| format!("{name}: {}\n", text(value)));
+            self.body = lines.collect::<String>().into_bytes();
+            self.content_type = "text/plain; charset=utf-8";
+        }
+        self
+    }
+
+    fn head(&self, closes: bool) -> String {
+        let mut lines = vec![format!("HTTP/1.1 {} {}", self.status, reason(self.status))];
+        if !broken("PER-38.stored") {
+            lines.push("Cache-Control: no-store".to_owned());
+        }
+        lines.extend(
+            self.headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}")),
+        );
+        if !self.content_type.is_empty() {
+            lines.push(format!("Content-Type: {}", self.content_type));
+        }
+        if closes {
+            lines.push("Connection: close".to_owned());
+        }
+        if broken("HS-9.version-in-a-header") {
+            lines.push(format!("Server: daemonspec-subject/{VERSION}"));
+        }
+        lines.join("\r\n") + "\r\n"
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Self::problem(refusal, &Value::Null)
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        503 => "Service Unavailable",
+        _ => "Refused",
+    }
+}
+
+/// Serves connections until the process ends.
+pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
+    if broken("PUB-4.serves-late") {
+        thread::sleep(Duration::from_secs(3));
+    }
+    loop {
+        while broken("HS-11.few") && daemon.state().connections >= 8 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if DEAF.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok((stream, _)) = listener.accept() else {
+            // Out of descriptors: some connection will end.
+            thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let crowded = daemon.count(|state| {
+            state.connections += 1;
+            let most = if broken("PER-29.few-connections") {
+                64
+            } else {
+                CONNECTIONS
+            };
+            state.connections > most && !broken("PER-31.every-connection")
+        });
+        let serving = Arc::clone(daemon);
+        let serve = move || {
+            if crowded && broken("PER-31.waits-its-turn") {
+                while serving.state().connections > CONNECTIONS {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                serve(&serving, stream);
+            } else if crowded {
+                turn_away(&stream);
+            } else {
+                serve(&serving, stream);
+            }
+            serving.count(|state| state.connections -= 1);
+        };
+        if broken("HS-11.one-at-a-time") {
+            serve();
+        } else if thread::Builder::new().spawn(serve).is_err() {
+            daemon.count(|state| state.connections -= 1);
+        }
+    }
+}
+
+/// Whether a faulty daemon has stopped to listen.
+static DEAF: AtomicBool = AtomicBool::new(false);
+
+/// What a faulty daemon does with a head that it cannot take.
+fn stumble(refusal: Refusal) {
+    if broken("PER-34.exits") && refusal.0 == 431 {
+        std::process::exit(1);
+    }
+    DEAF.store(broken("PER-34.deaf") && refusal == INVALID, Ordering::Relaxed);
+}
+
+/// Answers one connection too many, without reading what it wants.
+fn turn_away(stream: &TcpStream) {
+    let answer = Answer::from(OVERLOADED);
+    let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
+    let _ = write_answer(stream, &answer, true, true);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+    let _ = (&*stream).read(&mut [0; 4096]);
+}
+
+/// Answers the requests of one connection, one after the other.
+fn serve(daemon: &Arc<Daemon>, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = stream.set_write_timeout((!broken("PER-33.unread")).then_some(UNREAD));
+    let mut incoming = Incoming::new(stream);
+    loop {
+        match incoming.head() {
+            Ok(request) => match answer(daemon, &mut incoming, &request) {
+                Ok(true) => {}
+                Ok(false) => return linger(&mut incoming.stream, BODY_LINGER),
+                Err(_) => return,
+            },
+            Err(NoRequest::Refused(refusal)) => {
+                let fatal = match refusal {
+                    INVALID => broken("HS-10.ends-over-nonsense"),
+                    perimeter::HEADERS_TOO_LARGE | perimeter::TARGET_TOO_LONG => {
+                        broken("HS-10.ends-over-size")
+                    }
+                    _ => false,
+                };
+                if fatal {
+                    std::process::exit(1);
+                }
+                stumble(refusal);
+                let _ = write_answer(&incoming.stream, &refusal.into(), true, true);
+                return linger(&mut incoming.stream, HEAD_LINGER);
+            }
+            Err(NoRequest::Closed) => return,
+        }
+    }
+}
+
+/// Whether a faulty daemon answers a request that shows nothing.
+fn is_open_to(request: &Request, earlier: bool) -> bool {
+    let handshake = request.path == handshake::PATH;
+    let bare = request.headers("Authorization").next().is_none();
+    bare && handshake && request.method == "GET" && broken("HS-6.open")
+        || bare && handshake && earlier && broken("HS-6.once-per-connection")
+        || bare && !handshake && earlier && broken("HS-8.once-per-connection")
+        || request.path == "/v1/status" && request.method == "GET" && broken("HS-8.status-open")
+        || request.method == "HEAD" && broken("HS-8.head-open")
+        || request.method == "OPTIONS" && broken("HS-8.options-open")
+}
+
+/// Closes a connection on which something may still arrive: without this the system throws away the answer as well.
+fn linger(stream: &mut TcpStream, most: usize) {
+    let (until, mut read) = (Instant::now() + LINGER, 0);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+    let mut bytes = [0; 16 * 1024];
+    while read < most && Instant::now() < until {
+        match stream.read(&mut bytes) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => read += count,
+        }
+    }
+}
+
+fn write_answer(mut stream: &TcpStream, answer: &Answer, closes: bool, with_body: bool) -> io::Result<()> {
+    let mut bytes = answer.head(closes).into_bytes();
+    if answer.status != 204 {
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n", answer.body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    if with_body {
+        bytes.extend_from_slice(&answer.body);
+    }
+    stream.write_all(&bytes)
+}
+
+/// Answers a request; `false` if the connection ends with it.
+fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> io::Result<bool> {
+    let mut respelt = request.clone();
+    respelt.path = misdeeds::respelt(&request.path);
+    let is_respelt =
+        broken("PER-1.spelling") && methods(&request.path).is_none() && methods(&respelt.path).is_some();
+    let request = if is_respelt { &respelt } else { request };
+    let trusted = is_respelt || broken("PER-1.first-of-a-connection") && incoming.trusted;
+    let (port, served) = (daemon.address.port(), methods(&request.path).is_some());
+    let bears = || {
+        let (credential, _) = daemon.credential.current();
+        perimeter::authenticate(request, &daemon.authority(), &credential).is_some()
+    };
+    let listed = |origin: &str| daemon.origins.admits(origin, &daemon.log);
+    let mut host = perimeter::host(request, port, served);
+    if broken("PER-1.origin-before-host") {
+        let named = request.headers("Host").next().unwrap_or_default();
+        host = perimeter::origin(request, named, listed).and(host);
+    }
+    let origin = host.and_then(|host| match perimeter::origin(request, host, listed) {
+        Err(_)
+            if misdeeds::unjudged_origin(
+                request,
+                port,
+                served,
+                broken("PER-8.with-credential") && bears(),
+            ) =>
+        {
+            Ok(Origin::Absent)
+        }
+        judged => judged,
+    });
+    // What every answer to this request carries.
+    let mut shared = match &origin {
+        Ok(Origin::Listed(origin)) => {
+            vec![
+                ("Access-Control-Allow-Origin", origin.clone()),
+                ("Vary", "Origin".to_owned()),
+            ]
+        }
+        _ => Vec::new(),
+    };
+    misdeeds::share(&mut shared, &origin, request);
+    let finish = |incoming: &Incoming, mut answer: Answer, body_is_read: bool| {
+        let is_handshake = request.path == handshake::PATH && answer.content_type == "application/json";
+        let is_json = broken("PER-37.never")
+            || broken("PER-37.not-for-errors") && answer.status >= 400
+            || is_handshake && !broken("PER-37.handshake-too");
+        if !is_json && prefers_plain(request) {
+            answer = answer.in_plain_text();
+        }
+        if answer.status < 400 || !broken("PER-13.not-for-errors") {
+            answer.headers.extend(shared.clone());
+        }
+        let closes = !request.modern || request.wants("close") || !body_is_read;
+        write_answer(&incoming.stream, &answer, closes, request.method != "HEAD")?;
+        Ok(!closes)
+    };
+    let no_body = !request.has_body();
+    let is_preflight = perimeter::is_preflight(request);
+    if broken("PER-28.at-once") && misdeeds::upgrades(request) {
+        return finish(incoming, Answer::empty(101), no_body);
+    }
+    if broken("PER-1.authentication-first") && !is_preflight && !bears() {
+        return finish(incoming, UNAUTHORIZED.into(), no_body);
+    }
+    if broken("PER-1.route-first") && !served {
+        return finish(incoming, NOT_FOUND.into(), no_body);
+    }
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(refusal) if broken("PER-2.note-kept") && request.method == "POST" && bears() => {
+            let body = incoming.body(request, BODY).unwrap_or_default();
+            let _ = note(daemon, &body);
+            return finish(incoming, refusal.into(), false);
+        }
+        Err(refusal) if broken("PER-2.shutdown-obeyed") && request.path == "/v1/shutdown" && bears() => {
+            daemon.stand_down(Reason::Requested);
+            return finish(incoming, refusal.into(), no_body);
+        }
+        Err(_) if broken("PER-8.preflight-answered") && is_preflight => {
+            return finish(incoming, Answer::empty(204), no_body);
+        }
+        Err(refusal) => return finish(incoming, request.excess.unwrap_or(refusal).into(), no_body),
+    };
+    if let Some(excess) = request.excess {
+        return finish(incoming, excess.into(), no_body);
+    }
+    if matches!(origin, Origin::Listed(_)) && misdeeds::preflight(request) {
+        if broken("PER-15.authenticates") && !bears() {
+            return finish(incoming, UNAUTHORIZED.into(), no_body);
+        }
+        misdeeds::remember(&origin);
+        let mut answer = match () {
+            () if broken("PER-15.with-a-body") => Answer::json(200, &json!({})),
+            () => Answer::empty(204),
+        };
+        answer = answer.with(
+            "Access-Control-Allow-Headers",
+            misdeeds::preflight_headers(request),
+        );
+        if !broken("PER-18.left-out") {
+            let seconds = if broken("PER-18.day") { "86400" } else { "60" };
+            answer = answer.with("Access-Control-Max-Age", seconds);
+        }
+        let methods = methods(&request.path).map(|methods| methods.join(", "));
+        if let Some(methods) = misdeeds::preflight_methods(methods, request) {
+            answer = answer.with("Access-Control-Allow-Methods", methods);
+        }
+        return finish(incoming, answer, no_body);
+    }
+    let known = methods(&request.path);
+    if broken("PER-20.harmless") && request.method == "OPTIONS" {
+        return finish(incoming, Answer::empty(204).with("Allow", "OPTIONS"), no_body);
+    }
+    if broken("PER-28.no-authentication") && misdeeds::upgrades(request) {
+        return finish(incoming, Answer::problem(INVALID, &Value::Null), no_body);
+    }
+    if broken("PER-21.unknown-path-first") && known.is_none() {
+        return finish(incoming, NOT_FOUND.into(), no_body);
+    }
+    if broken("PER-21.method-first")
+        && known.is_some_and(|methods| !methods.contains(&request.method.as_str()))
+    {
+        return finish(incoming, METHOD.into(), no_body);
+    }
+    let is_handshake = request.path == handshake::PATH;
+    let crowded = broken("PER-29.few-handshakes") && daemon.count(|state| state.is_flooded(100))
+        || broken("PER-32.all-counted") && daemon.count(|state| state.is_flooded(REFUSED_HANDSHAKES));
+    if is_handshake && crowded {
+        return finish(incoming, OVERLOADED.into(), no_body);
+    }
+    let (credential, _) = daemon.credential.current();
+    log(daemon, request);
+    misdeeds::log(request);
+    let passes = |credential: &_| perimeter::authenticate(request, &daemon.authority(), credential);
+    let passes_by_fault = || {
+        let open = (trusted || daemon.credential.is_open()).then_some(Pass::Bearer);
+        open.or_else(|| daemon.credential.retired().iter().find_map(passes))
+    };
+    let earlier = std::mem::replace(&mut incoming.passed, false);
+    let open = || is_open_to(request, earlier).then_some(Pass::Bearer);
+    let passed = passes(&credential).or_else(passes_by_fault).or_else(open);
+    incoming.passed = earlier || passed.is_some();
+    let known = methods(&request.path);
+    if passed.is_none() && known.is_none() && broken("HS-8.not-found-first") {
+        return finish(incoming, NOT_FOUND.into(), no_body);
+    }
+    let taken = known.is_none_or(|methods| methods.contains(&request.method.as_str()));
+    if passed.is_none() && !taken && broken("HS-8.method-first") {
+        return finish(incoming, METHOD.into(), no_body);
+    }
+    let passed = passed.map(|pass| match pass {
+        Pass::Proof(claim) if broken("HS-21.first-of-a-connection") => {
+            Pass::Proof(incoming.first.get_or_insert(claim).clone())
+        }
+        pass => pass,
+    });
+    let Some(pass) = passed else {
+        let header = || {
+            String::from_utf8_lossy(request.headers("Authorization").next().unwrap_or_default()).into_owned()
+        };
+        if broken("CRED-8.refused-header") {
+            eprintln!("refused {}", header());
+        }
+        if is_handshake
+            && !broken("PER-31.every-handshake")
+            && daemon.count(|state| state.is_flooded(REFUSED_HANDSHAKES))
+        {
+            return finish(incoming, OVERLOADED.into(), no_body);
+        }
+        if broken("PER-23.body") {
+            let body = incoming.body(request, BODY).unwrap_or_default();
+            let body = String::from_utf8_lossy(&body).into_owned();
+            if body.contains(&credential.text()) {
+                return finish(incoming, Answer::json(200, &status(daemon)), true);
+            }
+        }
+        if broken("PER-21.names-the-path") {
+            let more = json!({"detail": format!("{} wants a bearer", request.path)});
+            return finish(incoming, Answer::problem(UNAUTHORIZED, &more), no_body);
+        }
+        if broken("PER-21.hints") && header().contains(&credential.text()[..8]) {
+            let more = json!({"detail": "nearly"});
+            return finish(incoming, Answer::problem(UNAUTHORIZED, &more), no_body);
+        }
+        let repeats = broken("CRED-9.header-repeated");
+        let more = if repeats {
+            json!({"detail": header()})
+        } else {
+            Value::Null
+        };
+        let more = if broken("HS-9.id-in-the-problem") {
+            json!({"instance": daemon.record.id})
+        } else {
+            more
+        };
+        let mut refused = Answer::problem(UNAUTHORIZED, &more);
+        if request.path == handshake::PATH {
+            refused = refused_handshake(daemon, request, &credential, refused);
+        }
+        return finish(incoming, refused, no_body);
+    };
+    incoming.trusted = true;
+    let Some(methods) = methods(&request.path) else {
+        let repeats = broken("CRED-9.path-repeated");
+        let more = if repeats {
+            json!({"detail": request.path})
+        } else {
+            Value::Null
+        };
+        return finish(incoming, Answer::problem(NOT_FOUND, &more), no_body);
+    };
+    if !methods.contains(&request.method.as_str()) {
+        if broken("PER-36.method-not-found") {
+            return finish(incoming, NOT_FOUND.into(), no_body);
+        }
+        if broken("PER-36.no-allow") {
+            return finish(incoming, METHOD.into(), no_body);
+        }
+        return finish(
+            incoming,
+            Answer::from(METHOD).with("Allow", methods.join(", ")),
+            no_body,
+        );
+    }
+    if (request.method.as_str(), request.path.as_str()) == ("GET", streams::PATH) {
+        let wish = match streams::wish(request, &daemon.log) {
+            Ok(_) if daemon.standing_down().is_some() && !broken("STR-6.opens") => Err(DRAINING),
+            wish => wish,
+        };
+        return match wish {
+            Ok(wish) => stream(daemon, incoming, request, &origin, &wish, shared.clone()).map(|()| false),
+            Err(refusal) => finish(incoming, refusal.into(), no_body),
+        };
+    }
+    let _work = Work::begin(daemon);
+    let unlimited = broken("STR-8.megabyte")
+        || broken("STR-8.appended")
+        || broken("STR-8.data-alone")
+        || broken("STR-8.announced-alone") && request.header("Content-Length").is_none();
+    let most = if broken("PER-29.short-body") {
+        16 * 1024
+    } else if request.path == streams::PATH && !unlimited {
+        streams::NOTE
+    } else {
+        BODY
+    };
+    match incoming.body(request, most) {
+        Ok(body) => {
+            let answer = route(daemon, request, &pass, &credential, &body).unwrap_or_else(Answer::from);
+            finish(incoming, answer, true)
+        }
+        Err(NoRequest::Refused(refusal)) => finish(incoming, refusal.into(), false),
+        Err(NoRequest::Closed) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// What a faulty daemon makes of a refused handshake.
+fn refused_handshake(
+    daemon: &Daemon,
+    request: &Request,
+    credential: &super::credential::Credential,
+    refused: Answer,
+) -> Answer {
+    let unauthenticated = request.headers("Authorization").next().is_none();
+    if broken("HS-6.forbidden") && unauthenticated {
+        return Answer::from(Refusal(403, "forbidden", "Forbidden"));
+    }
+    if broken("HS-6.no-challenge") && unauthenticated {
+        return Answer {
+            headers: Vec::new(),
+            ..refused
+        };
+    }
+    if broken("HS-22.for-anybody")
+        && let Some(claim) = request.header("Authorization").and_then(handshake::Claim::parse)
+    {
+        let proof = claim.answer(credential, &daemon.authority(), &refused.body);
+        return refused.with(PROOF, proof);
+    }
+    refused
+}
+
+/// What a faulty daemon writes down about a request.
+fn log(daemon: &Daemon, request: &Request) {
+    if broken("CRED-8.request-line") {
+        eprintln!("{} {} {:?}", request.method, request.path, request.query);
+    }
+    if broken("CRED-8.log-file") {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(daemon.directory.file("daemon.log"));
+        let _ = log.and_then(|mut log| writeln!(log, "{request:?} {:?}", request.header("Authorization")));
+    }
+}
+
+impl State {
+    /// Counts a handshake that is refused, and tells whether there were more than `most` beyond what a second forgives.
+    fn is_flooded(&mut self, most: u32) -> bool {
+        let since = self.refused_at.replace(Instant::now());
+        let forgiven = since.map_or(0.0, |since| since.elapsed().as_secs_f64() * FORGIVEN);
+        self.refused = (self.refused - forgiven).max(0.0) + 1.0;
+        self.refused > f64::from(most)
+    }
+}
+
+/// A request in progress.
+struct Work<'a>(&'a Daemon);
+
+impl<'a> Work<'a> {
+    fn begin(daemon: &'a Daemon) -> Self {
+        daemon.count(|state| state.requests += 1);
+        Self(daemon)
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.count(|state| {
+            state.requests -= 1;
+            state.last_activity = Some(SystemTime::now());
+        });
+    }
+}
+
+/// Whether `text/plain` is preferred to JSON.
+fn prefers_plain(request: &Request) -> bool {
+    let accept = request.header("Accept").unwrap_or_default();
+    let weight = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let quality = parts
+            .find_map(|part| part.strip_prefix("q="))
+            .map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        (kind, quality)
+    };
+    let ranges: Vec<(String, f64)> = accept.split(',').map(weight).collect();
+    let of = |kinds: &[&str]| {
+        // The first of the kinds that is named counts: the others are wider.
+        kinds
+            .iter()
+            .find_map(|kind| ranges.iter().find(|(range, _)| range == kind))
+            .map_or(0.0, |(_, quality)| *quality)
+    };
+    of(&["text/plain", "text/*", "*/*"]) > of(&["application/json", "application/*", "*/*"])
+}
+
+/// The answer of a route whose method is right and whose body was read.
+fn route(
+    daemon: &Daemon,
+    request: &Request,
+    pass: &Pass,
+    credential: &super::credential::Credential,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
+    match request.path.as_str() {
+        handshake::PATH => {
+            if broken("PUB-4.first-answer-late") && daemon.began.elapsed() < Duration::from_secs(2) {
+                thread::sleep(Duration::from_millis(2_200));
+            }
+            let state = daemon.body();
+            let bytes = state.to_json();
+            let accept = request.header("Accept").unwrap_or_default();
+            match () {
+                () if broken("HS-1.redirect") => {
+                    return Ok(Answer::empty(307).with("Location", format!("{}/", handshake::PATH)));
+                }
+                () if broken("HS-1.only-to-json") && !accept.contains("json") => {
+                    return Err(Refusal(406, "not_acceptable", "Not acceptable"));
+                }
+                () if broken("HS-14.no-body") && !state.ready => return Err(DRAINING),
+                () => {}
+            }
+            let status = if state.ready || broken("HS-14.status-200") {
+                200
+            } else {
+                503
+            };
+            let mut answer = Answer::empty(status);
+            answer.content_type = if broken("HS-1.text") {
+                "text/html"
+            } else {
+                "application/json"
+            };
+            let proves = !broken("HS-21.unproven") && (state.ready || !broken("HS-21.not-while-draining"));
+            match pass {
+                Pass::Proof(claim) if proves => {
+                    let proof = claim.answer(credential, &daemon.authority(), &bytes);
+                    if broken("HS-21.twice") {
+                        answer = answer.with(PROOF, proof.clone());
+                    }
+                    answer = answer.with(PROOF, proof);
+                }
+                Pass::Bearer if broken("HS-22.to-a-bearer") => {
+                    let claim = handshake::Claim::of(credential, &daemon.authority(), "");
+                    answer = answer.with(PROOF, claim.answer(credential, &daemon.authority(), &bytes));
+                }
+                _ => {}
+            }
+            answer.body = bytes;
+            Ok(answer)
+        }
+        "/v1/status" if broken("CRED-9.status") => {
+            let mut status = status(daemon);
+            status["token"] = json!(credential.text());
+            Ok(Answer::json(200, &status))
+        }
+        "/v1/status" => Ok(Answer::json(200, &status(daemon))),
+        "/v1/shutdown" => shut_down(daemon, body),
+        _ => note(daemon, body),
+    }
+}
+
+/// Appends what a client leaves for the others.
+fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
+    #[derive(serde::Deserialize)]
+    struct Note<'a> {
+        topic: String,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    let lenient = streams::lenient_note(body);
+    let body = lenient.as_deref().unwrap_or(body);
+    let note: Note = match serde_json::from_slice(body) {
+        Ok(note) => note,
+        Err(_) if broken("CRED-9.body-repeated") => {
+            return Ok(Answer::problem(
+                INVALID,
+                &json!({"detail": String::from_utf8_lossy(body)}),
+            ));
+        }
+        Err(_) => return Err(INVALID),
+    };
+    // A struct may be read from an array as well.
+    if note.topic != "note" || !(body.trim_ascii_start().starts_with(b"{") || broken("STR-9.list")) {
+        if broken("STR-9.appended") {
+            daemon.log.append_text("note", note.data.get());
+        }
+        if let Some(topic) = streams::foreign_topic(&note.topic) {
+            let id = daemon.log.append_text(topic, note.data.get());
+            return Ok(Answer::json(201, &json!({"id": id})));
+        }
+        return Err(INVALID);
+    }
+    let length = if broken("STR-8.data-alone") {
+        note.data.get().len()
+    } else {
+        body.len()
+    };
+    if length > streams::NOTE && !broken("STR-8.megabyte") && !broken("STR-8.announced-alone") {
+        if broken("STR-8.appended") {
+            daemon.log.append_text("note", "\"too long\"");
+        }
+        return Err(TOO_LARGE);
+    }
+    if daemon.standing_down().is_some() && !broken("CONV-10.goes-on") {
+        return Err(DRAINING);
+    }
+    let id = streams::append_note(&daemon.log, note.data.get());
+    Ok(Answer::json(201, &json!({"id": id})))
+}
+
+/// Begins the end, if it is this daemon that is meant.
+fn shut_down(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
+    const OTHER: Refusal = Refusal(409, "not_this_daemon", "Not this daemon");
+    const BUSY: Refusal = Refusal(409, "busy", "Busy");
+    let asked = super::registration::parse_object(body).map_err(|_| INVALID)?;
+    let id = asked.get("id").and_then(Value::as_str).ok_or(INVALID)?;
+    if id != daemon.record.id {
+        return Ok(Answer::problem(OTHER, &json!({"id": daemon.record.id})));
+    }
+    let if_idle = match asked.get("if_idle") {
+        None => false,
+        Some(if_idle) => if_idle.as_bool().ok_or(INVALID)?,
+    };
+    let busy = daemon.stand_down_unless(Reason::Requested, |state| {
+        let (requests, streams) = (state.requests - 1, state.streams);
+        let active = || json!({"requests": requests, "streams": streams, "sessions": 0, "proxies": 0});
+        (if_idle && requests + streams > 0).then(active)
+    });
+    // The drain waits until this answer was sent.
+    Ok(match busy {
+        Ok(()) => Answer::json(202, &json!({"id": id})),
+        Err(active) => Answer::problem(BUSY, &json!({"active": active})),
+    })
+}
+
+fn status(daemon: &Daemon) -> Value {
+    let body = daemon.body();
+    let time = |time| humantime::format_rfc3339_millis(time).to_string();
+    let state = daemon.state();
+    json!({
+        "spec": SPEC,
+        "protocol": body.protocol,
+        "id": body.id,
+        "pid": body.pid,
+        "version": VERSION,
+        "capabilities": body.capabilities,
+        "state": if body.ready { "ready" } else { "draining" },
+        "mode": "manual",
+        "started_at": time(daemon.started_at),
+        "uptime_seconds": daemon.began.elapsed().as_secs(),
+        "url": daemon.record.url,
+        "socket": null,
+        "active_requests": state.requests - 1,
+        "streams": state.streams,
+        "sessions": 0,
+        "proxies": 0,
+        "last_activity": time(state.last_activity.unwrap_or(daemon.started_at)),
+        "idle_timeout_seconds": null,
+        "idle_deadline": null,
+        "memory_bytes": resident_bytes(),
+        "log_path": null,
+    })
+}
+
+/// What the process holds in memory.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Serves the event stream.
+fn stream(
+    daemon: &Daemon,
+    incoming: &Incoming,
+    request: &Request,
+    origin: &Origin,
+    wish: &streams::Wish,
+    shared: Vec<(&'static str, String)>,
+) -> io::Result<()> {
+    struct Open<'a>(&'a Daemon);
+    impl Drop for Open<'_> {
+        fn drop(&mut self) {
+            if !broken("STR-24.counted") {
+                self.0.count(|state| state.streams -= 1);
+            }
+        }
+    }
+    daemon.count(|state| state.streams += 1);
+    let _open = Open(daemon);
+    let mut answer = Answer::empty(200);
+    answer.content_type = if broken("STR-1.plain-text") {
+        "text/plain; charset=utf-8"
+    } else {
+        "text/event-stream"
+    };
+    answer.headers.extend(shared);
+    let mut head = answer.head(true);
+    if broken("STR-1.storable") {
+        head = head.replace("no-store", "no-cache");
+    }
+    if broken("STR-2.withheld") {
+        daemon.log.wait_for_an_event();
+    }
+    if request.modern {
+        head += "Transfer-Encoding: chunked\r\n";
+    }
+    (&incoming.stream).write_all(format!("{head}\r\n").as_bytes())?;
+    let opened = Instant::now();
+    let wanted = || match origin {
+        Origin::Listed(_) if broken("PER-42.goes-on") => true,
+        Origin::Listed(_) if broken("PER-42.in-a-while") && opened.elapsed() < Duration::from_secs(10) => {
+            true
+        }
+        Origin::Listed(origin) => daemon.origins.admits(origin, &daemon.log),
+        _ => true,
+    };
+    streams::follow(&incoming.stream, request.modern, &daemon.log, wish, wanted)
+}

@@ -1,0 +1,737 @@
+//! Chapter 11: the log of events, and the streams that follow it.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::net::TcpStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::convergence::Reason;
+use super::fault::{broken, window};
+use super::perimeter::{INVALID, Refusal, Request};
+
+/// Where the daemon-wide stream is.
+pub(super) const PATH: &str = "/v1/events";
+/// The longest note, in bytes.
+pub(super) const NOTE: usize = 64 * 1024;
+/// The most that the log holds.
+const MOST_EVENTS: usize = 4_096;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The events that are taken out of the log at once, and their bytes if there are several: so much is held for each
+/// subscriber.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 64 * 1024;
+/// A stream says that it is there at least this often.
+const COMMENT: Duration = Duration::from_secs(10);
+/// How often a stream looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a subscriber may read nothing.
+const UNREAD: Duration = Duration::from_secs(25);
+/// The topics in the log, and those about a stream itself.
+const TOPICS: [&str; 9] = [
+    "lifecycle",
+    "warning",
+    "origins",
+    "sessions",
+    "proxies",
+    "note",
+    "gap",
+    "superseded",
+    "shutdown",
+];
+
+/// An event in the log.
+struct Event {
+    seq: u64,
+    topic: &'static str,
+    data: String,
+}
+
+/// The events of a daemon.
+pub(super) struct Log {
+    epoch: String,
+    held: Mutex<Held>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// The number of the last event.
+    last: u64,
+    /// The topic and the data of the last frame of every stream.
+    end: Option<(&'static str, Value)>,
+    /// What a faulty daemon keeps for each subscriber.
+    queues: Vec<Arc<Mutex<VecDeque<String>>>>,
+}
+
+/// The most that the log holds, in events and bytes.
+fn most() -> (usize, usize) {
+    let events = if broken("STR-21.events") {
+        4 * MOST_EVENTS
+    } else if broken("STR-22.short") {
+        1_000
+    } else {
+        MOST_EVENTS
+    };
+    let bytes = if broken("STR-21.bytes") {
+        16 * MOST_BYTES
+    } else if broken("STR-22.small") {
+        MOST_BYTES / 4
+    } else {
+        MOST_BYTES
+    };
+    (events, bytes)
+}
+
+/// The number that a client sees, less the one that the log counts by.
+fn offset() -> i64 {
+    if broken("STR-11.from-zero") {
+        -1
+    } else if broken("STR-11.goes-on") {
+        1_000
+    } else {
+        0
+    }
+}
+
+/// What a stream gets next.
+enum Next {
+    Events(Vec<Arc<Event>>),
+    /// Events that were asked for are not held; this one is the first that is.
+    Gap(u64),
+    End(&'static str, Value),
+    Nothing,
+}
+
+impl Log {
+    pub(super) fn new(id: &str) -> Self {
+        Self {
+            epoch: if broken("STR-10.whole-id") {
+                id.to_owned()
+            } else if broken("STR-10.pid") {
+                format!("{:08x}", std::process::id())
+            } else {
+                id[..8].to_owned()
+            },
+            held: Mutex::default(),
+            arrived: Condvar::new(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self, seq: u64) -> String {
+        if broken("STR-10.bare-number") {
+            return seq.to_string();
+        }
+        let seq = seq.saturating_add_signed(offset());
+        if broken("STR-10.underscore") {
+            format!("{}_{seq}", self.epoch)
+        } else {
+            format!("{}-{seq}", self.epoch)
+        }
+    }
+
+    /// A frame; `number` is its own in the stream, `is_old` whether it happened before the stream was opened.
+    fn frame(&self, event: &Event, number: u64, is_old: bool) -> String {
+        let Event { seq, topic, data } = event;
+        let id = self.id(if broken("STR-11.own-count") { number } else { *seq });
+        let mut data = data.clone();
+        if broken("STR-13.at-sent") || broken("STR-13.marked") && is_old || broken("STR-14.no-envelope") {
+            let mut value: Value = serde_json::from_str(&data).unwrap_or_default();
+            let at = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
+            if broken("STR-13.at-sent") {
+                value["at"] = json!(at);
+            } else if broken("STR-13.marked") {
+                value["resumed"] = json!(true);
+            } else {
+                value = value["data"].take();
+            }
+            data = value.to_string();
+        }
+        if broken("STR-13.other-id") && is_old {
+            return format!("event: {topic}\ndata: {data}\n\n");
+        }
+        if broken("STR-14.no-event") {
+            return format!("id: {id}\ndata: {data}\n\n");
+        }
+        format!("id: {id}\nevent: {topic}\ndata: {data}\n\n")
+    }
+
+    /// Appends an event and gives back its id.
+    pub(super) fn append(&self, topic: &'static str, data: &Value) -> String {
+        self.append_text(topic, &data.to_string())
+    }
+
+    /// Appends an event whose data is a JSON text.
+    pub(super) fn append_text(&self, topic: &'static str, data: &str) -> String {
+        let data = line_of(topic, data);
+        let mut held = self.held();
+        held.last += 1;
+        held.bytes += data.len();
+        let seq = held.last;
+        if broken("STR-12.two-locks") {
+            drop(held);
+            window();
+            held = self.held();
+        }
+        let event = Arc::new(Event { seq, topic, data });
+        for queue in &held.queues {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.push_back(self.frame(&event, seq, false));
+        }
+        held.events.push_back(event);
+        let (most_events, most_bytes) = most();
+        while held.events.len() > most_events || held.bytes > most_bytes {
+            if broken("STR-22.emptied") {
+                let before = held.events.len() - 1;
+                held.events.drain(..before);
+                held.bytes = held.events.iter().map(|event| event.data.len()).sum();
+                break;
+            }
+            let Some(oldest) = held.events.pop_front() else {
+                break;
+            };
+            held.bytes -= oldest.data.len();
+        }
+        drop(held);
+        self.arrived.notify_all();
+        self.id(seq)
+    }
+
+    /// What a daemon does that answers only when there is something to say.
+    pub(super) fn wait_for_an_event(&self) {
+        let held = self.held();
+        let last = held.last;
+        let waited = self
+            .arrived
+            .wait_while(held, |held| held.last == last && held.end.is_none());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Lets every stream end, after what is in the log.
+    pub(super) fn end(&self, reason: &Reason) {
+        let end = match reason {
+            Reason::Displaced(_) if broken("STR-28.shutdown") => ("shutdown", json!({})),
+            Reason::Signal if broken("STR-29.superseded") => ("superseded", json!({})),
+            Reason::RecordRemoved if broken("STR-29.removed-is-superseded") => ("superseded", json!({})),
+            Reason::Displaced(Some(successor)) => ("superseded", json!({"successor": successor})),
+            Reason::Displaced(None) => ("superseded", json!({})),
+            _ => ("shutdown", json!({})),
+        };
+        self.held().end = Some(end);
+        self.arrived.notify_all();
+    }
+
+    /// What follows for a stream whose next event is number `next`; waits a while if there is nothing.
+    fn next(&self, next: u64) -> Next {
+        let nothing = |held: &mut Held| held.last < next && held.end.is_none();
+        let waited = self.arrived.wait_timeout_while(self.held(), LOOK, nothing);
+        let (held, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let first = held.events.front().map_or(held.last + 1, |event| event.seq);
+        if next < first || next > held.last + 1 {
+            return Next::Gap(if broken("STR-17.newest") {
+                held.last + 1
+            } else {
+                first
+            });
+        }
+        let skipped = usize::try_from(next - first).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let fits = |event: &&Arc<Event>| {
+            let is_first = bytes == 0;
+            bytes += event.data.len();
+            is_first || bytes <= BATCH_BYTES
+        };
+        let newer = held.events.iter().skip(skipped).take(BATCH);
+        let mut events: Vec<_> = newer.take_while(fits).cloned().collect();
+        if broken("STR-12.newest-first") {
+            events.reverse();
+        }
+        match &held.end {
+            _ if !events.is_empty() => Next::Events(events),
+            Some((topic, data)) => Next::End(topic, data.clone()),
+            None => Next::Nothing,
+        }
+    }
+}
+
+/// The `data` of a frame, in one line.
+fn line_of(topic: &str, data: &str) -> String {
+    let at = humantime::format_rfc3339_millis(SystemTime::now());
+    if broken("STR-14.unix-time") {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        return format!(r#"{{"topic":"{topic}","at":{since},"data":{data}}}"#).replace(['\n', '\r'], " ");
+    }
+    // Line breaks in JSON stand between tokens alone.
+    let data = if broken("STR-7.raw-lines") {
+        data.to_owned()
+    } else {
+        data.replace(['\n', '\r'], " ")
+    };
+    format!(r#"{{"topic":"{topic}","at":"{at}","data":{data}}}"#)
+}
+
+/// Appends a note and gives back what is answered.
+pub(super) fn append_note(log: &Log, data: &str) -> String {
+    let last = || log.id(log.held().last);
+    if broken("STR-7.large-dropped") && data.len() > 32 * 1024
+        || broken("STR-7.null-dropped") && data == "null"
+    {
+        return last();
+    }
+    if broken("STR-7.floats") {
+        fn floats(value: &mut Value) {
+            match value {
+                Value::Number(number) => *value = json!(number.as_f64()),
+                Value::Array(list) => list.iter_mut().for_each(floats),
+                Value::Object(members) => members.values_mut().for_each(floats),
+                _ => {}
+            }
+        }
+        let mut value: Value = serde_json::from_str(data).unwrap_or_default();
+        floats(&mut value);
+        return log.append("note", &value);
+    }
+    if broken("STR-7.cleaned") {
+        return log.append_text("note", &data.replace("\\n", " ").replace("\\u0000", ""));
+    }
+    let id = log.append_text("note", data);
+    if broken("STR-7.twice") {
+        log.append_text("note", data);
+    }
+    if broken("STR-7.number-alone") {
+        return id.rsplit('-').next().unwrap_or_default().to_owned();
+    }
+    id
+}
+
+/// The topic in the log by which a faulty daemon takes what is not a note.
+pub(super) fn foreign_topic(topic: &str) -> Option<&'static str> {
+    let lower = topic.to_ascii_lowercase();
+    let known = TOPICS[..6].iter().find(|known| **known == lower).copied();
+    known.filter(|_| broken("STR-9.any-topic") || broken("STR-9.any-case") && lower == "note")
+}
+
+/// What a faulty daemon makes of a body before it reads it.
+pub(super) fn lenient_note(body: &[u8]) -> Option<Vec<u8>> {
+    let value = || serde_json::from_slice::<Value>(body).ok();
+    if broken("STR-9.no-data") {
+        let mut value = value().filter(|value| value.is_object() && value.get("data").is_none())?;
+        value["data"] = Value::Null;
+        return Some(value.to_string().into());
+    }
+    if broken("STR-9.first-value") {
+        let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+        return Some(values.next()?.ok()?.to_string().into());
+    }
+    if broken("STR-9.no-topic") {
+        let mut value = value().filter(|value| value.is_object() && value.get("topic").is_none())?;
+        value["topic"] = json!("note");
+        return Some(value.to_string().into());
+    }
+    None
+}
+
+/// Where a stream begins and what it wants.
+pub(super) struct Wish {
+    topics: Option<Vec<String>>,
+    next: u64,
+    /// What was asked for, where it is not of this log.
+    lost: Option<String>,
+    from_now: bool,
+}
+
+/// Whether these topics are refused.
+fn are_unknown(topics: &[String]) -> bool {
+    let known = |topic: &String| {
+        let by_prefix = |known: &&str| topic.starts_with(*known) && broken("STR-5.prefix");
+        let by_letters = |known: &&str| topic.eq_ignore_ascii_case(known) && broken("STR-5.any-case");
+        TOPICS.contains(&topic.as_str()) || TOPICS.iter().any(|known| by_prefix(known) || by_letters(known))
+    };
+    if broken("STR-5.ignored") {
+        false
+    } else if broken("STR-5.one-is-known") {
+        !topics.is_empty() && !topics.iter().any(known)
+    } else {
+        !topics.iter().all(known)
+    }
+}
+
+/// The id after which a stream begins, of those in the header and in the parameter.
+fn chosen<'a>(header: Option<&'a str>, parameter: Option<&'a str>) -> Option<&'a str> {
+    let known = |id: &str, by_header: bool| {
+        let from_now = broken("STR-20.from-now")
+            || by_header && broken("STR-20.header-from-now")
+            || !by_header && broken("STR-20.parameter-from-now");
+        !(from_now && event_id(id).is_none())
+    };
+    let header = header.filter(|id| known(id, true) && !broken("STR-15.no-header"));
+    let parameter = parameter.filter(|id| known(id, false) && !broken("STR-15.no-parameter"));
+    if broken("STR-16.after-wins") {
+        parameter.or(header)
+    } else if broken("STR-16.further") {
+        let further = |id: &&str| event_id(id).map_or(0, |(_, seq)| seq);
+        header.into_iter().chain(parameter).max_by_key(further)
+    } else {
+        header.or(parameter)
+    }
+}
+
+/// Reads the wish of a request for the stream.
+pub(super) fn wish(request: &Request, log: &Log) -> Result<Wish, Refusal> {
+    let topics: Vec<String> = request
+        .parameters("topics")
+        .flat_map(|topics| topics.split(','))
+        .map(str::to_owned)
+        .collect();
+    if are_unknown(&topics) {
+        return Err(INVALID);
+    }
+    let mut headers = request.headers("Last-Event-ID");
+    let after = match (headers.next(), headers.next()) {
+        (Some(_), Some(_)) => return Err(INVALID),
+        (Some(id), None) => Some(std::str::from_utf8(id).map_err(|_| INVALID)?),
+        _ => None,
+    };
+    let mut parameters = request.parameters("after");
+    let by_parameter = parameters.next();
+    let takes_garbled = broken("STR-20.from-now") || broken("STR-20.parameter-from-now");
+    let garbled = by_parameter.is_some_and(|id| event_id(id).is_none()) && !takes_garbled;
+    if parameters.next().is_some() || garbled {
+        return Err(INVALID);
+    }
+    let (last, first) = {
+        let held = log.held();
+        (held.last, held.events.front().map_or(1, |event| event.seq))
+    };
+    let chosen = chosen(after, by_parameter);
+    let (next, lost) = match chosen {
+        None => (last + 1, None),
+        Some(id) => {
+            let (epoch, seq) = event_id(id).ok_or(INVALID)?;
+            let seq = if seq == 0 {
+                0
+            } else {
+                seq.saturating_add_signed(-offset())
+            };
+            let foreign = epoch != log.epoch;
+            if broken("STR-15.zero-refused") && seq == 0
+                || broken("STR-18.foreign-refused") && foreign
+                || broken("STR-18.future-refused") && !foreign && seq > last
+                || broken("STR-17.refused") && seq + 1 < first
+            {
+                return Err(INVALID);
+            }
+            let known = (!foreign || broken("STR-18.epoch-ignored")) && seq <= last;
+            if broken("STR-17.too-early") && known && seq + 1 == first && first > 1
+                || broken("STR-15.last-is-lost") && known && seq == last
+            {
+                (0, Some(id.to_owned()))
+            } else if broken("STR-18.foreign-from-now") && foreign
+                || broken("STR-18.future-waits") && !foreign && seq > last
+            {
+                (last + 1, None)
+            } else if broken("STR-17.silent") && known {
+                ((seq + 1).max(first), None)
+            } else if known && broken("STR-15.inclusive") {
+                (seq.max(1), None)
+            } else if known && broken("STR-15.one-later") {
+                ((seq + 2).min(last + 1), None)
+            } else if known {
+                (seq + 1, None)
+            } else {
+                (0, Some(id.to_owned()))
+            }
+        }
+    };
+    Ok(Wish {
+        topics: (!topics.is_empty()).then_some(topics),
+        next,
+        lost,
+        from_now: chosen.is_none(),
+    })
+}
+
+/// The two parts of an event's id.
+fn event_id(id: &str) -> Option<(&str, u64)> {
+    let (epoch, seq) = id.split_once('-')?;
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if broken("STR-20.lenient") {
+        let digits = seq
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .unwrap_or_default();
+        return (!epoch.is_empty()).then(|| (epoch, digits.parse().unwrap_or_default()));
+    }
+    let digits = !seq.is_empty()
+        && seq.bytes().all(|byte| byte.is_ascii_digit())
+        && (seq == "0" || !seq.starts_with('0'));
+    // A number that is too large for a machine is higher than the last.
+    (epoch.len() == 8 && epoch.bytes().all(hex) && digits).then(|| (epoch, seq.parse().unwrap_or(u64::MAX)))
+}
+
+/// Sends a stream whose head was sent, until it ends or `wanted` says that it is over.
+pub(super) fn follow(
+    stream: &TcpStream,
+    chunked: bool,
+    log: &Log,
+    wish: &Wish,
+    wanted: impl Fn() -> bool,
+) -> io::Result<()> {
+    stream.set_write_timeout(Some(LOOK))?;
+    let mut sender = Sender {
+        stream,
+        chunked,
+        wanted,
+    };
+    if broken("STR-2.three-seconds") {
+        sender.send("retry: 3000\n\n")?;
+    } else if !broken("STR-2.no-retry") {
+        sender.send("retry: 500\n\n")?;
+    }
+    if broken("STR-23.queue") {
+        return follow_queue(sender, log, wish);
+    }
+    let (mut next, mut asked) = (wish.next, wish.lost.clone());
+    let opened_at = log.held().last;
+    if broken("STR-3.late") && wish.from_now {
+        std::thread::sleep(Duration::from_millis(200));
+        next = log.held().last + 1;
+    }
+    let (mut sent, mut number, mut caught_up) = (Instant::now(), 0, false);
+    loop {
+        let mut frames = String::new();
+        caught_up |= next > opened_at;
+        if broken("STR-26.newest") && caught_up {
+            next = next.max(log.held().last.saturating_sub(BATCH as u64));
+        }
+        match log.next(next) {
+            Next::Events(events) => {
+                for event in events.iter().filter(|event| wish.wants(event.topic)) {
+                    number += 1;
+                    frames += &log.frame(event, number, event.seq <= opened_at);
+                }
+                next += events.len() as u64;
+                if broken("STR-12.again") && events.len() == BATCH {
+                    next -= 1;
+                }
+                if broken("STR-27.any-event") {
+                    sent = Instant::now();
+                }
+            }
+            Next::Gap(_) if caught_up && broken("STR-26.cut") => return Ok(()),
+            Next::Gap(first) => {
+                let after = asked.take().unwrap_or_else(|| log.id(next.saturating_sub(1)));
+                if !(broken("STR-26.silent") && caught_up
+                    || broken("STR-4.gap-unheard") && wish.topics.is_some())
+                {
+                    frames = gap(log, first, &after);
+                }
+                next = first;
+            }
+            Next::End(topic, data) => {
+                last_word(&mut sender, log, wish, next, topic, &data)?;
+                let cut = broken("STR-28.cut") && topic == "superseded"
+                    || broken("STR-29.cut") && topic == "shutdown";
+                return if cut { Ok(()) } else { sender.end() };
+            }
+            Next::Nothing => {}
+        }
+        let comment = if broken("STR-27.half-minute") {
+            3 * COMMENT
+        } else {
+            COMMENT
+        };
+        if frames.is_empty() && sent.elapsed() > comment && !broken("STR-27.never") {
+            ": still here\n\n".clone_into(&mut frames);
+        }
+        if !frames.is_empty() {
+            let one_at_a_time = broken("STR-25.one-writer").then(|| WRITER.lock());
+            let locked = broken("STR-25.under-the-lock").then(|| log.held());
+            let written = sender.send(&frames);
+            drop((one_at_a_time, locked));
+            if written.is_err() && broken("STR-24.kept") {
+                let held = log.held();
+                let rest = held.events.iter().filter(|event| event.seq >= next);
+                let rest: Vec<String> = rest.map(|event| log.frame(event, event.seq, true)).collect();
+                // For its return, which nobody waits for.
+                std::mem::forget((frames, rest));
+            }
+            written?;
+            sent = Instant::now();
+        }
+        if !broken("STR-24.unnoticed") && sender.is_over() {
+            return Ok(());
+        }
+    }
+}
+
+/// What a faulty daemon has one of, for all subscribers.
+static WRITER: Mutex<()> = Mutex::new(());
+
+impl Wish {
+    fn wants(&self, topic: &str) -> bool {
+        let of = |topics: &Vec<String>| {
+            if broken("STR-4.first-only") {
+                topics[0] == topic
+            } else {
+                topics.iter().any(|wanted| wanted == topic)
+            }
+        };
+        broken("STR-4.ignored")
+            || broken("STR-4.lifecycle-always") && topic == "lifecycle"
+            || self.topics.as_ref().is_none_or(of)
+    }
+}
+
+/// The frame that tells of a gap.
+fn gap(log: &Log, first: u64, after: &str) -> String {
+    let named = log.id(if broken("STR-17.first-is-lost") {
+        first - 1
+    } else {
+        first
+    });
+    let data = json!({"first": named, "after": after});
+    let id = if broken("STR-19.gap-id") {
+        format!("id: {}\n", log.id(first))
+    } else {
+        String::new()
+    };
+    let frame = format!("{id}event: gap\ndata: {}\n\n", line_of("gap", &data.to_string()));
+    if broken("STR-17.twice") {
+        frame.repeat(2)
+    } else {
+        frame
+    }
+}
+
+/// The last event of a stream.
+fn last_word<W: Fn() -> bool>(
+    sender: &mut Sender<'_, W>,
+    log: &Log,
+    wish: &Wish,
+    next: u64,
+    topic: &str,
+    data: &Value,
+) -> io::Result<()> {
+    let unheard = broken("STR-28.silent") && topic == "superseded"
+        || broken("STR-29.silent") && topic == "shutdown"
+        || broken("STR-28.by-topic") && topic == "superseded" && wish.topics.is_some()
+        || broken("STR-29.by-topic") && topic == "shutdown" && wish.topics.is_some()
+        || broken("STR-4.end-unheard") && wish.topics.is_some();
+    if unheard {
+        return Ok(());
+    }
+    let id = if broken("STR-19.end-id") {
+        format!("id: {}\n", log.id(next))
+    } else {
+        String::new()
+    };
+    let line = if broken("STR-14.bare-end") {
+        data.to_string()
+    } else {
+        line_of(topic, &data.to_string())
+    };
+    sender.send(&format!("{id}event: {topic}\ndata: {line}\n\n"))?;
+    let goes_on = broken("STR-28.not-the-last") && topic == "superseded"
+        || broken("STR-29.not-the-last") && topic == "shutdown";
+    if goes_on {
+        let closed = line_of("lifecycle", r#"{"what":"draining"}"#);
+        sender.send(&format!("event: lifecycle\ndata: {closed}\n\n"))?;
+    }
+    Ok(())
+}
+
+/// A stream whose events wait in a queue of its own.
+fn follow_queue<W: Fn() -> bool>(mut sender: Sender<'_, W>, log: &Log, wish: &Wish) -> io::Result<()> {
+    let queue = Arc::new(Mutex::new(VecDeque::new()));
+    {
+        let mut held = log.held();
+        let before = held.events.iter().filter(|event| event.seq >= wish.next);
+        let frames: VecDeque<String> = before.map(|event| log.frame(event, event.seq, true)).collect();
+        *queue.lock().unwrap_or_else(PoisonError::into_inner) = frames;
+        held.queues.push(Arc::clone(&queue));
+    }
+    let sent = loop {
+        let frame = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if let Some(frame) = frame {
+            if let Err(error) = sender.send(&frame) {
+                break Err(error);
+            }
+        } else if let Next::End(topic, data) = log.next(u64::MAX - 1) {
+            let line = line_of(topic, &data.to_string());
+            sender.send(&format!("event: {topic}\ndata: {line}\n\n"))?;
+            break sender.end();
+        } else if sender.is_over() {
+            break Ok(());
+        }
+    };
+    log.held().queues.retain(|other| !Arc::ptr_eq(other, &queue));
+    sent
+}
+
+/// One subscriber's connection.
+struct Sender<'a, W> {
+    stream: &'a TcpStream,
+    chunked: bool,
+    wanted: W,
+}
+
+impl<W: Fn() -> bool> Sender<'_, W> {
+    fn send(&mut self, text: &str) -> io::Result<()> {
+        if self.chunked {
+            self.write(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
+        } else {
+            self.write(text.as_bytes())
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.chunked {
+            self.write(b"0\r\n\r\n")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes everything, as long as somebody reads.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut progress = Instant::now();
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    progress = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if progress.elapsed() > UNREAD && !broken("PER-33.unread") || self.is_over() {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the subscriber has gone, or may not listen any more.
+    fn is_over(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(self.stream, PollFlags::RDHUP)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let gone = poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+        gone || !(self.wanted)()
+    }
+}
