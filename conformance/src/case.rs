@@ -59,6 +59,8 @@ pub struct Case {
     pub run: fn(&mut Stage) -> Outcome,
     /// Runs alone, because it measures time or loads the machine.
     pub exclusive: bool,
+    /// Waits most of the time, and so takes no place among those that run at the same time.
+    pub idle: bool,
     /// A process that the subject leaves behind fails it, beyond being noted.
     pub no_leaks: bool,
     /// What is still running at this time is ended and is the suite's own fault.
@@ -83,8 +85,9 @@ impl Case {
             about,
             run,
             exclusive: false,
+            idle: false,
             no_leaks: false,
-            deadline: Duration::from_secs(20),
+            deadline: Duration::from_mins(1),
             shape: Shape::Short,
         }
     }
@@ -96,9 +99,44 @@ impl Case {
         about: &'static str,
         run: fn(&mut Stage) -> Outcome,
     ) -> Self {
+        Self::core(name, requirements, about, run).of(Profile::Proof, Role::Daemon)
+    }
+
+    /// A case of the daemon role in profile `perimeter`.
+    pub const fn perimeter(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self::core(name, requirements, about, run).of(Profile::Perimeter, Role::Daemon)
+    }
+
+    /// A case of the daemon role in profile `streams`.
+    pub const fn streams(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self::core(name, requirements, about, run).of(Profile::Streams, Role::Daemon)
+    }
+
+    /// A case of the client role, in profile `client`.
+    pub const fn client(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self::core(name, requirements, about, run).of(Profile::Client, Role::Client)
+    }
+
+    const fn of(self, profile: Profile, role: Role) -> Self {
         Self {
-            profile: Profile::Proof,
-            ..Self::core(name, requirements, about, run)
+            profile,
+            role,
+            ..self
         }
     }
 
@@ -109,6 +147,12 @@ impl Case {
             exclusive: true,
             ..self
         }
+    }
+
+    /// Begins first and runs beside all others, because it does little but wait for long bounds.
+    #[must_use]
+    pub const fn idle(self) -> Self {
+        Self { idle: true, ..self }
     }
 
     /// Fails where the subject leaves a process behind.

@@ -10,10 +10,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod case;
 pub mod cases;
+pub mod check_trace;
+pub mod interop;
 pub mod manifest;
+pub mod mutants;
 pub mod nearest;
+pub mod replay;
 pub mod report;
 pub mod rng;
 pub mod runner;

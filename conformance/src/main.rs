@@ -20,6 +20,24 @@ Exit status:
     5  a stale baseline
   130  interrupted: subjects ended, reports written and marked incomplete";
 
+const INTEROP_EXIT_CODES: &str = "\
+Exit status:
+    0  every pair works
+    1  at least one does not
+    2  none fails, but an implementation cannot run here, or a check cannot be made
+    3  the suite or its input is at fault
+    4  there is no pair
+  130  interrupted";
+
+const MUTANTS_EXIT_CODES: &str = "\
+Exit status:
+    0  every fault is killed
+    1  at least one survived
+    2  none survived, but this host lets no case judge some of them
+    3  the subject without a fault is not clean, or usage, manifest or a file is at fault
+    4  no such fault or case, or none selected
+  130  interrupted";
+
 /// Judges any implementation of the Local Daemon Protocol from outside.
 #[derive(Debug, Parser)]
 #[command(name = "daemonspec", version, after_help = EXIT_CODES)]
@@ -45,6 +63,18 @@ enum Command {
         /// Must not be there yet.
         file: Option<PathBuf>,
     },
+    /// Repeat a case that failed, from its file: the same subject, case and seed.
+    #[command(after_help = EXIT_CODES)]
+    Replay {
+        /// Written by `daemonspec run --failures DIR`.
+        file: PathBuf,
+    },
+    /// Run every client with every daemon of several implementations.
+    #[command(after_help = INTEROP_EXIT_CODES)]
+    Interop(InteropArgs),
+    /// Judge the suite: run it against each fault of the independent subject.
+    #[command(after_help = MUTANTS_EXIT_CODES)]
+    Mutants(MutantsArgs),
     /// Say what this host lets the suite observe, and how to get what is missing.
     Doctor {
         /// For programs.
@@ -79,12 +109,73 @@ struct RunArgs {
     /// The seed of every random choice.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Failures that are known: they do not fail the run, and an entry that is no longer so does, with status 5.
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Write a file for each case that fails or comes to no verdict, for `daemonspec replay`.
+    #[arg(long, value_name = "DIR")]
+    failures: Option<PathBuf>,
+    /// Ask a model of the protocol whether it admits what was seen of each case: of files, handshakes, signals and
+    /// exits. A refused case makes the run not conform; with --failures its trace is kept. PROGRAM is called as
+    /// `PROGRAM admits -` and looked for beside daemonspec, then in PATH.
+    #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true,
+        default_missing_value = "local-daemon-model")]
+    check_trace: Option<PathBuf>,
     /// Also write the report as json, junit, html, markdown or badge. May be repeated.
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<Target>,
     /// In the place of a manifest: the daemon's command, with `{state_dir}` where it takes its state directory.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "subject")]
     command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct InteropArgs {
+    /// Manifests with a daemon, a client or both [default: locald, independent, python and javascript].
+    subjects: Vec<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    /// How many checks run at the same time [default: twice the cores, at most 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// The seed of every random choice.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct MutantsArgs {
+    /// Only the faults whose name, such as PUB-3.truncate, matches; `*` matches any text. May be repeated.
+    #[arg(long = "fault", value_name = "GLOB")]
+    faults: Vec<String>,
+    /// Only the faults of requirements of this profile. May be repeated.
+    #[arg(long = "profile", value_name = "PROFILE")]
+    profiles: Vec<Profile>,
+    /// Only so many faults of each chapter and role, drawn by the seed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    sample: Option<u16>,
+    /// Run every case against every fault, and not only those that cover the broken requirement; takes hours.
+    #[arg(long)]
+    all: bool,
+    /// Leave out the cases whose name matches, to see which faults survive then. May be repeated.
+    #[arg(long, value_name = "CASE")]
+    without: Vec<String>,
+    /// How many cases run at the same time [default: twice the cores, at most 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// The seed of the sample and of every random choice.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Also write the matrix as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Also write the matrix for programs.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Another manifest than the independent subject's; its commands take `--fault NAME`.
+    #[arg(long, value_name = "FILE")]
+    subject: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +204,9 @@ fn main() -> Status {
     };
     let ended = match cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Replay { file } => commands::replay::replay(&file),
+        Command::Interop(args) => commands::interop::interop(args),
+        Command::Mutants(args) => commands::mutants::mutants(&args),
         Command::List(args) if args.requirements => commands::list::requirements(args.json),
         Command::List(args) => Ok(commands::list::cases(args.json)),
         Command::Explain { name } => commands::explain::explain(&name),

@@ -2,84 +2,27 @@
 //!
 //! Its JSON Schema is `spec/schemas/manifest.schema.json`.
 
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use local_daemon_spec::Profile;
-use miette::{Diagnostic, NamedSource, SourceSpan};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::nearest::nearest;
-
-/// Why there is no manifest to work with. Always exit status 3.
-#[derive(Debug, thiserror::Error, Diagnostic)]
-pub enum ManifestFault {
-    /// The file cannot be read.
-    #[error("cannot read the manifest {}: {source}", .path.display())]
-    Unreadable {
-        /// As given.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not a manifest: syntax, an unknown key, a wrong type, a value out of range.
-    #[error("{path}: {message}")]
-    Invalid {
-        /// As given.
-        path: String,
-        /// What is wrong, with the key.
-        message: String,
-        /// The text.
-        #[source_code]
-        text: Arc<NamedSource<String>>,
-        /// Where in it.
-        #[label("here")]
-        at: Option<SourceSpan>,
-        /// What was probably meant.
-        #[help]
-        help: Option<String>,
-    },
-    /// There is no such program.
-    #[error("`{key}`: no program `{program}` {looked}")]
-    NoProgram {
-        /// The key of the command.
-        key: String,
-        /// The command's first word.
-        program: String,
-        /// Where it was looked for.
-        looked: String,
-        /// How the lookup goes.
-        #[help]
-        help: String,
-    },
-    /// The command is empty.
-    #[error("`{0}` is empty")]
-    NoCommand(String),
-    /// A placeholder that is not known here.
-    #[error("`{key}`: unknown placeholder {{{name}}}")]
-    Placeholder {
-        /// The key whose value holds it.
-        key: String,
-        /// The word between the braces.
-        name: String,
-        /// The known ones.
-        #[help]
-        help: String,
-    },
-}
+pub use load::ManifestFault;
 
 /// What a subject is and how it is driven.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// What is judged.
     #[serde(default)]
     pub subject: SubjectSection,
-    /// How to run the daemon.
+    /// How to run the daemon; without a command where the subject claims no profile but `client`.
+    #[serde(default)]
     pub daemon: DaemonSection,
     /// Where operations live.
     #[serde(default)]
@@ -89,7 +32,7 @@ pub struct Manifest {
 }
 
 /// `[subject]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubjectSection {
     /// How reports call it; the program's file name if left out.
@@ -111,7 +54,7 @@ impl Default for SubjectSection {
 }
 
 /// `[daemon]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonSection {
     /// Runs the daemon in the foreground; it publishes on start. After loading, the first word is an absolute path.
@@ -131,6 +74,20 @@ pub struct DaemonSection {
     pub origins: Option<Origins>,
     /// How a case tells the daemon to yield to one that is there already.
     pub yields: Option<Yields>,
+}
+
+impl Default for DaemonSection {
+    fn default() -> Self {
+        Self {
+            run: Vec::new(),
+            env: BTreeMap::new(),
+            ready_timeout_ms: five_seconds(),
+            stand_down_timeout_ms: three_seconds(),
+            protocol_override: None,
+            origins: None,
+            yields: None,
+        }
+    }
 }
 
 const fn five_seconds() -> u64 {
@@ -154,7 +111,7 @@ impl DaemonSection {
 }
 
 /// `[daemon.protocol_override]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProtocolOverride {
     /// The variable that holds the protocol identifier.
@@ -162,15 +119,19 @@ pub struct ProtocolOverride {
 }
 
 /// `[daemon.origins]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origins {
-    /// Arguments appended for each origin, which stands for `{origin}`.
+    /// Arguments appended to `run` for each origin, which stands for `{origin}`.
     pub args: Vec<String>,
+    /// Puts `{origin}` on the list of a daemon that may be running.
+    pub add: Option<Vec<String>>,
+    /// Takes `{origin}` off it.
+    pub remove: Option<Vec<String>>,
 }
 
 /// `[daemon.yields]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Yields {
     /// Arguments appended to `run`.
@@ -178,7 +139,7 @@ pub struct Yields {
 }
 
 /// `[binding]`: where abstract operations live on this subject. What is left out, the subject does not have.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Binding {
     /// Name of the registration record.
@@ -189,6 +150,8 @@ pub struct Binding {
     pub lock: String,
     /// The authenticated probe.
     pub handshake: HandshakeBinding,
+    /// The user whose password the credential is, of a daemon that takes HTTP's basic authentication and no bearer.
+    pub basic_user: Option<String>,
     /// A request without effect that the credential opens.
     pub authenticated_read: Option<Operation>,
     /// A request with an effect.
@@ -210,6 +173,7 @@ impl Default for Binding {
         Self {
             registration: "registration.json".to_owned(),
             credential: "credential".to_owned(),
+            basic_user: None,
             lock: "registration.lock".to_owned(),
             handshake: HandshakeBinding::default(),
             authenticated_read: None,
@@ -224,7 +188,7 @@ impl Default for Binding {
 }
 
 /// `[binding].handshake`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HandshakeBinding {
     /// The HTTP method.
@@ -249,7 +213,7 @@ impl Default for HandshakeBinding {
 }
 
 /// One HTTP request.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     /// The HTTP method.
@@ -261,7 +225,7 @@ pub struct Operation {
 }
 
 /// `[binding].stream`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamBinding {
     /// The path.
@@ -271,7 +235,7 @@ pub struct StreamBinding {
 }
 
 /// `[client]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientSection {
     /// Connects and never spawns.
@@ -281,253 +245,134 @@ pub struct ClientSection {
     /// JSON pointer of the outcome.
     #[serde(default = "outcome")]
     pub outcome: String,
+    /// JSON pointer of the daemon's launch id in the answer of a connect that ended in `ready`.
+    #[serde(default = "id")]
+    pub id: String,
+    /// The wire protocol that the client speaks where nothing says otherwise.
+    pub protocol: String,
+    /// Variables in addition to the suite's own minimal set.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// How a case puts a program of its own in the place of the daemon that the client starts.
+    pub daemon: Option<Stand>,
+    /// How a case sets the deadline of a connect.
+    pub deadline: Option<Arguments>,
+    /// How a case lets a connect displace an incompatible daemon.
+    pub replace: Option<Arguments>,
+    /// A connect to which no state directory is named.
+    pub unnamed: Option<Unnamed>,
+    /// Stops the daemon gracefully.
+    pub stop: Option<Vec<String>>,
+    /// Stops the daemon, by force if need be.
+    pub force_stop: Option<Vec<String>>,
+    /// Puts a new daemon in the place of the one that runs.
+    pub restart: Option<Vec<String>>,
+    /// Runs a throwaway daemon until standard input ends.
+    pub private: Option<Vec<String>>,
+    /// Replaces the credential.
+    pub rotate: Option<Vec<String>>,
+    /// Takes off what is in the way, a stale record for one.
+    pub repair: Option<Vec<String>>,
+    /// Keeps a daemon running: starts it again when it ends.
+    pub supervise: Option<Vec<String>>,
+}
+
+/// `[client].daemon`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stand {
+    /// The variable that names the program.
+    pub env: String,
+    /// What the client starts otherwise, without the arguments that it gives; `daemon.run`'s program if left out.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// Arguments appended to a command of the client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arguments {
+    /// The arguments.
+    pub args: Vec<String>,
+}
+
+/// `[client].unnamed`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unnamed {
+    /// The command.
+    pub connect: Vec<String>,
+    /// The name of the state directory below the user's.
+    pub component: String,
+}
+
+impl ClientSection {
+    /// The commands that are given, each with its key.
+    fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
+        [
+            ("client.connect_or_spawn", self.connect_or_spawn.as_mut()),
+            (
+                "client.unnamed.connect",
+                self.unnamed.as_mut().map(|unnamed| &mut unnamed.connect),
+            ),
+            ("client.stop", self.stop.as_mut()),
+            ("client.force_stop", self.force_stop.as_mut()),
+            ("client.restart", self.restart.as_mut()),
+            ("client.private", self.private.as_mut()),
+            ("client.rotate", self.rotate.as_mut()),
+            ("client.repair", self.repair.as_mut()),
+            ("client.supervise", self.supervise.as_mut()),
+        ]
+        .into_iter()
+        .filter_map(|(key, command)| Some((key, command?)))
+        .chain([("client.connect", &mut self.connect)])
+    }
 }
 
 fn outcome() -> String {
     "/outcome".to_owned()
 }
 
+fn id() -> String {
+    "/id".to_owned()
+}
+
 /// A commented manifest with every key.
 pub const TEMPLATE: &str = include_str!("template.toml");
 
-/// What may stand in braces in every command, environment value and body.
-const PLACEHOLDERS: [&str; 4] = ["state_dir", "home", "port", "case"];
-
 impl Manifest {
-    /// Reads a manifest, checks every value and finds every program.
-    pub fn load(path: &Path) -> Result<Self, ManifestFault> {
-        let text = std::fs::read_to_string(path).map_err(|source| ManifestFault::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, &path.display().to_string())?.ready()
-    }
-
-    /// The manifest of a command alone: the default binding and these profiles.
-    pub fn of_command(run: Vec<String>, profiles: BTreeSet<Profile>) -> Result<Self, ManifestFault> {
-        Self {
-            subject: SubjectSection {
-                profiles,
-                ..SubjectSection::default()
-            },
-            daemon: DaemonSection {
-                run,
-                env: BTreeMap::new(),
-                ready_timeout_ms: five_seconds(),
-                stand_down_timeout_ms: three_seconds(),
-                protocol_override: None,
-                origins: None,
-                yields: None,
-            },
-            binding: Binding::default(),
-            client: None,
-        }
-        .ready()
-    }
-
     /// Whether the subject claims a profile.
     pub fn claims(&self, profile: Profile) -> bool {
         self.subject.profiles.contains(&profile)
     }
 
-    /// The program that runs the daemon.
-    pub fn program(&self) -> &Path {
-        Path::new(&self.daemon.run[0])
-    }
-
-    fn parse(text: &str, path: &str) -> Result<Self, ManifestFault> {
-        let invalid = |message: String, at: Option<Range<usize>>, help| ManifestFault::Invalid {
-            path: path.to_owned(),
-            message,
-            text: Arc::new(NamedSource::new(path, text.to_owned())),
-            // A fault at the very end has no character of its own.
-            at: at.map(|at| (at.start.min(text.len().saturating_sub(1))..at.end.min(text.len())).into()),
-            help,
-        };
-        let manifest: Self = toml::from_str(text).map_err(|error| {
-            let message = error.message().trim_end().to_owned();
-            let help = unknown_key(&message).map(|(key, known)| match nearest(key, known.clone(), 1)[..] {
-                [meant] => format!("did you mean `{meant}`?"),
-                _ => format!("known here: {}", known.join(", ")),
-            });
-            let message = match unknown_key(&message) {
-                Some((key, _)) => format!("unknown key `{}`", qualified(text, key, error.span())),
-                None => message,
-            };
-            invalid(message, error.span(), help)
-        })?;
-        match manifest.bad_value() {
-            Some((key, rule)) => {
-                let last = key.rsplit('.').next().unwrap_or(key);
-                let at = text.find(last).map(|start| start..start + last.len());
-                Err(invalid(format!("`{key}` {rule}"), at, None))
-            }
-            None => Ok(manifest),
-        }
-    }
-
-    /// The first value that its type alone does not refuse but the schema does.
-    fn bad_value(&self) -> Option<(&'static str, &'static str)> {
-        const MS: &str = "must be from 1 to 600000 milliseconds";
-        const FILE: &str = "must be a file name without a directory";
-        const PATH: &str = "must begin with `/`";
-        const POINTER: &str = "must be a JSON pointer, such as `/id`";
-        const METHOD: &str = "must be an HTTP method in capitals";
-        const OPERATION: &str = "must have a method in capitals and a path that begins with `/`";
-        let timeout = |ms: u64| !(1..=600_000).contains(&ms);
-        let binding = &self.binding;
-        let file = |name: &str| name.is_empty() || name.contains('/') || matches!(name, "." | "..");
-        let bad_path = |path: &str| !path.starts_with('/');
-        let pointer = |pointer: &str| !pointer.is_empty() && !pointer.starts_with('/');
-        let method =
-            |method: &str| method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase());
-        let operation = |operation: &Option<Operation>| {
-            operation
-                .as_ref()
-                .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
-        };
-        let rules = [
-            (
-                self.subject.profiles.is_empty(),
-                "subject.profiles",
-                "must name at least one profile",
-            ),
-            (
-                timeout(self.daemon.ready_timeout_ms),
-                "daemon.ready_timeout_ms",
-                MS,
-            ),
-            (
-                timeout(self.daemon.stand_down_timeout_ms),
-                "daemon.stand_down_timeout_ms",
-                MS,
-            ),
-            (file(&binding.registration), "binding.registration", FILE),
-            (file(&binding.credential), "binding.credential", FILE),
-            (file(&binding.lock), "binding.lock", FILE),
-            (bad_path(&binding.handshake.path), "binding.handshake.path", PATH),
-            (
-                method(&binding.handshake.method),
-                "binding.handshake.method",
-                METHOD,
-            ),
-            (pointer(&binding.handshake.id), "binding.handshake.id", POINTER),
-            (
-                pointer(&binding.handshake.protocol),
-                "binding.handshake.protocol",
-                POINTER,
-            ),
-            (
-                operation(&binding.authenticated_read),
-                "binding.authenticated_read",
-                OPERATION,
-            ),
-            (operation(&binding.mutation), "binding.mutation", OPERATION),
-            (operation(&binding.shutdown), "binding.shutdown", OPERATION),
-            (operation(&binding.emit), "binding.emit", OPERATION),
-            (operation(&binding.ticket), "binding.ticket", OPERATION),
-            (
-                binding
-                    .stream
-                    .as_ref()
-                    .is_some_and(|stream| bad_path(&stream.path)),
-                "binding.stream.path",
-                PATH,
-            ),
-            (
-                binding.page.as_deref().is_some_and(bad_path),
-                "binding.page",
-                PATH,
-            ),
-            (
-                self.client
-                    .as_ref()
-                    .is_some_and(|client| pointer(&client.outcome)),
-                "client.outcome",
-                POINTER,
-            ),
-        ];
-        rules
+    /// The same subject with more arguments at the end of each of its commands.
+    #[must_use]
+    pub fn with_args(&self, args: &[&str]) -> Self {
+        let mut manifest = self.clone();
+        let daemon = Some(&mut manifest.daemon.run).filter(|run| !run.is_empty());
+        let client = manifest.client.iter_mut().flat_map(ClientSection::commands);
+        let origins = manifest.daemon.origins.iter_mut();
+        let origins =
+            origins.flat_map(|origins| [&mut origins.add, &mut origins.remove].into_iter().flatten());
+        for command in daemon
             .into_iter()
-            .find(|(bad, ..)| *bad)
-            .map(|(_, key, rule)| (key, rule))
+            .chain(client.map(|(_, command)| command))
+            .chain(origins)
+        {
+            command.extend(args.iter().map(|&arg| arg.to_owned()));
+        }
+        manifest
     }
 
-    /// Checks placeholders and finds the programs.
-    fn ready(mut self) -> Result<Self, ManifestFault> {
-        self.check_placeholders()?;
-        if self.subject.name.is_empty() {
-            let program = self.daemon.run.first().map(Path::new).and_then(Path::file_name);
-            self.subject.name = program.unwrap_or_default().to_string_lossy().into_owned();
-        }
-        resolve("daemon.run", &mut self.daemon.run)?;
-        if !self.subject.version.is_empty() {
-            resolve("subject.version", &mut self.subject.version)?;
-        }
-        if let Some(client) = &mut self.client {
-            resolve("client.connect", &mut client.connect)?;
-            if let Some(command) = &mut client.connect_or_spawn {
-                resolve("client.connect_or_spawn", command)?;
-            }
-        }
-        Ok(self)
-    }
-
-    fn check_placeholders(&self) -> Result<(), ManifestFault> {
-        let check = |key: &str, text: &str, more: &[&str]| {
-            let known: Vec<&str> = PLACEHOLDERS.iter().chain(more).copied().collect();
-            match placeholders(text).find(|(_, name)| !known.contains(name)) {
-                None => Ok(()),
-                Some((_, name)) => Err(ManifestFault::Placeholder {
-                    key: key.to_owned(),
-                    name: name.to_owned(),
-                    help: format!(
-                        "known here: {}",
-                        known
-                            .iter()
-                            .map(|name| format!("{{{name}}}"))
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    ),
-                }),
-            }
-        };
-        let all = |key: &str, texts: &[String], more: &[&str]| {
-            texts.iter().try_for_each(|text| check(key, text, more))
-        };
-        all("daemon.run", &self.daemon.run, &[])?;
-        for (name, value) in &self.daemon.env {
-            check(&format!("daemon.env.{name}"), value, &[])?;
-        }
-        if let Some(origins) = &self.daemon.origins {
-            all("daemon.origins.args", &origins.args, &["origin"])?;
-        }
-        if let Some(yields) = &self.daemon.yields {
-            all("daemon.yields.args", &yields.args, &[])?;
-        }
-        if let Some(client) = &self.client {
-            all("client.connect", &client.connect, &[])?;
-            all(
-                "client.connect_or_spawn",
-                client.connect_or_spawn.as_deref().unwrap_or_default(),
-                &[],
-            )?;
-        }
-        let binding = &self.binding;
-        let operations = [
-            ("binding.authenticated_read", &binding.authenticated_read, &[][..]),
-            ("binding.mutation", &binding.mutation, &[]),
-            ("binding.shutdown", &binding.shutdown, &[]),
-            ("binding.emit", &binding.emit, &["n"]),
-            ("binding.ticket", &binding.ticket, &[]),
-        ];
-        for (key, operation, more) in operations {
-            if let Some(operation) = operation {
-                check(key, &operation.path, more)?;
-                check(key, operation.body.as_deref().unwrap_or_default(), more)?;
-            }
-        }
-        Ok(())
+    /// The program that is judged: the daemon's, or the client's of a subject without a daemon.
+    pub fn program(&self) -> Option<&Path> {
+        let client = self.client.as_ref().map(|client| &client.connect);
+        let commands = std::iter::once(&self.daemon.run).chain(client);
+        commands
+            .filter_map(|command| command.first())
+            .map(Path::new)
+            .next()
     }
 }
 
@@ -554,210 +399,4 @@ pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
         }
     }
     filled + &text[done..]
-}
-
-/// Replaces a command's first word by the absolute path of the program.
-fn resolve(key: &str, command: &mut [String]) -> Result<(), ManifestFault> {
-    let program = command.first_mut().filter(|program| !program.is_empty());
-    let program = program.ok_or_else(|| ManifestFault::NoCommand(key.to_owned()))?;
-    let found = find(program).ok_or_else(|| ManifestFault::NoProgram {
-        key: key.to_owned(),
-        program: program.clone(),
-        looked: if program.contains('/') {
-            "that may be run at this path".to_owned()
-        } else {
-            "that may be run beside daemonspec or in PATH".to_owned()
-        },
-        help: "a name with a slash is relative to the current directory; a bare name is looked up beside the daemonspec \
-               executable, then in PATH"
-            .to_owned(),
-    })?;
-    *program = found.to_string_lossy().into_owned();
-    Ok(())
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let runnable = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        return std::path::absolute(program).ok().filter(runnable);
-    }
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|own| Some(own.parent()?.to_owned()));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    beside
-        .into_iter()
-        .chain(std::env::split_paths(&path))
-        .map(|folder| folder.join(program))
-        .find(runnable)
-}
-
-/// The unknown key and the known ones, out of serde's message about it.
-fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
-    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
-        return None;
-    }
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    Some((quoted.next()?, quoted.collect()))
-}
-
-/// A key with the table it stands in.
-fn qualified(text: &str, key: &str, at: Option<Range<usize>>) -> String {
-    let before = at.and_then(|at| text.get(..at.start)).unwrap_or_default();
-    let table = before.lines().rev().find_map(|line| {
-        let line = line.trim();
-        line.strip_prefix('[')?
-            .split(']')
-            .next()
-            .filter(|table| !table.contains(['"', ',']))
-    });
-    match table {
-        Some(table) if !text.contains(&format!("[{key}]")) => format!("{table}.{key}"),
-        _ => key.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Manifest, ManifestFault> {
-        Manifest::parse(text, "subject.toml").and_then(Manifest::ready)
-    }
-
-    #[test]
-    fn run_alone_is_enough() {
-        let manifest = parse("[daemon]\nrun = ['true']").unwrap();
-        assert_eq!(manifest.subject.name, "true");
-        assert!(manifest.claims(Profile::Core) && !manifest.claims(Profile::Proof));
-        assert_eq!(manifest.binding.registration, "registration.json");
-        assert_eq!(manifest.binding.handshake.path, "/.well-known/local-daemon");
-        assert_eq!(manifest.daemon.ready_timeout(), Duration::from_secs(5));
-        assert!(manifest.program().is_absolute());
-    }
-
-    #[test]
-    fn a_fault_names_its_key_and_what_was_probably_meant() {
-        use miette::Diagnostic as _;
-        let texts = [
-            (
-                "[daemon]\nrun = ['true']\nready_timeout = 5",
-                "daemon.ready_timeout",
-                "ready_timeout_ms",
-            ),
-            (
-                "[daemon]\nrun = ['true']\n[bindings]\npage = '/'",
-                "bindings",
-                "binding",
-            ),
-            ("[daemon]\nrun = ['true', '{state}']", "{state}", "{state_dir}"),
-            (
-                "[daemon]\nrun = ['no-such-program-here']",
-                "no-such-program-here",
-                "PATH",
-            ),
-            (
-                "[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']",
-                "cor",
-                "core",
-            ),
-        ];
-        for (text, key, meant) in texts {
-            let fault = parse(text).unwrap_err();
-            assert!(fault.to_string().contains(key), "{fault}");
-            let help = fault.help().map(|help| help.to_string()).unwrap_or_default();
-            assert!(help.contains(meant), "{fault}: {help}");
-        }
-        for text in [
-            "",
-            "[daemon]",
-            "[daemon]\nrun = []",
-            "[daemon]\nrun = 'true'",
-            "[daemon]\nrun = ['true']\nready_timeout_ms = 0",
-            "[daemon]\nrun = ['true']\n[binding]\ncredential = '../x'",
-            "[daemon]\nrun = ['true']\n[binding]\nshutdown = { method = 'post', path = '/x' }",
-        ] {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn placeholders_are_words_in_braces_and_nothing_else() {
-        let values = [("n", "7"), ("state_dir", "/a {n}")];
-        let filled = fill(r#"{"data":{"n":{n}},"e":{}} ${n} {state_dir}"#, &values);
-        assert_eq!(filled, r#"{"data":{"n":7},"e":{}} ${n} /a {n}"#);
-    }
-
-    #[test]
-    fn the_keys_and_defaults_are_those_of_the_schema() {
-        let schema = local_daemon_spec::schemas::get("manifest").unwrap();
-        let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
-        let keys = |section: &str| -> BTreeSet<String> {
-            let properties = &schema["properties"][section]["properties"];
-            properties.as_object().unwrap().keys().cloned().collect()
-        };
-        for section in ["subject", "daemon", "binding", "client"] {
-            let text = format!(
-                "[daemon]\nrun = ['true']\n{}\nnot_a_key = 1",
-                match section {
-                    "daemon" => String::new(),
-                    other => format!("[{other}]"),
-                }
-            );
-            let error = toml::from_str::<Manifest>(&text).unwrap_err();
-            let (_, known) = unknown_key(error.message()).unwrap_or_else(|| panic!("{section}: {error}"));
-            assert_eq!(
-                known.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(),
-                keys(section),
-                "{section}"
-            );
-        }
-        let default =
-            |section: &str, key: &str| schema["properties"][section]["properties"][key]["default"].clone();
-        let manifest = parse("[daemon]\nrun = ['true']").unwrap();
-        assert_eq!(
-            default("daemon", "ready_timeout_ms"),
-            manifest.daemon.ready_timeout_ms
-        );
-        assert_eq!(
-            default("daemon", "stand_down_timeout_ms"),
-            manifest.daemon.stand_down_timeout_ms
-        );
-        assert_eq!(default("binding", "registration"), manifest.binding.registration);
-        assert_eq!(default("binding", "credential"), manifest.binding.credential);
-        assert_eq!(default("binding", "lock"), manifest.binding.lock);
-        assert_eq!(
-            default("binding", "handshake")["path"],
-            manifest.binding.handshake.path
-        );
-    }
-
-    #[test]
-    fn the_template_is_a_manifest_with_and_without_its_optional_keys() {
-        let schema: serde_json::Value =
-            serde_json::from_str(local_daemon_spec::schemas::get("manifest").unwrap()).unwrap();
-        let whole: String = TEMPLATE
-            .lines()
-            .map(|line| {
-                line.strip_prefix('#')
-                    .filter(|key| !key.is_empty() && !key.starts_with(' '))
-                    .unwrap_or(line)
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        for text in [TEMPLATE, &whole] {
-            Manifest::parse(text, "template")
-                .unwrap()
-                .check_placeholders()
-                .unwrap();
-            let value: serde_json::Value = toml::from_str(text).unwrap();
-            assert!(jsonschema::is_valid(&schema, &value));
-        }
-        let manifest = Manifest::parse(&whole, "template").unwrap();
-        assert!(
-            manifest.client.is_some() && manifest.binding.page.is_some() && manifest.daemon.origins.is_some()
-        );
-    }
 }

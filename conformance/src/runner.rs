@@ -13,6 +13,7 @@ use local_daemon_harness::arena::Arena;
 use local_daemon_spec::{Profile, Role, catalogue};
 
 use crate::case::{Case, Outcome, Stop};
+use crate::check_trace::Checker;
 use crate::manifest::Manifest;
 use crate::report::CaseResult;
 use crate::stage::{Notes, Stage};
@@ -20,6 +21,9 @@ use crate::verdict::{Verdict, violation};
 
 /// After its subjects were ended, a case has so long to return before it is left to itself.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// So many of those that do little but wait are begun beside the others.
+const MOST_IDLE: usize = 8;
 
 /// Which cases to run. An empty list selects everything.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +93,8 @@ pub struct Plan {
     pub jobs: usize,
     /// The seed of every random choice.
     pub seed: u64,
+    /// Asked of each case whether a model admits what was seen.
+    pub checker: Option<Arc<Checker>>,
 }
 
 /// Ends a run from another thread: all subjects are ended, and what has no result yet gets none.
@@ -141,34 +147,75 @@ enum Word {
 
 /// Runs the plan and returns the results in its order; `finished` is called for each as it comes. Fewer results than
 /// cases means that the run was stopped.
-pub fn run(plan: &Plan, stopper: &Stopper, finished: impl FnMut(&CaseResult) + Send) -> Vec<CaseResult> {
-    let results = Mutex::new((Vec::new(), finished));
-    let (alone, together): (Vec<_>, Vec<_>) = plan
+pub fn run(plan: &Plan, stopper: &Stopper, mut finished: impl FnMut(&CaseResult) + Send) -> Vec<CaseResult> {
+    let tasks: Vec<Task> = plan
         .cases
         .iter()
-        .enumerate()
-        .partition(|(_, case)| case.exclusive);
-    for (cases, jobs) in [(together, plan.jobs.max(1)), (alone, 1)] {
+        .map(|case| (Arc::clone(&plan.manifest), *case))
+        .collect();
+    let mut results = Vec::new();
+    let checker = plan.checker.as_deref();
+    work(&tasks, plan.jobs, plan.seed, stopper, checker, |place, result| {
+        finished(&result);
+        results.push((place, result));
+    });
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A case and the subject that it judges.
+pub type Task = (Arc<Manifest>, &'static Case);
+
+/// Runs every task, `jobs` at a time, begun in their order, the exclusive ones last and alone, the idle ones beside all; `finished` is given each
+/// result as it comes, with the place of its task. Once the run is stopped, nothing more comes.
+pub fn run_tasks(
+    tasks: &[Task],
+    jobs: usize,
+    seed: u64,
+    stopper: &Stopper,
+    finished: impl FnMut(usize, CaseResult) + Send,
+) {
+    work(tasks, jobs, seed, stopper, None, finished);
+}
+
+fn work(
+    tasks: &[Task],
+    jobs: usize,
+    seed: u64,
+    stopper: &Stopper,
+    checker: Option<&Checker>,
+    finished: impl FnMut(usize, CaseResult) + Send,
+) {
+    let finished = Mutex::new(finished);
+    let of = |wanted: fn(&Case) -> bool| -> Vec<(usize, &Task)> {
+        tasks
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, case))| wanted(case))
+            .collect()
+    };
+    let work = |tasks: &[(usize, &Task)], jobs: usize| {
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..jobs.min(cases.len()) {
+            for _ in 0..jobs.min(tasks.len()) {
                 scope.spawn(|| {
-                    while let Some((place, case)) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
-                        let Some(result) = run_case(case, &plan.manifest, plan.seed, stopper) else {
+                    while let Some((place, (manifest, case))) = tasks.get(next.fetch_add(1, Ordering::SeqCst))
+                    {
+                        let Some(result) = perform(case, manifest, seed, stopper, checker) else {
                             return;
                         };
-                        let (results, finished) =
-                            &mut *results.lock().unwrap_or_else(PoisonError::into_inner);
-                        finished(&result);
-                        results.push((*place, result));
+                        (*finished.lock().unwrap_or_else(PoisonError::into_inner))(*place, result);
                     }
                 });
             }
         });
-    }
-    let (mut results, _) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(place, _)| *place);
-    results.into_iter().map(|(_, result)| result).collect()
+    };
+    let (idle, alone) = (of(|case| case.idle), of(|case| case.exclusive && !case.idle));
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(&idle, MOST_IDLE));
+        work(&of(|case| !case.exclusive && !case.idle), jobs.max(1));
+        work(&alone, 1);
+    });
 }
 
 /// Runs one case to its verdict; `None` once the run is stopped.
@@ -177,6 +224,16 @@ pub fn run_case(
     manifest: &Arc<Manifest>,
     seed: u64,
     stopper: &Stopper,
+) -> Option<CaseResult> {
+    perform(case, manifest, seed, stopper, None)
+}
+
+fn perform(
+    case: &'static Case,
+    manifest: &Arc<Manifest>,
+    seed: u64,
+    stopper: &Stopper,
+    checker: Option<&Checker>,
 ) -> Option<CaseResult> {
     if stopper.is_stopped() {
         return None;
@@ -194,12 +251,25 @@ pub fn run_case(
         }
     };
     let notes = Arc::new(Notes::default());
+    if checker.is_some()
+        && let Err(error) = notes.record(arena.state_dir(), &manifest.binding.registration)
+    {
+        let why = format!("cannot record the case: {error}");
+        return Some(CaseResult::new(case, Verdict::HarnessError).observed(why));
+    }
     let (words, heard) = mpsc::channel();
     stopper.register(&notes, &words);
     let outcome = match start(case, manifest, &arena, &notes, seed, words) {
         Err(error) => Err(format!("cannot start a thread: {error}")),
         Ok(()) => match heard.recv_timeout(case.deadline) {
-            Ok(Word::Done(outcome)) => outcome,
+            Ok(Word::Done(outcome)) => {
+                // What comes after the case is the runner's doing.
+                if let (Some(checker), Some(trace)) = (checker, notes.recorded(case.name, arena.transcript()))
+                {
+                    checker.judge(case.name, &trace);
+                }
+                outcome
+            }
             Ok(Word::Stop) | Err(RecvTimeoutError::Disconnected) => {
                 notes.end();
                 let _ = heard.recv_timeout(GRACE);
@@ -226,9 +296,14 @@ pub fn run_case(
     let mut leaks = notes.left_behind();
     notes.end();
     leaks.extend(arena.end_leaks().iter().map(ToString::to_string));
+    if case.role == Role::Client && !case.no_leaks {
+        // What a client starts is meant to outlive it.
+        leaks.clear();
+    }
     notes.hide_credentials(manifest, arena.transcript());
 
     let ended = notes.lock();
+    let never_ready = matches!(outcome, Ok(Err(Stop::NotReady(_))));
     let (verdict, mut sights) = settle(case, outcome, !ended.preconditions.is_empty(), &leaks);
     sights.splice(0..0, ended.observed.iter().cloned());
     if !leaks.is_empty() {
@@ -242,6 +317,7 @@ pub fn run_case(
         expected: redacted(&ended.expected).or_else(|| Some(case.about.to_owned())),
         observed: redacted(&sights),
         transcript: arena.transcript().events(),
+        never_ready,
         ..CaseResult::new(case, verdict)
     };
     drop(ended);
@@ -501,6 +577,7 @@ mod tests {
             cases: vec![&CASE, &CASE, &CASE],
             jobs: 2,
             seed: 0,
+            checker: None,
         };
         let stop = stopper.clone();
         let stopping = std::thread::spawn(move || {
@@ -531,10 +608,9 @@ mod tests {
         };
         let all = crate::cases::all().count();
         assert_eq!(of(&[], &[], None), Ok(all));
-        assert_eq!(
-            of(&["*"], &[Profile::Core, Profile::Proof], Some(Role::Daemon)),
-            Ok(all)
-        );
+        assert_eq!(of(&["*"], Profile::ALL, None), Ok(all));
+        let by_role = |role| of(&[], &[], Some(role)).unwrap();
+        assert_eq!(by_role(Role::Daemon) + by_role(Role::Client), all);
         assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
         assert_eq!(of(&[], &[Profile::Browser], None), Ok(0));
         assert_eq!(

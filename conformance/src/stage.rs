@@ -1,5 +1,9 @@
 //! What a case acts on: its arena, its subject, and the notes that its verdict is made of.
 
+mod client;
+
+pub use client::{Answer, CONNECT, Call, Caller, Command, LATE, OUTCOMES};
+
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -9,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::arena::Arena;
 use local_daemon_harness::http::{self, HttpFault, ProbeAnswer, Request, Response, Target, Wire};
+use local_daemon_harness::observe::Recorder;
 use local_daemon_harness::platform::Setup;
-use local_daemon_harness::process::Subject;
+use local_daemon_harness::process::{Exit, Subject};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::transcript::Transcript;
@@ -22,6 +27,16 @@ use crate::rng::Rng;
 
 /// The bound that the specification gives a client for one handshake.
 pub const PROBE: Duration = Duration::from_secs(2);
+
+/// No credential is longer, damaged ones of the cases included, as far as it is one.
+const LONGEST_SECRET: usize = 1024;
+
+/// What [`Stage::ready`] itself looks at: a subject that is never ready, started plainly, violates one of these, and
+/// what it does to any other requirement is not known.
+pub const READINESS: &[&str] = &[
+    "DIR-1", "DIR-4", "REG-1", "REG-2", "REG-3", "REG-5", "CRED-1", "PUB-4", "PUB-7", "HS-1", "HS-2", "HS-3",
+    "HS-5", "HS-13",
+];
 
 /// A case's view of its world.
 ///
@@ -37,6 +52,7 @@ pub struct Stage {
     rng: Rng,
     /// Ids of the records that were ready so far.
     known_ids: BTreeSet<String>,
+    slowest_start: Duration,
 }
 
 /// How a daemon is started, where the manifest's own way is not enough.
@@ -50,6 +66,7 @@ pub struct Start {
     held: bool,
     under: Vec<String>,
     protocol: Option<String>,
+    origins: Vec<String>,
 }
 
 impl Start {
@@ -107,6 +124,13 @@ impl Start {
         self
     }
 
+    /// With this web origin on the allowlist; makes the launch `not-applicable` if the manifest does not say how.
+    #[must_use]
+    pub fn allowing(mut self, origin: impl Into<String>) -> Self {
+        self.origins.push(origin.into());
+        self
+    }
+
     /// Another wire protocol; makes the launch `untestable` if the manifest does not say how.
     #[must_use]
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
@@ -152,6 +176,8 @@ pub(crate) struct Notes {
     inner: Mutex<NotesInner>,
     /// Set when the case has to end: no further subject starts.
     over: AtomicBool,
+    /// Sees what a model may be asked about, where one is.
+    recorder: Mutex<Option<Recorder>>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +191,34 @@ pub(crate) struct NotesInner {
 }
 
 impl Notes {
+    /// From now on what happens on the state directory is recorded.
+    pub(crate) fn record(&self, state_dir: &Path, registration: &str) -> std::io::Result<()> {
+        let recorder = Recorder::start(state_dir, registration)?;
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorder);
+        Ok(())
+    }
+
+    /// Ends the recording, where there is one.
+    pub(crate) fn recorded(&self, case: &str, transcript: &Transcript) -> Option<serde_json::Value> {
+        let recorder = self
+            .recorder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let events = transcript.events();
+        let helper = events
+            .iter()
+            .find(|event| event.what == "start" && !event.actor.starts_with("daemon-"));
+        let since = helper.map(|event| transcript.began() + Duration::from_millis(event.at_ms));
+        recorder.map(|recorder| recorder.finish(case, since))
+    }
+
+    fn tell_recorder(&self, tell: impl FnOnce(&Recorder)) {
+        if let Some(recorder) = &*self.recorder.lock().unwrap_or_else(PoisonError::into_inner) {
+            tell(recorder);
+        }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, NotesInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,7 +247,13 @@ impl Notes {
     pub(crate) fn hide_credentials(&self, manifest: &Manifest, transcript: &Transcript) {
         for state_dir in self.lock().state_dirs.clone() {
             if let Ok(bytes) = read_regular(&state_dir.join(&manifest.binding.credential)) {
-                transcript.hide(bytes.trim_ascii());
+                // What is beyond the first line is no secret, and may be long: searching for it takes minutes.
+                let line = bytes
+                    .trim_ascii()
+                    .split(|&byte| byte == b'\n')
+                    .next()
+                    .unwrap_or_default();
+                transcript.hide(&line[..line.len().min(LONGEST_SECRET)]);
             }
         }
     }
@@ -215,6 +275,7 @@ impl Stage {
             notes,
             rng: Rng::new(seed, case.name),
             known_ids: BTreeSet::new(),
+            slowest_start: Duration::ZERO,
         }
     }
 
@@ -256,6 +317,11 @@ impl Stage {
     /// The advisory lock in the arena's state directory.
     pub fn lock_path(&self) -> PathBuf {
         self.state_dir().join(&self.manifest.binding.lock)
+    }
+
+    /// The longest that a daemon of this case took from its launch until it was seen ready.
+    pub fn slowest_start(&self) -> Duration {
+        self.slowest_start
     }
 
     /// The deadline for readiness, counted from now.
@@ -346,7 +412,19 @@ impl Stage {
             ("case", self.case.name),
         ];
         let mut argv: Vec<String> = manifest.daemon.run.iter().map(|arg| fill(arg, &values)).collect();
+        let yields = manifest.daemon.yields.as_ref();
+        let yields = yields.is_some_and(|by| by.args.iter().all(|arg| start.args.contains(arg)));
         argv.extend(start.args);
+        for origin in &start.origins {
+            let Some(by) = &manifest.daemon.origins else {
+                return self.not_applicable("the manifest has no `daemon.origins`");
+            };
+            argv.extend(
+                by.args
+                    .iter()
+                    .map(|arg| fill(arg, &[&values[..], &[("origin", origin)]].concat())),
+            );
+        }
         if start.held {
             let hold = ["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"];
             argv.splice(0..0, hold.map(str::to_owned));
@@ -379,13 +457,58 @@ impl Stage {
         if self.notes.over.load(Ordering::SeqCst) {
             return Err(Stop::Fault("the case was ended".to_owned()));
         }
+        let (after, number) = (Instant::now(), notes.launched);
         let subject = Arc::new(launch.start()?);
         notes.subjects.push(Arc::clone(&subject));
+        if state_dir == self.arena.state_dir() {
+            self.notes
+                .tell_recorder(|recorder| recorder.launched(number, &subject, yields, after, Instant::now()));
+        }
         Ok(Daemon {
             subject,
             name,
             state_dir,
         })
+    }
+
+    /// Runs the manifest's command that adds an origin to the allowlist, to its end; `not-applicable` where there is
+    /// none.
+    pub fn add_origin(&mut self, origin: &str) -> Outcome<Exit> {
+        let command = self.manifest.daemon.origins.as_ref();
+        let command = command.and_then(|origins| origins.add.clone());
+        self.edit_origins("add", command, origin)
+    }
+
+    /// The same for the command that removes one.
+    pub fn remove_origin(&mut self, origin: &str) -> Outcome<Exit> {
+        let command = self.manifest.daemon.origins.as_ref();
+        let command = command.and_then(|origins| origins.remove.clone());
+        self.edit_origins("remove", command, origin)
+    }
+
+    fn edit_origins(&mut self, how: &str, command: Option<Vec<String>>, origin: &str) -> Outcome<Exit> {
+        let Some(command) = command else {
+            return self.not_applicable(format!("the manifest has no `daemon.origins.{how}`"));
+        };
+        let (state_dir, home) = (self.state_dir().to_string_lossy(), self.arena.home());
+        let home = home.to_string_lossy();
+        let values = [
+            ("state_dir", &*state_dir),
+            ("home", &*home),
+            ("port", "0"),
+            ("case", self.case.name),
+            ("origin", origin),
+        ];
+        let argv: Vec<String> = command.iter().map(|word| fill(word, &values)).collect();
+        let launch = self.arena.launch("command", argv);
+        let launch = (self.manifest.daemon.env.iter()).fold(launch, |launch, (key, value)| {
+            launch.var(key, fill(value, &values))
+        });
+        let command = launch.start()?;
+        match command.wait_exit(self.ready_deadline()) {
+            Some(exit) => Ok(exit),
+            None => self.fail(format!("the command that shall {how} {origin} does not end")),
+        }
     }
 
     /// Starts the subject and waits until it is ready.
@@ -412,7 +535,11 @@ impl Stage {
         match live {
             Some(Some(live)) => {
                 self.transcript().hide(live.credential.bytes());
+                if let Some(pair) = live.credential.pair() {
+                    self.transcript().hide(pair.as_bytes());
+                }
                 self.known_ids.insert(live.record.id.clone());
+                self.slowest_start = self.slowest_start.max(live.after);
                 self.precondition(format!(
                     "{} (pid {}) was ready after {} ms: record of id {} at {}, handshake answered 200",
                     daemon.name,
@@ -487,6 +614,10 @@ impl Stage {
                 binding.credential
             )
         })?;
+        let credential = match &binding.basic_user {
+            Some(user) => credential.of_user(user),
+            None => credential,
+        };
         let mut last = String::new();
         for address in record.url.addresses() {
             let target = Target {
@@ -495,8 +626,9 @@ impl Stage {
                 ..Target::of(&record)
             };
             let request = self.bearing(&target, &credential);
-            match http::exchange(address, &request.bytes(), Instant::now() + PROBE) {
-                Ok(response) => match self.not_ready(&response, &record.id) {
+            let sent = Instant::now();
+            match http::exchange(address, &request.bytes(), sent + PROBE) {
+                Ok(response) => match self.answered(sent, &response).not_ready(&response, &record.id) {
                     None => {
                         return Ok(Live {
                             record,
@@ -511,6 +643,14 @@ impl Stage {
             }
         }
         Err(last)
+    }
+
+    /// Tells the recorder of a handshake's answer.
+    fn answered(&self, sent: Instant, response: &Response) -> &Self {
+        let by = Instant::now();
+        self.notes
+            .tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
+        self
     }
 
     /// What keeps an answer from being a ready handshake of `id`, by the manifest's binding.
@@ -554,7 +694,9 @@ impl Stage {
     /// The handshake with the bearer, noted in the transcript.
     pub fn probe(&self, live: &Live) -> Result<ProbeAnswer, HttpFault> {
         let request = self.bearing(&live.target, &live.credential);
+        let sent = Instant::now();
         let response = self.wire().exchange(live.target.address, &request.bytes())?;
+        self.answered(sent, &response);
         let handshake = http::Handshake::parse(&response.body);
         Ok(ProbeAnswer {
             response,
@@ -565,7 +707,10 @@ impl Stage {
 
     /// The handshake with a proof of its own nonce, noted in the transcript.
     pub fn probe_with_proof(&self, live: &Live) -> Result<ProbeAnswer, HttpFault> {
-        self.wire().probe(&live.target, &live.credential)
+        let sent = Instant::now();
+        let answer = self.wire().probe(&live.target, &live.credential)?;
+        self.answered(sent, &answer.response);
+        Ok(answer)
     }
 
     /// Whether a good handshake is answered 200 by this very daemon, ready.

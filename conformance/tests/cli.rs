@@ -1,6 +1,7 @@
 //! The command line: exit codes, messages, reports.
 #![allow(clippy::unwrap_used, reason = "in a test's helpers as in a test")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +32,12 @@ fn daemonspec<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Ended {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Checks a value by a schema of the specification.
+fn valid(schema: &str, value: &Value) {
+    let schema = serde_json::from_str(local_daemon_spec::schemas::get(schema).unwrap()).unwrap();
+    jsonschema::validate(&schema, value).unwrap();
 }
 
 /// A manifest in a directory of its own.
@@ -100,6 +107,72 @@ fn bad_usage_ends_3_and_help_ends_0() {
 }
 
 #[test]
+fn a_model_that_is_nowhere_ends_3_before_the_subject_is_started() {
+    let (_folder, path) = manifest("[daemon]\nrun = ['true']");
+    let ended = daemonspec(["run", &path, "--check-trace=no-such-model"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (3, ""));
+    assert!(
+        ended.stderr.contains("no-such-model") && ended.stderr.contains("cargo build"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// A script in the place of a model, which keeps the trace and ends with `status`.
+fn model(folder: &Path, status: i32) -> String {
+    let path = folder.join("model");
+    let text = format!(
+        "#!/bin/sh\ncat >{}/trace.json\necho 'refused at event 0'\nexit {status}\n",
+        folder.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    format!("--check-trace={}", path.display())
+}
+
+#[test]
+fn what_was_seen_of_a_case_is_handed_to_a_model_and_its_refusal_ends_1() {
+    let subject = build_subjects();
+    let (folder, path) = manifest(&format!(
+        "[daemon]\nrun = ['{}', 'daemon', '--state-dir', '{{state_dir}}']",
+        subject.display()
+    ));
+    let schema = local_daemon_spec::schemas::get("observed-trace").unwrap();
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+    let case = "convergence/stop-takes-the-record-by-rename";
+    for (status, code, said) in [
+        (0, 0, "1 admitted, 0 outside the model, 0 refused"),
+        (1, 1, "0 admitted, 0 outside the model, 1 refused"),
+        (4, 0, "0 admitted, 1 outside the model, 0 refused"),
+        (7, 3, "1 not judged"),
+    ] {
+        let ended = daemonspec(["run", &path, "--case", case, &model(folder.path(), status)]);
+        assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
+        assert!(ended.stdout.contains(said), "{}", ended.stdout);
+        let trace = std::fs::read_to_string(folder.path().join("trace.json")).unwrap();
+        let trace: Value = serde_json::from_str(&trace).unwrap();
+        schema.validate(&trace).unwrap();
+        let whats: Vec<&str> = trace["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["what"].as_str().unwrap())
+            .collect();
+        let order = ["daemon-started", "record-taken", "taken-removed", "exited"];
+        let found: Vec<&str> = whats
+            .iter()
+            .copied()
+            .filter(|what| order.contains(what))
+            .collect();
+        assert_eq!(found, order, "{trace:#}");
+        assert!(
+            whats.contains(&"answered") && whats.contains(&"asked-to-stop"),
+            "{trace:#}"
+        );
+    }
+}
+
+#[test]
 fn nothing_selected_ends_4_and_suggests() {
     let ended = daemonspec(["run", "--case", "nothing/*"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
@@ -140,7 +213,7 @@ fn the_matrix_lists_every_requirement_once() {
     };
     assert_eq!(status("REG-5"), "judged");
     assert_eq!(status("HS-12"), "untestable");
-    assert_eq!(status("HS-24"), "planned");
+    assert_eq!(status("BROW-1"), "planned");
     let text = daemonspec(["list", "--requirements"]).stdout;
     assert!(text.contains("registration/round-trip-discovery"), "{text}");
     let cases: Value = serde_json::from_str(&daemonspec(["list", "--json"]).stdout).unwrap();
@@ -250,8 +323,7 @@ fn build_subjects() -> PathBuf {
 #[test]
 fn a_subject_that_exits_at_once_passes_nothing() {
     let report = degenerate("null");
-    let schema = serde_json::from_str(local_daemon_spec::schemas::get("report").unwrap()).unwrap();
-    jsonschema::validate(&schema, &report).unwrap();
+    valid("report", &report);
     assert_eq!(report["complete"], true);
     assert_eq!(report["subject"]["name"], "null");
     assert_eq!(report["subject"]["sha256"].as_str().unwrap().len(), 64);
@@ -261,6 +333,13 @@ fn a_subject_that_exits_at_once_passes_nothing() {
 fn subjects_that_hang_or_answer_everything_alike_pass_nothing() {
     assert!(build_subjects().exists());
     for subject in ["hang", "ok", "unauthorized"] {
+        degenerate(subject);
+    }
+}
+
+#[test]
+fn clients_that_give_one_answer_to_everything_pass_nothing() {
+    for subject in ["credulous", "blind"] {
         degenerate(subject);
     }
 }
@@ -300,4 +379,252 @@ fn an_interrupt_ends_every_subject_and_leaves_an_incomplete_report() {
     }
     let json: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     assert_eq!(json["complete"], false);
+}
+
+const FAILING: &str = "registration/round-trip-discovery";
+
+/// A baseline in a directory of its own.
+fn baseline(case: &str, reason: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("baseline.toml");
+    let text = format!("[[expected]]\ncase = '{case}'\nrequirement = 'REG-5'\nreason = '{reason}'\n");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn a_known_failure_ends_0_with_its_reason_and_another_one_ends_1() {
+    let (folder, known) = baseline(FAILING, "it never starts");
+    let json = folder.path().join("report.json");
+    let report = format!("json={}", json.display());
+    let ended = daemonspec([
+        "run",
+        "--case",
+        FAILING,
+        "--baseline",
+        &known,
+        "--report",
+        &report,
+        "--",
+        "true",
+    ]);
+    assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+    for part in [
+        "known FAIL",
+        "it never starts",
+        "conforms but for known failures",
+        "1 failed",
+    ] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    valid("report", &report);
+    assert_eq!(report["results"][0]["known_failure"], "REG-5: it never starts");
+
+    let more = [
+        "run",
+        "--case",
+        "registration/*",
+        "--baseline",
+        &known,
+        "--",
+        "true",
+    ];
+    assert_eq!(daemonspec(more).code, 1);
+}
+
+#[test]
+fn a_stale_baseline_ends_5_and_names_the_entry() {
+    // Two entries: a case that was renamed, and one that fails as expected.
+    let (folder, path) = baseline("registration/round-trip-discovry", "old");
+    let (_other, known) = baseline(FAILING, "it never starts");
+    let both = folder.path().join("both.toml");
+    let texts = [&path, &known].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(&both, texts.concat()).unwrap();
+    let ended = daemonspec([
+        "run",
+        "--case",
+        FAILING,
+        "--baseline",
+        both.to_str().unwrap(),
+        "--",
+        "true",
+    ]);
+    assert_eq!(ended.code, 5, "{}", ended.stdout);
+    let named = "STALE BASELINE registration/round-trip-discovry (REG-5): no such case; did you mean \
+                 registration/round-trip-discovery?";
+    assert!(ended.stdout.contains(named), "{}", ended.stdout);
+    // What fails and is not known is graver.
+    assert_eq!(
+        daemonspec(["run", "--case", FAILING, "--baseline", &path, "--", "true"]).code,
+        1
+    );
+}
+
+#[test]
+fn a_broken_baseline_ends_3_before_the_subject_is_started() {
+    let (_folder, path) = baseline(FAILING, " ");
+    let ended = daemonspec(["run", "--case", FAILING, "--baseline", &path, "--", "true"]);
+    assert_eq!(ended.code, 3);
+    assert!(
+        ended.stderr.contains("has no reason") && ended.stdout.is_empty(),
+        "{}",
+        ended.stderr
+    );
+    let ended = daemonspec([
+        "run",
+        "--case",
+        FAILING,
+        "--baseline",
+        "/no/such/file",
+        "--",
+        "true",
+    ]);
+    assert_eq!(ended.code, 3);
+    assert!(ended.stderr.contains("/no/such/file"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_failure_is_repeated_from_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("daemon");
+    let install = |text: &str| {
+        std::fs::write(&program, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+    };
+    install("#!/bin/sh\nexit 7\n");
+    let failures = folder.path().join("failures");
+    let run = [
+        "run",
+        "--case",
+        FAILING,
+        "--seed",
+        "41",
+        "--failures",
+        failures.to_str().unwrap(),
+        "--",
+    ];
+    let ended = daemonspec(run.into_iter().chain([program.to_str().unwrap()]));
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    let file = failures.join("registration.round-trip-discovery.json");
+    let file = file.to_str().unwrap();
+    assert!(
+        ended.stderr.contains(&format!("daemonspec replay {file}")),
+        "{}",
+        ended.stderr
+    );
+    let saved: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    valid("replay", &saved);
+
+    let ended = daemonspec(["replay", file]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (1, ""), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("seed 41") && ended.stdout.contains("exit status 7"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended
+            .stdout
+            .ends_with("replay: registration/round-trip-discovery fail again\n"),
+        "{}",
+        ended.stdout
+    );
+
+    install("#!/bin/sh\nexit 8\n");
+    let ended = daemonspec(["replay", file]);
+    assert!(
+        ended.stderr.contains("executable is another one"),
+        "{}",
+        ended.stderr
+    );
+
+    std::fs::remove_file(&program).unwrap();
+    let ended = daemonspec(["replay", file]);
+    assert_eq!(ended.code, 3, "{}", ended.stdout);
+    assert!(
+        ended.stdout.ends_with("harness-error now, fail then\n"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn what_is_no_replay_file_ends_3_and_says_how_to_get_one() {
+    let (_folder, path) = manifest("[daemon]");
+    for file in [path.as_str(), "/no/such/file.json"] {
+        let ended = daemonspec(["replay", file]);
+        assert_eq!(ended.code, 3);
+        assert!(
+            ended.stderr.contains(file) && ended.stderr.contains("--failures"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
+    assert!(build_subjects().exists());
+    let independent = "conformance/subjects/independent.toml";
+    let ended = daemonspec(["interop", independent]);
+    assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.ends_with("pairs: 1 of 1 work\n"), "{}", ended.stdout);
+
+    let (_folder, absent) = manifest("[daemon]\nrun = ['no-such-program-here']");
+    let ended = daemonspec(["interop", independent, &absent]);
+    assert_eq!(ended.code, 2, "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended
+            .stdout
+            .contains("not run: subject: `daemon.run`: no program"),
+        "{}",
+        ended.stdout
+    );
+
+    // A daemon that exits at once, which says that it has no client.
+    let ended = daemonspec(["interop", independent, "conformance/subjects/null.toml", "--json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.stdout, ended.stderr);
+    let matrix: Value = serde_json::from_str(&ended.stdout).unwrap();
+    valid("interop", &matrix);
+    let pairs = matrix["pairs"].as_array().unwrap();
+    assert_eq!(pairs.len(), 2);
+    let verdicts = |pair: &Value| -> BTreeSet<String> {
+        let checks = pair["checks"].as_array().unwrap().iter();
+        checks
+            .map(|check| check["verdict"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        (&pairs[1]["client"], &pairs[1]["daemon"]),
+        (&"independent".into(), &"null".into())
+    );
+    assert_eq!(verdicts(&pairs[0]), BTreeSet::from(["pass".to_owned()]));
+    assert!(!verdicts(&pairs[1]).contains("pass"), "{matrix:#}");
+
+    assert_eq!(daemonspec(["interop", "conformance/subjects/null.toml"]).code, 4);
+    let twice = daemonspec(["interop", independent, independent]);
+    assert_eq!(twice.code, 3);
+    assert!(twice.stderr.contains("`independent`"), "{}", twice.stderr);
+}
+
+#[test]
+fn a_fault_or_case_that_is_not_there_ends_4_and_suggests() {
+    let ended = daemonspec(["mutants", "--fault", "PUB-999.*"]);
+    assert_eq!(ended.code, 4);
+    assert!(
+        ended.stderr.contains("no fault matches `PUB-999.*`"),
+        "{}",
+        ended.stderr
+    );
+    let ended = daemonspec(["mutants", "--without", "publish/loopback-onyl"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("did you mean publish/loopback-only"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(daemonspec(["mutants", "--sample", "0"]).code, 3);
 }

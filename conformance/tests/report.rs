@@ -179,3 +179,39 @@ fn an_interrupted_report_says_so_in_every_form() {
     }
     assert!(Format::Json.render(&report).contains("\"complete\": false"));
 }
+
+#[test]
+fn a_known_failure_and_a_stale_entry_say_so_in_every_form() {
+    let mut report = report();
+    for result in &mut report.results {
+        if result.verdict == Verdict::Fail {
+            result.known = Some("PUB-3: writes in place until 2.0".to_owned());
+        }
+    }
+    report
+        .results
+        .retain(|result| result.verdict != Verdict::Inconclusive);
+    assert_eq!(report.exit_code(true), ExitCode::Conforms);
+    for format in [Format::Json, Format::Junit, Format::Html, Format::Markdown] {
+        assert!(
+            format.render(&report).contains("writes in place until 2.0"),
+            "{format:?}"
+        );
+    }
+    assert!(
+        !Format::Badge.render(&report).contains("#2f7d32"),
+        "not the green of a clean run"
+    );
+    assert!(
+        Format::Badge
+            .render(&report)
+            .contains("conforms but for known failures")
+    );
+
+    report.stale_baseline = vec!["gate/gone (GATE-1): no such case".to_owned()];
+    assert_eq!(report.exit_code(false), ExitCode::StaleBaseline);
+    for format in [Format::Json, Format::Html, Format::Markdown] {
+        assert!(format.render(&report).contains("gate/gone"), "{format:?}");
+    }
+    assert!(terminal::render(&report, Style::default()).contains("STALE BASELINE gate/gone"));
+}

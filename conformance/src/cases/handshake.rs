@@ -16,7 +16,8 @@ use self::exchange::{
     Attempt, answered, authorized, bad_members, bearing, conversation, ensure_draining_like, ensure_state,
     hide_record, member, object, quietly, refused, restore_record,
 };
-use self::wrong::{broken_requests, unauthorized, wrong_bearers};
+use self::wrong::unauthorized;
+pub(super) use self::wrong::{broken_requests, wrong_bearers};
 use super::scene::{Rival, open_work};
 use crate::case::{Case, Outcome};
 use crate::stage::{PROBE, Stage};

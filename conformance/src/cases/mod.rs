@@ -1,26 +1,47 @@
 //! The cases, one file a chapter, in the order of the specification; then the traces of the formal model.
 
+mod client;
 mod convergence;
 mod credential;
 mod gate;
 mod handshake;
+mod perimeter;
 mod publish;
 mod registration;
 mod scene;
 mod schedule;
 mod state_directory;
+mod streams;
 
 use crate::case::Case;
 
 /// Every case, in the order of the specification's chapters; then the schedules.
 pub const CHAPTERS: &[&[Case]] = &[
     state_directory::CASES,
+    client::state_directory::CASES,
     registration::CASES,
+    client::registration::CASES,
     credential::CASES,
+    client::credential::CASES,
     publish::CASES,
     convergence::CASES,
+    client::convergence::CASES,
     handshake::CASES,
+    client::handshake::CASES,
     gate::CASES,
+    client::gate::CASES,
+    client::connect::CASES,
+    client::spawn::CASES,
+    perimeter::checks::CASES,
+    perimeter::host::CASES,
+    perimeter::origin::CASES,
+    perimeter::preflight::CASES,
+    perimeter::authentication::CASES,
+    perimeter::query_token::CASES,
+    perimeter::bounds::CASES,
+    perimeter::answers::CASES,
+    perimeter::allowlist::CASES,
+    streams::CASES,
     schedule::CASES,
 ];
 

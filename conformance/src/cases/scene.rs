@@ -27,7 +27,7 @@ pub(super) const SLACK: Duration = Duration::from_millis(500);
 /// How long a case goes on repeating what it does many times: a subject that starts slowly is judged by fewer rounds.
 pub(super) const REPEAT: Duration = Duration::from_secs(15);
 /// A pid that no process has: above the kernel's largest.
-const NOBODYS_PID: u32 = 2_147_483_647;
+pub(super) const NOBODYS_PID: u32 = 2_147_483_647;
 
 /// A port of 127.0.0.1 that is bound and never listens: every connection is refused, and nobody else can have it.
 pub(super) struct DeadPort {

@@ -46,6 +46,9 @@ fn explain_case(case: &Case) -> String {
     if case.exclusive {
         text.push_str("  runs alone\n");
     }
+    if case.idle {
+        text.push_str("  runs beside the others, and waits most of the time\n");
+    }
     if case.no_leaks {
         text.push_str("  fails where the subject leaves a process behind\n");
     }

@@ -3,13 +3,23 @@
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod init;
+pub(crate) mod interop;
 pub(crate) mod list;
+pub(crate) mod mutants;
+pub(crate) mod replay;
 pub(crate) mod run;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use local_daemon_conformance::report::Report;
+use local_daemon_conformance::report::terminal::{self, Style};
+use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::verdict::ExitCode;
 use miette::{Diagnostic, SourceSpan};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Why a command does not do what it was asked.
 #[derive(Debug)]
@@ -64,4 +74,52 @@ impl Problem {
 /// Prints to standard output; a reader that has left is no problem.
 pub(crate) fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints a report for a person, in colour on a terminal.
+pub(crate) fn show(report: &Report, strict: bool, verbose: bool) {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let style = Style {
+        colour: std::io::stdout().is_terminal() && !plain,
+        strict,
+        verbose,
+    };
+    print(&terminal::render(report, style));
+}
+
+/// How many cases run at the same time: what was wanted, or what suits this machine.
+pub(crate) fn jobs(wanted: Option<u16>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    wanted.map_or_else(|| (cores * 2).min(4), usize::from)
+}
+
+/// The first signal ends the run in order, the second at once.
+pub(crate) fn stop_on_signal(stopper: &Stopper) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let stopper = stopper.clone();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if stopper.is_stopped() {
+                    std::process::exit(i32::from(ExitCode::Interrupted as u8));
+                }
+                stopper.stop();
+            }
+        })?;
+    Ok(())
+}
+
+/// A line while it runs, on a terminal alone.
+pub(crate) fn progress(length: usize) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {prefix} {msg}")
+        .expect("the template is a constant");
+    let bar = ProgressBar::with_draw_target(Some(length as u64), target).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
 }

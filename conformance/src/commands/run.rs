@@ -1,23 +1,22 @@
 //! `daemonspec run`
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use local_daemon_conformance::baseline::Baseline;
 use local_daemon_conformance::cases;
+use local_daemon_conformance::check_trace::Checker;
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::nearest::nearest;
-use local_daemon_conformance::report::terminal::{self, Style};
+use local_daemon_conformance::replay::Replay;
 use local_daemon_conformance::report::{Output, Report, SubjectFacts};
 use local_daemon_conformance::runner::{self, Plan, Selection, SelectionFault, Stopper};
 use local_daemon_conformance::verdict::{ExitCode, Verdict};
 use local_daemon_spec::Profile;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use super::{Problem, print};
+use super::{Problem, jobs, print, progress, show, stop_on_signal};
 use crate::RunArgs;
 
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
@@ -53,6 +52,21 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
             return Err(Problem::new(ExitCode::Fault, "no subject", help));
         }
     };
+    let baseline = match &args.baseline {
+        Some(path) => Baseline::load(path).map_err(|fault| Problem::of(&fault))?,
+        None => Baseline::default(),
+    };
+    if let Some(folder) = &args.failures {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Problem::fault(format!("cannot make {}: {error}", folder.display())))?;
+    }
+    let checker = match &args.check_trace {
+        Some(program) => {
+            let checker = Checker::of(program, args.failures.clone());
+            Some(Arc::new(checker.map_err(|fault| Problem::of(&fault))?))
+        }
+        None => None,
+    };
     let outputs: Vec<Output> = args
         .reports
         .into_iter()
@@ -69,12 +83,13 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         cases,
         jobs: jobs(args.jobs),
         seed: args.seed,
+        checker: checker.clone(),
     };
 
     let started = SystemTime::now();
     let progress = progress(planned);
     let mut failed = 0;
-    let results = runner::run(&plan, &stopper, |result| {
+    let mut results = runner::run(&plan, &stopper, |result| {
         failed += usize::from(result.verdict == Verdict::Fail);
         if failed > 0 {
             progress.set_message(format!("{failed} failed"));
@@ -84,21 +99,36 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     });
     progress.finish_and_clear();
 
-    let report = Report::new(subject, args.seed, started, planned, results);
-    let colour =
-        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    print(&terminal::render(
-        &report,
-        Style {
-            colour,
-            strict: args.strict,
-            verbose: args.verbose,
-        },
-    ));
+    let stale = baseline.apply(&mut results);
+    let replays: Vec<Replay> = match &args.failures {
+        Some(_) => results
+            .iter()
+            .filter_map(|result| Replay::of(result, args.seed, &subject, &plan.manifest))
+            .collect(),
+        None => Vec::new(),
+    };
+    let report = Report {
+        stale_baseline: stale,
+        ..Report::new(subject, args.seed, started, planned, results)
+    };
+    show(&report, args.strict, args.verbose);
+    for replay in &replays {
+        let path = replay
+            .save(args.failures.as_deref().unwrap_or(Path::new(".")))
+            .map_err(Problem::fault)?;
+        eprintln!("repeat it with: daemonspec replay {}", path.display());
+    }
     for output in outputs {
         output.write(&report).map_err(Problem::fault)?;
     }
-    Ok(report.exit_code(args.strict))
+    let code = report.exit_code(args.strict);
+    Ok(match checker {
+        Some(checker) => {
+            print(&checker.summary(args.verbose));
+            checker.code(code)
+        }
+        None => code,
+    })
 }
 
 fn unselected(fault: &SelectionFault) -> Problem {
@@ -113,40 +143,4 @@ fn unselected(fault: &SelectionFault) -> Problem {
             Problem::new(ExitCode::NothingSelected, fault, Some(&help))
         }
     }
-}
-
-fn jobs(wanted: Option<u16>) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    wanted.map_or_else(|| (cores * 2).min(4), usize::from)
-}
-
-/// The first signal ends the run in order, the second at once.
-fn stop_on_signal(stopper: &Stopper) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    let stopper = stopper.clone();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for _ in signals.forever() {
-                if stopper.is_stopped() {
-                    std::process::exit(i32::from(ExitCode::Interrupted as u8));
-                }
-                stopper.stop();
-            }
-        })?;
-    Ok(())
-}
-
-/// A line while it runs, on a terminal alone.
-fn progress(length: usize) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {prefix} {msg}")
-        .expect("the template is a constant");
-    let bar = ProgressBar::with_draw_target(Some(length as u64), target).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
 }

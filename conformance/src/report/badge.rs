@@ -8,7 +8,7 @@ use crate::verdict::ExitCode;
 pub(super) fn render(report: &Report) -> String {
     let (left, right) = (report.spec, report.headline());
     let colour = match report.exit_code(false) {
-        ExitCode::Conforms => "#2f7d32",
+        ExitCode::Conforms if report.known() == 0 => "#2f7d32",
         ExitCode::DoesNotConform => "#b3261e",
         _ => "#6b6b6b",
     };

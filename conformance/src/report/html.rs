@@ -48,6 +48,7 @@ pub(super) fn render(report: &Report) -> String {
                 }
                 p { (report.summary.words()) }
                 @if !report.complete { p .fail { "The run was interrupted; cases without a result are not counted." } }
+                @for stale in &report.stale_baseline { p .fail { "stale baseline: " (stale) } }
                 @for (chapter, results) in report.chapters() {
                     h2 { (chapter) " " span .dim { (Summary::of(results).words()) } }
                     @for result in results { (case(result)) }
@@ -65,7 +66,7 @@ fn case(result: &CaseResult) -> Markup {
         ("observed", &result.observed),
     ];
     html! {
-        details id=(result.case) open[result.verdict.needs_a_look()] {
+        details id=(result.case) open[result.verdict.needs_a_look() && result.known.is_none()] {
             summary {
                 span class={ "v " (result.verdict.as_str()) } { (result.verdict.as_str()) }
                 code { (result.case) }
@@ -76,6 +77,7 @@ fn case(result: &CaseResult) -> Markup {
                     dt { (id) }
                     dd { (catalogue().get(id).map_or("", |requirement| requirement.text.as_str())) }
                 }
+                @if let Some(reason) = &result.known { dt { "known" } dd { (reason) } }
                 @for (word, side) in sides {
                     @if let Some(side) = side { dt { (word) } dd { (side) } }
                 }

@@ -21,6 +21,7 @@ pub(super) fn render(report: &Report) -> String {
 
 fn case(result: &CaseResult) -> TestCase {
     let mut status = match result.verdict {
+        _ if result.known.is_some() => TestCaseStatus::skipped(),
         Verdict::Pass | Verdict::Warn => TestCaseStatus::success(),
         Verdict::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
         Verdict::Inconclusive | Verdict::HarnessError => TestCaseStatus::non_success(NonSuccessKind::Error),
@@ -42,6 +43,9 @@ fn case(result: &CaseResult) -> TestCase {
     case.set_classname(result.chapter())
         .set_time(Duration::from_millis(result.duration_ms));
     case.add_property(Property::new("verdict", result.verdict.as_str()));
+    if let Some(reason) = &result.known {
+        case.add_property(Property::new("known-failure", reason));
+    }
     case.add_property(Property::new("requirements", result.requirements.join(" ")));
     if result.verdict.needs_a_look() {
         let lines = result

@@ -23,12 +23,18 @@ pub(super) fn render(report: &Report) -> String {
     for (chapter, results) in report.chapters() {
         let _ = writeln!(text, "| {chapter} | {} |", Summary::of(results).words());
     }
+    for stale in &report.stale_baseline {
+        let _ = writeln!(text, "\nStale entry of the baseline: {}", escape(stale));
+    }
     for result in report
         .results
         .iter()
         .filter(|result| result.verdict.needs_a_look())
     {
         let _ = writeln!(text, "\n## {}: {}\n", result.verdict, result.case);
+        if let Some(reason) = &result.known {
+            let _ = writeln!(text, "Known and expected: {}\n", escape(reason));
+        }
         for id in result.requirements {
             let sentence = catalogue()
                 .get(id)
@@ -51,7 +57,7 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 /// What was observed is text: it makes no markup and stays on its line.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

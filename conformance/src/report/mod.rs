@@ -3,7 +3,7 @@
 mod badge;
 mod html;
 mod junit;
-mod markdown;
+pub(crate) mod markdown;
 mod output;
 pub mod terminal;
 
@@ -16,7 +16,7 @@ use local_daemon_harness::process::Launch;
 use local_daemon_harness::proof::sha256_hex;
 use local_daemon_harness::transcript::Event;
 use local_daemon_spec::{Profile, Role};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 use crate::manifest::Manifest;
@@ -49,12 +49,14 @@ pub struct Report {
     pub host: HostFacts,
     /// In the order of the specification.
     pub results: Vec<CaseResult>,
-    /// How many results bear each verdict.
+    /// How many results bear each verdict, known failures among them.
     pub summary: Summary,
+    /// Entries of the baseline that are no longer so, with why.
+    pub stale_baseline: Vec<String>,
 }
 
 /// What is known of the subject.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubjectFacts {
     /// The manifest's name for it.
     pub name: String,
@@ -97,6 +99,9 @@ pub struct CaseResult {
     pub engine: Option<String>,
     /// What came of it.
     pub verdict: Verdict,
+    /// Why a failure is known and expected, where the baseline says so.
+    #[serde(rename = "known_failure")]
+    pub known: Option<String>,
     /// How long it took.
     pub duration_ms: u64,
     /// What was arranged and seen to hold.
@@ -107,6 +112,9 @@ pub struct CaseResult {
     pub observed: Option<String>,
     /// What happened, without secrets.
     pub transcript: Vec<Event>,
+    /// Whether it ended because the subject was not ready when it had to be. Its verdict says so in words.
+    #[serde(skip)]
+    pub never_ready: bool,
 }
 
 impl CaseResult {
@@ -119,11 +127,13 @@ impl CaseResult {
             role: case.role,
             engine: None,
             verdict,
+            known: None,
             duration_ms: 0,
             precondition: None,
             expected: None,
             observed: None,
             transcript: Vec::new(),
+            never_ready: false,
         }
     }
 
@@ -230,13 +240,28 @@ impl Report {
             },
             summary: Summary::of(&results),
             results,
+            stale_baseline: Vec::new(),
         }
     }
 
-    /// How the run ends.
+    /// How the run ends. A known failure fails it as little as a pass does; an entry of the baseline that is no longer so
+    /// does, unless something graver happened.
     pub fn exit_code(&self, strict: bool) -> ExitCode {
-        let verdicts: Vec<Verdict> = self.results.iter().map(|result| result.verdict).collect();
-        ExitCode::of(&verdicts, self.complete, strict)
+        let counted = |result: &CaseResult| result.known.as_ref().map_or(result.verdict, |_| Verdict::Pass);
+        let verdicts: Vec<Verdict> = self.results.iter().map(counted).collect();
+        match ExitCode::of(&verdicts, self.complete, strict) {
+            graver @ (ExitCode::Interrupted | ExitCode::DoesNotConform | ExitCode::Fault) => graver,
+            _ if !self.stale_baseline.is_empty() => ExitCode::StaleBaseline,
+            other => other,
+        }
+    }
+
+    /// How many failures are known.
+    pub fn known(&self) -> usize {
+        self.results
+            .iter()
+            .filter(|result| result.known.is_some())
+            .count()
     }
 
     /// The results by chapter, in their order.
@@ -249,12 +274,14 @@ impl Report {
     /// One word for the whole: what a badge says.
     pub fn headline(&self) -> &'static str {
         match self.exit_code(false) {
+            ExitCode::Conforms if self.known() > 0 => "conforms but for known failures",
             ExitCode::Conforms => "conforms",
             ExitCode::DoesNotConform => "does not conform",
             ExitCode::Undecided => "undecided",
             ExitCode::NothingSelected => "nothing judged",
             ExitCode::Interrupted => "interrupted",
-            ExitCode::Fault | ExitCode::StaleBaseline => "suite fault",
+            ExitCode::StaleBaseline => "stale baseline",
+            ExitCode::Fault => "suite fault",
         }
     }
 }
@@ -265,7 +292,7 @@ impl SubjectFacts {
         Self {
             name: manifest.subject.name.clone(),
             version: version(&manifest.subject.version),
-            sha256: digest(manifest.program()),
+            sha256: manifest.program().and_then(digest),
         }
     }
 }

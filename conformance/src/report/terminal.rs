@@ -75,10 +75,24 @@ pub fn render(report: &Report, style: Style) -> String {
     for result in report
         .results
         .iter()
-        .filter(|result| result.verdict.needs_a_look())
+        .filter(|result| result.verdict.needs_a_look() && result.known.is_none())
     {
         text.push('\n');
         render_result(&mut text, result, style);
+    }
+    for result in &report.results {
+        if let Some(reason) = &result.known {
+            let verdict = style.verdict(result.verdict);
+            let _ = writeln!(text, "\nknown {verdict} {}\n  {}", result.case, clean(reason));
+        }
+    }
+    for stale in &report.stale_baseline {
+        let _ = writeln!(
+            text,
+            "\n{} {}",
+            style.paint("1;31", "STALE BASELINE"),
+            clean(stale)
+        );
     }
     let _ = writeln!(
         text,
@@ -137,7 +151,7 @@ fn render_result(text: &mut String, result: &CaseResult, style: Style) {
 }
 
 /// What a subject said must not steer the terminal.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     if text.chars().any(char::is_control) {
         printable(text.as_bytes())
     } else {

@@ -12,7 +12,7 @@ use super::{displace, displaced_for_good, drained};
 use crate::case::{Outcome, Stop};
 use crate::cases::scene::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
-    record_in, signal,
+    record_in, signal, stays,
 };
 use crate::stage::{Daemon, Live, Stage, Start};
 
@@ -30,7 +30,9 @@ fn taken_over_while_stopped(
 
 pub(super) fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
-    let (_second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
+    let (second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
+    // Longer than any interval at which it looks: a pause that it can notice.
+    stays(stage, &second, NOTICED, "beside a stopped predecessor")?;
     successor_is_left_alone(stage, &first, &new)
 }
 

@@ -57,19 +57,21 @@ pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
 
 pub(super) fn displaced_at_once(stage: &mut Stage) -> Outcome {
     stage.expect("an idle daemon is gone 100 ms after a displacement");
-    let mut best = Duration::MAX;
+    let mut delays = Vec::new();
     for _ in 0..3 {
         let (daemon, _) = stage.launch_ready()?;
+        // At any moment of an interval at which it may look.
+        let moment = Duration::from_millis(100 + stage.rng().below(1_000));
+        stays(stage, &daemon, moment, "by itself")?;
         let at = displace(stage, &Rival::new()?)?;
         let deadline = stage.stand_down_deadline() + SLACK;
         let exit = exits(stage, &daemon, deadline, "a displacement")?;
-        best = best.min(exit.at.saturating_duration_since(at));
+        delays.push(exit.at.saturating_duration_since(at));
     }
-    stage.observed(format!("the fastest exit came after {} ms", best.as_millis()));
-    stage.ensure(
-        best <= Duration::from_millis(100),
-        format!("{} ms", best.as_millis()),
-    )
+    // One may be late on a busy host, and one may be in time by chance.
+    delays.sort_unstable();
+    stage.observed(format!("the exits came after {delays:?}"));
+    stage.ensure(delays[1] <= Duration::from_millis(100), format!("{delays:?}"))
 }
 
 pub(super) fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {

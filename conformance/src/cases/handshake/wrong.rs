@@ -58,7 +58,7 @@ fn respelt(text: &str) -> String {
 }
 
 /// Values of `Authorization` that are not the bearer and look like it.
-pub(super) fn wrong_bearers(credential: &Credential) -> Vec<(&'static str, String)> {
+pub(in crate::cases) fn wrong_bearers(credential: &Credential) -> Vec<(&'static str, String)> {
     let text = credential.text();
     let flipped = |byte: usize, bit: u8| {
         let mut bytes = *credential.bytes();
@@ -130,7 +130,7 @@ pub(super) fn wrong_bearers(credential: &Credential) -> Vec<(&'static str, Strin
 }
 
 /// Bytes that are no good request. The boolean says that the client ends its side after them.
-pub(super) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'static str, Vec<u8>, bool)> {
+pub(in crate::cases) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'static str, Vec<u8>, bool)> {
     let good = String::from_utf8_lossy(&bearing(live).bytes()).into_owned();
     let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
     let with = |header: &str| good.replacen("\r\n", &format!("\r\n{header}\r\n"), 1);
@@ -265,10 +265,17 @@ fn decoded(text: &str) -> Vec<u8> {
 
 /// Proofs of a good nonce with a wrong MAC.
 pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
-    let (authority, nonce) = (live.target.authority.as_str(), proof::nonce());
+    let authority = live.target.authority.as_str();
     let key = &live.credential;
-    let right = proof::client_mac(key, authority, &nonce);
-    let bytes = decoded(&right);
+    // One MAC in 256 ends with a byte of zeros, and would be right with its last byte put to zero.
+    let (nonce, right, bytes) = loop {
+        let nonce = proof::nonce();
+        let right = proof::client_mac(key, authority, &nonce);
+        let bytes = decoded(&right);
+        if bytes[31] != 0 {
+            break (nonce, right, bytes);
+        }
+    };
     let mut macs: Vec<(String, String)> = Vec::new();
     for (byte, bit) in [
         (0, 0x80),
@@ -309,6 +316,10 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
         other(
             "a key of zeros",
             proof::client_mac(&Credential::from_bytes([0; 32]), authority, &nonce),
+        ),
+        other(
+            "the credential's text as the key",
+            proof::client_mac_under(key.text().as_bytes(), authority, &nonce),
         ),
         other(
             "the daemon's label, of no body",

@@ -1,0 +1,270 @@
+//! Who else touches the record, and the process: chapter 06.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::{FakeDaemon, Squatter, response};
+use local_daemon_harness::files::{FileEventKind, Watch};
+use local_daemon_harness::http::HANDSHAKE;
+use local_daemon_harness::proof::random_hex;
+use local_daemon_harness::record::{Record, Url, write_new};
+use local_daemon_harness::wait::ms;
+
+use super::super::scene::{DeadPort, NOBODYS_PID, changes};
+use super::outcomes::{WITHOUT_SPAWN, arrange, look};
+use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play, publish, squat};
+use crate::case::{Case, Outcome};
+use crate::stage::{Call, Command, Stage};
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[
+    Case::client(
+        "convergence/clients-leave-the-record",
+        &["CONV-29"],
+        "A connect ends in each outcome, and calls that may spawn have children that fail and hang, beside a stale, a \
+         stranger's and a malformed record and a taken file: neither is removed, renamed or written.",
+        clients_leave_the_record,
+    ),
+    Case::client(
+        "convergence/repair-leaves-what-answers-or-is-silent",
+        &["CONV-29", "CONV-30"],
+        "A repair meets a record whose daemon does not answer, is draining, and whose address answers as a stranger: none \
+         of these was refused, and the record stays (reddb-io/red-skills#3186).",
+        repair_leaves_what_is_silent,
+    ),
+    Case::client(
+        "convergence/repair-takes-a-stale-record-off",
+        &["CONV-30"],
+        "A repair meets a record whose address refuses, and one that is replaced by another daemon's as it is looked at: \
+         what a repair removes, it takes off and verifies first.",
+        repair_takes_a_stale_record_off,
+    ),
+    Case::client(
+        "convergence/clients-signal-nobody",
+        &["CONV-31"],
+        "The record names a process that has nothing to do with it, in every state of the record, and the client connects, \
+         spawns, stops, stops by force, restarts and repairs: the process lives (jupyter_server 2.21).",
+        clients_signal_nobody,
+    )
+    .deadline_s(60),
+    Case::client(
+        "convergence/a-forced-stop-needs-the-proven-pid",
+        &["CONV-31"],
+        "A proven daemon gives another pid than its record, and does not stop: a forced stop signals neither the recorded \
+         nor the told process.",
+        a_forced_stop_needs_the_proven_pid,
+    ),
+    Case::client(
+        "convergence/supervisor-does-not-restart-the-displaced",
+        &["CONV-32"],
+        "A supervised daemon is displaced and ends with status 20: it is not started again (opencode#35455).",
+        supervisor_does_not_restart_the_displaced,
+    ),
+];
+
+fn clients_leave_the_record(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("no change of the record and of the taken file");
+    let name = stage.manifest().binding.registration.clone();
+    let taken = format!("{name}.taken-{}-1", random_hex::<16>());
+    let port = DeadPort::new()?;
+    let dead = Record::new(Url::of(port.address), NOBODYS_PID);
+    write_new(&stage.state_dir().join(&taken), dead.to_json().as_bytes(), 0o600)?;
+    let mut looks: Vec<(&str, Call)> = WITHOUT_SPAWN.map(|outcome| (outcome, look())).into();
+    let client = stage.client()?;
+    let mut spies = Vec::new();
+    if client.connect_or_spawn.is_some() && client.daemon.is_some() {
+        for (scene, part) in [("stale", Part::Ends(1, "no luck")), ("foreign", Part::Hangs)] {
+            let spy = Spy::named(stage, scene, part)?;
+            looks.push((scene, Call::spawn().stand(spy.program()).within(2)));
+            spies.push(spy);
+        }
+    }
+    for (scene, call) in looks {
+        let standing = arrange(stage, &world, scene, NOBODYS_PID)?;
+        untouched(stage, &name, &taken, scene, call)?;
+        drop(standing);
+        stage.arena().end_leaks();
+    }
+    world.write_credential(stage)?;
+    let (silent, _) = squat(stage, Squatter::mute())?;
+    untouched(stage, &name, &taken, "silent", look())?;
+    drop(silent);
+    super::scene::write_record(stage, b"{\"id\":")?;
+    untouched(stage, &name, &taken, "malformed", look())
+}
+
+/// Nothing happens to the record and the taken file through a call.
+fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call) -> Outcome {
+    let watch = Watch::on(stage.state_dir())?;
+    let answer = stage.ask(call)?;
+    let events = watch.events();
+    let mut changed = changes(&events, name);
+    changed.extend(changes(&events, taken));
+    stage.ensure(
+        changed.is_empty(),
+        format!("{scene}: {}: {answer}", changed.join(", ")),
+    )
+}
+
+fn repair_leaves_what_is_silent(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("the record as it was");
+    let name = stage.manifest().binding.registration.clone();
+    for scene in ["busy", "foreign", "ready", "incompatible"] {
+        let _standing = arrange(stage, &world, scene, NOBODYS_PID)?;
+        untouched(stage, &name, "", scene, Call::new(Command::Repair))?;
+    }
+    let (_silent, _) = squat(stage, Squatter::mute())?;
+    untouched(stage, &name, "", "silent", Call::new(Command::Repair))?;
+    let (_stopped, _) = squat(stage, Squatter::backlog_only())?;
+    untouched(stage, &name, "", "stopped", Call::new(Command::Repair))
+}
+
+fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
+    let (_world, good) = furnished(stage)?;
+    stage.expect("the stale record renamed away before it is removed; the new one in its place at the end");
+    let name = stage.manifest().binding.registration.clone();
+    let port = DeadPort::new()?;
+    publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
+    let watch = Watch::on(stage.state_dir())?;
+    let answer = stage.ask(Call::new(Command::Repair))?;
+    let deleted = watch
+        .events()
+        .iter()
+        .any(|event| event.kind == FileEventKind::Deleted && event.name == *name);
+    stage.ensure(
+        !deleted,
+        format!("the record was removed without a look at what it is: {answer}"),
+    )?;
+    // Whatever a repair does to a record, one that comes meanwhile has to be there in the end.
+    let stale = Record::new(Url::of(port.address), NOBODYS_PID);
+    publish(stage, &stale)?;
+    let (path, bytes) = (stage.record_path(), good.record.to_json());
+    let mut comes = Some(move || local_daemon_harness::record::replace(&path, bytes.as_bytes(), 0o600));
+    let at_lock = stage.state_dir().to_owned();
+    let came = Watch::each_with_opens(&at_lock, move |event| {
+        let read = event.kind == FileEventKind::Opened && event.name == *name;
+        if let Some(comes) = comes.take_if(|_| read) {
+            let _ = comes();
+        }
+    })?;
+    let answer = stage.ask(Call::new(Command::Repair))?;
+    drop(came);
+    let there = stage.find(stage.state_dir());
+    let good = there.as_ref().is_ok_and(|live| live.record.id == good.daemon.id);
+    stage.ensure(good, format!("the record that came meanwhile is gone: {answer}"))
+}
+
+fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("the process at the recorded pid lives");
+    let client = stage.client()?;
+    let decoy = bystander(stage)?;
+    let commands = [
+        (Command::Connect, true),
+        (Command::Stop, client.stop.is_some()),
+        (Command::ForceStop, client.force_stop.is_some()),
+        (Command::Repair, client.repair.is_some()),
+        (Command::Spawn, client.connect_or_spawn.is_some()),
+        (Command::Restart, client.restart.is_some()),
+    ];
+    for (command, _) in commands.into_iter().filter(|(_, there)| *there) {
+        for scene in ["stale", "foreign", "incompatible", "invalid", "ready"] {
+            // It proves itself, tells this very pid, and refuses to stop: only a forced stop may end it.
+            if matches!(scene, "ready" | "incompatible") && command == Command::ForceStop {
+                continue;
+            }
+            let _standing = arrange(stage, &world, scene, decoy.pid())?;
+            let caller = stage.call(Call::new(command))?;
+            // A restart may take longer than a connect; what it has signalled by then is enough.
+            stage.answer_by(&caller, caller.began + Duration::from_secs(12))?;
+            caller.kill_group();
+            stage.arena().end_leaks();
+            if let Some(exit) = decoy.exit() {
+                return stage.fail(format!(
+                    "the process at the recorded pid ended ({exit}) when its record was {scene}, by {command:?}"
+                ));
+            }
+        }
+        lives(
+            stage,
+            &decoy,
+            &format!("when its record was one of these, by {command:?}"),
+        )?;
+    }
+    let (_silent, record) = squat(stage, Squatter::mute())?;
+    let pid = i32::try_from(decoy.pid()).unwrap_or(i32::MAX);
+    publish(stage, &Record { pid, ..record })?;
+    let mut callers = vec![(Command::Connect, stage.call(Call::connect())?)];
+    for (command, there) in commands {
+        if there && matches!(command, Command::Stop | Command::ForceStop) {
+            callers.push((command, stage.call(Call::new(command))?));
+        }
+    }
+    for (command, caller) in callers {
+        stage.answer_by(&caller, caller.began + Duration::from_secs(12))?;
+        lives(
+            stage,
+            &decoy,
+            &format!("when its record's daemon was silent, by {command:?}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("both processes live");
+    if stage.client()?.force_stop.is_none() {
+        return stage.not_applicable("the manifest has no `client.force_stop`");
+    }
+    let (recorded, told) = (bystander(stage)?, bystander(stage)?);
+    let daemon = FakeDaemon {
+        pid: told.pid(),
+        ..world.daemon()
+    };
+    let id = daemon.id.clone();
+    // It takes the request to stop, and stays.
+    let stays = Squatter::responding(move |seen, address| {
+        if seen.target == HANDSHAKE {
+            daemon.answer(seen, address)
+        } else {
+            response(202, &[("Content-Type", "application/json")], b"{}")
+        }
+    });
+    let (actor, record) = squat(stage, stays)?;
+    let pid = i32::try_from(recorded.pid()).unwrap_or(i32::MAX);
+    publish(stage, &Record { id, pid, ..record })?;
+    let caller = stage.call(Call::new(Command::ForceStop))?;
+    if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
+        return stage.fail("the record's daemon was not asked");
+    }
+    stage.precondition("the daemon proves itself with another pid than its record's");
+    stage.answer_by(&caller, caller.began + Duration::from_secs(15))?;
+    lives(stage, &recorded, "although the proven daemon told another pid")?;
+    lives(stage, &told, "although the record named another pid")
+}
+
+fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
+    if stage.client()?.supervise.is_none() {
+        return stage.not_applicable("the manifest has no `client.supervise`");
+    }
+    let (world, good) = furnished(stage)?;
+    stage.expect("no second start");
+    std::fs::remove_file(stage.record_path())?;
+    drop(good);
+    let spy = Spy::new(stage, Part::WaitsAndEnds(20))?;
+    let caller = stage.call(Call::new(Command::Supervise).stand(spy.program()))?;
+    let first = spy.seen_started(stage)?;
+    let successor = play(stage, world.daemon())?;
+    publish(stage, &successor.record)?;
+    spy.release()?;
+    if !super::scene::gone(first) {
+        return stage.inconclusive("the displaced daemon does not end");
+    }
+    stage.precondition("the supervised daemon was displaced, and ended with status 20");
+    let again = spy.started_again(ms(2_000));
+    stage.ensure(!again, "the displaced daemon was started again")?;
+    caller.kill_group();
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! What a client does with the credential: chapter 04.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::Squatter;
+use local_daemon_harness::files::{EntryKind, FileEventKind, HostileReader, Sight, Snapshot, Watch};
+use local_daemon_harness::platform::Setup;
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_harness::record::{self, replace};
+use local_daemon_harness::wait::until;
+
+use super::super::scene::NOBODYS_PID;
+use super::outcomes::{WITHOUT_SPAWN, arrange, look};
+use super::scene::{Part, SOON, Spy, furnished, settled, squat};
+use crate::case::{Case, Outcome, Stop};
+use crate::stage::{Answer, Call, Command, Stage};
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[
+    Case::client(
+        "credential/client-tells-nobody",
+        &["CRED-10"],
+        "A connect ends in each outcome, and with a credential file that is damaged: what the client writes, the addresses \
+         that it asks for and the files that it leaves hold nothing of the credential.",
+        client_tells_nobody,
+    ),
+    Case::client(
+        "credential/client-tells-no-child",
+        &["CRED-10"],
+        "The arguments and the environment of the daemon that a client starts, and its log, hold nothing of the credential.",
+        client_tells_no_child,
+    ),
+    Case::client(
+        "credential/replaced-in-one-step",
+        &["CRED-14"],
+        "The credential is replaced while readers read it: they find the old one or the new one, whole, of mode 0600 from \
+         the first instant, whatever the umask is.",
+        replaced_in_one_step,
+    ),
+];
+
+/// What the client wrote holds nothing of a secret.
+fn quiet(stage: &mut Stage, answer: &Answer, secret: &[u8], when: &str) -> Outcome {
+    let told = proof::holds(&answer.stdout, secret) || proof::holds(&answer.stderr, secret);
+    stage.ensure(!told, format!("the client wrote the credential ({when})"))
+}
+
+/// No file of the arena but the credential holds a secret.
+fn unwritten(stage: &mut Stage, secret: &[u8]) -> Outcome {
+    let root = stage.arena().path().to_owned();
+    let credential = stage.credential_path();
+    for (name, entry) in Snapshot::of(&root)?.0 {
+        let path = root.join(&name);
+        if entry.facts.kind == EntryKind::File && path != credential {
+            let told = std::fs::read(&path).is_ok_and(|bytes| proof::holds(&bytes, secret));
+            stage.ensure(!told, format!("{} holds the credential", name.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn client_tells_nobody(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("the credential nowhere");
+    let secret = world.credential.bytes();
+    for outcome in WITHOUT_SPAWN {
+        let _standing = arrange(stage, &world, outcome, NOBODYS_PID)?;
+        let answer = stage.ask(look())?;
+        quiet(stage, &answer, secret, outcome)?;
+    }
+    let (squatter, _) = squat(stage, Squatter::answering(401, "{}"))?;
+    let answer = stage.ask(Call::connect())?;
+    quiet(stage, &answer, secret, "foreign")?;
+    let in_target = |target: &str| proof::holds(target.as_bytes(), secret);
+    let told = squatter
+        .ledger()
+        .requests()
+        .iter()
+        .any(|seen| in_target(&seen.target));
+    stage.ensure(!told, "the credential is in an address that was asked for")?;
+    // Damaged so that an error that quotes the file quotes the secret.
+    let text = world.credential.text();
+    for damaged in [
+        format!("{text}x\n"),
+        format!("{text}\n\n"),
+        format!("\"{text}\"\n"),
+        format!(" {text}\n"),
+    ] {
+        replace(&stage.credential_path(), damaged.as_bytes(), 0o600)?;
+        let answer = stage.ask(Call::connect())?;
+        quiet(stage, &answer, secret, "with a damaged credential file")?;
+        let cut = answer.text().contains(&text[..20]) || answer.text().contains(&text[23..]);
+        stage.ensure(
+            !cut,
+            "the client wrote a part of the credential, with a damaged credential file",
+        )?;
+    }
+    unwritten(stage, secret)
+}
+
+fn client_tells_no_child(stage: &mut Stage) -> Outcome {
+    let (world, good) = furnished(stage)?;
+    stage.expect("the credential neither in arguments and environment nor in a file");
+    let secret = world.credential.bytes();
+    drop(good);
+    let spy = Spy::new(stage, Part::Hangs)?;
+    let caller = stage.call(Call::spawn().stand(spy.program()).within(2))?;
+    let pid = spy.seen_started(stage)?;
+    let Some(child) = settled(pid) else {
+        return Err(Stop::Fault("the spy is not there".to_owned()));
+    };
+    // What it became has the environment that it was given.
+    let environment = until(Instant::now() + SOON, Duration::from_millis(2), || {
+        Some(child.environ()).filter(|environment| !environment.is_empty())
+    });
+    let environment = environment.unwrap_or_default();
+    stage.ensure(!environment.is_empty(), "the child's environment cannot be read")?;
+    let args = spy.args(pid);
+    let told = environment
+        .iter()
+        .any(|entry| proof::holds(entry.as_encoded_bytes(), secret))
+        || proof::holds(&args, secret);
+    stage.ensure(!told, "the child was given the credential")?;
+    let answer = stage.answer(&caller)?;
+    quiet(stage, &answer, secret, "with a child that hangs")?;
+    unwritten(stage, secret)
+}
+
+fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("a finished file renamed over the name, of mode 0600 throughout");
+    let name = stage.manifest().binding.credential.clone();
+    let path = stage.credential_path();
+    let mut last = world.credential.clone();
+    for umask in [0, 0o277, 0o022] {
+        let watch = Watch::on(stage.state_dir())?;
+        let known: Arc<Credential> = Arc::new(last.clone());
+        let readers = HostileReader::start(&path, 2, move |bytes| match record::parse_credential(bytes) {
+            Some(read) if read == *known => Sight::Whole("old".to_owned()),
+            Some(_) if bytes.len() == 44 => Sight::Whole("new".to_owned()),
+            _ => Sight::Broken(format!("{} bytes", bytes.len())),
+        });
+        let setup = Setup {
+            umask: Some(umask),
+            ..Setup::default()
+        };
+        let answer = stage.ask(Call::new(Command::Rotate).setup(setup))?;
+        let report = readers.stop();
+        let new = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| record::parse_credential(&bytes));
+        let Some(new) = new else {
+            return stage.fail(format!("no credential after the replacement: {answer}"));
+        };
+        stage.transcript().hide(new.bytes());
+        stage.ensure(
+            new != last,
+            format!("the credential is the same as before: {answer}"),
+        )?;
+        quiet(stage, &answer, new.bytes(), "replacing it")?;
+        stage.precondition("the credential was replaced");
+        let events = watch.events();
+        let of_name = |kind| {
+            events
+                .iter()
+                .any(|event| event.kind == kind && event.name == *name)
+        };
+        stage.ensure(
+            of_name(FileEventKind::MovedTo),
+            "the new credential was not renamed to its name",
+        )?;
+        let written = [
+            FileEventKind::Modified,
+            FileEventKind::Created,
+            FileEventKind::Deleted,
+        ];
+        let in_place = written.into_iter().find(|kind| of_name(*kind));
+        stage.ensure(
+            in_place.is_none(),
+            format!("the credential's own name: {in_place:?}"),
+        )?;
+        let broken = report.broken + report.absent;
+        stage.ensure(
+            broken == 0,
+            format!("{broken} of {} reads found no whole credential", report.reads),
+        )?;
+        let loose = watch.loose();
+        let seen = loose
+            .first()
+            .map(|event| format!("{} {:?}", event.name.display(), event.facts));
+        stage.ensure(
+            loose.is_empty() && report.loose == 0,
+            format!("open to others: {seen:?}"),
+        )?;
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path)?) & 0o7777;
+        stage.ensure(mode == 0o600, format!("mode {mode:04o}"))?;
+        last = new;
+    }
+    Ok(())
+}

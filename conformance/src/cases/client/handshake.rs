@@ -1,0 +1,547 @@
+//! The client's side of the handshake: chapter 07.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use local_daemon_harness::actors::{Actor, Bind, FakeDaemon, FakeProof, Seen, Squatter, Taken, response};
+use local_daemon_harness::host::Host;
+use local_daemon_harness::http::HANDSHAKE;
+use local_daemon_harness::proof;
+use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
+
+use super::super::scene::{NOBODYS_PID, SLACK};
+use super::outcomes::{arrange, look};
+use super::scene::{SOON, at_first, ends_after, furnished, play, publish, ready_with, squat};
+use crate::case::{Case, Outcome, Stop};
+use crate::stage::{Call, Command, PROBE, Stage};
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[
+    Case::client(
+        "handshake/client-waits-two-seconds",
+        &["HS-24"],
+        "Listeners take the connection and say nothing, send their answer byte by byte, and stop in the middle of one: the \
+         client leaves each of them within 2 s.",
+        client_waits_two_seconds,
+    ),
+    Case::client(
+        "handshake/client-keeps-its-secret",
+        &["HS-25"],
+        "Whatever sits at the recorded address (200, a challenge for a bearer, a redirect, a silent one, wrong proofs), \
+         nothing that the client does sends it the credential in any form: jupyter server stop and opencode do.",
+        client_keeps_its_secret,
+    ),
+    Case::client(
+        "handshake/client-proves-each-connection",
+        &["HS-25"],
+        "A daemon proves itself, closes the connection, and a stranger takes its port before the next one.",
+        client_proves_each_connection,
+    ),
+    Case::client(
+        "handshake/client-believes-nothing-unproven",
+        &["HS-26"],
+        "Answers with no proof and with wrong ones say draining, another protocol, another contract: the client neither \
+         waits nor calls it incompatible.",
+        client_believes_nothing_unproven,
+    ),
+    Case::client(
+        "handshake/another-id-is-no-answer",
+        &["HS-27"],
+        "The daemon that proves itself at the recorded address is not the record's: it is neither ready nor stopped, and \
+         when the record has changed, the client goes to the daemon that is there.",
+        another_id_is_no_answer,
+    ),
+    Case::client(
+        "handshake/client-draws-fresh-nonces",
+        &["HS-28"],
+        "Every handshake of many calls, and of one call that asks several times, has a nonce of 32 bytes of its own.",
+        client_draws_fresh_nonces,
+    ),
+    Case::client(
+        "handshake/client-follows-no-redirect",
+        &["HS-29"],
+        "What answers redirects, in each way that HTTP has, to a daemon that would prove itself.",
+        client_follows_no_redirect,
+    ),
+    Case::client(
+        "handshake/client-uses-no-proxy",
+        &["HS-30"],
+        "Every variable that names a proxy names one: it sees nothing (bobmatnyc/trusty-tools#4392).",
+        client_uses_no_proxy,
+    ),
+    Case::client(
+        "handshake/client-reads-no-more-than-its-bound",
+        &["HS-31"],
+        "Proven answers of more than 64 KiB of body and of headers are not believed; a body and headers without end are \
+         not read on. A proven body of exactly 64 KiB is.",
+        client_reads_no_more_than_its_bound,
+    ),
+    Case::client(
+        "handshake/client-tries-both-families",
+        &["HS-32"],
+        "The record says `localhost`: the daemon is at 127.0.0.1 or at [::1], and nobody or a stranger at the same port of \
+         the other.",
+        client_tries_both_families,
+    ),
+    Case::client(
+        "handshake/draining-means-wait",
+        &["HS-33"],
+        "The record's daemon proves itself and is draining; its successor is published when the client has waited for a \
+         while.",
+        draining_means_wait,
+    ),
+];
+
+fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("each connection closed within 2 s");
+    let body = good.daemon.body();
+    let half = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{{", body.len());
+    let listeners = [
+        ("says nothing", Squatter::mute()),
+        ("drips", Squatter::dripping(&body, Duration::from_millis(100))),
+        (
+            "stops in the middle",
+            Squatter::responding(move |_, _| half.clone().into_bytes()),
+        ),
+    ];
+    let mut waiting = Vec::new();
+    for (what, squatter) in listeners {
+        let (actor, _) = squat(stage, squatter)?;
+        let caller = stage.call(Call::connect())?;
+        if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
+            return stage.fail(format!("the listener that {what} was not asked"));
+        }
+        waiting.push((what, actor, caller));
+    }
+    stage.precondition("each client is connected to a listener of its own");
+    // So that nobody goes from one silent listener to the next.
+    publish(stage, &good.record)?;
+    for (what, actor, caller) in waiting {
+        let closed = |taken: &[Taken]| taken[0].closed.is_some();
+        let taken = actor.ledger().wait_for(caller.began + PROBE + SLACK * 2, closed);
+        let length = taken.map(|taken| taken[0].closed.unwrap_or(taken[0].at) - taken[0].at);
+        let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
+        stage.ensure(
+            in_time,
+            format!("a listener that {what} was left after {length:?}"),
+        )?;
+        let answer = stage.answer(&caller)?;
+        ready_with(stage, &answer, &good.daemon.id)?;
+    }
+    Ok(())
+}
+
+/// Every call of the client that may meet a record, as far as it has it; those that spawn only where they meet nobody
+/// whom they would wait for.
+fn calls(stage: &mut Stage) -> Outcome<Vec<Call>> {
+    let client = stage.client()?;
+    let optional = [
+        (Command::Stop, client.stop.is_some()),
+        (Command::ForceStop, client.force_stop.is_some()),
+        (Command::Repair, client.repair.is_some()),
+        (Command::Spawn, client.connect_or_spawn.is_some()),
+    ];
+    let there = optional.into_iter().filter(|(_, there)| *there);
+    let mut calls = vec![Call::connect()];
+    calls.extend(there.map(|(command, _)| Call::new(command)));
+    Ok(calls)
+}
+
+type Squatters = Vec<(&'static str, Box<dyn Fn() -> Squatter>)>;
+
+fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("nothing of the credential at any of them");
+    let body = world.daemon().body();
+    let challenge = |scheme: &'static str| {
+        move |_: &Seen, _: SocketAddr| response(401, &[("WWW-Authenticate", scheme)], b"")
+    };
+    let wrong = |proof: FakeProof| FakeDaemon {
+        proof,
+        ..world.daemon()
+    };
+    let (none, reflected) = (wrong(FakeProof::None), wrong(FakeProof::Reflected));
+    let squatters: Squatters = vec![
+        ("200", Box::new(move || Squatter::answering(200, &body))),
+        ("a challenge for a bearer", {
+            Box::new(move || Squatter::responding(challenge("Bearer")))
+        }),
+        ("a challenge for a password", {
+            Box::new(move || Squatter::responding(challenge("Basic realm=\"x\"")))
+        }),
+        ("no proof", Box::new(move || none.clone().part())),
+        (
+            "the client's own proof",
+            Box::new(move || reflected.clone().part()),
+        ),
+    ];
+    for (what, squatter) in squatters {
+        for call in calls(stage)? {
+            let (actor, _) = squat(stage, squatter())?;
+            let caller = stage.call(call)?;
+            let Some(_) = actor.ledger().wait_request(Instant::now() + SOON) else {
+                return stage.fail(format!("{}: {what} was not asked", caller.name));
+            };
+            stage.answer(&caller)?;
+            let ledger = actor.stop();
+            let bearer = |seen: &Seen| {
+                let value = seen.header("authorization").unwrap_or_default();
+                value.to_ascii_lowercase().starts_with("bearer")
+            };
+            let told = ledger.saw_secret(&world.credential) || ledger.requests().iter().any(bearer);
+            let seen = format!("{what}: the credential was sent: {:?}", caller.argv());
+            stage.ensure(!told, seen)?;
+            stage.arena().end_leaks();
+        }
+    }
+    Ok(())
+}
+
+fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("the credential only on a connection that has proven itself");
+    let daemon = FakeDaemon {
+        closes: true,
+        ..world.daemon()
+    };
+    let id = daemon.id.clone();
+    let asked = AtomicBool::new(false);
+    let then_a_stranger = Squatter::responding(move |seen, address| {
+        if asked.swap(true, Ordering::SeqCst) {
+            response(401, &[("WWW-Authenticate", "Bearer")], b"")
+        } else {
+            daemon.answer(seen, address)
+        }
+    });
+    let (actor, record) = squat(stage, then_a_stranger)?;
+    publish(stage, &Record { id, ..record })?;
+    let caller = stage.call(Call::new(Command::Stop))?;
+    stage.answer(&caller)?;
+    let connections = actor.stop().connections();
+    let handshake = connections
+        .first()
+        .and_then(|taken| taken.requests().into_iter().next());
+    let proven = handshake
+        .as_ref()
+        .is_some_and(|seen| seen.target == HANDSHAKE && seen.header("authorization").is_some());
+    if !proven {
+        return stage.fail("the client did not ask the record's daemon for a proof");
+    }
+    stage.precondition("the record's daemon proved itself and closed the connection");
+    let told = |taken: &Taken| proof::holds(&taken.bytes(), world.credential.bytes());
+    let later = connections.iter().skip(1).any(told);
+    stage.ensure(
+        !later,
+        "the credential was sent on a later connection, to a stranger",
+    )
+}
+
+fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("foreign, at once");
+    let daemon = world.daemon();
+    let says = [
+        (
+            "draining",
+            FakeDaemon {
+                state: "draining".to_owned(),
+                ..daemon.clone()
+            },
+        ),
+        (
+            "another protocol",
+            FakeDaemon {
+                protocol: "another/1".to_owned(),
+                ..daemon.clone()
+            },
+        ),
+        (
+            "another contract",
+            FakeDaemon {
+                members: serde_json::Map::from_iter([("spec".to_owned(), "local-daemon/2".into())]),
+                ..daemon
+            },
+        ),
+    ];
+    let proofs = [
+        FakeProof::None,
+        FakeProof::Wrong,
+        FakeProof::OtherBody,
+        FakeProof::Reflected,
+    ];
+    for (what, daemon) in says {
+        for proof in proofs {
+            let played = play(
+                stage,
+                FakeDaemon {
+                    proof,
+                    ..daemon.clone()
+                },
+            )?;
+            publish(stage, &played.record)?;
+            let answer = stage.ask(look().within(2))?;
+            ends_after(stage, &answer, "foreign", &format!("{what} with proof {proof:?}"))?;
+        }
+    }
+    let twice = world.daemon();
+    let twice = Squatter::responding(move |seen, address| {
+        let text = String::from_utf8_lossy(&twice.answer(seen, address)).into_owned();
+        let proof = text
+            .lines()
+            .find(|line| line.starts_with(proof::SCHEME))
+            .unwrap_or_default();
+        text.replacen(proof, &format!("{proof}\r\n{proof}"), 1)
+            .into_bytes()
+    });
+    let (_actor, _) = squat(stage, twice)?;
+    let answer = stage.ask(look().within(2))?;
+    ends_after(stage, &answer, "foreign", "a right proof twice")
+}
+
+fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("not ready, and nothing sent to it but handshakes");
+    let record = Record::new(good.actor.url(), NOBODYS_PID);
+    publish(stage, &record)?;
+    let mut calls = vec![Call::connect()];
+    let client = stage.client()?;
+    calls.extend(client.stop.is_some().then(|| Call::new(Command::Stop)));
+    calls.extend(client.force_stop.is_some().then(|| Call::new(Command::ForceStop)));
+    for call in calls {
+        let caller = stage.call(call)?;
+        let answer = stage.answer(&caller)?;
+        let seen = format!("a daemon of another id is taken for the record's: {answer}");
+        stage.ensure(answer.outcome != "ready", seen)?;
+        let requests = good.actor.ledger().requests();
+        let other = requests.iter().find(|seen| seen.target != HANDSHAKE);
+        let other = other.map(|seen| format!("{} {}", seen.method, seen.target));
+        stage.ensure(
+            other.is_none(),
+            format!("a daemon of another id was sent {other:?}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
+    const CALLS: usize = 24;
+    let (world, good) = furnished(stage)?;
+    stage.expect("no two alike, and no byte that is always the same");
+    for _ in 0..CALLS {
+        stage.ask(Call::connect())?;
+    }
+    let mut requests = good.actor.stop().requests();
+    // One call that has to ask twice: at its first question the record changes to the id that answers.
+    let (other, path) = (world.daemon(), stage.record_path());
+    let answers = other.clone();
+    let twice = at_first(
+        move |address| {
+            let _ = replace(&path, other.record(address).to_json().as_bytes(), 0o600);
+        },
+        move |seen, address| answers.answer(seen, address),
+    );
+    let actor = twice.start(Bind::V4)?;
+    publish(stage, &Record::new(actor.url(), NOBODYS_PID))?;
+    stage.ask(Call::connect())?;
+    requests.extend(actor.stop().requests());
+    let mut nonces = Vec::new();
+    for seen in &requests {
+        let value = seen.header("authorization").unwrap_or_default();
+        let Some(proof) = proof::parse_authorization(value) else {
+            return stage.fail("a handshake holds no proof with a nonce of 32 bytes");
+        };
+        nonces.push(URL_SAFE_NO_PAD.decode(&proof.nonce).unwrap_or_default());
+    }
+    if nonces.len() < CALLS {
+        return stage.inconclusive(format!("only {} handshakes", nonces.len()));
+    }
+    let distinct: BTreeSet<&Vec<u8>> = nonces.iter().collect();
+    stage.ensure(
+        distinct.len() == nonces.len(),
+        format!("{} nonces in {} handshakes", distinct.len(), nonces.len()),
+    )?;
+    for place in 0..32 {
+        let values: BTreeSet<u8> = nonces
+            .iter()
+            .filter_map(|nonce| nonce.get(place).copied())
+            .collect();
+        let seen = format!(
+            "byte {place} has only {} values in {} nonces",
+            values.len(),
+            nonces.len()
+        );
+        stage.ensure(values.len() > 3, seen)?;
+    }
+    Ok(())
+}
+
+fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("foreign, and nothing sent to where the redirect leads");
+    let heard = good.actor.ledger().connections().len();
+    let location = format!("{}{HANDSHAKE}", good.actor.url().text());
+    for status in [301, 302, 303, 307, 308] {
+        let answer = response(status, &[("Location", &location)], b"");
+        let (_actor, record) = squat(stage, Squatter::responding(move |_, _| answer.clone()))?;
+        // The redirect leads to the very daemon of the record's id.
+        let id = good.daemon.id.clone();
+        publish(stage, &Record { id, ..record })?;
+        let answer = stage.ask(Call::connect())?;
+        let more = good.actor.ledger().connections().len() - heard;
+        stage.ensure(more == 0, format!("{status} was followed: {answer}"))?;
+        ends_after(stage, &answer, "foreign", &format!("after status {status}"))?;
+    }
+    Ok(())
+}
+
+fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("ready, and nothing sent to the proxy");
+    let trap = Squatter::answering(502, "{}")
+        .noted(stage.transcript(), "proxy")
+        .start(Bind::V4)?;
+    let url = trap.url().text().to_owned();
+    let mut call = Call::connect();
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        call = call.var(name, &url).var(name.to_uppercase(), &url);
+    }
+    for name in ["no_proxy", "NO_PROXY"] {
+        call = call.var(name, "");
+    }
+    // Node asks its users to ask for it.
+    let answer = stage.ask(call.var("NODE_USE_ENV_PROXY", "1"))?;
+    let seen = trap.ledger().connections().len();
+    stage.ensure(seen == 0, format!("{seen} connections to the proxy"))?;
+    ready_with(stage, &answer, &good.daemon.id)
+}
+
+fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
+    /// What the system itself may take of an answer that nobody reads, and then some.
+    const BUFFERS: u64 = 32 * 1024 * 1024;
+    let (world, _good) = furnished(stage)?;
+    stage.expect("ready for 64 KiB; not for a byte more, nor for larger headers; no reading on");
+    let daemon = world.daemon();
+    let long = |length| FakeDaemon {
+        length,
+        ..daemon.clone()
+    };
+    let header = ("X-Padding".to_owned(), "x".repeat(MOST_BYTES + 1));
+    let headers = FakeDaemon {
+        headers: vec![header],
+        ..daemon.clone()
+    };
+    let scenes = [
+        ("a body of 64 KiB", long(MOST_BYTES), true),
+        ("a body of 64 KiB and a byte", long(MOST_BYTES + 1), false),
+        ("a body of 1 MiB", long(1024 * 1024), false),
+        ("headers of more than 64 KiB", headers, false),
+    ];
+    for (what, daemon, good) in scenes {
+        let played = play(stage, daemon)?;
+        publish(stage, &played.record)?;
+        let answer = stage.ask(Call::connect())?;
+        let seen = format!("a proven answer with {what}: {answer}");
+        stage.ensure((answer.outcome == "ready") == good, seen)?;
+    }
+    let floods = [
+        ("a body", Squatter::flooding()),
+        ("headers", Squatter::flooding_headers()),
+    ];
+    for (what, squatter) in floods {
+        let (actor, _) = squat(stage, squatter)?;
+        let answer = stage.ask(Call::connect())?;
+        let sent = actor.stop().connections().iter().map(|taken| taken.sent).max();
+        let sent = sent.unwrap_or_default();
+        let seen = format!("of {what} without end, {sent} bytes were taken: {answer}");
+        stage.ensure(sent < BUFFERS && answer.outcome != "ready", seen)?;
+    }
+    Ok(())
+}
+
+/// Two actors at one port, of 127.0.0.1 and of `[::1]`.
+fn both_families(v4: impl Fn() -> Squatter, v6: impl Fn() -> Squatter) -> Outcome<(Actor, Actor)> {
+    let mut last = None;
+    for _ in 0..50 {
+        let actor = v4().start(Bind::V4)?;
+        let port = actor.address().port();
+        match v6().start(Bind::At(SocketAddr::from((Ipv6Addr::LOCALHOST, port)))) {
+            Ok(other) => return Ok((actor, other)),
+            // Somebody has that port of the other family.
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(Stop::Fault(format!("no port of both families: {last:?}")))
+}
+
+type Part<'a> = &'a dyn Fn() -> Squatter;
+
+fn client_tries_both_families(stage: &mut Stage) -> Outcome {
+    if !Host::look().ipv6 {
+        return stage.untestable("this host has no `[::1]`");
+    }
+    let (world, _good) = furnished(stage)?;
+    stage.expect("ready with the daemon, whichever of the two it is");
+    let stranger: Part<'_> = &|| Squatter::answering(401, "{}");
+    let liar: Part<'_> = &|| Squatter::answering(200, "{}");
+    let closing: Part<'_> = &Squatter::closing;
+    let silent: Part<'_> = &Squatter::mute;
+    let scenes = [
+        ("401", stranger, Ipv4Addr::LOCALHOST.into()),
+        ("401", stranger, Ipv6Addr::LOCALHOST.into()),
+        ("200", liar, Ipv4Addr::LOCALHOST.into()),
+        ("200", liar, Ipv6Addr::LOCALHOST.into()),
+        ("closes", closing, Ipv4Addr::LOCALHOST.into()),
+        ("closes", closing, Ipv6Addr::LOCALHOST.into()),
+        ("silent", silent, std::net::IpAddr::from(Ipv6Addr::LOCALHOST)),
+    ];
+    for (what, other, at) in scenes {
+        let daemon = world.daemon();
+        let answers = || {
+            let daemon = daemon.clone();
+            Squatter::responding(move |seen, address| {
+                let authority = Some(format!("localhost:{}", address.port()));
+                let daemon = FakeDaemon {
+                    authority,
+                    ..daemon.clone()
+                };
+                daemon.answer(seen, address)
+            })
+        };
+        let actors = if at.is_ipv4() {
+            both_families(answers, other)?
+        } else {
+            both_families(other, answers)?
+        };
+        let url = Url::parse(&format!("http://localhost:{}", actors.0.address().port()));
+        let url = url.ok_or_else(|| Stop::Fault("no URL of localhost".to_owned()))?;
+        let record = Record {
+            url,
+            ..daemon.record(actors.0.address())
+        };
+        publish(stage, &record)?;
+        let answer = stage.ask(Call::connect())?;
+        let seen = format!("the daemon at {at}, and at the other address one that is {what}: {answer}");
+        let ready = answer.outcome == "ready" && answer.id.as_ref() == Some(&daemon.id);
+        stage.ensure(ready, seen)?;
+    }
+    Ok(())
+}
+
+fn draining_means_wait(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("no answer while it drains, and ready with the successor");
+    let _standing = arrange(stage, &world, "busy", NOBODYS_PID)?;
+    let caller = stage.call(Call::connect())?;
+    if let Some(exit) = caller.wait_exit(Instant::now() + Duration::from_millis(700)) {
+        return stage.fail(format!("the client did not wait: {exit}"));
+    }
+    let successor = play(stage, world.daemon())?;
+    publish(stage, &successor.record)?;
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &successor.daemon.id)
+}

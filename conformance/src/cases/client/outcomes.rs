@@ -1,0 +1,74 @@
+//! A scene for each outcome of a connect.
+
+use std::any::Any;
+use std::os::unix::fs::PermissionsExt as _;
+
+use local_daemon_harness::actors::{FakeDaemon, Squatter};
+use local_daemon_harness::record::{Record, Url};
+
+use super::super::scene::DeadPort;
+use super::scene::{World, play, publish, squat};
+use crate::case::{Outcome, Stop};
+use crate::stage::{Call, Stage};
+
+/// What keeps a scene standing.
+pub(super) type Standing = Vec<Box<dyn Any>>;
+
+/// The outcomes of a connect that does not spawn.
+pub(super) const WITHOUT_SPAWN: [&str; 7] = [
+    "ready",
+    "absent",
+    "stale",
+    "busy",
+    "foreign",
+    "incompatible",
+    "invalid",
+];
+
+/// Arranges the state directory so that a connect has to end in `outcome`, with `pid` in every record.
+pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> Outcome<Standing> {
+    world.write_credential(stage)?;
+    if stage.record_path().exists() {
+        std::fs::remove_file(stage.record_path())?;
+    }
+    let published = |daemon: FakeDaemon| -> Outcome<Standing> {
+        let played = play(stage, FakeDaemon { pid, ..daemon })?;
+        publish(stage, &played.record)?;
+        Ok(vec![Box::new(played)])
+    };
+    let daemon = world.daemon();
+    match outcome {
+        "ready" => published(daemon),
+        "absent" => Ok(Vec::new()),
+        "stale" => {
+            let port = DeadPort::new()?;
+            publish(stage, &Record::new(Url::of(port.address), pid))?;
+            Ok(vec![Box::new(port)])
+        }
+        "busy" => published(FakeDaemon {
+            state: "draining".to_owned(),
+            ..daemon
+        }),
+        "foreign" => {
+            let (actor, record) = squat(stage, Squatter::answering(200, "{}"))?;
+            let pid = i32::try_from(pid).unwrap_or(i32::MAX);
+            publish(stage, &Record { pid, ..record })?;
+            Ok(vec![Box::new(actor)])
+        }
+        "incompatible" => published(FakeDaemon {
+            protocol: "another/1".to_owned(),
+            ..daemon
+        }),
+        "invalid" => {
+            let standing = published(daemon)?;
+            std::fs::set_permissions(stage.credential_path(), std::fs::Permissions::from_mode(0o644))?;
+            Ok(standing)
+        }
+        other => Err(Stop::Fault(format!("no scene for {other}"))),
+    }
+}
+
+/// A connect that does not spawn, which waits for a draining daemon only as long as it has to.
+pub(super) fn look() -> Call {
+    Call::connect().within(1)
+}

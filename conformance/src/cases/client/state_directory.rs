@@ -1,0 +1,377 @@
+//! The client's side of the state directory: chapter 02.
+
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
+use local_daemon_harness::platform::{self, Setup, make_fifo};
+use local_daemon_harness::record::{MOST_BYTES, replace};
+
+use super::scene::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
+use crate::case::{Case, Outcome, Stop};
+use crate::stage::{Call, Command, Stage};
+
+/// The cases of the chapter.
+pub(crate) const CASES: &[Case] = &[
+    Case::client(
+        "state-directory/client-goes-by-the-rule",
+        &["DIR-3"],
+        "Daemons are published in the directory that an option names, in that of `LOCAL_DAEMON_STATE_DIR`, below \
+         `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs.",
+        client_goes_by_the_rule,
+    ),
+    Case::client(
+        "state-directory/client-makes-it-for-its-owner-alone",
+        &["DIR-16"],
+        "A client that may spawn makes the state directory, a lock and a log under the umasks 000 and 022: mode 0700 and \
+         0600 from the first instant.",
+        client_makes_it_private,
+    ),
+    Case::client(
+        "state-directory/client-refuses-links",
+        &["DIR-14"],
+        "State directory, credential and record are symbolic links to good ones.",
+        client_refuses_links,
+    ),
+    Case::client(
+        "state-directory/client-refuses-other-kinds",
+        &["DIR-14"],
+        "State directory, credential and record are of another kind: a file, a directory, a FIFO.",
+        client_refuses_other_kinds,
+    ),
+    Case::client(
+        "state-directory/client-refuses-open-modes",
+        &["DIR-14"],
+        "State directory, credential and record have one permission bit for the group or for others.",
+        client_refuses_open_modes,
+    ),
+    Case::client(
+        "state-directory/client-refuses-other-owners",
+        &["DIR-14"],
+        "State directory, credential and record belong to another user.",
+        client_refuses_other_owners,
+    ),
+    Case::client(
+        "state-directory/client-refuses-large-files",
+        &["DIR-14"],
+        "Credential and record are longer than 64 KiB by one byte of white space, and by far.",
+        client_refuses_large_files,
+    ),
+];
+
+/// The directory is made with its parents, for its owner alone.
+fn make(path: &Path) -> Outcome {
+    let mut builder = std::fs::DirBuilder::new();
+    Ok(builder.recursive(true).mode(0o700).create(path)?)
+}
+
+/// A daemon of its own in the state directory at `path`.
+fn daemon_at(stage: &Stage, world: &World, path: &Path) -> Outcome<Played> {
+    let name = |own: &Path| own.file_name().unwrap_or_default().to_owned();
+    make(path)?;
+    let played = play(stage, world.daemon())?;
+    let credential = format!("{}\n", world.credential.text());
+    replace(
+        &path.join(name(&stage.credential_path())),
+        credential.as_bytes(),
+        0o600,
+    )?;
+    replace(
+        &path.join(name(&stage.record_path())),
+        played.record.to_json().as_bytes(),
+        0o600,
+    )?;
+    Ok(played)
+}
+
+fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
+    const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
+    let (world, named) = furnished(stage)?;
+    stage.expect("the daemon of the directory that the rule names");
+    let root = stage.arena().path().to_owned();
+    let variable = root.join("variable");
+    let by_variable = daemon_at(stage, &world, &variable)?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    // The option counts before everything.
+    let answer = stage.ask(Call::connect().var(VARIABLE, text(&variable)))?;
+    ready_with(stage, &answer, &named.daemon.id)?;
+    let Some(unnamed) = stage.client()?.unnamed else {
+        stage.observed("the manifest has no `client.unnamed`: only the option's rank was judged");
+        return Ok(());
+    };
+    let (home, xdg) = (stage.arena().home(), root.join("xdg"));
+    let by_home = daemon_at(stage, &world, &home.join(".local/state").join(&unnamed.component))?;
+    let by_xdg = daemon_at(stage, &world, &xdg.join(&unnamed.component))?;
+    let elsewhere = root.join("elsewhere");
+    // What must play no part.
+    daemon_at(stage, &world, &elsewhere.join(&unnamed.component))?;
+    let call = || {
+        Call::new(Command::Unnamed)
+            .var("XDG_RUNTIME_DIR", text(&elsewhere))
+            .var("TMPDIR", text(&elsewhere))
+            .under(&["sh", "-c", "cd /; exec \"$@\"", "sh"])
+    };
+    let scenes = [
+        (
+            "the variable",
+            call()
+                .var(VARIABLE, text(&variable))
+                .var("XDG_STATE_HOME", text(&xdg)),
+            &by_variable,
+        ),
+        (
+            "an empty variable",
+            call().var(VARIABLE, "").var("XDG_STATE_HOME", text(&xdg)),
+            &by_xdg,
+        ),
+        (
+            "XDG_STATE_HOME",
+            call().var("XDG_STATE_HOME", text(&xdg)),
+            &by_xdg,
+        ),
+        (
+            "a relative XDG_STATE_HOME",
+            call().var("XDG_STATE_HOME", "state"),
+            &by_home,
+        ),
+        (
+            "an empty XDG_STATE_HOME",
+            call().var("XDG_STATE_HOME", ""),
+            &by_home,
+        ),
+    ];
+    for (what, call, there) in scenes {
+        let answer = stage.ask(call)?;
+        let found = answer.outcome == "ready" && answer.id.as_ref() == Some(&there.daemon.id);
+        stage.ensure(found, format!("with {what}: not the daemon there, but {answer}"))?;
+    }
+    Ok(())
+}
+
+fn client_makes_it_private(stage: &mut Stage) -> Outcome {
+    stage.expect("mode 0700 and 0600 from the first instant");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    let state_dir = stage.state_dir().to_owned();
+    let root = stage.arena().path().to_owned();
+    for umask in [0, 0o022] {
+        let setup = Setup {
+            umask: Some(umask),
+            ..Setup::default()
+        };
+        let call = || Call::spawn().stand(spy.program()).setup(setup);
+        let made = Watch::on(&root)?;
+        let answer = stage.ask(call())?;
+        if !state_dir.is_dir() {
+            return Err(Stop::NotReady(format!("no state directory was made: {answer}")));
+        }
+        stage.precondition("the client made the state directory");
+        let events = made.events();
+        let name = state_dir.file_name().unwrap_or_default();
+        let loose = events
+            .iter()
+            .filter(|event| event.name == name && event.kind == FileEventKind::Created)
+            .find_map(|event| {
+                event
+                    .facts
+                    .clone()
+                    .filter(local_daemon_harness::files::Facts::is_loose)
+            });
+        let seen = loose.map(|facts| facts.to_string());
+        stage.ensure(
+            seen.is_none(),
+            format!("umask {umask:03o}: the state directory was made as {seen:?}"),
+        )?;
+        private(stage, &state_dir, umask)?;
+        // In one that is there, whatever is made anew is seen from its first instant.
+        std::fs::remove_dir_all(&state_dir)?;
+        make(&state_dir)?;
+        let watch = Watch::on(&state_dir)?;
+        stage.ask(call())?;
+        spy.seen_started(stage)?;
+        let loose = watch.loose();
+        let seen = loose
+            .first()
+            .map(|event| format!("{} as {:?}", event.name.display(), event.facts));
+        stage.ensure(seen.is_none(), format!("umask {umask:03o}: {seen:?}"))?;
+        private(stage, &state_dir, umask)?;
+        std::fs::remove_dir_all(&state_dir)?;
+    }
+    Ok(())
+}
+
+/// The state directory and everything in it is its owner's alone, and his whole.
+fn private(stage: &mut Stage, state_dir: &Path, umask: u32) -> Outcome {
+    for (name, entry) in Snapshot::of(state_dir)?.0 {
+        let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
+        let seen = format!(
+            "umask {umask:03o}: {:?} is {}",
+            name.display().to_string(),
+            entry.facts
+        );
+        stage.ensure(entry.facts.mode == expected, seen)?;
+    }
+    Ok(())
+}
+
+/// The three things that a client checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checked {
+    Directory,
+    Credential,
+    Record,
+}
+
+impl Checked {
+    const ALL: [Self; 3] = [Self::Directory, Self::Credential, Self::Record];
+
+    fn path(self, stage: &Stage) -> PathBuf {
+        match self {
+            Self::Directory => stage.state_dir().to_owned(),
+            Self::Credential => stage.credential_path(),
+            Self::Record => stage.record_path(),
+        }
+    }
+}
+
+/// With one thing spoilt, the client is `invalid` and names it, and the daemon that would prove itself hears nothing;
+/// then everything is put right again.
+fn refuses(
+    stage: &mut Stage,
+    played: &Played,
+    checked: Checked,
+    what: &str,
+    spoil: impl FnOnce(&Path) -> Outcome,
+) -> Outcome {
+    let path = checked.path(stage);
+    // Whatever stands there afterwards, the good one is put back over it.
+    let aside = stage.arena().path().join("aside");
+    if checked == Checked::Directory {
+        copy_directory(&path, &aside)?;
+    } else {
+        std::fs::copy(&path, &aside)?;
+    }
+    let heard = played.actor.ledger().connections().len();
+    spoil(&path)?;
+    let answer = stage.ask(Call::connect())?;
+    let more = played.actor.ledger().connections().len() - heard;
+    let what = format!("{checked:?}: {what}");
+    ends_after(stage, &answer, "invalid", &what)?;
+    stage.ensure(
+        more == 0,
+        format!("{what}: the client connected all the same: {answer}"),
+    )?;
+    let named = answer.text().contains(&*path.to_string_lossy());
+    stage.ensure(
+        named,
+        format!("{what}: {} is not named: {answer}", path.display()),
+    )?;
+    let remove = |path: &Path| match std::fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    remove(&path)?;
+    Ok(std::fs::rename(&aside, &path)?)
+}
+
+/// A copy of a state directory, with the modes of its files.
+fn copy_directory(from: &Path, to: &Path) -> Outcome {
+    make(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn client_refuses_links(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("invalid, the path, and nothing sent");
+    let target = stage.arena().path().join("target");
+    for checked in Checked::ALL {
+        refuses(stage, &good, checked, "a symbolic link", |path| {
+            std::fs::rename(path, &target)?;
+            Ok(symlink(&target, path)?)
+        })?;
+        let _ = std::fs::remove_dir_all(&target);
+        let _ = std::fs::remove_file(&target);
+        refuses(stage, &good, checked, "a symbolic link to nothing", |path| {
+            if checked == Checked::Directory {
+                std::fs::remove_dir_all(path)?;
+            } else {
+                std::fs::remove_file(path)?;
+            }
+            Ok(symlink(&target, path)?)
+        })?;
+    }
+    Ok(())
+}
+
+fn client_refuses_other_kinds(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("invalid, the path, and nothing sent");
+    refuses(stage, &good, Checked::Directory, "a file", |path| {
+        std::fs::remove_dir_all(path)?;
+        Ok(replace(path, b"", 0o600)?)
+    })?;
+    for checked in [Checked::Credential, Checked::Record] {
+        refuses(stage, &good, checked, "a directory", |path| {
+            std::fs::remove_file(path)?;
+            make(path)
+        })?;
+        refuses(stage, &good, checked, "a FIFO", |path| {
+            std::fs::remove_file(path)?;
+            Ok(make_fifo(path)?)
+        })?;
+    }
+    Ok(())
+}
+
+fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("invalid, the path, and nothing sent");
+    for checked in Checked::ALL {
+        let own = if checked == Checked::Directory {
+            0o700
+        } else {
+            0o600
+        };
+        for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
+            let mode = own | bit;
+            refuses(stage, &good, checked, &format!("mode {mode:04o}"), |path| {
+                Ok(std::fs::set_permissions(path, Permissions::from_mode(mode))?)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
+    let Some(nobody) = platform::nobody().filter(|_| platform::is_root()) else {
+        return stage.untestable("needs root and a second user");
+    };
+    let (_, good) = furnished(stage)?;
+    stage.expect("invalid, the path, and nothing sent");
+    for checked in Checked::ALL {
+        refuses(stage, &good, checked, "another user's", |path| {
+            Ok(chown(path, Some(nobody.uid), Some(nobody.gid))?)
+        })?;
+    }
+    Ok(())
+}
+
+fn client_refuses_large_files(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("invalid, the path, and nothing sent");
+    for checked in [Checked::Credential, Checked::Record] {
+        for length in [MOST_BYTES + 1, 32 * 1024 * 1024] {
+            refuses(stage, &good, checked, &format!("{length} bytes"), |path| {
+                let mut bytes = std::fs::read(path)?;
+                bytes.resize(length, b' ');
+                Ok(replace(path, &bytes, 0o600)?)
+            })?;
+        }
+    }
+    Ok(())
+}

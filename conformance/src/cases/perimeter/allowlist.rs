@@ -1,0 +1,402 @@
+//! The list of origins, and changes of it.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::wait::until;
+
+use super::super::scene::further_state_dir;
+use super::ask::{
+    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
+    own_origin, port, read_route, served, stream_route, vector_cases,
+};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Stage, Start};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::perimeter(
+        "perimeter/no-origin-admitted-by-default",
+        &["PER-39"],
+        "A daemon whose list nobody has touched is asked from development servers, extensions, desktop shells and the \
+         vendor's likely sites, with the credential and by preflight: 403.",
+        no_origin_admitted_by_default,
+    ),
+    Case::perimeter(
+        "perimeter/bad-entry-refused-at-start",
+        &["PER-40"],
+        "Daemons are started with each entry of the vectors that is not one serialised origin: none admits anything by \
+         it, whether it starts or not. With the good ones they admit exactly that origin.",
+        bad_entry_refused_at_start,
+    ),
+    Case::perimeter(
+        "perimeter/bad-entry-refused-by-command",
+        &["PER-40"],
+        "The command that adds an origin is given each of those entries: it fails, and nothing is admitted by it.",
+        bad_entry_refused_by_command,
+    ),
+    Case::perimeter(
+        "perimeter/change-of-the-list-at-once",
+        &["PER-41", "PER-12"],
+        "Origins are added and removed, ten times, and asked from right after the command has returned: served and \
+         refused. One of them is the daemon's own at another of its names.",
+        change_of_the_list_at_once,
+    )
+    .deadline_s(60),
+    Case::perimeter(
+        "perimeter/removed-origin-refused-after-its-preflight",
+        &["PER-19"],
+        "An origin is added, its preflight answered and its request served; it is removed, and the same request is sent \
+         without another preflight, as a browser does that holds one: 403.",
+        removed_origin_refused_after_its_preflight,
+    ),
+    Case::perimeter(
+        "perimeter/streams-of-a-removed-origin-end",
+        &["PER-42"],
+        "Streams are open from two origins and from none. One origin is removed: its streams end within 2 s, the others \
+         go on delivering.",
+        streams_of_a_removed_origin_end,
+    ),
+];
+
+/// Origins that a daemon might think good of by itself.
+fn likely(live: &Live) -> Vec<String> {
+    let port = port(live);
+    let mut origins: Vec<String> = [
+        LISTED,
+        LISTED_TOO,
+        UNLISTED,
+        "null",
+        "*",
+        "http://localhost",
+        "http://localhost:3000",
+        "http://localhost:5173",
+        "http://localhost:8080",
+        "http://localhost:4200",
+        "http://127.0.0.1",
+        "http://127.0.0.1:3000",
+        "http://127.0.0.1:8000",
+        "https://localhost",
+        "file://",
+        "app://localhost",
+        "tauri://localhost",
+        "http://tauri.localhost",
+        "https://tauri.localhost",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "electron://localhost",
+        "vscode-webview://0",
+        "vscode-file://vscode-app",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "moz-extension://0f4b1c1e-1b1a-4f2e-8f57-6c7d6e6f7a8b",
+        "https://locald.dev",
+        "https://app.localhost",
+        "https://github.com",
+        "https://vscode.dev",
+        "http://192.168.0.17:3000",
+        "http://host.docker.internal",
+    ]
+    .map(str::to_owned)
+    .into();
+    origins.extend([
+        format!("https://127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{}", port ^ 1),
+    ]);
+    origins.retain(|origin| *origin != own_origin(live));
+    origins
+}
+
+/// From each of these origins the good request, and a preflight, are 403.
+fn refused(stage: &mut Stage, live: &Live, origins: &[String]) -> Outcome {
+    let read = read_route(stage);
+    let asks: Vec<Ask> = origins
+        .iter()
+        .flat_map(|origin| {
+            let good = read.ask(live).bearer(live).origin(origin);
+            let preflight = read.ask(live).preflight(origin, "GET");
+            [
+                good.named(format!("from {origin:?}")),
+                preflight.named(format!("preflight from {origin:?}")),
+            ]
+        })
+        .collect();
+    all_answered(stage, live, &asks, &[403])
+}
+
+/// From this origin the good request is served, and a preflight is answered 204.
+fn admitted(stage: &mut Stage, live: &Live, origin: &str) -> Outcome {
+    let read = read_route(stage);
+    let good = read.ask(live).bearer(live).origin(origin);
+    served(stage, live, &good.named(format!("from {origin}")))?;
+    let preflight = read.ask(live).preflight(origin, "GET");
+    answered(
+        stage,
+        live,
+        &preflight.named(format!("preflight from {origin}")),
+        &[204],
+    )?;
+    Ok(())
+}
+
+fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("403 for each, 2xx for its own");
+    let own = own_origin(&live);
+    let read = read_route(stage);
+    let good = read.ask(&live).bearer(&live).origin(&own);
+    served(stage, &live, &good.named("from its own origin"))?;
+    let origins = likely(&live);
+    stage.between_controls(&live, |stage| refused(stage, &live, &origins))
+}
+
+/// The entries of the vectors, and whether each is one serialised origin.
+fn entries() -> Outcome<Vec<(String, bool)>> {
+    let mut entries: Vec<(String, bool)> = vector_cases("origins")?
+        .iter()
+        .filter(|vector| vector["kind"] == "entry")
+        .filter_map(|vector| Some((vector["input"].as_str()?.to_owned(), vector["accept"].as_bool()?)))
+        .collect();
+    let more = [
+        "https://app.example,https://b.example",
+        "https://app.example/*",
+        ".example",
+        "https://.example",
+        "https://app..example",
+        "https://?pp.example",
+        "https:app.example",
+        "//app.example",
+        "https://app.example\\",
+        "https://bücher.example",
+        "https://app.example:0",
+        "regex:.*",
+        "self",
+        "localhost",
+        "http://localhost:3000-4000",
+    ];
+    entries.extend(more.map(|entry| (entry.to_owned(), false)));
+    Ok(entries)
+}
+
+/// What a daemon that took a bad entry for something might admit by it: the entry, what it looks like, anybody.
+fn meant_by(entry: &str) -> Vec<String> {
+    let mut origins: Vec<String> = [
+        "https://app.example",
+        "http://app.example",
+        "http://127.0.0.1:5173",
+        UNLISTED,
+        "null",
+    ]
+    .map(str::to_owned)
+    .into();
+    // What cannot stand in a header cannot be asked from.
+    if !entry.is_empty() && entry.bytes().all(|byte| byte.is_ascii_graphic()) {
+        origins.push(entry.to_owned());
+    }
+    origins
+}
+
+fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
+    if stage.manifest().daemon.origins.is_none() {
+        return stage.not_applicable("the manifest has no `daemon.origins`");
+    }
+    stage.expect("no daemon that admits anything by a bad entry");
+    let (mut ended, mut ignored) = (0, 0);
+    for (place, (entry, good)) in entries()?.into_iter().enumerate() {
+        let state_dir = further_state_dir(stage, &format!("of-entry-{place}"))?;
+        let daemon = stage.launch_with(Start::new().state_dir(&state_dir).allowing(&*entry))?;
+        if good {
+            let live = stage.ready(&daemon)?;
+            admitted(stage, &live, &entry)?;
+        } else {
+            let looked = until(stage.ready_deadline(), Duration::from_millis(2), || {
+                if daemon.exit().is_some() {
+                    return Some(None);
+                }
+                stage.find(&state_dir).ok().map(Some)
+            });
+            match looked {
+                Some(None) => ended += 1,
+                Some(Some(live)) => {
+                    refused(stage, &live, &meant_by(&entry))?;
+                    ignored += 1;
+                }
+                None => return stage.inconclusive(format!("with {entry:?} it is neither ready nor ends")),
+            }
+        }
+        daemon.kill_group();
+    }
+    stage.observed(format!(
+        "bad entries: {ended} daemons ended, {ignored} admitted nothing by it"
+    ));
+    Ok(())
+}
+
+fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("the command fails, and nothing is admitted");
+    let entries = entries()?;
+    stage.between_controls(&live, |stage| {
+        for (entry, _) in entries.iter().filter(|(_, good)| !good) {
+            let exit = stage.add_origin(entry)?;
+            stage.ensure(exit.code != Some(0), format!("{entry:?} was added: {exit}"))?;
+            refused(stage, &live, &meant_by(entry))?;
+        }
+        for (entry, _) in entries.iter().filter(|(_, good)| *good) {
+            let exit = stage.add_origin(entry)?;
+            stage.ensure(exit.code == Some(0), format!("{entry:?} was not added: {exit}"))?;
+            admitted(stage, &live, entry)?;
+        }
+        refused(stage, &live, &[UNLISTED.to_owned(), "null".to_owned()])
+    })
+}
+
+/// Runs the command that changes the list, which has to succeed.
+fn change(stage: &mut Stage, adds: bool, origin: &str) -> Outcome<Instant> {
+    let exit = if adds {
+        stage.add_origin(origin)?
+    } else {
+        stage.remove_origin(origin)?
+    };
+    let how = if adds { "add" } else { "remove" };
+    stage.ensure(exit.code == Some(0), format!("{how} {origin}: {exit}"))?;
+    Ok(exit.at)
+}
+
+fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("served from the moment that it is added, 403 from the moment that it is removed");
+    let other = if live.target.authority.starts_with("localhost") {
+        "127.0.0.1"
+    } else {
+        "localhost"
+    };
+    let other_name = format!("http://{other}:{}", port(&live));
+    let both = [LISTED.to_owned(), other_name.clone()];
+    stage.between_controls(&live, |stage| {
+        refused(stage, &live, &both)?;
+        change(stage, true, LISTED_TOO)?;
+        for _ in 0..10 {
+            for origin in &both {
+                change(stage, true, origin)?;
+                admitted(stage, &live, origin)?;
+            }
+            for origin in &both {
+                change(stage, false, origin)?;
+                refused(stage, &live, std::slice::from_ref(origin))?;
+            }
+            // What nobody touched stays.
+            admitted(stage, &live, LISTED_TOO)?;
+        }
+        stage.observed("20 additions and 20 removals were followed at once");
+        Ok(())
+    })
+}
+
+fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("403 for every request after the removal");
+    change(stage, true, LISTED)?;
+    change(stage, true, LISTED_TOO)?;
+    admitted(stage, &live, LISTED)?;
+    stage.precondition("the preflight of the origin was answered 204, and its request served");
+    change(stage, false, LISTED)?;
+    let read = read_route(stage);
+    let mut asks = vec![
+        read.ask(&live).bearer(&live).origin(LISTED).named("a read"),
+        read.ask(&live)
+            .origin(LISTED)
+            .named("a read without the credential"),
+        read.ask(&live).preflight(LISTED, "GET").named("a preflight"),
+    ];
+    if let Ok(stream) = stream_route(stage) {
+        asks.push(
+            stream
+                .ask(&live)
+                .bearer(&live)
+                .origin(LISTED)
+                .named("the event stream"),
+        );
+    }
+    if let Ok(emit) = emit_route(stage, 7) {
+        asks.push(emit.ask(&live).bearer(&live).origin(LISTED).named("a change"));
+    }
+    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[403]))?;
+    admitted(stage, &live, LISTED_TOO)
+}
+
+fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
+    const BOUND: Duration = Duration::from_secs(2);
+    const LATE: Duration = Duration::from_millis(700);
+    let stream = stream_route(stage)?;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("its streams end within 2 s of the command's end; the others deliver what happens then");
+    change(stage, true, LISTED)?;
+    change(stage, true, LISTED_TOO)?;
+    let token = stage
+        .manifest()
+        .binding
+        .stream
+        .clone()
+        .and_then(|stream| stream.query_token);
+    let bearing = || stream.ask(&live).bearer(&live);
+    let mut removed = vec![(
+        "its stream",
+        Follower::open(stage, &live, &bearing().origin(LISTED))?,
+    )];
+    if let Some(token) = token {
+        let ask = stream
+            .ask(&live)
+            .parameter(&token, &live.credential.text())
+            .origin(LISTED);
+        removed.push(("its stream by query token", Follower::open(stage, &live, &ask)?));
+    }
+    let mut kept = vec![
+        (
+            "the other origin's stream",
+            Follower::open(stage, &live, &bearing().origin(LISTED_TOO))?,
+        ),
+        ("a stream of no origin", Follower::open(stage, &live, &bearing())?),
+        (
+            "a stream of its own origin",
+            Follower::open(stage, &live, &bearing().origin(&own_origin(&live)))?,
+        ),
+    ];
+    let number = marker(stage);
+    let emits = emit_route(stage, number).is_ok();
+    if emits {
+        let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+        served(stage, &live, &emit.named("a number for all"))?;
+        for (what, follower) in removed.iter_mut().chain(&mut kept) {
+            let came = follower.wait_for(number, Instant::now() + ANSWER);
+            stage.ensure(
+                came,
+                format!("{what} delivers nothing while its origin is listed"),
+            )?;
+        }
+    }
+    stage.precondition(format!(
+        "{} streams are open and deliver",
+        removed.len() + kept.len()
+    ));
+    let at = change(stage, false, LISTED)?;
+    for (what, follower) in &mut removed {
+        let ended = follower.wait_end(at + BOUND + LATE);
+        stage.ensure(
+            ended,
+            format!("{what} goes on for more than 2 s after the removal"),
+        )?;
+    }
+    stage.observed(format!(
+        "{} streams ended after {} ms",
+        removed.len(),
+        at.elapsed().as_millis()
+    ));
+    if emits {
+        let number = marker(stage);
+        let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+        served(stage, &live, &emit.named("a number for who is left"))?;
+        for (what, follower) in &mut kept {
+            let came = follower.wait_for(number, Instant::now() + ANSWER);
+            stage.ensure(came, format!("{what} ended with it"))?;
+        }
+    }
+    Ok(())
+}

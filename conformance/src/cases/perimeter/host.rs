@@ -1,0 +1,289 @@
+//! Which `Host` is the daemon's.
+
+use serde_json::Value;
+
+use super::ask::{
+    Ask, LISTED, METHODS, all_answered, answer_to, answered, cites, ensure_status, handshake_route,
+    launch_listed, paths, port, read_route, served, texts, vector_cases,
+};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Stage};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::perimeter(
+        "perimeter/own-names-accepted",
+        &["PER-4", "PER-3"],
+        "The handshake and a read are asked under each of the three names with the daemon's port: served, whichever \
+         address it bound.",
+        own_names_accepted,
+    ),
+    Case::perimeter(
+        "perimeter/foreign-host-refused",
+        &["PER-3"],
+        "Reads with the credential under every other name of the vectors, under names that a parser takes for the \
+         right one, and under a foreign name beside headers that a proxy would set: 421.",
+        foreign_host_refused,
+    ),
+    Case::perimeter(
+        "perimeter/missing-empty-or-second-host-refused",
+        &["PER-5"],
+        "No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0 without \
+         any; with the credential: 400 or 421.",
+        missing_empty_or_second_host_refused,
+    ),
+    Case::perimeter(
+        "perimeter/absolute-target-judged",
+        &["PER-6"],
+        "Targets in absolute form with a foreign authority beside the right Host, and the right one beside a foreign \
+         Host: refused. With the daemon's own authority they are served.",
+        absolute_target_judged,
+    ),
+    Case::perimeter(
+        "perimeter/host-judged-on-every-path",
+        &["PER-7"],
+        "Every bound path, the page, unknown paths and `*`, with seven methods, with and without the credential, as \
+         preflight and as request for a service worker, under a foreign name: 421.",
+        host_judged_on_every_path,
+    ),
+];
+
+fn names(live: &Live) -> [String; 3] {
+    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
+}
+
+fn own_names_accepted(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("200 under each name");
+    for route in [handshake_route(stage), read_route(stage)] {
+        for name in names(&live) {
+            let ask = route.ask(&live).hosts([&*name]).bearer(&live);
+            served(stage, &live, &ask.named(format!("{} at {name}", route.path)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The refused hosts of the vectors and some more, each with what it may be answered.
+fn foreign_hosts(live: &Live) -> Outcome<Vec<(String, Vec<u16>)>> {
+    let port = port(live).to_string();
+    let own = names(live);
+    let mut hosts = Vec::new();
+    for vector in vector_cases("hosts")? {
+        let [host] = texts(&vector["hosts"])[..] else {
+            continue;
+        };
+        if vector["accept"] == true || vector["port"] != 49152 || !(cites(&vector, "PER-3")) {
+            continue;
+        }
+        let statuses = vector["statuses"].as_array().into_iter().flatten();
+        let statuses = statuses
+            .filter_map(Value::as_u64)
+            .filter_map(|n| u16::try_from(n).ok());
+        hosts.push((host.replace("49152", &port), statuses.collect()));
+    }
+    let odd = [
+        format!("127.0.0.1:{port}@evil.example"),
+        format!("evil.example@127.0.0.1:{port}"),
+        format!("127.0.0.1:{port}#evil.example"),
+        format!("127.0.0.1:{port}?"),
+        format!("127.0.0.1:{port}\\evil.example"),
+        format!("127.0.0.1%00.evil.example:{port}"),
+        format!("127.0.0.1:{port},127.0.0.1:{port}"),
+        format!("127.0.0.1:{port};evil.example"),
+        format!("127.0.0.1:{port}:80"),
+        format!("[::1]:{port}]"),
+        format!("[::1]{port}"),
+        format!("\"127.0.0.1:{port}\""),
+    ];
+    hosts.extend(odd.map(|host| (host, vec![400, 421])));
+    let plain = [
+        "example",
+        "evil.test",
+        "localhost.evil.test",
+        "127.0.0.1.",
+        "127.0.0.01",
+        "0x7f.1",
+        "localhost.localdomain",
+    ];
+    hosts.extend(plain.map(|name| (format!("{name}:{port}"), vec![421])));
+    // A port may come to be what a vector takes for another one.
+    hosts.retain(|(host, _)| !own.contains(host));
+    Ok(hosts)
+}
+
+fn foreign_host_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("421, or 400 where the text is no authority at all");
+    let hosts = foreign_hosts(&live)?;
+    let read = read_route(stage);
+    stage.between_controls(&live, |stage| {
+        for (host, statuses) in &hosts {
+            let ask = read.ask(&live).hosts([&**host]).bearer(&live);
+            answered(stage, &live, &ask.named(format!("Host: {host}")), statuses)?;
+        }
+        let foreign = format!("evil.example:{}", port(&live));
+        for name in ["X-Forwarded-Host", "X-Host", "X-Original-Host", "Forwarded"] {
+            let value = match name {
+                "Forwarded" => format!("host=\"{}\"", live.target.authority),
+                _ => live.target.authority.clone(),
+            };
+            let ask = read
+                .ask(&live)
+                .hosts([&*foreign])
+                .with(name, &value)
+                .bearer(&live);
+            answered(
+                stage,
+                &live,
+                &ask.named(format!("Host: {foreign}, {name}: {value}")),
+                &[421],
+            )?;
+        }
+        stage.observed(format!("{} hosts were refused", hosts.len() + 4));
+        Ok(())
+    })
+}
+
+fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("400 or 421 for each");
+    let read = read_route(stage);
+    let own = live.target.authority.clone();
+    let other = if own.starts_with("localhost") {
+        "127.0.0.1"
+    } else {
+        "localhost"
+    };
+    let other = format!("{other}:{}", port(&live));
+    let asked = |hosts: &[&str]| {
+        let ask = read.ask(&live).hosts(hosts.iter().copied()).bearer(&live);
+        ask.named(format!("Host: {hosts:?}"))
+    };
+    let raw = |what: &str, head: &str| {
+        let bearer = local_daemon_harness::proof::bearer(&live.credential);
+        let text = format!("{head}Authorization: {bearer}\r\n\r\n");
+        (what.to_owned(), text.into_bytes())
+    };
+    let path = &read.path;
+    let mut requests: Vec<(String, Vec<u8>)> = [
+        asked(&[]),
+        asked(&[""]),
+        asked(&[" "]),
+        asked(&[&own, &own]),
+        asked(&[&own, "evil.example"]),
+        asked(&["evil.example", &own]),
+        asked(&[&own, ""]),
+        asked(&["", &own]),
+        asked(&[&own, &other]),
+    ]
+    .map(|ask| (ask.what.clone(), ask.bytes()))
+    .into();
+    requests.extend([
+        raw("HTTP/1.0 without Host", &format!("GET {path} HTTP/1.0\r\n")),
+        raw(
+            "two of other letters",
+            &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nhOST: evil.example\r\n"),
+        ),
+        raw(
+            "one after the bearer",
+            &format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\nX-Filler: a\r\nHost: {own}\r\n"),
+        ),
+        raw(
+            "folded over two lines",
+            &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\n evil.example\r\n"),
+        ),
+        raw(
+            "folded, empty at first",
+            &format!("GET {path} HTTP/1.1\r\nHost:\r\n {own}\r\n"),
+        ),
+        raw(
+            "a space before the colon",
+            &format!("GET {path} HTTP/1.1\r\nHost : {own}\r\n"),
+        ),
+        raw(
+            "a second one with a space before the colon",
+            &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nHost : evil.example\r\n"),
+        ),
+    ]);
+    stage.between_controls(&live, |stage| {
+        for (what, bytes) in &requests {
+            let response = answer_to(stage, &live, what, bytes)?;
+            ensure_status(stage, what, &response, &[400, 421])?;
+        }
+        stage.observed(format!("{} requests were refused", requests.len()));
+        Ok(())
+    })
+}
+
+fn absolute_target_judged(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("421 for a foreign authority, 400 too where it is none; 2xx for the own");
+    let read = read_route(stage);
+    let (own, port) = (live.target.authority.clone(), port(&live));
+    let at = |authority: &str| {
+        let target = format!("http://{authority}{}", read.path);
+        let ask = read.ask(&live).target(&target).bearer(&live);
+        ask.named(format!("GET {target}"))
+    };
+    served(stage, &live, &at(&own))?;
+    let other_port = if port == u16::MAX { port - 1 } else { port + 1 };
+    let foreign: Vec<Ask> = [
+        "evil.example".to_owned(),
+        format!("evil.example:{port}"),
+        format!("127.0.0.1:{other_port}"),
+        "127.0.0.1".to_owned(),
+        "localhost".to_owned(),
+        format!("0.0.0.0:{port}"),
+        format!("localhost.:{port}"),
+        format!("127.0.0.1.evil.example:{port}"),
+    ]
+    .iter()
+    .map(|authority| at(authority))
+    .collect();
+    let odd: Vec<Ask> = [
+        format!("evil.example@127.0.0.1:{port}"),
+        format!("127.0.0.1:{port}@evil.example"),
+        format!("127.0.0.1:{port}.evil.example"),
+    ]
+    .iter()
+    .map(|authority| at(authority))
+    .chain([
+        at(&own).hosts(["evil.example"]).named("own target, foreign Host"),
+        at(&own).hosts([]).named("own target, no Host"),
+        at(&own)
+            .hosts([&*own, "evil.example"])
+            .named("own target, two Hosts"),
+        at("evil.example")
+            .hosts(["evil.example"])
+            .named("foreign target, the same Host"),
+    ])
+    .collect();
+    stage.between_controls(&live, |stage| {
+        all_answered(stage, &live, &foreign, &[421])?;
+        all_answered(stage, &live, &odd, &[400, 421])
+    })
+}
+
+fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("421 for each");
+    let foreign = format!("evil.example:{}", port(&live));
+    let mut asks = Vec::new();
+    for path in paths(stage) {
+        for method in METHODS {
+            let ask = Ask::new(&live, method, &path).hosts([&*foreign]);
+            asks.extend([ask.clone().bearer(&live), ask]);
+        }
+        let ask = Ask::new(&live, "GET", &path).hosts([&*foreign]);
+        asks.push(
+            ask.clone()
+                .preflight(LISTED, "GET")
+                .named(format!("preflight of {path}")),
+        );
+        asks.push(ask.clone().with("Service-Worker", "script"));
+        let upgrade = ask.with("Connection", "upgrade").with("Upgrade", "websocket");
+        asks.push(upgrade.bearer(&live).named(format!("upgrade at {path}")));
+    }
+    asks.push(Ask::new(&live, "OPTIONS", "*").hosts([&*foreign]));
+    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[421]))
+}

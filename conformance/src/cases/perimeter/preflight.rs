@@ -1,0 +1,236 @@
+//! What a browser asks before it asks.
+
+use local_daemon_harness::http::Response;
+use local_daemon_harness::proof::{self, Credential};
+
+use super::ask::{
+    Ask, LISTED, LISTED_TOO, UNKNOWN, answer, answered, emit_route, handshake_route, launch_listed, lists,
+    paths, read_route, served,
+};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Stage};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::perimeter(
+        "perimeter/preflight-answered-without-authentication",
+        &["PER-15"],
+        "Preflights of listed origins for every bound path and unknown ones, without authentication, with the \
+         credential and with a wrong one: 204 without a body, for the asking origin.",
+        preflight_answered_without_authentication,
+    ),
+    Case::perimeter(
+        "perimeter/preflight-lists-the-methods-of-the-route",
+        &["PER-16"],
+        "For each bound path the methods of the preflight's answer are compared with those that are not answered 405 \
+         with the credential; for unknown paths there is no list.",
+        preflight_lists_the_methods_of_the_route,
+    ),
+    Case::perimeter(
+        "perimeter/preflight-allows-three-headers",
+        &["PER-17"],
+        "Whatever headers a preflight asks for, Access-Control-Allow-Headers is the same three.",
+        preflight_allows_three_headers,
+    ),
+    Case::perimeter(
+        "perimeter/preflight-kept-for-a-minute-at-most",
+        &["PER-18"],
+        "Access-Control-Max-Age is there once, a number from 0 to 60, on every path.",
+        preflight_kept_for_a_minute_at_most,
+    ),
+    Case::perimeter(
+        "perimeter/options-authenticates",
+        &["PER-20"],
+        "OPTIONS requests that are no preflight, without Origin or without the method that is asked for, on every path: \
+         401 without the credential and with a wrong one.",
+        options_authenticates,
+    ),
+];
+
+/// The preflights of a listed origin for every path, and what they ask for.
+fn preflights(stage: &Stage, live: &Live) -> Vec<Ask> {
+    let ask = |path: &String| {
+        Ask::new(live, "OPTIONS", path)
+            .preflight(LISTED, "GET")
+            .named(format!("preflight of {path}"))
+    };
+    paths(stage).iter().map(ask).collect()
+}
+
+/// The answer to a preflight that is allowed.
+fn allowed(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
+    let response = answered(stage, live, ask, &[204])?;
+    stage.precondition(format!("{}: 204", ask.what));
+    Ok(response)
+}
+
+fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("204, no body, the asking origin in Access-Control-Allow-Origin, Vary: Origin");
+    let wrong = proof::bearer(&Credential::random());
+    for ask in preflights(stage, &live) {
+        let too = Ask::new(&live, "OPTIONS", UNKNOWN).preflight(LISTED_TOO, "PUT");
+        for (ask, origin) in [
+            (ask.clone(), LISTED),
+            (ask.clone().bearer(&live), LISTED),
+            (ask.clone().with("Authorization", &wrong), LISTED),
+            (
+                ask.with("Access-Control-Request-Headers", "authorization"),
+                LISTED,
+            ),
+            (too, LISTED_TOO),
+        ] {
+            let response = allowed(stage, &live, &ask)?;
+            let length = response.header("content-length").unwrap_or("0").to_owned();
+            stage.ensure(
+                response.body.is_empty() && length == "0" && response.header("transfer-encoding").is_none(),
+                format!("{}: 204 with a body of length {length}", ask.what),
+            )?;
+            let told = response.all("access-control-allow-origin");
+            stage.ensure(told == [origin], format!("{}: for {told:?}", ask.what))?;
+            stage.ensure(
+                lists(&response, "vary", "origin"),
+                format!("{}: Vary is {:?}", ask.what, response.all("vary")),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
+    // HEAD needs no list: browsers send it as they send GET. OPTIONS is the preflight itself.
+    const ASKED: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("exactly the methods that are not answered 405");
+    let mut routes = vec![handshake_route(stage), read_route(stage)];
+    if let Ok(emit) = emit_route(stage, 0) {
+        routes.push(emit);
+    }
+    if let Some(stream) = stage.manifest().binding.stream.clone() {
+        let path = stream.path.clone();
+        routes.retain(|route| route.path != path);
+        let mut stream = read_route(stage);
+        stream.path = path;
+        routes.push(stream);
+    }
+    for route in routes {
+        let path = route.path;
+        let ask = Ask::new(&live, "OPTIONS", &path).preflight(LISTED, "GET");
+        let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
+        let listed: Vec<String> = (response.all("access-control-allow-methods").iter())
+            .flat_map(|value| value.split(','))
+            .map(|method| method.trim().to_owned())
+            .collect();
+        for method in ASKED {
+            // A body that no route takes: what is asked here has no effect.
+            let ask = Ask::new(&live, method, &path)
+                .bearer(&live)
+                .with("Connection", "close");
+            let response = answer(stage, &live, &ask)?;
+            let (taken, told) = (response.status != 405, listed.iter().any(|known| known == method));
+            stage.ensure(
+                taken == told,
+                format!(
+                    "{path} answers {method} with {}, and its preflight lists {listed:?}",
+                    response.status
+                ),
+            )?;
+        }
+        let known: Vec<&String> = listed
+            .iter()
+            .filter(|method| !ASKED.contains(&&***method) && !matches!(&***method, "HEAD" | "OPTIONS"))
+            .collect();
+        stage.ensure(
+            known.is_empty(),
+            format!("{path}: the preflight lists {known:?} too"),
+        )?;
+    }
+    for path in [UNKNOWN, "/health", "/v2/status"] {
+        let ask = Ask::new(&live, "OPTIONS", path).preflight(LISTED, "GET");
+        let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
+        let told = response.all("access-control-allow-methods");
+        stage.ensure(
+            told.is_empty(),
+            format!("{path} is no route, and its preflight lists {told:?}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("Access-Control-Allow-Headers: authorization, content-type, last-event-id");
+    let read = read_route(stage);
+    let mut asks = preflights(stage, &live);
+    for headers in [
+        "",
+        "authorization",
+        "x-anything",
+        "*",
+        "content-type, x-http-method-override, cookie",
+    ] {
+        let ask = read.ask(&live).preflight(LISTED, "GET");
+        asks.push(
+            ask.with("Access-Control-Request-Headers", headers)
+                .named(format!("preflight that asks for {headers:?}")),
+        );
+    }
+    for ask in &asks {
+        let response = allowed(stage, &live, ask)?;
+        let told = response.all("access-control-allow-headers");
+        stage.ensure(
+            told == ["authorization, content-type, last-event-id"],
+            format!("{}: Access-Control-Allow-Headers is {told:?}", ask.what),
+        )?;
+    }
+    Ok(())
+}
+
+fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("Access-Control-Max-Age once, from 0 to 60");
+    for ask in preflights(stage, &live) {
+        let response = allowed(stage, &live, &ask)?;
+        let told = response.all("access-control-max-age");
+        let good = matches!(told[..], [age] if age.parse::<u64>().is_ok_and(|age| age <= 60));
+        stage.ensure(good, format!("{}: Access-Control-Max-Age is {told:?}", ask.what))?;
+    }
+    Ok(())
+}
+
+fn options_authenticates(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 for each; a preflight of the same path is 204");
+    let wrong = proof::bearer(&Credential::random());
+    let read = read_route(stage);
+    served(stage, &live, &read.ask(&live).bearer(&live))?;
+    for path in paths(stage) {
+        let ask = Ask::new(&live, "OPTIONS", &path);
+        allowed(stage, &live, &ask.clone().preflight(LISTED, "GET"))?;
+        for (what, ask) in [
+            ("alone", ask.clone()),
+            ("with an origin alone", ask.clone().origin(LISTED)),
+            (
+                "from a page of its own",
+                ask.clone().origin(&super::ask::own_origin(&live)),
+            ),
+            (
+                "asking for a method alone",
+                ask.clone().with("Access-Control-Request-Method", "GET"),
+            ),
+            (
+                "asking for headers alone",
+                ask.clone()
+                    .origin(LISTED)
+                    .with("Access-Control-Request-Headers", "authorization"),
+            ),
+        ] {
+            let ask = ask.named(format!("OPTIONS {path}, {what}"));
+            answered(stage, &live, &ask, &[401])?;
+            answered(stage, &live, &ask.with("Authorization", &wrong), &[401])?;
+        }
+    }
+    // To some parsers it is no target at all.
+    let star = Ask::new(&live, "OPTIONS", "*");
+    answered(stage, &live, &star, &[400, 401])?;
+    Ok(())
+}

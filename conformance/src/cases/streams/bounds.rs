@@ -1,0 +1,431 @@
+//! What a log and a subscriber may take.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::process::SocketState;
+use local_daemon_harness::proof;
+use local_daemon_harness::sse::{Ending, EventStream, Sight};
+use local_daemon_harness::wait::{LONGEST_POLL, until as look_until};
+
+use super::follow::{
+    Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
+    id, open, resume, seqs, split, stalled, until,
+};
+use crate::case::{Outcome, Stop};
+use crate::cases::scene::SLACK;
+use crate::stage::{Daemon, Live, PROBE, Stage};
+
+/// How many subscribers do not read.
+const MANY: usize = 20;
+const MIB: u64 = 1024 * 1024;
+/// How soon what was held for a subscriber is given back (STR-24).
+const GIVEN_BACK: Duration = Duration::from_secs(2);
+/// How long looking at a daemon with many connections may take on a busy host.
+const LOOKING: Duration = Duration::from_secs(2);
+
+/// What a log holds: everything that a stream from the beginning delivers, besides the gap.
+fn held(stage: &mut Stage, live: &Live, last: &str) -> Outcome<Vec<Event>> {
+    let mut stream = from_the_beginning(stage, live, "")?;
+    let mut events = until(stage, &mut stream, last)?;
+    events.retain(|event| event.name != "gap");
+    Ok(events)
+}
+
+/// How long the data of events is, in bytes: less than what the log needs for them.
+fn length(events: &[Event]) -> usize {
+    events.iter().map(|event| event.data.to_string().len()).sum()
+}
+
+pub(super) fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, MOST_EVENTS + 200)?;
+    stage.precondition(format!("{last} is the last of more than 4,096 short events"));
+    stage.expect("at most 4,096 of them are held");
+    let held = held(stage, &live, &last)?.len() as u64;
+    stage.observed(format!("{held} are held"));
+    stage.ensure(held <= MOST_EVENTS, format!("{held} events are held"))
+}
+
+pub(super) fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
+    stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
+    stage.expect("at most 4 MiB of them are held");
+    let held = held(stage, &live, &last)?;
+    let bytes = length(&held);
+    stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
+    stage.ensure(bytes <= MOST_BYTES, format!("{bytes} bytes are held"))
+}
+
+pub(super) fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, MOST_EVENTS + 200)?;
+    let Some((_, seq)) = split(&last) else {
+        return stage.inconclusive(format!("a note was answered the id {last}"));
+    };
+    stage.precondition(format!("{last} is the last of more than 4,096 short events"));
+    stage.expect("the last 4,096 are held");
+    let after = id(&live, seq - MOST_EVENTS);
+    let mut stream = resume(stage, &live, &format!("?after={after}"), &[])?;
+    let events = until(stage, &mut stream, &last)?;
+    stage.ensure(
+        events[0].name != "gap",
+        format!("after {after}, of {last}: {}", brief(&events)),
+    )?;
+    let seqs = seqs(stage, &live, &events)?;
+    let broken = break_in(&seqs, seq - MOST_EVENTS + 1);
+    stage.ensure(broken.is_none(), format!("after {after}: {broken:?}"))
+}
+
+pub(super) fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
+    stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
+    stage.expect("the newest are held, up to 4 MiB");
+    let held = held(stage, &live, &last)?;
+    let bytes = length(&held);
+    stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
+    // One more would not fit; how much a daemon reckons for a frame besides its data is its own affair.
+    let least = MOST_BYTES - 2 * LARGE;
+    stage.ensure(bytes >= least, format!("only {bytes} bytes are held"))
+}
+
+/// The memory of a daemon and all that comes of it, in bytes.
+fn memory(stage: &mut Stage, daemon: &Daemon) -> Outcome<u64> {
+    let sizes: Option<Vec<u64>> = daemon
+        .tree()
+        .iter()
+        .filter(|process| !process.is_zombie())
+        .map(local_daemon_harness::process::Proc::memory)
+        .collect();
+    match sizes {
+        Some(sizes) if !sizes.is_empty() => Ok(sizes.iter().sum()),
+        _ => stage.untestable("the subject's memory cannot be read"),
+    }
+}
+
+/// Many subscribers that do not read beyond the head.
+fn many_stalled(stage: &mut Stage, live: &Live, query: &str) -> Outcome<Vec<EventStream>> {
+    let mut streams = Vec::new();
+    for _ in 0..MANY {
+        streams.push(stalled(stage, live, query)?);
+    }
+    Ok(streams)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB)
+}
+
+pub(super) fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
+    const ROUND: usize = 16 * 1024 * 1024;
+    const ROUNDS: usize = 4;
+    let (daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    // What a daemon takes for that many notes is not what is looked for, nor is its log.
+    poster.bulk(stage, ROUND)?;
+    let before = memory(stage, &daemon)?;
+    let streams = many_stalled(stage, &live, "")?;
+    poster.bulk(stage, 2 * MOST_BYTES)?;
+    let mut taken = memory(stage, &daemon)?;
+    stage.precondition(format!(
+        "{MANY} subscribers read nothing of 8 MiB; the daemon takes {}, before them {}",
+        mib(taken),
+        mib(before)
+    ));
+    stage.expect("sooner or later, 16 MiB more that they do not read take no more memory");
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        poster.bulk(stage, ROUND)?;
+        let now = memory(stage, &daemon)?;
+        let grown = now.saturating_sub(taken);
+        rounds.push(mib(grown));
+        taken = now;
+        if grown <= ROUND as u64 / 2 {
+            stage.observed(format!("it grew by {rounds:?} and takes {}", mib(now)));
+            drop(streams);
+            return Ok(());
+        }
+        // A subject without any bound is not let take the host's memory.
+        if now.saturating_sub(before) > MANY as u64 * ROUND as u64 {
+            break;
+        }
+    }
+    drop(streams);
+    stage.fail(format!(
+        "with each 16 MiB more it grew by {rounds:?}, to {}",
+        mib(taken)
+    ))
+}
+
+/// How many streams the daemon says are open, where it says so.
+fn counted(stage: &mut Stage, live: &Live) -> Option<u64> {
+    let read = stage.manifest().binding.authenticated_read.clone()?;
+    let request = stage
+        .operation(live, &read)
+        .header("Authorization", &proof::bearer(&live.credential));
+    let answer =
+        local_daemon_harness::http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE);
+    answer.ok()?.json()?["streams"].as_u64()
+}
+
+pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    poster.bulk(stage, 3 * MOST_BYTES)?;
+    let before = memory(stage, &daemon)?;
+    stage.expect("within 2 s of their end the connections are closed, the streams are not counted and their memory is back");
+    for how in [
+        "closed while idle",
+        "reset while idle",
+        "closed while they do not read",
+    ] {
+        let stalls = how == "closed while they do not read";
+        let streams = if stalls {
+            // All that the log holds waits for each of them.
+            many_stalled(stage, &live, &format!("?after={}", id(&live, 0)))?
+        } else {
+            let mut streams = Vec::new();
+            for _ in 0..MANY {
+                streams.push(open(stage, &live, "?topics=note")?);
+            }
+            streams
+        };
+        if stalls {
+            poster.bulk(stage, MOST_BYTES)?;
+        }
+        let mut ends = Vec::new();
+        for stream in &streams {
+            ends.push(
+                stream
+                    .local()
+                    .map_err(|fault| Stop::Fault(format!("a stream has no address: {fault}")))?,
+            );
+        }
+        let there = |daemon: &Daemon| {
+            let sockets = daemon.sockets().into_iter();
+            // The kernel's table may show one twice that is read while it changes.
+            let of_ours = sockets
+                .filter(|socket| socket.state != SocketState::Listen && ends.contains(&socket.remote))
+                .map(|socket| socket.remote);
+            of_ours.collect::<BTreeSet<_>>().len()
+        };
+        let (open_now, told) = (there(&daemon), counted(stage, &live));
+        if open_now != MANY {
+            return stage.inconclusive(format!("{open_now} of {MANY} connections are seen"));
+        }
+        stage.precondition(format!(
+            "{MANY} streams are open, the daemon counts {told:?}; {how}"
+        ));
+        for stream in streams {
+            let connection = stream.into_connection();
+            if how == "reset while idle" {
+                connection
+                    .reset()
+                    .map_err(|fault| Stop::Fault(format!("cannot reset: {fault}")))?;
+            }
+        }
+        let ended = Instant::now();
+        let deadline = ended + GIVEN_BACK + LOOKING;
+        let gone = look_until(deadline, LONGEST_POLL, || (there(&daemon) == 0).then_some(()));
+        if gone.is_none() {
+            let left = there(&daemon);
+            return stage.fail(format!("{how}: {left} connections are there after 2 s"));
+        }
+        if told.is_some_and(|told| told >= MANY as u64) {
+            let none = look_until(deadline, LONGEST_POLL, || {
+                (counted(stage, &live) == Some(0)).then_some(())
+            });
+            if none.is_none() {
+                let left = counted(stage, &live);
+                return stage.fail(format!("{how}: {left:?} streams are counted after 2 s"));
+            }
+        }
+        stage.observed(format!("{how}: gone after {} ms", ended.elapsed().as_millis()));
+        let mut after = before;
+        let back = look_until(deadline, LONGEST_POLL, || match memory(stage, &daemon) {
+            Ok(now) => {
+                after = now;
+                (now <= before + 8 * MIB).then_some(Ok(()))
+            }
+            Err(stop) => Some(Err(stop)),
+        });
+        match back {
+            Some(Ok(())) => {}
+            Some(Err(stop)) => return Err(stop),
+            None => {
+                return stage.fail(format!(
+                    "{how}: the daemon takes {} after 2 s, before them {}",
+                    mib(after),
+                    mib(before)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let text = format!("\"{}\"", "x".repeat(LARGE - 2));
+    let mut reader = open(stage, &live, "")?;
+    poster.note(stage, "\"before\"")?;
+    let mut streams = many_stalled(stage, &live, "")?;
+    stage.precondition(format!("{MANY} subscribers read nothing"));
+    stage.expect(
+        "every note is answered, every other subscriber sees it, and handshakes are answered, at once",
+    );
+    for n in 0..100 {
+        let posted = Instant::now();
+        let id = match poster.try_note(&text) {
+            Ok(id) => id,
+            Err(why) => return stage.fail(format!("note {n}: {why}")),
+        };
+        let deadline = posted + SEEN;
+        let seen = follow(&mut reader, deadline, |event| event.id.as_deref() == Some(&id));
+        if !seen.found {
+            return stage.fail(format!(
+                "note {n} ({id}) is not seen by one that reads after {} ms: {:?}",
+                posted.elapsed().as_millis(),
+                seen.ending
+            ));
+        }
+        if n % 20 == 0 && !stage.is_ready(&live) {
+            return stage.fail(format!("no handshake within 2 s, {n} notes later"));
+        }
+    }
+    // They did stall: what they can read at once is not all.
+    let behind = follow(&mut streams[0], Instant::now() + Duration::from_millis(1), |_| {
+        false
+    });
+    stage.observed(format!(
+        "100 notes; a stalled one has {} of them at once",
+        behind.events.len()
+    ));
+    Ok(())
+}
+
+/// Follows a stream to an event, and looks that whatever is not there is in a gap. After a gap it may end, and is
+/// then taken up again.
+fn nothing_missing(
+    stage: &mut Stage,
+    live: &Live,
+    stream: EventStream,
+    from: u64,
+    last: &str,
+) -> Outcome<(u64, u64)> {
+    let (mut stream, mut next, mut gaps, mut resumed) = (stream, from, 0, 0);
+    loop {
+        let seen = follow(&mut stream, Instant::now() + 2 * SEEN, |event| {
+            event.id.as_deref() == Some(last)
+        });
+        let mut after_gap = false;
+        for event in &seen.events {
+            after_gap = event.name == "gap";
+            if after_gap {
+                let Some(first) = event.first().filter(|first| *first >= next) else {
+                    return stage.fail(format!("{} where {next} comes next", event.brief()));
+                };
+                gaps += 1;
+                next = first;
+            } else if event.seq() == Some(next) {
+                next += 1;
+            } else {
+                return stage.fail(format!("{} where {next} comes next, and no gap", event.brief()));
+            }
+        }
+        if seen.found {
+            return Ok((gaps, resumed));
+        }
+        match seen.ending {
+            Some(Ending::Clean) if after_gap && resumed < 20 => {
+                resumed += 1;
+                let header = id(live, next - 1);
+                stream = resume(stage, live, "", &[("Last-Event-ID", &header)])?;
+            }
+            ending => {
+                return stage.fail(format!("{next} does not come; the end: {ending:?}"));
+            }
+        }
+    }
+}
+
+pub(super) fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    let begin = poster.note(stage, "\"before\"")?;
+    let Some((_, seq)) = split(&begin) else {
+        return stage.inconclusive(format!("a note was answered the id {begin}"));
+    };
+    let within = stalled(stage, &live, "")?;
+    let beyond = stalled(stage, &live, "")?;
+    let short = stalled(stage, &live, "?topics=note")?;
+    poster.bulk(stage, MOST_BYTES / 2)?;
+    let middle = poster.note(stage, "\"within the bounds\"")?;
+    stage.precondition("three subscribers read nothing of 2 MiB of events");
+    stage.expect("every event, or a gap that names where it goes on");
+    let (gaps, _) = nothing_missing(stage, &live, within, seq + 1, &middle)?;
+    // All that it did not read is held.
+    stage.ensure(
+        gaps == 0,
+        "a gap was told to one that is 2 MiB behind, all of which the log holds",
+    )?;
+    poster.bulk(stage, 3 * MOST_BYTES)?;
+    let last = poster.note(stage, "\"beyond the bounds\"")?;
+    stage.precondition("two of them read nothing of 14 MiB of events");
+    for (what, stream) in [("of everything", beyond), ("of notes", short)] {
+        let (gaps, resumed) = nothing_missing(stage, &live, stream, seq + 1, &last)?;
+        stage.observed(format!(
+            "a stream {what}: {gaps} gaps, taken up again {resumed} times"
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let poster = Poster::new(stage, &live);
+    stage.expect("a comment or an event at least every 15 s, also where only other topics have events");
+    let mut quiet = open(stage, &live, "?topics=sessions")?;
+    let mut all = open(stage, &live, "")?;
+    let deadline = Instant::now() + SILENT + SLACK;
+    // Events that the stream does not want must not stand for a word to it.
+    let busy = poster.ok().map(|mut poster| {
+        std::thread::spawn(move || {
+            let mut n = 0;
+            while Instant::now() < deadline && poster.try_note(&n.to_string()).is_ok() {
+                n += 1;
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+        })
+    });
+    let began = Instant::now();
+    let mut silent = true;
+    // The first word is `retry`, which comes with the head.
+    while silent {
+        match quiet.next(deadline) {
+            Sight::Frame(frame) => silent = frame.field("retry").is_some(),
+            other => {
+                return stage.fail(format!(
+                    "nothing came for {} ms on a stream without events of its topic: {other:?}",
+                    began.elapsed().as_millis()
+                ));
+            }
+        }
+    }
+    stage.observed(format!("a word after {} ms", began.elapsed().as_millis()));
+    if let Some(busy) = busy {
+        busy.thread().unpark();
+    }
+    let seen = follow(&mut all, Instant::now() + PROBE, |_| true);
+    stage.ensure(
+        seen.ending.is_none(),
+        format!("a stream that nobody ended has ended: {:?}", seen.ending),
+    )
+}

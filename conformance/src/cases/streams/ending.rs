@@ -1,0 +1,135 @@
+//! The last word.
+
+use std::time::Instant;
+
+use local_daemon_harness::http::HttpFault;
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::sse::{Ending, EventStream};
+
+use super::follow::{MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end};
+use crate::case::Outcome;
+use crate::cases::scene::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, record_in, signal};
+use crate::stage::{Live, Stage, Start};
+
+/// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.
+fn several(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, EventStream)>> {
+    Ok(vec![
+        ("of everything", open(stage, live, "")?),
+        ("of one topic", open(stage, live, "?topics=sessions")?),
+        ("from the beginning", from_the_beginning(stage, live, "")?),
+        ("over a narrow connection", stalled(stage, live, "")?),
+    ])
+}
+
+/// Each of them ends with this word, and as HTTP asks.
+fn last_word(
+    stage: &mut Stage,
+    how: &str,
+    word: &str,
+    streams: Vec<(&'static str, EventStream)>,
+    deadline: Instant,
+) -> Outcome {
+    for (what, mut stream) in streams {
+        let seen = to_the_end(&mut stream, deadline);
+        let told = seen.events.last().is_some_and(|event| event.name == word)
+            && seen.events.iter().filter(|event| event.name == word).count() == 1;
+        stage.ensure(
+            told,
+            format!(
+                "{how}, a stream {what}: {}; its end: {:?}",
+                brief(&seen.events),
+                seen.ending
+            ),
+        )?;
+        stage.ensure(
+            seen.ending == Some(Ending::Clean),
+            format!("{how}, a stream {what}: after {word} {:?}", seen.ending),
+        )?;
+    }
+    stage.observed(format!("{how}: {word}, then the end, on each stream"));
+    Ok(())
+}
+
+pub(super) fn superseded_is_the_last_word(stage: &mut Stage) -> Outcome {
+    stage.expect("`superseded` as the last event and then the end of the body, on every stream");
+    let (first, live) = stage.launch_ready()?;
+    let streams = several(stage, &live)?;
+    let second = stage.launch()?;
+    let live = stage.ready(&second)?;
+    let deadline = Instant::now() + NOTICED + SEEN;
+    last_word(stage, "a second daemon", "superseded", streams, deadline)?;
+    drop(first);
+
+    let streams = several(stage, &live)?;
+    let rival = Rival::new()?;
+    rival.publish(&stage.record_path())?;
+    stage.precondition("the record became that of a daemon that does not answer");
+    let deadline = Instant::now() + NOTICED + SEEN;
+    last_word(stage, "another's record", "superseded", streams, deadline)
+}
+
+pub(super) fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
+    stage.expect("`shutdown` as the last event and then the end of the body, on every stream");
+    for how in ["SIGTERM", "SIGINT", "its record was removed"] {
+        let state_dir = further_state_dir(stage, how.split(' ').next().unwrap_or(how))?;
+        let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
+        let live = stage.ready(&daemon)?;
+        let streams = several(stage, &live)?;
+        match how {
+            "SIGTERM" => drop(signal(stage, &daemon, Signal::TERM)?),
+            "SIGINT" => drop(signal(stage, &daemon, Signal::INT)?),
+            _ => std::fs::remove_file(record_in(stage, &state_dir))?,
+        }
+        let deadline = Instant::now() + NOTICED + SEEN;
+        last_word(stage, how, "shutdown", streams, deadline)?;
+        daemon.kill_group();
+    }
+    Ok(())
+}
+
+pub(super) fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
+    stage.expect("every stream has ended within 10 s of the stop, read or not, and so has the daemon");
+    let mut daemons = Vec::new();
+    for how in ["stopped", "displaced"] {
+        let state_dir = further_state_dir(stage, how)?;
+        let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
+        let live = stage.ready(&daemon)?;
+        let mut streams = Vec::new();
+        for _ in 0..5 {
+            streams.push(stalled(stage, &live, "")?);
+        }
+        streams.push(open(stage, &live, "")?);
+        Poster::new(stage, &live)?.bulk(stage, MOST_BYTES)?;
+        stage.precondition(format!(
+            "{how}: 6 subscribers have not read 4 MiB of events, and never will"
+        ));
+        daemons.push((how, daemon, streams));
+    }
+    let rival = Rival::new()?;
+    signal(stage, &daemons[0].1, Signal::TERM)?;
+    rival.publish(&record_in(stage, &daemons[1].1.state_dir))?;
+    let began = Instant::now();
+    for (how, daemon, streams) in daemons {
+        let noticed = if how == "displaced" { NOTICED } else { SLACK };
+        let deadline = began + noticed + DRAIN + SLACK;
+        let Some(exit) = daemon.wait_exit(deadline) else {
+            return stage.fail(format!("{how}, it is still there after its drain bound"));
+        };
+        let after = exit.at.saturating_duration_since(began).as_millis();
+        stage.observed(format!("{how}: {exit} after {after} ms"));
+        // What had left the daemon may still be read; the end is not far behind.
+        for mut stream in streams {
+            let seen = to_the_end(&mut stream, Instant::now() + SEEN);
+            let ended = matches!(
+                seen.ending,
+                Some(
+                    Ending::Clean
+                        | Ending::WithinFrame
+                        | Ending::Cut(HttpFault::Closed(_) | HttpFault::Reset)
+                )
+            );
+            stage.ensure(ended, format!("{how}, a stream has not ended: {:?}", seen.ending))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Notes: what a client may put into the log.
+
+use local_daemon_harness::http::Request;
+use serde_json::{Value, json};
+
+use super::follow::{
+    LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
+};
+use crate::case::Outcome;
+use crate::stage::{Live, Stage};
+
+/// Data that a careless daemon changes, cuts or is confused by.
+fn data() -> Vec<String> {
+    let texts = [
+        json!("a\nb\r\n\r\nid: 00000000-9\nevent: shutdown\n\ndata: x"),
+        json!("\u{0}\u{7f}\u{85}\u{2028}\u{feff}é𝄞 \\ \" /"),
+        json!([[], {}, [null, [true, {"": ""}]]]),
+        json!({"topic": "shutdown", "at": 0, "data": {"id": "x"}, "id": "y"}),
+        json!(""),
+        json!(false),
+        json!(0),
+        json!("x".repeat(LARGE)),
+    ];
+    let mut data: Vec<String> = texts.iter().map(Value::to_string).collect();
+    // As they stand: null, numbers that need all their digits, and white space between tokens.
+    data.extend(
+        [
+            "null",
+            "9007199254740993",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "0.1",
+            "1e-7",
+            "[1,\n2,\r\n\t3]",
+            "{\n\"a\" :\r\n{ \"b\" : \"c\" }\n}",
+            "\"\\u00e9\\/\\ud834\\udd1e\"",
+        ]
+        .map(str::to_owned),
+    );
+    data
+}
+
+pub(super) fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    stage.expect("each note once, with its answered id and its data unchanged, on every stream of its topic");
+    let mut streams = [
+        ("of everything", open(stage, &live, "")?),
+        ("of notes", open(stage, &live, "?topics=note")?),
+        ("of two topics", open(stage, &live, "?topics=sessions,note")?),
+    ];
+    let data = data();
+    let mut posted = Vec::new();
+    for data in &data {
+        match poster.try_note(data) {
+            Ok(id) => posted.push((id, serde_json::from_str::<Value>(data).unwrap_or_default())),
+            Err(why) => {
+                let data = &data[..data.floor_char_boundary(60)];
+                return stage.fail(format!("a note of {data:?}: {why}"));
+            }
+        }
+    }
+    let marker = poster.note(stage, "\"the last\"")?;
+    let resumed = from_the_beginning(stage, &live, "&topics=note")?;
+    let all = streams.iter_mut().map(|(what, stream)| (*what, stream));
+    let mut resumed = resumed;
+    for (what, stream) in all.chain([("from the beginning", &mut resumed)]) {
+        let seen = until(stage, stream, &marker)?;
+        for (id, data) in &posted {
+            let with_id: Vec<_> = seen
+                .iter()
+                .filter(|event| event.id.as_deref() == Some(id))
+                .collect();
+            let whole = matches!(with_id[..], [event] if event.name == "note" && event.payload() == data);
+            stage.ensure(
+                whole,
+                format!(
+                    "a stream {what}: the note {id} came {} times: {}",
+                    with_id.len(),
+                    with_id.first().map_or_else(String::new, |event| event.brief())
+                ),
+            )?;
+        }
+        let notes = seen.iter().filter(|event| event.name == "note").count();
+        stage.ensure(
+            notes == posted.len() + 1,
+            format!(
+                "a stream {what}: {notes} notes of {}: {}",
+                posted.len() + 1,
+                brief(&seen)
+            ),
+        )?;
+    }
+    stage.observed(format!("{} notes on 4 streams", posted.len() + 1));
+    Ok(())
+}
+
+/// Sends what must not be appended between two good notes: the second has the number after the first, and a stream
+/// shows nothing between them.
+fn appends_nothing(
+    stage: &mut Stage,
+    live: &Live,
+    status: u16,
+    requests: impl Fn(&Poster) -> Vec<(String, Request)>,
+) -> Outcome {
+    let mut poster = Poster::new(stage, live)?;
+    stage.between_controls(live, |stage| {
+        let before = poster.note(stage, "\"before\"")?;
+        stage.control(format!("a good note was answered 201 with the id {before}"));
+        for (what, request) in requests(&poster) {
+            let seen = match poster.send(&request) {
+                Ok(answer) => answer.status.to_string(),
+                Err(fault) => fault.to_string(),
+            };
+            stage.observed(format!("{what}: {seen}"));
+            stage.ensure(seen == status.to_string(), format!("{what}: {seen}"))?;
+        }
+        let after = poster.note(stage, "\"after\"")?;
+        let next = split(&before).map(|(_, seq)| seq + 1);
+        let mut stream = resume(stage, live, &format!("?after={before}"), &[])?;
+        let seen = until(stage, &mut stream, &after)?;
+        stage.ensure(
+            seen.len() == 1 && split(&after).map(|(_, seq)| seq) == next,
+            format!("between {before} and {after} came: {}", brief(&seen)),
+        )
+    })
+}
+
+/// A note whose body is exactly so long.
+fn of_length(length: usize) -> String {
+    let frame = r#"{"topic":"note","data":""}"#.len();
+    format!(r#"{{"topic":"note","data":"{}"}}"#, "x".repeat(length - frame))
+}
+
+pub(super) fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    stage.expect("413 to each note of more than 64 KiB, and nothing appended");
+    appends_nothing(stage, &live, 413, |poster| {
+        let announced = [LONGEST_NOTE + 1, LONGEST_NOTE + 1024, 1024 * 1024 - 1];
+        let mut requests: Vec<_> = announced
+            .iter()
+            .map(|length| (format!("{length} bytes"), poster.request(of_length(*length))))
+            .collect();
+        // Its length is in no header: it must be counted as it comes.
+        let body = of_length(LONGEST_NOTE + 1);
+        let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        let chunked = poster
+            .request(chunks)
+            .unframed()
+            .header("Transfer-Encoding", "chunked");
+        requests.push((format!("{} bytes in a chunk", body.len()), chunked));
+        // White space counts: the body is what is measured.
+        let padded = format!("{}{}", of_length(100), " ".repeat(LONGEST_NOTE));
+        requests.push((
+            "a short note and 64 KiB of spaces".to_owned(),
+            poster.request(padded),
+        ));
+        requests
+    })
+}
+
+pub(super) fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    stage.expect(
+        "400 to each body that is not an object with the topic `note` and a `data`, and nothing appended",
+    );
+    let other = id(&live, 1);
+    appends_nothing(stage, &live, 400, |poster| {
+        let mut bodies: Vec<String> = [
+            "",
+            "null",
+            "\"note\"",
+            "[\"note\",1]",
+            "[{\"topic\":\"note\",\"data\":1}]",
+            "{}",
+            "{\"topic\":\"note\"}",
+            "{\"data\":1}",
+            "{\"topic\":null,\"data\":1}",
+            "{\"topic\":[\"note\"],\"data\":1}",
+            "{\"topic\":\"Note\",\"data\":1}",
+            "{\"topic\":\"\",\"data\":1}",
+            "{\"topic\":\"note\\nid: 1\",\"data\":1}",
+            "{\"topic\":\"note\",\"data\":}",
+            "{\"topic\":\"note\",\"data\":1",
+            "{\"topic\":\"note\",\"data\":1} x",
+            "{topic:'note',data:1}",
+            "topic=note&data=1",
+        ]
+        .map(str::to_owned)
+        .into();
+        for (topic, data) in [
+            ("lifecycle", r#"{"what":"draining"}"#),
+            ("warning", r#"{"code":"x","message":"y"}"#),
+            ("origins", r#"{"what":"added","origin":"http://localhost:1"}"#),
+            ("sessions", r#"{"what":"exited","id":"x"}"#),
+            ("proxies", r#"{"what":"removed","name":"x"}"#),
+            ("gap", &format!(r#"{{"first":"{other}"}}"#)),
+            ("superseded", "{}"),
+            ("shutdown", "{}"),
+            ("message", "{}"),
+        ] {
+            bodies.push(format!(r#"{{"topic":"{topic}","data":{data}}}"#));
+        }
+        let request = |body: String| (format!("{body:?}"), poster.request(body));
+        bodies.into_iter().map(request).collect()
+    })
+}

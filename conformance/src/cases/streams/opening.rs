@@ -1,0 +1,226 @@
+//! Opening a stream.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::sse::{EventStream, Sight};
+
+use super::follow::{
+    ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
+};
+use crate::case::Outcome;
+use crate::cases::scene::{NOTICED, Rival, open_work, signal};
+use crate::stage::Stage;
+
+pub(super) fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect(
+        "200, `Content-Type: text/event-stream` and `Cache-Control: no-store`, however it is asked for",
+    );
+    let beginning = format!("?after={}", id(&live, 0));
+    let lost = format!("?topics=note&after={}", "00000000-7");
+    for (query, headers) in [
+        ("", &[][..]),
+        ("?topics=note", &[]),
+        (&*beginning, &[]),
+        (&*lost, &[]),
+        ("", &[("Accept", "*/*"), ("Cache-Control", "no-cache")]),
+    ] {
+        let stream = match ask(stage, &live, query, headers)? {
+            Ok(stream) => stream,
+            Err(fault) => return stage.fail(format!("{query}: {fault}")),
+        };
+        let head = &stream.head;
+        let stored = head.all("cache-control").join(",");
+        let never = stored
+            .split(',')
+            .any(|word| word.trim().eq_ignore_ascii_case("no-store"));
+        let seen = format!(
+            "{query}: {}, Content-Type {:?}, Cache-Control {stored:?}",
+            head.status,
+            head.header("content-type")
+        );
+        stage.observed(seen.clone());
+        stage.ensure(
+            head.status == 200 && head.media_type().as_deref() == Some("text/event-stream") && never,
+            seen,
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("the head and `retry: 500` at once, while nothing happens");
+    let mut stream = match ask(stage, &live, "?topics=note", &[])? {
+        Ok(stream) => stream,
+        Err(fault) => return stage.fail(format!("no head while nothing happens: {fault}")),
+    };
+    // Nothing is posted: what comes before a sign of life is due comes of itself.
+    match stream.next(Instant::now() + SEEN) {
+        Sight::Frame(frame) => {
+            stage.observed(format!("{:?}", frame.fields));
+            stage.ensure(
+                frame.field("retry") == Some("500") && frame.data().is_none(),
+                format!("the first frame is {:?}", frame.fields),
+            )
+        }
+        other => stage.fail(format!("no `retry` while nothing happens: {other:?}")),
+    }
+}
+
+pub(super) fn delivers_what_happens_after_its_head(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let mut poster = Poster::new(stage, &live)?;
+    stage.expect("the event that happens right after the head was read, on each of 20 new streams");
+    // The connection is there before, so that nothing comes between the head and the note.
+    poster.note(stage, "0")?;
+    for n in 0..20 {
+        let query = if n % 2 == 0 { "" } else { "?topics=note" };
+        let mut stream = open(stage, &live, query)?;
+        let id = poster.note(stage, &n.to_string())?;
+        until(stage, &mut stream, &id)?;
+    }
+    Ok(())
+}
+
+/// The topics of what a stream delivered and that were not wanted, besides those about the stream itself.
+fn unwanted(events: &[Event], wanted: &[&str]) -> Vec<String> {
+    let others = events
+        .iter()
+        .filter(|event| !wanted.contains(&&*event.name) && !ABOUT.contains(&&*event.name));
+    others.map(Event::brief).collect()
+}
+
+pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let marker = poster.notes(stage, 3)?;
+    let mut all = from_the_beginning(stage, &live, "")?;
+    let events = until(stage, &mut all, &marker)?;
+    if unwanted(&events, &["note"]).is_empty() {
+        return stage.inconclusive("nothing but notes happened, so that nothing can be left out");
+    }
+    stage.precondition(format!("the log holds notes and others: {}", brief(&events)));
+    stage.expect("only the named topics, and the words about the stream itself");
+
+    let mut notes = from_the_beginning(stage, &live, "&topics=note")?;
+    let mut two = from_the_beginning(stage, &live, "&topics=sessions%2Cnote")?;
+    let mut others = from_the_beginning(stage, &live, "&topics=lifecycle,warning,origins")?;
+    let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
+    let told = until(stage, &mut lost, &marker)?;
+    stage.ensure(
+        told.first().is_some_and(|event| event.name == "gap"),
+        format!(
+            "a stream of notes is not told that some are lost: {}",
+            brief(&told)
+        ),
+    )?;
+    let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
+    let notes_there = events.iter().filter(|event| event.name == "note").count();
+    for stream in [&mut notes, &mut two, &mut lost] {
+        let seen = until(stage, stream, &marker)?;
+        let unwanted = unwanted(&seen, &["note", "sessions"]);
+        stage.ensure(unwanted.is_empty(), format!("not asked for: {unwanted:?}"))?;
+        let count = seen.iter().filter(|event| event.name == "note").count();
+        stage.ensure(
+            count == notes_there,
+            format!("{count} of {notes_there} notes: {}", brief(&seen)),
+        )?;
+    }
+    // What stops the daemon is a change of its life, and the last word is for everybody.
+    signal(stage, &daemon, Signal::TERM)?;
+    let deadline = Instant::now() + SEEN;
+    for (stream, wanted) in [
+        (&mut notes, &["note"][..]),
+        (&mut others, &["lifecycle", "warning", "origins"]),
+    ] {
+        let seen = to_the_end(stream, deadline);
+        let unwanted = unwanted(&seen.events, wanted);
+        stage.ensure(unwanted.is_empty(), format!("not asked for: {unwanted:?}"))?;
+        let told = seen.events.iter().any(|event| event.name == "shutdown");
+        stage.ensure(
+            told,
+            format!(
+                "a stream of {wanted:?} is not told of the shutdown: {}",
+                brief(&seen.events)
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("400 to each stream that names an unknown topic, 200 to those that do not");
+    stage.between_controls(&live, |stage| {
+        for topics in [
+            "note",
+            "note,sessions",
+            "lifecycle,warning,origins,sessions,proxies,note",
+        ] {
+            open(stage, &live, &format!("?topics={topics}"))?;
+        }
+        stage.control("streams of known topics open");
+        for topics in [
+            "nope",
+            "notes",
+            "NOTE",
+            "note,nope",
+            "nope,note",
+            "no%20te",
+            "note;sessions",
+        ] {
+            let seen = match ask(stage, &live, &format!("?topics={topics}"), &[])? {
+                Ok(stream) => stream.head.status.to_string(),
+                Err(fault) => fault.to_string(),
+            };
+            stage.ensure(seen == "400", format!("topics={topics}: {seen}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Waits until a stream that was open ends: the daemon has begun to stand down. A daemon that never ends it has had the
+/// time to.
+fn stands_down(stream: &mut EventStream) {
+    to_the_end(stream, Instant::now() + NOTICED);
+}
+
+pub(super) fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
+    stage.expect("503 to each request for a stream, by a daemon that is displaced and by one that stops");
+    for how in ["displaced", "stopped"] {
+        let (daemon, live) = stage.launch_ready()?;
+        let mut before = open(stage, &live, "")?;
+        let _work = open_work(stage, &live)?;
+        let _rival = if how == "displaced" {
+            let rival = Rival::new()?;
+            rival.publish(&stage.record_path())?;
+            Some(rival)
+        } else {
+            signal(stage, &daemon, Signal::TERM)?;
+            None
+        };
+        stands_down(&mut before);
+        // What it waits for is still open, so that it is there to be asked.
+        if let Some(exit) = daemon.wait_exit(Instant::now() + Duration::from_millis(1)) {
+            return stage.inconclusive(format!("{how}, it has ended already: {exit}"));
+        }
+        stage.precondition(format!("{how}, it stands down and is still there"));
+        let resumed = format!("?after={}-0", epoch(&live));
+        for query in ["", "?topics=note", &*resumed] {
+            let seen = match ask(stage, &live, query, &[])? {
+                Ok(stream) => stream.head.status.to_string(),
+                Err(fault) => fault.to_string(),
+            };
+            stage.observed(format!("{how}, {query:?}: {seen}"));
+            stage.ensure(
+                seen == "503" || seen == "connection refused",
+                format!("{how}, {query:?}: {seen}"),
+            )?;
+        }
+        daemon.kill_group();
+        std::fs::remove_file(stage.record_path()).ok();
+    }
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Taking a stream up again.
+
+use std::time::Instant;
+
+use local_daemon_harness::process::Signal;
+
+use super::follow::{
+    Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
+    seqs, settled, split, to_the_end, until,
+};
+use crate::case::Outcome;
+use crate::cases::scene::signal;
+use crate::stage::{Live, Stage};
+
+/// The number of the last event, seen from the answer to a note.
+fn number(stage: &mut Stage, id: &str) -> Outcome<u64> {
+    match split(id) {
+        Some((_, seq)) => Ok(seq),
+        None => stage.inconclusive(format!("a note was answered the id {id:?}")),
+    }
+}
+
+/// The first event of a stream, whatever it is.
+fn first_event(stage: &mut Stage, stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<Event> {
+    let mut seen = follow(stream, Instant::now() + SEEN, |_| true);
+    match seen.events.pop() {
+        Some(event) => Ok(event),
+        None => stage.fail(format!(
+            "the stream begins with nothing, its end: {:?}",
+            seen.ending
+        )),
+    }
+}
+
+pub(super) fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, 8)?;
+    let last = number(stage, &last)?;
+    stage
+        .expect("the event after the named one, for every id that the log holds, by parameter and by header");
+    for after in 0..=last {
+        let named = id(&live, after);
+        let query = format!("?after={named}");
+        let header = [("Last-Event-ID", &*named)];
+        let mut streams = vec![
+            (query.clone(), resume(stage, &live, &query, &[])?),
+            (
+                format!("Last-Event-ID: {named}"),
+                resume(stage, &live, "", &header)?,
+            ),
+        ];
+        if after == last {
+            // The next one is still to come.
+            poster.note(stage, "\"to come\"")?;
+        }
+        for (how, stream) in &mut streams {
+            let event = first_event(stage, stream)?;
+            stage.ensure(
+                event.id == Some(id(&live, after + 1)),
+                format!("{how}: begins with {}", event.brief()),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn last_event_id_wins(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, 6)?;
+    let last = number(stage, &last)?;
+    stage.expect("the event after the one in the header, whichever is further");
+    for (header, parameter) in [(last - 1, 1), (1, last - 1), (0, last), (last - 2, 0)] {
+        let (header, parameter) = (id(&live, header), id(&live, parameter));
+        let query = format!("?after={parameter}");
+        let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", &header)])?;
+        let event = first_event(stage, &mut stream)?;
+        let after = number_of(&header) + 1;
+        stage.ensure(
+            event.id == Some(id(&live, after)),
+            format!(
+                "Last-Event-ID {header}, after={parameter}: begins with {}",
+                event.brief()
+            ),
+        )?;
+    }
+    // What is lost by the header is lost, although the parameter's is held.
+    let query = format!("?after={}", id(&live, 1));
+    let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", "00000000-7")])?;
+    let event = first_event(stage, &mut stream)?;
+    stage.ensure(
+        event.name == "gap",
+        format!(
+            "Last-Event-ID of another epoch, after={}: begins with {}",
+            id(&live, 1),
+            event.brief()
+        ),
+    )
+}
+
+fn number_of(id: &str) -> u64 {
+    id.rsplit('-')
+        .next()
+        .and_then(|seq| seq.parse().ok())
+        .unwrap_or_default()
+}
+
+/// A stream that must begin with one gap, name the oldest event that is held, and go on from there to the last.
+fn begins_with_a_gap(
+    stage: &mut Stage,
+    live: &Live,
+    how: &str,
+    stream: &mut local_daemon_harness::sse::EventStream,
+    last: &str,
+) -> Outcome<u64> {
+    let events = until(stage, stream, last)?;
+    let Some(first) = events
+        .first()
+        .filter(|event| event.name == "gap")
+        .and_then(Event::first)
+    else {
+        return stage.fail(format!("{how}: begins with {}", brief(&events)));
+    };
+    let rest = seqs(stage, live, &events[1..])?;
+    if let Some(why) = break_in(&rest, first) {
+        return stage.fail(format!("{how}: after a gap whose first is {first}: {why}"));
+    }
+    let named = events[0].payload()["first"].as_str() == Some(&id(live, first));
+    stage.ensure(
+        named,
+        format!("{how}: the gap names another log: {}", events[0].brief()),
+    )?;
+    Ok(first)
+}
+
+pub(super) fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    // More than a log holds, and more than one that begins anew when it is full.
+    let last = poster.notes(stage, MOST_EVENTS + 300)?;
+    stage.precondition(format!(
+        "more events happened than a log holds; the last is {last}"
+    ));
+    stage.expect("one gap that names the oldest event that is held, and everything from there");
+    let mut beginning = resume(stage, &live, &format!("?after={}", id(&live, 0)), &[])?;
+    let oldest = begins_with_a_gap(stage, &live, "from the beginning", &mut beginning, &last)?;
+    stage.observed(format!("{oldest} is the oldest that is held, {last} the last"));
+    stage.ensure(oldest > 1, "nothing was let go of")?;
+    for after in [1, oldest / 2, oldest - 2] {
+        let how = format!("after {after}");
+        let query = format!("?after={}", id(&live, after));
+        let mut stream = resume(stage, &live, &query, &[])?;
+        let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
+        stage.ensure(
+            first == oldest,
+            format!("{how}: the gap names {first}, and {oldest} is held"),
+        )?;
+    }
+    // Right before the oldest nothing is missing.
+    let mut stream = resume(stage, &live, &format!("?after={}", id(&live, oldest - 1)), &[])?;
+    let event = first_event(stage, &mut stream)?;
+    stage.ensure(
+        event.id == Some(id(&live, oldest)),
+        format!(
+            "after {}, whose next is held: begins with {}",
+            oldest - 1,
+            event.brief()
+        ),
+    )
+}
+
+pub(super) fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
+    stage.expect("a gap that names the oldest event that is held, and everything from there");
+    let (before, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let of_before = poster.notes(stage, 3)?;
+    before.kill_group();
+    before.wait_exit(stage.stand_down_deadline());
+
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, 9)?;
+    let mut all = from_the_beginning(stage, &live, "")?;
+    let everything = until(stage, &mut all, &last)?;
+    let oldest = everything.first().and_then(Event::seq);
+    stage.precondition(format!("the log holds {}", brief(&everything)));
+    let last_seq = number(stage, &last)?;
+    let mut after = vec![of_before, "00000000-3".to_owned(), "ffffffff-0".to_owned()];
+    after.extend([last_seq + 1, last_seq + 2, 4_294_967_297].map(|seq| id(&live, seq)));
+    after.push(format!("{}9999", id(&live, u64::MAX)));
+    for after in &after {
+        for by_header in [true, false] {
+            let how = format!("after {after}");
+            let mut stream = if by_header {
+                resume(stage, &live, "", &[("Last-Event-ID", after)])?
+            } else {
+                resume(stage, &live, &format!("?after={after}"), &[])?
+            };
+            let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
+            stage.ensure(
+                Some(first) == oldest,
+                format!("{how}: the gap names {first}, and the log holds {oldest:?}"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
+    let (first, live) = settled(stage)?;
+    let mut poster = Poster::new(stage, &live)?;
+    let last = poster.notes(stage, 3)?;
+    stage.expect("no `id` field in a gap, superseded or shutdown event");
+    let mut stream = open(stage, &live, "?after=00000000-7")?;
+    let mut events = until(stage, &mut stream, &last)?;
+    let second = stage.launch()?;
+    let deadline = stage.stand_down_deadline() + SEEN;
+    events.extend(to_the_end(&mut stream, deadline).events);
+    drop(first);
+    let live = stage.ready(&second)?;
+    let mut stream = open(stage, &live, "")?;
+    signal(stage, &second, Signal::TERM)?;
+    events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
+    let about: Vec<&Event> = events
+        .iter()
+        .filter(|event| super::follow::ABOUT.contains(&&*event.name))
+        .collect();
+    if about.is_empty() {
+        return stage.inconclusive("no such event was seen");
+    }
+    let texts: Vec<String> = about.iter().map(|event| event.brief()).collect();
+    stage.observed(texts.join(", "));
+    let with_id = about.iter().find(|event| event.id.is_some());
+    stage.ensure(
+        with_id.is_none(),
+        with_id.map_or_else(String::new, |event| event.brief()),
+    )
+}
+
+pub(super) fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let epoch = super::follow::epoch(&live).to_owned();
+    stage.expect("400 to each id that is none, in the header and in the parameter; 200 to good ones");
+    stage.between_controls(&live, |stage| {
+        for good in [id(&live, 0), "00000000-1".to_owned()] {
+            resume(stage, &live, &format!("?after={good}"), &[])?;
+            resume(stage, &live, "", &[("Last-Event-ID", &good)])?;
+        }
+        stage.control("ids of the right form open a stream");
+        let garbled = [
+            "now".to_owned(),
+            "7".to_owned(),
+            epoch.clone(),
+            format!("{epoch}-"),
+            "-1".to_owned(),
+            format!("{epoch}--1"),
+            format!("{epoch}-1x"),
+            format!("{epoch}-x"),
+            format!("{epoch}-1.5"),
+            format!("{epoch}-0x1"),
+            format!("{epoch}-1-1"),
+            format!("{epoch}_1"),
+            format!("{}-1", &epoch[..7]),
+            format!("{}-1", live.record.id),
+            "g0000000-1".to_owned(),
+            format!("{epoch}-1,{epoch}-2"),
+        ];
+        for garbled in &garbled {
+            for by_header in [true, false] {
+                let asked = if by_header {
+                    ask(stage, &live, "", &[("Last-Event-ID", garbled)])?
+                } else {
+                    ask(stage, &live, &format!("?after={garbled}"), &[])?
+                };
+                let seen =
+                    asked.map_or_else(|fault| fault.to_string(), |stream| stream.head.status.to_string());
+                let how = if by_header { "Last-Event-ID" } else { "after" };
+                stage.ensure(seen == "400", format!("{how} {garbled:?}: {seen}"))?;
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,764 @@
+//! Reads a manifest, checks every value and finds every program.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use local_daemon_harness::http::is_protocol;
+use local_daemon_spec::Profile;
+use miette::{Diagnostic, NamedSource, SourceSpan};
+
+use super::{Binding, DaemonSection, Manifest, Operation, SubjectSection, fill, placeholders};
+use crate::nearest::nearest;
+
+/// Why there is no manifest to work with. Always exit status 3.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum ManifestFault {
+    /// The file cannot be read.
+    #[error("cannot read the manifest {}: {source}", .path.display())]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a manifest: syntax, an unknown key, a wrong type, a value out of range.
+    #[error("{path}: {message}")]
+    Invalid {
+        /// As given.
+        path: String,
+        /// What is wrong, with the key.
+        message: String,
+        /// The text.
+        #[source_code]
+        text: Arc<NamedSource<String>>,
+        /// Where in it.
+        #[label("here")]
+        at: Option<SourceSpan>,
+        /// What was probably meant.
+        #[help]
+        help: Option<String>,
+    },
+    /// There is no such program.
+    #[error("`{key}`: no program `{program}` {looked}")]
+    NoProgram {
+        /// The key of the command.
+        key: String,
+        /// The command's first word.
+        program: String,
+        /// Where it was looked for.
+        looked: String,
+        /// How the lookup goes.
+        #[help]
+        help: String,
+    },
+    /// The command is empty.
+    #[error("`{0}` is empty")]
+    NoCommand(String),
+    /// There is no command, and the subject claims what needs one.
+    #[error("`{key}` is missing: the profile {profile} needs it")]
+    Missing {
+        /// The key of the command.
+        key: &'static str,
+        /// The claimed profile.
+        profile: Profile,
+        /// What to do about it.
+        #[help]
+        help: &'static str,
+    },
+    /// A placeholder that is not known here.
+    #[error("`{key}`: unknown placeholder {{{name}}}")]
+    Placeholder {
+        /// The key whose value holds it.
+        key: String,
+        /// The word between the braces.
+        name: String,
+        /// The known ones.
+        #[help]
+        help: String,
+    },
+}
+
+/// What may stand in braces in every command, environment value and body.
+const PLACEHOLDERS: [&str; 4] = ["state_dir", "home", "port", "case"];
+
+/// What also may in commands and environment values: the directory of the manifest, for a script that is an argument.
+const MANIFEST_DIR: &str = "manifest_dir";
+
+impl Manifest {
+    /// Reads a manifest, checks every value and finds every program.
+    pub fn load(path: &Path) -> Result<Self, ManifestFault> {
+        let text = std::fs::read_to_string(path).map_err(|source| ManifestFault::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let dir = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self::parse(&text, &path.display().to_string())?.ready(dir.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// The manifest of the independent subject, which is part of this program; its own program is looked up as any other.
+    pub fn independent() -> Result<Self, ManifestFault> {
+        let text = include_str!("../../subjects/independent.toml");
+        Self::parse(text, "independent.toml")?.ready(&std::env::current_dir().unwrap_or_default())
+    }
+
+    /// The manifest of a command alone: the default binding and these profiles. In the place of the manifest's directory
+    /// stands the current one.
+    pub fn of_command(run: Vec<String>, profiles: BTreeSet<Profile>) -> Result<Self, ManifestFault> {
+        Self {
+            subject: SubjectSection {
+                profiles,
+                ..SubjectSection::default()
+            },
+            daemon: DaemonSection {
+                run,
+                ..DaemonSection::default()
+            },
+            binding: Binding::default(),
+            client: None,
+        }
+        .ready(&std::env::current_dir().unwrap_or_default())
+    }
+
+    fn parse(text: &str, path: &str) -> Result<Self, ManifestFault> {
+        let invalid = |message: String, at: Option<Range<usize>>, help| ManifestFault::Invalid {
+            path: path.to_owned(),
+            message,
+            text: Arc::new(NamedSource::new(path, text.to_owned())),
+            // A fault at the very end has no character of its own.
+            at: at.map(|at| (at.start.min(text.len().saturating_sub(1))..at.end.min(text.len())).into()),
+            help,
+        };
+        let manifest: Self = toml::from_str(text).map_err(|error| {
+            let message = error.message().trim_end().to_owned();
+            let help = unknown_key(&message).map(|(key, known)| match nearest(key, known.clone(), 1)[..] {
+                [meant] => format!("did you mean `{meant}`?"),
+                _ => format!("known here: {}", known.join(", ")),
+            });
+            let message = match unknown_key(&message) {
+                Some((key, _)) => format!("unknown key `{}`", qualified(text, key, error.span())),
+                None => message,
+            };
+            invalid(message, error.span(), help)
+        })?;
+        match manifest.bad_value() {
+            Some((key, rule)) => {
+                let last = key.rsplit('.').next().unwrap_or(key);
+                let at = text.find(last).map(|start| start..start + last.len());
+                Err(invalid(format!("`{key}` {rule}"), at, None))
+            }
+            None => Ok(manifest),
+        }
+    }
+
+    /// The first value that its type alone does not refuse but the schema does.
+    fn bad_value(&self) -> Option<(&'static str, &'static str)> {
+        const MS: &str = "must be from 1 to 600000 milliseconds";
+        const FILE: &str = "must be a file name without a directory";
+        const PATH: &str = "must begin with `/`";
+        const POINTER: &str = "must be a JSON pointer, such as `/id`";
+        const METHOD: &str = "must be an HTTP method in capitals";
+        const OPERATION: &str = "must have a method in capitals and a path that begins with `/`";
+        let timeout = |ms: u64| !(1..=600_000).contains(&ms);
+        let binding = &self.binding;
+        let file = |name: &str| name.is_empty() || name.contains('/') || matches!(name, "." | "..");
+        let bad_path = |path: &str| !path.starts_with('/');
+        let pointer = |pointer: &str| !pointer.is_empty() && !pointer.starts_with('/');
+        let method =
+            |method: &str| method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase());
+        let operation = |operation: &Option<Operation>| {
+            operation
+                .as_ref()
+                .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
+        };
+        let rules = [
+            (
+                self.subject.profiles.is_empty(),
+                "subject.profiles",
+                "must name at least one profile",
+            ),
+            (
+                timeout(self.daemon.ready_timeout_ms),
+                "daemon.ready_timeout_ms",
+                MS,
+            ),
+            (
+                timeout(self.daemon.stand_down_timeout_ms),
+                "daemon.stand_down_timeout_ms",
+                MS,
+            ),
+            (file(&binding.registration), "binding.registration", FILE),
+            (file(&binding.credential), "binding.credential", FILE),
+            (file(&binding.lock), "binding.lock", FILE),
+            (bad_path(&binding.handshake.path), "binding.handshake.path", PATH),
+            (
+                method(&binding.handshake.method),
+                "binding.handshake.method",
+                METHOD,
+            ),
+            (pointer(&binding.handshake.id), "binding.handshake.id", POINTER),
+            (
+                pointer(&binding.handshake.protocol),
+                "binding.handshake.protocol",
+                POINTER,
+            ),
+            (
+                operation(&binding.authenticated_read),
+                "binding.authenticated_read",
+                OPERATION,
+            ),
+            (operation(&binding.mutation), "binding.mutation", OPERATION),
+            (operation(&binding.shutdown), "binding.shutdown", OPERATION),
+            (operation(&binding.emit), "binding.emit", OPERATION),
+            (operation(&binding.ticket), "binding.ticket", OPERATION),
+            (
+                binding
+                    .stream
+                    .as_ref()
+                    .is_some_and(|stream| bad_path(&stream.path)),
+                "binding.stream.path",
+                PATH,
+            ),
+            (
+                binding.page.as_deref().is_some_and(bad_path),
+                "binding.page",
+                PATH,
+            ),
+            (
+                self.client
+                    .as_ref()
+                    .is_some_and(|client| pointer(&client.outcome)),
+                "client.outcome",
+                POINTER,
+            ),
+            (
+                self.client.as_ref().is_some_and(|client| pointer(&client.id)),
+                "client.id",
+                POINTER,
+            ),
+            (
+                self.client
+                    .as_ref()
+                    .is_some_and(|client| !is_protocol(&client.protocol)),
+                "client.protocol",
+                "must be a protocol identifier, such as `acme/1`",
+            ),
+        ];
+        rules
+            .into_iter()
+            .find(|(bad, ..)| *bad)
+            .map(|(_, key, rule)| (key, rule))
+    }
+
+    /// Checks placeholders, fills in the manifest's directory and finds the programs.
+    fn ready(mut self, dir: &Path) -> Result<Self, ManifestFault> {
+        self.check_placeholders()?;
+        let dir = dir.to_string_lossy();
+        for text in self.words_mut() {
+            *text = fill(text, &[(MANIFEST_DIR, &dir)]);
+        }
+        if let Some(client) = &mut self.client {
+            let fill_in = |text: &mut String| *text = fill(text, &[(MANIFEST_DIR, &dir)]);
+            client
+                .commands()
+                .flat_map(|(_, command)| command)
+                .for_each(fill_in);
+            client.env.values_mut().for_each(fill_in);
+            client
+                .daemon
+                .iter_mut()
+                .flat_map(|stand| &mut stand.command)
+                .for_each(fill_in);
+        }
+        if self.subject.name.is_empty() {
+            let program = self.program().and_then(Path::file_name);
+            self.subject.name = program.unwrap_or_default().to_string_lossy().into_owned();
+        }
+        let daemons = |profile: &&Profile| **profile != Profile::Client;
+        match self.subject.profiles.iter().find(daemons) {
+            None if self.daemon.run.is_empty() => {}
+            Some(&profile) if self.daemon.run.is_empty() => {
+                return Err(ManifestFault::Missing {
+                    key: "daemon.run",
+                    profile,
+                    help: "give the command, or claim no profile but `client` in `subject.profiles`",
+                });
+            }
+            _ => resolve("daemon.run", &mut self.daemon.run)?,
+        }
+        if !self.subject.version.is_empty() {
+            resolve("subject.version", &mut self.subject.version)?;
+        }
+        if let Some(origins) = &mut self.daemon.origins {
+            for (key, command) in [
+                ("daemon.origins.add", &mut origins.add),
+                ("daemon.origins.remove", &mut origins.remove),
+            ] {
+                if let Some(command) = command {
+                    resolve(key, command)?;
+                }
+            }
+        }
+        if let Some(client) = &mut self.client {
+            for (key, command) in client.commands() {
+                resolve(key, command)?;
+            }
+            if let Some(stand) = &mut client.daemon {
+                if stand.command.is_empty() {
+                    stand.command.extend(self.daemon.run.first().cloned());
+                }
+                resolve("client.daemon.command", &mut stand.command)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Every word of a command and every environment value, the client's apart.
+    fn words_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let daemon = &mut self.daemon;
+        (self.subject.version.iter_mut())
+            .chain(&mut daemon.run)
+            .chain(daemon.env.values_mut())
+            .chain(daemon.origins.as_mut().into_iter().flat_map(|origins| {
+                let commands = [&mut origins.add, &mut origins.remove];
+                origins
+                    .args
+                    .iter_mut()
+                    .chain(commands.into_iter().flatten().flatten())
+            }))
+            .chain(
+                daemon
+                    .yields
+                    .as_mut()
+                    .into_iter()
+                    .flat_map(|yields| &mut yields.args),
+            )
+    }
+
+    fn check_placeholders(&self) -> Result<(), ManifestFault> {
+        let check = |key: &str, text: &str, more: &[&str]| {
+            let known: Vec<&str> = PLACEHOLDERS.iter().chain(more).copied().collect();
+            match placeholders(text).find(|(_, name)| !known.contains(name)) {
+                None => Ok(()),
+                Some((_, name)) => Err(ManifestFault::Placeholder {
+                    key: key.to_owned(),
+                    name: name.to_owned(),
+                    help: format!(
+                        "known here: {}",
+                        known
+                            .iter()
+                            .map(|name| format!("{{{name}}}"))
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    ),
+                }),
+            }
+        };
+        let all = |key: &str, texts: &[String], more: &[&str]| {
+            texts.iter().try_for_each(|text| check(key, text, more))
+        };
+        all("subject.version", &self.subject.version, &[MANIFEST_DIR])?;
+        all("daemon.run", &self.daemon.run, &[MANIFEST_DIR])?;
+        for (name, value) in &self.daemon.env {
+            check(&format!("daemon.env.{name}"), value, &[MANIFEST_DIR])?;
+        }
+        if let Some(origins) = &self.daemon.origins {
+            for (key, words) in [
+                ("daemon.origins.args", Some(&origins.args)),
+                ("daemon.origins.add", origins.add.as_ref()),
+                ("daemon.origins.remove", origins.remove.as_ref()),
+            ] {
+                all(
+                    key,
+                    words.map_or(&[][..], Vec::as_slice),
+                    &["origin", MANIFEST_DIR],
+                )?;
+            }
+        }
+        if let Some(yields) = &self.daemon.yields {
+            all("daemon.yields.args", &yields.args, &[MANIFEST_DIR])?;
+        }
+        if let Some(mut client) = self.client.clone() {
+            for (key, command) in client.commands() {
+                all(key, command, &[MANIFEST_DIR])?;
+            }
+            for (name, value) in &client.env {
+                check(&format!("client.env.{name}"), value, &[MANIFEST_DIR])?;
+            }
+            if let Some(stand) = &client.daemon {
+                all("client.daemon.command", &stand.command, &[MANIFEST_DIR])?;
+            }
+            if let Some(deadline) = &client.deadline {
+                all("client.deadline.args", &deadline.args, &["seconds"])?;
+            }
+            if let Some(replace) = &client.replace {
+                all("client.replace.args", &replace.args, &[])?;
+            }
+        }
+        let binding = &self.binding;
+        let operations = [
+            ("binding.authenticated_read", &binding.authenticated_read, &[][..]),
+            ("binding.mutation", &binding.mutation, &[]),
+            ("binding.shutdown", &binding.shutdown, &[]),
+            ("binding.emit", &binding.emit, &["n"]),
+            ("binding.ticket", &binding.ticket, &[]),
+        ];
+        for (key, operation, more) in operations {
+            if let Some(operation) = operation {
+                check(key, &operation.path, more)?;
+                check(key, operation.body.as_deref().unwrap_or_default(), more)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a command's first word by the absolute path of the program.
+fn resolve(key: &str, command: &mut [String]) -> Result<(), ManifestFault> {
+    let program = command.first_mut().filter(|program| !program.is_empty());
+    let program = program.ok_or_else(|| ManifestFault::NoCommand(key.to_owned()))?;
+    let found = find(program).ok_or_else(|| ManifestFault::NoProgram {
+        key: key.to_owned(),
+        program: program.clone(),
+        looked: if program.contains('/') {
+            "that may be run at this path".to_owned()
+        } else {
+            "that may be run beside daemonspec or in PATH".to_owned()
+        },
+        help: "a name with a slash is relative to the current directory; a bare name is looked up beside the daemonspec \
+               executable, then in PATH"
+            .to_owned(),
+    })?;
+    *program = found.to_string_lossy().into_owned();
+    Ok(())
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let runnable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        return std::path::absolute(program).ok().filter(runnable);
+    }
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|own| Some(own.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(program))
+        .find(runnable)
+}
+
+/// The unknown key and the known ones, out of serde's message about it.
+fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return None;
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    Some((quoted.next()?, quoted.collect()))
+}
+
+/// A key with the table it stands in.
+fn qualified(text: &str, key: &str, at: Option<Range<usize>>) -> String {
+    let before = at.and_then(|at| text.get(..at.start)).unwrap_or_default();
+    let table = before.lines().rev().find_map(|line| {
+        let line = line.trim();
+        line.strip_prefix('[')?
+            .split(']')
+            .next()
+            .filter(|table| !table.contains(['"', ',']))
+    });
+    match table {
+        Some(table) if !text.contains(&format!("[{key}]")) => format!("{table}.{key}"),
+        _ => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use miette::Diagnostic as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::manifest::TEMPLATE;
+
+    fn parse(text: &str) -> Result<Manifest, ManifestFault> {
+        Manifest::parse(text, "subject.toml")?.ready(Path::new("/"))
+    }
+
+    #[test]
+    fn run_alone_is_enough() {
+        let manifest = parse("[daemon]\nrun = ['true']").unwrap();
+        assert_eq!(manifest.subject.name, "true");
+        assert!(manifest.claims(Profile::Core) && !manifest.claims(Profile::Proof));
+        assert_eq!(manifest.binding.registration, "registration.json");
+        assert_eq!(manifest.binding.handshake.path, "/.well-known/local-daemon");
+        assert_eq!(manifest.daemon.ready_timeout(), Duration::from_secs(5));
+        assert!(manifest.program().unwrap().is_absolute());
+    }
+
+    #[test]
+    fn a_script_beside_the_manifest_is_found_by_its_directory() {
+        let text = "[daemon]\nrun = ['sh', '{manifest_dir}/daemon.sh', '{state_dir}']\n\
+                    env = { LIB = '{manifest_dir}' }";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subject.toml");
+        std::fs::write(&path, text).unwrap();
+        let manifest = Manifest::load(&path).unwrap();
+        let script = folder.path().join("daemon.sh");
+        assert_eq!(
+            manifest.daemon.run[1..],
+            [script.to_str().unwrap(), "{state_dir}"]
+        );
+        assert_eq!(manifest.daemon.env["LIB"], folder.path().to_str().unwrap());
+    }
+
+    #[test]
+    fn a_client_needs_no_daemon_and_every_other_profile_does() {
+        let client = "[client]\nconnect = ['true']\nprotocol = 'acme/1'\n[subject]\nprofiles = ['client']";
+        let manifest = parse(client).unwrap();
+        assert_eq!(manifest.subject.name, "true");
+        assert!(manifest.daemon.run.is_empty());
+        for text in ["", client] {
+            let fault = parse(&text.replace("['client']", "['client', 'proof']")).unwrap_err();
+            assert!(fault.to_string().contains("`daemon.run` is missing"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_its_key_and_what_was_probably_meant() {
+        use miette::Diagnostic as _;
+        let texts = [
+            (
+                "[daemon]\nrun = ['true']\nready_timeout = 5",
+                "daemon.ready_timeout",
+                "ready_timeout_ms",
+            ),
+            (
+                "[daemon]\nrun = ['true']\n[bindings]\npage = '/'",
+                "bindings",
+                "binding",
+            ),
+            ("[daemon]\nrun = ['true', '{state}']", "{state}", "{state_dir}"),
+            (
+                "[daemon]\nrun = ['no-such-program-here']",
+                "no-such-program-here",
+                "PATH",
+            ),
+            (
+                "[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']",
+                "cor",
+                "core",
+            ),
+        ];
+        for (text, key, meant) in texts {
+            let fault = parse(text).unwrap_err();
+            assert!(fault.to_string().contains(key), "{fault}");
+            let help = fault.help().map(|help| help.to_string()).unwrap_or_default();
+            assert!(help.contains(meant), "{fault}: {help}");
+        }
+        for text in [
+            "",
+            "[daemon]",
+            "[daemon]\nrun = []",
+            "[daemon]\nrun = 'true'",
+            "[daemon]\nrun = ['true']\nready_timeout_ms = 0",
+            "[daemon]\nrun = ['true']\n[binding]\ncredential = '../x'",
+            "[daemon]\nrun = ['true']\n[binding]\nshutdown = { method = 'post', path = '/x' }",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_words_in_braces_and_nothing_else() {
+        let values = [("n", "7"), ("state_dir", "/a {n}")];
+        let filled = fill(r#"{"data":{"n":{n}},"e":{}} ${n} {state_dir}"#, &values);
+        assert_eq!(filled, r#"{"data":{"n":7},"e":{}} ${n} /a {n}"#);
+    }
+
+    #[test]
+    fn the_keys_and_defaults_are_those_of_the_schema() {
+        let schema = local_daemon_spec::schemas::get("manifest").unwrap();
+        let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
+        let keys = |section: &str| -> BTreeSet<String> {
+            let properties = &schema["properties"][section]["properties"];
+            properties.as_object().unwrap().keys().cloned().collect()
+        };
+        for section in ["subject", "daemon", "binding", "client"] {
+            let text = format!(
+                "[daemon]\nrun = ['true']\n{}\nnot_a_key = 1",
+                match section {
+                    "daemon" => String::new(),
+                    other => format!("[{other}]"),
+                }
+            );
+            let error = toml::from_str::<Manifest>(&text).unwrap_err();
+            let (_, known) = unknown_key(error.message()).unwrap_or_else(|| panic!("{section}: {error}"));
+            assert_eq!(
+                known.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(),
+                keys(section),
+                "{section}"
+            );
+        }
+        let default =
+            |section: &str, key: &str| schema["properties"][section]["properties"][key]["default"].clone();
+        let manifest = parse("[daemon]\nrun = ['true']").unwrap();
+        assert_eq!(
+            default("daemon", "ready_timeout_ms"),
+            manifest.daemon.ready_timeout_ms
+        );
+        assert_eq!(
+            default("daemon", "stand_down_timeout_ms"),
+            manifest.daemon.stand_down_timeout_ms
+        );
+        assert_eq!(default("binding", "registration"), manifest.binding.registration);
+        assert_eq!(default("binding", "credential"), manifest.binding.credential);
+        assert_eq!(default("binding", "lock"), manifest.binding.lock);
+        assert_eq!(
+            default("binding", "handshake")["path"],
+            manifest.binding.handshake.path
+        );
+    }
+
+    #[test]
+    fn the_template_is_a_manifest_with_and_without_its_optional_keys() {
+        let schema: serde_json::Value =
+            serde_json::from_str(local_daemon_spec::schemas::get("manifest").unwrap()).unwrap();
+        let whole: String = TEMPLATE
+            .lines()
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|key| !key.is_empty() && !key.starts_with(' '))
+                    .unwrap_or(line)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        for text in [TEMPLATE, &whole] {
+            Manifest::parse(text, "template")
+                .unwrap()
+                .check_placeholders()
+                .unwrap();
+            let value: serde_json::Value = toml::from_str(text).unwrap();
+            assert!(jsonschema::is_valid(&schema, &value));
+        }
+        let manifest = Manifest::parse(&whole, "template").unwrap();
+        assert!(
+            manifest.client.is_some() && manifest.binding.page.is_some() && manifest.daemon.origins.is_some()
+        );
+    }
+
+    /// The template with some of its lines taken out or put elsewhere, and some characters changed.
+    fn damaged() -> impl Strategy<Value = String> {
+        let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..4);
+        let lines =
+            proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..4);
+        // Every key is there, and most are commented out.
+        let bare = TEMPLATE.lines().map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| rest.contains(" = "))
+                .unwrap_or(line)
+        });
+        let bare = bare.collect::<Vec<_>>().join("\n");
+        (
+            prop::sample::select(vec![TEMPLATE.to_owned(), bare]),
+            lines,
+            edits,
+        )
+            .prop_map(|(text, lines, edits)| {
+                let mut all: Vec<&str> = text.lines().collect();
+                for (from, to) in lines {
+                    let line = all.remove(from.index(all.len()));
+                    if let Some(place) = to.index(all.len() * 2 + 1).checked_sub(all.len()) {
+                        all.insert(place, line);
+                    }
+                }
+                let mut chars: Vec<char> = all.join("\n").chars().collect();
+                for (index, to) in edits {
+                    let at = index.index(chars.len());
+                    chars[at] = to;
+                }
+                chars.into_iter().collect()
+            })
+    }
+
+    prop_compose! {
+        fn commands()(rest in proptest::collection::vec("[^{}]{0,12}", 0..3)) -> Vec<String> {
+            std::iter::once("true".to_owned()).chain(rest).collect()
+        }
+    }
+
+    prop_compose! {
+        fn manifests()(
+            name in "[a-z]{1,9}", run in commands(), env in proptest::collection::btree_map("[A-Z]{1,5}", "[^{}]{0,9}", 0..3),
+            times in (1_u64..=600_000, 1_u64..=600_000), file in "[a-z.]{0,5}[a-z]", path in "/[!-z]{0,9}",
+            client in proptest::option::of(commands()),
+        ) -> toml::Table {
+            let mut table = toml::toml! {
+                [subject]
+                [daemon]
+                [binding]
+            };
+            let mut put = |section: &str, key: &str, value: toml::Value| {
+                table.entry(section).or_insert_with(|| toml::Table::new().into()).as_table_mut().unwrap().insert(key.to_owned(), value);
+            };
+            put("subject", "name", name.into());
+            put("daemon", "run", run.into());
+            put("daemon", "env", env.into_iter().map(|(key, value)| (key, value.into())).collect::<toml::Table>().into());
+            put("daemon", "ready_timeout_ms", i64::try_from(times.0).unwrap().into());
+            put("daemon", "stand_down_timeout_ms", i64::try_from(times.1).unwrap().into());
+            put("binding", "registration", file.into());
+            put("binding", "handshake", toml::Table::from_iter([("path".to_owned(), path.into())]).into());
+            if let Some(client) = client {
+                put("client", "protocol", "acme/1".into());
+                put("client", "connect", client.into());
+            }
+            table
+        }
+    }
+
+    /// What a manifest means, for a comparison.
+    fn meaning(manifest: &Manifest) -> serde_json::Value {
+        serde_json::to_value(manifest).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+        /// Whatever the text: no panic, and a fault that can be shown with its place.
+        #[test]
+        fn no_text_panics(text in prop_oneof![damaged(), ".{0,80}"]) {
+            if let Err(fault) = Manifest::parse(&text, "subject.toml") {
+                let message = fault.to_string();
+                prop_assert!(message.starts_with("subject.toml: ") && message.len() > "subject.toml: ".len(), "{message}");
+                for label in fault.labels().into_iter().flatten() {
+                    let place = fault.source_code().unwrap().read_span(label.inner(), 0, 0);
+                    prop_assert!(place.is_ok(), "{message}: {label:?} in {text:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_manifest_means_the_same_when_it_is_written_again(table in manifests()) {
+            let text = table.to_string();
+            let manifest = Manifest::parse(&text, "subject.toml").map_err(|fault| TestCaseError::fail(format!("{fault}: {text}")))?;
+            prop_assert_eq!(&manifest.daemon.run[..], &table["daemon"]["run"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()[..]);
+            prop_assert_eq!(&manifest.binding.registration, table["binding"]["registration"].as_str().unwrap());
+            let again = Manifest::parse(&toml::to_string(&manifest).unwrap(), "subject.toml").unwrap();
+            prop_assert_eq!(meaning(&again), meaning(&manifest));
+        }
+    }
+
+    #[test]
+    fn the_template_means_the_same_when_it_is_written_again() {
+        let manifest = Manifest::parse(TEMPLATE, "subject.toml").unwrap();
+        let again = Manifest::parse(&toml::to_string(&manifest).unwrap(), "subject.toml").unwrap();
+        assert_eq!(meaning(&again), meaning(&manifest));
+    }
+}

@@ -1,0 +1,212 @@
+// HTTP/1.1 over one connection, as far as a loopback daemon needs it (chapter 10, "Bounds").
+//
+// node:http would be shorter, and cannot do it: it has one answer, 431, for a target and for headers that are too long,
+// answers 400 to methods that it does not know, before anybody has asked who sends them, and renders both for nobody.
+// A client is not trusted, so that every read has a bound in bytes and one in time.
+
+// What a daemon takes is more than the second column of chapter 10's table and less than the third (PER-29, PER-30).
+export const MOST_TARGET = 8 * 1024; // bytes of a request target
+export const MOST_HEADERS = 32 * 1024; // bytes of a header section
+const MOST_HEAD = 96 * 1024; // bytes of a head that is read at all: a refusal has to suit origin and Accept (PER-13)
+export const MOST_BODY = 1024 * 1024; // bytes of a request's body
+const MOST_FRAMING = 4 * 1024; // bytes of a chunk's size line, or of all trailers
+
+const REQUEST_LINE = /^([A-Z]+) (\S+) HTTP\/1\.([01])$/;
+// No control characters: a bare CR or LF would be two headers to somebody.
+const HEADER = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)$/;
+const CHUNK_SIZE = /^([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?$/;
+
+// The other side has closed the connection, in the middle of a message or between two.
+export class Closed extends Error {}
+
+// Nothing came in time.
+export class Late extends Error {}
+
+// The message is not HTTP, or is beyond the bounds; says with which status it is answered.
+export class Broken extends Error {
+  constructor(status, code, title) {
+    super(title);
+    Object.assign(this, { status, code, title });
+  }
+}
+
+const invalid = (title) => new Broken(400, 'invalid_request', title);
+export const targetTooLong = () => new Broken(414, 'uri_too_long', 'Request target too long');
+export const headersTooLarge = () => new Broken(431, 'headers_too_large', 'Headers too large');
+
+// A request line, the headers in their order, and the body, which is read when somebody asks for it.
+export class Request {
+  method = '';
+  target = '';
+  headers = [];
+  size = 0; // of the header section
+  announced = 0; // bytes of the body
+  body = (async function* () {})(); // in pieces
+  closes = false; // whether the connection ends with it
+
+  // The values of every header of this name. Two of them are never quietly one (PER-5, PER-11, PER-24).
+  all(name) {
+    return this.headers.filter(([key]) => key === name).map(([, value]) => value);
+  }
+
+  // The body, if it has no more than `most` bytes (PER-30).
+  async wholeBody(most) {
+    const pieces = [];
+    const closes = this.closes;
+    this.closes = true; // what is left of a body that is not read to its end would be taken for the next request
+    for (let length = 0; length <= most && this.announced <= most; ) {
+      const { value, done } = await this.body.next();
+      if (done) {
+        this.closes = closes;
+        return Buffer.concat(pieces);
+      }
+      pieces.push(value);
+      length += value.length;
+    }
+    throw new Broken(413, 'body_too_large', 'Body too large');
+  }
+}
+
+// A socket that is read when somebody wants to, with what has come and is not yet used.
+export class Connection {
+  buffer = Buffer.alloc(0);
+
+  constructor(socket) {
+    this.socket = socket;
+    socket.on('error', () => {}); // what reads or writes learns of it
+  }
+
+  // Adds what comes next to the buffer, or throws Late at the deadline, a time of `performance.now`.
+  async receive(deadline) {
+    for (;;) {
+      const data = this.socket.read();
+      if (data) {
+        this.buffer = this.buffer.length ? Buffer.concat([this.buffer, data]) : data;
+        return;
+      }
+      if (this.socket.readableEnded || this.socket.destroyed) throw new Closed();
+      await this.#happens(['readable', 'end', 'close'], deadline);
+    }
+  }
+
+  async #happens(events, deadline) {
+    let happened, timer;
+    try {
+      await new Promise((resolve, reject) => {
+        happened = resolve;
+        timer = setTimeout(() => reject(new Late()), Math.max(deadline - performance.now(), 0));
+        for (const event of events) this.socket.on(event, happened);
+      });
+    } finally {
+      clearTimeout(timer);
+      for (const event of events) this.socket.off(event, happened);
+    }
+  }
+
+  // Cuts the first `end` bytes off the buffer, and `skip` more that nobody needs.
+  take(end, skip = 0) {
+    const taken = this.buffer.subarray(0, end);
+    this.buffer = this.buffer.subarray(end + skip);
+    return taken;
+  }
+
+  async line(deadline) {
+    let end;
+    while ((end = this.buffer.indexOf('\r\n')) < 0) {
+      if (this.buffer.length > MOST_FRAMING) throw invalid('Line too long');
+      await this.receive(deadline);
+    }
+    return this.take(end, 2).toString('latin1');
+  }
+
+  // Reads a request line and the headers into `request`, whole by the deadline (PER-33).
+  async head(request, deadline, until) {
+    let end;
+    for (;;) {
+      while (this.buffer.indexOf('\r\n') === 0) this.take(0, 2); // empty lines before a request mean nothing
+      end = this.buffer.indexOf('\r\n\r\n');
+      if ((end < 0 ? this.buffer.length : end) > MOST_HEAD) {
+        throw this.buffer.subarray(0, MOST_HEAD).includes('\r\n') ? headersTooLarge() : targetTooLong();
+      }
+      if (end >= 0) break;
+      await this.receive(deadline);
+    }
+    const [start, ...lines] = this.take(end, 4).toString('latin1').split('\r\n');
+    const [, method, target, minor] = REQUEST_LINE.exec(start) ?? [];
+    if (!method) throw invalid('Malformed request line');
+    for (const text of lines) {
+      const [, name, value] = HEADER.exec(text) ?? [];
+      if (!name) throw invalid('Malformed header'); // a folded line, `Host : x`, a bare LF
+      request.headers.push([name.toLowerCase(), value.replace(/^[ \t]+|[ \t]+$/g, '')]);
+    }
+    Object.assign(request, { method, target, size: end - start.length });
+    const options = request.all('connection').join(',').toLowerCase().split(',');
+    request.closes = minor === '0' || options.some((option) => option.trim() === 'close');
+    request.body = this.body(request, until);
+  }
+
+  // The pieces of the body, as its headers frame it. What is framed twice two parsers read in two ways: refused.
+  // `until()` gives the deadline of each read.
+  body(request, until) {
+    const [codings, lengths] = [request.all('transfer-encoding'), request.all('content-length')];
+    if (codings.length) {
+      if (lengths.length || codings.join().toLowerCase() !== 'chunked') throw invalid('Unknown framing');
+      return this.chunks(until);
+    }
+    if (!lengths.length) return request.body;
+    if (lengths.length > 1 || !/^[0-9]{1,15}$/.test(lengths[0])) throw invalid('Unknown length');
+    request.announced = Number(lengths[0]);
+    return this.bytes(request.announced, until);
+  }
+
+  async *bytes(length, until) {
+    while (length) {
+      if (!this.buffer.length) await this.receive(until());
+      const piece = this.take(length);
+      length -= piece.length;
+      yield piece;
+    }
+  }
+
+  async *chunks(until) {
+    for (;;) {
+      const [, size] = CHUNK_SIZE.exec(await this.line(until())) ?? [];
+      if (!size) throw invalid('Malformed chunk');
+      if (!parseInt(size, 16)) break;
+      yield* this.bytes(parseInt(size, 16), until);
+      if (await this.line(until())) throw invalid('Malformed chunk');
+    }
+    let trailers = 0;
+    for (let line; (line = await this.line(until())); ) {
+      if ((trailers += line.length) > MOST_FRAMING) throw invalid('Trailers too large');
+    }
+  }
+
+  // Writes, and waits until it is out: whoever does not read what we wrote is not written more (PER-33).
+  async write(data, deadline) {
+    if (this.socket.destroyed) throw new Closed();
+    let sent = false;
+    this.socket.write(data, () => {
+      sent = true;
+      this.socket.emit('sent');
+    });
+    while (!sent) {
+      if (this.socket.destroyed) throw new Closed();
+      await this.#happens(['sent', 'close'], deadline);
+    }
+  }
+
+  // Ends the connection so that the other side can read the last answer: to close with bytes unread is a reset, which
+  // throws that answer away. So the rest is read and dropped, within bounds in time and in bytes.
+  async close(patience) {
+    const deadline = performance.now() + patience;
+    this.socket.end();
+    try {
+      for (let dropped = 0; dropped < MOST_BODY; dropped += this.buffer.length) {
+        this.buffer = Buffer.alloc(0);
+        await this.receive(deadline);
+      }
+    } catch {}
+    this.socket.destroy();
+  }
+}

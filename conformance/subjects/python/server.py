@@ -1,0 +1,246 @@
+"""The daemon's HTTP server: connections within their bounds, the checks of chapter 10, the handshake and the tally."""
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+import urllib.parse
+from http import HTTPStatus
+
+import contract
+import http1
+from contract import HANDSHAKE, VERSION, Malformed
+from perimeter import Answer, allowlist, host_fault, origin_of, parse_proof, prefers_text, problem
+
+HEAD_TIME, BODY_TIME, WRITE_TIME = 8.0, 15.0, 15.0  # seconds (PER-33)
+MOST_CONNECTIONS, MOST_TURNED_AWAY = 256, 64
+MOST_REFUSED = 500  # refused handshakes in a second (PER-31, PER-32)
+ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "POST"}}
+
+
+class Server:
+    """Serves for a daemon, which says who it is and in which state. Each connection has a thread of its own (HS-11)."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        self.lock = threading.Lock()  # for these:
+        self.tally, self.working, self.connections, self.refused = 0, 0, 0, (0, 0)
+
+    def start(self):
+        try:
+            self.listener = socket.socket(socket.AF_INET)
+            # PUB-1; without SO_REUSEADDR and SO_REUSEPORT the port is ours alone (PUB-2).
+            self.listener.bind(("127.0.0.1", 0))
+            host = "127.0.0.1"
+        except OSError:
+            self.listener = socket.socket(socket.AF_INET6)
+            self.listener.bind(("::1", 0))
+            host = "[::1]"
+        self.listener.listen(1024)
+        self.port = self.listener.getsockname()[1]
+        self.authority = f"{host}:{self.port}"  # as it stands in the record's url
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:  # out of descriptors, most likely
+                time.sleep(0.01)
+                continue
+            with self.lock:
+                self.connections += 1
+                full = self.connections - MOST_CONNECTIONS
+            serve = self.serve if full <= 0 else self.turn_away
+            try:
+                if full > MOST_TURNED_AWAY:
+                    raise RuntimeError
+                threading.Thread(target=serve, args=(sock,), daemon=True).start()
+            except RuntimeError:  # no more threads
+                sock.close()
+                with self.lock:
+                    self.connections -= 1
+
+    def turn_away(self, sock):
+        """PER-31."""
+        connection = http1.Connection(sock)
+        try:
+            answer = problem(503, "overloaded", "Too many connections", [("Retry-After", "1")])
+            self.send(connection, answer, None, True)
+        except OSError:
+            pass
+        connection.close(1)
+        with self.lock:
+            self.connections -= 1
+
+    def serve(self, sock):
+        """The requests of one connection, each of which is judged anew."""
+        connection = http1.Connection(sock)
+        try:
+            while self.serve_one(connection):
+                pass
+        except (OSError, http1.Closed, http1.Broken):
+            pass
+        finally:
+            connection.close(2)
+            with self.lock:
+                self.connections -= 1
+
+    def serve_one(self, connection):
+        """Whether the connection can take one more request."""
+        request = None
+        try:
+            request = connection.head(time.monotonic() + HEAD_TIME)
+            line = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", request.start, re.ASCII)
+            if not line:
+                raise http1.Broken(400, "invalid_request", "Malformed request line")
+            request.method, request.target = line[1], line[2]
+            request.body = connection.body(request, lambda: time.monotonic() + BODY_TIME)
+        except http1.Broken as fault:
+            answer = problem(fault.status, fault.code, fault.title)
+        except TimeoutError:
+            if not connection.buffer:
+                return False
+            answer = problem(408, "request_timeout", "Request timeout")
+        else:
+            options = [option.strip().lower() for value in request.all("connection") for option in value.split(",")]
+            request.closes = line[3] == "0" or "close" in options
+            with self.lock:
+                self.working += 1
+            try:
+                answer = self.answer(connection, request)
+                self.send(connection, answer, request, request.closes)
+            finally:
+                with self.lock:
+                    self.working -= 1
+            if not request.closes:
+                request.whole_body(http1.MOST_BODY)  # what nobody asked for is in front of the next request
+            return not request.closes
+        self.send(connection, answer, request, True)
+        return False
+
+    def send(self, connection, answer, request, close):
+        kind, body = answer.kind, answer.body
+        if body is None:
+            content = b""
+        elif type(body) is bytes:
+            content = body  # the handshake, whose proof covers these bytes
+        elif request and prefers_text(request.all("accept")):
+            kind = "text/plain; charset=utf-8"
+            content = "".join(f"{name}: {value}\n" for name, value in body.items()).encode()
+        else:
+            content = json.dumps(body).encode()
+        headers = answer.headers + [("Cache-Control", "no-store")]  # PER-38
+        if body is not None:
+            headers += [("Content-Type", kind), ("Content-Length", str(len(content)))]
+        if close:
+            headers.append(("Connection", "close"))
+        head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+        connection.sock.settimeout(WRITE_TIME)
+        connection.sock.sendall(head.encode() + (b"" if request and request.method == "HEAD" else content))
+
+    # Requests.
+
+    def answer(self, connection, request):
+        """The checks in their order (PER-1), and what each answer to an allowlisted origin carries (PER-13, PER-14)."""
+        host = "".join(request.all("host"))
+        origin = origin_of(request.all("origin"), host, self.allowed)
+        try:
+            answer = self.checked(connection, request, origin)
+        except http1.Broken as fault:
+            answer = problem(fault.status, fault.code, fault.title)
+        except TimeoutError:
+            answer = problem(408, "request_timeout", "Request timeout")
+        if origin == "listed":
+            answer.headers += [("Access-Control-Allow-Origin", request.all("origin")[0]), ("Vary", "Origin")]
+        return answer
+
+    def allowed(self):
+        return self.daemon.allowed + allowlist(self.daemon.directory)
+
+    def checked(self, connection, request, origin):
+        if len(request.target) > http1.MOST_TARGET:
+            raise http1.TARGET_TOO_LONG
+        if request.size > http1.MOST_HEADERS:
+            raise http1.HEADERS_TOO_LARGE
+        fault = host_fault(request.all("host"), request.target, self.port)  # on every path (PER-7)
+        if fault:
+            return problem(fault, "misdirected" if fault == 421 else "invalid_request", "Not this daemon's address")
+        if origin == "refused":
+            return problem(403, "origin_refused", "Origin refused")
+        target = re.sub(r"(?i)^http://[^/?#]*", "", request.target)
+        path, _, query = target.partition("?")
+        route = ROUTES.get(path or "/", set())
+        if request.method == "OPTIONS" and origin == "listed" and request.all("access-control-request-method"):
+            methods = [("Access-Control-Allow-Methods", ", ".join(sorted(route)))] if route else []  # PER-16
+            allowed = ("Access-Control-Allow-Headers", "authorization, content-type, last-event-id")  # PER-17
+            return Answer(204, headers=[*methods, allowed, ("Access-Control-Max-Age", "60")])  # PER-15, PER-18
+        nonce = self.authenticated(request, path, query)
+        if nonce is None:
+            if path == HANDSHAKE and self.too_many_refused():
+                return problem(503, "overloaded", "Too many refused handshakes", [("Retry-After", "1")])
+            # One answer for every path and method, served or not (HS-8, PER-21); it tells nothing of the daemon (HS-9).
+            return problem(401, "unauthorized", "Unauthorized", [("WWW-Authenticate", "Bearer, Local-Daemon-Proof")])
+        if not route:
+            return problem(404, "not_found", "Not found")
+        if request.method not in route:
+            return problem(405, "method_not_allowed", "Method not allowed", [("Allow", ", ".join(sorted(route)))])
+        if path == HANDSHAKE:
+            return self.handshake(nonce)
+        if request.method == "POST":
+            return self.add(connection, request)
+        return Answer(200, {"tally": self.tally})
+
+    def authenticated(self, request, path, query):
+        """None where it is not authenticated; else the nonce of its proof, or "" for a bearer (PER-23 to PER-25)."""
+        values = request.all("authorization")
+        names = [urllib.parse.unquote_plus(pair.partition("=")[0]) for pair in query.split("&")]
+        if len(values) != 1 or "token" in names:
+            return None
+        scheme, _, token = values[0].partition(" ")
+        if scheme.lower() == "bearer":
+            return "" if contract.equal(token, self.daemon.credential) else None  # HS-5, HS-7
+        proof = parse_proof(values[0])
+        if proof and path == HANDSHAKE and request.method == "GET":  # and nowhere else (HS-23)
+            # The authority is our own record's, whatever Host says (HS-17, HS-18, HS-20).
+            wanted = contract.client_mac(self.daemon.credential, self.authority, proof[0])
+            return proof[0] if contract.equal(proof[1], wanted) else None
+        return None
+
+    def too_many_refused(self):
+        with self.lock:
+            second, count = int(time.monotonic()), 0
+            if self.refused[0] == second:
+                count = self.refused[1]
+            self.refused = (second, count + 1)
+        return count >= MOST_REFUSED
+
+    def handshake(self, nonce):
+        state = "ready" if not self.daemon.leaving and self.daemon.owns() else "draining"  # HS-13, HS-15, HS-16
+        facts = {"spec": contract.SPEC, "protocol": self.daemon.protocol, "id": self.daemon.id, "pid": os.getpid()}
+        body = json.dumps({**facts, "version": VERSION, "state": state, "capabilities": []}).encode()
+        answer = Answer(200 if state == "ready" else 503, body)  # HS-14
+        if nonce:  # and never for an unproven request (HS-21, HS-22)
+            proof = contract.daemon_mac(self.daemon.credential, self.authority, nonce, body)
+            answer.headers.append(("Local-Daemon-Proof", f'"{proof}"'))
+        return answer
+
+    def add(self, connection, request):
+        if self.daemon.leaving:
+            return problem(503, "draining", "This daemon is leaving")  # CONV-10
+        if "100-continue" in [value.lower() for value in request.all("expect")]:
+            connection.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            number = contract.strict_json(request.whole_body(http1.MOST_BODY)).get("add")
+        except Malformed:
+            number = None
+        if type(number) is not int or not 0 <= number <= 1000:
+            return problem(400, "invalid_request", "Not a JSON object with a number to add")
+        with self.lock:
+            self.tally += number
+            return Answer(200, {"tally": self.tally})
+
+
