@@ -8,6 +8,8 @@
 //! * [`property`] says what must hold, and which requirements that guards;
 //! * [`explore`] finds every world and the shortest way to a violation;
 //! * [`ablation`] leaves out one rule at a time, in the world and never in the machines;
+//! * [`live`] walks the same worlds with real processes beside them;
+//! * [`admit`] judges whether the machines can have done what a suite has [`observed`] of a run;
 //! * [`render`] writes the traces and the table that the specification shows.
 //!
 //! # What the model leaves out
@@ -28,10 +30,13 @@
 #![forbid(unsafe_code)]
 
 pub mod ablation;
+pub mod admit;
 pub mod automaton;
 pub mod explore;
+#[cfg(target_os = "linux")]
 pub mod live;
 pub mod machine;
+pub mod observed;
 pub mod property;
 pub mod render;
 pub mod scenario;

@@ -1,228 +1,53 @@
-//! The model's walks, made by real processes on real files. A puppet is a process that runs the crate's `Claim` on a real
-//! state directory and performs one step whenever it is told to; the walk tells it, and compares what it and the files
-//! show with what the model's world says, after each step.
+//! The model's walks, made by real processes on real files, over real loopback. A [`Puppet`] is a process that runs one
+//! of the crate's machines and performs one step whenever it is told to; the walk tells it, and compares what the
+//! processes and files show with what the model's world says, after each step.
+//!
+//! What the model calls a pause or a crash is a signal to the process. Time is the walk's to give: a probe of a stopped
+//! process is told a short bound, every other one a bound that no busy machine exceeds.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     num::NonZeroU32,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::Path,
+    process::Stdio,
+    sync::OnceLock,
+    time::Duration,
 };
 
 use local_daemon::{
-    ClaimId, Registration, StateDir,
-    claim::{Claim, Effect, Outcome, Sight},
+    ClaimId, StateDir,
+    claim::{self, Sight},
+    connect,
+    state_dir::REGISTRATION,
 };
 
-use crate::world::{Action, Log, Setting, World};
+use crate::{
+    machine::{DAEMONS, Want, claim_id, client_want, daemon_want},
+    scenario::Kind,
+    world::{Action, Log, Phase, Setting, World},
+};
 
-/// The protocol that every puppet speaks.
-const PROTOCOL: &str = "acme/1";
+mod client;
+mod daemon;
+mod puppet;
+mod strings;
 
-/// Runs one puppet: a line `go` on standard input is one step, `stop` a request to stop; each is answered by a line with
-/// the reason for standing down, `serving` where there is none, or `over` once it has exited.
-///
-/// # Errors
-/// The state directory does not allow what a step needs, or the walk has gone.
-pub fn puppet(state_dir: &Path, id: u8) -> io::Result<()> {
-    let protocol = PROTOCOL.parse().map_err(io::Error::other)?;
-    let mut puppet = Puppet {
-        state_dir: StateDir::at(state_dir),
-        claim: Claim::new(claim_id(id), protocol, false),
-        temporary: None,
-        taken: None,
-    };
-    puppet.settle()?;
-    puppet.say()?;
-    for line in io::stdin().lock().lines() {
-        if line? == "go" {
-            puppet.step()?;
-            // Two effects for the model's one: a wait that is over, and the read that it is over for.
-            if puppet.claim.next() == Some(Effect::ReadRecord) && puppet.claim.is_serving() {
-                puppet.step()?;
-            }
-        } else {
-            puppet.claim.stop();
-            if matches!(puppet.claim.next(), Some(Effect::Await(_))) {
-                puppet.step()?;
-            }
-        }
-        puppet.settle()?;
-        puppet.say()?;
-    }
-    Ok(())
-}
+pub use puppet::Puppet;
+use puppet::{Role, Told};
+use strings::Strings;
 
-fn claim_id(id: u8) -> ClaimId {
-    ClaimId::from_bits(u128::from(id))
-}
+/// A probe of a process that answers may take this long.
+const AMPLE: Duration = Duration::from_secs(20);
+/// A probe of a stopped process.
+const SCANT: Duration = Duration::from_millis(20);
 
-struct Puppet {
-    state_dir: StateDir,
-    claim: Claim,
-    temporary: Option<PathBuf>,
-    taken: Option<PathBuf>,
-}
-
-impl Puppet {
-    fn say(&self) -> io::Result<()> {
-        let word = match (self.claim.next(), self.claim.reason()) {
-            (None, _) => "over",
-            (_, Some(reason)) => reason.as_str(),
-            (_, None) => "serving",
-        };
-        writeln!(io::stdout(), "{word}")
-    }
-
-    /// Performs what nobody else can tell, as the model does without a step of its own.
-    fn settle(&mut self) -> io::Result<()> {
-        while let Some(
-            Effect::Listen
-            | Effect::ReadCredential
-            | Effect::WriteTemporary
-            | Effect::DropTemporary
-            | Effect::UnlinkTaken
-            | Effect::ReadTaken
-            | Effect::UnlinkOwn
-            | Effect::Drain,
-        ) = self.claim.next()
-        {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self) -> io::Result<()> {
-        if let Some(effect) = self.claim.next() {
-            let outcome = self.perform(&effect)?;
-            self.claim.on(outcome);
-        }
-        Ok(())
-    }
-
-    fn perform(&mut self, effect: &Effect) -> io::Result<Outcome> {
-        let dir = &self.state_dir;
-        let id = self.claim.id();
-        Ok(match effect {
-            Effect::WriteTemporary => {
-                let record = Registration {
-                    id,
-                    version: String::new(),
-                    url: "http://127.0.0.1:1".parse().map_err(io::Error::other)?,
-                    pid: NonZeroU32::new(std::process::id()).ok_or(io::ErrorKind::InvalidData)?,
-                    protocol: None,
-                    socket: None,
-                    started_at: None,
-                };
-                self.temporary = Some(dir.write_temporary(&record).map_err(io::Error::other)?);
-                Outcome::Done
-            }
-            Effect::DropTemporary => {
-                if let Some(temporary) = self.temporary.take() {
-                    dir.drop_temporary(&temporary).map_err(io::Error::other)?;
-                }
-                Outcome::Done
-            }
-            Effect::Publish => match self.temporary.take() {
-                Some(temporary) => dir
-                    .publish(&temporary)
-                    .map(|()| Outcome::Done)
-                    .map_err(io::Error::other)?,
-                None => Outcome::Failed,
-            },
-            Effect::ReadRecord => Outcome::Record(dir.read_record().0),
-            Effect::ListTaken => Outcome::Taken(!dir.taken_of(id).map_err(io::Error::other)?.is_empty()),
-            Effect::UnlinkTaken => {
-                for taken in dir.taken_of(id).map_err(io::Error::other)? {
-                    dir.unlink_taken(&taken).map_err(io::Error::other)?;
-                }
-                Outcome::Done
-            }
-            Effect::Take => {
-                self.taken = dir.take(id).map_err(io::Error::other)?;
-                match self.taken {
-                    Some(_) => Outcome::Done,
-                    None => Outcome::Missing,
-                }
-            }
-            Effect::ReadTaken => match &self.taken {
-                Some(taken) => Outcome::Record(dir.read_taken(taken)),
-                None => Outcome::Missing,
-            },
-            Effect::UnlinkOwn => {
-                if let Some(taken) = self.taken.take() {
-                    dir.unlink_taken(&taken).map_err(io::Error::other)?;
-                }
-                Outcome::Done
-            }
-            // The listener, the credential and the waits are not what these walks are about.
-            _ => Outcome::Done,
-        })
-    }
-}
-
-/// A puppet as its walk sees it.
-struct Strings {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    word: String,
-}
-
-impl Strings {
-    fn start(program: &Path, state_dir: &Path, id: u8) -> io::Result<Self> {
-        let mut child = Command::new(program)
-            .args(["puppet", "--id", &id.to_string(), "--state-dir"])
-            .arg(state_dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let input = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let output = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
-        let mut puppet = Self {
-            child,
-            input,
-            output,
-            word: String::new(),
-        };
-        puppet.listen()?;
-        Ok(puppet)
-    }
-
-    fn tell(&mut self, what: &str) -> io::Result<()> {
-        writeln!(self.input, "{what}")?;
-        self.listen()
-    }
-
-    fn listen(&mut self) -> io::Result<()> {
-        self.word.clear();
-        if self.output.read_line(&mut self.word)? == 0 {
-            return Err(io::Error::other("a puppet has ended without a word"));
-        }
-        self.word.truncate(self.word.trim_end().len());
-        Ok(())
-    }
-
-    fn kill(&mut self) -> io::Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        "over".clone_into(&mut self.word);
-        Ok(())
-    }
-}
-
-impl Drop for Strings {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way nothing is left of it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Walks once through the worlds of `setting`, which has only daemons, along the successors that `choose` picks (it is
-/// given how many there are), with real processes beside it. Returns the number of steps.
+/// Walks once through the worlds of `setting`, which has daemons and callers and gives no id out twice, along the
+/// successors that `choose` picks (it is given how many there are), with real processes of `program` beside it. With
+/// `credulous`, the clients are broken, and the walk has to notice. Returns the number of steps.
 ///
 /// # Errors
 /// What differed, with the walk that led there; or a process or file that could not be had.
@@ -230,94 +55,301 @@ pub fn walk(
     setting: &Setting,
     program: &Path,
     folder: &Path,
+    credulous: bool,
     mut choose: impl FnMut(usize) -> usize,
 ) -> io::Result<usize> {
-    let state_dir = StateDir::at(&folder.join("state"));
-    state_dir.create().map_err(io::Error::other)?;
+    // So that the children of killed clients can be waited for.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let mut world = setting.initial();
-    let mut puppets = setting
-        .running(&world)
-        .into_iter()
-        .map(|id| Strings::start(program, state_dir.path(), id))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut stage = Stage::set(setting, &world, program, folder, credulous)?;
     let mut lines = Vec::new();
     let mut successors = Vec::new();
     loop {
-        successors.clear();
         setting.successors(&world, &mut successors);
-        if successors.is_empty() {
+        if successors.is_empty() || setting.is_spent(&world) {
             break;
         }
         let (action, next) = successors[choose(successors.len())];
         let mut log = Log::kept();
         setting.act(&mut world.clone(), action, &mut log);
-        lines.push(format!("{} {}", action.who(), log.said()));
-        match action {
-            Action::Daemon(id) => puppets[usize::from(id)].tell("go")?,
-            Action::Stop(id) => puppets[usize::from(id)].tell("stop")?,
-            Action::Crash(id) => puppets[usize::from(id)].kill()?,
-            Action::Remove => fs::remove_file(state_dir.file(local_daemon::state_dir::REGISTRATION))?,
-            // A puppet that is not told to go on is as stopped as one that SIGSTOP holds.
-            _ => {}
+        let said = log.said();
+        lines.push(format!("{} {said}", action.who()));
+        let difference = match stage.follow(setting, &world, action, &next) {
+            Ok(()) => stage.difference(setting, &next, action, &said)?,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(difference) = difference {
+            let walked = lines.join("\n");
+            return Err(io::Error::other(format!("{difference}, after:\n{walked}")));
         }
         world = next;
-        if let Some(difference) = difference(setting, &world, &puppets, &state_dir)? {
-            return Err(io::Error::other(format!(
-                "{difference}, after:\n{}",
-                lines.join("\n")
-            )));
-        }
     }
     Ok(lines.len())
 }
 
-/// How the processes and files differ from the model's world.
-fn difference(
-    setting: &Setting,
-    world: &World,
-    puppets: &[Strings],
-    state_dir: &StateDir,
-) -> io::Result<Option<String>> {
-    let running = setting.running(world);
-    for (id, puppet) in (0_u8..).zip(puppets) {
-        let expected = match setting.reason(world, id) {
-            _ if !running.contains(&id) => "over",
-            Some(reason) => reason.as_str(),
-            None => "serving",
+/// Where the puppets play.
+struct Stage {
+    /// By name; dropped before what they play on.
+    puppets: BTreeMap<String, Strings>,
+    state_dir: StateDir,
+    socket: UnixListener,
+    /// Bound, and not listened on: nobody else is given the port of a daemon that is not there.
+    _ports: Vec<OwnedFd>,
+}
+
+impl Stage {
+    fn set(
+        setting: &Setting,
+        world: &World,
+        program: &Path,
+        folder: &Path,
+        credulous: bool,
+    ) -> io::Result<Self> {
+        let scenario = &setting.scenario;
+        let state_dir = StateDir::at(&folder.join("state"));
+        state_dir.create().map_err(io::Error::other)?;
+        if !scenario.first_launch {
+            state_dir.create_credential().map_err(io::Error::other)?;
+        }
+        let (kept, mut ports): (Vec<_>, Vec<_>) = (0..scenario.slots)
+            .map(|_| reserved())
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        if scenario.squatter {
+            ports[0] = squatter()?;
+        }
+        if scenario.stale {
+            let record = daemon::registration(claim_id(0), ports[0], NonZeroU32::MIN)?;
+            let temporary = state_dir.write_temporary(&record).map_err(io::Error::other)?;
+            state_dir.publish(&temporary).map_err(io::Error::other)?;
+        }
+        let strings = folder.join("strings");
+        let socket = UnixListener::bind(&strings)?;
+        let mut stage = Self {
+            puppets: BTreeMap::new(),
+            state_dir,
+            socket,
+            _ports: kept,
         };
-        if puppet.word != expected {
+        let daemons = setting.running(world).into_iter().map(|id| Role::Daemon {
+            id,
+            protocol: setting.protocol_of(world, id),
+            yields: false,
+        });
+        let clients = (0..).zip(scenario.clients).map(|(id, kind)| match *kind {
+            Kind::Caller {
+                protocol,
+                ignores_lock,
+            } => Ok(Role::Client {
+                id,
+                protocol,
+                ignores_lock,
+                credulous,
+            }),
+            Kind::Supervisor => Err(io::Error::other("supervisors have no puppets")),
+        });
+        for role in daemons.map(Ok).chain(clients) {
+            let puppet = Puppet {
+                role: role?,
+                state_dir: stage.state_dir.path().to_owned(),
+                strings: strings.clone(),
+                ports: ports.clone(),
+                first_launch: scenario.first_launch,
+            };
+            let child = puppet.start(program, Stdio::null())?;
+            stage.welcome(Some(&child))?;
+        }
+        Ok(stage)
+    }
+
+    fn welcome(&mut self, child: Option<&std::process::Child>) -> io::Result<()> {
+        let puppet = Strings::of_next(&self.socket, child)?;
+        self.puppets.insert(puppet.name.clone(), puppet);
+        Ok(())
+    }
+
+    /// The puppets do what the model has done between two worlds.
+    fn follow(&mut self, setting: &Setting, world: &World, action: Action, next: &World) -> io::Result<()> {
+        let go = Told::Go(self.patience(&action.who()));
+        let Some(puppet) = self.puppets.get_mut(&action.who()) else {
+            return match action {
+                Action::Remove => fs::remove_file(self.state_dir.file(REGISTRATION)),
+                _ => Err(io::Error::other(format!("there is no {}", action.who()))),
+            };
+        };
+        match action {
+            Action::Daemon(_) => puppet.tell(go),
+            Action::Client(_) => match setting.started(world, next) {
+                Some(child) => {
+                    puppet.tell(Told::Start(child))?;
+                    self.welcome(None)
+                }
+                // There is no room for another daemon: what follows is outside the bound.
+                None if setting.is_spent(next) => Ok(()),
+                None => puppet.tell(go),
+            },
+            Action::LockTimeout(_) => puppet.tell(Told::Vain),
+            Action::Second(_) => puppet.tell(Told::Second),
+            Action::Expire(_) => puppet.tell(Told::Expire),
+            Action::Stop(_) => puppet.tell(Told::Stop),
+            Action::Crash(_) => puppet.kill(),
+            Action::Pause(_) => puppet.pause(),
+            Action::Resume(_) => puppet.resume(),
+            Action::Reuse(_) | Action::Remove => Err(io::Error::other("ports are not reused here")),
+        }
+    }
+
+    /// How long a probe may take that this puppet is about to make.
+    fn patience(&self, who: &str) -> Duration {
+        let target = self.puppets.get(who).and_then(|puppet| {
+            let named = puppet
+                .word
+                .split_whitespace()
+                .find(|word| word.starts_with('D'))?;
+            self.puppets.get(named.trim_end_matches(','))
+        });
+        if target.is_some_and(|target| target.is_paused) {
+            SCANT
+        } else {
+            AMPLE
+        }
+    }
+
+    /// How the processes and files differ from the model's world, after a step of which the model says `said`.
+    fn difference(
+        &self,
+        setting: &Setting,
+        world: &World,
+        action: Action,
+        said: &str,
+    ) -> io::Result<Option<String>> {
+        if setting.is_spent(world) {
+            return Ok(None);
+        }
+        let running = setting.running(world);
+        for (name, puppet) in &self.puppets {
+            let number = name[1..].parse().map_err(io::Error::other)?;
+            let expected = if name.starts_with('D') {
+                if running.contains(&number) {
+                    let state = setting
+                        .reason(world, number)
+                        .map_or("serves", claim::Reason::as_str);
+                    format!("{state}, wants to {}", wish(setting.daemon_wants(world, number)))
+                } else {
+                    "is over".to_owned()
+                }
+            } else {
+                match setting.phases(world).nth(usize::from(number)) {
+                    Some(Phase::Calling) => {
+                        let lock = if setting.holds_lock(world, number) {
+                            ", holds the lock"
+                        } else {
+                            ""
+                        };
+                        format!("wants to {}{lock}", wish(setting.client_wants(world, number)))
+                    }
+                    Some(Phase::Connected(daemon)) => format!("is connected to D{daemon}"),
+                    Some(Phase::Crashed) => "is over".to_owned(),
+                    // The model keeps no more of a call than that it is over; the step that ended it says how.
+                    _ if *name == action.who() && said.contains("ends: ") => {
+                        said[said.rfind("ends: ").unwrap_or_default()..].to_owned()
+                    }
+                    _ => puppet.word.clone(),
+                }
+            };
+            if puppet.word != expected {
+                return Ok(Some(format!(
+                    "{name} {}, and the model's {expected}",
+                    puppet.word
+                )));
+            }
+        }
+        let record = match self.state_dir.read_record().0 {
+            Sight::Record(record) => Some(record.id),
+            Sight::Missing => None,
+            other => return Ok(Some(format!("the record is {other:?}"))),
+        };
+        let expected = setting.owner(world).map(claim_id);
+        if record != expected {
             return Ok(Some(format!(
-                "D{id} is {}, and the model's is {expected}",
-                puppet.word
+                "the record is {record:?}, and the model's is {expected:?}"
             )));
         }
-    }
-    let record = match state_dir.read_record().0 {
-        Sight::Record(record) => Some(record.id),
-        Sight::Missing => None,
-        other => return Ok(Some(format!("the record is {other:?}"))),
-    };
-    let expected = setting.owner(world).map(claim_id);
-    if record != expected {
-        return Ok(Some(format!(
-            "the record is {record:?}, and the model's is {expected:?}"
-        )));
-    }
-    // Of daemons that have gone, the model forgets what can no longer matter.
-    let mut taken = BTreeSet::new();
-    for id in &running {
-        if !state_dir
-            .taken_of(claim_id(*id))
-            .map_err(io::Error::other)?
-            .is_empty()
-        {
-            taken.insert(*id);
+        let credential = self.state_dir.read_credential().map_err(io::Error::other)?;
+        if credential.is_some() != setting.is_credential_made(world) {
+            return Ok(Some("the credential is there in one of both alone".to_owned()));
         }
+        // Of daemons that have gone, the model forgets what can no longer matter.
+        let mut taken = BTreeSet::new();
+        for id in &running {
+            let files = self.state_dir.taken_of(claim_id(*id)).map_err(io::Error::other)?;
+            if !files.is_empty() {
+                taken.insert(*id);
+            }
+        }
+        let expected: BTreeSet<u8> = setting
+            .taken(world)
+            .into_iter()
+            .filter(|id| running.contains(id))
+            .collect();
+        Ok((taken != expected)
+            .then(|| format!("the taken files hold {taken:?}, and the model's {expected:?}")))
     }
-    let expected: BTreeSet<u8> = setting
-        .taken(world)
-        .into_iter()
-        .filter(|id| running.contains(id))
-        .collect();
-    Ok((taken != expected).then(|| format!("the taken files hold {taken:?}, and the model's {expected:?}")))
+}
+
+/// What a machine wants to do, without what differs between a model's record and a real one.
+fn wish(want: Want) -> String {
+    match want {
+        Want::Probe(record) => format!("probe D{}", record.id),
+        other => format!("{other:?}"),
+    }
+}
+
+fn daemon_wish(effect: &claim::Effect) -> String {
+    match effect {
+        claim::Effect::Probe(record) => format!("probe {}", name(record.id)),
+        other => wish(daemon_want(other)),
+    }
+}
+
+fn client_wish(effect: &connect::Effect) -> String {
+    match effect {
+        connect::Effect::Probe(record) => format!("probe {}", name(record.id)),
+        other => wish(client_want(other)),
+    }
+}
+
+fn name(id: ClaimId) -> String {
+    let known = (0_u8..).take(DAEMONS).find(|known| claim_id(*known) == id);
+    known.map_or_else(|| format!("{id}"), |known| format!("D{known}"))
+}
+
+/// A port that refuses connections until somebody who asks for it by number listens.
+fn reserved() -> io::Result<(OwnedFd, u16)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = SocketAddr::try_from(getsockname(&socket)?)?;
+    Ok((socket, address.port()))
+}
+
+/// The port of somebody who does not know the credential, as long as this process runs.
+fn squatter() -> io::Result<u16> {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    if let Some(port) = PORT.get() {
+        return Ok(*port);
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A client that has seen enough goes away.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
+    Ok(*PORT.get_or_init(|| port))
 }

@@ -425,11 +425,11 @@ impl Subject {
     }
 }
 
-fn claim_id(id: u8) -> ClaimId {
+pub(crate) fn claim_id(id: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(id))
 }
 
-fn protocol_number(number: u8) -> Protocol {
+pub(crate) fn protocol_number(number: u8) -> Protocol {
     format!("acme/{number}").parse().expect("a protocol identifier")
 }
 
@@ -484,7 +484,7 @@ fn probe(answer: Answer) -> claim::Probe {
     }
 }
 
-fn daemon_want(effect: &claim::Effect) -> Want {
+pub(crate) fn daemon_want(effect: &claim::Effect) -> Want {
     use claim::Effect;
     match effect {
         Effect::Listen => Want::Listen,
@@ -506,7 +506,7 @@ fn daemon_want(effect: &claim::Effect) -> Want {
     }
 }
 
-fn client_want(effect: &connect::Effect) -> Want {
+pub(crate) fn client_want(effect: &connect::Effect) -> Want {
     use connect::Effect;
     match effect {
         Effect::ReadRecord => Want::ReadRecord,

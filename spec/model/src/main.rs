@@ -17,8 +17,9 @@ use std::{
 use clap::{Parser, Subcommand};
 use local_daemon_model::{
     ablation::{ABLATIONS, ablation},
+    admit::{self, Verdict},
     explore::{Report, Search, explore},
-    live,
+    observed::Observed,
     property::PROPERTIES,
     render,
     scenario::{SCENARIOS, Scenario, scenario},
@@ -30,8 +31,9 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 as it must be, 1 a violation where there must be none, none where there must be one, or a \
-                  file that cannot be written, 2 usage."
+    after_help = "Exit status: 0 as it must be, 1 a violation where there must be none, none where there must be one, a \
+                  refused trace, or a file that cannot be written, 2 usage, 3 a trace that is no trace, 4 one that is \
+                  outside the model."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -72,14 +74,15 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
-    /// One real process of a walk; `tests/live.rs` pulls its strings.
-    #[command(hide = true)]
-    Puppet {
-        #[arg(long)]
-        id: u8,
-        #[arg(long)]
-        state_dir: PathBuf,
+    /// Judge whether the machines can have done what a suite saw of a run (`daemonspec run --check-trace` asks it).
+    Admits {
+        /// `spec/schemas/observed-trace.schema.json`; `-` is standard input.
+        trace: PathBuf,
     },
+    /// One real process of a walk; `tests/live.rs` pulls its strings.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Puppet(local_daemon_model::live::Puppet),
     /// Write `spec/traces/` anew, and the boxes of the chapters that show them.
     Boxes {
         /// The folder of the specification.
@@ -91,6 +94,8 @@ enum Command {
 const SPECIFICATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const WRONG: u8 = 1;
 const USAGE: u8 = 2;
+const NO_TRACE: u8 = 3;
+const OUTSIDE: u8 = 4;
 
 fn main() -> ExitCode {
     let status = match Arguments::parse().command {
@@ -118,7 +123,15 @@ fn main() -> ExitCode {
             )
         }
         Command::Boxes { spec } => boxes(&spec),
-        Command::Puppet { id, state_dir } => written(live::puppet(&state_dir, id), &state_dir),
+        Command::Admits { trace } => admits(&trace),
+        #[cfg(target_os = "linux")]
+        Command::Puppet(puppet) => match puppet.play() {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{puppet:?}: {error}");
+                WRONG
+            }
+        },
     };
     ExitCode::from(status)
 }
@@ -306,6 +319,32 @@ fn show(name: &str) -> u8 {
     }
     eprintln!("{} holds without {name}", ablation.breaks);
     WRONG
+}
+
+fn admits(path: &Path) -> u8 {
+    let text = if path.as_os_str() == "-" {
+        io::read_to_string(io::stdin())
+    } else {
+        fs::read_to_string(path)
+    };
+    let observed = text
+        .map_err(|error| error.to_string())
+        .and_then(|text| Observed::parse(&text));
+    match observed {
+        Ok(observed) => {
+            let verdict = admit::admits(&observed);
+            println!("{verdict}");
+            match verdict {
+                Verdict::Admitted => 0,
+                Verdict::Refused { .. } => WRONG,
+                Verdict::Outside(_) => OUTSIDE,
+            }
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            NO_TRACE
+        }
+    }
 }
 
 fn boxes(spec: &Path) -> u8 {

@@ -2,8 +2,11 @@
 
 use local_daemon::claim::Reason;
 
-use super::{Cause, Phase, Setting, World, mark, number};
-use crate::machine::{Content, End, Letter, NONE, Root, Want};
+use super::{Cause, Phase, Setting, World, client_number, mark, number};
+use crate::{
+    automaton::OFF,
+    machine::{Content, End, Letter, NONE, Root, Want},
+};
 
 impl Setting {
     /// Whether what follows is outside the scenario's bound.
@@ -26,6 +29,32 @@ impl Setting {
     pub fn running(&self, world: &World) -> Vec<u8> {
         let runs = |slot: &u8| self.is_running(world.slots[usize::from(*slot)]);
         self.slots().map(number).filter(runs).collect()
+    }
+
+    /// What a daemon wants to do next.
+    pub fn daemon_wants(&self, world: &World, daemon: u8) -> Want {
+        self.out(world.slots[usize::from(daemon)].claim).want
+    }
+
+    /// What a client in a call wants to do next.
+    pub fn client_wants(&self, world: &World, client: u8) -> Want {
+        self.out(world.clients[usize::from(client)].machine).want
+    }
+
+    /// Whether a client holds the lock.
+    pub fn holds_lock(&self, world: &World, client: u8) -> bool {
+        world.lock == client_number(usize::from(client))
+    }
+
+    /// Whether there is a credential.
+    pub fn is_credential_made(&self, world: &World) -> bool {
+        !self.scenario.first_launch || world.credential != NONE
+    }
+
+    /// The daemon that was started last in a step, where one was.
+    pub fn started(&self, before: &World, after: &World) -> Option<u8> {
+        let is_new = |slot: &usize| before.slots[*slot].claim == OFF && after.slots[*slot].claim != OFF;
+        self.slots().find(is_new).map(number)
     }
 
     /// Why a daemon stands down, as soon as it does.

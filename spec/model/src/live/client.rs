@@ -1,0 +1,209 @@
+//! The client's puppet: the crate's `Connect` on real files, the real lock, real probes, and real children.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read},
+    process::{ChildStdout, Stdio},
+    time::Duration,
+};
+
+use local_daemon::{
+    Registration, StateDir,
+    claim::Probe,
+    client,
+    connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy},
+    proof::{Handshake, State},
+};
+use rustix::fs::{OFlags, fcntl_setfl};
+
+use super::puppet::{Played, Puppet, Role, Told};
+use crate::machine::protocol_number;
+
+/// Long enough to see that the lock does not come.
+const VAIN: Duration = Duration::from_millis(10);
+/// Long enough for a lock that nobody holds.
+const FREE: Duration = Duration::from_secs(10);
+
+pub(super) struct Client {
+    puppet: Puppet,
+    state_dir: StateDir,
+    protocol: u8,
+    ignores_lock: bool,
+    credulous: bool,
+    machine: Connect,
+    lock: Option<File>,
+    /// Where the child says that it is done; it ends with the child.
+    child: Option<ChildStdout>,
+    said: Child,
+}
+
+impl Client {
+    pub(super) fn new(puppet: &Puppet) -> io::Result<Self> {
+        let Role::Client {
+            protocol,
+            ignores_lock,
+            credulous,
+            ..
+        } = puppet.role
+        else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        Ok(Self {
+            puppet: puppet.clone(),
+            state_dir: StateDir::at(&puppet.state_dir),
+            protocol,
+            ignores_lock,
+            credulous,
+            machine: call(protocol),
+            lock: None,
+            child: None,
+            said: Child::Silent,
+        })
+    }
+
+    /// Performs the next effect.
+    fn step(&mut self, bound: Duration) -> io::Result<()> {
+        let Some(effect) = self.machine.next() else {
+            return self.look_again(bound);
+        };
+        let observed = match effect {
+            Effect::ReadRecord => Observed::Record(self.state_dir.read_record().0),
+            Effect::Probe(record) => Observed::Probed(self.probe(&record, bound)?),
+            Effect::Lock => {
+                return self.lock(FREE);
+            }
+            Effect::Unlock => {
+                self.lock = None;
+                Observed::Unlocked
+            }
+            Effect::Spawn => {
+                return Err(io::Error::other(
+                    "a client starts a daemon that it was not told of",
+                ));
+            }
+            Effect::Await(_) => {
+                return self.wake(Duration::ZERO);
+            }
+        };
+        self.machine.on(observed);
+        Ok(())
+    }
+
+    /// Taking the lock, or going on without it, is one step with the read that follows.
+    fn lock(&mut self, bound: Duration) -> io::Result<()> {
+        if !self.ignores_lock {
+            self.lock = self.state_dir.lock(bound);
+        }
+        self.machine.on(Observed::Locked(self.lock.is_some()));
+        self.step(bound)
+    }
+
+    /// So is the end of a wait.
+    fn wake(&mut self, waited: Duration) -> io::Result<()> {
+        if let Some(output) = &mut self.child {
+            match output.read(&mut [0; 64]) {
+                Ok(0) if self.said == Child::Silent => self.said = Child::Failed,
+                Ok(0) => {}
+                Ok(_) => self.said = Child::Done,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.machine.on(Observed::Woken(self.said, waited));
+        self.step(Duration::ZERO)
+    }
+
+    fn probe(&self, record: &Registration, bound: Duration) -> io::Result<Probe> {
+        if self.credulous {
+            return Ok(Probe::Proven(Handshake {
+                protocol: protocol_number(self.protocol),
+                id: record.id,
+                pid: record.pid,
+                version: String::new(),
+                state: State::Ready,
+                capabilities: Vec::new(),
+            }));
+        }
+        let credential = self.state_dir.read_credential().map_err(io::Error::other)?;
+        Ok(credential.map_or(Probe::NoCredential, |credential| {
+            client::look(record, &credential, bound)
+        }))
+    }
+
+    /// A client whose daemon leaves calls again; one whose daemon is still ready does not.
+    fn look_again(&mut self, bound: Duration) -> io::Result<()> {
+        let Some(Outcome::Ready(found)) = self.machine.outcome() else {
+            return Ok(());
+        };
+        let (record, _) = &**found;
+        let ready = matches!(self.probe(record, bound)?, Probe::Proven(now) if now.id == record.id && now.state == State::Ready);
+        if !ready {
+            self.machine = call(self.protocol);
+            self.child = None;
+            self.said = Child::Silent;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, id: u8) -> io::Result<()> {
+        if self.machine.next() != Some(Effect::Spawn) {
+            return Err(io::Error::other("a client does not want to start a daemon"));
+        }
+        let role = Role::Daemon {
+            id,
+            protocol: self.protocol,
+            yields: true,
+        };
+        let puppet = Puppet {
+            role,
+            ..self.puppet.clone()
+        };
+        let mut child = puppet.start(&std::env::current_exe()?, Stdio::piped())?;
+        let output = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
+        fcntl_setfl(&output, OFlags::NONBLOCK)?;
+        self.child = Some(output);
+        self.machine.on(Observed::Spawned);
+        Ok(())
+    }
+}
+
+fn call(protocol: u8) -> Connect {
+    Connect::new(Policy {
+        protocol: protocol_number(protocol),
+        spawn: true,
+        replace: false,
+    })
+}
+
+impl Played for Client {
+    fn told(&mut self, told: Told) -> io::Result<()> {
+        match told {
+            Told::Go(bound) => self.step(bound)?,
+            Told::Vain => self.lock(VAIN)?,
+            Told::Second => self.wake(LOCK_BOUND)?,
+            Told::Expire => self.machine.expire(),
+            Told::Start(id) => self.spawn(id)?,
+            Told::Stop => return Err(io::Error::other("a client is told to stop")),
+        }
+        // Giving the lock back is one step with what led to it.
+        if self.machine.next() == Some(Effect::Unlock) {
+            self.step(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    fn word(&self) -> Option<String> {
+        Some(match (self.machine.next(), self.machine.outcome()) {
+            (Some(effect), _) => {
+                let lock = if self.lock.is_some() {
+                    ", holds the lock"
+                } else {
+                    ""
+                };
+                format!("wants to {}{lock}", super::client_wish(&effect))
+            }
+            (None, Some(Outcome::Ready(found))) => format!("is connected to {}", super::name(found.0.id)),
+            (None, outcome) => format!("ends: {}", outcome.map_or("in silence", Outcome::as_str)),
+        })
+    }
+}
