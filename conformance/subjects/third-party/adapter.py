@@ -9,13 +9,13 @@ the daemon answers, finds the port on which it listens and writes `registration.
 """
 
 import base64
+import http.client
 import json
 import os
 import pathlib
 import re
 import sys
 import time
-import urllib.error
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -80,41 +80,71 @@ class JupyterServer:
             self.command.append(f"--ServerApp.allow_origin_pat=^({'|'.join(map(re.escape, origins))})$")
 
 
-KNOWN = {"opencode": Opencode, "jupyter_server": JupyterServer}
+class Syncthing:
+    """`syncthing serve` with an API key of ours, and talking to nobody else. The launch id stands in its settings for LDAP,
+    which it does not use and `GET /rest/config/ldap` shows."""
+
+    version = "1.29.5"
+    probe = "/rest/config/ldap"
+
+    def __init__(self, launch, credential, home):
+        self.authorization = f"Bearer {credential}"
+        configuration = home / "syncthing"
+        configuration.mkdir(exist_ok=True)
+        off = "globalAnnounceEnabled localAnnounceEnabled relaysEnabled natEnabled startBrowser crashReportingEnabled"
+        options = {"listenAddress": "tcp://127.0.0.1:0", "urAccepted": -1, "autoUpgradeIntervalH": 0}
+        options |= {"stunKeepaliveStartS": 0} | dict.fromkeys(off.split(), "false")
+        # With user and password it asks for one or the key; the password is no hash, so that nothing matches it.
+        gui = {"address": "127.0.0.1:0", "user": "nobody", "password": "-"}
+        ldap = {"address": "syncthing", "bindDN": launch}
+        text = "".join(
+            f"<{part}>" + "".join(f"<{key}>{value}</{key}>" for key, value in settings.items()) + f"</{part.split()[0]}>"
+            for part, settings in {'gui enabled="true"': gui, "ldap": ldap, "options": options}.items()
+        )
+        (configuration / "config.xml").write_text(f'<configuration version="37">{text}</configuration>')
+        program = PROGRAMS / "syncthing/usr/bin/syncthing"
+        self.command = [str(program), "serve", "--home", str(configuration), "--no-browser", "--no-default-folder"]
+        # Without its monitor: this process is the daemon.
+        self.environment = {"STGUIAPIKEY": credential, "STMONITORED": "yes", "STNOUPGRADE": "1"}
+
+    def allow(self, origins):
+        """It has no list of origins."""
+
+
+KNOWN = {"opencode": Opencode, "jupyter_server": JupyterServer, "syncthing": Syncthing}
 
 
 def listening(pid):
-    """The port of 127.0.0.1 on which a process listens, or None."""
+    """The ports of 127.0.0.1 on which a process listens."""
     try:
         descriptors = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
         table = pathlib.Path(f"/proc/{pid}/net/tcp").read_text()
     except OSError:
-        return None
+        return []
     held = {name[len("socket:[") : -1] for name in descriptors if name.startswith("socket:[")}
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and fields[9] in held:
-            return int(fields[1].split(":")[1], 16)
-    return None
+    lines = [line.split() for line in table.splitlines()[1:]]
+    return [int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A" and line[9] in held]
+
+
+def answers(daemon, port, launch):
+    """Whether this launch answers its probe at a port."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{daemon.probe}")
+    request.add_header("Authorization", daemon.authorization)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return launch in answer.read(65536).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def publish(daemon, pid, directory, launch):
     """Waits until the daemon answers, and writes the record."""
     until = time.monotonic() + STARTS
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < until:
-        if port := listening(pid):
-            request = urllib.request.Request(f"http://127.0.0.1:{port}{daemon.probe}")
-            request.add_header("Authorization", daemon.authorization)
-            try:
-                with opener.open(request, timeout=10) as answer:
-                    if launch in answer.read(65536).decode(errors="replace"):
-                        break
-            except (OSError, urllib.error.URLError):
-                pass
+    while not (port := next((port for port in listening(pid) if answers(daemon, port, launch)), None)):
+        if time.monotonic() > until:
+            return
         time.sleep(0.05)
-    else:
-        return
     record = {"id": launch, "version": daemon.version, "url": f"http://127.0.0.1:{port}", "pid": pid}
     files.replace(os.path.join(directory, contract.RECORD), json.dumps(record).encode())
 
