@@ -742,6 +742,21 @@ pub enum SocketState {
     Other(u8),
 }
 
+/// How many bytes lie unread at the end `local` of the TCP connection from `remote`, if there is one.
+pub fn unread(local: SocketAddr, remote: SocketAddr) -> Option<usize> {
+    // A socket of both families writes IPv4 addresses as IPv6.
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let is_meant = |(_, _, one, other)| (plain(one), plain(other)) == (local, remote);
+    ["tcp", "tcp6"].into_iter().find_map(|table| {
+        let text = std::fs::read_to_string(format!("/proc/net/{table}")).ok()?;
+        let line = text
+            .lines()
+            .find(|line| parse_socket(line).is_some_and(is_meant))?;
+        let (_, received) = line.split_ascii_whitespace().nth(4)?.split_once(':')?;
+        usize::from_str_radix(received, 16).ok()
+    })
+}
+
 /// The TCP and UDP sockets that `processes` hold.
 pub fn sockets(processes: &[Proc]) -> Vec<Socket> {
     let mut found = Vec::new();

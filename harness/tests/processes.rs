@@ -3,9 +3,10 @@
 
 use local_daemon_harness::arena::{Arena, Shape};
 use local_daemon_harness::platform::{self, Setup};
-use local_daemon_harness::process::{LaunchFault, Proc, Signal, SocketState, Subject, read_as};
+use local_daemon_harness::process::{LaunchFault, Proc, Signal, SocketState, Subject, read_as, unread};
 use local_daemon_harness::wait::{ms, until};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -174,6 +175,25 @@ fn listening_sockets_are_those_of_the_tree() {
         me.iter()
             .any(|socket| socket.local == mine && socket.state == SocketState::Listen)
     );
+}
+
+#[test]
+fn what_a_peer_has_not_read_is_counted() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (local, remote) = (listener.local_addr().unwrap(), sender.local_addr().unwrap());
+    sender.write_all(b"seven..").unwrap();
+    let counted = |bytes: usize| {
+        until(ms(5_000), Duration::from_millis(1), || {
+            (unread(local, remote) == Some(bytes)).then_some(())
+        })
+        .is_some()
+    };
+    assert!(counted(7));
+    let (mut receiver, _) = listener.accept().unwrap();
+    receiver.read_exact(&mut [0; 7]).unwrap();
+    assert!(counted(0));
+    assert_eq!(unread(local, local), None);
 }
 
 #[test]

@@ -111,8 +111,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "handshake/never-ready-beside-another-owner",
         &["HS-15", "HS-16"],
-        "While the daemon is stopped (SIGSTOP), its record is replaced by another's and handshakes are sent; what it \
-         answers when it goes on is draining, with its own id.",
+        "While the daemon is stopped (SIGSTOP), its record is replaced by another's and handshakes are sent, one of them \
+         on a connection that was told ready before; what it answers when it goes on is draining, with its own id.",
         never_ready_beside_another_owner,
     ),
     Case::core(
@@ -167,8 +167,9 @@ pub(crate) const CASES: &[Case] = &[
     Case::proof(
         "handshake/relayed-proof-refused",
         &["HS-20", "HS-22"],
-        "Two daemons hold the same credential. A proof for one is sent to the other, and a squatter passes a proof \
-         for its own port on to a daemon: 401, and nothing that the squatter could answer with.",
+        "Two daemons hold the same credential. A proof for one is sent to the other, also when the record of the one is \
+         in the place of the other's, and a squatter passes a proof for its own port on to a daemon: 401, and nothing \
+         that the squatter could answer with.",
         proofs::relayed_proof_refused,
     ),
     Case::proof(
@@ -633,15 +634,24 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
         // With open work it stays for longer; not every daemon has what could be left open.
         let _work = holds_work.then(|| open_work(stage, &live)).transpose()?;
         let rival = Rival::new()?;
-        let connect = || Connection::open(live.target.address, Instant::now() + PROBE);
-        let Ok(early) = connect() else {
-            return stage.inconclusive("no second connection to a ready daemon");
-        };
-        daemon.stop()?;
-        rival.publish(&stage.record_path())?;
         let bytes = bearing(&live).bytes();
         let deadline = Instant::now() + PROBE;
-        let sent = [Ok(early), connect()]
+        let connect = || Connection::open(live.target.address, deadline);
+        // One that was told `ready` before: what was true of a connection is not true of its next request.
+        let mut early = connect();
+        let told = early
+            .as_mut()
+            .map_err(|fault| fault.to_string())
+            .and_then(|it| it.exchange(&bytes, deadline).map_err(|fault| fault.to_string()));
+        match told {
+            Ok(answer) if answer.closes => early = connect(),
+            Ok(answer) => ensure_state(stage, &live, "before", "ready", &answer)?,
+            Err(why) => return stage.inconclusive(format!("no handshake of a ready daemon: {why}")),
+        }
+        daemon.stop()?;
+        rival.publish(&stage.record_path())?;
+        let deadline = Instant::now() + PROBE;
+        let sent = [early, connect()]
             .map(|connection| connection.and_then(|mut it| it.send(&bytes, deadline).map(|()| it)));
         stage.precondition(format!(
             "launch {launch}: the record names {} before the daemon goes on",

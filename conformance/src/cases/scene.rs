@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
 use local_daemon_harness::http::{HttpFault, Request};
-use local_daemon_harness::process::{Exit, Signal};
+use local_daemon_harness::process::{Exit, Signal, unread};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, Url, replace, write_credential, write_new};
-use local_daemon_harness::wait::ms;
+use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::case::{Outcome, Stop};
@@ -298,9 +298,14 @@ pub(super) fn open_work(stage: &mut Stage, live: &Live) -> Outcome<Work> {
             .operation(live, &operation)
             .header("Authorization", &proof::bearer(&live.credential))
             .bytes();
-        work.connections.push(open(live, &request[..request.len() - 1])?);
-        // The daemon has had the beginning when it answers what was sent later.
-        if !stage.is_ready(live) {
+        let connection = open(live, &request[..request.len() - 1])?;
+        let own = connection.local_addr()?;
+        work.connections.push(connection);
+        // The daemon has begun with it when it has read it, and answers what was sent later.
+        let read = until(Instant::now() + PROBE, LONGEST_POLL, || {
+            (unread(live.target.address, own) == Some(0)).then_some(())
+        });
+        if read.is_none() || !stage.is_ready(live) {
             return stage.inconclusive("no good handshake while a request is half sent");
         }
         let and = if work.what.is_empty() { "" } else { " and " };

@@ -83,7 +83,13 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
     PUBLISHED.store(true, Ordering::Relaxed);
     // A pause shows in a short interval alone.
     let watchful = broken("CONV-7.republishes") || broken("CONV-7.settles");
-    let deaf = watchful || broken("CONV-1.slow-poll") || broken("CONV-2.polls") || broken("HS-15.last-look");
+    let unhurried = [
+        "CONV-1.slow-poll",
+        "CONV-2.polls",
+        "HS-15.last-look",
+        "HS-15.once-a-connection",
+    ];
+    let deaf = watchful || unhurried.into_iter().any(broken);
     let mut notified = Inotify::init().ok().filter(|_| !deaf);
     if let Some(inotify) = &notified {
         let changes = WatchMask::CREATE
@@ -225,6 +231,10 @@ fn tolerates(daemon: &Daemon, record: &Record) -> bool {
         published.is_ok_and(|published| published < daemon.started_at + Duration::from_secs(2))
     } else if broken("GATE-3.other-protocol") {
         record.protocol != own.protocol
+    } else if broken("GATE-3.another-name") {
+        let name = |protocol: &Option<String>| protocol.as_ref()?.split('/').next().map(str::to_owned);
+        let proven = || probe(record, &daemon.credential.current().0, Instant::now() + PROBE);
+        name(&record.protocol) != name(&own.protocol) && matches!(proven(), Probe::Proven(..))
     } else {
         broken("GATE-3.older-version") && record.version < own.version
     }

@@ -167,7 +167,8 @@ impl Daemon {
             reason => reason.is_some(),
         };
         let sees_itself = broken("HS-15.last-look") || broken("HS-16.ready-to-the-end");
-        let owns = sees_itself || convergence::owns(&self.directory, &self.record.id);
+        let owns =
+            sees_itself || handshake::first_look(|| convergence::owns(&self.directory, &self.record.id));
         let ready = handshake::tells_ready(owns && !leaving);
         Body {
             spec: SPEC.to_owned(),

@@ -526,6 +526,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-1.redirect", "answers with a redirect to a path with a slash"),
     fault("HS-1.text", "calls its JSON text/html"),
     fault("HS-1.only-to-json", "wants to be asked for JSON"),
+    fault("HS-1.browsers", "sends a browser on to a page"),
     fault("HS-2.no-capabilities", "leaves an empty member out"),
     fault("HS-2.pid-as-text", "tells the pid as text"),
     fault(
@@ -572,8 +573,16 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-14.status-200", "is draining with status 200"),
     fault("HS-14.no-body", "is draining without telling who"),
     fault(
+        "HS-14.turned-away",
+        "answers every request before its routes when it is told to stop",
+    ),
+    fault(
         "HS-15.last-look",
         "tells what the last look at the record showed, a second ago",
+    ),
+    fault(
+        "HS-15.once-a-connection",
+        "looks at the record for the first handshake of a connection",
     ),
     fault("HS-16.ready-to-the-end", "is ready until its process ends"),
     fault(
@@ -587,6 +596,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-17.one-spelling", "knows its scheme in one spelling only"),
     fault("HS-17.one-order", "wants the nonce before the mac"),
     fault("HS-17.never", "knows no proof"),
+    fault("HS-17.once", "takes a proof that it has seen before for a replay"),
     fault("HS-18.half", "compares the first half of the MAC"),
     fault("HS-18.unchecked", "does not check the MAC"),
     fault(
@@ -602,6 +612,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-19.first-of-two", "takes the first of two nonces"),
     fault("HS-20.as-addressed", "takes the authority from Host"),
     fault("HS-20.any-authority", "takes a MAC over no authority, too"),
+    fault(
+        "HS-20.record-of-now",
+        "takes the authority of whatever record is there as well",
+    ),
     fault("HS-21.unproven", "sends no proof of itself"),
     fault("HS-21.without-the-body", "proves itself without its body"),
     fault("HS-21.without-the-authority", "proves itself to any authority"),
@@ -612,6 +626,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "repeats the first proof of a connection",
     ),
     fault("HS-21.not-while-draining", "is draining without a proof"),
+    fault(
+        "HS-21.not-of-an-error",
+        "has an answer without a proof for a record that it cannot read",
+    ),
     fault("HS-22.for-anybody", "proves itself for any nonce"),
     fault(
         "HS-22.to-a-bearer",
@@ -622,12 +640,21 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("GATE-1.name-alone", "tells its protocol without a number"),
     fault("GATE-1.version", "tells its protocol with its version"),
     fault(
+        "GATE-1.constant",
+        "checks what it is configured to speak, and not what it was built with",
+    ),
+    fault(
         "GATE-2.built-in",
         "tells the protocol that it was built for, whatever it was told to speak",
     ),
     fault("GATE-2.by-version", "derives the protocol from its version"),
+    fault("GATE-2.short-name", "keeps 32 bytes of the name"),
     fault("GATE-3.other-protocol", "is displaced by its own protocol only"),
     fault("GATE-3.older-version", "is not displaced by an older version"),
+    fault(
+        "GATE-3.another-name",
+        "asks its successor, and stays beside one whose protocol has another name",
+    ),
     // Chapter 10.
     fault(
         "PER-1.authentication-first",
@@ -689,6 +716,8 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-7.options", "does not look at the Host of OPTIONS"),
     fault("PER-8.reads", "lets every origin read"),
     fault("PER-8.this-machine", "lets other pages of this machine in"),
+    fault("PER-8.web-alone", "looks at the origins of http and https alone"),
+    fault("PER-8.streams", "does not look at the origin of a stream"),
     fault(
         "PER-8.with-credential",
         "lets every origin in that has the credential",

@@ -1,7 +1,9 @@
 //! Chapters 07 and 08: the two sides of the handshake, and the protocol identifier.
 
-use std::sync::OnceLock;
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -280,14 +282,37 @@ pub(super) fn tells_ready(ready: bool) -> bool {
     ready && !DRAINED.load(Ordering::Relaxed)
 }
 
+/// A look at the record; of a faulty daemon the first one of this connection, which has a thread of its own.
+pub(super) fn first_look(look: impl Fn() -> bool) -> bool {
+    thread_local! {
+        static FIRST: OnceCell<bool> = const { OnceCell::new() };
+    }
+    if broken("HS-15.once-a-connection") {
+        FIRST.with(|first| *first.get_or_init(look))
+    } else {
+        look()
+    }
+}
+
+/// Whether a faulty daemon has seen this authorization before.
+pub(super) fn is_replayed(authorization: Option<&str>) -> bool {
+    static SEEN: Mutex<BTreeSet<Option<String>>> = Mutex::new(BTreeSet::new());
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    broken("HS-17.once") && !seen.insert(authorization.map(str::to_owned))
+}
+
 /// The protocol as it is told.
 pub(super) fn told(protocol: &str) -> String {
     let name = protocol.split('/').next().unwrap_or_default();
     match protocol {
         _ if broken("GATE-1.name-alone") => name.to_owned(),
         _ if broken("GATE-1.version") => format!("{protocol}.0"),
+        super::daemon::PROTOCOL if broken("GATE-1.constant") => format!("{name}/01"),
         _ if broken("GATE-2.built-in") => super::daemon::PROTOCOL.to_owned(),
         _ if broken("GATE-2.by-version") => format!("{name}/10"),
+        _ if broken("GATE-2.short-name") => {
+            format!("{}{}", &name[..name.len().min(32)], &protocol[name.len()..])
+        }
         right => right.to_owned(),
     }
 }

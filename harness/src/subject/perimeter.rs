@@ -102,7 +102,9 @@ impl Request {
 
     /// Takes bytes for a request's head; `None` if there is more to come. With it the length of the head.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
-        if broken("PER-30.endless-head") && !bytes.ends_with(b"\r\n\r\n") {
+        // The end of a head, and what follows it, lie in what was read last.
+        let recent = &bytes[bytes.len().saturating_sub(8 * 1024)..];
+        if broken("PER-30.endless-head") && !recent.windows(4).any(|end| end == b"\r\n\r\n") {
             return Ok(None);
         }
         let line = bytes.iter().position(|byte| *byte == b'\n');

@@ -72,6 +72,8 @@ pub(super) fn unjudged_origin(request: &Request, port: u16, served: bool, bears:
     broken("PER-8.reads") && request.method == "GET" && !served_as_stream(request)
         || broken("PER-8.with-credential") && bears
         || broken("PER-8.this-machine") && !same_machine() && this_machine()
+        || broken("PER-8.web-alone") && !is_of_the_web(origins[0])
+        || broken("PER-8.streams") && served_as_stream(request)
         || broken("PER-8.served-paths-alone") && !served
         || broken("PER-11.null") && origins == [b"null"]
         || broken("PER-12.same-machine") && origins.len() == 1 && same_machine()
@@ -80,6 +82,14 @@ pub(super) fn unjudged_origin(request: &Request, port: u16, served: bool, bears:
         || broken("PER-26.before-origin")
             && served_as_stream(request)
             && request.parameters("token").next().is_some()
+}
+
+/// Whether an origin has no other scheme than a web page.
+fn is_of_the_web(origin: &[u8]) -> bool {
+    let origin = String::from_utf8_lossy(origin);
+    origin
+        .split_once("://")
+        .is_none_or(|(scheme, _)| ["http", "https"].contains(&scheme))
 }
 
 fn served_as_stream(request: &Request) -> bool {

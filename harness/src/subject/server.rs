@@ -19,6 +19,7 @@ use super::perimeter::{
     Request, TOO_LARGE, UNAUTHORIZED,
 };
 use super::perimeter_misdeeds as misdeeds;
+use super::registration::{Found, RECORD, Record, authority};
 use super::streams;
 
 /// The most connections that are served at once.
@@ -369,6 +370,9 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     if broken("PER-1.authentication-first") && !is_preflight && !bears() {
         return finish(incoming, UNAUTHORIZED.into(), no_body);
     }
+    if broken("HS-14.turned-away") && daemon.standing_down() == Some(Reason::Signal) {
+        return finish(incoming, DRAINING.into(), no_body);
+    }
     if broken("PER-1.route-first") && !served {
         return finish(incoming, NOT_FOUND.into(), no_body);
     }
@@ -441,7 +445,12 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     let passes = |credential: &_| perimeter::authenticate(request, &daemon.authority(), credential);
     let passes_by_fault = || {
         let open = (trusted || daemon.credential.is_open()).then_some(Pass::Bearer);
+        let recorded = || match Record::read(&daemon.directory, RECORD) {
+            Found::Record(there) => perimeter::authenticate(request, authority(&there.url)?, &credential),
+            _ => None,
+        };
         open.or_else(|| daemon.credential.retired().iter().find_map(passes))
+            .or_else(|| broken("HS-20.record-of-now").then(recorded)?)
     };
     let earlier = std::mem::replace(&mut incoming.passed, false);
     let open = || is_open_to(request, earlier).then_some(Pass::Bearer);
@@ -675,6 +684,14 @@ fn route(
                 () if broken("HS-1.only-to-json") && !accept.contains("json") => {
                     return Err(Refusal(406, "not_acceptable", "Not acceptable"));
                 }
+                () if broken("HS-1.browsers") && accept.contains("text/html") => {
+                    return Ok(Answer::empty(303).with("Location", "/"));
+                }
+                () if matches!(pass, Pass::Proof(_))
+                    && handshake::is_replayed(request.header("Authorization")) =>
+                {
+                    return Err(UNAUTHORIZED);
+                }
                 () if broken("HS-14.no-body") && !state.ready => return Err(DRAINING),
                 () => {}
             }
@@ -689,9 +706,12 @@ fn route(
             } else {
                 "application/json"
             };
-            let proves = !broken("HS-21.unproven") && (state.ready || !broken("HS-21.not-while-draining"));
+            let unreadable = || matches!(Record::read(&daemon.directory, RECORD), Found::Refused(_));
+            let leaves_out = broken("HS-21.unproven")
+                || broken("HS-21.not-while-draining") && !state.ready
+                || broken("HS-21.not-of-an-error") && unreadable();
             match pass {
-                Pass::Proof(claim) if proves => {
+                Pass::Proof(claim) if !leaves_out => {
                     let proof = claim.answer(credential, &daemon.authority(), &bytes);
                     if broken("HS-21.twice") {
                         answer = answer.with(PROOF, proof.clone());

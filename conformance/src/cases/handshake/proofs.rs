@@ -7,13 +7,13 @@ use local_daemon_harness::http::{DaemonProof, HttpFault, ProbeAnswer, Request, R
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
 
-use super::super::scene::{Rival, further_state_dir, yielding};
+use super::super::scene::{Rival, further_state_dir, open_work, yielding};
 use super::exchange::{
     Attempt, answered, authorized, bearing, conversation, ensure_state, hide_record, member, proof_of,
-    refused, restore_record, without_proof,
+    quietly, refused, restore_record, without_proof,
 };
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
-use crate::case::Outcome;
+use crate::case::{Outcome, Stop};
 use crate::stage::{Live, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
@@ -345,7 +345,27 @@ pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
             let what = "the same with the daemon's own Host".to_owned();
             refused(stage, &one, &[(what, request)], without_proof)
         })
-    })
+    })?;
+    // A daemon and its successor hold one credential always. Open work keeps the first one there to answer.
+    let _work = match open_work(stage, &one) {
+        Err(Stop::Untestable(_) | Stop::NotApplicable(_)) => None,
+        work => Some(work?),
+    };
+    record::replace(&stage.record_path(), two.record.to_json().as_bytes(), 0o600)?;
+    let what = "a proof for the daemon whose record has taken the place of its own";
+    let value = proof::authorization(&two.credential, &two.target.authority, &proof::nonce());
+    match quietly(stage, &one, what, &authorized(&one, &value).bytes()) {
+        Ok(response) => {
+            let summary = response.summary(stage.transcript());
+            stage.ensure(response.status == 401, format!("{what}: answered {summary}"))?;
+            without_proof(stage, what, &response)
+        }
+        // It has left already.
+        Err(fault) => {
+            stage.observed(format!("{what}: {fault}"));
+            Ok(())
+        }
+    }
 }
 
 pub(super) fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
