@@ -45,6 +45,12 @@ fn wrongs(row: &str) -> Vec<String> {
             Some(_) => {}
         }
     }
+    for id in &ids {
+        let of_it = |name: &str| fault::all().any(|fault| fault.name == name && fault.requirement() == *id);
+        if fault::all().any(|fault| fault.requirement() == *id) && !names(faults).into_iter().any(of_it) {
+            wrong(format!("faults break {id}, and none of them is named"));
+        }
+    }
     // A reason is what is written beside the names, or in their place.
     for (cell, what) in [(cases, "case"), (faults, "fault")] {
         if names(cell).is_empty() && cell.split_whitespace().count() < 4 {
@@ -90,8 +96,12 @@ fn a_name_that_leads_nowhere_is_found() {
         assert!(of(row).contains(part), "{part}: {}", of(row));
     }
     assert!(of("| 1 | x | y | PUB-2 | | `PUB-2.no-such` |").contains("no fault PUB-2.no-such"));
+    assert!(
+        of("| 1 | x | y | PUB-1 | `publish/loopback-only` | a reason of four words |")
+            .contains("faults break PUB-1, and none of them is named")
+    );
     assert_eq!(
-        of("| 1 | x | y | PUB-1 | `publish/loopback-only` | a reason of four words |"),
+        of("| 1 | x | y | LIFE-5 | a reason of four words | another of four words |"),
         ""
     );
 }
