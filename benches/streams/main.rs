@@ -1,0 +1,118 @@
+//! Fan-out of events: the crate's streams, guard and all, beside the smallest server that has a shared log.
+//!
+//! `ci/bench streams` runs it. Server and readers are two processes, and rounds alternate between the two servers, so that
+//! what else the machine does meets both. It is no test: it prints what it measured.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that cannot be made ends with what was in its way"
+)]
+
+mod readers;
+mod server;
+
+use std::time::Duration;
+
+use crate::{
+    readers::Readers,
+    server::{Kind, Server},
+};
+
+/// How many events a burst has.
+const EVENTS: u32 = 100_000;
+/// How many pairs of rounds a row is the median of.
+const ROUNDS: usize = 7;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("serve") => server::serve(&arguments[1..]),
+        _ => table(),
+    }
+}
+
+fn table() {
+    raise_descriptors();
+    println!("A burst of {EVENTS} events, medians of {ROUNDS} pairs of rounds.\n");
+    println!("| Subscribers | Floor, million events/s | Ours, million events/s | Ratio | Goal |");
+    println!("|---|---|---|---|---|");
+    for subscribers in [1, 100, 1_000] {
+        let both = pairs(
+            || burst(Kind::Floor, subscribers, 0),
+            || burst(Kind::Ours, subscribers, 0),
+        );
+        println!("| {subscribers} | {} | ≥ 0.8 |", cells(both, subscribers));
+    }
+    println!(
+        "\n| Readers | Alone, million events/s | Beside a stopped one, million events/s | Ratio | Goal |"
+    );
+    println!("|---|---|---|---|---|");
+    let both = pairs(|| burst(Kind::Ours, 999, 0), || burst(Kind::Ours, 999, 1));
+    println!("| 999 | {} | 1 |", cells(both, 999));
+    memory();
+}
+
+/// The median times of both, which take turns, and the median of how the one is to the other.
+fn pairs(one: impl Fn() -> Duration, other: impl Fn() -> Duration) -> (Duration, Duration, f64) {
+    let mut times = [Vec::new(), Vec::new()];
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (one, other) = (one(), other());
+        ratios.push(one.as_secs_f64() / other.as_secs_f64());
+        times[0].push(one);
+        times[1].push(other);
+    }
+    for times in &mut times {
+        times.sort_unstable();
+    }
+    ratios.sort_by(f64::total_cmp);
+    (times[0][ROUNDS / 2], times[1][ROUNDS / 2], ratios[ROUNDS / 2])
+}
+
+/// Both as rates of delivery, and their ratio.
+fn cells((one, other, ratio): (Duration, Duration, f64), subscribers: u32) -> String {
+    let delivered = f64::from(EVENTS) * f64::from(subscribers) / 1e6;
+    let rate = |time: Duration| delivered / time.as_secs_f64();
+    format!("{:.2} | {:.2} | {ratio:.2}", rate(one), rate(other))
+}
+
+/// How long a burst takes from its begin to the last byte at the last reader.
+fn burst(kind: Kind, readers: u32, stopped: u32) -> Duration {
+    let mut server = Server::start(kind, EVENTS);
+    let mut subscribed = Readers::subscribe(&server, readers);
+    let _stopped = Readers::subscribe(&server, stopped);
+    let began = server.go();
+    subscribed.read_all();
+    began.elapsed()
+}
+
+/// What a thousand subscribers that all stopped cost, where the log is bounded as it is by default.
+fn memory() {
+    const SUBSCRIBERS: u32 = 1_000;
+    let mut server = Server::start(Kind::Ours, 4096);
+    let before = server.anonymous_kb();
+    let _stopped = Readers::subscribe(&server, SUBSCRIBERS);
+    let open = server.anonymous_kb();
+    server.go();
+    // The server says so when all events are in its log.
+    server.wait_appended();
+    let after = server.anonymous_kb();
+    println!(
+        "\n{SUBSCRIBERS} stopped subscribers, {EVENTS} events, a log of 4,096 events or 4 MiB: anonymous memory {before} kB at \
+         first, {open} kB with the streams open, {after} kB after the burst: {} kB a subscriber (goal ≤ 64, the log not taken off).",
+        (after.saturating_sub(before)) / u64::from(SUBSCRIBERS)
+    );
+}
+
+/// A thousand connections need more descriptors than many shells give.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
