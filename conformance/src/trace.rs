@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use local_daemon_harness::subject::fault::Fault;
 use local_daemon_spec::{Catalogue, Requirement};
 use serde::Serialize;
 
@@ -125,7 +126,12 @@ pub fn traces<'a>(catalogue: &'a Catalogue, citations: &'a [Citation], cases: &[
 }
 
 /// Every end that leads nowhere, a line each; empty where the chain is whole.
-pub fn dangling(catalogue: &Catalogue, citations: &[Citation], cases: &[&Case]) -> Vec<String> {
+pub fn dangling(
+    catalogue: &Catalogue,
+    citations: &[Citation],
+    cases: &[&Case],
+    faults: &[&Fault],
+) -> Vec<String> {
     let mut ends = Vec::new();
     for trace in traces(catalogue, citations, cases) {
         let requirement = trace.requirement;
@@ -135,6 +141,13 @@ pub fn dangling(catalogue: &Catalogue, citations: &[Citation], cases: &[&Case]) 
         if trace.is_judged() && trace.cases.is_empty() {
             ends.push(format!(
                 "{}: a {} without a case",
+                requirement.id,
+                requirement.level.key_word()
+            ));
+        }
+        if trace.is_judged() && !faults.iter().any(|fault| fault.requirement() == requirement.id) {
+            ends.push(format!(
+                "{}: a {} that no fault breaks",
                 requirement.id,
                 requirement.level.key_word()
             ));

@@ -1,7 +1,8 @@
-//! Requirement, citation in code, case: the chain is walked both ways.
+//! Requirement, citation in code, case, fault: the chain is walked both ways.
 
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::{cases, trace};
+use local_daemon_harness::subject::fault::{self, Fault};
 use local_daemon_spec::catalogue;
 
 #[test]
@@ -9,7 +10,8 @@ fn no_end_dangles() {
     let root = trace::repository().expect("the suite is built beside the code");
     let citations = trace::citations(catalogue(), &root).unwrap();
     let cases: Vec<&Case> = cases::all().collect();
-    let ends = trace::dangling(catalogue(), &citations, &cases);
+    let faults: Vec<&Fault> = fault::all().collect();
+    let ends = trace::dangling(catalogue(), &citations, &cases, &faults);
     assert!(
         ends.is_empty(),
         "{} ends dangle:\n{}",
@@ -28,12 +30,22 @@ fn every_kind_of_dangling_end_is_found() {
             Ok(())
         }),
     ];
+    static FAULT: Fault = Fault {
+        name: "PUB-1.every-address",
+        about: "",
+    };
     let cited = trace::Citation {
         id: "HS-999".to_owned(),
         file: "src/lib.rs".into(),
         line: 7,
     };
-    let ends = trace::dangling(catalogue(), &[cited], &CASES.iter().collect::<Vec<_>>()).join("\n");
+    let ends = trace::dangling(
+        catalogue(),
+        &[cited],
+        &CASES.iter().collect::<Vec<_>>(),
+        &[&FAULT],
+    )
+    .join("\n");
     for end in [
         "gate/no-such-requirement: covers PUB-999, which is not there",
         "gate/of-another-chapter: its first requirement, PUB-1, is of publish",
@@ -41,10 +53,12 @@ fn every_kind_of_dangling_end_is_found() {
         "src/lib.rs:7: cites HS-999, which is not there",
         "PUB-3: a MUST without a case",
         "PUB-1: a MUST that no code cites",
+        "PUB-3: a MUST that no fault breaks",
     ] {
         assert!(ends.contains(end), "{end}\n---\n{ends}");
     }
     assert!(!ends.contains("PUB-1: a MUST without a case"));
+    assert!(!ends.contains("PUB-1: a MUST that no fault breaks"));
     assert!(
         !ends.contains("schedule/"),
         "a schedule goes across chapters\n{ends}"
