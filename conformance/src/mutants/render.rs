@@ -142,13 +142,13 @@ impl Matrix {
                 );
             }
         }
-        let chapter = |row: &Row| {
-            catalogue()
-                .get(row.requirement)
-                .map(|requirement| requirement.chapter.as_str())
-        };
-        for rows in self.faults.chunk_by(|a, b| chapter(a) == chapter(b)) {
-            let _ = writeln!(text, "\n## {}\n", chapter(&rows[0]).unwrap_or("unknown"));
+        for chapter in catalogue().chapters() {
+            let of_it = |row: &&Row| chapter.requirements.iter().any(|it| it.id == row.requirement);
+            let mut rows = self.faults.iter().filter(of_it).peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            let _ = writeln!(text, "\n## {}\n", chapter.slug);
             text.push_str("| Fault | What is wrong | Killed by |\n|---|---|---|\n");
             for row in rows {
                 let killers: Vec<String> = row.killers().map(|case| format!("`{case}`")).collect();
@@ -161,7 +161,7 @@ impl Matrix {
                 );
             }
         }
-        text.push_str("\n## Cases\n\n| Case | Kills | Alone |\n|---|---|---|\n");
+        text.push_str("\n## Cases\n\n| Case | Kills | Only it kills |\n|---|---|---|\n");
         for worth in &self.cases {
             let alone: Vec<String> = worth.alone.iter().map(|fault| format!("`{fault}`")).collect();
             let _ = writeln!(
