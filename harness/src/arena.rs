@@ -113,9 +113,9 @@ impl Arena {
         Ok(&self.state_dir)
     }
 
-    /// Opens the way to the state directory to other users (mode 0711), so that only the subject's own modes guard it.
+    /// Opens the way to the state directory to other users (mode 0755), so that only the subject's own modes guard it.
     pub fn let_others_in(&self) -> io::Result<()> {
-        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o711))
+        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755))
     }
 
     /// The random tag in the environment of every process of this case.

@@ -115,18 +115,10 @@ pub(crate) const CASES: &[Case] = &[
         displaced::exit_status_of_the_rest,
     ),
     Case::core(
-        "convergence/two-at-once",
-        &["CONV-13", "CONV-9"],
-        "Two daemons are started at the same time on one state directory. Stems from biome 2.6.",
-        |stage| displaced::at_once(stage, 2),
-    )
-    .no_leaks()
-    .deadline_s(40),
-    Case::core(
         "convergence/eight-at-once",
         &["CONV-13", "CONV-9"],
-        "Eight daemons are started at the same time on one state directory. Stems from opencode#35964.",
-        |stage| displaced::at_once(stage, 8),
+        "Eight daemons are started at the same time on one state directory. Stems from opencode#35964 and biome 2.6.",
+        displaced::eight_at_once,
     )
     .no_leaks()
     .deadline_s(40),

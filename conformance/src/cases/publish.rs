@@ -63,7 +63,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "publish/last-writer-wins",
         &["PUB-7"],
-        "A second daemon is started on the state directory of a healthy one, which gives no sign of leaving.",
+        "A second daemon is started on the state directory of a healthy one, which has run for longer than a re-read \
+         interval and gives no sign of leaving.",
         last_writer_wins,
     ),
     Case::core(
@@ -402,7 +403,7 @@ fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
 
 fn last_writer_wins(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
-    stage.between_controls(&old, |_| Ok(()))?;
+    stage.between_controls(&old, |stage| stays(stage, &first, NOTICED, "by itself"))?;
     stage.expect("the second daemon owns the record and is ready");
     let second = stage.launch()?;
     let new = stage.ready(&second)?;

@@ -26,14 +26,14 @@ pub(crate) const CASES: &[Case] = &[
         "schedule/literal-removal",
         &["CONV-15", "CONV-17", "CONV-21", "CONV-13"],
         "A daemon that stops is held right before the call that takes its record off the well-known name, and a second \
-         one publishes meanwhile. Stems from khive#645 and stablyai/orca#12709.",
+         one publishes meanwhile; it is stopped (SIGSTOP) right after that call until the second one has its record. Stems from khive#645 and stablyai/orca#12709.",
         removal::literal_removal,
     ),
     Case::core(
         "schedule/lock-only-removal",
         &["CONV-15", "PUB-8", "CONV-17", "CONV-21"],
-        "The same while the lock is held all the time, by the stopping daemon or else by the suite: whoever waits for it \
-         waits in vain.",
+        "The same, without a stop after the call, while the lock is held all the time, by the stopping daemon or else by \
+         the suite: whoever waits for it waits in vain.",
         removal::lock_only_removal,
     ),
     Case::core(
@@ -80,8 +80,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "schedule/late-publish",
         &["CONV-13", "PUB-7"],
-        "A launch is held right before its record comes into place, while a second one publishes and is ready; then its \
-         rename lands late.",
+        "A launch is held right before its record comes into place, for longer than a re-read interval, while a second one \
+         publishes and is ready; then its rename lands late.",
         publish::late_publish,
     ),
     Case::proof(

@@ -68,8 +68,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "state-directory/closed-to-other-users",
         &["DIR-4", "DIR-5"],
-        "A daemon is started under umask 000. The user nobody, who can read a file beside the state directory, tries \
-         to list it and to read the record and the credential.",
+        "A daemon is started under umask 000, below a directory that is open to everybody. The user nobody, who can \
+         read a file beside the state directory, tries to list it and to read the record and the credential.",
         closed_to_other_users,
     ),
     Case::core(

@@ -1,20 +1,25 @@
 //! Chapter 06: whose record it is, and how a daemon leaves.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
 
 use super::credential::Credential;
 use super::daemon::Daemon;
-use super::fault::broken;
-use super::handshake::SPEC;
+use super::fault::{broken, window};
+use super::handshake::{SPEC, protocol};
+use super::misdeeds::lives;
 use super::probe::{Probe, probe};
-use super::publish::{publish, refresh};
+use super::publish::{lock_file, publish, refresh};
 use super::registration::{Found, RECORD, Record};
 use super::state_directory::{StateDir, random_hex};
 
@@ -76,6 +81,13 @@ pub(super) fn owns(directory: &StateDir, id: &str) -> bool {
         Found::Refused(_) => broken("HS-16.ready-while-unreadable"),
         _ => false,
     }
+}
+
+/// Whether the record is the file that it was at the first handshake, as far as its length and its number tell.
+pub(super) fn is_same_file(directory: &StateDir) -> bool {
+    static FIRST: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    let now = fs::symlink_metadata(directory.file(RECORD)).map(|file| (file.ino(), file.len()));
+    FIRST.get_or_init(|| now.as_ref().ok().copied()).as_ref() == now.ok().as_ref()
 }
 
 /// Looks at the record again and again until there is a reason to stand down.
@@ -151,23 +163,25 @@ fn wait(daemon: &Daemon, notified: Option<&mut Inotify>) {
 
 /// One look at the record.
 fn look(daemon: &Daemon) -> Option<Reason> {
-    if broken("CONV-14.unread") {
-        // A stop that is asked for meanwhile comes first.
-        super::fault::window();
-        if daemon.standing_down().is_some() {
-            return None;
-        }
-    }
-    let mut unparsable = 0;
+    let (mut unparsable, mut seen) = (0, None);
     loop {
+        let began = Instant::now();
         match Record::read(&daemon.directory, RECORD) {
             Found::Record(record) if is_own(daemon, &record) => {
+                if broken("CONV-7.goes-by-an-old-look") && began.elapsed() > Duration::from_millis(5) {
+                    let _ = publish(&daemon.directory, &daemon.record, || false);
+                }
                 refresh(&daemon.directory, &daemon.record, daemon.began.elapsed());
                 let leaves = broken("CONV-13.taken-file")
                     && !daemon.directory.names(&format!("{RECORD}.taken-")).is_empty();
                 return leaves.then_some(Reason::RecordRemoved);
             }
             Found::Record(record) if tolerates(daemon, &record) => return None,
+            Found::Record(_) if broken("CONV-14.unread") && is_asked_to_stop(daemon) => return None,
+            Found::Record(record) if broken("CONV-9.takes-back") && is_leaving(daemon, &record) => {
+                let _ = publish(&daemon.directory, &daemon.record, || false);
+                return None;
+            }
             Found::Record(record) => {
                 if broken("CONV-28.ends-the-new") {
                     end_process(record.pid);
@@ -181,7 +195,14 @@ fn look(daemon: &Daemon) -> Option<Reason> {
                 let reason = Reason::Displaced(None);
                 return (!broken("CONV-5.runs-on")).then_some(reason);
             }
-            Found::Malformed(_) => {
+            Found::Malformed(_) if broken("CONV-4.same-file") => return read_on(daemon),
+            Found::Malformed(why)
+                if broken("CONV-4.grows") && seen.as_ref().is_some_and(|seen| *seen != why) =>
+            {
+                return Some(Reason::Displaced(None));
+            }
+            Found::Malformed(why) => {
+                seen = Some(why);
                 unparsable += 1;
                 if !broken("CONV-4.at-once-again") {
                     sleep(APART);
@@ -212,6 +233,20 @@ fn look(daemon: &Daemon) -> Option<Reason> {
     }
 }
 
+/// Reads an unparsable record again as a faulty daemon does: the file that it has opened, wherever that is by now.
+fn read_on(daemon: &Daemon) -> Option<Reason> {
+    let mut file = File::open(daemon.directory.file(RECORD)).ok()?;
+    for _ in 0..RETRIES {
+        sleep(APART);
+        let mut bytes = Vec::new();
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+        if read.is_ok() && Record::parse(&bytes).is_ok() {
+            return None;
+        }
+    }
+    Some(Reason::Displaced(None))
+}
+
 /// Whether a record is this daemon's.
 fn is_own(daemon: &Daemon, record: &Record) -> bool {
     if broken("CONV-3.whole-record") {
@@ -227,8 +262,11 @@ fn is_own(daemon: &Daemon, record: &Record) -> bool {
 fn tolerates(daemon: &Daemon, record: &Record) -> bool {
     let own = &daemon.record;
     if broken("CONV-13.settling") {
-        let published = std::fs::metadata(daemon.directory.file(RECORD)).and_then(|file| file.modified());
-        published.is_ok_and(|published| published < daemon.started_at + Duration::from_secs(2))
+        written(daemon).is_some_and(|written| written < daemon.started_at + Duration::from_secs(2))
+    } else if broken("CONV-13.older-record") {
+        is_settled(daemon)
+    } else if broken("CONV-13.yielding-stays") {
+        daemon.yields && record.protocol == own.protocol
     } else if broken("GATE-3.other-protocol") {
         record.protocol != own.protocol
     } else if broken("GATE-3.another-name") {
@@ -238,6 +276,36 @@ fn tolerates(daemon: &Daemon, record: &Record) -> bool {
     } else {
         broken("GATE-3.older-version") && record.version < own.version
     }
+}
+
+/// When the record was written.
+fn written(daemon: &Daemon) -> Option<SystemTime> {
+    fs::metadata(daemon.directory.file(RECORD)).ok()?.modified().ok()
+}
+
+/// Whether the record has been there for a while.
+pub(super) fn is_settled(daemon: &Daemon) -> bool {
+    let age = written(daemon).and_then(|written| written.elapsed().ok());
+    age.is_some_and(|age| age > Duration::from_secs(2))
+}
+
+/// Whether a moment later it has been asked to stop, which then comes first.
+fn is_asked_to_stop(daemon: &Daemon) -> bool {
+    sleep(APART * 4);
+    daemon.standing_down().is_some()
+}
+
+/// Whether a moment later there is no record.
+pub(super) fn is_stopped(daemon: &Daemon) -> bool {
+    window();
+    matches!(Record::read(&daemon.directory, RECORD), Found::Absent)
+}
+
+/// Whether a moment later the daemon of a record is draining.
+fn is_leaving(daemon: &Daemon, record: &Record) -> bool {
+    window();
+    let (credential, _) = daemon.credential.current();
+    matches!(probe(record, &credential, Instant::now() + PROBE), Probe::Proven(Some(body), _) if !body.ready)
 }
 
 /// What a faulty daemon does to a process of which it knows nothing but the pid.
@@ -263,6 +331,10 @@ pub(super) fn end_predecessor(directory: &StateDir) {
 /// Publishes again if somebody who stopped took this daemon's record off by mistake.
 fn reclaim(daemon: &Daemon) -> Option<Reason> {
     let directory = &daemon.directory;
+    let lock = broken("CONV-21.under-the-lock").then(|| lock_file(directory));
+    if let Some(Ok(lock)) = &lock {
+        let _ = rustix::fs::flock(lock, FlockOperation::LockExclusive);
+    }
     let mut taken = directory.names(&format!("{RECORD}.taken-"));
     taken.retain(|name| matches!(Record::read(directory, name), Found::Record(record) if record.id == daemon.record.id));
     if taken.is_empty() || broken("CONV-21.stands-down") {
@@ -273,6 +345,10 @@ fn reclaim(daemon: &Daemon) -> Option<Reason> {
     }
     if broken("CONV-22.clears-all") {
         taken = directory.names(&format!("{RECORD}.taken-"));
+    } else if broken("CONV-22.by-name") {
+        taken.extend(directory.names(&format!("{RECORD}.taken-{}", daemon.record.id)));
+    } else if broken("CONV-22.one") {
+        taken.truncate(1);
     } else if broken("CONV-22.keeps") {
         taken.clear();
     }
@@ -294,7 +370,8 @@ pub(super) fn leave(daemon: &Daemon, reason: &Reason) {
     if !matches!(reason, Reason::Displaced(Some(_))) {
         return;
     }
-    if broken("CONV-9.unlinks") {
+    let is_dead = || matches!(Record::read(directory, RECORD), Found::Record(record) if !lives(record.pid));
+    if broken("CONV-9.unlinks") || broken("CONV-9.clears-the-dead") && is_dead() {
         let _ = directory.unlink(RECORD);
     } else if broken("CONV-9.moves-aside") {
         let _ = directory.rename(
@@ -316,11 +393,16 @@ pub(super) fn leave(daemon: &Daemon, reason: &Reason) {
 
 /// Moves the record aside, looks at what was moved, and removes that if it is the own one.
 pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
+    if broken("CONV-18.mends") {
+        let _ = fs::set_permissions(directory.file(RECORD), fs::Permissions::from_mode(0o600));
+    }
     if !owns(directory, id) && !broken("CONV-14.unread") {
         return Ok(());
     }
+    if broken("CONV-15.unlinks") || broken("CONV-17.clears-the-dead") {
+        window();
+    }
     if broken("CONV-15.unlinks") {
-        super::fault::window();
         return directory.unlink(RECORD);
     }
     let mut taken = format!("{RECORD}.taken-{id}-{}", random_hex::<8>());
@@ -339,6 +421,10 @@ pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
     match Record::read(directory, &taken) {
         _ if broken("CONV-16.keeps-the-taken") => Ok(()),
         Found::Record(record) if record.id == id => directory.unlink(&taken),
+        Found::Record(record) if broken("CONV-17.clears-the-dead") && !lives(record.pid) => {
+            directory.unlink(&taken)
+        }
+        Found::Absent if broken("CONV-15.makes-sure") => directory.unlink(RECORD),
         _ if broken("CONV-17.clears") => directory.unlink(&taken),
         _ if broken("CONV-17.puts-back") => directory.rename(&taken, RECORD),
         _ => Ok(()),
@@ -351,6 +437,11 @@ pub(super) fn another_is_ready(daemon: &Daemon, credential: &Credential) -> bool
         Found::Record(record) => is_ready(daemon, &record, credential),
         _ => false,
     }
+}
+
+/// Whether a protocol is an earlier one of the same name.
+fn is_older(theirs: &str, own: &str) -> bool {
+    matches!((protocol(theirs), protocol(own)), (Some(theirs), Some(own)) if theirs.0 == own.0 && theirs.1 < own.1)
 }
 
 /// Whether a record names another daemon that proves itself, is ready and speaks this protocol.
@@ -366,7 +457,9 @@ pub(super) fn is_ready(daemon: &Daemon, record: &Record, credential: &Credential
             body.spec == SPEC
                 && body.id == record.id
                 && (body.ready || broken("CONV-27.draining"))
-                && (body.protocol == daemon.protocol || broken("CONV-27.other-protocol"))
+                && (body.protocol == daemon.protocol
+                    || broken("CONV-27.other-protocol")
+                    || broken("CONV-27.older") && is_older(&body.protocol, &daemon.protocol))
         }
         Probe::Late(_) => broken("CONV-27.busy"),
         Probe::Foreign(_) => broken("CONV-27.unproven"),

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
+use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 use super::fault::{broken, window};
@@ -62,6 +63,12 @@ impl Credential {
         let path = directory.file(CREDENTIAL);
         let cannot = |error| Fault::new(&path, format!("cannot create: {error}"));
         spoil(directory).map_err(cannot)?;
+        let turn = broken("CRED-4.impatient").then(|| turn(directory));
+        if let Some(None) = turn {
+            draw(directory)
+                .and_then(|temporary| directory.rename(&temporary, CREDENTIAL))
+                .map_err(cannot)?;
+        }
         if let Some(credential) = Self::read(directory)? {
             return Ok(credential);
         }
@@ -179,6 +186,20 @@ fn draw(directory: &StateDir) -> io::Result<String> {
     Ok(temporary)
 }
 
+/// The lock under which a faulty daemon makes its credential, if its turn comes in time.
+fn turn(directory: &StateDir) -> Option<fs::File> {
+    let file = fs::File::create(directory.file("credential.lock")).ok()?;
+    let until = Instant::now() + Duration::from_millis(150);
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > until {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(50));
+    Some(file)
+}
+
 /// Puts a new credential in the place of the one that is there.
 pub(super) fn rotate(directory: &StateDir) -> Result<(), Fault> {
     draw(directory)
@@ -202,7 +223,13 @@ pub(super) fn rotate(directory: &StateDir) -> Result<(), Fault> {
 /// of the file.
 fn make(directory: &StateDir) -> io::Result<Option<Credential>> {
     let path = directory.file(CREDENTIAL);
-    let temporary = draw(directory)?;
+    let temporary = if broken("CRED-3.finishes-a-leftover")
+        && let Some(leftover) = directory.names(&format!("{CREDENTIAL}.tmp-")).pop()
+    {
+        leftover
+    } else {
+        draw(directory)?
+    };
     let own = fs::read(directory.file(&temporary))
         .ok()
         .and_then(|bytes| Credential::parse(&bytes));

@@ -75,6 +75,8 @@ pub(super) struct Daemon {
     pub(super) directory: StateDir,
     pub(super) record: Record,
     pub(super) protocol: String,
+    /// Whether it was told to yield.
+    pub(super) yields: bool,
     pub(super) address: SocketAddr,
     pub(super) credential: Followed,
     pub(super) origins: Allowlist,
@@ -166,7 +168,9 @@ impl Daemon {
             Some(Reason::Signal | Reason::Requested) if broken("HS-16.ready-to-the-end") => false,
             reason => reason.is_some(),
         };
-        let sees_itself = broken("HS-15.last-look") || broken("HS-16.ready-to-the-end");
+        let sees_itself = broken("HS-15.last-look")
+            || broken("HS-15.same-file") && convergence::is_same_file(&self.directory)
+            || broken("HS-16.ready-to-the-end");
         let owns =
             sees_itself || handshake::first_look(|| convergence::owns(&self.directory, &self.record.id));
         let ready = handshake::tells_ready(owns && !leaving);
@@ -222,11 +226,13 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     directory.prepare().map_err(refused)?;
     publish::spoil(&directory);
     let before = Record::read(&directory, RECORD).id();
+    let stopped = before.is_none() && directory.file(CREDENTIAL).exists();
     let credential = Credential::read_or_make(&directory).map_err(refused)?;
     betray(&credential);
     // Before there is a record that a signal could leave behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot)?;
-    let (listener, address) = listen().map_err(cannot)?;
+    let deaf = broken("PUB-4.before-listen") || broken("PUB-4.in-a-hurry-after-a-stop") && stopped;
+    let (listener, address) = listen(deaf).map_err(cannot)?;
     let id = registration::new_id(&directory);
     let record = Record {
         id: id.clone(),
@@ -242,6 +248,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         directory,
         record,
         protocol: spoken,
+        yields: options.yields,
         address,
         started_at: SystemTime::now(),
         began: Instant::now(),
@@ -263,8 +270,12 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         }
     });
     convergence::end_predecessor(&daemon.directory);
-    let yields =
-        || (options.yields || broken("PUB-7.healthy-stays")) && another_is_ready(&daemon, &credential);
+    let gives_way =
+        || broken("PUB-7.healthy-stays") || broken("PUB-7.settled-stays") && convergence::is_settled(&daemon);
+    let yields = || {
+        (options.yields || gives_way()) && another_is_ready(&daemon, &credential)
+            || broken("CONV-13.stops-with-it") && before.is_some() && convergence::is_stopped(&daemon)
+    };
     if broken("PUB-7.only-if-unchanged") && Record::read(&daemon.directory, RECORD).id() != before {
         return Err((FAILED, "another daemon has published meanwhile".to_owned()));
     }
@@ -280,7 +291,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         convergence::leave(&daemon, &Reason::Requested);
         return Ok(0);
     }
-    if broken("PUB-4.before-listen") {
+    if deaf {
         hear(&listener).map_err(cannot)?;
     }
     daemon.log.append("lifecycle", &json!({"what": "ready"}));

@@ -34,6 +34,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "asks for 0700 and leaves the umask to what it is",
     ),
     fault(
+        "DIR-4.as-its-parent",
+        "gives the directory the mode of the one that it is in",
+    ),
+    fault(
         "DIR-5.mode-later",
         "creates files as the umask will have them, and then sets the mode",
     ),
@@ -185,6 +189,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "CRED-3.newline-later",
         "links the file to its name, and then ends its line",
     ),
+    fault(
+        "CRED-3.finishes-a-leftover",
+        "links a temporary file that a killed launch has left to the name",
+    ),
     fault("CRED-4.renames", "renames the finished file over the name"),
     fault(
         "CRED-4.looks-then-renames",
@@ -197,6 +205,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault(
         "CRED-4.not-adopted",
         "goes on with its own where another was faster",
+    ),
+    fault(
+        "CRED-4.impatient",
+        "takes its turn to make one, and makes one out of turn when it had to wait",
     ),
     fault("CRED-5.new-at-each-start", "makes a new one at each start"),
     fault(
@@ -302,6 +314,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "loads what it needs for an answer before the first one",
     ),
     fault(
+        "PUB-4.in-a-hurry-after-a-stop",
+        "publishes before it listens where it finds a credential and no record",
+    ),
+    fault(
         "PUB-5.one-name",
         "has one name for every temporary file, and truncates what is there",
     ),
@@ -310,6 +326,10 @@ pub(crate) const FAULTS: &[Fault] = &[
         "PUB-5.other-directory",
         "writes the temporary file where temporary files are",
     ),
+    fault(
+        "PUB-5.reuses-a-leftover",
+        "writes into a temporary file that seems to have been left",
+    ),
     fault("PUB-6.no-flush", "does not flush"),
     fault("PUB-6.flushes-early", "flushes the file before it writes it"),
     fault("PUB-6.flushes-late", "flushes the record when it is in place"),
@@ -317,6 +337,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault(
         "PUB-7.healthy-stays",
         "gives way to a ready daemon without having been told to",
+    ),
+    fault(
+        "PUB-7.settled-stays",
+        "gives way to a ready daemon that has run for a while",
     ),
     fault(
         "PUB-7.only-if-unchanged",
@@ -356,6 +380,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault(
         "PUB-9.linked-leftover",
         "takes a credential that has a second name for somebody else's, and ends",
+    ),
+    fault(
+        "PUB-9.lock-directory",
+        "looks around under a lock directory, and ends where one is left",
     ),
     fault("PUB-9.pid-file", "ends where a pid file is left"),
     fault("PUB-10.runs-on", "runs on when it cannot publish"),
@@ -423,6 +451,14 @@ pub(crate) const FAULTS: &[Fault] = &[
         "CONV-4.at-once-again",
         "reads an unparsable record again, without a pause",
     ),
+    fault(
+        "CONV-4.same-file",
+        "reads the file again that it has opened, and not the name",
+    ),
+    fault(
+        "CONV-4.grows",
+        "takes an unparsable record that grows for its successor's",
+    ),
     fault("CONV-5.runs-on", "waits for a record that can be parsed"),
     fault("CONV-5.clears", "removes a record that cannot be parsed"),
     fault(
@@ -439,6 +475,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
     fault("CONV-7.settles", "gives the machine 5 s after a pause"),
     fault(
+        "CONV-7.goes-by-an-old-look",
+        "publishes again when there was a pause since it read its own id",
+    ),
+    fault(
         "CONV-8.no-bound",
         "waits for its streams and requests as long as they take",
     ),
@@ -448,10 +488,18 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
     fault("CONV-9.unlinks", "removes the record when it is displaced"),
     fault(
+        "CONV-9.clears-the-dead",
+        "removes the record of a process that is dead when it is displaced by it",
+    ),
+    fault(
         "CONV-9.moves-aside",
         "moves the record aside when it is displaced",
     ),
     fault("CONV-9.restores", "puts its record back when it is displaced"),
+    fault(
+        "CONV-9.takes-back",
+        "puts its record back when the daemon that displaced it is draining",
+    ),
     fault("CONV-10.goes-on", "takes new work as long as it runs"),
     fault("CONV-11.ready-again", "is ready again when its record returns"),
     fault(
@@ -465,8 +513,20 @@ pub(crate) const FAULTS: &[Fault] = &[
         "ignores who publishes in its first two seconds",
     ),
     fault(
+        "CONV-13.older-record",
+        "ignores a record that was written a while ago",
+    ),
+    fault(
+        "CONV-13.yielding-stays",
+        "stays for the client that started it when it is displaced by its like",
+    ),
+    fault(
         "CONV-13.taken-file",
         "leaves when any daemon of the directory stops",
+    ),
+    fault(
+        "CONV-13.stops-with-it",
+        "ends when the daemon that it was to displace has stopped meanwhile",
     ),
     fault("CONV-14.unread", "moves the record without having read it"),
     fault("CONV-15.unlinks", "reads the record, compares, and removes it"),
@@ -474,19 +534,43 @@ pub(crate) const FAULTS: &[Fault] = &[
         "CONV-15.backup-name",
         "moves the record to one name that all daemons share",
     ),
+    fault(
+        "CONV-15.makes-sure",
+        "removes the record where the file that it took is gone",
+    ),
     fault("CONV-16.keeps-the-taken", "leaves its taken file"),
     fault("CONV-16.keeps-the-record", "ends without touching the record"),
     fault("CONV-17.clears", "removes whatever it took"),
+    fault(
+        "CONV-17.clears-the-dead",
+        "removes what it took if the process that it names is dead",
+    ),
     fault("CONV-17.puts-back", "renames what it took by mistake back"),
     fault("CONV-18.tries-again", "tries to move the record until it can"),
     fault("CONV-18.unlinks-instead", "removes a record that it cannot move"),
+    fault(
+        "CONV-18.mends",
+        "sets the record's mode right before it takes it off",
+    ),
     fault(
         "CONV-19.after-the-drain",
         "takes its record off when the drain is over",
     ),
     fault("CONV-20.once", "hears the first stop signal only"),
     fault("CONV-21.stands-down", "does not look for taken files"),
+    fault(
+        "CONV-21.under-the-lock",
+        "publishes again under a lock of registration.lock",
+    ),
     fault("CONV-22.keeps", "leaves the taken files from which it came back"),
+    fault(
+        "CONV-22.by-name",
+        "removes the taken files that bear its id in their name, too",
+    ),
+    fault(
+        "CONV-22.one",
+        "leaves all but one of the taken files from which it came back",
+    ),
     fault(
         "CONV-22.clears-all",
         "removes every taken file when it comes back",
@@ -517,6 +601,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-27.unproven", "yields to who answers and proves nothing"),
     fault("CONV-27.draining", "yields to a daemon that is draining"),
     fault("CONV-27.other-protocol", "yields to a daemon of another protocol"),
+    fault("CONV-27.older", "yields to a daemon of an older protocol"),
     fault(
         "CONV-28.ends-the-old",
         "ends the process that the old record names",
@@ -583,6 +668,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault(
         "HS-15.once-a-connection",
         "looks at the record for the first handshake of a connection",
+    ),
+    fault(
+        "HS-15.same-file",
+        "looks whether the record is another file, and not into it",
     ),
     fault("HS-16.ready-to-the-end", "is ready until its process ends"),
     fault(

@@ -15,7 +15,9 @@ use super::registration::{Found, RECORD, Record};
 use super::state_directory::{Fault, StateDir, random_hex};
 
 /// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` where the host has no other.
-pub(super) fn listen() -> io::Result<(TcpListener, SocketAddr)> {
+///
+/// A `deaf` one has only bound its port.
+pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
     let (v4, v6) = (
         IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::from(Ipv6Addr::LOCALHOST),
@@ -35,8 +37,8 @@ pub(super) fn listen() -> io::Result<(TcpListener, SocketAddr)> {
     } else {
         first
     };
-    let listener = if broken("PUB-2.shared-port") || broken("PUB-4.before-listen") {
-        bind()?
+    let listener = if broken("PUB-2.shared-port") || deaf {
+        bind(deaf)?
     } else {
         TcpListener::bind((first, 0)).or_else(|_| TcpListener::bind((second, 0)))?
     };
@@ -51,7 +53,7 @@ pub(super) fn listen() -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// A socket that is bound as a faulty daemon binds it.
-fn bind() -> io::Result<TcpListener> {
+fn bind(deaf: bool) -> io::Result<TcpListener> {
     let socket = rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -63,7 +65,7 @@ fn bind() -> io::Result<TcpListener> {
     }
     rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let listener = TcpListener::from(socket);
-    if !broken("PUB-4.before-listen") {
+    if !deaf {
         hear(&listener)?;
     }
     Ok(listener)
@@ -91,6 +93,10 @@ pub(super) fn publish(
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         format!("{RECORD}.tmp-{}", since.as_secs())
+    } else if broken("PUB-5.reuses-a-leftover")
+        && let Some(leftover) = leftover(directory)
+    {
+        leftover
     } else {
         format!("{RECORD}.tmp-{}", random_hex::<8>())
     };
@@ -98,7 +104,8 @@ pub(super) fn publish(
     if broken("PUB-3.in-place") {
         return write_in_place(directory, &bytes).map(|()| true).map_err(fault);
     }
-    let written = if broken("PUB-5.one-name") || broken("PUB-5.clock-name") {
+    let truncates = ["PUB-5.one-name", "PUB-5.clock-name", "PUB-5.reuses-a-leftover"];
+    let written = if truncates.into_iter().any(broken) {
         fs::write(directory.file(&temporary), &bytes)
     } else if broken("PUB-3.renames-first") {
         directory.write_new(&temporary, b"")
@@ -122,6 +129,15 @@ pub(super) fn publish(
         let _ = directory.unlink(&temporary);
     }
     published.map(|()| !yielded).map_err(fault)
+}
+
+/// A temporary file that somebody seems to have left: it is there, and still is there a moment later.
+fn leftover(directory: &StateDir) -> Option<String> {
+    let mut names = directory.names(&format!("{RECORD}.tmp-")).into_iter();
+    names.find(|name| {
+        sleep(Duration::from_millis(60));
+        directory.file(name).exists()
+    })
 }
 
 /// Writes the temporary file.
@@ -223,6 +239,11 @@ fn hindered(directory: &StateDir) -> io::Result<()> {
     if broken("PUB-9.linked-leftover") && credential.is_ok_and(|facts| facts.nlink() > 1) {
         return no("the credential has a second name");
     }
+    if broken("PUB-9.lock-directory") {
+        fs::create_dir(directory.file("publish.lock"))?;
+        sleep(Duration::from_millis(100));
+        fs::remove_dir(directory.file("publish.lock"))?;
+    }
     if broken("PUB-9.pid-file") {
         File::create_new(directory.file("daemon.pid"))?;
     }
@@ -235,15 +256,8 @@ fn hindered(directory: &StateDir) -> io::Result<()> {
 /// The locks under which a faulty daemon publishes.
 fn locks(directory: &StateDir) -> io::Result<Vec<File>> {
     let mut held = Vec::new();
-    let create = || {
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(directory.file("registration.lock"))
-    };
     if broken("PUB-8.lock-file") {
-        held.push(create()?);
+        held.push(lock_file(directory)?);
     }
     if broken("PUB-8.record") {
         held.extend(File::open(directory.file(RECORD)));
@@ -255,11 +269,20 @@ fn locks(directory: &StateDir) -> io::Result<Vec<File>> {
         rustix::fs::flock(file, FlockOperation::LockExclusive)?;
     }
     if broken("PUB-8.other-kind") {
-        let file = create()?;
+        let file = lock_file(directory)?;
         rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive)?;
         held.push(file);
     }
     Ok(held)
+}
+
+/// The lock file, which a faulty daemon relies on.
+pub(super) fn lock_file(directory: &StateDir) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(directory.file("registration.lock"))
 }
 
 /// What a faulty launch does to the record before everything else.

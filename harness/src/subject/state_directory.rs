@@ -127,6 +127,11 @@ impl StateDir {
                 let _ = fs::set_permissions(&self.path, fs::Permissions::from_mode(0o755));
                 return Ok(());
             }
+            if broken("DIR-4.as-its-parent")
+                && let Some(above) = self.path.parent().and_then(|above| fs::metadata(above).ok())
+            {
+                let _ = fs::set_permissions(&self.path, above.permissions());
+            }
         }
         self.open().map(drop)
     }
@@ -149,7 +154,7 @@ impl StateDir {
             }
             Err(error) => return fault(&format!("cannot open: {error}")),
         };
-        if !broken("DIR-14.directory") && !broken("DIR-16.directory") {
+        if !broken("DIR-14.directory") && !broken("DIR-16.directory") && !broken("DIR-4.as-its-parent") {
             check_owner_and_mode(&directory, "directory").map_err(|why| Fault::new(&self.path, why))?;
         }
         match rustix::fs::fstatfs(&directory) {

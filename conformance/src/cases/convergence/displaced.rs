@@ -97,7 +97,6 @@ pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     stage.expect("the suite's own rename is the only event about the record");
     displace(stage, &rival)?;
-    let facts = Facts::of(&stage.record_path())?;
     let deadline = stage.stand_down_deadline() + SLACK;
     exits(stage, &daemon, deadline, "a displacement")?;
     let events = watch.wait_for(stage.ready_deadline(), |events| {
@@ -108,8 +107,7 @@ pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     };
     let touched = changes(&events, &name);
     stage.observed(format!("events about the record: {touched:?}"));
-    let same =
-        Facts::of(&stage.record_path()).ok() == Some(facts) && read(&stage.record_path())? == rival.bytes();
+    let same = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == rival.bytes());
     stage.ensure(
         same && touched.len() == 1,
         format!("the successor's record was touched: {touched:?}"),
@@ -223,24 +221,25 @@ pub(super) fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn at_once(stage: &mut Stage, contenders: usize) -> Outcome {
+pub(super) fn eight_at_once(stage: &mut Stage) -> Outcome {
+    const CONTENDERS: usize = 8;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let name = stage.manifest().binding.registration.clone();
     let watch = Watch::on(&state_dir)?;
     stage.expect("each publishes once; all but one end by themselves; the one that stays owns the record");
-    let daemons = (0..contenders)
+    let daemons = (0..CONTENDERS)
         .map(|_| stage.launch())
         .collect::<Outcome<Vec<Daemon>>>()?;
     let published = watch.wait_for(stage.ready_deadline(), |events| {
-        count(events, FileEventKind::MovedTo, &name) >= contenders
+        count(events, FileEventKind::MovedTo, &name) >= CONTENDERS
     });
     let Some(published) = published else {
         let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
-        stage.precondition(format!("{contenders} daemons were started"));
+        stage.precondition(format!("{CONTENDERS} daemons were started"));
         return stage.fail(format!("{seen} of them published"));
     };
     let last = published.last().map_or_else(Instant::now, |event| event.at);
-    stage.precondition(format!("{contenders} publishes were seen"));
+    stage.precondition(format!("{CONTENDERS} publishes were seen"));
     let owner = Record::parse(&read(&stage.record_path())?)
         .map_err(|fault| Stop::Violation(format!("the record after the last publish: {fault}")))?;
     let deadline = last + NOTICED + stage.manifest().daemon.stand_down_timeout() + SLACK;
@@ -271,7 +270,7 @@ pub(super) fn at_once(stage: &mut Stage, contenders: usize) -> Outcome {
     ));
     stage.ensure(others.is_empty(), format!("the record was touched: {others:?}"))?;
     stage.ensure(
-        count(&events, FileEventKind::MovedTo, &name) == contenders,
+        count(&events, FileEventKind::MovedTo, &name) == CONTENDERS,
         "a displaced daemon published again",
     )
 }

@@ -8,7 +8,7 @@ use local_daemon_harness::proof;
 use local_daemon_harness::record::Record;
 use local_daemon_harness::strace::{Call, FLUSH, LINK, OPEN, Point, RENAME, Strace, WRITE};
 
-use super::super::scene::{SLACK, read, yielding};
+use super::super::scene::{NOTICED, SLACK, read, stays, yielding};
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
 use crate::case::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
@@ -201,6 +201,7 @@ pub(super) fn late_publish(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let (late, strace, _) = before_publish(stage, "late", Start::new())?;
     let (early, _) = stage.launch_ready()?;
+    stays(stage, &early, NOTICED, "beside a launch that is held")?;
     stage.expect("the late one, which published last, is the one that stays");
     strace.release(&late)?;
     let live = stage.ready(&late)?;

@@ -29,34 +29,12 @@ fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
     Ok(strace)
 }
 
-/// A daemon that is held in its stop, its trace, and the successor that has published meanwhile.
-fn overtaken(stage: &mut Stage) -> Outcome<(Daemon, Strace, Daemon, Live)> {
-    let (first, old) = stage.launch_ready()?;
-    let strace = hold_removal(stage, &first)?;
-    let (second, new) = successor(stage, &old)?;
-    Ok((first, strace, second, new))
-}
-
 fn successor(stage: &mut Stage, old: &Live) -> Outcome<(Daemon, Live)> {
     let before = Record::parse(&read(&stage.record_path())?);
     if before.map(|record| record.id).as_ref() != Ok(&old.record.id) {
         return stage.inconclusive("the record is not that of the held daemon any more");
     }
     stage.launch_ready()
-}
-
-/// The first one goes on and ends; the second one has its record, is ready, and no taken file is left.
-fn goes_on_and_the_successor_survives(
-    stage: &mut Stage,
-    first: &Daemon,
-    strace: &Strace,
-    second: &Daemon,
-    new: &Live,
-) -> Outcome {
-    strace.release(first)?;
-    leaves(stage, first, "its stop went on")?;
-    survives(stage, second, new, "after its predecessor's removal")?;
-    nothing_taken_is_left(stage)
 }
 
 fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
@@ -70,9 +48,23 @@ fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn literal_removal(stage: &mut Stage) -> Outcome {
-    let (first, strace, second, new) = overtaken(stage)?;
+    let (first, old) = stage.launch_ready()?;
+    let strace = hold_removal(stage, &first)?;
+    let (second, new) = successor(stage, &old)?;
     stage.expect("the successor's record stands and the successor is ready when the first one is gone");
-    goes_on_and_the_successor_survives(stage, &first, &strace, &second, &new)
+    remove_and_stop(&first, &strace)?;
+    survives(stage, &second, &new, "after its predecessor's removal")?;
+    nothing_taken_is_left(stage)?;
+    first.cont()?;
+    leaves(stage, &first, "its stop went on")?;
+    survives(stage, &second, &new, "after its predecessor left")
+}
+
+/// Lets a held removal go through and stops the daemon (SIGSTOP) right after it: the call goes through when the tracer is
+/// gone, and the stop takes effect before the next one.
+fn remove_and_stop(daemon: &Daemon, strace: &Strace) -> Outcome {
+    daemon.stop()?;
+    Ok(strace.release(daemon)?)
 }
 
 pub(super) fn lock_only_removal(stage: &mut Stage) -> Outcome {
@@ -91,7 +83,10 @@ pub(super) fn lock_only_removal(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("{holder} holds the lock"));
     stage.expect("the successor is ready in its usual time, and still when the first one is gone");
     let (second, new) = successor(stage, &old)?;
-    goes_on_and_the_successor_survives(stage, &first, &strace, &second, &new)
+    strace.release(&first)?;
+    leaves(stage, &first, "its stop went on")?;
+    survives(stage, &second, &new, "after its predecessor's removal")?;
+    nothing_taken_is_left(stage)
 }
 
 fn lock_file(stage: &Stage) -> Outcome<File> {
@@ -166,9 +161,7 @@ pub(super) fn put_back(stage: &mut Stage) -> Outcome {
     let strace = hold_removal(stage, &first)?;
     let (second, _) = successor(stage, &old)?;
     second.stop()?;
-    // The call goes through when the tracer is gone; the stop takes effect before the next one.
-    first.stop()?;
-    strace.release(&first)?;
+    remove_and_stop(&first, &strace)?;
     let gone = until(stage.stand_down_deadline(), Duration::from_millis(1), || {
         (!stage.record_path().exists()).then_some(())
     });
