@@ -635,19 +635,20 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
         let _work = holds_work.then(|| open_work(stage, &live)).transpose()?;
         let rival = Rival::new()?;
         let bytes = bearing(&live).bytes();
-        let deadline = Instant::now() + PROBE;
-        let connect = || Connection::open(live.target.address, deadline);
+        let connect = || Connection::open(live.target.address, Instant::now() + PROBE);
         // One that was told `ready` before: what was true of a connection is not true of its next request.
-        let mut early = connect();
-        let told = early
-            .as_mut()
-            .map_err(|fault| fault.to_string())
-            .and_then(|it| it.exchange(&bytes, deadline).map_err(|fault| fault.to_string()));
-        match told {
-            Ok(answer) if answer.closes => early = connect(),
-            Ok(answer) => ensure_state(stage, &live, "before", "ready", &answer)?,
-            Err(why) => return stage.inconclusive(format!("no handshake of a ready daemon: {why}")),
-        }
+        let told = connect().and_then(|mut it| {
+            let answer = it.exchange(&bytes, Instant::now() + PROBE)?;
+            Ok((it, answer))
+        });
+        let early = match told {
+            Ok((_, answer)) if answer.closes => connect(),
+            Ok((it, answer)) => {
+                ensure_state(stage, &live, "before", "ready", &answer)?;
+                Ok(it)
+            }
+            Err(fault) => return stage.inconclusive(format!("no handshake of a ready daemon: {fault}")),
+        };
         daemon.stop()?;
         rival.publish(&stage.record_path())?;
         let deadline = Instant::now() + PROBE;
