@@ -1,8 +1,21 @@
 //! Browser paths: how the user lets a web page in.
+//!
+//! A page gets a page token, and never the credential; it gets one for a ticket, which the user's own command asked for.
+//! [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens) makes the guard take the tokens and open the routes at
+//! which a browser begins. The product has [`Tickets`] and those routes, and answers its pages by [`html`].
 
+mod answer;
+mod secret;
 mod ticket;
+mod token;
 mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-pub use self::ticket::{LIFE, MOST, Purpose, Refused, Ticket, Tickets};
+pub(crate) use self::{answer::end_of_worker, token::Accepted};
+pub use self::{
+    answer::html,
+    secret::Secret,
+    ticket::{LIFE, MOST, Purpose, Refused, Tickets},
+    token::{PageToken, PageTokens},
+};

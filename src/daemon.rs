@@ -41,6 +41,7 @@ pub use self::{
 };
 use crate::{
     LoopbackUrl, Protocol, StateDir,
+    browser::PageTokens,
     claim::{Claim, Effect, Outcome, Reason},
     gate::NotAProtocol,
     perimeter::{Guard, Origins, RouteMethods},
@@ -98,6 +99,7 @@ pub struct Builder {
     origin_source: Option<OriginSource>,
     stream_routes: Vec<&'static str>,
     methods: Option<Arc<RouteMethods>>,
+    page_tokens: Option<Arc<PageTokens>>,
     signals: bool,
 }
 
@@ -165,6 +167,14 @@ impl Builder {
     #[must_use]
     pub fn stream_routes(mut self, routes: impl IntoIterator<Item = &'static str>) -> Self {
         self.stream_routes = routes.into_iter().collect();
+        self
+    }
+
+    /// Lets browsers in: see [`Guard::page_tokens`]. The tokens of an origin are revoked when it is taken off the list
+    /// (BROW-14).
+    #[must_use]
+    pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
+        self.page_tokens = Some(tokens);
         self
     }
 
@@ -260,6 +270,7 @@ impl Builder {
             claim: Mutex::new(claim),
             origins: watch::channel(self.origins).0,
             origin_source: self.origin_source,
+            page_tokens: self.page_tokens,
             changed: Notify::new(),
             stops: watch::channel(0).0,
             published: watch::channel(false).0,
@@ -337,6 +348,7 @@ impl Daemon {
             origin_source: None,
             stream_routes: Vec::new(),
             methods: None,
+            page_tokens: None,
             signals: true,
         }
     }
@@ -363,6 +375,9 @@ impl Daemon {
         let mut guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
         if let Some(methods) = self.methods {
             guard = guard.methods(methods);
+        }
+        if let Some(tokens) = &self.shared.page_tokens {
+            guard = guard.page_tokens(tokens.clone());
         }
         let service = guard.layer(Admit {
             shared: self.shared.clone(),

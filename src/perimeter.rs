@@ -8,16 +8,20 @@
 //! Refusals are problems with a stable `code`, or a line of text where the request prefers `text/plain`. Who has not
 //! authenticated learns nothing of the daemon: not its protocol (HS-9), not which routes it has (HS-8). The bounds on
 //! connections and slow clients are those of the server below this layer.
+//!
+//! With [page tokens](Guard::page_tokens) the few requests by which a browser begins come through without authentication:
+//! what answers them gives nothing for nothing.
 
 mod origin;
 mod problem;
 mod revocable;
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -47,6 +51,7 @@ use self::{
     revocable::Revocable,
 };
 use crate::{
+    browser::{self, Accepted, PageTokens},
     credential::Credential,
     gate::Protocol,
     proof::{self, Handshake, Nonce, State},
@@ -91,6 +96,7 @@ pub struct Guard {
     protocol: HeaderValue,
     stream_routes: Arc<[&'static str]>,
     methods: Option<Arc<RouteMethods>>,
+    page_tokens: Option<Arc<PageTokens>>,
     body_limit: usize,
     failures: Arc<Mutex<Budget>>,
 }
@@ -107,6 +113,7 @@ impl Guard {
             identity,
             stream_routes: Arc::new([]),
             methods: None,
+            page_tokens: None,
             body_limit: DEFAULT_BODY_LIMIT,
             failures: Arc::new(Mutex::new(Budget::full(Instant::now()))),
         }
@@ -125,6 +132,15 @@ impl Guard {
     #[must_use]
     pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
         self.methods = Some(of_path);
+        self
+    }
+
+    /// Lets browsers in. These tokens are taken as bearers and as stream tokens (BROW-11). The inner service gets `GET /`,
+    /// `POST /page` and `POST /v1/handoff` without authentication, as from [`Caller::Nobody`]: it answers the first with a
+    /// page that holds nothing (BROW-26), and the others judge a ticket. A service worker of this port is ended (BROW-28).
+    #[must_use]
+    pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
+        self.page_tokens = Some(tokens);
         self
     }
 
@@ -156,7 +172,13 @@ impl Guard {
         // PER-7: whatever the path and the method are.
         let host = named_host(request).filter(|host| is_own_host(host, self.identity.port()));
         let host = host.ok_or(Refusal::ForeignHost)?;
-        if dress.origin.is_some() {
+        let door = self.page_tokens.as_ref().and_then(|_| Door::of(request));
+        if door == Some(Door::Page) {
+            // BROW-19, BROW-20: the launcher is a local file, and no allowlisted page gets the token of this origin.
+            if !is_own_origin(headers, host) && only(headers, ORIGIN).is_none_or(|origin| origin != "null") {
+                return Err(Refusal::ForeignOrigin);
+            }
+        } else if dress.origin.is_some() {
             // PER-15; every other OPTIONS goes on to authentication (PER-20), and so does an upgrade (PER-28).
             if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
                 return Ok(Admission::Preflight);
@@ -165,17 +187,21 @@ impl Guard {
             return Err(Refusal::ForeignOrigin);
         }
 
+        if self.page_tokens.is_some() && is_worker(request) {
+            return Ok(Admission::EndOfWorker);
+        }
+
         // PER-23: nowhere else is a token looked for.
         let is_handshake = request.uri().path() == proof::PATH;
-        let Some(evidence) = self.authenticate(request) else {
-            let is_served = !is_handshake || self.failures().take(Instant::now());
-            return Err(if is_served {
-                Refusal::Unauthorized
-            } else {
-                Refusal::Overloaded
-            });
+        let evidence = match self.authenticate(request, host) {
+            Some(evidence) => evidence,
+            None if door.is_some_and(|door| door.is_open_to(request)) => Evidence::None,
+            None if is_handshake && !self.failures().take(Instant::now()) => return Err(Refusal::Overloaded),
+            None => return Err(Refusal::Unauthorized),
         };
-        dress.protocol = Some(self.protocol.clone()); // CTL-1
+        if !matches!(evidence, Evidence::None) {
+            dress.protocol = Some(self.protocol.clone()); // CTL-1
+        }
 
         if is_handshake {
             return if request.method() == Method::GET {
@@ -185,17 +211,29 @@ impl Guard {
             };
         }
         // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.
-        if headers
-            .get_all(PROTOCOL_HEADER)
-            .iter()
-            .any(|named| named != self.protocol)
+        if dress.protocol.is_some()
+            && headers
+                .get_all(PROTOCOL_HEADER)
+                .iter()
+                .any(|named| named != self.protocol)
         {
             return Err(Refusal::ProtocolMismatch);
         }
         if request.body().size_hint().lower() > self.body_limit as u64 {
             return Err(Refusal::BodyTooLarge);
         }
-        Ok(Admission::Inner)
+        let (caller, page) = match evidence {
+            Evidence::None => (Caller::Nobody, None),
+            Evidence::Credential | Evidence::Proof(..) => (Caller::User, None),
+            Evidence::PageToken(token) => (
+                Caller::Page {
+                    token: token.id.clone(),
+                },
+                Some(token),
+            ),
+        };
+        dress.page = page;
+        Ok(Admission::Inner(caller))
     }
 
     /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
@@ -213,32 +251,39 @@ impl Guard {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By what the request shows that its sender holds the credential; `None` where it does not, or where anything
-    /// that it shows is wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
-    fn authenticate<B>(&self, request: &Request<B>) -> Option<Evidence> {
+    /// By what the request shows that its sender may ask; `None` where it does not, or where anything that it shows is
+    /// wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
+    fn authenticate<B>(&self, request: &Request<B>, host: &[u8]) -> Option<Evidence> {
         let (uri, is_get) = (request.uri(), request.method() == Method::GET);
         let credential = self.identity.credential();
-        let mut tokens = uri.query().unwrap_or_default().split('&').filter_map(as_token);
-        let token = tokens.next();
-        if let Some(token) = token {
-            // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
-            let is_in_place = is_get && self.is_stream_route(uri.path()) && tokens.next().is_none();
-            if !is_in_place || !credential.matches(token.as_bytes()) {
-                return None;
+        let bearer_of = |text: &str| {
+            if credential.matches(text.as_bytes()) {
+                return Some(Evidence::Credential);
             }
-        }
+            // BROW-11; BROW-4: a ticket is neither.
+            let (tokens, origin) = (self.page_tokens.as_ref()?, sender(request.headers(), host)?);
+            let accepted = tokens.accept(text.as_bytes(), &origin, SystemTime::now());
+            accepted.map(Evidence::PageToken)
+        };
+        let mut tokens = tokens_of(uri);
+        let from_query = match tokens.next() {
+            None => None,
+            // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
+            Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
+                Some(bearer_of(token)?)
+            }
+            Some(_) => return None,
+        };
         let Some(authorization) = only(request.headers(), AUTHORIZATION) else {
             // PER-24
             let is_absent = !request.headers().contains_key(AUTHORIZATION);
-            return (is_absent && token.is_some()).then_some(Evidence::Credential);
+            return from_query.filter(|_| is_absent);
         };
         let authorization = authorization.to_str().ok()?;
         let (scheme, bearer) = authorization.split_once(' ')?;
         if scheme.eq_ignore_ascii_case("bearer") {
             // HS-5, HS-7
-            return credential
-                .matches(bearer.as_bytes())
-                .then_some(Evidence::Credential);
+            return bearer_of(bearer);
         }
         // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
         if uri.path() != proof::PATH || !is_get {
@@ -379,6 +424,26 @@ fn parse_port(digits: &str) -> Option<u16> {
         .then(|| digits.parse().ok())?
 }
 
+/// The origin of the page that sends a request: engines name it with each request but the same-origin GET (BROW-10).
+fn sender<'a>(headers: &'a HeaderMap, host: &[u8]) -> Option<Cow<'a, str>> {
+    if headers.contains_key(ORIGIN) {
+        return only(headers, ORIGIN)?.to_str().ok().map(Cow::Borrowed);
+    }
+    Some(Cow::Owned(format!("http://{}", str::from_utf8(host).ok()?)))
+}
+
+/// Whether an engine asks for the script of a service worker.
+fn is_worker<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET
+        && only(request.headers(), HeaderName::from_static("service-worker"))
+            .is_some_and(|value| value == "script")
+}
+
+/// The values of a target's `token` parameters.
+fn tokens_of(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().unwrap_or_default().split('&').filter_map(as_token)
+}
+
 /// The value of a `token` parameter.
 fn as_token(parameter: &str) -> Option<&str> {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -407,16 +472,62 @@ fn without_token(uri: &Uri) -> Uri {
 /// What the guard lets happen.
 enum Admission {
     Preflight,
+    EndOfWorker,
     Handshake(Evidence),
-    Inner,
+    Inner(Caller),
 }
 
 /// By what a request has authenticated.
 enum Evidence {
+    /// Nothing, at a route where it needs nothing yet.
+    None,
     /// The credential itself, as bearer or stream token.
     Credential,
     /// A proof under the credential; the answer proves the same one, even if it is replaced meanwhile.
     Proof(Nonce, Credential),
+    /// A page token, as bearer or stream token.
+    PageToken(Accepted),
+}
+
+/// Whom a request is from. The guard adds it to the extensions of each request that it lets through.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A client of the user's: it holds the credential.
+    User,
+    /// A web page.
+    Page {
+        /// The id of its page token.
+        token: Arc<str>,
+    },
+    /// A browser that comes with a ticket, or with nothing.
+    Nobody,
+}
+
+/// The requests by which a browser begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Shell,
+    Page,
+    Handoff,
+}
+
+impl Door {
+    fn of<B>(request: &Request<B>) -> Option<Self> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/") => Some(Self::Shell),
+            (&Method::POST, "/page") => Some(Self::Page),
+            (&Method::POST, "/v1/handoff") => Some(Self::Handoff),
+            _ => None,
+        }
+    }
+
+    /// Whether a request that has not authenticated comes through. To the shell all do: it is the same for everybody, and
+    /// a refusal (BROW-26). Elsewhere what tried to authenticate and failed is refused as on every route (PER-24, PER-25).
+    fn is_open_to<B>(self, request: &Request<B>) -> bool {
+        let tries =
+            request.headers().contains_key(AUTHORIZATION) || tokens_of(request.uri()).next().is_some();
+        self == Self::Shell || !tries
+    }
 }
 
 /// Why the guard does not let a request through.
@@ -507,6 +618,9 @@ fn tame<R>(response: Response<R>) -> Response<Either<Full<Bytes>, R>> {
         response.extensions_mut().extend(head.extensions);
         *response.body_mut() = Either::Left(body);
     }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE); // PER-21
+    }
     // PER-9, PER-14: an inner service that is generous by mistake widens nothing.
     let is_cors = |name: &&HeaderName| name.as_str().starts_with("access-control-");
     let generous: Vec<HeaderName> = response.headers().keys().filter(is_cors).cloned().collect();
@@ -549,6 +663,8 @@ struct Dress {
     origin: Option<Listed>,
     /// Only what has authenticated is told the protocol (HS-9).
     protocol: Option<HeaderValue>,
+    /// The page token by which the answer was opened.
+    page: Option<Accepted>,
 }
 
 impl Dress {
@@ -578,12 +694,12 @@ impl Dress {
         }
         response.map(|body| match body {
             Either::Left(own) => Either::Left(own),
-            Either::Right(body) => Either::Right(Revocable::new(body, self.origin)),
+            Either::Right(body) => Either::Right(Revocable::new(body, self.origin, self.page)),
         })
     }
 }
 
-/// A body of the guard's own, or one of the inner service that ends when its origin is taken off the list.
+/// A body of the guard's own, or one of the inner service that ends when its reader may read no more.
 type Tamed<R> = Either<Full<Bytes>, Revocable<R>>;
 
 /// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
@@ -655,9 +771,11 @@ where
             text: wants_text(request.headers()),
             origin: None,
             protocol: None,
+            page: None,
         };
         let response = match self.guard.judge(&request, &mut dress) {
-            Ok(Admission::Inner) => {
+            Ok(Admission::Inner(caller)) => {
+                request.extensions_mut().insert(caller);
                 if self.guard.is_stream_route(request.uri().path()) {
                     *request.uri_mut() = without_token(request.uri());
                 }
@@ -670,6 +788,7 @@ where
                     source: Source::Inner(Box::pin(self.inner.call(request))),
                 };
             }
+            Ok(Admission::EndOfWorker) => browser::end_of_worker(),
             Ok(Admission::Preflight) => self.guard.preflight(request.uri().path()),
             Ok(Admission::Handshake(evidence)) => self.guard.handshake(evidence),
             Err(refusal) => self.guard.refuse(refusal),

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use local_daemon::browser::{LIFE, MOST, Purpose, Refused, Ticket, Tickets};
+use local_daemon::browser::{LIFE, MOST, Purpose, Refused, Secret, Tickets};
 
 fn handoff(origin: &str) -> Purpose {
     Purpose::Handoff {
@@ -11,37 +11,48 @@ fn handoff(origin: &str) -> Purpose {
     }
 }
 
-#[test]
-fn a_ticket_admits_once_for_its_purpose_and_in_time() {
-    let (tickets, now) = (Tickets::new(), Instant::now());
-    let ticket = tickets.issue(handoff("http://localhost:5173"), now);
-    assert_eq!(ticket.expose().len(), 43);
-    for other in [Purpose::Page, handoff("http://localhost:5174")] {
-        assert_eq!(
-            tickets.redeem(ticket.expose(), &other, now),
-            Err(Refused::Unknown)
-        );
-    }
-    let purpose = handoff("http://localhost:5173");
-    for guess in ["", &ticket.expose()[..42], &format!("{}A", ticket.expose())] {
-        assert_eq!(tickets.redeem(guess, &purpose, now), Err(Refused::Unknown));
-    }
-    assert_eq!(tickets.redeem(ticket.expose(), &purpose, now + LIFE), Ok(()));
-    assert_eq!(tickets.redeem(ticket.expose(), &purpose, now), Err(Refused::Used));
+const ORIGIN: &str = "http://localhost:5173";
 
-    let late = tickets.issue(Purpose::Page, now);
+#[test]
+fn a_ticket_admits_once_and_in_time() {
+    let (tickets, now) = (Tickets::new(), Instant::now());
+    let ticket = tickets.issue(handoff(ORIGIN), now);
+    assert_eq!(ticket.expose().len(), 43);
+    let redeem = |text: &str, now| tickets.redeem(text, &handoff(ORIGIN), now);
+    for guess in ["", &ticket.expose()[..42], &format!("{}A", ticket.expose())] {
+        assert_eq!(redeem(guess, now), Err(Refused::Unknown));
+    }
+    assert_eq!(redeem(ticket.expose(), now + LIFE), Ok(()));
+    // A second use is one, however late it comes.
+    for now in [now, now + 9 * LIFE] {
+        assert_eq!(redeem(ticket.expose(), now), Err(Refused::Used(handoff(ORIGIN))));
+    }
+
+    let late = tickets.issue(handoff(ORIGIN), now);
     let after = now + LIFE + Duration::from_nanos(1);
-    assert_eq!(
-        tickets.redeem(late.expose(), &Purpose::Page, after),
-        Err(Refused::Unknown)
-    );
+    assert_eq!(redeem(late.expose(), after), Err(Refused::Unknown));
+}
+
+/// BROW-4, BROW-33: whoever presents it for something else has found it, and spends it.
+#[test]
+fn another_purpose_spends_a_ticket() {
+    let (tickets, now) = (Tickets::new(), Instant::now());
+    let purposes = [Purpose::Page, handoff(ORIGIN), handoff("http://localhost:5174")];
+    for own in &purposes {
+        for other in purposes.iter().filter(|other| *other != own) {
+            let ticket = tickets.issue(own.clone(), now);
+            let redeem = |purpose| tickets.redeem(ticket.expose(), purpose, now);
+            assert_eq!(redeem(other), Err(Refused::Unknown));
+            assert_eq!(redeem(own), Err(Refused::Used(own.clone())));
+        }
+    }
 }
 
 #[test]
 fn the_number_of_tickets_is_bounded_and_the_newest_work() {
     let (tickets, now) = (Tickets::new(), Instant::now());
-    let all: Vec<Ticket> = (0..=MOST).map(|_| tickets.issue(Purpose::Page, now)).collect();
-    let redeem = |ticket: &Ticket| tickets.redeem(ticket.expose(), &Purpose::Page, now);
+    let all: Vec<Secret> = (0..=MOST).map(|_| tickets.issue(Purpose::Page, now)).collect();
+    let redeem = |ticket: &Secret| tickets.redeem(ticket.expose(), &Purpose::Page, now);
     assert_eq!(redeem(&all[0]), Err(Refused::Unknown));
     assert!(all[1..].iter().all(|ticket| redeem(ticket).is_ok()));
 }

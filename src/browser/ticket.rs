@@ -3,20 +3,21 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::PoisonError,
     time::{Duration, Instant},
 };
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
-use super::sync::{Mutex, MutexGuard};
+use super::{
+    secret::Secret,
+    sync::{Mutex, MutexGuard},
+};
 
 /// How long a ticket works (BROW-3).
 pub const LIFE: Duration = Duration::from_secs(30);
-/// How many tickets are held; one more, and the oldest is forgotten.
+/// How many tickets are held; one more, and the oldest is forgotten. Those that are used or late are held as well: a
+/// second use is known as one, whenever it comes (BROW-34).
 pub const MOST: usize = 64;
 
 /// What a ticket was issued for (BROW-4).
@@ -31,29 +32,12 @@ pub enum Purpose {
     },
 }
 
-/// The secret text of a ticket, 43 characters of base64url. `Debug` does not show it.
-#[derive(Clone)]
-pub struct Ticket(Zeroizing<String>);
-
-impl Ticket {
-    /// The text, for the one answer that hands it over.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
 /// Why a ticket does not admit. Whoever presents it is told the same for both (BROW-6).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
-    /// It did before: the user ought to know that somebody else has it.
+    /// It was presented before: the user ought to know that somebody else has it.
     #[error("the ticket was used")]
-    Used,
+    Used(Purpose),
     /// It is late, for another purpose, or never was.
     #[error("there is no such ticket")]
     Unknown,
@@ -63,19 +47,12 @@ pub enum Refused {
 #[derive(Debug, Default)]
 pub struct Tickets(Mutex<VecDeque<Held>>);
 
+#[derive(Debug)]
 struct Held {
-    text: Zeroizing<String>,
+    secret: Secret,
     purpose: Purpose,
     issued: Instant,
     is_used: bool,
-}
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
-            .field("purpose", &self.purpose)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Tickets {
@@ -84,64 +61,54 @@ impl Tickets {
         Self(Mutex::new(VecDeque::new()))
     }
 
-    /// The tickets that are not late; they were issued one after the other.
-    fn at(&self, now: Instant) -> MutexGuard<'_, VecDeque<Held>> {
+    fn held(&self) -> MutexGuard<'_, VecDeque<Held>> {
         // Tickets are pushed and popped whole, and marking one is one store.
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while held
-            .front()
-            .is_some_and(|oldest| now.saturating_duration_since(oldest.issued) > LIFE)
-        {
-            held.pop_front();
-        }
-        held
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new ticket of 256 bits from the system's random source (BROW-1).
+    /// A new ticket.
     ///
     /// # Panics
     ///
     /// When the system has no random source.
-    pub fn issue(&self, purpose: Purpose, now: Instant) -> Ticket {
-        let mut bits = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bits).expect("the system has a random source");
-        let text = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*bits));
-        let mut held = self.at(now);
+    pub fn issue(&self, purpose: Purpose, now: Instant) -> Secret {
+        let secret = Secret::fresh();
+        let mut held = self.held();
         if held.len() == MOST {
             held.pop_front();
         }
         held.push_back(Held {
-            text: text.clone(),
+            secret: secret.clone(),
             purpose,
             issued: now,
             is_used: false,
         });
-        Ticket(text)
+        secret
     }
 
-    /// Redeems a ticket: whoever comes first is admitted, and nobody after (BROW-2). Presented for another purpose it is
-    /// refused and stays as it is: only whoever it was issued for can use it up.
+    /// Redeems a ticket: whoever comes first with it is the only one that it can admit (BROW-2), and it is spent whether
+    /// it does or not: presented for another purpose it has leaked, and its owner is not given a second try (BROW-33).
     ///
     /// # Errors
     ///
     /// It was used; it is late, for another purpose, or never was.
     pub fn redeem(&self, text: &str, purpose: &Purpose, now: Instant) -> Result<(), Refused> {
-        let mut held = self.at(now);
+        let mut held = self.held();
         // Every ticket is compared, each in constant time: how long it takes tells nothing about any of them.
         let mut found = None;
         for ticket in held.iter_mut() {
-            if bool::from(ticket.text.as_bytes().ct_eq(text.as_bytes())) {
+            if bool::from(ticket.secret.expose().as_bytes().ct_eq(text.as_bytes())) {
                 found = Some(ticket);
             }
         }
-        match found {
-            Some(ticket) if ticket.purpose != *purpose => Err(Refused::Unknown),
-            Some(ticket) if ticket.is_used => Err(Refused::Used),
-            Some(ticket) => {
-                ticket.is_used = true;
-                Ok(())
-            }
-            None => Err(Refused::Unknown),
+        let ticket = found.ok_or(Refused::Unknown)?;
+        if std::mem::replace(&mut ticket.is_used, true) {
+            return Err(Refused::Used(ticket.purpose.clone()));
         }
+        let is_late = now.saturating_duration_since(ticket.issued) > LIFE;
+        if is_late || ticket.purpose != *purpose {
+            return Err(Refused::Unknown);
+        }
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@ use tokio::{
 use super::{admission::Admission, serve::FLUSH_BOUND};
 use crate::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir,
+    browser::PageTokens,
     claim::{Claim, Outcome, Probe, Reason, Sight},
     client,
     perimeter::{Identity, Origins},
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) claim: Mutex<Claim>,
     pub(super) origins: watch::Sender<Origins>,
     pub(super) origin_source: Option<OriginSource>,
+    pub(super) page_tokens: Option<Arc<PageTokens>>,
     pub(super) changed: Notify,
     /// How often a stop was asked for: the second ends the drain.
     pub(super) stops: watch::Sender<usize>,
@@ -106,10 +108,14 @@ impl Shared {
     }
 
     fn set_origins(&self, now: Origins) {
-        self.origins.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
+        self.origins.send_if_modified(|list| {
+            let before = std::mem::replace(list, now);
+            // BROW-14: in one step with the list, so that whoever looks at it after issuing a token leaves none behind.
+            if let Some(tokens) = &self.page_tokens {
+                let is_removed = |origin: &str| before.contains(origin) && !list.contains(origin);
+                tokens.revoke_where(|token| is_removed(&token.origin));
+            }
+            before != *list
         });
     }
 

@@ -8,25 +8,32 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 
 use super::{Listed, Origins};
+use crate::browser::Accepted;
 
-/// A body that ends when the origin that reads it is taken off the list (PER-42): an event stream began before, and
-/// would run on for days.
+/// A body that ends when the origin that reads it is taken off the list (PER-42), or the page token that opened it is
+/// revoked (BROW-13): an event stream began before, and would run on for days.
 pub struct Revocable<R> {
     body: Pin<Box<R>>,
-    revoked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    revoked: Vec<Revoked>,
 }
 
+/// Ends when the right to read has ended.
+type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl<R> Revocable<R> {
-    /// A body that `reader` reads, where it is read by a page of a listed origin.
-    pub(super) fn new(body: R, reader: Option<Listed>) -> Self {
-        let revoked = reader.map(|Listed { origin, mut list }| async move {
-            let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
-            // Without a list there is no daemon any more either.
-            let _ = list.wait_for(is_off).await;
+    /// A body that `reader` reads, where it is read by a page of a listed origin, with `token`, where it has one.
+    pub(super) fn new(body: R, reader: Option<Listed>, token: Option<Accepted>) -> Self {
+        let removed = reader.map(|Listed { origin, mut list }| -> Revoked {
+            Box::pin(async move {
+                let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
+                // Without a list there is no daemon any more either.
+                let _ = list.wait_for(is_off).await;
+            })
         });
+        let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
         Self {
             body: Box::pin(body),
-            revoked: revoked.map(|revoked| Box::pin(revoked) as _),
+            revoked: removed.into_iter().chain(revoked).collect(),
         }
     }
 }
@@ -39,8 +46,10 @@ impl<R: Body> Body for Revocable<R> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        if let Some(revoked) = &mut self.revoked
-            && revoked.as_mut().poll(context).is_ready()
+        if self
+            .revoked
+            .iter_mut()
+            .any(|revoked| revoked.as_mut().poll(context).is_ready())
         {
             return Poll::Ready(None);
         }

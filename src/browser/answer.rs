@@ -1,0 +1,63 @@
+//! What a browser is answered: pages that nobody frames, opens, caches or injects into, and the end of a worker.
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+        X_FRAME_OPTIONS,
+    },
+};
+use http_body_util::Full;
+
+use super::secret::Secret;
+
+/// A page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
+/// carries every header that the specification asks of a page (BROW-22).
+pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {
+    const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+    const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+    let nonce = Secret::fresh();
+    let nonce = nonce.expose();
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    );
+    let policy = HeaderValue::try_from(policy).expect("base64url is visible ASCII");
+    let mut response = Response::new(Full::from(page(nonce)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+    for (name, value) in [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A worker that takes the place of whatever was registered at this port before, unregisters itself, and has the pages
+/// that were served by the old one load anew (BROW-28).
+pub(crate) fn end_of_worker() -> Response<Full<Bytes>> {
+    const SCRIPT: &str = "\
+self.addEventListener('install', () => self.skipWaiting());
+self.addEventListener('activate', (event) => event.waitUntil((async () => {
+  await self.registration.unregister();
+  for (const page of await self.clients.matchAll({ type: 'window' })) page.navigate('/');
+})()));
+";
+    let mut response = Response::new(Full::from(SCRIPT));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/javascript; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,34 @@
+//! What tickets and page tokens are: 256 random bits as text.
+
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+/// 43 characters of base64url that are zeroed when dropped. `Debug` does not show them.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// 256 bits from the system's random source (BROW-1, BROW-7).
+    ///
+    /// # Panics
+    ///
+    /// When the system has no random source.
+    pub(super) fn fresh() -> Self {
+        let mut bits = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bits).expect("the system has a random source");
+        Self(Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*bits)))
+    }
+
+    /// The text, for the one answer that hands it over.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
