@@ -28,6 +28,8 @@ pub const LOCK: &str = "registration.lock";
 pub const CONFIG: &str = "config.toml";
 /// The log of a detached daemon.
 pub const LOG: &str = "daemon.log";
+/// What the names of launcher files begin with: each hands a ticket to a browser, once.
+pub const LAUNCHER: &str = "launcher-";
 /// The variable that names the state directory where no argument does.
 pub const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
 /// How often a spawn failed of late; a client keeps it so that calls in other processes count too.
@@ -337,6 +339,11 @@ impl StateDir {
             left.extend(self.list(&format!("{name}{TEMPORARY}"))?);
         }
         Ok(left)
+    }
+
+    /// The launcher files that are there.
+    pub fn launchers(&self) -> Result<Vec<PathBuf>, Fault> {
+        self.list(LAUNCHER)
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<PathBuf>, Fault> {

@@ -83,6 +83,15 @@ pub(crate) enum Error {
         source: io::Error,
     },
 
+    /// A handoff to a page that the user has not admitted.
+    #[error("{0} is not on the list of origins that may call")]
+    #[diagnostic(help("put it there with `locald origins add`"))]
+    NotListed(String),
+
+    #[error("no browser could be started: {0}")]
+    #[diagnostic(help("name another with --browser, or open the address that --print-url prints"))]
+    NoBrowser(String),
+
     /// `config.toml` is not what it should be.
     #[error("{}: {why}", path.display())]
     #[diagnostic(help(
@@ -115,7 +124,7 @@ impl Error {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Connect { failure, .. } => failure.outcome.exit_code(),
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::NotListed(_) => 2,
             Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
             Self::NoCredential(_) => Outcome::Absent.exit_code(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),

@@ -50,6 +50,9 @@ chapters! {
     "17-threat-model" => "THR",
 }
 
+/// The routes of the reference daemon (`OpenAPI` 3.1), with references into `schemas/`.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
 documents!(
     /// JSON Schemas (draft 2020-12).
     schemas, "schemas", ".schema.json",

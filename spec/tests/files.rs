@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use local_daemon_spec::{chapters, check, schemas, vectors};
+use local_daemon_spec::{chapters, check, documents, schemas, vectors};
 
 fn listed_as_on_disk(folder: &str, extension: &str, all: &[(&str, &str)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -43,6 +43,42 @@ fn every_vector_file_is_listed() {
 fn every_file_passes_the_check() {
     let findings: Vec<String> = check().iter().map(ToString::to_string).collect();
     assert!(findings.is_empty(), "\n{}", findings.join("\n"));
+}
+
+/// Every reference of the `OpenAPI` document, wherever it stands.
+fn references(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            found.extend(members.get("$ref").and_then(|to| to.as_str()).map(str::to_owned));
+            members.values().for_each(|value| references(value, found));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn openapi_document_refers_to_what_is_there_and_uses_all_that_it_has() {
+    let document: serde_json::Value = serde_json::from_str(documents::OPENAPI).unwrap();
+    let mut found = BTreeSet::new();
+    references(&document, &mut found);
+    for reference in &found {
+        let is_there = match reference.strip_prefix('#') {
+            Some(pointer) => document.pointer(pointer).is_some(),
+            None => schemas::ALL
+                .iter()
+                .any(|(name, _)| *reference == format!("schemas/{name}.schema.json")),
+        };
+        assert!(is_there, "{reference} leads nowhere");
+    }
+    for kind in ["responses", "schemas"] {
+        for name in document["components"][kind].as_object().unwrap().keys() {
+            assert!(
+                found.contains(&format!("#/components/{kind}/{name}")),
+                "nobody refers to {name}"
+            );
+        }
+    }
 }
 
 #[test]

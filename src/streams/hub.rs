@@ -159,6 +159,11 @@ impl<W> Hub<W> {
         self.inner().seats.len()
     }
 
+    /// What the product knows of each subscriber, in the order of their coming.
+    pub fn audience<T>(&self, of: impl Fn(&W) -> T) -> Vec<T> {
+        self.inner().seats.values().map(|seat| of(&seat.who)).collect()
+    }
+
     /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
     /// ended, and nobody would ever see it.
     ///

@@ -5,7 +5,7 @@ use std::{
     io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -25,12 +25,14 @@ use crate::error::{Error, advice};
 
 /// What a launch or a removal that was killed left behind is nobody's after this long.
 const OLD: Duration = Duration::from_hours(1);
+/// A launcher file is gone before that, where a daemon runs.
+const LAUNCHER_LIFE: Duration = Duration::from_mins(1);
 /// How long a connection may take that is to be refused.
 const REFUSAL_BOUND: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct Doctor {
-    /// Set modes right; remove leftovers older than an hour, and a record of nobody
+    /// Set modes right; remove leftovers of an hour, launchers of a minute, and a record of nobody
     #[arg(long)]
     fix: bool,
 }
@@ -78,6 +80,7 @@ impl Doctor {
             diagnosis.credential();
             diagnosis.plain_files();
             diagnosis.leftovers()?;
+            diagnosis.launchers()?;
             diagnosis.record();
             diagnosis.daemon(context);
         }
@@ -233,16 +236,30 @@ impl Diagnosis<'_> {
     }
 
     fn leftovers(&mut self) -> Result<(), Error> {
-        const CHECK: &str = "leftovers";
-        let is_old = |path: &Path| {
+        let left = self.directory.leftovers()?;
+        self.left_behind("leftovers", left, OLD);
+        Ok(())
+    }
+
+    /// Launcher files whose daemon was gone before it could remove them (BROW-17).
+    fn launchers(&mut self) -> Result<(), Error> {
+        let left = self.directory.launchers()?;
+        self.left_behind("launchers", left, LAUNCHER_LIFE);
+        Ok(())
+    }
+
+    /// Files that their makers left behind, and that are nobody's once they are `old`.
+    fn left_behind(&mut self, check: &'static str, left: Vec<PathBuf>, old_age: Duration) {
+        let is_old = |path: &PathBuf| {
             let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > OLD))
+            modified.is_ok_and(|at| {
+                SystemTime::now()
+                    .duration_since(at)
+                    .is_ok_and(|age| age > old_age)
+            })
         };
-        let (old, young): (Vec<_>, Vec<_>) = self
-            .directory
-            .leftovers()?
-            .into_iter()
-            .partition(|path| is_old(path));
+        let (old, young): (Vec<_>, Vec<_>) = left.into_iter().partition(is_old);
+        let age = humantime::format_duration(old_age);
         let mut kept = 0;
         for path in old {
             if !self.fix {
@@ -252,25 +269,19 @@ impl Diagnosis<'_> {
             match fs::remove_file(&path) {
                 Ok(()) => self.fixed.push(format!("{}: removed", path.display())),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => self.say(CHECK, Level::Warn, format!("{}: {error}", path.display()), None),
+                Err(error) => self.say(check, Level::Warn, format!("{}: {error}", path.display()), None),
             }
         }
         match (kept, young.len()) {
-            (0, 0) => self.say(CHECK, Level::Ok, "none", None),
+            (0, 0) => self.say(check, Level::Ok, "none", None),
             (0, young) => self.say(
-                CHECK,
+                check,
                 Level::Ok,
-                format!("{young}, younger than an hour: they may be in use"),
+                format!("{young}, younger than {age}: they may be in use"),
                 None,
             ),
-            (old, _) => self.say(
-                CHECK,
-                Level::Warn,
-                format!("{old}, older than an hour"),
-                Some(FIX),
-            ),
+            (old, _) => self.say(check, Level::Warn, format!("{old}, older than {age}"), Some(FIX)),
         }
-        Ok(())
     }
 
     fn daemon(&mut self, context: &Context) {

@@ -3,6 +3,7 @@
 mod connect;
 mod credential;
 mod doctor;
+mod open;
 mod origins;
 mod run;
 mod status;
@@ -48,6 +49,7 @@ Examples:
   locald start                      start the daemon, or find the one that runs
   locald status --json              what runs, for programs
   locald connect --no-spawn         find it, and never start it
+  locald open                       look at it in a browser
   locald run --state-dir ./state    run one in the foreground, for development
   locald stop && locald doctor      stop it; see that nothing is wrong
 
@@ -55,7 +57,8 @@ Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 
 15 invalid, 16 spawn failed, 20 displaced (run), 1 anything else.
 
 Environment: LOCAL_DAEMON_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
-(text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon).";
+(text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon),
+BROWSER (what opens pages).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -69,6 +72,10 @@ enum Command {
     Status,
     /// Find the daemon and start it where it is missing, as a program would
     Connect(connect::Connect),
+    /// Open the daemon's page in a browser
+    Open(open::Open),
+    /// Open the page of another origin, and let it in
+    Handoff(open::Handoff),
     /// Run the daemon in the foreground
     Run(run::Run),
     /// Show or replace the secret that clients share with the daemon
@@ -175,6 +182,8 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
         Command::Restart => stop::restart(context),
         Command::Status => status::run(context),
         Command::Connect(connect) => connect.run(context),
+        Command::Open(open) => open.run(context),
+        Command::Handoff(handoff) => handoff.run(context),
         Command::Run(run) => run.run(context),
         Command::Credential(credential) => credential.run(context),
         Command::Origins(origins) => origins.run(context),

@@ -1,23 +1,27 @@
 //! `/v1/events`: what happens in the daemon, for everybody who listens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header::ORIGIN},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{ORIGIN, USER_AGENT},
+    },
     response::{IntoResponse, Response},
 };
 use local_daemon::{
     StateDir,
     claim::Reason,
+    perimeter::Caller,
     streams::{End, EventId, Hub, Limits, Refused, Selection},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{App, Kind, Open, Payload, refuse};
+use super::{App, Kind, Open, Payload, refuse, status::rfc3339};
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";
@@ -31,11 +35,31 @@ pub(super) type Events = Hub<Viewer>;
 /// Who reads a stream.
 #[derive(Debug)]
 pub(super) struct Viewer {
-    /// The web origin of the page that opened it, if one did: by it `Hub::close` finds whom a removal concerns (PER-42).
-    #[expect(dead_code, reason = "origins are not removed yet while the daemon runs")]
-    pub(super) origin: Option<HeaderValue>,
+    caller: Caller,
+    listener: Listener,
     /// An open stream counts as activity.
     _open: Open,
+}
+
+/// What may be told of whoever reads a stream.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Listener {
+    since: String,
+    /// The web origin of the page that opened it, where the engine named one.
+    origin: Option<String>,
+    /// What the program calls itself.
+    agent: Option<String>,
+    is_page: bool,
+    /// Whether it was opened by the bearer that asks.
+    is_own: bool,
+}
+
+/// Everybody who listens, as told to `caller`.
+pub(super) fn listeners(app: &App, caller: &Caller) -> Vec<Listener> {
+    app.events.audience(|viewer| Listener {
+        is_own: viewer.caller == *caller,
+        ..viewer.listener.clone()
+    })
 }
 
 /// The log of one launch.
@@ -48,6 +72,16 @@ fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<Ev
     app.events
         .append(topic, data)
         .expect("JSON values are JSON, and so is what a client sent as such")
+}
+
+/// Tells every subscriber what the user ought to know of an origin. The message holds no secret.
+pub(super) fn warn(app: &App, code: &str, message: &str, origin: &str) {
+    tracing::warn!(code, origin, message);
+    append(
+        app,
+        "warning",
+        &json!({"code": code, "message": message, "origin": origin}),
+    );
 }
 
 #[derive(Deserialize)]
@@ -71,6 +105,7 @@ fn ended() -> Response {
 /// `GET /v1/events[?topics=…][&after=…]`.
 pub(super) async fn subscribe(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
@@ -78,8 +113,16 @@ pub(super) async fn subscribe(
     let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
     let selection = Selection::parse(wanted.topics.as_deref(), wanted.after.as_deref(), last)
         .map_err(|error| invalid(&error))?;
+    let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.chars().take(200).collect());
     let viewer = Viewer {
-        origin: headers.get(ORIGIN).cloned(),
+        listener: Listener {
+            since: rfc3339(SystemTime::now()),
+            origin: text(ORIGIN),
+            agent: text(USER_AGENT),
+            is_page: matches!(caller, Caller::Page { .. }),
+            is_own: true,
+        },
+        caller,
         _open: app.activity.begin(Kind::Stream).0,
     };
     match app.events.subscribe(viewer, &selection) {

@@ -1,6 +1,8 @@
 //! The daemon: the routes, and what ends it when nobody needs it.
 
+mod browser;
 mod events;
+mod launchers;
 mod shutdown;
 mod status;
 
@@ -21,13 +23,17 @@ use axum::{
 };
 use local_daemon::{
     Daemon, StateDir,
+    browser::{PageTokens, Tickets},
     claim::Reason,
     daemon::{Error, Handle, Silent},
     perimeter::{self, Origin},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{allowlist::Allowlist, cli::COMPONENT, render::render};
 use events::Events;
@@ -67,6 +73,10 @@ struct App {
     started: Instant,
     activity: Activity,
     events: Arc<Events>,
+    tickets: Tickets,
+    page_tokens: Arc<PageTokens>,
+    /// Told of each ticket that is issued: there may be a launcher file for it.
+    launchers: Notify,
     /// Why the daemon asked itself to stop; a signal where nothing else did.
     cause: OnceLock<&'static str>,
 }
@@ -75,6 +85,7 @@ struct App {
 pub(crate) async fn start(options: Options) -> Result<Started, Error> {
     let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins);
     let methods = routes().methods;
+    let page_tokens = Arc::new(PageTokens::new());
     let daemon = Daemon::builder(COMPONENT, options.protocol)
         .version(env!("CARGO_PKG_VERSION"))
         .state_dir(options.state_dir)
@@ -83,6 +94,7 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         .origins_from(move || allowlist.now())
         .methods(move |path| methods_of(&methods, path))
         .stream_routes([events::PATH])
+        .page_tokens(page_tokens.clone())
         .start()
         .await?;
     let handle = daemon.handle();
@@ -92,6 +104,9 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         mode: options.mode,
         started: Instant::now(),
         activity: Activity::new(),
+        tickets: Tickets::new(),
+        page_tokens,
+        launchers: Notify::new(),
         cause: OnceLock::new(),
     };
     Ok(Started {
@@ -109,6 +124,7 @@ impl Started {
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
         tokio::spawn(events::lifecycle(self.app.clone()));
         tokio::spawn(tell_of_origins(self.app.clone()));
+        tokio::spawn(launchers::sweep(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
         }
@@ -146,6 +162,12 @@ fn routes() -> Routes {
         .on(Method::POST, "/v1/shutdown", shutdown::shutdown)
         .on(Method::GET, events::PATH, events::subscribe)
         .on(Method::POST, events::PATH, events::note)
+        .on(Method::GET, "/", browser::shell)
+        .on(Method::POST, "/page", browser::page)
+        .on(Method::POST, "/v1/tickets", browser::ticket)
+        .on(Method::POST, "/v1/handoff", browser::handoff)
+        .on(Method::GET, "/v1/page-tokens", browser::tokens)
+        .on(Method::DELETE, "/v1/page-tokens/{id}", browser::revoke)
 }
 
 /// What a path takes; `None`: there is no such path.
@@ -416,5 +438,59 @@ impl App {
             let _ = self.cause.set(cause);
         }
         idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs::Permissions, os::unix::fs::PermissionsExt};
+
+    use local_daemon::proof;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A daemon that listens, in a directory of its own, and is not published.
+    pub(super) async fn start() -> (TempDir, Started) {
+        let dir = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let options = Options {
+            state_dir: dir.path().to_owned(),
+            protocol: "locald/1".to_owned(),
+            yields: false,
+            origins: Vec::new(),
+            mode: Mode::Manual,
+        };
+        let started = super::start(options).await.unwrap();
+        (dir, started)
+    }
+
+    #[test]
+    fn openapi_document_names_exactly_the_routes() {
+        let document: Value = serde_json::from_str(include_str!("../../../spec/openapi.json")).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .filter(|key| *key != "parameters");
+                methods.map(|method| (path.clone(), method.to_uppercase()))
+            })
+            .collect();
+        // HEAD goes with GET; the handshake is the guard's own route.
+        let served: BTreeSet<(String, String)> = routes()
+            .methods
+            .iter()
+            .filter(|(_, method)| *method != Method::HEAD)
+            .map(|(path, method)| ((*path).to_owned(), method.to_string()))
+            .chain([(proof::PATH.to_owned(), "GET".to_owned())])
+            .collect();
+        assert_eq!(documented, served);
     }
 }

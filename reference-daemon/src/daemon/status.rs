@@ -12,13 +12,14 @@ use axum::{Extension, Json, extract::State};
 use local_daemon::{
     StateDir,
     claim::Sight,
+    perimeter::{Caller, Origin},
     proof::{self, State as DaemonState},
     state_dir,
 };
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{App, Mode, Work};
+use super::{App, Mode, Work, events};
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -43,10 +44,16 @@ pub(super) struct Status {
     memory_bytes: Option<u64>,
     log_path: Option<PathBuf>,
     spec: &'static str,
+    origins: Vec<String>,
+    listeners: Vec<events::Listener>,
 }
 
 /// `before` is what was open, and when something last was, before this request.
-pub(super) async fn status(State(app): State<Arc<App>>, Extension(before): Extension<Work>) -> Json<Status> {
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(before): Extension<Work>,
+) -> Json<Status> {
     let handle = &app.handle;
     let directory = StateDir::at(handle.state_dir());
     let work = app.activity.now();
@@ -88,6 +95,8 @@ pub(super) async fn status(State(app): State<Arc<App>>, Extension(before): Exten
         memory_bytes: resident(),
         log_path: log_path(&directory),
         spec: proof::SPEC,
+        origins: handle.origins().borrow().iter().map(Origin::to_string).collect(),
+        listeners: events::listeners(&app, &caller),
     })
 }
 

@@ -12,6 +12,8 @@ fn help() {
         &["restart"],
         &["status"],
         &["connect"],
+        &["open"],
+        &["handoff"],
         &["run"],
         &["credential"],
         &["origins"],

@@ -173,7 +173,7 @@ fn errors_are_problems_and_text_is_for_people() {
     let mut raw = Raw::connect(&home);
     for (line, status, code) in [
         ("GET /v1/nothing", 404, "not_found"),
-        ("GET /", 404, "not_found"),
+        ("GET /page", 405, "method_not_allowed"),
         ("DELETE /v1/status", 405, "method_not_allowed"),
         ("GET /v1/events?topics=gossip", 400, "invalid_request"),
         ("GET /v1/events?after=yesterday", 400, "invalid_request"),

@@ -5,11 +5,13 @@
     reason = "a helper that cannot go on fails the test that called it"
 )]
 
+mod browser;
 mod convergence;
 mod doctor;
 mod events;
 mod help;
 mod lifecycle;
+mod open;
 mod origins;
 mod outcomes;
 mod secrets;

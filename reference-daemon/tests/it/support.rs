@@ -300,6 +300,29 @@ impl Refusing {
     }
 }
 
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The value of the header that there is once at most.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut values = lines.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value);
+        assert!(values.next().is_none(), "two {name}: {}", self.head);
+        value
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
 /// A connection to the daemon, by hand.
 pub(crate) struct Raw {
     reader: BufReader<TcpStream>,
@@ -342,6 +365,32 @@ impl Raw {
     pub(crate) fn send(&mut self, line: &str, headers: &str) -> String {
         self.begin(line, headers);
         self.head()
+    }
+
+    /// Sends a request that carries nothing but what is given, `Host` and the length of its body; reads the whole answer.
+    pub(crate) fn bare(&mut self, line: &str, headers: &str, body: &str) -> Answer {
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            self.authority,
+            body.len()
+        );
+        self.reader.get_mut().write_all(request.as_bytes()).unwrap();
+        let head = self.head();
+        let lower = head.to_ascii_lowercase();
+        // BROW-25
+        assert!(!lower.contains("set-cookie"), "{head}");
+        let has_body = lower.contains("content-length: ");
+        Answer {
+            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body: has_body
+                .then(|| self.body(&head))
+                .map_or_else(String::new, |body| String::from_utf8(body).unwrap()),
+            head,
+        }
+    }
+
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
     }
 
     fn head(&mut self) -> String {
@@ -411,6 +460,27 @@ pub(crate) fn assert_fits(schema: &str, value: &Value) {
         .map(|error| error.to_string())
         .collect();
     assert!(errors.is_empty(), "{errors:?} in {value}");
+}
+
+/// Whether the `OpenAPI` document knows this answer to an operation, such as `POST /v1/tickets`.
+pub(crate) fn assert_documented(operation: &str, status: u16, body: &Value) {
+    let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec");
+    let document: Value = serde_json::from_slice(&fs::read(spec.join("openapi.json")).unwrap()).unwrap();
+    let (method, path) = operation.split_once(' ').unwrap();
+    let answer = &document["paths"][path][method.to_lowercase()]["responses"][status.to_string()];
+    assert!(answer.is_object(), "{operation}: {status} is not in the document");
+    let mut schema = answer["content"]["application/json"]["schema"].clone();
+    assert!(schema.is_object(), "{operation}: {status} has no JSON");
+    if let Some(file) = schema["$ref"].as_str().and_then(|to| to.strip_prefix("schemas/")) {
+        return assert_fits(file, body);
+    }
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(body)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{operation}: {errors:?} in {body}");
 }
 
 /// Sets a file's mode.

@@ -1,0 +1,260 @@
+//! `open` and `handoff`: the user lets a web page in.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+use local_daemon::{LoopbackUrl, StateDir, perimeter::Origin, state_dir::LAUNCHER};
+use serde_json::{Value, json};
+
+use super::{Context, connect::launch, status::answered};
+use crate::error::Error;
+
+/// The variable that names browsers, as other programs read it: `firefox`, or `w3m %s:lynx`.
+const BROWSER: &str = "BROWSER";
+/// What opens a file with the program that the desktop has for it.
+const OPENER: &str = if cfg!(target_os = "macos") {
+    "open"
+} else {
+    "xdg-open"
+};
+/// How soon a program that cannot open a file has said so. One that is still there then is a browser.
+const FAILURE_BOUND: Duration = Duration::from_secs(2);
+
+const NOTES: &str = "\
+Examples:
+  locald open
+  locald open --browser firefox
+  locald open --print-url           for a browser on another screen, or one that may not read files
+
+The page gets a token of its own, which ends with the daemon. It is let in by a ticket that works once and for
+30 seconds, in a file that only you can read and that is gone a minute later. Without --browser, $BROWSER is what
+opens that file, or else the desktop's own choice (xdg-open). A daemon is started where none runs, as by connect.";
+
+const HANDOFF_NOTES: &str = "\
+Example:
+  locald origins add http://localhost:5173 && locald handoff --origin http://localhost:5173
+
+The page is opened with a ticket in the fragment of its address, which works once and for 30 seconds. It posts that to
+/v1/handoff of the daemon, and gets a token that works from its origin alone.
+
+Exit code 2 where the origin is not on the list.";
+
+#[derive(Args)]
+#[command(after_help = NOTES)]
+pub(super) struct Open {
+    #[command(flatten)]
+    way: Way,
+}
+
+#[derive(Args)]
+#[command(after_help = HANDOFF_NOTES)]
+pub(super) struct Handoff {
+    /// The web origin whose page is let in, as it stands in the list
+    #[arg(long)]
+    origin: String,
+
+    #[command(flatten)]
+    way: Way,
+}
+
+/// How the ticket gets to the page.
+#[derive(Args)]
+struct Way {
+    /// Print an address with the ticket in it, and start no browser
+    #[arg(long)]
+    print_url: bool,
+
+    /// The program to open it with
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "print_url")]
+    browser: Option<OsString>,
+}
+
+impl Open {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let (daemon, ticket) = ticket(context, &json!({"kind": "page"}))?;
+        let page = format!("{}/", base(daemon));
+        let form = format!(
+            "<form method=\"post\" action=\"{page}page\"><input type=\"hidden\" name=\"ticket\" value=\"{ticket}\">\
+             </form>\n<script>document.forms[0].submit()</script>"
+        );
+        // BROW-18: a fragment is sent to nobody.
+        self.way
+            .follow(context, &page, &form, &format!("{page}#ticket={ticket}"))
+    }
+}
+
+impl Handoff {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let origin = &self.origin;
+        origin
+            .parse::<Origin>()
+            .map_err(|error| Error::usage(format!("{origin:?} is not an origin: {error}")))?;
+        let (daemon, ticket) = ticket(context, &json!({"kind": "handoff", "origin": origin}))?;
+        let base = base(daemon).replace(':', "%3A").replace('/', "%2F");
+        let page = format!("{origin}/");
+        let address = format!("{page}#ldp_ticket={ticket}&ldp_url={base}");
+        // An origin and what is added here hold neither quotes nor angle brackets.
+        let script = format!("<script>location.replace(\"{address}\")</script>");
+        self.way.follow(context, &page, &script, &address)
+    }
+}
+
+fn base(daemon: LoopbackUrl) -> String {
+    format!("http://{}", daemon.authority())
+}
+
+/// A ticket of the daemon, which is started where it is missing, and where that daemon is.
+fn ticket(context: &Context, wanted: &Value) -> Result<(LoopbackUrl, String), Error> {
+    const PATH: &str = "/v1/tickets";
+    let mut connection = context.client.connect_or_spawn(&launch(context, "auto")?)?;
+    let answer = connection.request("POST", PATH, Some(wanted.to_string().as_bytes()))?;
+    let body: Value = answer.json().unwrap_or_default();
+    match (answer.status, body["ticket"].as_str()) {
+        (201, Some(ticket)) => Ok((connection.registration().url, ticket.to_owned())),
+        _ if body["code"] == "origin_not_listed" => Err(Error::NotListed(
+            wanted["origin"].as_str().unwrap_or_default().to_owned(),
+        )),
+        _ => Err(answered(&connection, PATH, &answer)),
+    }
+}
+
+impl Way {
+    fn follow(&self, context: &Context, page: &str, body: &str, address: &str) -> Result<u8, Error> {
+        if self.print_url {
+            context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}));
+            return Ok(0);
+        }
+        let launcher = write_launcher(context.directory(), body)?;
+        let program = self.show(&launcher).inspect_err(|_| {
+            // Nobody will read it; what is left is removed by the daemon (BROW-17).
+            let _ = fs::remove_file(&launcher);
+        })?;
+        let json = json!({"url": page, "browser": program});
+        context.answer(&format!("{page} is opened by {program}"), "opened", json);
+        Ok(0)
+    }
+
+    /// Has the first program open the file that can; says which it was. BROW-16: what it is told is the name of the file.
+    fn show(&self, launcher: &Path) -> Result<String, Error> {
+        let candidates = match &self.browser {
+            Some(program) => vec![vec![program.clone()]],
+            None => candidates(env::var_os(BROWSER).as_deref()),
+        };
+        let mut faults = Vec::new();
+        for words in candidates {
+            let program = words.first().map(PathBuf::from).unwrap_or_default();
+            match start(&words, launcher) {
+                Ok(()) => return Ok(program.display().to_string()),
+                Err(error) => faults.push(format!("{}: {error}", program.display())),
+            }
+        }
+        Err(Error::NoBrowser(faults.join("; ")))
+    }
+}
+
+/// The programs that `$BROWSER` names, each with its arguments; the desktop's own where it names none.
+fn candidates(browser: Option<&OsStr>) -> Vec<Vec<OsString>> {
+    let named = browser.and_then(OsStr::to_str).unwrap_or_default();
+    let words = |command: &str| -> Vec<OsString> { command.split_whitespace().map(Into::into).collect() };
+    let mut programs: Vec<_> = named.split(':').map(words).collect();
+    programs.retain(|words| !words.is_empty());
+    if programs.is_empty() {
+        programs.push(vec![OPENER.into()]);
+    }
+    programs
+}
+
+/// The arguments with the file in the place of `%s`, or at their end.
+fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
+    const PLACE: &str = "%s";
+    let end = if words.iter().any(|word| word == PLACE) {
+        None
+    } else {
+        Some(PLACE.into())
+    };
+    let placed = |word: OsString| {
+        if word == PLACE {
+            file.as_os_str().to_owned()
+        } else {
+            word
+        }
+    };
+    words.iter().skip(1).cloned().chain(end).map(placed).collect()
+}
+
+/// Starts a program on its own, and waits for its end or until it seems to stay.
+fn start(words: &[OsString], file: &Path) -> io::Result<()> {
+    let program = words.first().ok_or(io::ErrorKind::NotFound)?;
+    let mut child = Command::new(program)
+        .args(arguments(words, file))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait()));
+    match receiver.recv_timeout(FAILURE_BOUND) {
+        Ok(ended) => match ended? {
+            status if status.success() => Ok(()),
+            status => Err(io::Error::other(format!("it ended with {status}"))),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+/// BROW-15: a page that goes where the ticket is wanted, in a file of mode 0600.
+fn write_launcher(directory: &StateDir, body: &str) -> Result<PathBuf, Error> {
+    let io = |source| Error::Io {
+        path: directory.path().to_owned(),
+        doing: "writing the file that opens the page",
+        source,
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(LAUNCHER)
+        .suffix(".html")
+        .rand_bytes(16)
+        .tempfile_in(directory.path())
+        .map_err(io)?;
+    let page = format!(
+        "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\n{body}\n"
+    );
+    file.write_all(page.as_bytes()).map_err(io)?;
+    let (_, path) = file.keep().map_err(|error| io(error.error))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browser_is_a_list_of_commands() {
+        for (browser, expected) in [
+            ("", &[&[OPENER, "F"][..]][..]),
+            (" : ", &[&[OPENER, "F"]]),
+            ("firefox", &[&["firefox", "F"]]),
+            (
+                "w3m -T  text/html %s -x:/usr/bin/lynx",
+                &[&["w3m", "-T", "text/html", "F", "-x"], &["/usr/bin/lynx", "F"]],
+            ),
+        ] {
+            let seen: Vec<Vec<OsString>> = candidates(Some(browser.as_ref()))
+                .iter()
+                .map(|words| [&words[..1], &arguments(words, Path::new("F"))].concat())
+                .collect();
+            assert_eq!(seen, expected, "{browser}");
+        }
+    }
+}

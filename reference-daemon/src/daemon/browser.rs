@@ -1,0 +1,293 @@
+//! How a browser is let in: tickets for the user's commands, page tokens for tickets, and the page itself.
+
+use std::{sync::Arc, time::SystemTime};
+
+use axum::{
+    Extension, Form, Json,
+    body::Body,
+    extract::{FromRequestParts, Path, State, rejection::FormRejection},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN},
+        request::Parts,
+    },
+    response::{IntoResponse, Response},
+};
+use local_daemon::{
+    browser::{self, LIFE, Purpose, Refused},
+    perimeter::{Caller, PROTOCOL_HEADER},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{App, Payload, events, refuse, status::rfc3339};
+
+/// A request that only the credential opens: what makes tickets or takes tokens away makes itself immune (BROW-5).
+pub(super) struct User;
+
+impl<S: Sync> FromRequestParts<S> for User {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        match parts.extensions.get::<Caller>() {
+            Some(Caller::User) => Ok(Self),
+            _ => Err(refuse(
+                StatusCode::FORBIDDEN,
+                "forbidden_scope",
+                "this needs the credential; a page's token does not open it",
+            )),
+        }
+    }
+}
+
+/// What a ticket is asked for.
+#[derive(Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum Wanted {
+    Page {},
+    Handoff { origin: String },
+}
+
+#[derive(Serialize)]
+struct Issued<'a> {
+    ticket: &'a str,
+    #[serde(flatten)]
+    wanted: Wanted,
+    expires_in_seconds: u64,
+}
+
+/// `POST /v1/tickets`.
+pub(super) async fn ticket(
+    State(app): State<Arc<App>>,
+    _: User,
+    Payload(wanted): Payload<Wanted>,
+) -> Response {
+    let purpose = match &wanted {
+        Wanted::Page {} => Purpose::Page,
+        Wanted::Handoff { origin } if is_listed(&app, origin) => Purpose::Handoff {
+            origin: origin.clone(),
+        },
+        // BROW-31
+        Wanted::Handoff { .. } => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "origin_not_listed",
+                "a page is let in by a handoff once its origin is on the list: `locald origins add`",
+            );
+        }
+    };
+    let ticket = app.tickets.issue(purpose, Instant::now().into_std());
+    app.launchers.notify_one();
+    let issued = Issued {
+        ticket: ticket.expose(),
+        wanted,
+        expires_in_seconds: LIFE.as_secs(),
+    };
+    (StatusCode::CREATED, Json(issued)).into_response()
+}
+
+fn is_listed(app: &App, origin: &str) -> bool {
+    app.handle.origins().borrow().contains(origin)
+}
+
+/// Redeems a ticket, or answers as for every other ticket that does not admit (BROW-6). The user is told of a second use
+/// (BROW-34).
+fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
+    let refused = match app.tickets.redeem(text, purpose, Instant::now().into_std()) {
+        Ok(()) => return Ok(()),
+        Err(refused) => refused,
+    };
+    if let Refused::Used(issued_for) = refused {
+        let origin = match issued_for {
+            Purpose::Page => app.handle.url().to_string(),
+            Purpose::Handoff { origin } => origin,
+        };
+        events::warn(
+            app,
+            "ticket_reused",
+            "a ticket was presented a second time: somebody else may have it; if a page is open that you did not open, \
+             revoke its token",
+            &origin,
+        );
+    }
+    Err(())
+}
+
+fn refused_ticket() -> Response {
+    refuse(
+        StatusCode::UNAUTHORIZED,
+        "ticket_refused",
+        "the ticket was used, is late or never was; ask for a new one with `locald open` or `locald handoff`",
+    )
+}
+
+#[derive(Deserialize)]
+pub(super) struct Submitted {
+    #[serde(default)]
+    ticket: String,
+}
+
+/// `POST /page`: the page with its token, for a ticket (BROW-21). A browser gets the shell for one that is refused: after
+/// a reload, its script goes on with the token that the tab has.
+pub(super) async fn page(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    form: Result<Form<Submitted>, FormRejection>,
+) -> Response {
+    let Form(Submitted { ticket }) = match form {
+        Ok(form) => form,
+        Err(rejection) => return rejection.into_response(),
+    };
+    if redeem(&app, &ticket, &Purpose::Page).is_err() {
+        let is_browser = headers
+            .get(ACCEPT)
+            .is_some_and(|accept| accept.as_bytes().windows(9).any(|part| part == b"text/html"));
+        return if is_browser {
+            document(StatusCode::UNAUTHORIZED, "")
+        } else {
+            refused_ticket()
+        };
+    }
+    // The guard has judged it.
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let token = app
+        .page_tokens
+        .issue(&format!("http://{host}"), SystemTime::now());
+    admitted(&app, document(StatusCode::OK, token.expose()))
+}
+
+/// `GET /`: holds nothing, whoever asks (BROW-26).
+pub(super) async fn shell(Extension(caller): Extension<Caller>) -> Response {
+    let status = match caller {
+        Caller::Nobody => StatusCode::UNAUTHORIZED,
+        Caller::User | Caller::Page { .. } => StatusCode::OK,
+    };
+    document(status, "")
+}
+
+/// The page, with a token or, as the shell, without.
+fn document(status: StatusCode, token: &str) -> Response {
+    let page = |nonce: &str| {
+        // What is put in last is not looked through for the marks of the others.
+        include_str!("../page/page.html")
+            .replace("{{nonce}}", nonce)
+            .replace("{{style}}", include_str!("../page/page.css"))
+            .replace("{{script}}", include_str!("../page/page.js"))
+            .replace("{{token}}", token)
+    };
+    browser::html(status, page).map(Body::new)
+}
+
+/// CTL-1: a ticket authenticates too.
+fn admitted(app: &App, mut answer: Response) -> Response {
+    let protocol = HeaderValue::try_from(app.handle.protocol().to_string());
+    let protocol = protocol.expect("a protocol identifier is visible ASCII");
+    answer.headers_mut().insert(PROTOCOL_HEADER, protocol);
+    answer
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Presented {
+    ticket: String,
+}
+
+/// `POST /v1/handoff`: a token for the page of the origin that the ticket is bound to (BROW-32). From elsewhere, or without
+/// an origin, the ticket is spent for nothing (BROW-33).
+pub(super) async fn handoff(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Payload(Presented { ticket }): Payload<Presented>,
+) -> Response {
+    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    // No ticket is bound to an empty origin.
+    let origin = origin.unwrap_or_default().to_owned();
+    let purpose = Purpose::Handoff {
+        origin: origin.clone(),
+    };
+    if redeem(&app, &ticket, &purpose).is_err() {
+        return refused_ticket();
+    }
+    let token = app.page_tokens.issue(&origin, SystemTime::now());
+    // BROW-14: it may have been taken off the list since the guard looked.
+    if !is_listed(&app, &origin) {
+        app.page_tokens.revoke_where(|token| *token.origin == *origin);
+        return refused_ticket();
+    }
+    let answer = Json(json!({"token": token.expose(), "origin": origin})).into_response();
+    let mut answer = admitted(&app, answer);
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    origin: String,
+    issued_at: String,
+    last_used: String,
+}
+
+/// `GET /v1/page-tokens` (BROW-12).
+pub(super) async fn tokens(State(app): State<Arc<App>>, _: User) -> Response {
+    let list = app.page_tokens.list().into_iter().map(|token| Listed {
+        id: token.id.to_string(),
+        origin: token.origin.to_string(),
+        issued_at: rfc3339(token.issued_at),
+        last_used: rfc3339(token.last_used),
+    });
+    Json(list.collect::<Vec<_>>()).into_response()
+}
+
+/// `DELETE /v1/page-tokens/ID` (BROW-13).
+pub(super) async fn revoke(State(app): State<Arc<App>>, _: User, Path(id): Path<String>) -> Response {
+    if app.page_tokens.revoke(&id) {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "no live page token has this id",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::Request;
+    use tower_service::Service;
+
+    use super::*;
+    use crate::daemon::{router, tests};
+
+    /// BROW-3: the clock of the daemon is the test's.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_ticket_is_refused() {
+        let (_dir, started) = tests::start().await;
+        let app = started.app;
+        for (after, expected) in [
+            (LIFE, StatusCode::OK),
+            (LIFE + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
+        ] {
+            let ticket = app.tickets.issue(Purpose::Page, Instant::now().into_std());
+            tokio::time::advance(after).await;
+            let request = Request::post("/page")
+                .header(HOST, "127.0.0.1:1")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .extension(Caller::Nobody)
+                .body(Body::from(format!("ticket={}", ticket.expose())))
+                .unwrap();
+            let answer = router(app.clone()).call(request).await.unwrap();
+            assert_eq!(answer.status(), expected, "{after:?}");
+        }
+        assert_eq!(app.page_tokens.list().len(), 1);
+    }
+}
