@@ -5,6 +5,7 @@ mod credential;
 mod doctor;
 mod open;
 mod origins;
+mod pages;
 mod run;
 mod status;
 mod stop;
@@ -76,6 +77,9 @@ enum Command {
     Open(open::Open),
     /// Open the page of another origin, and let it in
     Handoff(open::Handoff),
+    /// Say which pages were let in, and let them in no more
+    #[command(subcommand)]
+    Pages(pages::Pages),
     /// Run the daemon in the foreground
     Run(run::Run),
     /// Show or replace the secret that clients share with the daemon
@@ -184,6 +188,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
         Command::Connect(connect) => connect.run(context),
         Command::Open(open) => open.run(context),
         Command::Handoff(handoff) => handoff.run(context),
+        Command::Pages(pages) => pages.run(context),
         Command::Run(run) => run.run(context),
         Command::Credential(credential) => credential.run(context),
         Command::Origins(origins) => origins.run(context),

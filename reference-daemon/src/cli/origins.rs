@@ -4,7 +4,7 @@ use clap::Subcommand;
 use local_daemon::perimeter::Origin;
 use serde_json::json;
 
-use super::Context;
+use super::{Context, status::LOOK};
 use crate::{allowlist, error::Error};
 
 const NOTES: &str = "\
@@ -51,6 +51,7 @@ impl Origins {
                 }
             }
             Self::Remove { origin } if allowlist::remove(directory, origin)? => {
+                have_it_noticed(context);
                 (format!("{origin} may not call any more"), true)
             }
             Self::Remove { origin } => (format!("{origin} is not on the list"), false),
@@ -67,5 +68,13 @@ impl Origins {
         };
         context.answer(&text, "done", json);
         Ok(0)
+    }
+}
+
+/// BROW-14: has a daemon that runs look at the list, before the origin may be added again and the removal go unseen.
+fn have_it_noticed(context: &Context) {
+    // Where none answers, there are no tokens to revoke.
+    if let Ok(mut connection) = context.client.clone().deadline(LOOK).connect() {
+        let _ = connection.get("/v1/status");
     }
 }

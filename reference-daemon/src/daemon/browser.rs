@@ -106,8 +106,7 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
         events::warn(
             app,
             "ticket_reused",
-            "a ticket was presented a second time: somebody else may have it; if a page is open that you did not open, \
-             revoke its token",
+            "a ticket was presented a second time, so somebody else may have it; look at `locald pages list`",
             &origin,
         );
     }

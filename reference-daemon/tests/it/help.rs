@@ -14,6 +14,7 @@ fn help() {
         &["connect"],
         &["open"],
         &["handoff"],
+        &["pages"],
         &["run"],
         &["credential"],
         &["origins"],

@@ -230,6 +230,34 @@ fn handoff_goes_to_a_listed_origin() {
     assert_eq!((answer.status, &answer.json()["origin"]), (200, &APP.into()));
 }
 
+#[test]
+fn pages_are_listed_and_revoked() {
+    let home = Home::new();
+    let list = || {
+        home.locald(&["pages", "list", "--json"]).json()["pages"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(home.locald(&["pages", "list"]).code, 10);
+    let printed = home.locald(&["open", "--print-url"]).stdout;
+    assert!(home.locald(&["pages", "list"]).stdout.contains("locald open"));
+    assert_eq!(status_of_form(&home, between(&printed, "#ticket=", "\n")), 200);
+    let pages = list();
+    assert_eq!(pages.len(), 1, "{pages:?}");
+    let id = pages[0]["id"].as_str().unwrap();
+    for (changed, left) in [(true, 0), (false, 0)] {
+        let seen = home.locald(&["pages", "revoke", id, "--json"]);
+        assert_eq!(
+            (seen.code, seen.json()["changed"].as_bool()),
+            (0, Some(changed)),
+            "{seen:?}"
+        );
+        assert_eq!(list().len(), left);
+    }
+    assert_eq!(home.locald(&["pages", "revoke", "../status"]).code, 2);
+}
+
 /// BROW-17: what a daemon finds that was left behind is gone at once; what doctor finds, where none runs, with --fix.
 #[test]
 fn stale_launchers_go() {
