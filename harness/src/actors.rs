@@ -53,6 +53,8 @@ pub struct Taken {
     pub closed: Option<Instant>,
     /// How many bytes of an answer without end the system took for it.
     pub sent: u64,
+    /// What a front passed back.
+    pub answered: Vec<u8>,
 }
 
 impl Taken {
@@ -73,6 +75,18 @@ impl Taken {
             start += length;
         }
         requests
+    }
+
+    /// The statuses that a front passed back, in their order.
+    pub fn statuses(&self) -> Vec<u16> {
+        const LINE: &[u8] = b"HTTP/1.1 ";
+        let lines = self
+            .answered
+            .windows(LINE.len() + 3)
+            .filter_map(|window| window.strip_prefix(LINE));
+        lines
+            .filter_map(|status| std::str::from_utf8(status).ok()?.parse().ok())
+            .collect()
     }
 }
 
@@ -96,6 +110,20 @@ impl Seen {
             .iter()
             .find(|(other, _)| other.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// The bytes of the same request, to the port `to` instead of `from`, where `Host` and `Origin` name that one.
+    fn moved(&self, from: u16, to: u16) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        for (name, value) in &self.headers {
+            let names_port = name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("origin");
+            let host = value.strip_suffix(&format!(":{from}")).filter(|_| names_port);
+            match host {
+                Some(host) => head += &format!("{name}: {host}:{to}\r\n"),
+                None => head += &format!("{name}: {value}\r\n"),
+            }
+        }
+        [head.as_bytes(), b"\r\n", &self.body].concat()
     }
 }
 
@@ -194,6 +222,18 @@ enum Part {
     Floods(&'static [u8], Vec<u8>),
     /// Passes everything on to another listener, and the answers back.
     Relays(SocketAddr),
+    /// Passes whole requests on to another listener as if they had been sent to that one, and the answers back.
+    Fronts(SocketAddr),
+}
+
+impl Part {
+    /// Where it passes on what it is sent.
+    fn passes_on(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Relays(to) | Self::Fronts(to) => Some(*to),
+            _ => None,
+        }
+    }
 }
 
 /// Something other than the daemon behind a port. Build one, then [`start`](Self::start) it.
@@ -278,6 +318,12 @@ impl Squatter {
         Self::of(Part::Relays(to))
     }
 
+    /// Stands before another listener and keeps a ledger for it: each whole request is passed on with the port of that
+    /// one in `Host` and `Origin` in the place of its own, and nothing else changed; the answers come back as they are.
+    pub fn fronting(listener: SocketAddr) -> Self {
+        Self::of(Part::Fronts(listener))
+    }
+
     /// Notes connections and requests in `transcript` under the name `actor`.
     #[must_use]
     pub fn noted(mut self, transcript: &Transcript, actor: &str) -> Self {
@@ -341,6 +387,14 @@ impl Actor {
     /// What it was sent.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Cuts every connection that is open now.
+    pub fn cut(&self) {
+        for stream in &*lock(&self.stage.open) {
+            // Those that have ended by themselves are among them.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Ends it and returns everything that it was sent, also what it had not read yet.
@@ -428,6 +482,7 @@ impl Stage {
                 received: Vec::new(),
                 closed: None,
                 sent: 0,
+                answered: Vec::new(),
             });
             taken.len() - 1
         })
@@ -446,13 +501,13 @@ impl Stage {
     }
 
     fn play(self: &Arc<Self>, stream: &TcpStream, index: usize) {
-        let target = match self.part {
-            Part::Closes => None,
-            Part::Relays(to) => TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok(),
+        let target = match (&self.part, self.part.passes_on()) {
+            (Part::Closes, _) => None,
+            (_, Some(to)) => TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok(),
             _ => Some(stream.try_clone()).and_then(Result::ok),
         };
         if let Some(target) = target {
-            if let (Part::Relays(_), Ok(other)) = (&self.part, target.try_clone()) {
+            if let (Some(_), Ok(other)) = (self.part.passes_on(), target.try_clone()) {
                 lock(&self.open).push(other);
             }
             let (requests, incoming) = channel();
@@ -460,8 +515,11 @@ impl Stage {
                 scope.spawn(|| self.answer(&target, stream, index, incoming));
                 self.read(stream, &target, index, &requests);
                 drop(requests);
-                if matches!(self.part, Part::Relays(_)) {
-                    let _ = target.shutdown(Shutdown::Write);
+                match self.part {
+                    Part::Relays(_) => drop(target.shutdown(Shutdown::Write)),
+                    // Whoever reads a stream says nothing more and is there; a browser that closes is gone.
+                    Part::Fronts(_) => drop(target.shutdown(Shutdown::Both)),
+                    _ => {}
                 }
             });
         }
@@ -481,6 +539,13 @@ impl Stage {
             while let Some((request, length)) = parse_request(&unread) {
                 self.note("request", || printable(&unread[..length]));
                 unread.drain(..length);
+                if let Part::Fronts(to) = self.part
+                    && target
+                        .write_all(&request.moved(self.address.port(), to.port()))
+                        .is_err()
+                {
+                    return;
+                }
                 // The answering side may have ended first; what comes is recorded all the same.
                 let _ = requests.send(request);
             }
@@ -540,6 +605,19 @@ impl Stage {
             }
             Part::Relays(_) => {
                 let _ = io::copy(&mut target, &mut stream);
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            Part::Fronts(_) => {
+                let mut piece = [0; 16 * 1024];
+                while let Ok(n @ 1..) = target.read(&mut piece) {
+                    let answered = &piece[..n];
+                    self.ledger
+                        .0
+                        .update(|taken| taken[index].answered.extend_from_slice(answered));
+                    if stream.write_all(answered).is_err() {
+                        break;
+                    }
+                }
                 let _ = stream.shutdown(Shutdown::Both);
             }
             Part::Mute | Part::Closes | Part::Backlog => {}

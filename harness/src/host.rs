@@ -5,40 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::browser::{Engine, Kind};
 use crate::platform;
-use crate::process::Launch;
-use crate::wait::ms;
-
-/// A browser engine or a driver found in `PATH`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Engine {
-    /// `chromium`, `firefox` or `webkit`.
-    pub name: &'static str,
-    /// The browser, where there is one.
-    pub browser: Option<PathBuf>,
-    /// Its `WebDriver`, where there is one.
-    pub driver: Option<PathBuf>,
-}
-
-impl Engine {
-    /// Whether a case can drive it.
-    pub fn is_usable(&self) -> bool {
-        self.browser.is_some() && self.driver.is_some()
-    }
-
-    /// What the browser says of its version; `None` where it is absent or says nothing within 5 s.
-    pub fn version(&self) -> Option<String> {
-        let env = std::env::vars_os().collect();
-        let argv = [self.browser.as_ref()?.as_os_str(), "--version".as_ref()];
-        let output = Launch::new(argv)
-            .env(env)
-            .start()
-            .ok()?
-            .wait_output_end(ms(5_000))?;
-        let text = String::from_utf8_lossy(&output.stdout()).trim().to_owned();
-        (!text.is_empty()).then_some(text)
-    }
-}
 
 /// What this host can observe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,11 +30,6 @@ pub struct Host {
 impl Host {
     /// Looks at this host.
     pub fn look() -> Self {
-        let engine = |name, browsers: &[&str], drivers: &[&str]| Engine {
-            name,
-            browser: browsers.iter().find_map(|program| which(program)),
-            driver: drivers.iter().find_map(|program| which(program)),
-        };
         Self {
             os: std::env::consts::OS,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -74,19 +37,7 @@ impl Host {
             nobody: platform::nobody().is_some(),
             strace: which("strace"),
             ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
-            engines: vec![
-                engine(
-                    "chromium",
-                    &["chromium", "google-chrome", "chromium-browser"],
-                    &["chromedriver"],
-                ),
-                engine("firefox", &["firefox", "firefox-esr"], &["geckodriver"]),
-                engine(
-                    "webkit",
-                    &["MiniBrowser", "WebKitWebDriver"],
-                    &["WebKitWebDriver"],
-                ),
-            ],
+            engines: Kind::ALL.map(Engine::find).into(),
         }
     }
 

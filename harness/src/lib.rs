@@ -10,6 +10,7 @@
 //! - [`http`]: raw requests, distinct faults, both handshakes
 //! - [`sse`]: an event stream read frame by frame
 //! - [`actors`]: squatters, relays, fake daemons, and what they were sent
+//! - [`browser`]: real engines, driven over WebDriver
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
 //! - [`subject`]: the independent subject and its faults
@@ -22,6 +23,7 @@ compile_error!("the harness observes subjects through /proc, inotify and pidfd: 
 
 pub mod actors;
 pub mod arena;
+pub mod browser;
 pub mod files;
 pub mod host;
 pub mod http;

@@ -1,0 +1,452 @@
+//! A real browser engine, driven over WebDriver: what a page does to a daemon is known only by doing it from a page.
+//!
+//! Each [`Browser`] is a driver in a process group of its own and in an [`Arena`] of its own, which holds its profile;
+//! when it ends, nothing of either is left. A driver that is merely killed would orphan its browser.
+
+mod session;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use crate::actors::{Actor, Bind, Squatter, response};
+use crate::arena::{Arena, Leak};
+use crate::host::which;
+use crate::platform::is_root;
+use crate::process::{Launch, LaunchFault, Subject};
+
+use session::Session;
+
+/// How to get every program of every engine on Debian; geckodriver is not among its packages.
+pub const INSTALL: &str = "apt-get install chromium chromium-driver firefox-esr webkit2gtk-driver xvfb xauth && \
+                           cargo install geckodriver --locked";
+
+/// A name that leads to this machine in the engines that can be told so, as one does whose owner has rebound it.
+pub const REBOUND: &str = "evil.test";
+
+/// How long a driver may take until it listens, and its browser until it has a session, beside other work.
+const START: Duration = Duration::from_secs(40);
+
+/// Where `MiniBrowser` is on Debian: not in `PATH`.
+const MINI_BROWSER: &str = "/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser";
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Chromium, and whatever is built on it.
+    Chromium,
+    /// Firefox.
+    Firefox,
+    /// `WebKitGTK`, by its `MiniBrowser`.
+    Webkit,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Chromium, Self::Firefox, Self::Webkit];
+
+    /// The word in reports and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chromium => "chromium",
+            Self::Firefox => "firefox",
+            Self::Webkit => "webkit",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let kind = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        kind.ok_or_else(|| format!("no such engine: {text}"))
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The programs of an engine that this host has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Engine {
+    /// Which one.
+    pub name: Kind,
+    /// The browser.
+    pub browser: Option<PathBuf>,
+    /// Its `WebDriver`.
+    pub driver: Option<PathBuf>,
+    /// What it shows itself on; `WebKitGTK` has no other way.
+    pub display: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Looks for the programs in `PATH`.
+    pub fn find(kind: Kind) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| which(name));
+        let (browser, driver, display) = match kind {
+            Kind::Chromium => (
+                first(&["chromium", "google-chrome", "chromium-browser"]),
+                which("chromedriver"),
+                None,
+            ),
+            Kind::Firefox => (first(&["firefox-esr", "firefox"]), which("geckodriver"), None),
+            Kind::Webkit => {
+                let mini = Some(PathBuf::from(MINI_BROWSER)).filter(|path| path.is_file());
+                let browser = which("MiniBrowser").or(mini);
+                (browser, which("WebKitWebDriver"), which("Xvfb"))
+            }
+        };
+        Self {
+            name: kind,
+            browser,
+            driver,
+            display,
+        }
+    }
+
+    /// The programs that are missing, each by the name that it usually has.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let (browser, driver) = match self.name {
+            Kind::Chromium => ("chromium", "chromedriver"),
+            Kind::Firefox => ("firefox-esr", "geckodriver"),
+            Kind::Webkit => ("MiniBrowser", "WebKitWebDriver"),
+        };
+        let mut missing = Vec::new();
+        missing.extend(self.browser.is_none().then_some(browser));
+        missing.extend(self.driver.is_none().then_some(driver));
+        missing.extend((self.name == Kind::Webkit && self.display.is_none()).then_some("Xvfb"));
+        missing
+    }
+
+    /// What the browser and its driver say of their versions, as far as they do within 5 s. `WebKitGTK`'s say nothing
+    /// without a display: of them the package tells.
+    pub fn versions(&self) -> [Option<String>; 2] {
+        let say = |program: &Option<PathBuf>| {
+            let env = std::env::vars_os().collect();
+            let launch = Launch::new([program.as_ref()?.as_os_str(), "--version".as_ref()]).env(env);
+            let output = launch.start().ok()?.wait_output_end(crate::wait::ms(5_000))?;
+            let text = String::from_utf8_lossy(&output.stdout()).into_owned();
+            let line = text.lines().next()?.trim();
+            // geckodriver and chromedriver add their commit; MiniBrowser without a display says how it is used.
+            let version = line.split(" (").next().filter(|line| line.contains('.'))?;
+            Some(version.to_owned())
+        };
+        [say(&self.browser), say(&self.driver)]
+    }
+}
+
+/// Why there is no browser, or why it did not do what it was told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrowserFault {
+    /// Programs are missing.
+    #[error("{kind} cannot be driven: no {} here; get all engines by: {INSTALL}", .programs.join(", no "))]
+    Missing {
+        /// The engine.
+        kind: Kind,
+        /// The programs.
+        programs: Vec<&'static str>,
+    },
+    /// The driver or the display does not start.
+    #[error("{kind} does not start: {why}")]
+    NotStarted {
+        /// The engine.
+        kind: Kind,
+        /// Why.
+        why: String,
+    },
+    /// A command failed or did not end in its time.
+    #[error("{kind}: {command}: {why}")]
+    Command {
+        /// The engine.
+        kind: Kind,
+        /// What it was told.
+        command: String,
+        /// What came of it.
+        why: String,
+    },
+    /// A script in a page threw.
+    #[error("the page's script threw {0}")]
+    Threw(String),
+}
+
+/// The processes and the profile of a browser. Ends with its last handle.
+#[derive(Debug)]
+pub struct Quarters {
+    driver: Subject,
+    display: Option<Subject>,
+    arena: Arena,
+}
+
+impl Quarters {
+    /// Ends every process, now; whoever waits for an answer of the driver sees its end.
+    pub fn end(&self) {
+        self.driver.kill_group();
+        if let Some(display) = &self.display {
+            display.kill_group();
+        }
+    }
+
+    /// Ends every process, and what is left then of them outside their group, which [`Self::end`] does not reach: it is
+    /// ended, too.
+    pub fn end_leftovers(&self) -> Vec<Leak> {
+        self.end();
+        self.arena.end_leaks()
+    }
+
+    /// The directory with everything that the browser has written.
+    pub fn path(&self) -> &std::path::Path {
+        self.arena.path()
+    }
+}
+
+/// A running browser with one session.
+#[derive(Debug)]
+pub struct Browser {
+    kind: Kind,
+    version: String,
+    session: Session,
+    quarters: Arc<Quarters>,
+    public: Actor,
+}
+
+impl Browser {
+    /// Starts the driver and a browser with a fresh profile.
+    pub fn start(kind: Kind) -> Result<Self, BrowserFault> {
+        let engine = Engine::find(kind);
+        let missing = engine.missing();
+        let (Some(browser), Some(driver), true) = (engine.browser, engine.driver, missing.is_empty()) else {
+            return Err(BrowserFault::Missing {
+                kind,
+                programs: missing,
+            });
+        };
+        let failed = |why: String| BrowserFault::NotStarted { kind, why };
+        let launched = |fault: LaunchFault| failed(fault.to_string());
+        let deadline = Instant::now() + START;
+        let arena = Arena::new().map_err(|error| failed(format!("no directory for it: {error}")))?;
+        let public = Squatter::responding(|_, _| page("")).start(Bind::V4);
+        let public = public.map_err(|error| failed(format!("no page for it: {error}")))?;
+
+        let mut argv = vec![driver.into_os_string()];
+        // Each binds a port of the system's choice, which is read off the process itself.
+        let host: &[&str] = match kind {
+            Kind::Chromium => &["--port=0"],
+            Kind::Firefox => &["--host", "127.0.0.1", "--port", "0"],
+            Kind::Webkit => &["--host=127.0.0.1", "--port=0"],
+        };
+        argv.extend(host.iter().map(Into::into));
+        let mut launch = Launch::new(argv).env(arena.env()).cwd(arena.home());
+        let mut display = None;
+        if let Some(program) = engine.display {
+            let words = ["-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "1024x768x24"];
+            let argv = std::iter::once(program.into_os_string()).chain(words.map(Into::into));
+            let server = Launch::new(argv).env(arena.env()).cwd(arena.home());
+            let server = server.start().map_err(launched)?;
+            let said = server.wait_output(deadline, |output| output.stdout().ends_with(b"\n"));
+            let number = said.map(|output| String::from_utf8_lossy(&output.stdout()).trim().to_owned());
+            let Some(number) = number else {
+                let said = String::from_utf8_lossy(&server.output().all()).trim().to_owned();
+                return Err(failed(format!("its display says no number: {said}")));
+            };
+            launch = launch.var("DISPLAY", format!(":{number}"));
+            display = Some(server);
+        }
+        let driver = launch.start().map_err(launched)?;
+        let address = driver.wait_listening(deadline).ok_or_else(|| {
+            let said = String::from_utf8_lossy(&driver.output().all()).trim().to_owned();
+            failed(format!("its driver does not listen: {said}"))
+        })?;
+        let capabilities = capabilities(kind, &browser, &arena, &public);
+        let quarters = Arc::new(Quarters {
+            driver,
+            display,
+            arena,
+        });
+        let (session, version) = Session::open(kind, address, capabilities, deadline)?;
+        Ok(Self {
+            kind,
+            version,
+            session,
+            quarters,
+            public,
+        })
+    }
+
+    /// Which engine.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The version that the browser told its driver.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Its processes and its profile.
+    pub fn quarters(&self) -> &Arc<Quarters> {
+        &self.quarters
+    }
+
+    /// An empty page that the engine takes for one of the public internet, where it knows the difference.
+    pub fn public(&self) -> &Actor {
+        &self.public
+    }
+
+    /// The name beside `localhost` that leads to this machine: where the engine cannot be told of [`REBOUND`], one that
+    /// it takes for loopback by itself.
+    pub fn rebound_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Chromium | Kind::Firefox => REBOUND,
+            Kind::Webkit => "evil.localhost",
+        }
+    }
+
+    /// Opens a page and waits until it is loaded.
+    pub fn open(&self, url: &str) -> Result<(), BrowserFault> {
+        self.session.goto(url)
+    }
+
+    /// Goes back to the page before.
+    pub fn back(&self) -> Result<(), BrowserFault> {
+        self.session.back()
+    }
+
+    /// Runs the body of an `async` function of `arg` in the page and hands back what it returns.
+    pub fn run(&self, body: &str, arg: Value) -> Result<Value, BrowserFault> {
+        let script = format!(
+            "const arg = arguments[0], done = arguments[arguments.length - 1];
+             (async () => {{ {body} }})().then(
+                 value => done({{ value: value === undefined ? null : value }}),
+                 error => done({{ error: String(error) }}))"
+        );
+        let mut answer = self.session.run(&script, arg)?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(BrowserFault::Threw(error.to_owned())),
+            None => Ok(answer["value"].take()),
+        }
+    }
+
+    /// Opens a tab and goes on in it.
+    pub fn open_tab(&self) -> Result<(), BrowserFault> {
+        self.session.open_tab()
+    }
+
+    /// Closes the tab and goes on in one that is left.
+    pub fn close_tab(&self) -> Result<(), BrowserFault> {
+        self.session.close_tab()
+    }
+
+    /// Leaves one empty tab, without what pages have stored there.
+    pub fn clear(&self) -> Result<(), BrowserFault> {
+        self.session.clear()
+    }
+
+    /// Answers, as the user would, whether the page may do something.
+    pub fn permit(&self, what: &str, granted: bool) -> Result<(), BrowserFault> {
+        let state = if granted { "granted" } else { "prompt" };
+        let body = json!({ "descriptor": { "name": what }, "state": state });
+        self.session.post("permissions", &body).map(drop)
+    }
+
+    /// Whether its driver runs and answers.
+    pub fn is_alive(&self) -> bool {
+        self.quarters.driver.is_running() && self.session.is_alive()
+    }
+}
+
+/// The bytes of an HTML page with this content.
+pub fn page(content: &str) -> Vec<u8> {
+    let html = format!("<!doctype html><meta charset=utf-8><title>suite</title>{content}");
+    response(
+        200,
+        &[("Content-Type", "text/html; charset=utf-8")],
+        html.as_bytes(),
+    )
+}
+
+/// What a session is asked for: a fresh profile without the engine's own traffic, names and addresses as the cases need
+/// them, and scripts that end.
+fn capabilities(kind: Kind, browser: &std::path::Path, arena: &Arena, public: &Actor) -> Map<String, Value> {
+    let public = public.address();
+    let own = match kind {
+        Kind::Chromium => {
+            let mut args = vec![
+                "--headless=new".to_owned(),
+                "--disable-gpu".to_owned(),
+                "--disable-quic".to_owned(),
+                "--no-first-run".to_owned(),
+                "--disable-background-networking".to_owned(),
+                "--disable-component-update".to_owned(),
+                "--disable-sync".to_owned(),
+                format!("--user-data-dir={}", arena.path().join("profile").display()),
+                format!("--host-resolver-rules=MAP {REBOUND} 127.0.0.1"),
+                format!("--ip-address-space-overrides={public}=public"),
+            ];
+            // Its sandbox refuses root.
+            args.extend(is_root().then(|| "--no-sandbox".to_owned()));
+            json!({ "goog:chromeOptions": { "binary": browser, "args": args } })
+        }
+        Kind::Firefox => json!({ "moz:firefoxOptions": {
+            "binary": browser,
+            "args": ["-headless"],
+            "prefs": {
+                "network.dns.localDomains": REBOUND,
+                "network.lna.address_space.public.override": public.to_string(),
+            },
+        } }),
+        Kind::Webkit => json!({}),
+    };
+    let Value::Object(mut capabilities) = own else {
+        unreachable!("each is an object")
+    };
+    let timeouts = json!({ "script": 20_000, "pageLoad": 15_000 });
+    capabilities.insert("timeouts".to_owned(), timeouts);
+    capabilities
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_is_not_there_is_named_with_what_gets_it() {
+        let engine = Engine {
+            name: Kind::Webkit,
+            browser: Some("/usr/bin/true".into()),
+            driver: None,
+            display: None,
+        };
+        assert_eq!(engine.missing(), ["WebKitWebDriver", "Xvfb"]);
+        let fault = BrowserFault::Missing {
+            kind: engine.name,
+            programs: engine.missing(),
+        };
+        let text = fault.to_string();
+        assert!(
+            text.contains("no WebKitWebDriver") && text.contains("no Xvfb") && text.contains(INSTALL),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_engine_is_called_by_its_word() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        assert!("lynx".parse::<Kind>().is_err());
+    }
+}
