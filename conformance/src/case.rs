@@ -35,14 +35,16 @@
 use std::time::Duration;
 
 use local_daemon_harness::arena::Shape;
+use local_daemon_harness::browser::Kind;
 use local_daemon_spec::{Profile, Role};
 
 use crate::stage::Stage;
 
 /// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
 ///
-/// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement. Only those named
-/// `schedule/ablation` go across chapters: they replay a counterexample of the formal model.
+/// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement. Two kinds go across chapters:
+/// those named `schedule/ablation` replay a counterexample of the formal model, and those named
+/// `browser/what-must-be-seen/engine` see from a page of a real browser what another chapter requires.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// `chapter/what-must-be-seen`.
@@ -67,6 +69,8 @@ pub struct Case {
     pub deadline: Duration,
     /// The kind of path of the state directory.
     pub shape: Shape,
+    /// The browser engine that it drives. Those of one engine run one after the other.
+    pub engine: Option<Kind>,
 }
 
 impl Case {
@@ -89,6 +93,7 @@ impl Case {
             no_leaks: false,
             deadline: Duration::from_mins(1),
             shape: Shape::Short,
+            engine: None,
         }
     }
 
@@ -130,6 +135,20 @@ impl Case {
         run: fn(&mut Stage) -> Outcome,
     ) -> Self {
         Self::core(name, requirements, about, run).of(Profile::Client, Role::Client)
+    }
+
+    /// A case of the daemon role in profile `browser`, seen from pages in `engine`.
+    pub const fn browser(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+        engine: Kind,
+    ) -> Self {
+        Self {
+            engine: Some(engine),
+            ..Self::core(name, requirements, about, run).of(Profile::Browser, Role::Daemon)
+        }
     }
 
     const fn of(self, profile: Profile, role: Role) -> Self {
@@ -197,6 +216,8 @@ pub enum Stop {
     Violation(String),
     /// The subject never became ready. Accuses it where a MUST is judged; of a recommendation it says nothing.
     NotReady(String),
+    /// The subject did what it has to; the browser engine did not do what is written down of it.
+    Deviation(String),
     /// A precondition was not met, so nothing follows.
     Inconclusive(String),
     /// This host or this manifest gives no way to observe it.
@@ -210,6 +231,12 @@ pub enum Stop {
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
         Self::Fault(error.to_string())
+    }
+}
+
+impl From<local_daemon_harness::browser::BrowserFault> for Stop {
+    fn from(fault: local_daemon_harness::browser::BrowserFault) -> Self {
+        Self::Fault(fault.to_string())
     }
 }
 

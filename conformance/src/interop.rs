@@ -12,6 +12,7 @@ use local_daemon_spec::Profile;
 use serde::Serialize;
 
 use crate::case::{Case, Outcome};
+use crate::engines::Engines;
 use crate::manifest::{Manifest, SubjectSection};
 use crate::report::SubjectFacts;
 use crate::report::terminal::clean;
@@ -232,15 +233,22 @@ pub fn run(
         .flat_map(|manifest| CHECKS.iter().map(move |check| (Arc::clone(&manifest), check)))
         .collect();
     let mut checks: Vec<Option<Check>> = vec![None; tasks.len()];
-    runner::run_tasks(&tasks, jobs, seed, stopper, |place, result| {
-        finished(result.case);
-        checks[place] = Some(Check {
-            check: result.case,
-            verdict: result.verdict,
-            duration_ms: result.duration_ms,
-            observed: result.observed,
-        });
-    });
+    runner::run_tasks(
+        &tasks,
+        jobs,
+        seed,
+        stopper,
+        &Engines::default(),
+        |place, result| {
+            finished(result.case);
+            checks[place] = Some(Check {
+                check: result.case,
+                verdict: result.verdict,
+                duration_ms: result.duration_ms,
+                observed: result.observed,
+            });
+        },
+    );
     Matrix {
         schema: SCHEMA,
         suite_version: env!("CARGO_PKG_VERSION"),

@@ -14,6 +14,7 @@ pub mod baseline;
 pub mod case;
 pub mod cases;
 pub mod check_trace;
+pub mod engines;
 pub mod interop;
 pub mod manifest;
 pub mod mutants;

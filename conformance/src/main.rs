@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode as Status;
 
 use clap::{Args, Parser, Subcommand};
+use local_daemon_conformance::engines::Wanted;
 use local_daemon_conformance::report::Target;
 use local_daemon_conformance::verdict::ExitCode;
 use local_daemon_spec::{Profile, Role};
@@ -97,6 +98,10 @@ struct RunArgs {
     /// Only the cases that judge this role.
     #[arg(long, value_name = "daemon|client")]
     role: Option<Role>,
+    /// The engines of the browser cases: chromium, firefox and webkit, separated by commas, or all, or none. A case whose
+    /// engine is left out or not there is untestable.
+    #[arg(long, value_name = "ENGINES", default_value = "all")]
+    browser: Wanted,
     /// Count a violated recommendation as a failure.
     #[arg(long)]
     strict: bool,
@@ -152,6 +157,9 @@ struct MutantsArgs {
     /// Only the faults of requirements of this profile. May be repeated.
     #[arg(long = "profile", value_name = "PROFILE")]
     profiles: Vec<Profile>,
+    /// Let the browser cases of these engines judge as well: chromium, firefox and webkit, separated by commas, or all.
+    #[arg(long, value_name = "ENGINES", default_value = "none")]
+    browser: Wanted,
     /// Only so many faults of each chapter and role, drawn by the seed.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     sample: Option<u16>,

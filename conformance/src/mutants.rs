@@ -23,6 +23,7 @@ use local_daemon_spec::{Requirement, Role, catalogue};
 use serde::Serialize;
 
 use crate::case::Case;
+use crate::engines::Engines;
 use crate::manifest::Manifest;
 use crate::report::CaseResult;
 use crate::rng::Rng;
@@ -61,6 +62,8 @@ pub struct Plan {
     pub jobs: usize,
     /// The seed of every random choice.
     pub seed: u64,
+    /// The browsers.
+    pub engines: Engines,
 }
 
 /// One case against one fault.
@@ -224,6 +227,7 @@ pub fn judge(
         cases: cases.clone(),
         jobs: plan.jobs,
         seed: plan.seed,
+        engines: plan.engines.clone(),
         checker: None,
     };
     let clean = runner::run(&clean_plan, stopper, |result| {
@@ -274,22 +278,29 @@ pub fn judge(
         .collect();
     let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); plan.faults.len()];
     let mut done = 0;
-    runner::run_tasks(&tasks, plan.jobs, plan.seed, stopper, |task, result| {
-        let (place, case) = pairs[task];
-        let fault = plan.faults[place];
-        progress(Progress::Done(Some(fault.name), &result));
-        let covers = covers(fault, case);
-        cells[place].push(Cell {
-            case: case.name,
-            verdict: result.verdict,
-            covers,
-            kills: covers && accuses(catalogue().get(fault.requirement()), result.verdict),
-            never_ready: result.never_ready,
-            duration_ms: result.duration_ms,
-            observed: result.observed,
-        });
-        done += 1;
-    });
+    runner::run_tasks(
+        &tasks,
+        plan.jobs,
+        plan.seed,
+        stopper,
+        &plan.engines,
+        |task, result| {
+            let (place, case) = pairs[task];
+            let fault = plan.faults[place];
+            progress(Progress::Done(Some(fault.name), &result));
+            let covers = covers(fault, case);
+            cells[place].push(Cell {
+                case: case.name,
+                verdict: result.verdict,
+                covers,
+                kills: covers && accuses(catalogue().get(fault.requirement()), result.verdict),
+                never_ready: result.never_ready,
+                duration_ms: result.duration_ms,
+                observed: result.observed,
+            });
+            done += 1;
+        },
+    );
 
     // A plain start of each whose fate hangs on readiness alone.
     let doubtful: Vec<usize> = (0..plan.faults.len())
@@ -304,13 +315,20 @@ pub fn judge(
         .iter()
         .map(|place| (Arc::clone(&manifests[*place]), &PLAIN_START))
         .collect();
-    runner::run_tasks(&tasks, plan.jobs, plan.seed, stopper, |task, result| {
-        if result.verdict != Verdict::Pass {
-            for cell in &mut cells[doubtful[task]] {
-                cell.kills = false;
+    runner::run_tasks(
+        &tasks,
+        plan.jobs,
+        plan.seed,
+        stopper,
+        &plan.engines,
+        |task, result| {
+            if result.verdict != Verdict::Pass {
+                for cell in &mut cells[doubtful[task]] {
+                    cell.kills = false;
+                }
             }
-        }
-    });
+        },
+    );
 
     let order = |case: &str| able.iter().position(|able| able.name == case);
     let rows: Vec<Row> = plan

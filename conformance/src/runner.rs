@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use globset::{Glob, GlobMatcher};
 use local_daemon_harness::arena::Arena;
+use local_daemon_harness::browser::Kind;
 use local_daemon_spec::{Profile, Role, catalogue};
 
 use crate::case::{Case, Outcome, Stop};
 use crate::check_trace::Checker;
+use crate::engines::Engines;
 use crate::manifest::Manifest;
 use crate::report::CaseResult;
 use crate::stage::{Notes, Stage};
@@ -93,6 +95,8 @@ pub struct Plan {
     pub jobs: usize,
     /// The seed of every random choice.
     pub seed: u64,
+    /// The browsers, which have ended when the run has.
+    pub engines: Engines,
     /// Asked of each case whether a model admits what was seen.
     pub checker: Option<Arc<Checker>>,
 }
@@ -154,8 +158,13 @@ pub fn run(plan: &Plan, stopper: &Stopper, mut finished: impl FnMut(&CaseResult)
         .map(|case| (Arc::clone(&plan.manifest), *case))
         .collect();
     let mut results = Vec::new();
-    let checker = plan.checker.as_deref();
-    work(&tasks, plan.jobs, plan.seed, stopper, checker, |place, result| {
+    let setting = Setting {
+        seed: plan.seed,
+        stopper,
+        engines: &plan.engines,
+        checker: plan.checker.as_deref(),
+    };
+    work(&tasks, plan.jobs, setting, |place, result| {
         finished(&result);
         results.push((place, result));
     });
@@ -166,28 +175,38 @@ pub fn run(plan: &Plan, stopper: &Stopper, mut finished: impl FnMut(&CaseResult)
 /// A case and the subject that it judges.
 pub type Task = (Arc<Manifest>, &'static Case);
 
-/// Runs every task, `jobs` at a time, begun in their order, the exclusive ones last and alone, the idle ones beside all; `finished` is given each
-/// result as it comes, with the place of its task. Once the run is stopped, nothing more comes.
+/// Runs every task, `jobs` at a time, begun in their order; then those of the engines side by side, one of each at a
+/// time; the exclusive ones last and alone, the idle ones beside all. `finished` is given each result as it comes, with
+/// the place of its task. Once the run is stopped, nothing more comes.
 pub fn run_tasks(
     tasks: &[Task],
     jobs: usize,
     seed: u64,
     stopper: &Stopper,
+    engines: &Engines,
     finished: impl FnMut(usize, CaseResult) + Send,
 ) {
-    work(tasks, jobs, seed, stopper, None, finished);
+    let setting = Setting {
+        seed,
+        stopper,
+        engines,
+        checker: None,
+    };
+    work(tasks, jobs, setting, finished);
 }
 
-fn work(
-    tasks: &[Task],
-    jobs: usize,
+/// What all cases of a run have in common.
+#[derive(Debug, Clone, Copy)]
+struct Setting<'a> {
     seed: u64,
-    stopper: &Stopper,
-    checker: Option<&Checker>,
-    finished: impl FnMut(usize, CaseResult) + Send,
-) {
+    stopper: &'a Stopper,
+    engines: &'a Engines,
+    checker: Option<&'a Checker>,
+}
+
+fn work(tasks: &[Task], jobs: usize, setting: Setting<'_>, finished: impl FnMut(usize, CaseResult) + Send) {
     let finished = Mutex::new(finished);
-    let of = |wanted: fn(&Case) -> bool| -> Vec<(usize, &Task)> {
+    let of = |wanted: &dyn Fn(&Case) -> bool| -> Vec<(usize, &Task)> {
         tasks
             .iter()
             .enumerate()
@@ -201,7 +220,7 @@ fn work(
                 scope.spawn(|| {
                     while let Some((place, (manifest, case))) = tasks.get(next.fetch_add(1, Ordering::SeqCst))
                     {
-                        let Some(result) = perform(case, manifest, seed, stopper, checker) else {
+                        let Some(result) = perform(case, manifest, setting) else {
                             return;
                         };
                         (*finished.lock().unwrap_or_else(PoisonError::into_inner))(*place, result);
@@ -210,11 +229,23 @@ fn work(
             }
         });
     };
-    let (idle, alone) = (of(|case| case.idle), of(|case| case.exclusive && !case.idle));
+    let idle = of(&|case| case.idle);
+    let lanes = Kind::ALL.map(|kind| of(&|case| case.engine == Some(kind)));
     std::thread::scope(|scope| {
         scope.spawn(|| work(&idle, MOST_IDLE));
-        work(&of(|case| !case.exclusive && !case.idle), jobs.max(1));
-        work(&alone, 1);
+        let ordinary = |case: &Case| !case.exclusive && !case.idle && case.engine.is_none();
+        work(&of(&ordinary), jobs.max(1));
+        if jobs > 1 {
+            std::thread::scope(|scope| {
+                for lane in &lanes {
+                    scope.spawn(|| work(lane, 1));
+                }
+            });
+        } else {
+            work(&lanes.concat(), 1);
+        }
+        setting.engines.end();
+        work(&of(&|case| case.exclusive && !case.idle), 1);
     });
 }
 
@@ -225,16 +256,17 @@ pub fn run_case(
     seed: u64,
     stopper: &Stopper,
 ) -> Option<CaseResult> {
-    perform(case, manifest, seed, stopper, None)
+    let setting = Setting {
+        seed,
+        stopper,
+        engines: &Engines::default(),
+        checker: None,
+    };
+    perform(case, manifest, setting)
 }
 
-fn perform(
-    case: &'static Case,
-    manifest: &Arc<Manifest>,
-    seed: u64,
-    stopper: &Stopper,
-    checker: Option<&Checker>,
-) -> Option<CaseResult> {
+fn perform(case: &'static Case, manifest: &Arc<Manifest>, setting: Setting<'_>) -> Option<CaseResult> {
+    let Setting { stopper, checker, .. } = setting;
     if stopper.is_stopped() {
         return None;
     }
@@ -259,7 +291,7 @@ fn perform(
     }
     let (words, heard) = mpsc::channel();
     stopper.register(&notes, &words);
-    let outcome = match start(case, manifest, &arena, &notes, seed, words) {
+    let outcome = match start(case, manifest, &arena, &notes, setting, words) {
         Err(error) => Err(format!("cannot start a thread: {error}")),
         Ok(()) => match heard.recv_timeout(case.deadline) {
             Ok(Word::Done(outcome)) => {
@@ -356,8 +388,9 @@ fn settle(
         ),
         Ok(Ok(())) if case.no_leaks && !leaks.is_empty() => (accusation, Vec::new()),
         Ok(Ok(())) => (Verdict::Pass, Vec::new()),
+        Ok(Err(Stop::Deviation(seen))) if precondition_seen => (Verdict::Warn, vec![seen]),
         Ok(Err(Stop::Violation(seen))) if precondition_seen => (accusation, vec![seen]),
-        Ok(Err(Stop::Violation(seen))) => (
+        Ok(Err(Stop::Violation(seen) | Stop::Deviation(seen))) => (
             Verdict::Inconclusive,
             vec![
                 seen,
@@ -378,7 +411,7 @@ fn start(
     manifest: &Arc<Manifest>,
     arena: &Arc<Arena>,
     notes: &Arc<Notes>,
-    seed: u64,
+    setting: Setting<'_>,
     words: Sender<Word>,
 ) -> std::io::Result<()> {
     keep_panics();
@@ -387,7 +420,8 @@ fn start(
         Arc::clone(manifest),
         Arc::clone(arena),
         Arc::clone(notes),
-        seed,
+        setting.engines.clone(),
+        setting.seed,
     );
     let body = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut stage)));
@@ -577,6 +611,7 @@ mod tests {
             cases: vec![&CASE, &CASE, &CASE],
             jobs: 2,
             seed: 0,
+            engines: Engines::default(),
             checker: None,
         };
         let stop = stopper.clone();
@@ -612,7 +647,8 @@ mod tests {
         let by_role = |role| of(&[], &[], Some(role)).unwrap();
         assert_eq!(by_role(Role::Daemon) + by_role(Role::Client), all);
         assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
-        assert_eq!(of(&[], &[Profile::Browser], None), Ok(0));
+        let browser = crate::cases::all().filter(|case| case.profile == Profile::Browser);
+        assert_eq!(of(&[], &[Profile::Browser], None), Ok(browser.count()));
         assert_eq!(
             of(&["nothing/*"], &[], None),
             Err(SelectionFault::NoSuchCase("nothing/*".to_owned()))

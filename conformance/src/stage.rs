@@ -22,6 +22,7 @@ use local_daemon_harness::transcript::Transcript;
 use local_daemon_harness::wait::until;
 
 use crate::case::{Case, Outcome, Stop};
+use crate::engines::{Engines, Lent};
 use crate::manifest::{Manifest, Operation, fill};
 use crate::rng::Rng;
 
@@ -49,6 +50,7 @@ pub struct Stage {
     manifest: Arc<Manifest>,
     arena: Arc<Arena>,
     notes: Arc<Notes>,
+    engines: Engines,
     rng: Rng,
     /// Ids of the records that were ready so far.
     known_ids: BTreeSet<String>,
@@ -265,6 +267,7 @@ impl Stage {
         manifest: Arc<Manifest>,
         arena: Arc<Arena>,
         notes: Arc<Notes>,
+        engines: Engines,
         seed: u64,
     ) -> Self {
         notes.lock().state_dirs.insert(arena.state_dir().to_owned());
@@ -273,6 +276,7 @@ impl Stage {
             manifest,
             arena,
             notes,
+            engines,
             rng: Rng::new(seed, case.name),
             known_ids: BTreeSet::new(),
             slowest_start: Duration::ZERO,
@@ -390,6 +394,19 @@ impl Stage {
     /// The subject need not have what the case looks at, or its manifest does not say where it is.
     pub fn not_applicable<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
         Err(Stop::NotApplicable(why.into()))
+    }
+
+    /// The subject did what it has to, and the engine did otherwise than is written down: a warning, whoever is at fault.
+    pub fn deviation<T>(&mut self, what: impl Into<String>) -> Outcome<T> {
+        Err(Stop::Deviation(what.into()))
+    }
+
+    /// The browser of the case's engine, with one empty tab; what this host lacks makes the case `untestable`.
+    pub fn browser(&mut self) -> Outcome<Lent> {
+        match self.case.engine {
+            Some(kind) => self.engines.lend(kind),
+            None => Err(Stop::Fault("the case names no engine".to_owned())),
+        }
     }
 
     // The subject.

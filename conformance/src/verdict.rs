@@ -13,7 +13,7 @@ pub enum Verdict {
     Pass,
     /// A requirement is violated, and what had to hold for saying so was seen to hold.
     Fail,
-    /// A recommendation (SHOULD) is not followed.
+    /// A recommendation (SHOULD) is not followed, or a browser engine deviates from what is known of it.
     Warn,
     /// The subject does not claim the profile, or its manifest says that it does not have the operation.
     NotApplicable,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use local_daemon_conformance::case::{Case, Outcome, Stop};
+use local_daemon_conformance::engines::Engines;
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::mutants::{Fate, Matrix, Plan, judge, sample};
 use local_daemon_conformance::runner::Stopper;
@@ -76,6 +77,7 @@ fn plan(faults: &[&'static Fault], cases: impl IntoIterator<Item = &'static Case
         whole: true,
         jobs: 4,
         seed: 0,
+        engines: Engines::default(),
     }
 }
 

@@ -66,13 +66,31 @@ impl Taken {
             .collect()
     }
 
-    /// The heads of the requests in it.
+    /// The requests in it.
     pub fn requests(&self) -> Vec<Seen> {
+        self.requests_at()
+            .into_iter()
+            .map(|(_, request)| request)
+            .collect()
+    }
+
+    /// The requests in it, each with the moment at which it was whole.
+    pub fn requests_at(&self) -> Vec<(Instant, Seen)> {
+        let mut whole = self.received.iter().scan(0, |length, (at, piece)| {
+            *length += piece.len();
+            Some((*length, *at))
+        });
+        let (mut reached, mut at) = (0, self.at);
         let bytes = self.bytes();
         let (mut requests, mut start) = (Vec::new(), 0);
         while let Some((request, length)) = parse_request(&bytes[start..]) {
-            requests.push(request);
             start += length;
+            while reached < start
+                && let Some(next) = whole.next()
+            {
+                (reached, at) = next;
+            }
+            requests.push((at, request));
         }
         requests
     }
@@ -118,10 +136,8 @@ impl Seen {
         for (name, value) in &self.headers {
             let names_port = name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("origin");
             let host = value.strip_suffix(&format!(":{from}")).filter(|_| names_port);
-            match host {
-                Some(host) => head += &format!("{name}: {host}:{to}\r\n"),
-                None => head += &format!("{name}: {value}\r\n"),
-            }
+            let value = host.map_or_else(|| value.clone(), |host| format!("{host}:{to}"));
+            head.extend([name, ": ", &value, "\r\n"]);
         }
         [head.as_bytes(), b"\r\n", &self.body].concat()
     }

@@ -1,4 +1,4 @@
-//! A real browser engine, driven over WebDriver: what a page does to a daemon is known only by doing it from a page.
+//! A real browser engine, driven over `WebDriver`: what a page does to a daemon is known only by doing it from a page.
 //!
 //! Each [`Browser`] is a driver in a process group of its own and in an [`Arena`] of its own, which holds its profile;
 //! when it ends, nothing of either is left. A driver that is merely killed would orphan its browser.
@@ -252,7 +252,15 @@ impl Browser {
         let mut launch = Launch::new(argv).env(arena.env()).cwd(arena.home());
         let mut display = None;
         if let Some(program) = engine.display {
-            let words = ["-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "1024x768x24"];
+            let words = [
+                "-displayfd",
+                "1",
+                "-nolisten",
+                "tcp",
+                "-screen",
+                "0",
+                "1024x768x24",
+            ];
             let argv = std::iter::once(program.into_os_string()).chain(words.map(Into::into));
             let server = Launch::new(argv).env(arena.env()).cwd(arena.home());
             let server = server.start().map_err(launched)?;

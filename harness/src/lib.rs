@@ -10,7 +10,7 @@
 //! - [`http`]: raw requests, distinct faults, both handshakes
 //! - [`sse`]: an event stream read frame by frame
 //! - [`actors`]: squatters, relays, fake daemons, and what they were sent
-//! - [`browser`]: real engines, driven over WebDriver
+//! - [`browser`]: real engines, driven over `WebDriver`
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
 //! - [`subject`]: the independent subject and its faults

@@ -34,13 +34,22 @@ fn is_driven_and_gone(kind: Kind) {
     }
     let thrown = browser.run("throw new TypeError('ouch')", json!({}));
     assert!(matches!(thrown, Err(BrowserFault::Threw(what)) if what.contains("ouch")));
-    assert!(site.ledger().requests().iter().any(|request| request.target == "/a"));
+    assert!(
+        site.ledger()
+            .requests()
+            .iter()
+            .any(|request| request.target == "/a")
+    );
 
     // What its name leads to is this machine.
     let rebound = format!("http://{}:{}/b", browser.rebound_name(), site.address().port());
     browser.open(&rebound).unwrap();
     let seen = site.ledger().requests();
-    let host = seen.iter().find(|seen| seen.target == "/b").unwrap().header("host");
+    let host = seen
+        .iter()
+        .find(|seen| seen.target == "/b")
+        .unwrap()
+        .header("host");
     assert!(host.unwrap().starts_with(browser.rebound_name()), "{host:?}");
 
     browser.clear().unwrap();
@@ -60,7 +69,10 @@ fn is_driven_and_gone(kind: Kind) {
             .iter()
             .any(|entry| entry.to_string_lossy().contains(&*path.to_string_lossy()))
     };
-    let left: Vec<_> = processes().into_iter().filter(|p| !p.is_zombie() && marks(p)).collect();
+    let left: Vec<_> = processes()
+        .into_iter()
+        .filter(|p| !p.is_zombie() && marks(p))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -81,7 +93,9 @@ fn webkit_is_driven_and_gone() {
 
 #[test]
 fn a_browser_that_was_ended_says_so_at_once() {
-    let Some(browser) = Kind::ALL.into_iter().find_map(started) else { return };
+    let Some(browser) = Kind::ALL.into_iter().find_map(started) else {
+        return;
+    };
     browser.quarters().end();
     let began = ms(5_000);
     assert!(!browser.is_alive());

@@ -219,6 +219,48 @@ fn a_relay_passes_everything_on_and_is_refused_by_the_authority() {
 }
 
 #[test]
+fn a_front_is_seen_by_nobody_and_keeps_the_ledger() {
+    let echo = Squatter::responding(|seen, _| {
+        let told = [seen.header("host"), seen.header("origin"), seen.header("x-other")];
+        response(207, &[], format!("{} {told:?}", seen.method).as_bytes())
+    });
+    let daemon = echo.start(Bind::V4).unwrap();
+    let front = Squatter::fronting(daemon.address()).start(Bind::V4).unwrap();
+    let [own, other] = [&front, &daemon].map(|actor| actor.address().port());
+    let mut connection = Connection::open(front.address(), ms(5_000)).unwrap();
+    for origin in [own, 5173] {
+        let request = Request::new("POST", "/x")
+            .host(&format!("localhost:{own}"))
+            .header("Origin", &format!("http://127.0.0.1:{origin}"))
+            .header("X-Other", &format!("http://127.0.0.1:{own}"))
+            .json("{}");
+        let answer = connection.exchange(&request.bytes(), ms(5_000)).unwrap();
+        let origin = if origin == own { other } else { origin };
+        let told = [
+            format!("localhost:{other}"),
+            format!("http://127.0.0.1:{origin}"),
+            format!("http://127.0.0.1:{own}"),
+        ];
+        let expected = format!("POST {:?}", told.map(Some));
+        assert_eq!(String::from_utf8_lossy(&answer.body), expected);
+    }
+    let taken = front.ledger().connections();
+    assert_eq!(
+        (taken[0].requests().len(), taken[0].statuses()),
+        (2, vec![207, 207])
+    );
+    front.cut();
+    assert!(connection.wait_closed(ms(5_000)));
+    // Only what was open is cut.
+    assert_eq!(
+        exchange(front.address(), &get(front.address()), ms(5_000))
+            .unwrap()
+            .status,
+        207
+    );
+}
+
+#[test]
 fn what_was_sent_to_a_part_that_never_accepts_is_known_in_the_end() {
     let actor = Squatter::backlog_only().start(Bind::V4).unwrap();
     let mut connection = Connection::open(actor.address(), ms(5_000)).unwrap();

@@ -1,5 +1,6 @@
 //! The cases, one file a chapter, in the order of the specification; then the traces of the formal model.
 
+mod browser;
 mod client;
 mod convergence;
 mod credential;
@@ -42,6 +43,7 @@ pub const CHAPTERS: &[&[Case]] = &[
     perimeter::answers::CASES,
     perimeter::allowlist::CASES,
     streams::CASES,
+    browser::CASES,
     schedule::CASES,
 ];
 

@@ -2,7 +2,7 @@
 
 pub(super) mod allowlist;
 pub(super) mod answers;
-mod ask;
+pub(super) mod ask;
 pub(super) mod authentication;
 pub(super) mod bounds;
 pub(super) mod checks;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use local_daemon_conformance::verdict::ExitCode;
+use local_daemon_harness::browser::INSTALL;
 use local_daemon_harness::host::Host;
 use serde::Serialize;
 
@@ -74,26 +75,19 @@ fn look(host: &Host) -> Vec<Finding> {
         inotify(),
     ];
     for engine in &host.engines {
-        let both = engine.is_usable().then(|| {
+        let missing = engine.missing();
+        let versions = engine.versions();
+        let has = missing.is_empty().then(|| {
             let paths = [&engine.browser, &engine.driver].map(|path| found(path).unwrap_or_default());
-            paths.join(" driven by ")
+            let [browser, driver] =
+                [0, 1].map(|place| versions[place].as_ref().unwrap_or(&paths[place]).clone());
+            format!("{browser}, driven by {driver}")
         });
-        let (missing, remedy) = match engine.name {
-            "chromium" => (
-                "no cases in this engine",
-                "apt-get install chromium chromium-driver",
-            ),
-            "firefox" => (
-                "no cases in this engine",
-                "apt-get install firefox-esr, and geckodriver from its releases",
-            ),
-            _ => ("no cases in this engine", "apt-get install webkit2gtk-driver"),
-        };
         findings.push(finding(
-            &format!("{} with a driver", engine.name),
-            both,
-            missing,
-            remedy,
+            &engine.name.to_string(),
+            has,
+            &format!("no {}: no cases in this engine", missing.join(", no ")),
+            INSTALL,
         ));
     }
     findings

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use globset::{Glob, GlobMatcher};
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
+use local_daemon_conformance::engines::{Engines, Wanted};
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::mutants::{Matrix, Plan, Progress, judge, sample};
 use local_daemon_conformance::nearest::nearest;
@@ -19,7 +20,7 @@ use super::{Problem, jobs, print, progress, show, stop_on_signal};
 use crate::MutantsArgs;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
-    let cases = cases_without(&args.without)?;
+    let cases = cases_without(&args.without, &args.browser)?;
     let faults = faults(args)?;
     let manifest = args
         .subject
@@ -43,6 +44,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
         all: args.all,
         jobs: jobs(args.jobs),
         seed: args.seed,
+        engines: Engines::of(args.browser.clone()),
     };
 
     let stopper = Stopper::default();
@@ -129,10 +131,13 @@ fn faults(args: &MutantsArgs) -> Result<Vec<&'static Fault>, Problem> {
     Ok(faults)
 }
 
-fn cases_without(left_out: &[String]) -> Result<Vec<&'static Case>, Problem> {
+fn cases_without(left_out: &[String], browser: &Wanted) -> Result<Vec<&'static Case>, Problem> {
     let names: Vec<&str> = cases::all().map(|case| case.name).collect();
     let globs = globs(left_out, "case", &names)?;
-    let stays = |case: &&'static Case| !globs.iter().any(|glob| glob.is_match(case.name));
+    let stays = |case: &&'static Case| {
+        !globs.iter().any(|glob| glob.is_match(case.name))
+            && case.engine.is_none_or(|engine| browser.0.contains(&engine))
+    };
     Ok(cases::all().filter(stays).collect())
 }
 

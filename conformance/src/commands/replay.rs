@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use local_daemon_conformance::cases;
+use local_daemon_conformance::engines::{Engines, Wanted};
 use local_daemon_conformance::nearest::nearest;
 use local_daemon_conformance::replay::Replay;
 use local_daemon_conformance::report::{Report, SubjectFacts};
@@ -36,6 +37,7 @@ pub(crate) fn replay(file: &Path) -> Result<ExitCode, Problem> {
         cases: vec![case],
         jobs: 1,
         seed: replay.seed,
+        engines: Engines::of(Wanted::all()),
         checker: None,
     };
     let started = SystemTime::now();

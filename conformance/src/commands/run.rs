@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use local_daemon_conformance::baseline::Baseline;
 use local_daemon_conformance::cases;
 use local_daemon_conformance::check_trace::Checker;
+use local_daemon_conformance::engines::Engines;
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::nearest::nearest;
 use local_daemon_conformance::replay::Replay;
@@ -83,6 +84,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         cases,
         jobs: jobs(args.jobs),
         seed: args.seed,
+        engines: Engines::of(args.browser),
         checker: checker.clone(),
     };
 
@@ -107,10 +109,11 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
             .collect(),
         None => Vec::new(),
     };
-    let report = Report {
+    let mut report = Report {
         stale_baseline: stale,
         ..Report::new(subject, args.seed, started, planned, results)
     };
+    report.host.engines = plan.engines.facts();
     show(&report, args.strict, args.verbose);
     for replay in &replays {
         let path = replay

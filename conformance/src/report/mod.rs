@@ -125,7 +125,7 @@ impl CaseResult {
             requirements: case.requirements,
             profile: case.profile,
             role: case.role,
-            engine: None,
+            engine: case.engine.map(|engine| engine.to_string()),
             verdict,
             known: None,
             duration_ms: 0,

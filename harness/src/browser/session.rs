@@ -1,4 +1,4 @@
-//! A WebDriver session whose commands wait, each with a deadline.
+//! A `WebDriver` session whose commands wait, each with a deadline.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -12,23 +12,23 @@ use crate::manifest::{Operation, fill};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// The origins that cases allowlist: those of the vectors.
-pub(super) const LISTED: &str = "https://app.example";
+pub(in crate::cases) const LISTED: &str = "https://app.example";
 /// The second of them.
-pub(super) const LISTED_TOO: &str = "http://127.0.0.1:5173";
+pub(in crate::cases) const LISTED_TOO: &str = "http://127.0.0.1:5173";
 /// An origin that no case allowlists.
-pub(super) const UNLISTED: &str = "https://evil.example";
+pub(in crate::cases) const UNLISTED: &str = "https://evil.example";
 /// The methods that cases walk through.
-pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+pub(in crate::cases) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /// A path that no daemon has.
-pub(super) const UNKNOWN: &str = "/no/such/route";
+pub(in crate::cases) const UNKNOWN: &str = "/no/such/route";
 /// How long an answer may take beside the other cases of a loaded machine.
-pub(super) const ANSWER: Duration = PROBE.saturating_mul(3);
+pub(in crate::cases) const ANSWER: Duration = PROBE.saturating_mul(3);
 
 /// A request, put together header by header: whatever of it is said twice is sent twice.
 #[derive(Debug, Clone)]
-pub(super) struct Ask {
+pub(in crate::cases) struct Ask {
     /// How reports call it.
-    pub(super) what: String,
+    pub(in crate::cases) what: String,
     method: String,
     target: String,
     headers: Vec<(String, String)>,
@@ -37,7 +37,7 @@ pub(super) struct Ask {
 
 impl Ask {
     /// `method target` with the daemon's own `Host` and nothing else.
-    pub(super) fn new(live: &Live, method: &str, target: &str) -> Self {
+    pub(in crate::cases) fn new(live: &Live, method: &str, target: &str) -> Self {
         Self {
             what: format!("{method} {target}"),
             method: method.to_owned(),
@@ -48,13 +48,13 @@ impl Ask {
     }
 
     /// Called so in reports.
-    pub(super) fn named(mut self, what: impl Into<String>) -> Self {
+    pub(in crate::cases) fn named(mut self, what: impl Into<String>) -> Self {
         self.what = what.into();
         self
     }
 
     /// With these `Host` headers instead.
-    pub(super) fn hosts<'a>(mut self, hosts: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(in crate::cases) fn hosts<'a>(mut self, hosts: impl IntoIterator<Item = &'a str>) -> Self {
         self.headers.retain(|(name, _)| name != "Host");
         let hosts = hosts.into_iter();
         self.headers
@@ -63,61 +63,61 @@ impl Ask {
     }
 
     /// With another method.
-    pub(super) fn method(mut self, method: &str) -> Self {
+    pub(in crate::cases) fn method(mut self, method: &str) -> Self {
         method.clone_into(&mut self.method);
         self
     }
 
     /// With another target.
-    pub(super) fn target(mut self, target: impl Into<String>) -> Self {
+    pub(in crate::cases) fn target(mut self, target: impl Into<String>) -> Self {
         self.target = target.into();
         self
     }
 
     /// With one more header.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    pub(in crate::cases) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Without the headers of this name.
-    pub(super) fn without(mut self, name: &str) -> Self {
+    pub(in crate::cases) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(other, _)| other != name);
         self
     }
 
     /// With one more `Origin`.
-    pub(super) fn origin(self, origin: &str) -> Self {
+    pub(in crate::cases) fn origin(self, origin: &str) -> Self {
         self.with("Origin", origin)
     }
 
     /// With the credential.
-    pub(super) fn bearer(self, live: &Live) -> Self {
+    pub(in crate::cases) fn bearer(self, live: &Live) -> Self {
         self.with("Authorization", &proof::bearer(&live.credential))
     }
 
     /// As a browser asks before `method` may be sent from `origin`.
-    pub(super) fn preflight(self, origin: &str, method: &str) -> Self {
+    pub(in crate::cases) fn preflight(self, origin: &str, method: &str) -> Self {
         self.method("OPTIONS")
             .origin(origin)
             .with("Access-Control-Request-Method", method)
     }
 
     /// With one more query parameter.
-    pub(super) fn parameter(mut self, name: &str, value: &str) -> Self {
+    pub(in crate::cases) fn parameter(mut self, name: &str, value: &str) -> Self {
         let and = if self.target.contains('?') { '&' } else { '?' };
         self.target = format!("{}{and}{name}={value}", self.target);
         self
     }
 
     /// With a body, whose type a header says.
-    pub(super) fn body(mut self, body: impl Into<String>) -> Self {
+    pub(in crate::cases) fn body(mut self, body: impl Into<String>) -> Self {
         self.body = Some(body.into());
         self
     }
 
     /// The bytes of it.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::cases) fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         let mut say = |name: &str, value: &str| {
             for part in [name, ": ", value, "\r\n"] {
@@ -147,10 +147,10 @@ impl Ask {
 
 /// A route that the manifest binds.
 #[derive(Debug, Clone)]
-pub(super) struct Route {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) body: Option<String>,
+pub(in crate::cases) struct Route {
+    pub(in crate::cases) method: String,
+    pub(in crate::cases) path: String,
+    pub(in crate::cases) body: Option<String>,
 }
 
 impl Route {
@@ -163,7 +163,7 @@ impl Route {
     }
 
     /// The request that the route is for, without authentication.
-    pub(super) fn ask(&self, live: &Live) -> Ask {
+    pub(in crate::cases) fn ask(&self, live: &Live) -> Ask {
         let ask = Ask::new(live, &self.method, &self.path);
         match &self.body {
             Some(body) => ask.with("Content-Type", "application/json").body(body),
@@ -173,7 +173,7 @@ impl Route {
 }
 
 /// What reads something: the bound operation, or the handshake, which every daemon has.
-pub(super) fn read_route(stage: &Stage) -> Route {
+pub(in crate::cases) fn read_route(stage: &Stage) -> Route {
     let binding = &stage.manifest().binding;
     binding
         .authenticated_read
@@ -182,7 +182,7 @@ pub(super) fn read_route(stage: &Stage) -> Route {
 }
 
 /// The handshake.
-pub(super) fn handshake_route(stage: &Stage) -> Route {
+pub(in crate::cases) fn handshake_route(stage: &Stage) -> Route {
     let handshake = &stage.manifest().binding.handshake;
     Route {
         method: handshake.method.clone(),
@@ -192,7 +192,7 @@ pub(super) fn handshake_route(stage: &Stage) -> Route {
 }
 
 /// What changes something.
-pub(super) fn mutation_route(stage: &mut Stage) -> Outcome<Route> {
+pub(in crate::cases) fn mutation_route(stage: &mut Stage) -> Outcome<Route> {
     match &stage.manifest().binding.mutation {
         Some(operation) => Ok(Route::of(operation)),
         None => stage.not_applicable("the manifest has no `binding.mutation`"),
@@ -200,7 +200,7 @@ pub(super) fn mutation_route(stage: &mut Stage) -> Outcome<Route> {
 }
 
 /// The event stream.
-pub(super) fn stream_route(stage: &mut Stage) -> Outcome<Route> {
+pub(in crate::cases) fn stream_route(stage: &mut Stage) -> Outcome<Route> {
     match &stage.manifest().binding.stream {
         Some(stream) => Ok(Route {
             method: "GET".to_owned(),
@@ -212,7 +212,7 @@ pub(super) fn stream_route(stage: &mut Stage) -> Outcome<Route> {
 }
 
 /// What makes the number `n` appear on the stream.
-pub(super) fn emit_route(stage: &mut Stage, n: u64) -> Outcome<Route> {
+pub(in crate::cases) fn emit_route(stage: &mut Stage, n: u64) -> Outcome<Route> {
     let Some(operation) = stage.manifest().binding.emit.clone() else {
         return stage.not_applicable("the manifest has no `binding.emit`");
     };
@@ -226,12 +226,12 @@ pub(super) fn emit_route(stage: &mut Stage, n: u64) -> Outcome<Route> {
 }
 
 /// A number that stands for itself wherever it turns up.
-pub(super) fn marker(stage: &mut Stage) -> u64 {
+pub(in crate::cases) fn marker(stage: &mut Stage) -> u64 {
     1_000_000_000 + stage.rng().below(1_000_000_000)
 }
 
 /// The paths of every bound operation, the page, and paths that are no route.
-pub(super) fn paths(stage: &Stage) -> Vec<String> {
+pub(in crate::cases) fn paths(stage: &Stage) -> Vec<String> {
     let binding = &stage.manifest().binding;
     let operations = [
         &binding.authenticated_read,
@@ -254,24 +254,24 @@ pub(super) fn paths(stage: &Stage) -> Vec<String> {
 }
 
 /// A daemon with both listed origins on its list.
-pub(super) fn launch_listed(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
+pub(in crate::cases) fn launch_listed(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
     let daemon = stage.launch_with(Start::new().allowing(LISTED).allowing(LISTED_TOO))?;
     let live = stage.ready(&daemon)?;
     Ok((daemon, live))
 }
 
 /// The port that a daemon listens on.
-pub(super) fn port(live: &Live) -> u16 {
+pub(in crate::cases) fn port(live: &Live) -> u16 {
     live.target.address.port()
 }
 
 /// The origin of the daemon's own pages, at the name by which its record calls it.
-pub(super) fn own_origin(live: &Live) -> String {
+pub(in crate::cases) fn own_origin(live: &Live) -> String {
     format!("http://{}", live.target.authority)
 }
 
 /// One exchange on a connection of its own. Of an event stream only the head is read.
-pub(super) fn exchange(live: &Live, bytes: &[u8]) -> Result<Response, HttpFault> {
+pub(in crate::cases) fn exchange(live: &Live, bytes: &[u8]) -> Result<Response, HttpFault> {
     let deadline = Instant::now() + ANSWER;
     let mut connection = Connection::open(live.target.address, deadline)?;
     // Whoever refuses may do so before it has read everything.
@@ -286,7 +286,12 @@ pub(super) fn exchange(live: &Live, bytes: &[u8]) -> Result<Response, HttpFault>
 }
 
 /// Sends bytes that have to be answered; the transcript has only `what` they are.
-pub(super) fn answer_to(stage: &mut Stage, live: &Live, what: &str, bytes: &[u8]) -> Outcome<Response> {
+pub(in crate::cases) fn answer_to(
+    stage: &mut Stage,
+    live: &Live,
+    what: &str,
+    bytes: &[u8],
+) -> Outcome<Response> {
     let what = stage.transcript().redact(what);
     stage.transcript().note("suite", "request", &what);
     match exchange(live, bytes) {
@@ -300,12 +305,17 @@ pub(super) fn answer_to(stage: &mut Stage, live: &Live, what: &str, bytes: &[u8]
 }
 
 /// Sends a request that has to be answered.
-pub(super) fn answer(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
+pub(in crate::cases) fn answer(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
     answer_to(stage, live, &ask.what, &ask.bytes())
 }
 
 /// The answer has one of these statuses.
-pub(super) fn ensure_status(stage: &mut Stage, what: &str, response: &Response, statuses: &[u16]) -> Outcome {
+pub(in crate::cases) fn ensure_status(
+    stage: &mut Stage,
+    what: &str,
+    response: &Response,
+    statuses: &[u16],
+) -> Outcome {
     let seen = response.summary(stage.transcript());
     stage.ensure(
         statuses.contains(&response.status),
@@ -314,14 +324,24 @@ pub(super) fn ensure_status(stage: &mut Stage, what: &str, response: &Response, 
 }
 
 /// Sends a request that has to be answered with one of these statuses.
-pub(super) fn answered(stage: &mut Stage, live: &Live, ask: &Ask, statuses: &[u16]) -> Outcome<Response> {
+pub(in crate::cases) fn answered(
+    stage: &mut Stage,
+    live: &Live,
+    ask: &Ask,
+    statuses: &[u16],
+) -> Outcome<Response> {
     let response = answer(stage, live, ask)?;
     ensure_status(stage, &ask.what, &response, statuses)?;
     Ok(response)
 }
 
 /// Sends each of `asks` and expects one of `statuses`; says how many there were.
-pub(super) fn all_answered(stage: &mut Stage, live: &Live, asks: &[Ask], statuses: &[u16]) -> Outcome {
+pub(in crate::cases) fn all_answered(
+    stage: &mut Stage,
+    live: &Live,
+    asks: &[Ask],
+    statuses: &[u16],
+) -> Outcome {
     for ask in asks {
         answered(stage, live, ask, statuses)?;
     }
@@ -330,7 +350,7 @@ pub(super) fn all_answered(stage: &mut Stage, live: &Live, asks: &[Ask], statuse
 }
 
 /// Sends a request in its good form, which the daemon has to serve: what is refused beside it means something then.
-pub(super) fn served(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
+pub(in crate::cases) fn served(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
     let response = answer(stage, live, ask)?;
     let seen = response.summary(stage.transcript());
     stage.ensure(
@@ -341,7 +361,7 @@ pub(super) fn served(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Respo
 }
 
 /// Whether a header that is a list holds `member`, in any case of letters.
-pub(super) fn lists(response: &Response, name: &str, member: &str) -> bool {
+pub(in crate::cases) fn lists(response: &Response, name: &str, member: &str) -> bool {
     response
         .all(name)
         .iter()
@@ -350,7 +370,7 @@ pub(super) fn lists(response: &Response, name: &str, member: &str) -> bool {
 }
 
 /// The headers of an answer that begin with `Access-Control-`.
-pub(super) fn cors(response: &Response) -> Vec<String> {
+pub(in crate::cases) fn cors(response: &Response) -> Vec<String> {
     response
         .headers
         .iter()
@@ -360,14 +380,14 @@ pub(super) fn cors(response: &Response) -> Vec<String> {
 }
 
 /// The cases of a vector file.
-pub(super) fn vector_cases(name: &str) -> Outcome<Vec<Value>> {
+pub(in crate::cases) fn vector_cases(name: &str) -> Outcome<Vec<Value>> {
     let fault = || Stop::Fault(format!("spec/vectors/{name}.json is not as expected"));
     let file: Value = serde_json::from_str(vectors::get(name).ok_or_else(fault)?).map_err(|_| fault())?;
     file["cases"].as_array().cloned().ok_or_else(fault)
 }
 
 /// The texts of a member that is a list.
-pub(super) fn texts(value: &Value) -> Vec<&str> {
+pub(in crate::cases) fn texts(value: &Value) -> Vec<&str> {
     value
         .as_array()
         .into_iter()
@@ -377,22 +397,22 @@ pub(super) fn texts(value: &Value) -> Vec<&str> {
 }
 
 /// Whether a vector cites a requirement.
-pub(super) fn cites(vector: &Value, id: &str) -> bool {
+pub(in crate::cases) fn cites(vector: &Value, id: &str) -> bool {
     texts(&vector["requirements"]).contains(&id)
 }
 
 /// Somebody who reads an event stream.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(in crate::cases) struct Follower {
     connection: Connection,
     text: Vec<u8>,
     /// The head of the answer.
-    pub(super) head: Response,
+    pub(in crate::cases) head: Response,
 }
 
 impl Follower {
     /// Opens the stream; that it does not open is a violation.
-    pub(super) fn open(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Self> {
+    pub(in crate::cases) fn open(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Self> {
         let what = stage.transcript().redact(&ask.what);
         stage.transcript().note("suite", "request", &what);
         let deadline = Instant::now() + ANSWER;
@@ -415,7 +435,7 @@ impl Follower {
     }
 
     /// Reads until `number` has come.
-    pub(super) fn wait_for(&mut self, number: u64, deadline: Instant) -> bool {
+    pub(in crate::cases) fn wait_for(&mut self, number: u64, deadline: Instant) -> bool {
         while !self.has(number) {
             match self.connection.read_some(deadline) {
                 Ok(bytes) if bytes.is_empty() => return false,
@@ -427,12 +447,12 @@ impl Follower {
     }
 
     /// Whether `number` has come.
-    pub(super) fn has(&self, number: u64) -> bool {
+    pub(in crate::cases) fn has(&self, number: u64) -> bool {
         String::from_utf8_lossy(&self.text).contains(&number.to_string())
     }
 
     /// Reads until the stream ends (`true`) or the deadline passes.
-    pub(super) fn wait_end(&mut self, deadline: Instant) -> bool {
+    pub(in crate::cases) fn wait_end(&mut self, deadline: Instant) -> bool {
         self.connection.wait_closed(deadline)
     }
 }

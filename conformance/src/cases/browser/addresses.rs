@@ -1,0 +1,163 @@
+//! Names and addresses that lead to the daemon, and pages that the engine takes for public ones.
+
+use local_daemon_harness::browser::Kind;
+use serde_json::{Value, json};
+
+use super::super::perimeter::ask::{handshake_route, paths};
+use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
+use crate::case::Outcome;
+use crate::stage::Stage;
+
+/// Asks every path with the credential, from a page of the daemon's own, whatever it is called there.
+const ASK_ALL: &str = "const seen = {};
+    for (const path of arg.paths) seen[`GET ${path}`] = await ask(path, { headers: bearer() });
+    seen.change = await ask(arg.emit_path,
+        { method: arg.emit_method, headers: { ...bearer(), ...json }, body: arg.emit_body });
+    return seen";
+
+/// What [`ASK_ALL`] takes.
+fn asks(stage: &mut Stage, scene: &Scene) -> Outcome<Value> {
+    let mut arg = scene.arg(stage, 0)?;
+    let stream = path_of(&arg["stream"]);
+    let mut paths = paths(stage);
+    // A stream that opens has no end to wait for.
+    paths.retain(|path| *path != stream);
+    let handshake = handshake_route(stage).path;
+    if !paths.contains(&handshake) {
+        paths.push(handshake);
+    }
+    arg["paths"] = json!(paths);
+    arg["emit_path"] = json!(path_of(&arg["emit"]));
+    Ok(arg)
+}
+
+/// A page that has the daemon's own name and port is served what it asks for with the credential.
+fn right_name(stage: &mut Stage, scene: &Scene, arg: &Value) -> Outcome {
+    let Some(_front) = scene.page_at(stage, "127.0.0.1")? else {
+        return stage.inconclusive("the engine does not open 127.0.0.1");
+    };
+    let seen = scene.run(stage, ASK_ALL, arg)?;
+    if !is_success(&seen["change"]) {
+        let told = told(&seen["change"]);
+        return stage.inconclusive(format!("the change by the right name: {told}"));
+    }
+    stage.control("by 127.0.0.1 the change of such a page is served");
+    Ok(())
+}
+
+/// What the page asks by this name is 421; `false` where the engine does not get there by it.
+fn is_misdirected(stage: &mut Stage, scene: &Scene, arg: &Value, name: &str) -> Outcome<bool> {
+    let Some(front) = scene.page_at(stage, name)? else {
+        return Ok(false);
+    };
+    let seen = scene.run(stage, ASK_ALL, arg)?;
+    let requests = front.ledger().requests();
+    let named = |host: &str| host.starts_with(name);
+    if requests.is_empty()
+        || !requests
+            .iter()
+            .all(|request| request.header("host").is_some_and(named))
+    {
+        return stage.inconclusive(format!(
+            "{} requests arrived from {name}, not all by it",
+            requests.len()
+        ));
+    }
+    stage.precondition(format!("{} requests of a page at {name} arrived", requests.len()));
+    for (path, seen) in seen.as_object().into_iter().flatten() {
+        stage.ensure(seen["status"] == 421, format!("{path} by {name}: {}", told(seen)))?;
+    }
+    Ok(true)
+}
+
+pub(super) fn rebound_name_refused(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = asks(stage, &scene)?;
+    stage.expect("421 for each");
+    right_name(stage, &scene, &arg)?;
+    if !is_misdirected(stage, &scene, &arg, scene.rebound_name())? {
+        return stage.inconclusive("the engine does not open the rebound name");
+    }
+    Ok(())
+}
+
+pub(super) fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = asks(stage, &scene)?;
+    stage.expect("421 by each name that arrives as it is written");
+    right_name(stage, &scene, &arg)?;
+    let (mut refused, mut others) = (Vec::new(), Vec::new());
+    for name in [
+        "localhost.",
+        "foo.localhost",
+        "0.0.0.0",
+        "[::ffff:7f00:1]",
+        "127.1",
+        "2130706433",
+    ] {
+        if is_misdirected(stage, &scene, &arg, name)? {
+            refused.push(name);
+        } else {
+            others.push(name);
+        }
+    }
+    if refused.is_empty() {
+        return stage.inconclusive("none arrives");
+    }
+    stage.observed(format!(
+        "421 by {}; not reached, or made another name: {}",
+        refused.join(", "),
+        others.join(", ")
+    ));
+    Ok(())
+}
+
+pub(super) fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set_allowing(stage, |browser, listed| {
+        vec![origin(listed), origin(browser.public())]
+    })?;
+    if is_one_of(&scene, &[Kind::Webkit]) {
+        return stage.not_applicable(
+            "WebKitGTK (2.50) knows no local network access: public pages reach loopback as any",
+        );
+    }
+    let arg = scene.arg(stage, 0)?;
+    stage.expect("nothing arrives ungranted but the form, which is 401; granted, the read is served");
+    scene.control(stage)?;
+    let before = scene.arrived(&path_of(&arg["read"])).len();
+    scene.permit("loopback-network", false)?;
+    let public = origin(scene.public());
+    scene.visit_at(stage, &public)?;
+    // Firefox waits for the user, Chromium without a window answers for them.
+    let read = "return ask(arg.read, \
+                { method: arg.read_method, headers: bearer(), signal: AbortSignal.timeout(1500) })";
+    let seen = scene.run(stage, read, &arg)?;
+    let arrived = scene.arrived(&path_of(&arg["read"]));
+    if is_success(&seen) || arrived.len() != before {
+        let after = brief(&arrived[before..]);
+        return stage.deviation(format!("ungranted: {}; arrived: {after}", told(&seen)));
+    }
+    stage.observed(format!("ungranted: {}, nothing arrives", told(&seen)));
+    scene.permit("loopback-network", true)?;
+    let seen = scene.run(stage, read, &arg)?;
+    let after = brief(&scene.arrived(&path_of(&arg["read"]))[before..]);
+    scene.permit("loopback-network", false)?;
+    stage.ensure(
+        is_success(&seen),
+        format!("granted: {}; arrived: {after}", told(&seen)),
+    )?;
+    stage.observed(format!("granted: {after}"));
+    // A form that leads the whole tab there needs no grant.
+    let script = "submit(arg.emit, 'x', 'y')";
+    scene.visit_at(stage, &public)?;
+    scene.run(stage, script, &arg)?;
+    let path = path_of(&arg["emit"]);
+    let posts = scene.wait_arrived(stage, "the form", 1, |arrived| {
+        arrived.request.method == "POST"
+            && arrived.request.target == path
+            && arrived.header("content-type") == Some("text/plain")
+    })?;
+    stage.ensure(posts.iter().all(|post| post.status == Some(401)), brief(&posts))?;
+    stage.observed(brief(&posts));
+    Ok(())
+}

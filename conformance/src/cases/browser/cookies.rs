@@ -1,0 +1,174 @@
+//! Cookies, which have no port, and pages that outlive their server.
+
+use local_daemon_harness::actors::{Actor, Bind, Squatter, response};
+use serde_json::{Value, json};
+
+use super::scene::{Arrived, Scene, at, brief, is_success, origin, told};
+use crate::case::Outcome;
+use crate::stage::Stage;
+
+/// The names under which a daemon might look for a credential.
+const NAMES: [&str; 6] = [
+    "token",
+    "credential",
+    "session",
+    "auth",
+    "Authorization",
+    "local-daemon",
+];
+
+/// A server at another port of this machine that sets strict cookies with the credential, twice: the second time over the
+/// first.
+fn baker(stage: &Stage, credential: &str) -> Outcome<Actor> {
+    let credential = credential.to_owned();
+    let baker = Squatter::responding(move |_, _| {
+        let cookies = NAMES.map(|name| format!("{name}={credential}; Path=/; HttpOnly; SameSite=Strict"));
+        let mut headers: Vec<(&str, &str)> = vec![("Content-Type", "text/html")];
+        headers.extend(cookies.iter().map(|cookie| ("Set-Cookie", cookie.as_str())));
+        response(200, &headers, b"<!doctype html><title>suite</title>")
+    });
+    Ok(baker.noted(stage.transcript(), "baker").start(Bind::V4)?)
+}
+
+/// The requests that carry a cookie of the baker.
+fn with_cookie(arrived: &[Arrived]) -> Vec<Arrived> {
+    let with = arrived.iter().filter(|arrived| {
+        arrived
+            .header("cookie")
+            .is_some_and(|cookie| cookie.contains("credential="))
+    });
+    with.cloned().collect()
+}
+
+/// Nothing of it was served. What an engine asks for by itself is no page's request.
+fn ensure_all_refused(stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
+    let refused = |arrived: &Arrived| arrived.status.is_some_and(|status| (400..500).contains(&status));
+    stage.ensure(arrived.iter().all(refused), brief(arrived))
+}
+
+pub(super) fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let baker = baker(stage, arg["token"].as_str().unwrap_or_default())?;
+    stage.expect("the cookies arrive, and every request is refused");
+    scene.visit(stage, &baker)?;
+    scene.visit(stage, &baker)?;
+    let script = "const init = { credentials: 'include' };
+                  const bare = `${arg.stream}?topics=note`;
+                  new EventSource(bare, { withCredentials: true });
+                  new WebSocket(bare.replace('http:', 'ws:'));
+                  const add = (kind, by) => {
+                      document.body.append(Object.assign(document.createElement(kind), { src: `${arg.read}?by=${by}` }));
+                  };
+                  add('iframe', 'frame');
+                  add('img', 'image');
+                  await ask(`${arg.read}?by=no-cors`, { ...init, mode: 'no-cors' });
+                  return ask(`${arg.read}?by=fetch`, init)";
+    let asks =
+        |arrived: &Arrived| arrived.request.target.contains('?') && arrived.request.method != "OPTIONS";
+    for (page, count) in [(&scene.listed, 6), (&scene.unlisted, 12)] {
+        scene.visit(stage, page)?;
+        let seen = scene.run(stage, script, &arg)?;
+        let what = format!("with credentials: {}", told(&seen));
+        stage.ensure(!is_success(&seen), what)?;
+        scene.wait_arrived(stage, "every kind of request", count, asks)?;
+    }
+    // A navigation carries no origin. Whether the engine shows its refusal is its own matter.
+    let url = format!("{}?by=navigation", arg["read"].as_str().unwrap_or_default());
+    let _ = scene.open(&url);
+    let arrived = scene.wait_arrived(stage, "the navigation", 13, asks)?;
+    let carried = with_cookie(&arrived);
+    if carried.is_empty() {
+        return stage.inconclusive(format!("no cookie arrived: {}", brief(&arrived)));
+    }
+    stage.precondition(format!(
+        "{} of {} requests carried the cookies of another port",
+        carried.len(),
+        arrived.len()
+    ));
+    ensure_all_refused(stage, &arrived)?;
+    stage.observed(brief(&carried));
+    scene.control(stage)
+}
+
+pub(super) fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed), at("localhost", listed)])?;
+    let arg = scene.arg(stage, 0)?;
+    let baker = baker(stage, arg["token"].as_str().unwrap_or_default())?;
+    stage.expect("no cookie from localhost, cookies from 127.0.0.1; 401 for both");
+    scene.visit(stage, &baker)?;
+    let mut sorts: Vec<Vec<Arrived>> = Vec::new();
+    for name in ["localhost", "127.0.0.1"] {
+        scene.visit_at(stage, &at(name, &scene.listed))?;
+        let mut arg = arg.clone();
+        arg["read"] = json!(format!("{}?by={name}", arg["read"].as_str().unwrap_or_default()));
+        scene.run(stage, "return ask(arg.read, { credentials: 'include' })", &arg)?;
+        let arrived = scene.wait_arrived(stage, name, 1, |arrived| {
+            arrived.request.target.ends_with(&format!("by={name}"))
+        })?;
+        stage.ensure(
+            arrived.iter().all(|arrived| arrived.status == Some(401)),
+            brief(&arrived),
+        )?;
+        sorts.push(arrived);
+    }
+    if with_cookie(&sorts[1]).is_empty() {
+        return stage.inconclusive("no cookie arrived from 127.0.0.1 either");
+    }
+    stage.control("from a page at 127.0.0.1 the cookies arrive");
+    if !with_cookie(&sorts[0]).is_empty() {
+        return stage.deviation("strict cookies arrive from localhost");
+    }
+    stage.observed("no cookie from localhost");
+    Ok(())
+}
+
+pub(super) fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    let token = arg["token"].as_str().unwrap_or_default().to_owned();
+    let baker = baker(stage, &token)?;
+    stage.expect("401 for whatever the stale page asks, and no answer with a secret");
+    // The baker is the server that dies: its page stays, and its cookies.
+    scene.visit(stage, &baker)?;
+    let taken_over = scene.take_over(stage, baker)?;
+    let mut paths = super::super::perimeter::ask::paths(stage);
+    paths.push("/page".to_owned());
+    arg["paths"] = json!(paths);
+    let script = "const seen = {};
+                  for (const path of arg.paths) seen[path] = await ask(path, { credentials: 'include' });
+                  return seen";
+    let seen = scene.run(stage, script, &arg)?;
+    let arrived: Vec<String> = taken_over
+        .ledger()
+        .requests()
+        .iter()
+        .filter(|request| request.header("cookie").is_some())
+        .map(|request| request.target.clone())
+        .collect();
+    if arrived.len() < paths.len() {
+        return stage.inconclusive(format!("with cookies arrived only {}", arrived.join(", ")));
+    }
+    stage.precondition(format!(
+        "the page of a dead server asked {} paths at its old port, with cookies and as same-origin",
+        arrived.len()
+    ));
+    for (path, seen) in seen.as_object().into_iter().flatten() {
+        let refused = seen["status"].as_u64() == Some(401);
+        stage.ensure(refused, format!("{path}: {}", told(seen)))?;
+        let body = seen["body"].as_str().unwrap_or_default();
+        stage.ensure(
+            !body.contains(&token),
+            format!("{path}: the answer holds the credential"),
+        )?;
+    }
+    // The same page, by the credential: what was refused was not the front.
+    let script = "return ask(arg.path, { method: arg.read_method, headers: bearer() })";
+    arg["path"] = Value::String(super::scene::path_of(&arg["read"]));
+    let seen = scene.run(stage, script, &arg)?;
+    if !is_success(&seen) {
+        return stage.inconclusive(format!("with the credential: {}", told(&seen)));
+    }
+    stage.control("with the credential the same page is served");
+    Ok(())
+}

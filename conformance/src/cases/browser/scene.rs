@@ -1,0 +1,355 @@
+//! What the cases arrange alike: a daemon, a front that keeps a ledger before it, two pages, one of which is allowlisted.
+
+use std::fmt::Write as _;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::{Actor, Bind, Seen, Squatter, Taken, response};
+use local_daemon_harness::browser::{Browser, Kind, page};
+use serde_json::{Value, json};
+
+use super::super::perimeter::ask::{emit_route, port, read_route, served, stream_route};
+use crate::case::{Outcome, Stop};
+use crate::engines::Lent;
+use crate::stage::{Daemon, Live, Stage, Start};
+
+/// How late a request, a frame or an end may be seen on a busy host.
+pub(super) const SEEN: Duration = Duration::from_secs(10);
+
+/// What every script begins with.
+const PRELUDE: &str = include_str!("page.js");
+
+/// A page that follows a stream by itself, also when it is loaded again.
+const READER: &str = include_str!("reader.html");
+
+/// A browser, a daemon and pages.
+#[derive(Debug)]
+pub(super) struct Scene {
+    browser: Lent,
+    pub(super) daemon: Daemon,
+    pub(super) live: Live,
+    /// Where pages reach the daemon.
+    pub(super) front: Actor,
+    /// Serves pages whose origin, by 127.0.0.1, is allowlisted.
+    pub(super) listed: Actor,
+    /// Serves pages whose origin is not.
+    pub(super) unlisted: Actor,
+}
+
+impl Deref for Scene {
+    type Target = Browser;
+
+    fn deref(&self) -> &Browser {
+        &self.browser
+    }
+}
+
+/// A request as the ledger has it.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) request: Seen,
+    /// What was answered, if anything was.
+    pub(super) status: Option<u16>,
+}
+
+impl Arrived {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.request.header(name)
+    }
+
+    /// In a few words; no header but the origin.
+    fn brief(&self) -> String {
+        let origin = self.header("origin").unwrap_or("none");
+        let status = self
+            .status
+            .map_or("nothing".to_owned(), |status| status.to_string());
+        let path = self.request.target.split('?').next().unwrap_or_default();
+        format!("{} {path} from origin {origin}: {status}", self.request.method)
+    }
+}
+
+/// Several, in a few words.
+pub(super) fn brief(arrived: &[Arrived]) -> String {
+    match arrived {
+        [] => "nothing".to_owned(),
+        some => some.iter().map(Arrived::brief).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The requests of these methods.
+pub(super) fn of_method(arrived: &[Arrived], method: &str) -> Vec<Arrived> {
+    let of = arrived.iter().filter(|arrived| arrived.request.method == method);
+    of.cloned().collect()
+}
+
+/// In the order of their arrival, whichever connection an engine chose.
+fn arrived(taken: &[Taken]) -> Vec<Arrived> {
+    let of = |taken: &Taken| {
+        let statuses = taken.statuses();
+        let requests = taken.requests_at().into_iter().enumerate();
+        requests
+            .map(|(place, (at, request))| {
+                let status = statuses.get(place).copied();
+                (at, Arrived { request, status })
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut all: Vec<(Instant, Arrived)> = taken.iter().flat_map(of).collect();
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, arrived)| arrived).collect()
+}
+
+/// Serves an empty page, the reader below `/reader`, and below `/to?` a redirection that lets every origin follow.
+fn site(stage: &Stage, name: &str) -> Outcome<Actor> {
+    let site = Squatter::responding(|seen, _| {
+        let origin = seen.header("origin").unwrap_or("null");
+        if let Some(to) = seen.target.strip_prefix("/to?") {
+            let open = [
+                ("Access-Control-Allow-Origin", origin),
+                ("Access-Control-Allow-Headers", "authorization"),
+                ("Location", to),
+            ];
+            let status = if seen.method == "OPTIONS" { 204 } else { 307 };
+            return response(status, &open[..if status == 204 { 2 } else { 3 }], b"");
+        }
+        match &*seen.target {
+            "/reader" => page(READER),
+            _ => page(""),
+        }
+    });
+    Ok(site.noted(stage.transcript(), name).start(Bind::V4)?)
+}
+
+/// The address of a page, by a name of its host.
+pub(super) fn at(name: &str, actor: &Actor) -> String {
+    format!("http://{name}:{}", actor.address().port())
+}
+
+/// The origin of an actor's pages.
+pub(super) fn origin(actor: &Actor) -> String {
+    at("127.0.0.1", actor)
+}
+
+impl Scene {
+    /// Arranges it; what the host or the manifest lacks ends the case.
+    pub(super) fn set(stage: &mut Stage) -> Outcome<Self> {
+        Self::set_allowing(stage, |_, listed| vec![origin(listed)])
+    }
+
+    /// The same with another list.
+    pub(super) fn set_allowing(
+        stage: &mut Stage,
+        list: impl FnOnce(&Browser, &Actor) -> Vec<String>,
+    ) -> Outcome<Self> {
+        stream_route(stage)?;
+        emit_route(stage, 0)?;
+        let browser = stage.browser()?;
+        let (listed, unlisted) = (site(stage, "listed page")?, site(stage, "unlisted page")?);
+        let allowing = list(&browser, &listed).into_iter();
+        let start = allowing.fold(Start::new(), Start::allowing);
+        let daemon = stage.launch_with(start)?;
+        let live = stage.ready(&daemon)?;
+        let front = front(stage, &live, Bind::V4)?;
+        let good = read_route(stage).ask(&live).bearer(&live);
+        served(stage, &live, &good.named("a read with the credential"))?;
+        stage.control("the read is served to whoever has the credential and is no page");
+        Ok(Self {
+            browser,
+            daemon,
+            live,
+            front,
+            listed,
+            unlisted,
+        })
+    }
+
+    /// What scripts know: where the daemon is, by its front, its routes and the credential.
+    pub(super) fn arg(&self, stage: &mut Stage, number: u64) -> Outcome<Value> {
+        self.arg_at(stage, &origin(&self.front), number)
+    }
+
+    /// The same with the daemon at another address.
+    pub(super) fn arg_at(&self, stage: &mut Stage, daemon: &str, number: u64) -> Outcome<Value> {
+        let (read, stream) = (read_route(stage), stream_route(stage)?);
+        let emit = emit_route(stage, number)?;
+        let binding = stage.manifest().binding.stream.as_ref();
+        let Some(query_token) = binding.and_then(|stream| stream.query_token.clone()) else {
+            return stage.not_applicable("the manifest has no `binding.stream.query_token`");
+        };
+        let token = self.live.credential.text();
+        let stream = format!("{daemon}{}", stream.path);
+        Ok(json!({
+            "daemon": daemon,
+            "token": token,
+            "read": format!("{daemon}{}", read.path),
+            "read_method": read.method,
+            "stream": stream,
+            "notes": format!("{stream}?topics=note&{query_token}={token}"),
+            "query_token": query_token,
+            "emit": format!("{daemon}{}", emit.path),
+            "emit_method": emit.method,
+            "emit_body": emit.body,
+        }))
+    }
+
+    /// Opens the page of an actor, by 127.0.0.1.
+    pub(super) fn visit(&self, stage: &Stage, actor: &Actor) -> Outcome {
+        self.visit_at(stage, &origin(actor))
+    }
+
+    /// Opens a page.
+    pub(super) fn visit_at(&self, stage: &Stage, url: &str) -> Outcome {
+        stage.transcript().note("page", "open", url);
+        Ok(self.browser.open(url)?)
+    }
+
+    /// Ends a server whose page is open, and gives its port to the daemon: the page stays, and what it asks now is
+    /// same-origin. The port in `Host` and `Origin` is the daemon's own then; their name is the page's.
+    pub(super) fn take_over(&self, stage: &Stage, server: Actor) -> Outcome<Actor> {
+        let port = server.address();
+        server.stop();
+        front(stage, &self.live, Bind::At(port))
+    }
+
+    /// Opens a page at another name of this machine, and lets the daemon take over its port; nothing where the engine
+    /// does not get there, or makes another name of it.
+    pub(super) fn page_at(&self, stage: &Stage, name: &str) -> Outcome<Option<Actor>> {
+        let server = site(stage, "page")?;
+        let url = at(name, &server);
+        let opened = self.visit_at(stage, &url);
+        let host = self.run(stage, "return location.hostname", &json!({}));
+        if opened.is_err() || host.is_ok_and(|host| host != name) {
+            return Ok(None);
+        }
+        self.take_over(stage, server).map(Some)
+    }
+
+    /// Runs a script in the page, after the prelude; what it hands back is noted.
+    pub(super) fn run(&self, stage: &Stage, script: &str, arg: &Value) -> Outcome<Value> {
+        let seen = self.browser.run(&format!("{PRELUDE}\n{script}"), arg.clone());
+        match seen {
+            Ok(seen) => {
+                stage.transcript().note("page", "sees", seen.to_string());
+                Ok(seen)
+            }
+            Err(fault) => {
+                let fault = stage.transcript().redact(&fault.to_string());
+                stage.transcript().note("page", "fault", &fault);
+                Err(Stop::Fault(fault))
+            }
+        }
+    }
+
+    /// Every request for this path so far that came by the front.
+    pub(super) fn arrived(&self, path: &str) -> Vec<Arrived> {
+        let mut all = arrived(&self.front.ledger().connections());
+        all.retain(|arrived| arrived.request.target.split('?').next() == Some(path));
+        all
+    }
+
+    /// Waits until so many requests came by the front that `wanted` takes, and were answered. That they do not come is
+    /// the engine's doing, so that nothing follows.
+    pub(super) fn wait_arrived(
+        &self,
+        stage: &mut Stage,
+        what: &str,
+        count: usize,
+        wanted: impl Fn(&Arrived) -> bool,
+    ) -> Outcome<Vec<Arrived>> {
+        let look = |taken: &[Taken]| {
+            let mut all = arrived(taken);
+            all.retain(|arrived| arrived.status.is_some() && wanted(arrived));
+            all
+        };
+        let deadline = Instant::now() + SEEN;
+        let seen = self
+            .front
+            .ledger()
+            .wait_for(deadline, |taken| look(taken).len() >= count);
+        if let Some(taken) = seen {
+            return Ok(look(&taken));
+        }
+        let seen = brief(&arrived(&self.front.ledger().connections()));
+        stage.inconclusive(format!("{what}: {count} requests did not arrive; seen: {seen}"))
+    }
+
+    /// A number appears on the stream: what a page's script waits for.
+    pub(super) fn emit(&self, stage: &mut Stage, number: u64) -> Outcome {
+        let emit = emit_route(stage, number)?.ask(&self.live).bearer(&self.live);
+        served(stage, &self.live, &emit.named(format!("the note {number}"))).map(drop)
+    }
+
+    /// The allowlisted page reads with the credential, which has to work for the rest to mean something.
+    pub(super) fn control(&self, stage: &mut Stage) -> Outcome {
+        self.visit(stage, &self.listed)?;
+        let arg = self.arg(stage, 0)?;
+        let seen = self.run(
+            stage,
+            "return ask(arg.read, { method: arg.read_method, headers: bearer() })",
+            &arg,
+        )?;
+        if !is_success(&seen) {
+            return stage.inconclusive(format!("the read of the allowlisted page: {}", told(&seen)));
+        }
+        stage.control("the same read is served to the allowlisted page");
+        Ok(())
+    }
+}
+
+/// A front before a daemon.
+pub(super) fn front(stage: &Stage, live: &Live, bind: Bind) -> Outcome<Actor> {
+    let front = Squatter::fronting(live.target.address);
+    Ok(front.noted(stage.transcript(), "front").start(bind)?)
+}
+
+/// Whether a page saw an answer of 2xx.
+pub(super) fn is_success(seen: &Value) -> bool {
+    seen["status"]
+        .as_u64()
+        .is_some_and(|status| (200..300).contains(&status))
+}
+
+/// Whether a page saw an error that tells nothing.
+pub(super) fn is_blocked(seen: &Value) -> bool {
+    seen["error"] == "TypeError"
+}
+
+/// What a page saw, without bodies.
+pub(super) fn told(seen: &Value) -> String {
+    match (&seen["error"], &seen["status"]) {
+        (Value::String(error), _) => format!("the page saw {error}"),
+        (_, Value::Number(status)) => format!("the page saw status {status}"),
+        _ => format!("the page saw {seen}"),
+    }
+}
+
+/// The page sees `TypeError`, and nothing else.
+pub(super) fn ensure_blocked(stage: &mut Stage, what: &str, seen: &Value) -> Outcome {
+    stage.ensure(is_blocked(seen), format!("{what}: {}", told(seen)))
+}
+
+/// The path of a route, without parameters.
+pub(super) fn path_of(url: &Value) -> String {
+    let url = url.as_str().unwrap_or_default();
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    format!("/{}", path.split('?').next().unwrap_or_default())
+}
+
+/// The daemon itself, by a name.
+pub(super) fn daemon_at(name: &str, live: &Live) -> String {
+    format!("http://{name}:{}", port(live))
+}
+
+/// Text that stands in a URL whatever it is.
+pub(super) fn percent_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(encoded, "%{byte:02x}");
+        encoded
+    })
+}
+
+/// Whether the engine is one of these.
+pub(super) fn is_one_of(scene: &Scene, kinds: &[Kind]) -> bool {
+    kinds.contains(&scene.kind())
+}

@@ -1,0 +1,304 @@
+//! Event streams as pages follow them.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::Bind;
+use local_daemon_harness::browser::Kind;
+use local_daemon_harness::process::SocketState;
+use local_daemon_harness::wait::until;
+use serde_json::{Value, json};
+
+use super::scene::{Arrived, Scene, brief, front, is_one_of, origin, path_of, percent_encoded};
+use crate::case::Outcome;
+use crate::stage::Stage;
+
+/// Waits in the page until the stream `s` has seen so many numbers.
+const WAIT: &str = "await until(() => window.streams.s.numbers.length >= arg.count, `${arg.count} notes`); \
+                    return told('s')";
+
+pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    stage.expect("1 to 6, each once and in order; each further request names the last id");
+    scene.visit(stage, &scene.listed)?;
+    scene.run(
+        stage,
+        "follow('s', arg.notes); await until(() => window.streams.s.opened, 'the stream')",
+        &arg,
+    )?;
+    for round in 0..3 {
+        scene.emit(stage, round * 2 + 1)?;
+        arg["count"] = json!(round * 2 + 1);
+        scene.run(stage, WAIT, &arg)?;
+        if round < 2 {
+            scene.front.cut();
+        }
+        // Posted while nobody is connected, in the first two rounds.
+        scene.emit(stage, round * 2 + 2)?;
+        arg["count"] = json!(round * 2 + 2);
+        let seen = scene.run(stage, WAIT, &arg)?;
+        let expected: Vec<u64> = (1..=round * 2 + 2).collect();
+        stage.ensure(seen["numbers"] == json!(expected), format!("the page saw {seen}"))?;
+    }
+    let arrived = scene.arrived(&path_of(&arg["stream"]));
+    let named = arrived
+        .iter()
+        .filter(|arrived| arrived.header("last-event-id").is_some())
+        .count();
+    if arrived.len() < 3 || named + 1 != arrived.len() {
+        return stage.deviation(format!("{named} of {} requests name the last id", arrived.len()));
+    }
+    stage.observed(format!("{} requests, {named} with the last id", arrived.len()));
+    Ok(())
+}
+
+pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    stage.expect("the request arrives with its origin, 403; the page's stream closes without an event");
+    let follow = "follow('s', arg.notes)";
+    scene.visit(stage, &scene.unlisted)?;
+    let closed = "await until(() => told('s').closed, 'the end of the stream'); return told('s')";
+    let seen = scene.run(stage, &format!("{follow}; {closed}"), &arg)?;
+    let arrived = scene.arrived(&path_of(&arg["stream"]));
+    if arrived.is_empty() {
+        return stage.inconclusive("no request arrived");
+    }
+    let from = origin(&scene.unlisted);
+    if arrived
+        .iter()
+        .any(|arrived| arrived.header("origin") != Some(&from))
+    {
+        return stage.deviation(format!("without its origin: {}", brief(&arrived)));
+    }
+    stage.ensure(
+        arrived.iter().all(|arrived| arrived.status == Some(403)),
+        brief(&arrived),
+    )?;
+    stage.ensure(
+        seen["opened"] == 0 && seen["numbers"] == json!([]),
+        format!("the page saw {seen}"),
+    )?;
+    stage.observed(brief(&arrived));
+    scene.visit(stage, &scene.listed)?;
+    scene.run(
+        stage,
+        &format!("{follow}; await until(() => window.streams.s.opened, 'the stream')"),
+        &arg,
+    )?;
+    stage.control("the same stream opens for the allowlisted page");
+    Ok(())
+}
+
+pub(super) fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    let good = arg["notes"].as_str().unwrap_or_default().to_owned();
+    let token = arg["token"].as_str().unwrap_or_default();
+    let bad = good.replace(token, &"A".repeat(token.len()));
+    arg["bad"] = json!(bad);
+    stage.expect("401 once; the page's stream is closed for good, while another one reconnects");
+    scene.visit(stage, &scene.listed)?;
+    let script = "follow('bad', arg.bad); follow('s', arg.notes);
+                  await until(() => told('bad').closed && window.streams.s.opened, 'one open and one closed stream')";
+    scene.run(stage, script, &arg)?;
+    // What is refused has until a cut stream is back to be asked for again.
+    scene.front.cut();
+    let script = "await until(() => window.streams.s.opened > 1, 'the stream again');
+                  return { bad: told('bad'), good: told('s') }";
+    let seen = scene.run(stage, script, &arg)?;
+    stage.control("a stream with the right token opens, and again after its connection was cut");
+    let refused = |arrived: &Arrived| arrived.request.target.contains(&"A".repeat(20));
+    let mut arrived = scene.arrived(&path_of(&arg["stream"]));
+    arrived.retain(refused);
+    stage.ensure(
+        arrived.iter().all(|arrived| arrived.status == Some(401)),
+        brief(&arrived),
+    )?;
+    if arrived.len() != 1 {
+        return stage.deviation(format!("asked {} times: {}", arrived.len(), brief(&arrived)));
+    }
+    stage.ensure(
+        seen["bad"]["closed"] == true && seen["bad"]["opened"] == 0,
+        format!("the page saw {seen}"),
+    )?;
+    stage.observed(brief(&arrived));
+    Ok(())
+}
+
+/// The address of the reader that follows the notes.
+fn reader(scene: &Scene, arg: &Value) -> String {
+    let encoded = percent_encoded(arg["notes"].as_str().unwrap_or_default());
+    format!("{}/reader#{encoded}", origin(&scene.listed))
+}
+
+/// Waits until the reader has seen `number`, and what it has seen then.
+const READ_UNTIL: &str = "await until(() => window.seen.numbers.includes(arg.number), `the note ${arg.number}`); \
+                          return window.seen";
+
+pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    stage.expect("1 to 6, each once and in order");
+    scene.visit_at(stage, &reader(&scene, &arg))?;
+    scene.run(
+        stage,
+        "await until(() => source.readyState === 1, 'the stream')",
+        &arg,
+    )?;
+    scene.emit(stage, 1)?;
+    scene.emit(stage, 2)?;
+    arg["number"] = json!(2);
+    scene.run(stage, READ_UNTIL, &arg)?;
+    scene.visit(stage, &scene.unlisted)?;
+    scene.emit(stage, 3)?;
+    scene.emit(stage, 4)?;
+    scene.back()?;
+    scene.emit(stage, 5)?;
+    arg["number"] = json!(5);
+    scene.run(stage, READ_UNTIL, &arg)?;
+    scene.emit(stage, 6)?;
+    arg["number"] = json!(6);
+    let seen = scene.run(stage, READ_UNTIL, &arg)?;
+    stage.ensure(
+        seen["numbers"] == json!([1, 2, 3, 4, 5, 6]),
+        format!("the page saw {seen}"),
+    )?;
+    let arrived = scene.arrived(&path_of(&arg["stream"]));
+    // How it comes to be whole is each engine's own way.
+    stage.observed(format!(
+        "{} loads, {} requests for the stream",
+        seen["loads"],
+        arrived.len()
+    ));
+    Ok(())
+}
+
+pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
+    let mut scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    stage.expect(
+        "a gap without an id, then what happens at the new daemon; Firefox by the page's script alone",
+    );
+    scene.visit_at(stage, &reader(&scene, &arg))?;
+    scene.run(
+        stage,
+        "await until(() => source.readyState === 1, 'the stream')",
+        &arg,
+    )?;
+    scene.emit(stage, 1)?;
+    arg["number"] = json!(1);
+    scene.run(stage, READ_UNTIL, &arg)?;
+    let port = scene.front.address();
+    scene.daemon.kill_group();
+    let old = std::mem::replace(&mut scene.front, scene_front_down(stage)?);
+    old.stop();
+    // At least one retry is refused.
+    let script = "const before = window.seen.anew;
+                  let errors = 0;
+                  source.addEventListener('error', () => { errors += 1; });
+                  await until(() => errors > 0 || window.seen.anew > before, 'a refused retry')";
+    scene.run(stage, script, &arg)?;
+    let start = crate::stage::Start::new().allowing(origin(&scene.listed));
+    scene.daemon = stage.launch_with(start)?;
+    scene.live = stage.ready(&scene.daemon)?;
+    scene.front = front(stage, &scene.live, Bind::At(port))?;
+    stage.precondition("the daemon is back on its port");
+    scene.emit(stage, 2)?;
+    arg["number"] = json!(2);
+    let seen = scene.run(stage, READ_UNTIL, &arg)?;
+    stage.ensure(
+        seen["numbers"] == json!([1, 2]) && seen["gaps"] == 1,
+        format!("the page saw {seen}"),
+    )?;
+    let anew = seen["anew"].as_u64().unwrap_or_default() > 0;
+    // Firefox closes a stream for good at the first refused retry.
+    if anew != is_one_of(&scene, &[Kind::Firefox]) {
+        return stage.deviation(format!("the page opened the stream anew {} times", seen["anew"]));
+    }
+    stage.observed(format!("the page opened the stream anew {} times", seen["anew"]));
+    Ok(())
+}
+
+/// Takes the place of a front that is down.
+fn scene_front_down(stage: &Stage) -> Outcome<local_daemon_harness::actors::Actor> {
+    let nobody = local_daemon_harness::actors::Squatter::closing().noted(stage.transcript(), "nobody");
+    Ok(nobody.start(Bind::V4)?)
+}
+
+pub(super) fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
+    const BOUND: Duration = Duration::from_secs(2);
+    let scene = Scene::set(stage)?;
+    // Without a front between them.
+    let direct = at_daemon(&scene);
+    let arg = scene.arg_at(stage, &direct, 0)?;
+    stage.expect("2 s after the tab was closed the daemon holds no connection of it");
+    let held = || {
+        let sockets = scene.daemon.sockets().into_iter();
+        sockets
+            .filter(|socket| {
+                socket.state != SocketState::Listen && socket.local.port() == scene.live.target.address.port()
+            })
+            .count()
+    };
+    scene.open_tab()?;
+    scene.visit(stage, &scene.listed)?;
+    scene.run(
+        stage,
+        "follow('s', arg.notes); await until(() => window.streams.s.opened, 'the stream')",
+        &arg,
+    )?;
+    let open = held();
+    if open == 0 {
+        return stage.inconclusive("the daemon holds no connection of an open stream");
+    }
+    stage.precondition(format!("the daemon holds {open} connections of the tab"));
+    scene.close_tab()?;
+    let closed = Instant::now();
+    let gone = until(closed + BOUND, Duration::from_millis(5), || {
+        (held() < open).then_some(())
+    });
+    stage.ensure(gone.is_some(), format!("2 s later it still holds {}", held()))?;
+    stage.observed(format!("{} ms", closed.elapsed().as_millis()));
+    Ok(())
+}
+
+/// The daemon itself, by the name of its address.
+fn at_daemon(scene: &Scene) -> String {
+    super::scene::daemon_at("127.0.0.1", &scene.live)
+}
+
+pub(super) fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    stage.expect("the note on each; a seventh request waits for a connection, and is then served");
+    scene.visit(stage, &scene.listed)?;
+    let script = "const names = ['1', '2', '3', '4', '5', '6'];
+                  for (const name of names) follow(name, arg.notes);
+                  await until(() => names.every(name => window.streams[name].opened), 'six streams');
+                  window.seventh = null;
+                  ask(arg.read, { method: arg.read_method, headers: bearer() })
+                      .then(seen => { window.seventh = seen; });";
+    scene.run(stage, script, &arg)?;
+    stage.precondition("six streams are open in one tab");
+    scene.emit(stage, 1)?;
+    let script = "const all = Object.values(window.streams);
+                  await until(() => all.every(stream => stream.numbers.length), 'the note on each stream');
+                  const waited = window.seventh === null;
+                  window.streams['1'].source.close();
+                  await until(() => window.seventh, 'the seventh request');
+                  return { waited, seventh: window.seventh, numbers: all.map(stream => stream.numbers) }";
+    let seen = scene.run(stage, script, &arg)?;
+    stage.ensure(
+        seen["numbers"] == json!(vec![[1]; 6]),
+        format!("the streams saw {}", seen["numbers"]),
+    )?;
+    stage.ensure(
+        super::scene::is_success(&seen["seventh"]),
+        super::scene::told(&seen["seventh"]),
+    )?;
+    if seen["waited"] != true {
+        return stage.deviation("the engine opens more than six connections to a host");
+    }
+    Ok(())
+}
