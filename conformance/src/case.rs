@@ -147,6 +147,8 @@ impl Case {
     ) -> Self {
         Self {
             engine: Some(engine),
+            // The first case of an engine waits for its start.
+            deadline: Duration::from_mins(3),
             ..Self::core(name, requirements, about, run).of(Profile::Browser, Role::Daemon)
         }
     }

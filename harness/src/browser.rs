@@ -29,7 +29,7 @@ pub const INSTALL: &str = "apt-get install chromium chromium-driver firefox-esr 
 pub const REBOUND: &str = "evil.test";
 
 /// How long a driver may take until it listens, and its browser until it has a session, beside other work.
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(90);
 
 /// Where `MiniBrowser` is on Debian: not in `PATH`.
 const MINI_BROWSER: &str = "/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser";
