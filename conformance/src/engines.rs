@@ -49,7 +49,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     idle: BTreeMap<Kind, Browser>,
-    /// Of every browser that was started, so that also one that a case still holds is ended.
+    /// Of every browser that was started or is being started, so that also one that a case still holds is ended.
     quarters: Vec<Arc<Quarters>>,
     versions: BTreeMap<Kind, String>,
 }
@@ -78,12 +78,11 @@ impl Engines {
         {
             return Ok(lent(browser));
         }
-        match Browser::start(kind) {
+        match Browser::start_in(kind, |quarters| {
+            self.change(|state| state.quarters.push(Arc::clone(quarters)));
+        }) {
             Ok(browser) => {
-                self.change(|state| {
-                    state.quarters.push(Arc::clone(browser.quarters()));
-                    state.versions.insert(kind, browser.version().to_owned());
-                });
+                self.change(|state| state.versions.insert(kind, browser.version().to_owned()));
                 Ok(lent(browser))
             }
             Err(missing @ BrowserFault::Missing { .. }) => Err(Stop::Untestable(missing.to_string())),

@@ -226,6 +226,11 @@ pub struct Browser {
 impl Browser {
     /// Starts the driver and a browser with a fresh profile.
     pub fn start(kind: Kind) -> Result<Self, BrowserFault> {
+        Self::start_in(kind, |_| {})
+    }
+
+    /// The same; `told` learns of its processes as soon as there are any, so that they can be ended before it has started.
+    pub fn start_in(kind: Kind, told: impl FnOnce(&Arc<Quarters>)) -> Result<Self, BrowserFault> {
         let engine = Engine::find(kind);
         let missing = engine.missing();
         let (Some(browser), Some(driver), true) = (engine.browser, engine.driver, missing.is_empty()) else {
@@ -274,16 +279,18 @@ impl Browser {
             display = Some(server);
         }
         let driver = launch.start().map_err(launched)?;
-        let address = driver.wait_listening(deadline).ok_or_else(|| {
-            let said = String::from_utf8_lossy(&driver.output().all()).trim().to_owned();
-            failed(format!("its driver does not listen: {said}"))
-        })?;
         let capabilities = capabilities(kind, &browser, &arena, &public);
         let quarters = Arc::new(Quarters {
             driver,
             display,
             arena,
         });
+        told(&quarters);
+        let driver = &quarters.driver;
+        let address = driver.wait_listening(deadline).ok_or_else(|| {
+            let said = String::from_utf8_lossy(&driver.output().all()).trim().to_owned();
+            failed(format!("its driver does not listen: {said}"))
+        })?;
         let (session, version) = Session::open(kind, address, capabilities, deadline)?;
         Ok(Self {
             kind,
