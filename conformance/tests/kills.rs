@@ -20,9 +20,10 @@ fn stale(text: &str) -> Vec<String> {
     let (cases_in_it, faults_in_it): (BTreeSet<&str>, BTreeSet<&str>) =
         names(text, "| ").into_iter().partition(|name| name.contains('/'));
     let faults: BTreeSet<&str> = fault::all().map(|fault| fault.name).collect();
-    // Those that some fault is about; the others are none of the matrix.
-    let takes_part =
-        |case: &&Case| fault::all().any(|fault| case.requirements.contains(&fault.requirement()));
+    // Those that some fault is about and that need no browser; the others are none of the matrix.
+    let takes_part = |case: &&Case| {
+        case.engine.is_none() && fault::all().any(|fault| case.requirements.contains(&fault.requirement()))
+    };
     let cases: BTreeSet<&str> = cases::all().filter(takes_part).map(|case| case.name).collect();
     // A case that cannot judge on the host that wrote the file stands in a list of its own.
     let idle = names(text, "- ");
