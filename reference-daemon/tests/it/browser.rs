@@ -30,12 +30,12 @@ fn ticket(home: &Home, wanted: &Value) -> String {
     answer["ticket"].as_str().unwrap().to_owned()
 }
 
-fn page_ticket(home: &Home) -> String {
+pub(crate) fn page_ticket(home: &Home) -> String {
     ticket(home, &json!({"kind": "page"}))
 }
 
 /// What the form of a launcher sends, from the given origin.
-fn submit(home: &Home, ticket: &str, headers: &str) -> Answer {
+pub(crate) fn submit(home: &Home, ticket: &str, headers: &str) -> Answer {
     let headers = format!("Content-Type: application/x-www-form-urlencoded\r\n{headers}");
     raw(home).bare("POST /page", &headers, &format!("ticket={ticket}"))
 }
@@ -51,7 +51,7 @@ fn hand_off(home: &Home, ticket: &str, origin: Option<&str>) -> Answer {
 }
 
 /// The token in a page.
-fn token_in(page: &Answer) -> String {
+pub(crate) fn token_in(page: &Answer) -> String {
     assert_eq!(page.status, 200, "{page:?}");
     let after = page
         .body

@@ -16,3 +16,4 @@ mod origins;
 mod outcomes;
 mod secrets;
 mod support;
+mod table;

@@ -13,6 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use local_daemon::{
+    Credential,
+    proof::{self, Nonce},
+};
 use rustix::{
     net::{AddressFamily, SocketType},
     process::{Pid, Signal, kill_process},
@@ -55,9 +59,13 @@ impl Home {
         self.state_dir().join(name)
     }
 
-    /// `locald ARGS` for this directory, in an environment without any of its variables.
+    /// `locald ARGS` for this directory, in an environment without any of its variables. `ci/ablation` names another build
+    /// of it, which the tests have to find out.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("locald"));
+        let mut command = match std::env::var_os("ABLATED_LOCALD") {
+            Some(ablated) => Command::new(ablated),
+            None => Command::new(assert_cmd::cargo::cargo_bin!("locald")),
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LOCAL") {
                 command.env_remove(name);
@@ -379,7 +387,7 @@ impl Raw {
         let lower = head.to_ascii_lowercase();
         // BROW-25
         assert!(!lower.contains("set-cookie"), "{head}");
-        let has_body = lower.contains("content-length: ");
+        let has_body = !line.starts_with("HEAD ") && lower.contains("content-length: ");
         Answer {
             status: head.split(' ').nth(1).unwrap().parse().unwrap(),
             body: has_body
@@ -387,6 +395,14 @@ impl Raw {
                 .map_or_else(String::new, |body| String::from_utf8(body).unwrap()),
             head,
         }
+    }
+
+    /// The header of a proof that only this daemon takes.
+    pub(crate) fn proof(&self) -> String {
+        let credential = Credential::parse(self.credential.as_bytes()).unwrap();
+        let nonce = Nonce::from_bytes([7; 32]);
+        let code = proof::client_code(&credential, &self.authority, nonce);
+        format!("Authorization: {}\r\n", proof::authorization(nonce, code))
     }
 
     pub(crate) fn authority(&self) -> &str {
@@ -462,10 +478,15 @@ pub(crate) fn assert_fits(schema: &str, value: &Value) {
     assert!(errors.is_empty(), "{errors:?} in {value}");
 }
 
+/// The `OpenAPI` document of the routes.
+pub(crate) fn openapi() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/openapi.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
 /// Whether the `OpenAPI` document knows this answer to an operation, such as `POST /v1/tickets`.
 pub(crate) fn assert_documented(operation: &str, status: u16, body: &Value) {
-    let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec");
-    let document: Value = serde_json::from_slice(&fs::read(spec.join("openapi.json")).unwrap()).unwrap();
+    let document = openapi();
     let (method, path) = operation.split_once(' ').unwrap();
     let answer = &document["paths"][path][method.to_lowercase()]["responses"][status.to_string()];
     assert!(answer.is_object(), "{operation}: {status} is not in the document");
