@@ -38,7 +38,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::core(
         "convergence/unparsable-for-a-moment",
         &["CONV-4"],
-        "Half the record is written in place and is seen by the daemon; more than 100 ms later the whole one is back.",
+        "The record is cut in half in place and is seen so by the daemon; more than 100 ms later the whole one is back.",
         ownership::unparsable_for_a_moment,
     ),
     Case::core(

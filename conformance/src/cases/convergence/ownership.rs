@@ -1,6 +1,7 @@
 //! Whose record is it: what a daemon makes of what it reads there.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{Facts, FileEventKind, Watch};
@@ -128,10 +129,16 @@ fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> 
     stage.inconclusive("this host is too slow: the record was unparsable for too long")
 }
 
+/// Leaves the first half of a record in place, in one step: a reader sees the whole or the half and nothing between.
+fn cut_in_half(path: &Path, whole: &[u8]) -> Outcome {
+    let file = std::fs::OpenOptions::new().write(true).open(path)?;
+    Ok(file.set_len(whole.len() as u64 / 2)?)
+}
+
 pub(super) fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
     stage.expect("it goes on, and is ready when the whole record is back");
     goes_on(stage, |stage, daemon, live, whole| {
-        write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
+        cut_in_half(&stage.record_path(), whole)?;
         // That it has read half a record; if it ended over it, that is found when the whole one is back.
         seen_draining(stage, daemon, live)?;
         daemon.wait_exit(ms(120));
@@ -158,7 +165,7 @@ pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     let (daemon, _) = stage.launch_ready()?;
     let whole = read(&stage.record_path())?;
     let at = Instant::now();
-    write_in_place(&stage.record_path(), &whole[..whole.len() / 2])?;
+    cut_in_half(&stage.record_path(), &whole)?;
     let facts = Facts::of(&stage.record_path())?;
     let watch = Watch::on(stage.state_dir())?;
     stage.precondition("half a record stands in the record's place");
