@@ -21,7 +21,7 @@ use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::wait::{ms, until};
 
 use super::state_directory::{beside, between_good_starts, refused_as_it_is};
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// The cases of the chapter.
@@ -467,7 +467,7 @@ fn late_first_launch_adopts(stage: &mut Stage) -> Outcome {
             .wait_for(stage.ready_deadline(), |events| events.iter().any(created))
             .is_none()
         {
-            return stage.inconclusive(format!("{} was not seen to create anything", late.name));
+            return Err(Stop::NotReady(format!("{} created nothing", late.name)));
         }
         drop(watch);
         late.stop()?;

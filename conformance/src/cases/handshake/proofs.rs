@@ -545,7 +545,7 @@ pub(super) fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     stage.expect("draining and proven as long as the record is another's, then ready");
     let daemon = stage.launch_with(start)?;
     let Some(address) = daemon.wait_listening(stage.ready_deadline()) else {
-        return stage.inconclusive("the daemon was not seen to listen");
+        return Err(Stop::NotReady(format!("{} does not listen", daemon.name)));
     };
     let target = Target {
         path: stage.manifest().binding.handshake.path.clone(),
