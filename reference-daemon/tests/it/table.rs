@@ -148,25 +148,27 @@ impl Walk<'_> {
         let mut raw = Raw::connect(self.home);
         let own = format!("http://{}", raw.authority());
         let credential = self.home.credential();
-        let mut headers = "Content-Type: application/json\r\n".to_owned();
-        let mut target = route.path.clone();
         let bearer = |text: &str| format!("Authorization: Bearer {text}\r\n");
-        match shows {
-            Shows::Nothing => {}
-            Shows::WrongBearer => headers += &bearer(&"A".repeat(43)),
-            Shows::Credential => headers += &bearer(&credential),
-            Shows::Proof => headers += &raw.proof(),
-            Shows::QueryToken => target += &format!("?token={credential}"),
-            Shows::Ticket => headers += &bearer(&self.ticket),
-            Shows::PageToken => headers += &bearer(&self.token),
-        }
-        match from {
-            Whence::Nowhere => {}
-            Whence::Own => headers += &format!("Origin: {own}\r\n"),
-            Whence::Listed => headers += &format!("Origin: {LISTED}\r\n"),
-            Whence::Unlisted => headers += "Origin: https://evil.example\r\n",
-            Whence::Null => headers += "Origin: null\r\n",
-        }
+        let evidence = match shows {
+            Shows::Nothing | Shows::QueryToken => String::new(),
+            Shows::WrongBearer => bearer(&"A".repeat(43)),
+            Shows::Credential => bearer(&credential),
+            Shows::Proof => raw.proof(),
+            Shows::Ticket => bearer(&self.ticket),
+            Shows::PageToken => bearer(&self.token),
+        };
+        let origin = match from {
+            Whence::Nowhere => String::new(),
+            Whence::Own => format!("Origin: {own}\r\n"),
+            Whence::Listed => format!("Origin: {LISTED}\r\n"),
+            Whence::Unlisted => "Origin: https://evil.example\r\n".to_owned(),
+            Whence::Null => "Origin: null\r\n".to_owned(),
+        };
+        let target = match shows {
+            Shows::QueryToken => format!("{}?token={credential}", route.path),
+            _ => route.path.clone(),
+        };
+        let headers = ["Content-Type: application/json\r\n", &evidence, &origin].concat();
         raw.bare(&format!("{method} {target}"), &headers, "{}")
     }
 }
