@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{FakeDaemon, Squatter, response};
-use local_daemon_harness::files::{FileEventKind, Watch};
+use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
 use local_daemon_harness::http::HANDSHAKE;
 use local_daemon_harness::proof::random_hex;
 use local_daemon_harness::record::{Record, Url, write_new};
@@ -128,10 +128,16 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::new(Command::Repair))?;
-    let deleted = watch
-        .events()
+    // The kernel's word may come after the client's; where no repair was made there is none.
+    let gone = |event: &&FileEvent| {
+        event.name == *name && matches!(event.kind, FileEventKind::Deleted | FileEventKind::MovedFrom)
+    };
+    watch.wait_for(ms(500), |events| events.iter().any(|event| gone(&event)));
+    let events = watch.events();
+    let deleted = events
         .iter()
-        .any(|event| event.kind == FileEventKind::Deleted && event.name == *name);
+        .find(gone)
+        .is_some_and(|event| event.kind == FileEventKind::Deleted);
     stage.ensure(
         !deleted,
         format!("the record was removed without a look at what it is: {answer}"),
@@ -141,14 +147,23 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     publish(stage, &stale)?;
     let (path, bytes) = (stage.record_path(), good.record.to_json());
     let mut comes = Some(move || local_daemon_harness::record::replace(&path, bytes.as_bytes(), 0o600));
-    let at_lock = stage.state_dir().to_owned();
-    let came = Watch::each_with_opens(&at_lock, move |event| {
-        let read = event.kind == FileEventKind::Opened && event.name == *name;
-        if let Some(comes) = comes.take_if(|_| read) {
-            let _ = comes();
-        }
-    })?;
+    let read = move |event: &FileEvent| event.kind == FileEventKind::Opened && event.name == *name;
+    let came = {
+        let (read, state_dir) = (read.clone(), stage.state_dir().to_owned());
+        Watch::each_with_opens(&state_dir, move |event| {
+            if let Some(comes) = comes.take_if(|_| read(event)) {
+                let _ = comes();
+            }
+        })?
+    };
     let answer = stage.ask(Call::new(Command::Repair))?;
+    // It is told of after the reaction to it, which a quick repair may be done before.
+    if came
+        .wait_for(Instant::now() + SOON, |events| events.iter().any(&read))
+        .is_none()
+    {
+        return stage.inconclusive("the repair was not seen to read the record");
+    }
     drop(came);
     let there = stage.find(stage.state_dir());
     let good = there.as_ref().is_ok_and(|live| live.record.id == good.daemon.id);
