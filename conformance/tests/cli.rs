@@ -158,7 +158,8 @@ fn what_was_seen_of_a_case_is_handed_to_a_model_and_its_refusal_ends_1() {
             .iter()
             .map(|event| event["what"].as_str().unwrap())
             .collect();
-        let order = ["daemon-started", "record-taken", "taken-removed", "exited"];
+        // Whether the end or the last change was noticed first says nothing: each has two instants, and they overlap.
+        let order = ["daemon-started", "record-taken", "taken-removed"];
         let found: Vec<&str> = whats
             .iter()
             .copied()
@@ -166,7 +167,9 @@ fn what_was_seen_of_a_case_is_handed_to_a_model_and_its_refusal_ends_1() {
             .collect();
         assert_eq!(found, order, "{trace:#}");
         assert!(
-            whats.contains(&"answered") && whats.contains(&"asked-to-stop"),
+            ["answered", "asked-to-stop", "exited"]
+                .iter()
+                .all(|what| whats.contains(what)),
             "{trace:#}"
         );
     }
