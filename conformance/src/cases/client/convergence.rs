@@ -1,5 +1,6 @@
 //! Who else touches the record, and the process: chapter 06.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{FakeDaemon, Squatter, response};
@@ -122,7 +123,7 @@ fn repair_leaves_what_is_silent(stage: &mut Stage) -> Outcome {
 
 fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     let (_world, good) = furnished(stage)?;
-    stage.expect("the stale record renamed away before it is removed; the new one in its place at the end");
+    stage.expect("the stale record renamed away before it is removed; the new one not lost");
     let name = stage.manifest().binding.registration.clone();
     let port = DeadPort::new()?;
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
@@ -165,9 +166,17 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
         return stage.inconclusive("the repair was not seen to read the record");
     }
     drop(came);
-    let there = stage.find(stage.state_dir());
-    let good = there.as_ref().is_ok_and(|live| live.record.id == good.daemon.id);
-    stage.ensure(good, format!("the record that came meanwhile is gone: {answer}"))
+    // By its name, or as a taken file, which a running owner puts back (CONV-17, CONV-21).
+    let is_good = |path: &Path| {
+        let record = std::fs::read(path)
+            .ok()
+            .and_then(|bytes| Record::parse(&bytes).ok());
+        record.is_some_and(|record| record.id == good.daemon.id)
+    };
+    let kept = std::fs::read_dir(stage.state_dir())?
+        .flatten()
+        .any(|entry| is_good(&entry.path()));
+    stage.ensure(kept, format!("the record that came meanwhile is gone: {answer}"))
 }
 
 fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
