@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::proof::sha256_hex;
 use crate::transcript::Transcript;
-use crate::wait::{Shared, lock};
+use crate::wait::{Shared, lock, ms};
 
 /// What kind of thing a directory entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,8 +140,17 @@ pub struct FileEvent {
 #[derive(Debug)]
 pub struct Watch {
     events: Shared<Vec<FileEvent>>,
+    looks: Shared<Looks>,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// How often the observing thread was asked to look, and which of that it has done.
+#[derive(Debug, Default)]
+struct Looks {
+    asked: u64,
+    answered: u64,
+    over: bool,
 }
 
 impl Watch {
@@ -200,21 +209,35 @@ impl Watch {
             | more;
         inotify.watches().add(directory, mask)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let events = Shared::new(Vec::new());
+        let (events, looks) = (Shared::new(Vec::new()), Shared::new(Looks::default()));
         let thread = {
-            let (events, wake, directory) = (events.clone(), Arc::clone(&wake), directory.to_owned());
-            std::thread::spawn(move || observe(inotify, &wake, &directory, &events, react))
+            let (events, looks) = (events.clone(), looks.clone());
+            let (wake, directory) = (Arc::clone(&wake), directory.to_owned());
+            std::thread::spawn(move || observe(inotify, &wake, &directory, &events, &looks, react))
         };
         Ok(Self {
             events,
+            looks,
             wake,
             thread: Some(thread),
         })
     }
 
-    /// Everything seen so far.
+    /// Everything that happened before this call; on a host that is too busy to look for a second, what was seen so far.
     pub fn events(&self) -> Vec<FileEvent> {
+        let asked = self.ask(|looks| looks.asked += 1);
+        let done = |looks: &Looks| (looks.answered >= asked).then_some(());
+        self.looks.wait(ms(1_000), done);
         self.events.read(Vec::clone)
+    }
+
+    fn ask(&self, change: impl FnOnce(&mut Looks)) -> u64 {
+        let asked = self.looks.update(|looks| {
+            change(looks);
+            looks.asked
+        });
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        asked
     }
 
     /// Waits until the events seen so far satisfy `seen`; `None` at the deadline.
@@ -248,7 +271,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        self.ask(|looks| looks.over = true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -260,20 +283,29 @@ fn observe(
     wake: &OwnedFd,
     directory: &Path,
     events: &Shared<Vec<FileEvent>>,
+    looks: &Shared<Looks>,
     mut react: impl FnMut(&FileEvent),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let mut sources = [
-            PollFd::new(&inotify, PollFlags::IN),
-            PollFd::new(wake, PollFlags::IN),
-        ];
-        match poll(&mut sources, None) {
-            Ok(_) if !sources[1].revents().is_empty() => return,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return,
+        // What is asked after this is answered by a later look.
+        let asked = looks.read(|looks| looks.asked);
+        if looks.read(|looks| looks.over) {
+            return;
         }
         let Ok(batch) = inotify.read_events(&mut buffer) else {
+            looks.update(|looks| looks.answered = asked);
+            let mut sources = [
+                PollFd::new(&inotify, PollFlags::IN),
+                PollFd::new(wake, PollFlags::IN),
+            ];
+            match poll(&mut sources, None) {
+                Ok(_) if !sources[1].revents().is_empty() => {
+                    let _ = rustix::io::read(wake, &mut [0; 8]);
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
             continue;
         };
         for event in batch {

@@ -221,3 +221,16 @@ fn a_links_own_mode_accuses_nobody() {
     let facts = Facts::of(&arena.path().join("link")).unwrap();
     assert_eq!((facts.kind, facts.is_loose()), (EntryKind::Link, false));
 }
+
+#[test]
+fn what_happened_before_the_question_is_in_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let watch = Watch::on(dir.path()).unwrap();
+    for number in 1..=300 {
+        fs::write(dir.path().join("a"), b"").unwrap();
+        fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        let events = watch.events();
+        let moved = events.iter().filter(|event| event.kind == FileEventKind::MovedTo);
+        assert_eq!(moved.count(), number);
+    }
+}

@@ -10,7 +10,7 @@ use local_daemon_harness::proof::random_hex;
 use local_daemon_harness::record::{Record, Url, write_new};
 use local_daemon_harness::wait::ms;
 
-use super::super::scene::{DeadPort, NOBODYS_PID, changes};
+use super::super::scene::{DeadPort, NOBODYS_PID, changes, count};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play, publish, squat};
 use crate::case::{Case, Outcome};
@@ -129,16 +129,7 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::new(Command::Repair))?;
-    // The kernel's word may come after the client's; where no repair was made there is none.
-    let gone = |event: &&FileEvent| {
-        event.name == *name && matches!(event.kind, FileEventKind::Deleted | FileEventKind::MovedFrom)
-    };
-    watch.wait_for(ms(500), |events| events.iter().any(|event| gone(&event)));
-    let events = watch.events();
-    let deleted = events
-        .iter()
-        .find(gone)
-        .is_some_and(|event| event.kind == FileEventKind::Deleted);
+    let deleted = count(&watch.events(), FileEventKind::Deleted, &name) > 0;
     stage.ensure(
         !deleted,
         format!("the record was removed without a look at what it is: {answer}"),
