@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::super::scene::{DeadPort, NOBODYS_PID};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use super::scene::{
-    Part, Spy, World, at_first, connects, ends, ends_after, furnished, not_started, play, publish, publisher,
-    ready_with, squat, write_record,
+    Part, Spy, World, at_first, connects, ends, ends_after, furnished, not_started, play, play_published,
+    publish, publisher, ready_with, squat, write_record,
 };
 use crate::case::{Case, Outcome};
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
@@ -248,8 +248,7 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
             id: id.clone(),
             ..world.daemon()
         };
-        let played = play(stage, daemon)?;
-        publish(stage, &played.record)?;
+        let _played = play_published(stage, daemon)?;
         let answer = stage.ask(look())?;
         let seen = format!("a proven answer with {what}: {answer}");
         stage.ensure(answer.outcome != "ready" && answer.exit.code != Some(0), seen)?;
@@ -259,8 +258,7 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
         proof,
         ..world.daemon()
     };
-    let played = play(stage, unproven)?;
-    publish(stage, &played.record)?;
+    let _played = play_published(stage, unproven)?;
     let answer = stage.ask(look())?;
     stage.ensure(
         answer.outcome != "ready",
@@ -548,8 +546,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let (world, first) = furnished(stage)?;
     stage.expect("ready with the second daemon, and nothing sent to the first");
     let heard = first.actor.ledger().connections().len();
-    let second = play(stage, world.daemon())?;
-    publish(stage, &second.record)?;
+    let second = play_published(stage, world.daemon())?;
     let answer = stage.ask(Call::connect())?;
     let more = first.actor.ledger().connections().len() - heard;
     stage.ensure(

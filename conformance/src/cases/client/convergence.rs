@@ -12,7 +12,7 @@ use local_daemon_harness::wait::ms;
 
 use super::super::scene::{DeadPort, NOBODYS_PID, changes, count};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
-use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play, publish, squat};
+use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
 use crate::case::{Case, Outcome};
 use crate::stage::{Call, Command, Stage};
 
@@ -271,8 +271,7 @@ fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     let spy = Spy::new(stage, Part::WaitsAndEnds(20))?;
     let caller = stage.call(Call::new(Command::Supervise).stand(spy.program()))?;
     let first = spy.seen_started(stage)?;
-    let successor = play(stage, world.daemon())?;
-    publish(stage, &successor.record)?;
+    let _successor = play_published(stage, world.daemon())?;
     spy.release()?;
     if !super::scene::gone(first) {
         return stage.inconclusive("the displaced daemon does not end");

@@ -4,7 +4,7 @@ use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::record::Record;
 use serde_json::{Map, Value, json};
 
-use super::scene::{Part, Spy, World, ends_after, furnished, not_started, play, publish};
+use super::scene::{Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish};
 use crate::case::{Case, Outcome};
 use crate::stage::{Call, Stage};
 
@@ -53,15 +53,13 @@ fn split(protocol: &str) -> (String, u32) {
 /// A proven daemon of this protocol, published.
 fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<super::scene::Played> {
     let protocol = protocol.to_owned();
-    let played = play(
+    play_published(
         stage,
         FakeDaemon {
             protocol,
             ..world.daemon()
         },
-    )?;
-    publish(stage, &played.record)?;
-    Ok(played)
+    )
 }
 
 fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
@@ -174,15 +172,13 @@ fn client_asks_the_daemon(stage: &mut Stage) -> Outcome {
 /// A proven daemon of another version of the specification.
 fn of_another_contract(stage: &mut Stage, world: &World, spec: Value) -> Outcome<super::scene::Played> {
     let members = Map::from_iter([("spec".to_owned(), spec)]);
-    let played = play(
+    play_published(
         stage,
         FakeDaemon {
             members,
             ..world.daemon()
         },
-    )?;
-    publish(stage, &played.record)?;
-    Ok(played)
+    )
 }
 
 fn client_says_incompatible(stage: &mut Stage) -> Outcome {

@@ -15,7 +15,7 @@ use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
 
 use super::super::scene::{NOBODYS_PID, SLACK};
 use super::outcomes::{arrange, look};
-use super::scene::{SOON, at_first, ends_after, furnished, play, publish, ready_with, squat};
+use super::scene::{SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat};
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Call, Command, PROBE, Stage};
 
@@ -276,14 +276,13 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     ];
     for (what, daemon) in says {
         for proof in proofs {
-            let played = play(
+            let _played = play_published(
                 stage,
                 FakeDaemon {
                     proof,
                     ..daemon.clone()
                 },
             )?;
-            publish(stage, &played.record)?;
             let answer = stage.ask(look().within(2))?;
             ends_after(stage, &answer, "foreign", &format!("{what} with proof {proof:?}"))?;
         }
@@ -442,8 +441,7 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
         ("headers of more than 64 KiB", headers, false),
     ];
     for (what, daemon, good) in scenes {
-        let played = play(stage, daemon)?;
-        publish(stage, &played.record)?;
+        let _played = play_published(stage, daemon)?;
         let answer = stage.ask(Call::connect())?;
         let seen = format!("a proven answer with {what}: {answer}");
         stage.ensure((answer.outcome == "ready") == good, seen)?;
@@ -540,8 +538,7 @@ fn draining_means_wait(stage: &mut Stage) -> Outcome {
     if let Some(exit) = caller.wait_exit(Instant::now() + Duration::from_millis(700)) {
         return stage.fail(format!("the client did not wait: {exit}"));
     }
-    let successor = play(stage, world.daemon())?;
-    publish(stage, &successor.record)?;
+    let successor = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &successor.daemon.id)
 }

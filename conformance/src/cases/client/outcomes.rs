@@ -7,7 +7,7 @@ use local_daemon_harness::actors::{FakeDaemon, Squatter};
 use local_daemon_harness::record::{Record, Url};
 
 use super::super::scene::DeadPort;
-use super::scene::{World, play, publish, squat};
+use super::scene::{World, play_published, publish, squat};
 use crate::case::{Outcome, Stop};
 use crate::stage::{Call, Stage};
 
@@ -32,8 +32,7 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
         std::fs::remove_file(stage.record_path())?;
     }
     let published = |daemon: FakeDaemon| -> Outcome<Standing> {
-        let played = play(stage, FakeDaemon { pid, ..daemon })?;
-        publish(stage, &played.record)?;
+        let played = play_published(stage, FakeDaemon { pid, ..daemon })?;
         Ok(vec![Box::new(played)])
     };
     let daemon = world.daemon();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::scene::{DeadPort, NOBODYS_PID};
 use super::scene::{
-    Played, bystander, ends, ends_after, furnished, lives, play, publish, ready_with, write_record,
+    Played, bystander, ends, ends_after, furnished, lives, play_published, publish, ready_with, write_record,
 };
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Call, Stage};
@@ -283,14 +283,13 @@ fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     }
     let members = json!({"future": {"deep": [1, null, {"x": "y"}]}, "nothing": false, "": 1.5, "capabilities": ["new"]});
     let members = members.as_object().cloned().unwrap_or_default();
-    let played = play(
+    let played = play_published(
         stage,
         FakeDaemon {
             members,
             ..world.daemon()
         },
     )?;
-    publish(stage, &played.record)?;
     let answer = stage.ask(Call::connect())?;
     ready_with(stage, &answer, &played.daemon.id)
 }

@@ -61,8 +61,7 @@ impl World {
     /// Starts a good daemon and publishes it, and sees that the client ends `ready` with it: whatever it is refused later,
     /// it is not refused for nothing.
     pub(super) fn good(&self, stage: &mut Stage) -> Outcome<Played> {
-        let played = play(stage, self.daemon())?;
-        publish(stage, &played.record)?;
+        let played = play_published(stage, self.daemon())?;
         connects(stage, &played)?;
         Ok(played)
     }
@@ -78,6 +77,13 @@ pub(super) fn play(stage: &Stage, daemon: FakeDaemon) -> Outcome<Played> {
         daemon,
         record,
     })
+}
+
+/// Starts a daemon that the suite plays, and publishes it.
+pub(super) fn play_published(stage: &Stage, daemon: FakeDaemon) -> Outcome<Played> {
+    let played = play(stage, daemon)?;
+    publish(stage, &played.record)?;
+    Ok(played)
 }
 
 /// A daemon that the suite plays.

@@ -17,8 +17,8 @@ use rustix::fs::{FlockOperation, flock};
 use super::super::scene::{DeadPort, NOBODYS_PID, count};
 use super::outcomes::arrange;
 use super::scene::{
-    Part, SOON, Spy, World, bystander, ends, ends_after, furnished, gone, lives, not_started, play, publish,
-    ready_with, settled, squat,
+    Part, SOON, Spy, World, bystander, ends, ends_after, furnished, gone, lives, not_started, play,
+    play_published, publish, ready_with, settled, squat,
 };
 use crate::case::{Case, Outcome, Stop};
 use crate::stage::{Answer, Call, Caller, Command, LATE, Live, Stage};
@@ -255,8 +255,7 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
         state: "draining".to_owned(),
         ..world.daemon()
     };
-    let leaving = play(stage, leaving)?;
-    publish(stage, &leaving.record)?;
+    let leaving = play_published(stage, leaving)?;
     let caller = stage.call(with(&spy))?;
     if leaving.actor.ledger().wait_request(caller.deadline).is_none() {
         return stage.fail("the record's daemon was not asked");
@@ -503,8 +502,7 @@ fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let spy = Spy::new(stage, Part::Waits)?;
     let caller = stage.call(with(&spy))?;
     let pid = spy.seen_started(stage)?;
-    let other = play(stage, world.daemon())?;
-    publish(stage, &other.record)?;
+    let other = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &other.daemon.id)?;
     let watch = Watch::on(stage.state_dir())?;
@@ -533,8 +531,7 @@ fn leaves_the_old_record_alone(stage: &mut Stage) -> Outcome {
         asked.is_none(),
         "the old record's address was asked again after the spawn",
     )?;
-    let came = play(stage, world.daemon())?;
-    publish(stage, &came.record)?;
+    let came = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)
 }
@@ -548,8 +545,7 @@ fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     let (stranger, _) = squat(stage, Squatter::answering(404, "{}"))?;
     let asked = stranger.ledger().wait_request(Instant::now() + SOON);
     stage.ensure(asked.is_some(), "a record that came was not probed")?;
-    let came = play(stage, world.daemon())?;
-    publish(stage, &came.record)?;
+    let came = play_published(stage, world.daemon())?;
     let at = Instant::now();
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)?;
@@ -811,8 +807,7 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
         pid: decoy.pid(),
         ..world.daemon()
     };
-    let old = play(stage, old)?;
-    publish(stage, &old.record)?;
+    let old = play_published(stage, old)?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().protocol(ours))?;
     stage.precondition("a daemon of the client's protocol with a lower number was published");
@@ -847,14 +842,13 @@ fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own, whose record took the old one's place");
     let protocol = "another/9".to_owned();
-    let old = play(
+    let old = play_published(
         stage,
         FakeDaemon {
             protocol,
             ..world.daemon()
         },
     )?;
-    publish(stage, &old.record)?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().replacing())?;
     let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id);
