@@ -170,8 +170,12 @@ enum Phase {
     CreateCredential,
     AdoptCredential,
     WriteTemporary,
-    YieldRead,
-    YieldProbe(Registration),
+    /// Who has been probed already.
+    YieldRead(Option<ClaimId>),
+    YieldProbe {
+        other: Registration,
+        again: bool,
+    },
     Publish,
     Serve,
     Read,
@@ -258,8 +262,8 @@ impl Claim {
             Phase::ReadCredential | Phase::AdoptCredential => Effect::ReadCredential,
             Phase::CreateCredential => Effect::CreateCredential,
             Phase::WriteTemporary | Phase::RewriteTemporary => Effect::WriteTemporary,
-            Phase::YieldRead | Phase::Read | Phase::VerifyOwner => Effect::ReadRecord,
-            Phase::YieldProbe(record) => Effect::Probe(record.clone()),
+            Phase::YieldRead(_) | Phase::Read | Phase::VerifyOwner => Effect::ReadRecord,
+            Phase::YieldProbe { other, .. } => Effect::Probe(other.clone()),
             Phase::Publish => Effect::Publish,
             Phase::Serve => Effect::Await(REREAD_INTERVAL),
             Phase::Retry => Effect::Pause(PARSE_PAUSE),
@@ -293,24 +297,31 @@ impl Claim {
             (Phase::WriteTemporary, Outcome::Done) => {
                 self.temporary = true;
                 if self.yields {
-                    Phase::YieldRead
+                    Phase::YieldRead(None)
                 } else {
                     Phase::Publish
                 }
             }
-            (Phase::YieldRead, Outcome::Record(Sight::Record(other))) if other.id != self.id => {
-                Phase::YieldProbe(other)
+            (Phase::YieldRead(probed), Outcome::Record(Sight::Record(other)))
+                if other.id != self.id && probed != Some(other.id) =>
+            {
+                Phase::YieldProbe {
+                    other,
+                    again: probed.is_some(),
+                }
             }
-            (Phase::YieldRead, _) => Phase::Publish,
+            (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
-            (Phase::YieldProbe(other), Outcome::Probed(Probe::Proven(theirs)))
+            (Phase::YieldProbe { other, .. }, Outcome::Probed(Probe::Proven(theirs)))
                 if theirs.id == other.id
                     && theirs.state == State::Ready
                     && self.protocol.accepts(&theirs.protocol) =>
             {
                 self.abandon(Reason::Yielded)
             }
-            (Phase::YieldProbe(_), _) => Phase::Publish,
+            // CONV-34: a probe takes its time, in which others publish. Twice, so that there is an end (CONV-27).
+            (Phase::YieldProbe { other, again: false }, _) => Phase::YieldRead(Some(other.id)),
+            (Phase::YieldProbe { .. }, _) => Phase::Publish,
             (Phase::Publish, Outcome::Done) => {
                 self.temporary = false;
                 self.published = true;

@@ -226,8 +226,37 @@ fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
     for other in others {
         let mut claim = start();
         claim.on(Probed(other.clone()));
+        let unchanged = (Effect::ReadRecord, Record(Sight::Record(record(2))));
+        walk_claim(&mut claim, &[unchanged]);
         assert_eq!(claim.next(), Some(Effect::Publish), "{other:?}");
     }
+}
+
+#[test]
+fn it_yields_to_who_published_during_the_probe_and_asks_no_third() {
+    use claim::{Effect, Outcome::*};
+    let start = || {
+        let mut claim = Claim::new(id(1), protocol(1), true);
+        walk_claim(
+            &mut claim,
+            &[
+                (Effect::Listen, Done),
+                (Effect::ReadCredential, Done),
+                (Effect::WriteTemporary, Done),
+                (Effect::ReadRecord, Record(Sight::Record(record(2)))),
+                (Effect::Probe(record(2)), Probed(Probe::Foreign)),
+                (Effect::ReadRecord, Record(Sight::Record(record(3)))),
+            ],
+        );
+        assert_eq!(claim.next(), Some(Effect::Probe(record(3))));
+        claim
+    };
+    let mut claim = start();
+    claim.on(Probed(proven(3, 1, State::Ready)));
+    assert_eq!(claim.reason(), Some(Reason::Yielded));
+    let mut claim = start();
+    claim.on(Probed(Probe::TimedOut));
+    assert_eq!(claim.next(), Some(Effect::Publish));
 }
 
 fn sights() -> impl Strategy<Value = Sight> {

@@ -190,6 +190,13 @@ pub(crate) const CASES: &[Case] = &[
         yielding::yields_to_a_ready_daemon,
     ),
     Case::proof(
+        "convergence/yields-to-who-came-meanwhile",
+        &["CONV-34"],
+        "A daemon that is told to yield asks a mute squatter, and a proven, ready daemon of the same protocol, which the \
+         suite plays, publishes meanwhile.",
+        yielding::yields_to_who_came_meanwhile,
+    ),
+    Case::proof(
         "convergence/yields-to-nothing-else",
         &["CONV-27"],
         "Daemons that are told to yield are started where there is no record, a malformed one, or one that leads to a \

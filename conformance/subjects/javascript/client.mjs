@@ -12,15 +12,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as contract from './contract.mjs';
-import { CREDENTIAL, FOREIGN, LATE, Malformed, RECORD, REFUSED, SPEC } from './contract.mjs';
+import { CREDENTIAL, FOREIGN, LATE, LOCK, Malformed, RECORD, REFUSED, SPEC } from './contract.mjs';
 import { Refused, checkStateDir, haveStateDir, isMissing, readChecked, replace, stateDir } from './files.mjs';
 
 const WORDS = ['absent', 'stale', 'busy', 'foreign', 'incompatible', 'invalid', 'spawn-failed'];
 const STATUS = { ready: 0, ...Object.fromEntries(WORDS.map((word, place) => [word, 10 + place])) };
 const [POLL_FIRST, POLL_LAST] = [25, 250]; // ms between two looks while it waits (CONN-28)
+const LOCK_BOUND = 1000; // ms to wait for the lock, and ms to hold it (CONN-17, CONN-19)
 const [MOST_FAILURES, MINUTE] = [3, 60_000]; // spawns that did not become ready, in how many ms (CONN-21)
 const [LOG, FAILURES] = ['daemon.log', 'spawn-failures.json'];
-const { O_RDWR, O_CREAT, O_APPEND, O_NOFOLLOW } = fs.constants;
+const { O_RDWR, O_CREAT, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
 // The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1).
 class Outcome extends Error {
@@ -117,10 +118,9 @@ class Client {
       } else if (!this.spawns || this.barred(outcome)) {
         throw outcome;
       } else if (!looked) {
-        // Node has no flock, which CONN-16 would have it wait for here. Whatever else is started at this moment is told
-        // to yield, as our child is.
         looked = true;
         haveStateDir(this.directory);
+        await this.waitForLock();
         outcome = await this.look(); // CONN-18
       } else {
         await this.spawn();
@@ -134,6 +134,22 @@ class Client {
   }
 
   // Starting a daemon.
+
+  // Waits for the lock, a second at most; without it the call goes on all the same (CONN-16, CONN-17). Node has no
+  // flock(2): the tool of that name takes the lock for the open file, which is ours as well, and leaves it locked. We
+  // give it back after another second, or with our end, when the daemon is ready or has failed (CONN-19).
+  async waitForLock() {
+    let lock;
+    try {
+      lock = fs.openSync(path.join(this.directory, LOCK), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600);
+    } catch {
+      return;
+    }
+    const seconds = Math.min(LOCK_BOUND, this.left()) / 1000;
+    const tool = spawn('flock', ['--timeout', String(seconds), '3'], { stdio: ['ignore', 'ignore', 'ignore', lock] });
+    await new Promise((resolve) => tool.on('error', resolve).on('exit', resolve));
+    setTimeout(() => fs.closeSync(lock), LOCK_BOUND).unref();
+  }
 
   // Starts one daemon, which is told to yield (CONN-20, CONN-22), and waits for whichever comes.
   async spawn() {

@@ -44,17 +44,20 @@ class Daemon {
     return this.publish(yields && (() => this.somebodyIsReady()));
   }
 
-  // CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon.
-  async somebodyIsReady() {
+  // CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who published
+  // during the probe is asked as well (CONV-34).
+  async somebodyIsReady(asked = null) {
     let record;
     try {
       record = contract.parseRecord(readChecked(this.path));
     } catch {
       return false;
     }
+    if (record.id === asked) return false;
     const { kind, status, body } = await contract.probe(record, this.credential);
     const wanted = { spec: SPEC, id: record.id, protocol: this.protocol, state: 'ready' };
-    return kind === PROVEN && status === 200 && Object.keys(wanted).every((member) => body[member] === wanted[member]);
+    const isReady = Object.keys(wanted).every((member) => kind === PROVEN && body[member] === wanted[member]);
+    return (isReady && status === 200) || (!asked && this.somebodyIsReady(record.id));
   }
 
   // Over whatever is there (PUB-7), whole at every moment (PUB-3). False: `unless` said so right before.

@@ -53,16 +53,19 @@ class Daemon:
         self.server.start()  # it answers, `draining`, before anybody can read where (PUB-4)
         return self.publish(self.somebody_is_ready if yields else lambda: False)
 
-    def somebody_is_ready(self):
-        """CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon."""
+    def somebody_is_ready(self, asked=None):
+        """CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who
+        published during the probe is asked as well (CONV-34)."""
         try:
             record = contract.parse_record(files.read_checked(self.path))
         except (OSError, Refused, Malformed):
             return False
+        if record["id"] == asked:
+            return False
         kind, status, body = contract.probe(record, self.credential)
         wanted = {"spec": contract.SPEC, "id": record["id"], "protocol": self.protocol, "state": "ready"}
         is_right = kind == contract.PROVEN and all(body.get(member) == value for member, value in wanted.items())
-        return is_right and status == 200
+        return is_right and status == 200 or asked is None and self.somebody_is_ready(record["id"])
 
     def publish(self, unless=lambda: False):
         """Over whatever is there (PUB-7), whole at every moment (PUB-3). False: `unless` said so right before."""

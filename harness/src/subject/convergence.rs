@@ -431,12 +431,20 @@ pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
     }
 }
 
-/// Whether another daemon is there that this one would yield to.
+/// Whether another daemon is there that this one would yield to. Who published during the probe is asked as well.
 pub(super) fn another_is_ready(daemon: &Daemon, credential: &Credential) -> bool {
-    match Record::read(&daemon.directory, RECORD) {
-        Found::Record(record) => is_ready(daemon, &record, credential),
-        _ => false,
+    let mut asked = None;
+    while let Found::Record(record) = Record::read(&daemon.directory, RECORD)
+        && asked.as_ref() != Some(&record.id)
+    {
+        if is_ready(daemon, &record, credential) {
+            return true;
+        }
+        if asked.replace(record.id).is_some() || broken("CONV-34.asks-once") {
+            break;
+        }
     }
+    false
 }
 
 /// Whether a protocol is an earlier one of the same name.

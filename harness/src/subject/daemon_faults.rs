@@ -603,6 +603,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-27.other-protocol", "yields to a daemon of another protocol"),
     fault("CONV-27.older", "yields to a daemon of an older protocol"),
     fault(
+        "CONV-34.asks-once",
+        "does not ask who published while it asked another",
+    ),
+    fault(
         "CONV-28.ends-the-old",
         "ends the process that the old record names",
     ),

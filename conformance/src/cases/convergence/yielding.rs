@@ -97,6 +97,38 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     )
 }
 
+pub(super) fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, credential) = protocol_of(stage)?;
+    stage.expect("it exits with 0 and leaves the newer record as it is");
+    let squatter = Squatter::mute()
+        .noted(stage.transcript(), "squatter")
+        .start(Bind::V4)?;
+    let squatted = Record {
+        url: squatter.url(),
+        ..Rival::new()?.record
+    };
+    replace(&stage.record_path(), squatted.to_json().as_bytes(), 0o600)?;
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let actor = fake
+        .clone()
+        .part()
+        .noted(stage.transcript(), "fake daemon")
+        .start(Bind::V4)?;
+    let record = fake.record(actor.address()).to_json();
+    let daemon = stage.launch_with(start)?;
+    if squatter.ledger().wait_request(stage.ready_deadline()).is_none() {
+        return stage.inconclusive("the squatter was asked nothing");
+    }
+    replace(&stage.record_path(), record.as_bytes(), 0o600)?;
+    stage.precondition("another daemon published while the squatter was being asked");
+    let deadline = stage.ready_deadline();
+    let exit = exits(stage, &daemon, deadline, "another daemon published meanwhile")?;
+    stage.ensure(exit.code == Some(0), format!("{exit}"))?;
+    let kept = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == record.as_bytes());
+    stage.ensure(kept, "the newer daemon's record is not there as it was")
+}
+
 pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let (protocol, _) = protocol_of(stage)?;
