@@ -365,6 +365,24 @@ impl Browser {
         self.session.close_tab()
     }
 
+    /// What a script sees in the page's first frame, whatever the engine shows there.
+    pub fn run_in_frame(&self, body: &str, arg: Value) -> Result<Value, BrowserFault> {
+        self.session.enter_frame()?;
+        let seen = self.run(body, arg);
+        self.session.leave_frame()?;
+        seen
+    }
+
+    /// Goes on in a tab whose address begins so; `false` where there is none.
+    pub fn tab_at(&self, start: &str) -> Result<bool, BrowserFault> {
+        self.session.tab_at(start)
+    }
+
+    /// Clicks, as the user would, what a CSS selector finds: some things no engine lets a script do by itself.
+    pub fn click(&self, selector: &str) -> Result<(), BrowserFault> {
+        self.session.click(selector)
+    }
+
     /// Leaves one empty tab, without what pages have stored there.
     pub fn clear(&self) -> Result<(), BrowserFault> {
         self.session.clear()

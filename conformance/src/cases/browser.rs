@@ -2,6 +2,7 @@
 //! stands for another.
 
 mod addresses;
+mod admitted;
 mod cookies;
 mod cors;
 mod origins;
@@ -104,6 +105,11 @@ pub(crate) const CASES: &[Case] = in_each_engine! {
      request, and open nothing.",
     cookies::cookies_open_nothing;
 
+    "overwritten-cookies-open-nothing", &["PER-23"],
+    "One port of this machine sets cookies, and another one the same with the credential in them: they arrive, and open \
+     nothing.",
+    cookies::overwritten_cookies_open_nothing;
+
     "no-strict-cookie-across-names", &["PER-23"],
     "Strict cookies of 127.0.0.1 do not come along from a page at localhost, and it is refused without them.",
     cookies::no_strict_cookie_across_names;
@@ -125,4 +131,41 @@ pub(crate) const CASES: &[Case] = in_each_engine! {
     "A page of the public internet reaches the daemon: nothing arrives unless the user grants it, then the allowlist \
      decides; a form arrives always, and is refused.",
     addresses::public_page_needs_a_grant;
+
+    "own-page-by-its-launcher", &["BROW-19", "BROW-24", "BROW-25"],
+    "A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes on after a \
+     reload.",
+    admitted::own_page_by_its_launcher;
+
+    "own-page-by-its-address", &["BROW-27", "BROW-24", "BROW-18", "BROW-26"],
+    "The address with a ticket in its fragment is opened, then the bare one in another tab, which gets nothing.",
+    admitted::own_page_by_its_address;
+
+    "own-page-opens-its-stream-anew", &["BROW-30", "BROW-29"],
+    "The stream of the daemon's page is closed for good by an answer of 503: the page opens one anew, after the last event.",
+    admitted::own_page_opens_its_stream_anew;
+
+    "own-page-after-a-restart", &["BROW-8"],
+    "The daemon is killed under its page and another launch gets its port: what the page asks with its token is refused.",
+    admitted::own_page_after_a_restart;
+
+    "own-page-is-not-framed", &["BROW-22"],
+    "Other pages put the daemon's page, with a good ticket, into a frame: it is not shown there.",
+    admitted::own_page_is_not_framed;
+
+    "own-page-has-no-opener", &["BROW-22"],
+    "Another page opens the daemon's page, with a good ticket, in a window: neither reaches the other.",
+    admitted::own_page_has_no_opener;
+
+    "own-page-is-not-included", &["BROW-22", "BROW-26"],
+    "Other pages include the daemon's page as a script and as a style, and fetch it without CORS.",
+    admitted::own_page_is_not_included;
+
+    "foreign-worker-is-removed", &["BROW-28"],
+    "A squatter has left a service worker at the port that the daemon gets: it ends, and the daemon answers.",
+    admitted::foreign_worker_is_removed;
+
+    "handoff-to-one-origin", &["BROW-32", "BROW-2", "BROW-10", "BROW-11"],
+    "A page of an allowlisted origin redeems a handoff ticket, and uses its token; so does a page of another origin.",
+    admitted::handoff_to_one_origin;
 };

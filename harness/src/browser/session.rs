@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
-use fantoccini::{Client, ClientBuilder};
+use fantoccini::{Client, ClientBuilder, Locator};
 use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value};
@@ -106,6 +106,32 @@ impl Session {
                 None => Ok(()),
             }
         })
+    }
+
+    pub(super) fn tab_at(&self, start: &str) -> Result<bool, BrowserFault> {
+        self.wait(&format!("go on in the tab at {start}"), async {
+            for tab in self.client.windows().await? {
+                self.client.switch_to_window(tab).await?;
+                if self.client.current_url().await?.as_str().starts_with(start) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    pub(super) fn click(&self, selector: &str) -> Result<(), BrowserFault> {
+        self.wait(&format!("click {selector}"), async {
+            self.client.find(Locator::Css(selector)).await?.click().await
+        })
+    }
+
+    pub(super) fn enter_frame(&self) -> Result<(), BrowserFault> {
+        self.wait("enter the frame", self.client.enter_frame(0))
+    }
+
+    pub(super) fn leave_frame(&self) -> Result<(), BrowserFault> {
+        self.wait("leave the frame", self.client.enter_parent_frame())
     }
 
     pub(super) fn clear(&self) -> Result<(), BrowserFault> {

@@ -17,12 +17,11 @@ const NAMES: [&str; 6] = [
     "local-daemon",
 ];
 
-/// A server at another port of this machine that sets strict cookies with the credential, twice: the second time over the
-/// first.
-fn baker(stage: &Stage, credential: &str) -> Outcome<Actor> {
-    let credential = credential.to_owned();
+/// A server at another port of this machine that sets strict cookies with this value.
+fn baker(stage: &Stage, value: &str) -> Outcome<Actor> {
+    let value = value.to_owned();
     let baker = Squatter::responding(move |_, _| {
-        let cookies = NAMES.map(|name| format!("{name}={credential}; Path=/; HttpOnly; SameSite=Strict"));
+        let cookies = NAMES.map(|name| format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict"));
         let mut headers: Vec<(&str, &str)> = vec![("Content-Type", "text/html")];
         headers.extend(cookies.iter().map(|cookie| ("Set-Cookie", cookie.as_str())));
         response(200, &headers, b"<!doctype html><title>suite</title>")
@@ -51,7 +50,6 @@ pub(super) fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     let arg = scene.arg(stage, 0)?;
     let baker = baker(stage, arg["token"].as_str().unwrap_or_default())?;
     stage.expect("the cookies arrive, and every request is refused");
-    scene.visit(stage, &baker)?;
     scene.visit(stage, &baker)?;
     let script = "const init = { credentials: 'include' };
                   const bare = `${arg.stream}?topics=note`;
@@ -88,6 +86,46 @@ pub(super) fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     ));
     ensure_all_refused(stage, &arrived)?;
     stage.observed(brief(&carried));
+    scene.control(stage)
+}
+
+pub(super) fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
+    const FIRST: &str = "of-the-first-port";
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let first = baker(stage, FIRST)?;
+    let second = baker(stage, arg["token"].as_str().unwrap_or_default())?;
+    stage.expect("what the first port set arrives, then what the second one set in its place; 401 for both");
+    let read = "return ask(`${arg.read}?by=${arg.by}`, { credentials: 'include' })";
+    let mut carried = Vec::new();
+    for (by, baker) in [("first", &first), ("second", &second)] {
+        scene.visit(stage, baker)?;
+        scene.visit(stage, &scene.listed)?;
+        let mut arg = arg.clone();
+        arg["by"] = json!(by);
+        scene.run(stage, read, &arg)?;
+        let arrived = scene.wait_arrived(stage, by, 1, |arrived| {
+            arrived.request.target.ends_with(&format!("by={by}"))
+        })?;
+        let statuses = arrived.iter().all(|arrived| arrived.status == Some(401));
+        stage.ensure(statuses, brief(&arrived))?;
+        carried.extend(
+            arrived
+                .last()
+                .and_then(|arrived| arrived.header("cookie"))
+                .map(str::to_owned),
+        );
+    }
+    let [before, after] = &carried[..] else {
+        return stage.inconclusive(format!("{} of 2 requests carried cookies", carried.len()));
+    };
+    let token = arg["token"].as_str().unwrap_or_default();
+    if !before.contains(FIRST) || after.contains(FIRST) || !after.contains(token) {
+        return stage.deviation("one port's cookies do not take the place of another's");
+    }
+    stage.precondition(
+        "the second port's cookies, which hold the credential, took the place of the first one's",
+    );
     scene.control(stage)
 }
 

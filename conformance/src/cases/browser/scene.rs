@@ -1,6 +1,7 @@
 //! What the cases arrange alike: a daemon, a front that keeps a ledger before it, two pages, one of which is allowlisted.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use local_daemon_harness::actors::{Actor, Bind, Seen, Squatter, Taken, response}
 use local_daemon_harness::browser::{Browser, Kind, page};
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{emit_route, port, read_route, served, stream_route};
+use super::super::perimeter::ask::{Ask, emit_route, port, read_route, served, stream_route};
 use crate::case::{Outcome, Stop};
 use crate::engines::Lent;
 use crate::stage::{Daemon, Live, Stage, Start};
@@ -99,7 +100,8 @@ fn arrived(taken: &[Taken]) -> Vec<Arrived> {
     all.into_iter().map(|(_, arrived)| arrived).collect()
 }
 
-/// Serves an empty page, the reader below `/reader`, and below `/to?` a redirection that lets every origin follow.
+/// Serves an empty page, the reader below `/reader`, a script below `/script`, and below `/to?` a redirection that lets
+/// every origin follow.
 fn site(stage: &Stage, name: &str) -> Outcome<Actor> {
     let site = Squatter::responding(|seen, _| {
         let origin = seen.header("origin").unwrap_or("null");
@@ -114,6 +116,11 @@ fn site(stage: &Stage, name: &str) -> Outcome<Actor> {
         }
         match &*seen.target {
             "/reader" => page(READER),
+            "/script" => response(
+                200,
+                &[("Content-Type", "text/javascript")],
+                b"window.included = true",
+            ),
             _ => page(""),
         }
     });
@@ -211,6 +218,32 @@ impl Scene {
         front(stage, &self.live, Bind::At(port))
     }
 
+    /// Nobody is behind the port of the front any more, and the daemon is killed.
+    pub(super) fn go_down(&mut self, stage: &Stage) -> Outcome<SocketAddr> {
+        self.daemon.kill_group();
+        self.leave_port(stage)
+    }
+
+    /// Nobody is behind the port of the front any more.
+    pub(super) fn leave_port(&mut self, stage: &Stage) -> Outcome<SocketAddr> {
+        let port = self.front.address();
+        let nobody = Squatter::closing()
+            .noted(stage.transcript(), "nobody")
+            .start(Bind::V4)?;
+        std::mem::replace(&mut self.front, nobody).stop();
+        Ok(port)
+    }
+
+    /// A new daemon is behind the port that the front had.
+    pub(super) fn come_back(&mut self, stage: &mut Stage, port: SocketAddr) -> Outcome {
+        let start = Start::new().allowing(origin(&self.listed));
+        self.daemon = stage.launch_with(start)?;
+        self.live = stage.ready(&self.daemon)?;
+        self.front = front(stage, &self.live, Bind::At(port))?;
+        stage.precondition("the daemon is back on its port");
+        Ok(())
+    }
+
     /// Opens a page at another name of this machine, and lets the daemon take over its port; nothing where the engine
     /// does not get there, or makes another name of it.
     pub(super) fn page_at(&self, stage: &Stage, name: &str) -> Outcome<Option<Actor>> {
@@ -279,6 +312,26 @@ impl Scene {
         served(stage, &self.live, &emit.named(format!("the note {number}"))).map(drop)
     }
 
+    /// A ticket for what `wanted` says, which the credential gets.
+    pub(super) fn ticket(&self, stage: &mut Stage, wanted: &Value) -> Outcome<String> {
+        let ask = Ask::new(&self.live, "POST", "/v1/tickets").bearer(&self.live);
+        let ask = ask
+            .with("Content-Type", "application/json")
+            .body(wanted.to_string());
+        let answer = served(stage, &self.live, &ask.named("a ticket by the credential"))?;
+        let answer = answer.json().unwrap_or_default();
+        let Some(ticket) = answer["ticket"].as_str() else {
+            return stage.inconclusive("the answer holds no ticket");
+        };
+        stage.transcript().hide(ticket.as_bytes());
+        Ok(ticket.to_owned())
+    }
+
+    /// The address of the daemon's own page, by the front; the shell's script redeems a ticket that stands in it.
+    pub(super) fn own_page(&self) -> String {
+        format!("{}/", origin(&self.front))
+    }
+
     /// The allowlisted page reads with the credential, which has to work for the rest to mean something.
     pub(super) fn control(&self, stage: &mut Stage) -> Outcome {
         self.visit(stage, &self.listed)?;
@@ -332,7 +385,7 @@ pub(super) fn ensure_blocked(stage: &mut Stage, what: &str, seen: &Value) -> Out
 pub(super) fn path_of(url: &Value) -> String {
     let url = url.as_str().unwrap_or_default();
     let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-    format!("/{}", path.split('?').next().unwrap_or_default())
+    format!("/{}", path.split(['?', '#']).next().unwrap_or_default())
 }
 
 /// The daemon itself, by a name.

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::actors::Bind;
 use local_daemon_harness::browser::Kind;
 use local_daemon_harness::process::SocketState;
 use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
 
-use super::scene::{Arrived, Scene, brief, front, is_one_of, origin, path_of, percent_encoded};
+use super::scene::{Arrived, Scene, brief, is_one_of, origin, path_of, percent_encoded};
 use crate::case::Outcome;
 use crate::stage::Stage;
 
@@ -189,21 +188,13 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
     scene.emit(stage, 1)?;
     arg["number"] = json!(1);
     scene.run(stage, READ_UNTIL, &arg)?;
-    let port = scene.front.address();
-    scene.daemon.kill_group();
-    let old = std::mem::replace(&mut scene.front, scene_front_down(stage)?);
-    old.stop();
-    // At least one retry is refused.
-    let script = "const before = window.seen.anew;
-                  let errors = 0;
-                  source.addEventListener('error', () => { errors += 1; });
-                  await until(() => errors > 0 || window.seen.anew > before, 'a refused retry')";
+    let script = "window.errors = 0; source.addEventListener('error', () => { window.errors += 1; })";
     scene.run(stage, script, &arg)?;
-    let start = crate::stage::Start::new().allowing(origin(&scene.listed));
-    scene.daemon = stage.launch_with(start)?;
-    scene.live = stage.ready(&scene.daemon)?;
-    scene.front = front(stage, &scene.live, Bind::At(port))?;
-    stage.precondition("the daemon is back on its port");
+    let port = scene.go_down(stage)?;
+    // The first error is the loss of the connection, the second a retry that was refused.
+    let script = "await until(() => window.errors > 1, 'a refused retry')";
+    scene.run(stage, script, &arg)?;
+    scene.come_back(stage, port)?;
     scene.emit(stage, 2)?;
     arg["number"] = json!(2);
     let seen = scene.run(stage, READ_UNTIL, &arg)?;
@@ -218,12 +209,6 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
     }
     stage.observed(format!("the page opened the stream anew {} times", seen["anew"]));
     Ok(())
-}
-
-/// Takes the place of a front that is down.
-fn scene_front_down(stage: &Stage) -> Outcome<local_daemon_harness::actors::Actor> {
-    let nobody = local_daemon_harness::actors::Squatter::closing().noted(stage.transcript(), "nobody");
-    Ok(nobody.start(Bind::V4)?)
 }
 
 pub(super) fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {

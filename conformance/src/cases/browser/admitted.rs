@@ -1,0 +1,508 @@
+//! Pages that the user lets in: the daemon's own, by a ticket, and one of another origin, by a handoff.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::{Bind, Squatter, Taken, response};
+use local_daemon_harness::browser::page;
+use local_daemon_harness::wait::until;
+use serde_json::{Value, json};
+
+use super::super::perimeter::ask::marker;
+use super::scene::{
+    Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
+};
+use crate::case::Outcome;
+use crate::stage::Stage;
+
+/// Where tickets of the two kinds are redeemed.
+const PAGE: &str = "/page";
+const HANDOFF: &str = "/v1/handoff";
+
+/// A ticket for the daemon's own page.
+fn page_ticket(stage: &mut Stage, scene: &Scene) -> Outcome<String> {
+    scene.ticket(stage, &json!({ "kind": "page" }))
+}
+
+/// The address that `open --print-url` prints.
+fn printed(stage: &mut Stage, scene: &Scene) -> Outcome<String> {
+    let ticket = page_ticket(stage, scene)?;
+    Ok(format!("{}#ticket={ticket}", scene.own_page()))
+}
+
+/// The token that a request brings as bearer.
+fn token_of(arrived: &Arrived) -> Option<&str> {
+    arrived.header("authorization")?.strip_prefix("Bearer ")
+}
+
+/// Whether a request is for this path.
+fn is_for(arrived: &Arrived, path: &str) -> bool {
+    arrived.request.target.split('?').next() == Some(path)
+}
+
+/// Waits until the daemon's own page has followed the stream so many times, and says what token it has.
+fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) -> Outcome<String> {
+    let stream = path_of(&arg["stream"]);
+    scene.wait_arrived(stage, "the page's stream", streams, |arrived| {
+        is_for(arrived, &stream) && arrived.status == Some(200)
+    })?;
+    let served = |arrived: &Arrived| arrived.status == Some(200) && token_of(arrived).is_some();
+    let served = scene.wait_arrived(stage, "a request with the page's token", 1, served)?;
+    let token = served.last().and_then(token_of).unwrap_or_default().to_owned();
+    stage.transcript().hide(token.as_bytes());
+    let credential = scene.live.credential.text();
+    stage.ensure(token != credential, "the page has the credential itself")?;
+    Ok(token)
+}
+
+/// What the page has kept, and where.
+const KEPT: &str = "return { address: location.pathname + location.search + location.hash,
+                             tab: Object.values(sessionStorage), site: Object.values(localStorage),
+                             cookies: document.cookie, markup: document.documentElement.outerHTML,
+                             text: document.body.innerText.trim() }";
+
+/// The token is in the storage of the tab, and nowhere else; the address says nothing of a ticket.
+fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Outcome {
+    let kept = scene.run(stage, KEPT, arg)?;
+    let holds = |value: &Value| value.to_string().contains(token);
+    let own = path_of(&json!(scene.own_page()));
+    let address = &kept["address"];
+    stage.ensure(
+        *address == own,
+        format!("the page's address is {address}, not {own}"),
+    )?;
+    stage.ensure(
+        holds(&kept["tab"]),
+        "the storage of the tab does not hold the token",
+    )?;
+    for place in ["site", "cookies", "markup"] {
+        stage.ensure(!holds(&kept[place]), format!("the token is in: {place}"))?;
+    }
+    let cookies = |arrived: &&Arrived| arrived.header("cookie").is_some();
+    let all = scene.wait_arrived(stage, "requests", 1, |_| true)?;
+    stage.ensure(!all.iter().any(|arrived| cookies(&arrived)), "a cookie came back")
+}
+
+pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let ticket = page_ticket(stage, &scene)?;
+    let address = scene.own_page();
+    stage.expect(
+        "200 for the ticket from the origin null; the token in the tab's storage alone, also after a reload",
+    );
+    let launcher = stage.arena().path().join("launcher.html");
+    let form = format!(
+        "<!doctype html><form method=post action=\"{}{PAGE}\"><input type=hidden name=ticket value=\"{ticket}\"></form>\
+         <script>document.forms[0].submit()</script>",
+        origin(&scene.front)
+    );
+    std::fs::write(&launcher, form)?;
+    scene.visit_at(stage, &format!("file://{}", launcher.display()))?;
+    let token = wait_for_page(stage, &scene, &arg, 1)?;
+    let posts = scene.arrived(PAGE);
+    if posts.iter().any(|post| post.header("origin") != Some("null")) {
+        return stage.deviation(format!("not from the origin null: {}", brief(&posts)));
+    }
+    stage.observed(brief(&posts));
+    ensure_kept(stage, &scene, &arg, &token)?;
+    // A reload is a load of the shell, which goes on with what the tab has.
+    scene.visit_at(stage, &address)?;
+    let again = wait_for_page(stage, &scene, &arg, 2)?;
+    stage.ensure(again == token, "after a reload the page has another token")?;
+    ensure_kept(stage, &scene, &arg, &token)?;
+    stage.control("a reload goes on with the same token");
+    let posts = scene.arrived(PAGE);
+    stage.ensure(
+        posts.len() == 1,
+        format!("a reload posts a ticket again: {}", brief(&posts)),
+    )
+}
+
+pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let printed = printed(stage, &scene)?;
+    let ticket = printed.rsplit('=').next().unwrap_or_default();
+    stage.expect(
+        "the ticket arrives in the body of a form alone; another tab has no token and says what to do",
+    );
+    scene.visit_at(stage, &printed)?;
+    let token = wait_for_page(stage, &scene, &arg, 1)?;
+    ensure_kept(stage, &scene, &arg, &token)?;
+    stage.control("the page of the ticket is let in");
+    let posts = scene.arrived(PAGE);
+    stage.ensure(posts.len() == 1 && posts[0].status == Some(200), brief(&posts))?;
+    for request in scene.front.ledger().requests() {
+        let head = request.headers.iter().any(|(_, value)| value.contains(ticket));
+        stage.ensure(
+            !head && !request.target.contains(ticket),
+            format!(
+                "the ticket is in the head of {} {}",
+                request.method, request.target
+            ),
+        )?;
+    }
+    scene.open_tab()?;
+    let before = scene.front.ledger().requests().len();
+    let address = scene.own_page();
+    scene.visit_at(stage, &address)?;
+    let kept = scene.run(stage, KEPT, &arg)?;
+    stage.ensure(
+        kept["tab"] == json!([]) && !kept.to_string().contains(&token),
+        "another tab holds the token",
+    )?;
+    stage.ensure(kept["text"] != "", "without a token the page says nothing")?;
+    let shell = scene.arrived(&path_of(&json!(address)));
+    let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
+    stage.ensure(statuses.iter().all(|status| *status == Some(401)), brief(&shell))?;
+    stage.observed(format!(
+        "{} requests, then another tab: {}",
+        before,
+        brief(&shell)
+    ));
+    Ok(())
+}
+
+pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
+    let mut scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let stream = path_of(&arg["stream"]);
+    let [before, meanwhile, after] = [marker(stage), marker(stage), marker(stage)];
+    stage.expect("one stream, which begins after the last event that the page has seen");
+    let printed = printed(stage, &scene)?;
+    scene.visit_at(stage, &printed)?;
+    wait_for_page(stage, &scene, &arg, 1)?;
+    // What passed the front on the connections that carried a stream.
+    let carried = |scene: &Scene, number: u64| {
+        let deadline = Instant::now() + SEEN;
+        let number = number.to_string();
+        let seen = scene.front.ledger().wait_for(deadline, |taken| {
+            taken
+                .iter()
+                .any(|taken| String::from_utf8_lossy(&taken.answered).contains(&number))
+        });
+        seen.is_some()
+    };
+    scene.emit(stage, before)?;
+    if !carried(&scene, before) {
+        return stage.inconclusive("the page's stream does not carry a note");
+    }
+    stage.precondition("the page follows the stream, and has been sent a note");
+    // An answer of 503 is one after which no engine goes on by itself.
+    let port = scene.leave_port(stage)?;
+    let refusing = Squatter::answering(503, "{}").noted(stage.transcript(), "refusing");
+    let refusing = refusing.start(Bind::At(port))?;
+    let asked = refusing.ledger().wait_for(Instant::now() + SEEN, |taken| {
+        let mut requests = taken.iter().flat_map(Taken::requests);
+        requests.any(|request| request.target.split('?').next() == Some(&stream))
+    });
+    if asked.is_none() {
+        return stage.fail("the page does not ask for its stream again");
+    }
+    stage.precondition("its retry was answered 503, which closes it for good");
+    scene.emit(stage, meanwhile)?;
+    refusing.stop();
+    scene.front = front(stage, &scene.live, Bind::At(port))?;
+    let seen = carried(&scene, meanwhile);
+    stage.ensure(seen, "10 s later the page has not been sent what it missed")?;
+    scene.emit(stage, after)?;
+    let seen = carried(&scene, after);
+    stage.ensure(seen, "10 s later the page has not been sent what came then")?;
+    let taken = scene.front.ledger().connections();
+    let again = taken
+        .iter()
+        .any(|taken| String::from_utf8_lossy(&taken.answered).contains(&before.to_string()));
+    stage.ensure(
+        !again,
+        "the page is sent again what it has seen: it did not name its last id",
+    )?;
+    let is_for_stream = |taken: &Taken| {
+        let requests = taken.requests();
+        requests
+            .iter()
+            .any(|request| request.target.split('?').next() == Some(&stream))
+    };
+    let open = taken
+        .iter()
+        .filter(|taken| taken.closed.is_none() && is_for_stream(taken))
+        .count();
+    stage.ensure(open == 1, format!("the page holds {open} streams"))?;
+    let arrived = scene.arrived(&stream);
+    stage.observed(brief(&arrived));
+    Ok(())
+}
+
+pub(super) fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    stage.expect("in a frame nothing of the page is shown, and its ticket is not redeemed");
+    let (bare, printed) = (scene.own_page(), printed(stage, &scene)?);
+    scene.visit_at(stage, &bare)?;
+    let shell = scene.run(stage, KEPT, &arg)?["text"].take();
+    let framing = "const frame = document.createElement('iframe');
+                   const loaded = new Promise(done => {
+                       for (const event of ['load', 'error']) frame.addEventListener(event, () => done(event));
+                   });
+                   frame.src = arg.src;
+                   document.body.append(frame);
+                   return loaded.then(event => event.type)";
+    let text = "return document.body ? document.body.innerText.trim() : ''";
+    arg["src"] = json!(format!("{}/reader", origin(&scene.listed)));
+    scene.visit(stage, &scene.unlisted)?;
+    scene.run(stage, framing, &arg)?;
+    let seen = scene.run_in_frame("return typeof window.seen", json!(null))?;
+    if seen != "object" {
+        return stage.inconclusive(format!("a page that may be framed does not run: {seen}"));
+    }
+    stage.control("a page without such headers is framed, and runs there");
+    let before = scene.arrived(&path_of(&json!(bare))).len();
+    for by in [&scene.unlisted, &scene.listed] {
+        for src in [&bare, &printed] {
+            arg["src"] = json!(src);
+            scene.visit(stage, by)?;
+            scene.run(stage, framing, &arg)?;
+            let seen = scene.run_in_frame(text, json!(null))?;
+            stage.ensure(seen != shell, format!("the frame shows {seen}"))?;
+        }
+    }
+    let loads = scene.arrived(&path_of(&json!(bare))).split_off(before);
+    if loads.len() != 4 {
+        return stage.inconclusive(format!("the frames do not ask for the page: {}", brief(&loads)));
+    }
+    stage.observed(brief(&loads));
+    let posts = scene.arrived(PAGE);
+    stage.ensure(
+        posts.is_empty(),
+        format!("in a frame the ticket is redeemed: {}", brief(&posts)),
+    )?;
+    // The ticket is still good: what kept it from being redeemed was the frame.
+    scene.visit_at(stage, &printed)?;
+    wait_for_page(stage, &scene, &arg, 1)?;
+    stage.control("the same ticket opens the page where it is not framed");
+    Ok(())
+}
+
+pub(super) fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    stage.expect("to its opener the page is closed, and it knows no opener");
+    let button = "const button = document.createElement('button');
+                  button.textContent = 'open';
+                  button.onclick = () => { window.opened = window.open(arg.to); };
+                  document.body.replaceChildren(button)";
+    let opener = "return window.opener === null ? 'none' : 'one'";
+    let by = origin(&scene.unlisted);
+    let (other, own) = (origin(&scene.listed), origin(&scene.front));
+    arg["to"] = json!(other);
+    scene.visit_at(stage, &by)?;
+    scene.run(stage, button, &arg)?;
+    scene.click("button")?;
+    let opened = "await until(() => window.opened, 'the window'); return window.opened.closed";
+    let seen = scene.run(stage, opened, &arg)?;
+    if seen != false || !scene.tab_at(&other)? || scene.run(stage, opener, &arg)? != "one" {
+        return stage.inconclusive("a page without such headers has no opener either");
+    }
+    stage.control("a page without such headers is open to its opener, and knows it");
+    if !scene.tab_at(&by)? {
+        return stage.inconclusive("the opener is gone");
+    }
+    arg["to"] = json!(printed(stage, &scene)?);
+    scene.run(stage, button, &arg)?;
+    scene.click("button")?;
+    wait_for_page(stage, &scene, &arg, 1)?;
+    stage.precondition("the page was opened by another one, and follows its stream");
+    let closed = "await until(() => window.opened.closed, 'the end of the opened window')";
+    let seen = scene.run(stage, closed, &arg);
+    stage.ensure(seen.is_ok(), "the opener still holds the page")?;
+    if !scene.tab_at(&own)? {
+        return stage.inconclusive("the page has no tab");
+    }
+    let seen = scene.run(stage, opener, &arg)?;
+    stage.ensure(seen == "none", "the page has an opener")
+}
+
+pub(super) fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let mut arg = scene.arg(stage, 0)?;
+    arg["page"] = json!(scene.own_page());
+    stage.expect("an error for the script, the style and the fetch; nothing of the page is read");
+    let script = "const include = (kind, attributes) => new Promise(done => {
+                      const element = Object.assign(document.createElement(kind), attributes);
+                      element.onload = () => done('loaded');
+                      element.onerror = () => done('error');
+                      document.head.append(element);
+                  });
+                  return { own: await include('script', { src: `${arg.by}/script` }),
+                           page: await include('script', { src: arg.page }),
+                           read: await include('script', { src: arg.read }),
+                           style: await include('link', { rel: 'stylesheet', href: arg.page }),
+                           fetched: await ask(arg.page, { mode: 'no-cors' }) }";
+    for by in [&scene.unlisted, &scene.listed] {
+        arg["by"] = json!(origin(by));
+        scene.visit(stage, by)?;
+        let seen = scene.run(stage, script, &arg)?;
+        if seen["own"] != "loaded" {
+            return stage.inconclusive("the page cannot include a script of its own");
+        }
+        stage.control("a script of the page's own server is loaded");
+        for what in ["page", "read", "style"] {
+            stage.ensure(seen[what] == "error", format!("{what}: {}", seen[what]))?;
+        }
+        ensure_blocked(stage, "the page, fetched without CORS", &seen["fetched"])?;
+    }
+    let arrived = scene.arrived(&path_of(&arg["page"]));
+    if arrived.len() < 6 {
+        return stage.inconclusive(format!("arrived: {}", brief(&arrived)));
+    }
+    let refused = |arrived: &Arrived| matches!(arrived.status, Some(401 | 403));
+    stage.ensure(arrived.iter().all(refused), brief(&arrived))?;
+    stage.observed(brief(&arrived));
+    scene.control(stage)
+}
+
+/// A worker that answers every navigation in the daemon's place.
+const HIJACKER: &str = "addEventListener('install', () => skipWaiting());
+    addEventListener('activate', event => event.waitUntil(clients.claim()));
+    addEventListener('fetch', event => {
+        if (event.request.mode !== 'navigate') return;
+        event.respondWith(new Response('<!doctype html><title>hijacked</title>', { headers: { 'Content-Type': 'text/html' } }));
+    });";
+
+pub(super) fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    stage.expect("the worker is replaced by one that ends itself; then the daemon answers for its page");
+    let squatter = Squatter::responding(|seen, _| match &*seen.target {
+        "/worker" => response(200, &[("Content-Type", "text/javascript")], HIJACKER.as_bytes()),
+        _ => page(""),
+    });
+    let squatter = squatter.noted(stage.transcript(), "squatter").start(Bind::V4)?;
+    let address = format!("{}/", origin(&squatter));
+    scene.visit_at(stage, &address)?;
+    scene.run(
+        stage,
+        "await navigator.serviceWorker.register('/worker');
+         await navigator.serviceWorker.ready;
+         await until(() => navigator.serviceWorker.controller, 'the worker')",
+        &arg,
+    )?;
+    let daemon = scene.take_over(stage, squatter)?;
+    let title = "return document.title";
+    scene.visit_at(stage, &address)?;
+    if scene.run(stage, title, &arg)? != "hijacked" {
+        return stage.inconclusive("the worker does not answer in the daemon's place");
+    }
+    stage.precondition("a worker that a squatter left answers for the page at the daemon's port");
+    // Engines look after a load, Chromium a second later, whether there is another worker.
+    let asked = daemon.ledger().wait_for(Instant::now() + SEEN, |taken| {
+        let mut requests = taken.iter().flat_map(Taken::requests);
+        requests.any(|request| request.header("service-worker") == Some("script"))
+    });
+    if asked.is_none() {
+        return stage.inconclusive("the engine does not ask for the worker");
+    }
+    let gone = until(Instant::now() + SEEN, Duration::from_millis(200), || {
+        scene.visit_at(stage, &address).ok()?;
+        let title = scene.run(stage, title, &arg).ok()?;
+        (title != "hijacked").then_some(())
+    });
+    stage.ensure(
+        gone.is_some(),
+        "10 s after it was asked for, the worker still answers",
+    )
+}
+
+pub(super) fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
+    let mut scene = Scene::set(stage)?;
+    let arg = scene.arg(stage, 0)?;
+    let printed = printed(stage, &scene)?;
+    stage.expect("401 for what the page has from the launch before");
+    scene.visit_at(stage, &printed)?;
+    let token = wait_for_page(stage, &scene, &arg, 1)?;
+    let port = scene.go_down(stage)?;
+    scene.come_back(stage, port)?;
+    let with_token =
+        |arrived: &Arrived| arrived.request.target.contains(&token) || token_of(arrived) == Some(&token);
+    let arrived = scene.wait_arrived(stage, "a request with the old token", 1, with_token)?;
+    stage.ensure(
+        arrived.iter().all(|arrived| arrived.status == Some(401)),
+        brief(&arrived),
+    )?;
+    stage.observed(brief(&arrived));
+    scene.control(stage)
+}
+
+pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
+    let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed)])?;
+    let mut arg = scene.arg(stage, 0)?;
+    let to = origin(&scene.listed);
+    let ticket = scene.ticket(stage, &json!({ "kind": "handoff", "origin": to }))?;
+    stage.expect(
+        "a token for the origin of the ticket, once; it reads and follows from there, and from nowhere else",
+    );
+    arg["handoff"] = json!(format!("{}{HANDOFF}", origin(&scene.front)));
+    let opened = format!(
+        "{to}/#ldp_ticket={ticket}&ldp_url={}",
+        super::scene::percent_encoded(&origin(&scene.front))
+    );
+    scene.visit_at(stage, &opened)?;
+    let redeem = "const given = new URLSearchParams(location.hash.slice(1));
+                  const body = JSON.stringify({ ticket: given.get('ldp_ticket') });
+                  window.redeem = () => ask(arg.handoff, { method: 'POST', headers: json, body });
+                  const first = await redeem();
+                  const token = first.status === 200 ? JSON.parse(first.body).token : null;
+                  return { status: first.status, error: first.error, token }";
+    let first = scene.run(stage, redeem, &arg)?;
+    let token = first["token"].as_str().unwrap_or_default().to_owned();
+    stage.transcript().hide(token.as_bytes());
+    stage.ensure(
+        is_success(&first) && !token.is_empty(),
+        format!("the ticket: {}", told(&first)),
+    )?;
+    let credential = arg["token"].as_str().unwrap_or_default().to_owned();
+    stage.ensure(token != credential, "the page has the credential itself")?;
+    let use_it = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";
+    let mut with_token = arg.clone();
+    with_token["token"] = json!(token);
+    with_token["notes"] = json!(
+        arg["notes"]
+            .as_str()
+            .unwrap_or_default()
+            .replace(&credential, &token)
+    );
+    let seen = scene.run(stage, use_it, &with_token)?;
+    stage.ensure(
+        is_success(&seen),
+        format!("a read with the token: {}", told(&seen)),
+    )?;
+    scene.run(
+        stage,
+        "follow('s', arg.notes); await until(() => window.streams.s.opened, 'the stream')",
+        &with_token,
+    )?;
+    stage.control("the page reads and follows the stream with its token");
+    let second = scene.run(stage, "return redeem()", &arg)?;
+    stage.ensure(
+        second["status"] == 401,
+        format!("the ticket, a second time: {}", told(&second)),
+    )?;
+    // A page of the daemon's own origin, which needs no list, with the token of another one.
+    let Some(other) = scene.page_at(stage, "127.0.0.1")? else {
+        return stage.inconclusive("the engine does not open 127.0.0.1");
+    };
+    with_token["read"] = json!(path_of(&arg["read"]));
+    let seen = scene.run(stage, use_it, &with_token)?;
+    let arrived = other.ledger().requests().len();
+    stage.ensure(
+        arrived > 0 && seen["status"] == 401,
+        format!(
+            "with the token from another origin: {}; {arrived} requests arrived",
+            told(&seen)
+        ),
+    )?;
+    let posts = of_method(&scene.arrived(HANDOFF), "POST");
+    let statuses: Vec<_> = posts.iter().map(|post| post.status).collect();
+    stage.ensure(statuses == [Some(200), Some(401)], brief(&posts))?;
+    stage.observed(brief(&posts));
+    Ok(())
+}
