@@ -21,7 +21,7 @@ use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::wait::{ms, until};
 
 use super::state_directory::{beside, between_good_starts, refused_as_it_is};
-use crate::case::{Case, Outcome, Stop};
+use crate::case::{Case, Outcome};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// The cases of the chapter.
@@ -53,13 +53,6 @@ pub(crate) const CASES: &[Case] = &[
         "Sixteen daemons are held at their very beginning and let go at once in an empty state directory. One \
          credential comes to be, once, and whoever publishes is asked at once whether it accepts that one.",
         sixteen_first_launches,
-    ),
-    Case::core(
-        "credential/late-first-launch-adopts",
-        &["CRED-4", "CRED-5"],
-        "A first launch is stopped in the middle of making its credential. A second one makes the credential and \
-         becomes ready. The first goes on, publishes, and must accept the credential that is there, which stays.",
-        late_first_launch_adopts,
     ),
     Case::core(
         "credential/survives-every-start",
@@ -437,63 +430,6 @@ impl Asked {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-}
-
-fn late_first_launch_adopts(stage: &mut Stage) -> Outcome {
-    // To stop it in time takes luck: the suite has to be faster than the daemon's next two system calls.
-    const TRIES: usize = 8;
-    stage.expect(
-        "the credential of the one that came first, in the same file, accepted by the one that came late",
-    );
-    for number in 0..TRIES {
-        let state_dir = beside(stage, &format!("fresh-{number}"));
-        fs::DirBuilder::new().mode(0o700).create(&state_dir)?;
-        let path = state_dir.join(&stage.manifest().binding.credential);
-        let late = stage.launch_with(Start::new().state_dir(&state_dir).held())?;
-        let stopped = || Proc::of(late.pid()).filter(|process| process.state == 'T');
-        if until(stage.ready_deadline(), ms_of(5), stopped).is_none() {
-            return stage.inconclusive(format!("{} was not seen held", late.name));
-        }
-        let strike = late.clone();
-        let watch = Watch::each(&state_dir, move |event| {
-            if event.kind == FileEventKind::Created {
-                // Of one that has ended meanwhile there is nothing to stop.
-                let _ = strike.signal(Signal::STOP);
-            }
-        })?;
-        late.signal(Signal::CONT)?;
-        let created = |event: &FileEvent| event.kind == FileEventKind::Created;
-        if watch
-            .wait_for(stage.ready_deadline(), |events| events.iter().any(created))
-            .is_none()
-        {
-            return Err(Stop::NotReady(format!("{} created nothing", late.name)));
-        }
-        drop(watch);
-        late.stop()?;
-        if path.exists() {
-            late.kill_group();
-            continue;
-        }
-        stage.precondition(format!(
-            "{} was stopped when it had begun and there was no credential yet",
-            late.name
-        ));
-        let first = stage.launch_with(Start::new().state_dir(&state_dir))?;
-        let there = stage.ready(&first)?;
-        let made = Facts::of(&path)?.ino;
-        late.cont()?;
-        let live = stage.ready(&late)?;
-        let now = Facts::of(&path)?.ino;
-        stage.observed(format!("{} accepts the credential that is there", late.name));
-        return stage.ensure(
-            live.credential == there.credential && made == now,
-            "the one that came late replaced the credential",
-        );
-    }
-    stage.not_applicable(format!(
-        "in {TRIES} tries it could not be stopped before its credential was there"
-    ))
 }
 
 fn survives_every_start(stage: &mut Stage) -> Outcome {
