@@ -223,12 +223,6 @@ async fn good_request_reaches_its_route_and_its_answer_is_marked() {
     assert_no_cors(&response);
 }
 
-/// The cases of one of the specification's vector files.
-fn vector_cases(name: &str) -> Vec<Value> {
-    let file: Value = serde_json::from_str(vectors::get(name).unwrap()).unwrap();
-    file["cases"].as_array().unwrap().clone()
-}
-
 fn strings(value: &Value) -> Vec<&str> {
     value
         .as_array()
@@ -241,7 +235,7 @@ fn strings(value: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn hosts_are_judged_as_the_vectors_say() {
     let bearer = format!("Bearer {KEY}");
-    for case in vector_cases("hosts") {
+    for case in vectors::cases("hosts") {
         let port = case["port"].as_u64().unwrap().try_into().unwrap();
         let service = guarded(&guard(&Arc::new(Daemon { port, ..new_daemon() })));
         // Not even the credential opens anything under another name.
@@ -269,7 +263,7 @@ async fn hosts_are_judged_as_the_vectors_say() {
 
 #[tokio::test]
 async fn origins_are_judged_as_the_vectors_say() {
-    for case in vector_cases("origins")
+    for case in vectors::cases("origins")
         .iter()
         .filter(|case| case["kind"] == "request")
     {
@@ -320,7 +314,7 @@ async fn origins_are_judged_as_the_vectors_say() {
 
 #[test]
 fn allowlist_takes_what_the_vectors_say() {
-    for case in vector_cases("origins")
+    for case in vectors::cases("origins")
         .iter()
         .filter(|case| case["kind"] == "entry")
     {

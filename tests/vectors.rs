@@ -7,40 +7,16 @@ use std::{
     path::Path,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use local_daemon::{
     Credential, LoopbackUrl, Protocol, Registration, StateDir,
     claim::Sight,
     proof::{self, Nonce},
     state_dir::Refused,
 };
+use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
 /// The cases of a vector file; fails on an empty one, so that no test passes by reading nothing.
-fn cases(file: &str) -> Vec<Value> {
-    let text = local_daemon_spec::vectors::get(file).expect("the vector file is part of the specification");
-    let Value::Array(cases) = serde_json::from_str::<Value>(text).unwrap()["cases"].take() else {
-        panic!("{file}")
-    };
-    assert!(cases.len() >= 20, "{file} has only {} cases", cases.len());
-    cases
-}
-
-fn text<'a>(case: &'a Value, key: &str) -> &'a str {
-    case[key].as_str().unwrap_or_else(|| panic!("{key} in {case}"))
-}
-
-fn input(case: &Value) -> Vec<u8> {
-    let mut bytes = match case.get("input_base64") {
-        Some(encoded) => STANDARD.decode(encoded.as_str().unwrap()).unwrap(),
-        None => text(case, "input").as_bytes().to_vec(),
-    };
-    if let Some(size) = case.get("pad_to") {
-        bytes.resize(usize::try_from(size.as_u64().unwrap()).unwrap(), b' ');
-    }
-    bytes
-}
-
 /// Runs `decide` on the cases of `kind` (all, where there are no kinds) and reports every wrong decision at once.
 fn walk(file: &str, kind: Option<&str>, decide: impl Fn(&Value) -> bool) {
     let mut walked = 0;
@@ -61,7 +37,9 @@ fn walk(file: &str, kind: Option<&str>, decide: impl Fn(&Value) -> bool) {
 
 #[test]
 fn records() {
-    walk("records", None, |case| Registration::parse(&input(case)).is_ok());
+    walk("records", None, |case| {
+        Registration::parse(&bytes(case, "input")).is_ok()
+    });
 }
 
 #[test]
@@ -81,7 +59,7 @@ fn urls() {
 #[test]
 fn credentials() {
     walk("credentials", None, |case| {
-        let bytes = input(case);
+        let bytes = bytes(case, "input");
         // The bound is the file's, not the text's.
         bytes.len() <= local_daemon::record::MAX_BYTES && Credential::parse(&bytes).is_ok()
     });
@@ -121,15 +99,11 @@ fn credential(case: &Value) -> Credential {
 }
 
 fn daemon_header(case: &Value) -> String {
-    let body = match case.get("body_base64") {
-        Some(encoded) => STANDARD.decode(encoded.as_str().unwrap()).unwrap(),
-        None => text(case, "body").as_bytes().to_vec(),
-    };
     proof::answer(proof::daemon_code(
         &credential(case),
         text(case, "authority"),
         nonce(case),
-        &body,
+        &bytes(case, "body"),
     ))
 }
 

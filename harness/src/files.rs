@@ -153,6 +153,19 @@ struct Looks {
     over: bool,
 }
 
+/// What tells of every change in a directory, and of its own end.
+pub(crate) fn changes() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::MODIFY
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_FROM
+        | WatchMask::MOVED_TO
+        | WatchMask::DELETE
+        | WatchMask::ATTRIB
+        | WatchMask::DELETE_SELF
+        | WatchMask::ONLYDIR
+}
+
 impl Watch {
     /// Watches `directory`, without [`Opened`](FileEventKind::Opened) events.
     pub fn on(directory: &Path) -> io::Result<Self> {
@@ -197,17 +210,7 @@ impl Watch {
         react: impl FnMut(&FileEvent) + Send + 'static,
     ) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let mask = WatchMask::CREATE
-            | WatchMask::MODIFY
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::MOVED_FROM
-            | WatchMask::MOVED_TO
-            | WatchMask::DELETE
-            | WatchMask::ATTRIB
-            | WatchMask::DELETE_SELF
-            | WatchMask::ONLYDIR
-            | more;
-        inotify.watches().add(directory, mask)?;
+        inotify.watches().add(directory, changes() | more)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (events, looks) = (Shared::new(Vec::new()), Shared::new(Looks::default()));
         let thread = {

@@ -26,6 +26,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 
+use crate::files::changes;
 use crate::platform;
 use crate::process::Subject;
 use crate::record::{MOST_BYTES, Record};
@@ -339,16 +340,7 @@ type Authors = BTreeMap<(u64, OsString), BTreeSet<bool>>;
 impl Watched {
     fn new(directory: PathBuf, registration: &str) -> io::Result<Self> {
         let events = Inotify::init()?;
-        let mask = WatchMask::CREATE
-            | WatchMask::MODIFY
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::MOVED_FROM
-            | WatchMask::MOVED_TO
-            | WatchMask::DELETE
-            | WatchMask::ATTRIB
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
+        let mask = changes() | WatchMask::MOVE_SELF;
         events.watches().add(&directory, mask)?;
         Ok(Self {
             authors: platform::changes_by_process(&directory).ok(),

@@ -1,37 +1,11 @@
 //! The suite's own parsers decide every test vector as the specification does.
 #![allow(clippy::unwrap_used)]
 
-use base64::Engine as _;
 use local_daemon_harness::http::is_protocol;
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, Url, parse_credential};
+use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
-
-fn cases(name: &str) -> Vec<Value> {
-    let text = local_daemon_spec::vectors::get(name).expect("the specification has these vectors");
-    let vectors: Value = serde_json::from_str(text).unwrap();
-    let cases = vectors["cases"].as_array().unwrap().clone();
-    assert!(!cases.is_empty());
-    cases
-}
-
-fn text<'a>(case: &'a Value, field: &str) -> &'a str {
-    case[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("{field} in {case}"))
-}
-
-/// A field's bytes: its text, or what `<field>_base64` encodes, padded as `pad_to` says.
-fn bytes(case: &Value, field: &str) -> Vec<u8> {
-    let mut bytes = match case[format!("{field}_base64")].as_str() {
-        Some(encoded) => base64::engine::general_purpose::STANDARD.decode(encoded).unwrap(),
-        None => text(case, field).as_bytes().to_vec(),
-    };
-    if let Some(length) = case["pad_to"].as_u64() {
-        bytes.resize(length.try_into().unwrap(), b' ');
-    }
-    bytes
-}
 
 /// Every case of these vectors is decided as it says.
 fn decide(name: &str, accepts: impl Fn(&Value) -> bool) {

@@ -10,10 +10,11 @@ mod catalogue;
 mod check;
 pub mod documents;
 mod parse;
+pub mod vectors;
 
 pub use catalogue::{Catalogue, Chapter, Level, Planned, Profile, Requirement, Role, UnknownWord};
 pub use check::{Finding, check, check_schema, check_vectors};
-pub use documents::{chapters, schemas, vectors};
+pub use documents::{chapters, schemas};
 pub use parse::{Fault, FaultKind};
 
 use std::sync::LazyLock;

@@ -1,13 +1,8 @@
 //! Vectors and schemas are two statements of one contract; where both can judge a value, they agree.
 
-use local_daemon_spec::{schemas, vectors};
+use local_daemon_spec::schemas;
+use local_daemon_spec::vectors::cases;
 use serde_json::{Value, json};
-
-fn cases(file: &str) -> Vec<Value> {
-    let text = vectors::get(file).expect("the file is listed");
-    let file: Value = serde_json::from_str(text).expect("the file is JSON");
-    file["cases"].as_array().expect("the file has cases").clone()
-}
 
 fn schema(name: &str) -> jsonschema::Validator {
     let text = schemas::get(name).expect("the schema is listed");

@@ -1,35 +1,12 @@
 //! The subject decides the specification's test vectors as they say.
 
-use base64::Engine as _;
+use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
 use super::credential::{Credential, decode_32};
 use super::handshake::{Body, Claim, protocol};
 use super::perimeter::{Origin, Request, host, is_origin, origin};
 use super::registration::{Record, authority};
-
-fn cases(name: &str) -> Vec<Value> {
-    let vectors: Value = serde_json::from_str(local_daemon_spec::vectors::get(name).unwrap()).unwrap();
-    vectors["cases"].as_array().unwrap().clone()
-}
-
-fn text<'a>(case: &'a Value, field: &str) -> &'a str {
-    case[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("no {field}: {case}"))
-}
-
-/// The bytes that a field stands for.
-fn bytes(case: &Value, field: &str) -> Vec<u8> {
-    let mut bytes = match case[format!("{field}_base64")].as_str() {
-        Some(encoded) => base64::engine::general_purpose::STANDARD.decode(encoded).unwrap(),
-        None => text(case, field).as_bytes().to_vec(),
-    };
-    if let Some(length) = case["pad_to"].as_u64() {
-        bytes.resize(usize::try_from(length).unwrap(), b' ');
-    }
-    bytes
-}
 
 fn agrees(case: &Value, accepted: bool) {
     assert_eq!(

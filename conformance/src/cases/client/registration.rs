@@ -1,11 +1,9 @@
 //! What a client makes of a record: chapter 03.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::proof::random_hex;
 use local_daemon_harness::record::{Record, Url};
-use local_daemon_spec::vectors;
+use local_daemon_spec::vectors::{bytes, cases};
 use serde_json::{Value, json};
 
 use super::super::scene::{DeadPort, NOBODYS_PID};
@@ -77,28 +75,16 @@ fn fault(why: &str) -> Stop {
     Stop::Fault(why.to_owned())
 }
 
-/// The cases of a vector file.
-fn cases(file: &str) -> Outcome<Vec<Value>> {
-    let text = vectors::get(file).ok_or_else(|| fault("no such vectors"))?;
-    let value: Value = serde_json::from_str(text).map_err(|_| fault("vectors that are no JSON"))?;
-    let cases = value["cases"].as_array().cloned();
-    cases.ok_or_else(|| fault("vectors without cases"))
-}
-
 /// The bytes of a record's vector, with the id and the port of a daemon that is there; `None` where the vector is about
 /// the file and not about its content.
 fn record_bytes(case: &Value, played: &Played) -> Option<Vec<u8>> {
     const ID: &str = "5f0c2a9be17d4836a1c04f9d2e6b8370";
-    let mut bytes = if let Some(text) = case["input_base64"].as_str() {
-        STANDARD.decode(text).ok()?
-    } else {
+    let mut case = case.clone();
+    if let Some(text) = case["input"].as_str() {
         let port = played.actor.address().port().to_string();
-        let text = case["input"].as_str()?.replace(ID, &played.daemon.id);
-        text.replace("49152", &port).into_bytes()
-    };
-    if let Some(length) = case["pad_to"].as_u64() {
-        bytes.resize(usize::try_from(length).ok()?, b' ');
+        case["input"] = text.replace(ID, &played.daemon.id).replace("49152", &port).into();
     }
+    let bytes = bytes(&case, "input");
     let checked = |id: &Value| id == "DIR-14";
     let file = !case["accept"].as_bool()? && case["requirements"].as_array()?.iter().any(checked);
     (!file).then_some(bytes)
@@ -108,7 +94,7 @@ fn client_takes_no_malformed_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("absent, and nothing sent");
     let heard = good.actor.ledger().connections().len();
-    for case in cases("records")?.iter().filter(|case| case["accept"] == false) {
+    for case in cases("records").iter().filter(|case| case["accept"] == false) {
         // What is wrong with the url is judged apart.
         let name = case["name"].as_str().unwrap_or_default();
         let Some(bytes) = record_bytes(case, &good).filter(|_| !name.starts_with("url-")) else {
@@ -136,7 +122,7 @@ fn refused(stage: &mut Stage, good: &Played, heard: usize, what: &str) -> Outcom
 fn client_takes_every_good_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready");
-    for case in cases("records")?.iter().filter(|case| case["accept"] == true) {
+    for case in cases("records").iter().filter(|case| case["accept"] == true) {
         let of_chapter = |id: &Value| id == "REG-9" || id == "DIR-14";
         let ours = case["requirements"]
             .as_array()
@@ -165,7 +151,7 @@ fn client_takes_no_other_url(stage: &mut Stage) -> Outcome {
     stage.expect("absent, and nothing sent");
     let heard = good.actor.ledger().connections().len();
     let port = good.actor.address().port();
-    for case in cases("urls")?.iter().filter(|case| case["accept"] == false) {
+    for case in cases("urls").iter().filter(|case| case["accept"] == false) {
         let url = case["input"].as_str().unwrap_or_default();
         // So that a client that takes it finds a daemon there. Numbers of their own kind, such as 080, stay.
         let url = url.replace("8080", &port.to_string());
@@ -265,7 +251,7 @@ fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
 fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready");
-    for case in cases("records")?.iter().filter(|case| case["accept"] == true) {
+    for case in cases("records").iter().filter(|case| case["accept"] == true) {
         let ours = case["requirements"]
             .as_array()
             .is_some_and(|ids| ids.iter().any(|id| id == "REG-12"));

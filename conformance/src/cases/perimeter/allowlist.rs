@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::wait::until;
+use local_daemon_spec::vectors;
 
 use super::super::scene::further_state_dir;
 use super::ask::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
-    own_origin, port, read_route, served, stream_route, vector_cases,
+    own_origin, port, read_route, served, stream_route,
 };
 use crate::case::{Case, Outcome};
 use crate::stage::{Live, Stage, Start};
@@ -148,8 +149,8 @@ fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
 }
 
 /// The entries of the vectors, and whether each is one serialised origin.
-fn entries() -> Outcome<Vec<(String, bool)>> {
-    let mut entries: Vec<(String, bool)> = vector_cases("origins")?
+fn entries() -> Vec<(String, bool)> {
+    let mut entries: Vec<(String, bool)> = vectors::cases("origins")
         .iter()
         .filter(|vector| vector["kind"] == "entry")
         .filter_map(|vector| Some((vector["input"].as_str()?.to_owned(), vector["accept"].as_bool()?)))
@@ -172,7 +173,7 @@ fn entries() -> Outcome<Vec<(String, bool)>> {
         "http://localhost:3000-4000",
     ];
     entries.extend(more.map(|entry| (entry.to_owned(), false)));
-    Ok(entries)
+    entries
 }
 
 /// What a daemon that took a bad entry for something might admit by it: the entry, what it looks like, anybody.
@@ -199,7 +200,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     }
     stage.expect("no daemon that admits anything by a bad entry");
     let (mut ended, mut ignored) = (0, 0);
-    for (place, (entry, good)) in entries()?.into_iter().enumerate() {
+    for (place, (entry, good)) in entries().into_iter().enumerate() {
         let state_dir = further_state_dir(stage, &format!("of-entry-{place}"))?;
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir).allowing(&*entry))?;
         if good {
@@ -232,7 +233,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
 fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the command fails, and nothing is admitted");
-    let entries = entries()?;
+    let entries = entries();
     stage.between_controls(&live, |stage| {
         for (entry, _) in entries.iter().filter(|(_, good)| !good) {
             let exit = stage.add_origin(entry)?;

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof;
-use local_daemon_spec::vectors;
 use serde_json::Value;
 
-use crate::case::{Outcome, Stop};
+use crate::case::Outcome;
 use crate::manifest::{Operation, fill};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
@@ -377,13 +376,6 @@ pub(in crate::cases) fn cors(response: &Response) -> Vec<String> {
         .filter(|(name, _)| name.to_ascii_lowercase().starts_with("access-control-"))
         .map(|(name, value)| format!("{name}: {value}"))
         .collect()
-}
-
-/// The cases of a vector file.
-pub(in crate::cases) fn vector_cases(name: &str) -> Outcome<Vec<Value>> {
-    let fault = || Stop::Fault(format!("spec/vectors/{name}.json is not as expected"));
-    let file: Value = serde_json::from_str(vectors::get(name).ok_or_else(fault)?).map_err(|_| fault())?;
-    file["cases"].as_array().cloned().ok_or_else(fault)
 }
 
 /// The texts of a member that is a list.

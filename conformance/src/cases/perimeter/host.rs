@@ -1,10 +1,11 @@
 //! Which `Host` is the daemon's.
 
+use local_daemon_spec::vectors;
 use serde_json::Value;
 
 use super::ask::{
     Ask, LISTED, METHODS, all_answered, answer_to, answered, cites, ensure_status, handshake_route,
-    launch_listed, paths, port, read_route, served, texts, vector_cases,
+    launch_listed, paths, port, read_route, served, texts,
 };
 use crate::case::{Case, Outcome};
 use crate::stage::{Live, Stage};
@@ -64,11 +65,11 @@ fn own_names_accepted(stage: &mut Stage) -> Outcome {
 }
 
 /// The refused hosts of the vectors and some more, each with what it may be answered.
-fn foreign_hosts(live: &Live) -> Outcome<Vec<(String, Vec<u16>)>> {
+fn foreign_hosts(live: &Live) -> Vec<(String, Vec<u16>)> {
     let port = port(live).to_string();
     let own = names(live);
     let mut hosts = Vec::new();
-    for vector in vector_cases("hosts")? {
+    for vector in vectors::cases("hosts") {
         let [host] = texts(&vector["hosts"])[..] else {
             continue;
         };
@@ -108,13 +109,13 @@ fn foreign_hosts(live: &Live) -> Outcome<Vec<(String, Vec<u16>)>> {
     hosts.extend(plain.map(|name| (format!("{name}:{port}"), vec![421])));
     // A port may come to be what a vector takes for another one.
     hosts.retain(|(host, _)| !own.contains(host));
-    Ok(hosts)
+    hosts
 }
 
 fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421, or 400 where the text is no authority at all");
-    let hosts = foreign_hosts(&live)?;
+    let hosts = foreign_hosts(&live);
     let read = read_route(stage);
     stage.between_controls(&live, |stage| {
         for (host, statuses) in &hosts {

@@ -1,9 +1,10 @@
 //! Which `Origin` may ask, and what its answers say.
 
+use local_daemon_spec::vectors;
+
 use super::ask::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answer, answered, cites, cors, ensure_status,
     launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
-    vector_cases,
 };
 use crate::case::{Case, Outcome};
 use crate::stage::{Live, Stage};
@@ -73,9 +74,9 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
-fn refused_origins(live: &Live, id: &str) -> Outcome<Vec<(String, Vec<String>)>> {
+fn refused_origins(live: &Live, id: &str) -> Vec<(String, Vec<String>)> {
     let port = port(live).to_string();
-    let vectors = vector_cases("origins")?;
+    let vectors = vectors::cases("origins");
     // Only those whose list is the one that these cases make; removal and the empty list have cases of their own.
     let mine = |vector: &&serde_json::Value| {
         vector["kind"] == "request"
@@ -88,7 +89,7 @@ fn refused_origins(live: &Live, id: &str) -> Outcome<Vec<(String, Vec<String>)>>
         let host = ours(vector["host"].as_str().unwrap_or_default());
         (host, texts(&vector["origins"]).into_iter().map(ours).collect())
     });
-    Ok(refused.collect())
+    refused.collect()
 }
 
 /// Reads with the credential, refused for their origins alone; the same without an `Origin` is the control.
@@ -119,7 +120,7 @@ fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
         )?;
     }
     let host = live.target.authority.clone();
-    let mut asked = refused_origins(&live, "PER-8")?;
+    let mut asked = refused_origins(&live, "PER-8");
     let more = [
         UNLISTED,
         "http://localhost:3000",
@@ -214,8 +215,8 @@ fn origins_compared_whole(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
     let host = live.target.authority.clone();
-    let mut asked = refused_origins(&live, "PER-10")?;
-    asked.extend(refused_origins(&live, "PER-28")?);
+    let mut asked = refused_origins(&live, "PER-10");
+    asked.extend(refused_origins(&live, "PER-28"));
     let more = [
         "https://app.example:80".to_owned(),
         "https://app.exampl".to_owned(),
@@ -242,7 +243,7 @@ fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
     let (host, own) = (live.target.authority.clone(), own_origin(&live));
-    let mut asked = refused_origins(&live, "PER-11")?;
+    let mut asked = refused_origins(&live, "PER-11");
     let more: [&[&str]; 7] = [
         &["null"],
         &["null", LISTED],
