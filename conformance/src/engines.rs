@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use local_daemon_harness::browser::{Browser, BrowserFault, Kind, Quarters};
+use local_daemon_harness::browser::{Browser, BrowserFault, Kind, Look, Quarters};
 
 use crate::case::{Outcome, Stop};
 use crate::report::EngineFacts;
@@ -78,9 +78,17 @@ impl Engines {
         {
             return Ok(lent(browser));
         }
-        match Browser::start_in(kind, |quarters| {
-            self.change(|state| state.quarters.push(Arc::clone(quarters)));
-        }) {
+        let start = || {
+            Browser::start_in(kind, Look::default(), |quarters| {
+                self.change(|state| state.quarters.push(Arc::clone(quarters)));
+            })
+        };
+        // On a loaded machine a browser may hang as it starts, and the next one does not.
+        let started = start().or_else(|fault| match fault {
+            BrowserFault::NotStarted { .. } => start(),
+            fault => Err(fault),
+        });
+        match started {
             Ok(browser) => {
                 self.change(|state| state.versions.insert(kind, browser.version().to_owned()));
                 Ok(lent(browser))

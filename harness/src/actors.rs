@@ -17,7 +17,7 @@ use crate::http::HANDSHAKE;
 use crate::proof::{self, Credential, random_hex};
 use crate::record::{Record, Url};
 use crate::transcript::{Transcript, printable};
-use crate::wait::{Shared, lock};
+use crate::wait::{LONGEST_POLL, Shared, lock, ms, until};
 
 /// Where an actor listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,12 @@ impl Bind {
         match self {
             Self::V4 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
             Self::V6 => TcpListener::bind((Ipv6Addr::LOCALHOST, 0)),
-            Self::At(address) => TcpListener::bind(address),
+            // Of a port that was just left, a process that is being started holds a copy until its program runs.
+            Self::At(address) => until(ms(5_000), LONGEST_POLL, || match TcpListener::bind(address) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+                bound => Some(bound),
+            })
+            .unwrap_or_else(|| TcpListener::bind(address)),
         }
     }
 }

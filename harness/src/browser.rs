@@ -29,7 +29,7 @@ pub const INSTALL: &str = "apt-get install chromium chromium-driver firefox-esr 
 pub const REBOUND: &str = "evil.test";
 
 /// How long a driver may take until it listens, and its browser until it has a session, beside other work.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_mins(1);
 
 /// Where `MiniBrowser` is on Debian: not in `PATH`.
 const MINI_BROWSER: &str = "/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser";
@@ -77,6 +77,31 @@ impl std::str::FromStr for Kind {
 impl Serialize for Kind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Waits until what the page is by now has been painted, and a resized window with it: a picture is of what was.
+const PAINTED: &str = "const painted = async () => {
+    await Promise.race([
+        new Promise(done => addEventListener('resize', done, { once: true })),
+        new Promise(done => setTimeout(done, 500)),
+    ]);
+    for (let frame = 0; frame < 3; frame += 1) await new Promise(done => requestAnimationFrame(done));
+};";
+
+/// How a browser shows pages: by day and wide, unless something is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The user prefers a dark scheme.
+    pub dark: bool,
+    /// On a phone, or in as narrow a window as the engine has.
+    pub phone: bool,
+}
+
+impl Look {
+    /// Width and height of the window.
+    fn size(self) -> (u32, u32) {
+        if self.phone { (390, 844) } else { (1200, 900) }
     }
 }
 
@@ -226,11 +251,11 @@ pub struct Browser {
 impl Browser {
     /// Starts the driver and a browser with a fresh profile.
     pub fn start(kind: Kind) -> Result<Self, BrowserFault> {
-        Self::start_in(kind, |_| {})
+        Self::start_in(kind, Look::default(), |_| {})
     }
 
     /// The same; `told` learns of its processes as soon as there are any, so that they can be ended before it has started.
-    pub fn start_in(kind: Kind, told: impl FnOnce(&Arc<Quarters>)) -> Result<Self, BrowserFault> {
+    pub fn start_in(kind: Kind, look: Look, told: impl FnOnce(&Arc<Quarters>)) -> Result<Self, BrowserFault> {
         let engine = Engine::find(kind);
         let missing = engine.missing();
         let (Some(browser), Some(driver), true) = (engine.browser, engine.driver, missing.is_empty()) else {
@@ -264,7 +289,7 @@ impl Browser {
                 "tcp",
                 "-screen",
                 "0",
-                "1024x768x24",
+                "1280x3000x24",
             ];
             let argv = std::iter::once(program.into_os_string()).chain(words.map(Into::into));
             let server = Launch::new(argv).env(arena.env()).cwd(arena.home());
@@ -278,8 +303,11 @@ impl Browser {
             launch = launch.var("DISPLAY", format!(":{number}"));
             display = Some(server);
         }
+        if look.dark && kind == Kind::Webkit {
+            launch = launch.var("GTK_THEME", "Adwaita:dark");
+        }
         let driver = launch.start().map_err(launched)?;
-        let capabilities = capabilities(kind, &browser, &arena, &public);
+        let capabilities = capabilities(kind, look, &browser, &arena, &public);
         let quarters = Arc::new(Quarters {
             driver,
             display,
@@ -291,7 +319,8 @@ impl Browser {
             let said = String::from_utf8_lossy(&driver.output().all()).trim().to_owned();
             failed(format!("its driver does not listen: {said}"))
         })?;
-        let (session, version) = Session::open(kind, address, capabilities, deadline)?;
+        let opened = Session::open(kind, address, capabilities, deadline);
+        let (session, version) = opened.inspect_err(|_| quarters.end())?;
         Ok(Self {
             kind,
             version,
@@ -395,6 +424,21 @@ impl Browser {
         self.session.post("permissions", &body).map(drop)
     }
 
+    /// A picture (PNG) of the page in its whole length, in a window of the look's width or the narrowest that the engine
+    /// makes.
+    pub fn picture(&self, look: Look) -> Result<Vec<u8>, BrowserFault> {
+        let (width, height) = look.size();
+        self.session.resize(width, height)?;
+        let length =
+            "await painted(); return outerHeight - innerHeight + document.documentElement.scrollHeight";
+        let length = self.run(&format!("{PAINTED} {length}"), Value::Null)?;
+        let length = length.as_u64().and_then(|length| u32::try_from(length).ok());
+        self.session
+            .resize(width, length.map_or(height, |length| length.max(height)))?;
+        self.run(&format!("{PAINTED} await painted()"), Value::Null)?;
+        self.session.picture()
+    }
+
     /// Whether its driver runs and answers.
     pub fn is_alive(&self) -> bool {
         self.quarters.driver.is_running() && self.session.is_alive()
@@ -413,7 +457,13 @@ pub fn page(content: &str) -> Vec<u8> {
 
 /// What a session is asked for: a fresh profile without the engine's own traffic, names and addresses as the cases need
 /// them, and scripts that end.
-fn capabilities(kind: Kind, browser: &std::path::Path, arena: &Arena, public: &Actor) -> Map<String, Value> {
+fn capabilities(
+    kind: Kind,
+    look: Look,
+    browser: &std::path::Path,
+    arena: &Arena,
+    public: &Actor,
+) -> Map<String, Value> {
     let public = public.address();
     let own = match kind {
         Kind::Chromium => {
@@ -431,6 +481,7 @@ fn capabilities(kind: Kind, browser: &std::path::Path, arena: &Arena, public: &A
             ];
             // Its sandbox refuses root.
             args.extend(is_root().then(|| "--no-sandbox".to_owned()));
+            args.extend(look.dark.then(|| "--force-dark-mode".to_owned()));
             json!({ "goog:chromeOptions": { "binary": browser, "args": args } })
         }
         Kind::Firefox => json!({ "moz:firefoxOptions": {
@@ -439,6 +490,8 @@ fn capabilities(kind: Kind, browser: &std::path::Path, arena: &Arena, public: &A
             "prefs": {
                 "network.dns.localDomains": REBOUND,
                 "network.lna.address_space.public.override": public.to_string(),
+                // 0 is dark, 1 light.
+                "layout.css.prefers-color-scheme.content-override": i32::from(!look.dark),
             },
         } }),
         Kind::Webkit => json!({}),

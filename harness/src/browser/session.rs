@@ -134,6 +134,14 @@ impl Session {
         self.wait("leave the frame", self.client.enter_parent_frame())
     }
 
+    pub(super) fn resize(&self, width: u32, height: u32) -> Result<(), BrowserFault> {
+        self.wait("resize the window", self.client.set_window_size(width, height))
+    }
+
+    pub(super) fn picture(&self) -> Result<Vec<u8>, BrowserFault> {
+        self.wait("take a picture", self.client.screenshot())
+    }
+
     pub(super) fn clear(&self) -> Result<(), BrowserFault> {
         self.wait("clear", async {
             let old = self.client.windows().await?;
