@@ -1,0 +1,211 @@
+//! Replaced on request, and by nothing else.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use local_daemon_harness::platform::{self};
+use local_daemon_harness::proof::Credential;
+use local_daemon_harness::record::{self};
+use local_daemon_harness::wait::{ms, until};
+
+use super::super::state_directory::beside;
+use crate::case::Outcome;
+use crate::stage::{Daemon, Live, Stage, Start};
+
+use super::{FOLLOWS, another, file_of, ms_of, status};
+
+pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("within 2.5 s of the replacement 200 for the new credential and 401 for the old one");
+    let (old, new) = (live.credential.text(), another(stage));
+    let answer = |stage: &Stage, token: &str| status(stage, &live.target, Some(token));
+    let before = (answer(stage, &old), answer(stage, &new.text()));
+    if before != (Ok(200), Ok(401)) {
+        return stage.inconclusive(format!(
+            "before the replacement old and new are answered {before:?}"
+        ));
+    }
+    stage.control("before the replacement the old credential was answered 200 and the new one 401");
+    record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
+    let began = Instant::now();
+    for (which, token, wanted) in [("new", new.text(), 200), ("old", old.clone(), 401)] {
+        let mut last = None;
+        let came = until(began + FOLLOWS, ms_of(5), || {
+            last = Some(answer(stage, &token));
+            (last == Some(Ok(wanted))).then(|| began.elapsed())
+        });
+        match came {
+            Some(after) => stage.observed(format!("{which}: {wanted} after {} ms", after.as_millis())),
+            None => {
+                return stage.fail(format!(
+                    "2.5 s after the replacement the {which} credential is answered {last:?}"
+                ));
+            }
+        }
+    }
+    if let Some(read) = stage.manifest().binding.authenticated_read.clone() {
+        let ask = |stage: &Stage, token: &str| {
+            let request = stage
+                .operation(&live, &read)
+                .header("Authorization", &format!("Bearer {token}"));
+            stage.send(&live, &request).map(|response| response.status)
+        };
+        let (with_new, with_old) = (ask(stage, &new.text()), ask(stage, &old));
+        stage.ensure(
+            matches!(with_new, Ok(200..=299)) && with_old == Ok(401),
+            format!(
+                "{} is answered {with_new:?} with the new and {with_old:?} with the old",
+                read.path
+            ),
+        )?;
+    }
+    let renewed = Live {
+        credential: new,
+        ..live
+    };
+    stage.ensure(
+        stage.is_ready(&renewed),
+        "after the replacement the daemon is not ready",
+    )
+}
+
+/// What becomes of a credential file while its daemon runs, and how.
+type Damage = (&'static str, fn(&Path, &Credential) -> std::io::Result<()>);
+
+const DAMAGES: &[Damage] = &[
+    ("removed", |path, _| fs::remove_file(path)),
+    ("emptied", |path, _| {
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(path)
+            .map(drop)
+    }),
+    ("cut", |path, other| {
+        record::replace(path, &file_of(other)[..30], 0o600)
+    }),
+    ("replaced by one of mode 0644", |path, other| {
+        record::replace(path, &file_of(other), 0o644)
+    }),
+    ("loosened to 0644", |path, _| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+    }),
+    ("replaced by a link", |path, other| {
+        let (target, link) = (path.with_extension("target"), path.with_extension("link"));
+        record::write_new(&target, &file_of(other), 0o600)?;
+        symlink(&target, &link)?;
+        fs::rename(&link, path)
+    }),
+    ("replaced by one of 64 KiB and 44 bytes", |path, other| {
+        let mut content = file_of(other);
+        content.resize(64 * 1024 + 44, b'\n');
+        record::replace(path, &content, 0o600)
+    }),
+];
+
+/// Only where the suite may give files away.
+const GIVEN_AWAY: Damage = ("replaced by one of another user", |path, other| {
+    let nobody = platform::nobody().ok_or(std::io::ErrorKind::Unsupported)?;
+    let given = path.with_extension("given");
+    record::write_new(&given, &file_of(other), 0o600)?;
+    chown(&given, Some(nobody.uid), Some(nobody.gid))?;
+    fs::rename(&given, path)
+});
+
+/// A daemon whose credential file goes bad.
+struct Afflicted {
+    what: &'static str,
+    daemon: Daemon,
+    live: Live,
+    path: PathBuf,
+    planted: Credential,
+}
+
+pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
+    stage.expect(
+        "for 2.5 s 200 for the last good credential and 401 for everything else; then a good one is taken on",
+    );
+    let mut damages = DAMAGES.to_vec();
+    if platform::is_root() && platform::nobody().is_some() {
+        damages.push(GIVEN_AWAY);
+    }
+    let mut afflicted = Vec::new();
+    for (number, (what, _)) in damages.iter().enumerate() {
+        let state_dir = beside(stage, &format!("state-{number}"));
+        let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
+        let path = state_dir.join(&stage.manifest().binding.credential);
+        let planted = another(stage);
+        afflicted.push((what, daemon, path, planted));
+    }
+    let mut ready = Vec::new();
+    for (what, daemon, path, planted) in afflicted {
+        let live = stage.ready(&daemon)?;
+        ready.push(Afflicted {
+            what,
+            daemon,
+            live,
+            path,
+            planted,
+        });
+    }
+    for one in &ready {
+        goes_on(stage, one)?;
+    }
+    stage.control("before, each daemon answered its credential 200 and everything else 401");
+    for (one, (_, damage)) in ready.iter().zip(&damages) {
+        damage(&one.path, &one.planted)?;
+    }
+    let end = Instant::now() + FOLLOWS;
+    while Instant::now() < end {
+        for one in &ready {
+            goes_on(stage, one)?;
+        }
+        // The event that must not come, and a breath between two rounds.
+        if let Some(exit) = ready[0].daemon.wait_exit(ms(100)) {
+            return stage.fail(format!("credential {}: the daemon ended, {exit}", ready[0].what));
+        }
+    }
+    stage.observed(format!(
+        "{} daemons went on with their last good credential",
+        ready.len()
+    ));
+    // The control: each of them is still following its file.
+    for one in &ready {
+        record::replace(&one.path, &file_of(&one.planted), 0o600)?;
+    }
+    let began = Instant::now();
+    for one in &ready {
+        let followed = until(began + FOLLOWS, ms_of(5), || {
+            (status(stage, &one.live.target, Some(&one.planted.text())) == Ok(200)).then_some(())
+        });
+        stage.ensure(
+            followed.is_some(),
+            format!(
+                "credential {}: 2.5 s after a good one is there again, it is not accepted",
+                one.what
+            ),
+        )?;
+    }
+    stage.control("afterwards each daemon took on a good replacement");
+    Ok(())
+}
+
+/// The daemon accepts its last good credential, and neither the planted one nor none.
+fn goes_on(stage: &mut Stage, one: &Afflicted) -> Outcome {
+    let (good, planted) = (one.live.credential.text(), one.planted.text());
+    for (token, wanted, what) in [
+        (Some(&*good), 200, "the last good credential"),
+        (Some(&*planted), 401, "a credential in a file to be refused"),
+        (Some(""), 401, "an empty bearer"),
+        (None, 401, "no authorization"),
+    ] {
+        let answer = status(stage, &one.live.target, token);
+        stage.ensure(
+            answer == Ok(wanted),
+            format!("credential {}: {what} is answered {answer:?}", one.what),
+        )?;
+    }
+    Ok(())
+}

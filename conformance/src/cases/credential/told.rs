@@ -1,0 +1,321 @@
+//! Told to nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use local_daemon_harness::files::{EntryKind, Snapshot};
+use local_daemon_harness::http::{self, Request, Response};
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::proof::{self};
+use local_daemon_harness::wait::ms;
+
+use crate::case::Outcome;
+use crate::stage::{Daemon, Live, PROBE, Stage, Start};
+
+/// Requests with the credential in every place, right and wrong, with and without authentication.
+fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
+    let (binding, text) = (&stage.manifest().binding, live.credential.text());
+    let (host, handshake) = (&live.target.authority, &live.target.path);
+    let bearer = proof::bearer(&live.credential);
+    let get = |path: &str| Request::get(host, path);
+    let mut plain: Vec<(String, Request)> = Vec::new();
+    // As text in the three places of a URL, in each form that text can have.
+    let forms = proof::forms(live.credential.bytes()).into_iter();
+    for form in forms
+        .filter_map(|form| String::from_utf8(form).ok())
+        .filter(|form| form.is_ascii())
+    {
+        plain.push(("path".to_owned(), get(&format!("/nowhere/{form}"))));
+        plain.push(("query".to_owned(), get(&format!("/nowhere?token={form}"))));
+        plain.push((
+            "handshake's query".to_owned(),
+            get(&format!("{handshake}?token={form}")),
+        ));
+    }
+    for (name, value) in [
+        ("X-Token", text.clone()),
+        ("Cookie", format!("token={text}")),
+        ("Referer", format!("http://{host}/?token={text}")),
+        ("Origin", format!("http://{text}.example")),
+        ("Accept", format!("text/{text}")),
+        ("Content-Type", format!("text/{text}")),
+        ("Local-Daemon-Protocol", text.clone()),
+        (text.as_str(), "a name".to_owned()),
+    ] {
+        plain.push((format!("header {name}"), get(handshake).header(name, &value)));
+        plain.push((format!("header {name}"), get("/nowhere").header(name, &value)));
+    }
+    plain.push(("method".to_owned(), Request::new(&text, handshake).host(host)));
+    plain.push((
+        "body".to_owned(),
+        Request::new("POST", "/nowhere")
+            .host(host)
+            .json(format!("{{\"token\":\"{text}\"}}")),
+    ));
+    plain.push((
+        "handshake's body".to_owned(),
+        Request::new("POST", handshake)
+            .host(host)
+            .json(format!("\"{text}\"")),
+    ));
+    for operation in [&binding.authenticated_read, &binding.mutation]
+        .into_iter()
+        .flatten()
+    {
+        let to = |path: &str| Request::new(&operation.method, path).host(host);
+        let path = operation.path.as_str();
+        plain.push((format!("path below {path}"), to(&format!("{path}/{text}"))));
+        // Bodies that no operation takes: an unknown member, another type, half an object.
+        for body in [
+            format!("{{\"{text}\":1}}"),
+            format!("\"{text}\""),
+            format!("{{\"id\":\"{text}\","),
+        ] {
+            plain.push((format!("body to {path}"), to(path).json(body)));
+        }
+    }
+    let authenticated = plain.iter().map(|(what, request)| {
+        (
+            format!("{what}, authenticated"),
+            request.clone().header("Authorization", &bearer),
+        )
+    });
+    let mut all: Vec<(String, Request)> = plain.iter().cloned().chain(authenticated).collect();
+    // Authentication that is nearly right.
+    for value in [
+        format!("Basic {text}"),
+        format!("Token {text}"),
+        format!("Bearer {text}x"),
+        format!("Bearer {text} {text}"),
+        format!("Bearer\t{text}"),
+        format!("Bearer{text}"),
+        text.clone(),
+        format!("Local-Daemon-Proof nonce=\"{text}\", mac=\"{text}\""),
+        format!("Local-Daemon-Proof {text}"),
+        bearer.clone(),
+    ] {
+        all.push((
+            "authorization".to_owned(),
+            get(handshake).header("Authorization", &value),
+        ));
+        all.push((
+            "authorization".to_owned(),
+            get("/nowhere").header("Authorization", &value),
+        ));
+    }
+    all.push((
+        "host".to_owned(),
+        Request::get(&format!("{text}:1"), handshake).header("Authorization", &bearer),
+    ));
+    all.push((
+        "large header".to_owned(),
+        get(handshake).header("X-Token", &format!("{text} ").repeat(4_000)),
+    ));
+    all
+}
+
+/// Sends every tell-tale request; returns how many were answered, with every answer.
+fn tell_all(stage: &mut Stage, live: &Live) -> Vec<(String, Response)> {
+    let mut answers = Vec::new();
+    let mut unanswered = 0;
+    for (what, request) in tell_tales(stage, live) {
+        // Not noted: it would be the credential, over and over.
+        match http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE) {
+            Ok(response) => answers.push((what, response)),
+            Err(_) => unanswered += 1,
+        }
+    }
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for (_, response) in &answers {
+        *statuses.entry(response.status).or_default() += 1;
+    }
+    stage.observed(format!(
+        "{} requests that hold the credential were answered, by status: {statuses:?}; {unanswered} were not",
+        answers.len()
+    ));
+    answers
+}
+
+pub(super) fn not_in_answers(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("no answer that holds the credential in any form, in a header or in the body");
+    stage.between_controls(&live, |stage| {
+        let answers = tell_all(stage, &live);
+        if answers.is_empty() {
+            return stage.inconclusive("no request was answered");
+        }
+        for (what, response) in answers {
+            let head: Vec<String> = response
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect();
+            let head = head.join("\n");
+            for (place, bytes) in [("headers", head.as_bytes()), ("body", &response.body)] {
+                stage.ensure(
+                    !proof::holds(bytes, live.credential.bytes()),
+                    format!(
+                        "credential in the {what}: the {} has it in its {place}",
+                        response.status
+                    ),
+                )?;
+            }
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
+    stage.expect("the credential in no output and in no file but its own, in any form");
+    // The usual names of the switch, so that what is hidden at the usual level is seen too.
+    let start = Start::new()
+        .var("RUST_LOG", "trace")
+        .var("LOG_LEVEL", "trace")
+        .var("DEBUG", "*");
+    let daemon = stage.launch_with(start.clone())?;
+    let live = stage.ready(&daemon)?;
+    stage.between_controls(&live, |stage| {
+        if tell_all(stage, &live).is_empty() {
+            return stage.inconclusive("no request was answered");
+        }
+        Ok(())
+    })?;
+    nowhere_else(stage, &live, "after the requests")?;
+    daemon.signal(Signal::TERM)?;
+    if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
+        return stage.inconclusive("the daemon does not end on SIGTERM");
+    }
+    let again = stage.launch_with(start)?;
+    stage.ready(&again)?;
+    nowhere_else(stage, &live, "after a restart")?;
+    let mut written = 0;
+    for daemon in [daemon, again] {
+        daemon.kill_group();
+        let output = daemon
+            .wait_output_end(ms(1_000))
+            .unwrap_or_else(|| daemon.output());
+        for (stream, bytes) in [
+            ("standard output", output.stdout()),
+            ("standard error", output.stderr()),
+        ] {
+            written += bytes.len();
+            stage.ensure(
+                !proof::holds(&bytes, live.credential.bytes()),
+                format!("{} wrote the credential to {stream}", daemon.name),
+            )?;
+        }
+    }
+    stage.observed(format!("{written} bytes of output"));
+    Ok(())
+}
+
+/// No file of the case's world but the credential holds the credential.
+fn nowhere_else(stage: &mut Stage, live: &Live, when: &str) -> Outcome {
+    let (root, own) = (stage.arena().path().to_owned(), stage.credential_path());
+    let mut searched = 0;
+    for (name, entry) in Snapshot::of(&root)?.0 {
+        let path = root.join(&name);
+        if entry.facts.kind != EntryKind::File || path == own {
+            continue;
+        }
+        // What is gone by now was a temporary file.
+        let Ok(bytes) = fs::read(&path) else { continue };
+        searched += 1;
+        stage.ensure(
+            !proof::holds(&bytes, live.credential.bytes()),
+            format!("{when} {} holds the credential", name.display()),
+        )?;
+    }
+    stage.observed(format!("{when} {searched} other files were searched"));
+    Ok(())
+}
+
+/// Looks at the arguments and environments of a daemon's processes until it is told to stop.
+struct Sampler {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<(usize, BTreeSet<OsString>)>,
+}
+
+impl Sampler {
+    fn of(daemon: &Daemon) -> Self {
+        let (stop, daemon) = (Arc::new(AtomicBool::new(false)), daemon.clone());
+        let thread = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let (mut looks, mut seen) = (0, BTreeSet::new());
+                while !stop.load(Ordering::Relaxed) {
+                    for process in daemon.tree() {
+                        seen.extend(process.argv());
+                        seen.extend(process.environ());
+                    }
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                (looks, seen)
+            })
+        };
+        Self { stop, thread }
+    }
+
+    /// How often it looked, and every string that it saw.
+    fn stop(self) -> (usize, BTreeSet<OsString>) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
+    stage.expect("the credential in no argument and no variable of any process of the daemon, in any form");
+    for launch in ["a first launch", "a launch that finds the credential"] {
+        let daemon = stage.launch()?;
+        let sampler = Sampler::of(&daemon);
+        let live = stage.ready(&daemon)?;
+        let binding = stage.manifest().binding.clone();
+        for operation in [&binding.authenticated_read, &binding.mutation]
+            .into_iter()
+            .flatten()
+        {
+            let request = stage.operation(&live, operation);
+            // What it answers is judged elsewhere; here it may be the reason to start something.
+            let _ = stage.send(
+                &live,
+                &request.header("Authorization", &proof::bearer(&live.credential)),
+            );
+        }
+        daemon.signal(Signal::TERM)?;
+        let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();
+        let (looks, seen) = sampler.stop();
+        // The control: the sampler sees what is there to be seen.
+        let tag = stage.arena().tag().to_owned();
+        if !seen.iter().any(|string| string.to_string_lossy().ends_with(&tag)) {
+            return stage.inconclusive(format!(
+                "{launch}: the suite's own tag was not seen in any environment"
+            ));
+        }
+        stage.control(format!(
+            "{launch}: in {looks} looks at its processes the suite's own tag was seen in an environment"
+        ));
+        if !ended {
+            return stage.inconclusive(format!("{launch}: it does not end on SIGTERM"));
+        }
+        for string in seen {
+            if proof::holds(string.as_bytes(), live.credential.bytes()) {
+                let name = string
+                    .to_string_lossy()
+                    .split('=')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                return stage.fail(format!(
+                    "{launch}: an argument or variable holds the credential: {name}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
