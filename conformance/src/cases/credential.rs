@@ -123,7 +123,3 @@ fn status(stage: &Stage, target: &Target, token: Option<&str>) -> Result<u16, ht
     // Not noted: whoever polls asks hundreds of times.
     http::exchange(target.address, &request.bytes(), Instant::now() + PROBE).map(|answer| answer.status)
 }
-
-const fn ms_of(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}

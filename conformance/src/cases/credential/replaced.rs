@@ -8,13 +8,12 @@ use std::time::Instant;
 use local_daemon_harness::platform::{self};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{self};
-use local_daemon_harness::wait::{ms, until};
+use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
 
 use super::super::state_directory::beside;
+use super::{FOLLOWS, another, file_of, status};
 use crate::case::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
-
-use super::{FOLLOWS, another, file_of, ms_of, status};
 
 pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
@@ -32,7 +31,7 @@ pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let began = Instant::now();
     for (which, token, wanted) in [("new", new.text(), 200), ("old", old.clone(), 401)] {
         let mut last = None;
-        let came = until(began + FOLLOWS, ms_of(5), || {
+        let came = until(began + FOLLOWS, LONGEST_POLL, || {
             last = Some(answer(stage, &token));
             (last == Some(Ok(wanted))).then(|| began.elapsed())
         });
@@ -177,7 +176,7 @@ pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
     }
     let began = Instant::now();
     for one in &ready {
-        let followed = until(began + FOLLOWS, ms_of(5), || {
+        let followed = until(began + FOLLOWS, LONGEST_POLL, || {
             (status(stage, &one.live.target, Some(&one.planted.text())) == Ok(200)).then_some(())
         });
         stage.ensure(

@@ -1,0 +1,180 @@
+//! Another daemon in the place of one that is there.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::FakeDaemon;
+use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
+use local_daemon_harness::wait::{LONGEST_POLL, until};
+
+use super::super::super::scene::count;
+use super::super::scene::{SOON, World, bystander, furnished, lives, play_published};
+use crate::case::Outcome;
+use crate::stage::{Answer, Call, Command, Live, Stage};
+
+pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
+    let world = World::new(stage)?;
+    stage.expect("ready with a new daemon whose record took the old one's place");
+    let (name, _) = world.protocol.split_once('/').unwrap_or_default();
+    let (ours, theirs) = (format!("{name}/7"), format!("{name}/6"));
+    let decoy = bystander(stage)?;
+    let old = FakeDaemon {
+        protocol: theirs,
+        pid: decoy.pid(),
+        ..world.daemon()
+    };
+    let old = play_published(stage, old)?;
+    let watch = Watch::on(stage.state_dir())?;
+    let answer = stage.ask(Call::spawn().protocol(ours))?;
+    stage.precondition("a daemon of the client's protocol with a lower number was published");
+    let seen = format!("not ready with another daemon but {answer}");
+    stage.ensure(
+        answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id),
+        seen,
+    )?;
+    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
+    let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
+    stage.ensure(its_own, format!("no daemon of the answered id is there: {now:?}"))?;
+    lives(stage, &decoy, "when the client displaced its daemon")?;
+    let name = stage.manifest().binding.registration.clone();
+    let events = watch.events();
+    let free =
+        count(&events, FileEventKind::Deleted, &name) + count(&events, FileEventKind::MovedFrom, &name);
+    stage.ensure(free == 0, "the old record was removed before the new one came")?;
+    let handshake = stage.manifest().binding.handshake.path.clone();
+    let other = old
+        .actor
+        .ledger()
+        .requests()
+        .into_iter()
+        .find(|seen| seen.target != handshake);
+    stage.ensure(
+        other.is_none(),
+        format!("the old daemon was sent {:?}", other.map(|seen| seen.target)),
+    )
+}
+
+pub(super) fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("ready with a daemon of its own, whose record took the old one's place");
+    let protocol = "another/9".to_owned();
+    let old = play_published(
+        stage,
+        FakeDaemon {
+            protocol,
+            ..world.daemon()
+        },
+    )?;
+    let watch = Watch::on(stage.state_dir())?;
+    let answer = stage.ask(Call::spawn().replacing())?;
+    let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id);
+    stage.ensure(own, format!("not ready with a daemon of its own but {answer}"))?;
+    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
+    let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
+    stage.ensure(its_own, format!("no daemon of the answered id is there: {now:?}"))?;
+    let name = stage.manifest().binding.registration.clone();
+    let events = watch.events();
+    let free =
+        count(&events, FileEventKind::Deleted, &name) + count(&events, FileEventKind::MovedFrom, &name);
+    stage.ensure(free == 0, "the old record was removed before the new one came")
+}
+
+pub(super) fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("ready with a daemon of its own, the shared directory as it was, and nothing left");
+    let before = Snapshot::of(stage.state_dir())?;
+    let heard = good.actor.ledger().connections().len();
+    let answer = stage.ask(Call::new(Command::Private))?;
+    let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&good.daemon.id);
+    stage.ensure(own, format!("not ready with a daemon of its own but {answer}"))?;
+    let changes = before.diff(&Snapshot::of(stage.state_dir())?);
+    let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    stage.ensure(
+        changes.is_empty(),
+        format!("the shared state directory: {}", changes.join(", ")),
+    )?;
+    let more = good.actor.ledger().connections().len() - heard;
+    stage.ensure(more == 0, "the shared daemon was asked")?;
+    let gone = until(Instant::now() + SOON, LONGEST_POLL, || {
+        stage.arena().leaks().is_empty().then_some(())
+    });
+    let left: Vec<String> = stage.arena().leaks().iter().map(ToString::to_string).collect();
+    stage.ensure(gone.is_some(), format!("left running: {}", left.join(", ")))?;
+    for place in ["tmp", "run", "home"] {
+        let snapshot = Snapshot::of(&stage.arena().path().join(place))?;
+        let left = snapshot.0.keys().find(|path| {
+            let name = path
+                .file_name()
+                .and_then(std::ffi::OsStr::to_str)
+                .unwrap_or_default();
+            name == stage.manifest().binding.registration || name == stage.manifest().binding.credential
+        });
+        let seen = format!(
+            "left behind: {}/{:?}",
+            place,
+            left.map(|path| path.display().to_string())
+        );
+        stage.ensure(left.is_none(), seen)?;
+    }
+    Ok(())
+}
+
+pub(super) fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
+    if stage.manifest().daemon.run.is_empty() {
+        return stage.not_applicable("the subject has no daemon to restart");
+    }
+    stage.expect("ready with another id, at the daemon that is there");
+    let (daemon, live) = stage.launch_ready()?;
+    let answer = stage.ask(Call::new(Command::Restart))?;
+    let second = restarted(stage, &answer, &live.record.id, "of a daemon that runs")?;
+    let pid = u32::try_from(second.record.pid).unwrap_or_default();
+    drop(daemon);
+    let all = stage.arena().processes();
+    let Some(process) = all.into_iter().find(|process| process.pid == pid) else {
+        return stage.inconclusive("the restarted daemon is not a process of this case");
+    };
+    process.halt();
+    stage.precondition("the restarted daemon is stopped (SIGSTOP)");
+    let caller = stage.call(Call::new(Command::Restart))?;
+    // It has to wait for the silent one, and then to start another one.
+    let Some(answer) = stage.answer_by(&caller, caller.began + Duration::from_secs(25))? else {
+        return stage.fail("the restart of a stopped daemon has not ended after 25 s");
+    };
+    if answer.exit.code == Some(0) || answer.outcome == "ready" {
+        restarted(stage, &answer, &second.record.id, "of a daemon that is stopped")?;
+    }
+    Ok(())
+}
+
+/// A restart that reports success leaves a daemon of another id, and names it.
+fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Outcome<Live> {
+    let success = answer.exit.code == Some(0);
+    stage.ensure(success, format!("the restart {what}: {answer}"))?;
+    let live = match stage.find(stage.state_dir()) {
+        Ok(live) => live,
+        Err(why) => {
+            return stage.fail(format!(
+                "the restart {what}: {answer}, and no daemon is ready: {why}"
+            ));
+        }
+    };
+    let other = live.record.id != before && answer.id.as_deref() != Some(before);
+    stage.ensure(
+        other,
+        format!("the restart {what}: the daemon is the one from before: {answer}"),
+    )?;
+    Ok(live)
+}
+
+pub(super) fn no_restart_no_success(stage: &mut Stage) -> Outcome {
+    let (_, good) = furnished(stage)?;
+    stage.expect("no success");
+    let answer = stage.ask(Call::new(Command::Restart))?;
+    let same = stage
+        .find(stage.state_dir())
+        .is_ok_and(|live| live.record.id == good.daemon.id);
+    let success = answer.exit.code == Some(0) || answer.outcome == "ready";
+    stage.ensure(
+        !(same && success),
+        format!("the same daemon is ready, and the restart says {answer}"),
+    )
+}

@@ -1,0 +1,243 @@
+//! One daemon a call, and whom the client waits for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::actors::{Actor, Squatter};
+use local_daemon_harness::files::{FileEventKind, Watch};
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::record::Record;
+use local_daemon_harness::wait::ms;
+
+use super::super::super::scene::count;
+use super::super::scene::{
+    Part, SOON, Spy, World, ends, furnished, gone, not_started, play, play_published, publish, ready_with,
+    squat,
+};
+use super::{stale, with};
+use crate::case::{Outcome, Stop};
+use crate::stage::{Call, Caller, LATE, Stage};
+
+pub(super) fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
+    let (_world, _port) = stale(stage)?;
+    stage.expect("one start in each call");
+    for (what, part) in [
+        ("ends with an error", Part::Ends(1, "no luck")),
+        ("ends without an error", Part::Ends(0, "nothing to do")),
+        ("hangs", Part::Hangs),
+    ] {
+        let spy = Spy::new(stage, part)?;
+        let answer = stage.ask(with(&spy).within(2))?;
+        let starts = spy.starts().len();
+        stage.ensure(
+            starts == 1,
+            format!("a child that {what} was started {starts} times: {answer}"),
+        )?;
+        stage.arena().end_leaks();
+        spy.forget()?;
+    }
+    Ok(())
+}
+
+pub(super) fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
+    let (_world, _port) = stale(stage)?;
+    stage.expect("spawn-failed at once, with the last child's words and no start");
+    for words in ["the first excuse", "the second excuse", "the third excuse"] {
+        let spy = Spy::new(stage, Part::Ends(1, words))?;
+        let answer = stage.ask(with(&spy))?;
+        ends(stage, &answer, "spawn-failed")?;
+        spy.seen_started(stage)?;
+        spy.forget()?;
+    }
+    let spy = Spy::new(stage, Part::Runs)?;
+    let answer = stage.ask(with(&spy))?;
+    not_started(stage, &spy, "after three that failed within a minute")?;
+    ends(stage, &answer, "spawn-failed")?;
+    let quick = answer.after < LATE;
+    stage.ensure(quick, format!("not at once: {answer}"))?;
+    let said = answer.text().contains("the third excuse");
+    stage.ensure(
+        said,
+        format!("what the last child said is not repeated: {answer}"),
+    )
+}
+
+pub(super) fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
+    let (world, _port) = stale(stage)?;
+    stage.expect("the child ends, and the record stays");
+    let spy = Spy::new(stage, Part::Waits)?;
+    let caller = stage.call(with(&spy))?;
+    let pid = spy.seen_started(stage)?;
+    let other = play_published(stage, world.daemon())?;
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &other.daemon.id)?;
+    let watch = Watch::on(stage.state_dir())?;
+    spy.release()?;
+    let gone = gone(pid);
+    let name = stage.manifest().binding.registration.clone();
+    let published = count(&watch.events(), FileEventKind::MovedTo, &name);
+    stage.ensure(
+        published == 0,
+        "the child published over the daemon that was ready",
+    )?;
+    stage.ensure(gone, "the child has not ended 5 s after it found a ready daemon")
+}
+
+pub(super) fn leaves_the_old_record_alone(stage: &mut Stage) -> Outcome {
+    let (world, _) = furnished(stage)?;
+    stage.expect("nothing sent to the old record's address after the spawn");
+    let spy = Spy::new(stage, Part::Hangs)?;
+    let (old, _) = squat(stage, Squatter::answering(404, "{}"))?;
+    let caller = stage.call(with(&spy))?;
+    spy.seen_started(stage)?;
+    let before = old.ledger().connections().len();
+    stage.ensure(before > 0, "the record's address was not asked before the spawn")?;
+    let asked = old.ledger().wait_for(ms(1_200), |taken| taken.len() > before);
+    stage.ensure(
+        asked.is_none(),
+        "the old record's address was asked again after the spawn",
+    )?;
+    let came = play_published(stage, world.daemon())?;
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &came.daemon.id)
+}
+
+pub(super) fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
+    let (world, _port) = stale(stage)?;
+    stage.expect("ready with the other daemon while the child hangs");
+    let spy = Spy::new(stage, Part::Hangs)?;
+    let caller = stage.call(with(&spy))?;
+    spy.seen_started(stage)?;
+    let (stranger, _) = squat(stage, Squatter::answering(404, "{}"))?;
+    let asked = stranger.ledger().wait_request(Instant::now() + SOON);
+    stage.ensure(asked.is_some(), "a record that came was not probed")?;
+    let came = play_published(stage, world.daemon())?;
+    let at = Instant::now();
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &came.daemon.id)?;
+    let late = answer.exit.at.saturating_duration_since(at);
+    stage.ensure(
+        late < LATE,
+        format!("{} ms after the record came: {answer}", late.as_millis()),
+    )
+}
+
+/// A daemon that answers as long as it is awake, and takes connections when it is not; its record is published.
+fn sleeper(stage: &Stage, world: &World) -> Outcome<(Actor, Arc<AtomicBool>, String)> {
+    let (daemon, awake) = (world.daemon(), Arc::new(AtomicBool::new(false)));
+    let (id, wakes) = (daemon.id.clone(), Arc::clone(&awake));
+    let part = Squatter::responding(move |seen, address| {
+        let answer = awake.load(Ordering::SeqCst).then(|| daemon.answer(seen, address));
+        answer.unwrap_or_default()
+    });
+    let (actor, record) = squat(stage, part)?;
+    let of = id.clone();
+    publish(stage, &Record { id: of, ..record })?;
+    Ok((actor, wakes, id))
+}
+
+/// Calls the client with a child that waits, before the record of a daemon that is asleep; wakes the daemon and lets the
+/// child yield to it while the client is stopped.
+fn yielded(stage: &mut Stage, spy: &Spy, awake: &AtomicBool, call: Call) -> Outcome<Caller> {
+    let caller = stage.call(call)?;
+    let Some(pid) = spy.started(caller.deadline) else {
+        return Err(Stop::NotReady("the client started no daemon".to_owned()));
+    };
+    caller.signal(Signal::STOP)?;
+    awake.store(true, Ordering::SeqCst);
+    spy.release()?;
+    if !gone(pid) {
+        return stage.inconclusive("the child does not yield");
+    }
+    stage.precondition(
+        "the record's daemon was silent and answered then; while the client was stopped, its child yielded",
+    );
+    Ok(caller)
+}
+
+pub(super) fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
+    let (world, _) = furnished(stage)?;
+    stage.expect("another outcome than spawn-failed");
+    let spy = Spy::new(stage, Part::Waits)?;
+    let (_actor, awake, _) = sleeper(stage, &world)?;
+    let caller = yielded(stage, &spy, &awake, with(&spy).within(5))?;
+    awake.store(false, Ordering::SeqCst);
+    caller.signal(Signal::CONT)?;
+    let answer = stage.answer(&caller)?;
+    let failed = answer.outcome == "spawn-failed";
+    stage.ensure(
+        !failed,
+        format!("although the child ended with status 0: {answer}"),
+    )
+}
+
+pub(super) fn goes_where_its_child_yielded(stage: &mut Stage) -> Outcome {
+    let (world, _) = furnished(stage)?;
+    stage.expect("ready with the daemon of the record");
+    let spy = Spy::new(stage, Part::Waits)?;
+    let (_actor, awake, id) = sleeper(stage, &world)?;
+    let caller = yielded(stage, &spy, &awake, with(&spy))?;
+    caller.signal(Signal::CONT)?;
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &id)
+}
+
+pub(super) fn a_failed_child_is_known_at_once(stage: &mut Stage) -> Outcome {
+    let (_world, _port) = stale(stage)?;
+    stage.expect("spawn-failed as soon as the child has ended");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    let caller = stage.call(with(&spy))?;
+    let pid = spy.seen_started(stage)?;
+    ends_with_its_child(stage, pid, &caller)?;
+    spy.forget()?;
+    let spy = Spy::new(stage, Part::WaitsAndEnds(3))?;
+    let caller = stage.call(with(&spy))?;
+    let pid = spy.seen_started(stage)?;
+    // The client is waiting by now, or will be: either way it hears of the end only while it waits.
+    spy.release()?;
+    ends_with_its_child(stage, pid, &caller)
+}
+
+fn ends_with_its_child(stage: &mut Stage, pid: u32, caller: &Caller) -> Outcome {
+    if !gone(pid) {
+        return Err(Stop::Fault("the spy does not end".to_owned()));
+    }
+    let at = Instant::now();
+    let answer = stage.answer_by(caller, at + Duration::from_secs(2))?;
+    match answer {
+        Some(answer) => ends(stage, &answer, "spawn-failed"),
+        None => stage.fail("the client still waits 2 s after its child ended with an error"),
+    }
+}
+
+pub(super) fn another_daemon_makes_up(stage: &mut Stage) -> Outcome {
+    let (world, _port) = stale(stage)?;
+    stage.expect("ready with the other daemon");
+    let spy = Spy::new(stage, Part::WaitsAndEnds(1))?;
+    let came = play(stage, world.daemon())?;
+    let caller = stage.call(with(&spy))?;
+    let pid = spy.seen_started(stage)?;
+    caller.signal(Signal::STOP)?;
+    spy.release()?;
+    if !gone(pid) {
+        return Err(Stop::Fault("the spy does not end".to_owned()));
+    }
+    // The client hears of the end before it hears of the record.
+    publish(stage, &came.record)?;
+    stage.precondition("while the client was stopped, its child failed and a daemon was published");
+    caller.signal(Signal::CONT)?;
+    let answer = stage.answer(&caller)?;
+    ready_with(stage, &answer, &came.daemon.id)
+}
+
+pub(super) fn repeats_the_childs_error(stage: &mut Stage) -> Outcome {
+    let (_world, _port) = stale(stage)?;
+    stage.expect("the child's own words in the error");
+    let words = "cannot listen: the address 127.0.0.1:47 is in use";
+    let spy = Spy::new(stage, Part::Ends(1, words))?;
+    let answer = stage.ask(with(&spy))?;
+    spy.seen_started(stage)?;
+    let said = answer.text().contains(words);
+    stage.ensure(said, format!("the child said {words:?}, the client {answer}"))
+}
