@@ -501,6 +501,8 @@ fn capabilities(
     };
     let timeouts = json!({ "script": 20_000, "pageLoad": 15_000 });
     capabilities.insert("timeouts".to_owned(), timeouts);
+    // Pages over TLS are the suite's own.
+    capabilities.insert("acceptInsecureCerts".to_owned(), json!(true));
     capabilities
 }
 

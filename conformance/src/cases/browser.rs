@@ -132,6 +132,10 @@ pub(crate) const CASES: &[Case] = in_each_engine! {
      decides; a form arrives always, and is refused.",
     addresses::public_page_needs_a_grant;
 
+    "secure-page-reaches-the-daemon", &["PER-13", "PER-15"],
+    "An allowlisted page that was served over TLS reads and follows the stream: served where the engine lets it ask.",
+    addresses::secure_page_reaches_the_daemon;
+
     "own-page-by-its-launcher", &["BROW-19", "BROW-24", "BROW-25"],
     "A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes on after a \
      reload.",

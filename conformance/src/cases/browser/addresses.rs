@@ -1,6 +1,10 @@
-//! Names and addresses that lead to the daemon, and pages that the engine takes for public ones.
+//! Names and addresses that lead to the daemon, and pages that the engine takes for public or secure ones.
+
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::browser::Kind;
+use local_daemon_harness::host::which;
+use local_daemon_harness::process::Subject;
 use serde_json::{Value, json};
 
 use super::super::perimeter::ask::{handshake_route, paths};
@@ -159,5 +163,67 @@ pub(super) fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     })?;
     stage.ensure(posts.iter().all(|post| post.status == Some(401)), brief(&posts))?;
     stage.observed(brief(&posts));
+    Ok(())
+}
+
+/// A page at `https://127.0.0.1`, and its origin. The engines are told to take any certificate.
+fn secure_site(stage: &mut Stage) -> Outcome<(Subject, String)> {
+    const START: Duration = Duration::from_secs(10);
+    let Some(openssl) = which("openssl") else {
+        return stage.untestable("no openssl here, which serves the page over TLS");
+    };
+    let program = openssl.to_string_lossy().into_owned();
+    let certify = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 \
+                   -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem";
+    let serve = "s_server -accept 127.0.0.1:0 -key key.pem -cert cert.pem -WWW";
+    let command = |words: &str| -> Vec<String> {
+        let words = words.split_whitespace().map(str::to_owned);
+        std::iter::once(program.clone()).chain(words).collect()
+    };
+    let certified = stage.arena().launch("certificate", command(certify)).start()?;
+    let exit = certified.wait_exit(Instant::now() + START);
+    if exit.as_ref().is_none_or(|exit| exit.code != Some(0)) {
+        return stage.untestable("openssl makes no certificate");
+    }
+    std::fs::write(
+        stage.arena().home().join("page.html"),
+        "<!doctype html><title>suite</title>",
+    )?;
+    let server = stage.arena().launch("secure page", command(serve)).start()?;
+    match server.wait_listening(Instant::now() + START) {
+        Some(address) => Ok((server, format!("https://127.0.0.1:{}", address.port()))),
+        None => stage.untestable("openssl serves no page"),
+    }
+}
+
+pub(super) fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
+    let (_server, secure) = secure_site(stage)?;
+    let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed), secure.clone()])?;
+    let arg = scene.arg(stage, 0)?;
+    stage.expect("Chromium and Firefox let the page read and follow the stream; WebKit lets nothing through");
+    scene.control(stage)?;
+    scene.visit_at(stage, &format!("{secure}/page.html"))?;
+    let script = "const seen = await ask(arg.read, { method: arg.read_method, headers: bearer() });
+                  if (seen.error) return { seen };
+                  follow('s', arg.notes);
+                  await until(() => window.streams.s.opened, 'the stream');
+                  return { seen, stream: told('s') }";
+    let seen = scene.run(stage, script, &arg)?;
+    let mut arrived = scene.arrived(&path_of(&arg["read"]));
+    arrived.retain(|arrived| arrived.header("origin") == Some(&secure));
+    let after = format!("{}; arrived: {}", told(&seen["seen"]), brief(&arrived));
+    // A page over TLS may not fetch without it, to WebKitGTK (2.50) also where that is this machine.
+    if is_one_of(&scene, &[Kind::Webkit]) {
+        if !arrived.is_empty() {
+            return stage.deviation(after);
+        }
+        stage.observed(format!("the engine lets nothing through: {after}"));
+        return Ok(());
+    }
+    if arrived.is_empty() {
+        return stage.deviation(after);
+    }
+    stage.ensure(is_success(&seen["seen"]), &*after)?;
+    stage.observed(after);
     Ok(())
 }
