@@ -137,6 +137,16 @@ impl Case {
         Self::core(name, requirements, about, run).of(Profile::Client, Role::Client)
     }
 
+    /// A case of the daemon role in profile `browser`, seen without a browser: over HTTP, in files and processes.
+    pub const fn browser_paths(
+        name: &'static str,
+        requirements: &'static [&'static str],
+        about: &'static str,
+        run: fn(&mut Stage) -> Outcome,
+    ) -> Self {
+        Self::core(name, requirements, about, run).of(Profile::Browser, Role::Daemon)
+    }
+
     /// A case of the daemon role in profile `browser`, seen from pages in `engine`.
     pub const fn browser(
         name: &'static str,

@@ -278,6 +278,7 @@ fn pair(client: &Manifest, daemon: &Manifest) -> Manifest {
         daemon: daemon.daemon.clone(),
         binding: daemon.binding.clone(),
         client: client.client.clone(),
+        browser: None,
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Manifest {
     pub binding: Binding,
     /// How to run the client, for the profile `client`.
     pub client: Option<ClientSection>,
+    /// How to have a page opened, for the profile `browser`.
+    pub browser: Option<BrowserSection>,
 }
 
 /// `[subject]`
@@ -306,6 +308,33 @@ pub struct Unnamed {
     pub component: String,
 }
 
+/// `[browser]`: the commands by which a user opens a page. A case stands in for the browser by `$BROWSER`, and by an
+/// `xdg-open` at the head of `PATH`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrowserSection {
+    /// Opens the daemon's own page.
+    pub open: Option<Vec<String>>,
+    /// Prints the address of that page, with a ticket, instead.
+    pub print_url: Option<Vec<String>>,
+    /// Opens the page of `{origin}`.
+    pub handoff: Option<Vec<String>>,
+}
+
+impl BrowserSection {
+    /// The commands that are given, each with its key.
+    fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
+        let commands = [
+            ("browser.open", &mut self.open),
+            ("browser.print_url", &mut self.print_url),
+            ("browser.handoff", &mut self.handoff),
+        ];
+        commands
+            .into_iter()
+            .filter_map(|(key, command)| Some((key, command.as_mut()?)))
+    }
+}
+
 impl ClientSection {
     /// The commands that are given, each with its key.
     fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
@@ -355,9 +384,10 @@ impl Manifest {
         let origins = manifest.daemon.origins.iter_mut();
         let origins =
             origins.flat_map(|origins| [&mut origins.add, &mut origins.remove].into_iter().flatten());
+        let browser = manifest.browser.iter_mut().flat_map(BrowserSection::commands);
         for command in daemon
             .into_iter()
-            .chain(client.map(|(_, command)| command))
+            .chain(client.chain(browser).map(|(_, command)| command))
             .chain(origins)
         {
             command.extend(args.iter().map(|&arg| arg.to_owned()));

@@ -15,7 +15,7 @@ use local_daemon_harness::arena::Arena;
 use local_daemon_harness::http::{self, HttpFault, ProbeAnswer, Request, Response, Target, Wire};
 use local_daemon_harness::observe::Recorder;
 use local_daemon_harness::platform::Setup;
-use local_daemon_harness::process::{Exit, Subject};
+use local_daemon_harness::process::{Exit, Output, Subject};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::transcript::Transcript;
@@ -139,6 +139,17 @@ impl Start {
         self.protocol = Some(protocol.into());
         self
     }
+}
+
+/// A command of the manifest by which a user has a page opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// `browser.open`
+    Page,
+    /// `browser.print_url`
+    Address,
+    /// `browser.handoff`
+    Handoff,
 }
 
 /// A started subject. It is ended when the case ends, also if this value is dropped before.
@@ -507,6 +518,36 @@ impl Stage {
         let Some(command) = command else {
             return self.not_applicable(format!("the manifest has no `daemon.origins.{how}`"));
         };
+        let ran = self.run_to_end(&command, origin, &[])?;
+        Ok(ran.0)
+    }
+
+    /// Runs one of the manifest's commands that open a page, to its end, with these variables; `not-applicable` where
+    /// there is none. `origin` is whose page it is, where it is not the daemon's own.
+    pub fn open_page(
+        &mut self,
+        which: Opening,
+        origin: &str,
+        vars: &[(String, String)],
+    ) -> Outcome<(Exit, Output)> {
+        let browser = self.manifest.browser.clone().unwrap_or_default();
+        let (command, key) = match which {
+            Opening::Page => (browser.open, "open"),
+            Opening::Address => (browser.print_url, "print_url"),
+            Opening::Handoff => (browser.handoff, "handoff"),
+        };
+        match command {
+            Some(command) => self.run_to_end(&command, origin, vars),
+            None => self.not_applicable(format!("the manifest has no `browser.{key}`")),
+        }
+    }
+
+    fn run_to_end(
+        &mut self,
+        command: &[String],
+        origin: &str,
+        vars: &[(String, String)],
+    ) -> Outcome<(Exit, Output)> {
         let (state_dir, home) = (self.state_dir().to_string_lossy(), self.arena.home());
         let home = home.to_string_lossy();
         let values = [
@@ -517,14 +558,23 @@ impl Stage {
             ("origin", origin),
         ];
         let argv: Vec<String> = command.iter().map(|word| fill(word, &values)).collect();
+        let said = argv.join(" ");
         let launch = self.arena.launch("command", argv);
         let launch = (self.manifest.daemon.env.iter()).fold(launch, |launch, (key, value)| {
             launch.var(key, fill(value, &values))
         });
-        let command = launch.start()?;
+        let launch = vars
+            .iter()
+            .fold(launch, |launch, (key, value)| launch.var(key, value));
+        let command = Arc::new(launch.start()?);
+        // What it has started is ended with the case, and not with the command.
+        self.notes.lock().subjects.push(Arc::clone(&command));
         match command.wait_exit(self.ready_deadline()) {
-            Some(exit) => Ok(exit),
-            None => self.fail(format!("the command that shall {how} {origin} does not end")),
+            Some(exit) => {
+                let ended = command.wait_output_end(Instant::now() + Duration::from_secs(1));
+                Ok((exit, ended.unwrap_or_else(|| command.output())))
+            }
+            None => self.fail(format!("`{said}` does not end")),
         }
     }
 

@@ -5,9 +5,15 @@ mod addresses;
 mod admitted;
 mod cookies;
 mod cors;
+pub(super) mod handoff;
+pub(super) mod launchers;
 mod origins;
+pub(super) mod page;
 mod scene;
 mod streams;
+pub(super) mod tickets;
+pub(super) mod tokens;
+mod visit;
 
 use local_daemon_harness::browser::Kind;
 

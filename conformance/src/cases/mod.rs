@@ -43,6 +43,11 @@ pub const CHAPTERS: &[&[Case]] = &[
     perimeter::answers::CASES,
     perimeter::allowlist::CASES,
     streams::CASES,
+    browser::tickets::CASES,
+    browser::tokens::CASES,
+    browser::launchers::CASES,
+    browser::page::CASES,
+    browser::handoff::CASES,
     browser::CASES,
     schedule::CASES,
 ];

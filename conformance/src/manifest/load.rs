@@ -10,7 +10,9 @@ use local_daemon_harness::http::is_protocol;
 use local_daemon_spec::Profile;
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
-use super::{Binding, DaemonSection, Manifest, Operation, SubjectSection, fill, placeholders};
+use super::{
+    Binding, BrowserSection, DaemonSection, Manifest, Operation, SubjectSection, fill, placeholders,
+};
 use crate::nearest::nearest;
 
 /// Why there is no manifest to work with. Always exit status 3.
@@ -118,6 +120,7 @@ impl Manifest {
             },
             binding: Binding::default(),
             client: None,
+            browser: None,
         }
         .ready(&std::env::current_dir().unwrap_or_default())
     }
@@ -272,6 +275,11 @@ impl Manifest {
                 .flat_map(|stand| &mut stand.command)
                 .for_each(fill_in);
         }
+        for (_, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
+            for text in command {
+                *text = fill(text, &[(MANIFEST_DIR, &dir)]);
+            }
+        }
         if self.subject.name.is_empty() {
             let program = self.program().and_then(Path::file_name);
             self.subject.name = program.unwrap_or_default().to_string_lossy().into_owned();
@@ -300,6 +308,9 @@ impl Manifest {
                     resolve(key, command)?;
                 }
             }
+        }
+        for (key, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
+            resolve(key, command)?;
         }
         if let Some(client) = &mut self.client {
             for (key, command) in client.commands() {
@@ -379,6 +390,16 @@ impl Manifest {
         }
         if let Some(yields) = &self.daemon.yields {
             all("daemon.yields.args", &yields.args, &[MANIFEST_DIR])?;
+        }
+        if let Some(mut browser) = self.browser.clone() {
+            for (key, command) in browser.commands() {
+                let more: &[&str] = if key == "browser.handoff" {
+                    &["origin", MANIFEST_DIR]
+                } else {
+                    &[MANIFEST_DIR]
+                };
+                all(key, command, more)?;
+            }
         }
         if let Some(mut client) = self.client.clone() {
             for (key, command) in client.commands() {
@@ -591,7 +612,7 @@ mod tests {
             let properties = &schema["properties"][section]["properties"];
             properties.as_object().unwrap().keys().cloned().collect()
         };
-        for section in ["subject", "daemon", "binding", "client"] {
+        for section in ["subject", "daemon", "binding", "client", "browser"] {
             let text = format!(
                 "[daemon]\nrun = ['true']\n{}\nnot_a_key = 1",
                 match section {
@@ -649,9 +670,7 @@ mod tests {
             assert!(jsonschema::is_valid(&schema, &value));
         }
         let manifest = Manifest::parse(&whole, "template").unwrap();
-        assert!(
-            manifest.client.is_some() && manifest.binding.page.is_some() && manifest.daemon.origins.is_some()
-        );
+        assert!(manifest.client.is_some() && manifest.browser.is_some() && manifest.daemon.origins.is_some());
     }
 
     /// The template with some of its lines taken out or put elsewhere, and some characters changed.

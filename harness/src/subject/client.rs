@@ -8,6 +8,7 @@ use super::connect::Client;
 use super::daemon::PROTOCOL;
 use super::fault::broken;
 use super::manage::{self, Report};
+use super::open;
 use super::state_directory::{StateDir, create_for_the_owner_alone};
 
 /// How the client is called.
@@ -15,11 +16,14 @@ pub const USAGE: &str = "\
 daemonspec-subject connect [--no-spawn] [--replace] [--private] [OPTIONS]
        daemonspec-subject stop [--force] [OPTIONS]
        daemonspec-subject restart|rotate|repair|supervise [OPTIONS]
+       daemonspec-subject open [--print-url] [OPTIONS]
+       daemonspec-subject handoff --origin ORIGIN [--print-url] [OPTIONS]
 
 connect   finds the daemon or starts one; a private one ends with standard input
 rotate    replaces the credential
 repair    takes a stale record off
 supervise keeps a daemon running
+open      opens the daemon's page in a browser, and handoff the page of an origin
 
 OPTIONS: [--state-dir DIR] [--timeout SECONDS] [--json] [--fault NAME]";
 
@@ -38,6 +42,8 @@ struct Options {
     replace: bool,
     private: bool,
     force: bool,
+    print_url: bool,
+    origin: Option<String>,
 }
 
 impl Options {
@@ -57,10 +63,12 @@ impl Options {
                 ("connect", "--replace") => options.replace = true,
                 ("connect", "--private") => options.private = true,
                 ("stop", "--force") => options.force = true,
+                ("open" | "handoff", "--print-url") => options.print_url = true,
+                ("handoff", "--origin") => options.origin = Some(arguments.next()?.clone()),
                 _ => return None,
             }
         }
-        Some(options)
+        (options.origin.is_some() || command != "handoff").then_some(options)
     }
 }
 
@@ -68,7 +76,17 @@ impl Options {
 pub fn run(arguments: &[String]) -> Option<u8> {
     let begin = Instant::now();
     let (command, arguments) = arguments.split_first()?;
-    if !["connect", "stop", "restart", "rotate", "repair", "supervise"].contains(&command.as_str()) {
+    let commands = [
+        "connect",
+        "stop",
+        "restart",
+        "rotate",
+        "repair",
+        "supervise",
+        "open",
+        "handoff",
+    ];
+    if !commands.contains(&command.as_str()) {
         return None;
     }
     let Some(options) = Options::parse(command, arguments) else {
@@ -104,6 +122,7 @@ pub fn run(arguments: &[String]) -> Option<u8> {
         "rotate" => manage::replace_credential(&client.directory),
         "repair" => manage::repair(&client),
         "supervise" => manage::supervise(&client),
+        "open" | "handoff" => return Some(open::open(&client, options.origin.as_deref(), options.print_url)),
         _ if options.private => return Some(manage::private(client, tell).0),
         _ => manage::connect(&client),
     };

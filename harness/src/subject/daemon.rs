@@ -159,6 +159,7 @@ impl Daemon {
                 .append("lifecycle", &json!({"what": "credential-rotated"}));
         }
         self.origins.refresh(&self.log);
+        super::browser::sweep(&self.directory);
     }
 
     /// The answer to a handshake at this moment, by a new look at the record.

@@ -27,6 +27,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
     const GROUPS: &[&[Fault]] = &[
         super::daemon_faults::FAULTS,
         super::stream_faults::FAULTS,
+        super::browser_faults::FAULTS,
         super::client_faults::FAULTS,
     ];
     GROUPS.iter().copied().flatten()
@@ -99,10 +100,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_of_requirements_that_bind() {
-        use super::super::{client_faults, daemon_faults, stream_faults};
+        use super::super::{browser_faults, client_faults, daemon_faults, stream_faults};
         let of = |faults: &'static [Fault], role: Role| faults.iter().map(move |fault| (fault, role));
         let all = of(daemon_faults::FAULTS, Role::Daemon)
             .chain(of(stream_faults::FAULTS, Role::Daemon))
+            .chain(of(browser_faults::FAULTS, Role::Daemon))
             .chain(of(client_faults::FAULTS, Role::Client));
         let mut names = BTreeSet::new();
         for (fault, role) in all {

@@ -3,6 +3,9 @@
 //!
 //! It takes nothing from the rest of the harness: what judges and what is judged would otherwise be wrong together.
 
+mod browser;
+mod browser_faults;
+mod browser_misdeeds;
 mod child;
 pub mod client;
 mod client_faults;
@@ -15,6 +18,7 @@ pub mod fault;
 mod handshake;
 mod manage;
 mod misdeeds;
+mod open;
 pub mod perimeter;
 mod perimeter_misdeeds;
 mod platform;

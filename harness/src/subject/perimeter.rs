@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::browser::Pages;
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{self, Claim};
@@ -32,7 +33,8 @@ pub(super) struct Refusal(pub(super) u16, pub(super) &'static str, pub(super) &'
 
 pub(super) const INVALID: Refusal = Refusal(400, "invalid_request", "Invalid request");
 pub(super) const UNAUTHORIZED: Refusal = Refusal(401, "unauthorized", "Unauthorized");
-const ORIGIN: Refusal = Refusal(403, "origin_refused", "Origin refused");
+pub(super) const ORIGIN: Refusal = Refusal(403, "origin_refused", "Origin refused");
+pub(super) const FORBIDDEN: Refusal = Refusal(403, "forbidden_scope", "Forbidden");
 pub(super) const NOT_FOUND: Refusal = Refusal(404, "not_found", "Not found");
 pub(super) const METHOD: Refusal = Refusal(405, "method_not_allowed", "Method not allowed");
 const TIME: Refusal = Refusal(408, "request_timeout", "Request timeout");
@@ -449,6 +451,10 @@ pub(super) enum Pass {
     Bearer,
     /// Opens the handshake alone.
     Proof(Claim),
+    /// The page token of this id.
+    Page(String),
+    /// Nothing yet: the route judges the ticket that it is about to be given.
+    Ticket,
 }
 
 /// Judges the authentication of a request.
@@ -550,6 +556,8 @@ pub(super) struct Allowlist {
     directory: StateDir,
     launch: Vec<String>,
     file: Mutex<Listed>,
+    /// What pages of these origins hold ends with them.
+    pub(super) pages: Pages,
 }
 
 struct Listed {
@@ -570,6 +578,7 @@ impl Allowlist {
                 read_before: false,
                 read: Instant::now(),
             }),
+            pages: Pages::default(),
         }
     }
 
@@ -587,9 +596,13 @@ impl Allowlist {
                 if listed.read_before {
                     for origin in origins.iter().filter(|origin| !listed.origins.contains(origin)) {
                         change("added", origin);
+                        self.pages.welcome(origin);
                     }
                     for origin in listed.origins.iter().filter(|origin| !origins.contains(origin)) {
                         change("removed", origin);
+                        if !self.launch.contains(origin) {
+                            self.pages.forget(origin);
+                        }
                     }
                 }
                 *listed = Listed {
@@ -707,5 +720,7 @@ fn edit(directory: &str, add: bool, origin: &str) -> Result<(), Fault> {
     let temporary = format!("{CONFIG}.tmp-{}", random_hex::<8>());
     let written = directory.write_new(&temporary, config.to_string().as_bytes());
     let replaced = written.and_then(|()| directory.rename(&temporary, CONFIG));
-    replaced.map_err(|error| Fault::new(directory.file(CONFIG), error))
+    replaced.map_err(|error| Fault::new(directory.file(CONFIG), error))?;
+    super::open::let_look(&directory);
+    Ok(())
 }

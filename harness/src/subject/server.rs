@@ -10,13 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::browser;
+use super::browser_misdeeds;
 use super::convergence::Reason;
 use super::daemon::{Daemon, State, VERSION};
 use super::fault::broken;
 use super::handshake::{self, PROOF, SPEC};
 use super::perimeter::{
-    self, BODY, DRAINING, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin, Pass, Refusal,
-    Request, TOO_LARGE, UNAUTHORIZED,
+    self, BODY, DRAINING, FORBIDDEN, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin,
+    Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED,
 };
 use super::perimeter_misdeeds as misdeeds;
 use super::registration::{Found, RECORD, Record, authority};
@@ -41,9 +43,17 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/status", &["GET"]),
     ("/v1/shutdown", &["POST"]),
     (streams::PATH, &["GET", "POST"]),
+    (browser::SHELL, &["GET"]),
+    (browser::PAGE, &["POST"]),
+    (browser::TICKETS, &["POST"]),
+    (browser::HANDOFF, &["POST"]),
+    (browser::TOKENS, &["GET"]),
 ];
 
 fn methods(path: &str) -> Option<&'static [&'static str]> {
+    if browser::token_of(path).is_some() {
+        return Some(&["DELETE"]);
+    }
     ROUTES
         .iter()
         .find(|(route, _)| *route == path)
@@ -51,15 +61,15 @@ fn methods(path: &str) -> Option<&'static [&'static str]> {
 }
 
 /// What is answered.
-struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    content_type: &'static str,
-    body: Vec<u8>,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) content_type: &'static str,
+    pub(super) body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(status: u16, body: &Value) -> Self {
+    pub(super) fn json(status: u16, body: &Value) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -68,7 +78,7 @@ impl Answer {
         }
     }
 
-    fn problem(Refusal(status, code, title): Refusal, more: &Value) -> Self {
+    pub(super) fn problem(Refusal(status, code, title): Refusal, more: &Value) -> Self {
         let mut problem = json!({"title": title, "status": status, "code": code});
         if let (Some(problem), Some(more)) = (problem.as_object_mut(), more.as_object()) {
             problem.extend(more.clone());
@@ -98,7 +108,7 @@ impl Answer {
         }
     }
 
-    fn empty(status: u16) -> Self {
+    pub(super) fn empty(status: u16) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -107,7 +117,7 @@ impl Answer {
         }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
@@ -127,7 +137,7 @@ impl Answer {
 
     fn head(&self, closes: bool) -> String {
         let mut lines = vec![format!("HTTP/1.1 {} {}", self.status, reason(self.status))];
-        if !broken("PER-38.stored") {
+        if !broken("PER-38.stored") && !browser_misdeeds::is_stored(self) {
             lines.push("Cache-Control: no-store".to_owned());
         }
         lines.extend(
@@ -347,6 +357,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         _ => Vec::new(),
     };
     misdeeds::share(&mut shared, &origin, request);
+    let origin = browser::page_origin(request, origin);
     let finish = |incoming: &Incoming, mut answer: Answer, body_is_read: bool| {
         let is_handshake = request.path == handshake::PATH && answer.content_type == "application/json";
         let is_json = broken("PER-37.never")
@@ -358,6 +369,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         if answer.status < 400 || !broken("PER-13.not-for-errors") {
             answer.headers.extend(shared.clone());
         }
+        browser_misdeeds::set_cookie(request, &mut answer);
         let closes = !request.modern || request.wants("close") || !body_is_read;
         write_answer(&incoming.stream, &answer, closes, request.method != "HEAD")?;
         Ok(!closes)
@@ -418,6 +430,9 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         }
         return finish(incoming, answer, no_body);
     }
+    if let Some(worker) = browser::worker(request) {
+        return finish(incoming, worker, no_body);
+    }
     let known = methods(&request.path);
     if broken("PER-20.harmless") && request.method == "OPTIONS" {
         return finish(incoming, Answer::empty(204).with("Allow", "OPTIONS"), no_body);
@@ -454,7 +469,11 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     };
     let earlier = std::mem::replace(&mut incoming.passed, false);
     let open = || is_open_to(request, earlier).then_some(Pass::Bearer);
-    let passed = passes(&credential).or_else(passes_by_fault).or_else(open);
+    let by_page = || browser::pass(daemon, request, &origin, &credential);
+    let passed = passes(&credential)
+        .or_else(by_page)
+        .or_else(passes_by_fault)
+        .or_else(open);
     incoming.passed = earlier || passed.is_some();
     let known = methods(&request.path);
     if passed.is_none() && known.is_none() && broken("HS-8.not-found-first") {
@@ -471,6 +490,9 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         pass => pass,
     });
     let Some(pass) = passed else {
+        if let Some(shell) = browser::shell(daemon, request, 401, &credential) {
+            return finish(incoming, shell, no_body);
+        }
         let header = || {
             String::from_utf8_lossy(request.headers("Authorization").next().unwrap_or_default()).into_owned()
         };
@@ -538,13 +560,19 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
             no_body,
         );
     }
+    if matches!(pass, Pass::Page(_)) && browser::is_withheld(request) {
+        return finish(incoming, FORBIDDEN.into(), no_body);
+    }
     if (request.method.as_str(), request.path.as_str()) == ("GET", streams::PATH) {
         let wish = match streams::wish(request, &daemon.log) {
             Ok(_) if daemon.standing_down().is_some() && !broken("STR-6.opens") => Err(DRAINING),
             wish => wish,
         };
         return match wish {
-            Ok(wish) => stream(daemon, incoming, request, &origin, &wish, shared.clone()).map(|()| false),
+            Ok(wish) => {
+                let by = (&origin, &pass);
+                stream(daemon, incoming, request, by, &wish, shared.clone()).map(|()| false)
+            }
             Err(refusal) => finish(incoming, refusal.into(), no_body),
         };
     }
@@ -562,7 +590,9 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     };
     match incoming.body(request, most) {
         Ok(body) => {
-            let answer = route(daemon, request, &pass, &credential, &body).unwrap_or_else(Answer::from);
+            let answer = browser::route(daemon, request, &origin, &credential, &body)
+                .unwrap_or_else(|| route(daemon, request, &pass, &credential, &body))
+                .unwrap_or_else(Answer::from);
             finish(incoming, answer, true)
         }
         Err(NoRequest::Refused(refusal)) => finish(incoming, refusal.into(), false),
@@ -732,7 +762,11 @@ fn route(
             status["token"] = json!(credential.text());
             Ok(Answer::json(200, &status))
         }
-        "/v1/status" => Ok(Answer::json(200, &status(daemon))),
+        "/v1/status" => {
+            // Whoever has changed a file asks this, so that the next change is not the first that is seen.
+            daemon.follow_files();
+            Ok(Answer::json(200, &status(daemon)))
+        }
         "/v1/shutdown" => shut_down(daemon, body),
         _ => note(daemon, body),
     }
@@ -853,7 +887,7 @@ fn stream(
     daemon: &Daemon,
     incoming: &Incoming,
     request: &Request,
-    origin: &Origin,
+    (origin, pass): (&Origin, &Pass),
     wish: &streams::Wish,
     shared: Vec<(&'static str, String)>,
 ) -> io::Result<()> {
@@ -894,5 +928,6 @@ fn stream(
         Origin::Listed(origin) => daemon.origins.admits(origin, &daemon.log),
         _ => true,
     };
+    let wanted = || wanted() && browser::may_follow(daemon, pass, opened);
     streams::follow(&incoming.stream, request.modern, &daemon.log, wish, wanted)
 }

@@ -428,14 +428,24 @@ impl Follower {
 
     /// Reads until `number` has come.
     pub(in crate::cases) fn wait_for(&mut self, number: u64, deadline: Instant) -> bool {
-        while !self.has(number) {
+        self.wait_for_line(&number.to_string(), deadline).is_some()
+    }
+
+    /// Reads until a line has come that holds `part`, and gives it back.
+    pub(in crate::cases) fn wait_for_line(&mut self, part: &str, deadline: Instant) -> Option<String> {
+        loop {
+            let text = String::from_utf8_lossy(&self.text);
+            if let Some(line) = text
+                .split_inclusive('\n')
+                .find(|line| line.contains(part) && line.ends_with('\n'))
+            {
+                return Some(line.trim_end().to_owned());
+            }
             match self.connection.read_some(deadline) {
-                Ok(bytes) if bytes.is_empty() => return false,
-                Ok(bytes) => self.text.extend(bytes),
-                Err(_) => return false,
+                Ok(bytes) if !bytes.is_empty() => self.text.extend(bytes),
+                _ => return None,
             }
         }
-        true
     }
 
     /// Whether `number` has come.

@@ -1,0 +1,122 @@
+//! The handoff: a token for the page of another origin.
+
+use serde_json::json;
+
+use super::super::perimeter::ask::{
+    Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
+};
+use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
+use crate::case::{Case, Outcome};
+use crate::stage::Stage;
+
+pub(in crate::cases) const CASES: &[Case] = &[
+    Case::browser_paths(
+        "browser/handoff-ticket-for-a-listed-origin",
+        &["BROW-31"],
+        "Tickets are asked for, for origins that are not on the list, were removed from it, or are none: 400, and no \
+         ticket.",
+        handoff_ticket_for_a_listed_origin,
+    ),
+    Case::browser_paths(
+        "browser/handoff-binds-its-token",
+        &["BROW-32"],
+        "A live ticket is presented by the page of its origin: 200, and a token that opens the daemon from there alone.",
+        handoff_binds_its_token,
+    ),
+    Case::browser_paths(
+        "browser/handoff-from-elsewhere-spends-the-ticket",
+        &["BROW-33"],
+        "Live tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and 401 \
+         from their own origin afterwards.",
+        handoff_from_elsewhere_spends_the_ticket,
+    ),
+];
+
+fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("400, and no ticket");
+    let removed = "https://removed.example";
+    let exit = stage.add_origin(removed)?;
+    stage.ensure(exit.code == Some(0), format!("the origin was not added: {exit}"))?;
+    handoff_ticket(stage, &live, removed)?;
+    stage.control("a ticket was issued for an origin that was listed");
+    let exit = stage.remove_origin(removed)?;
+    stage.ensure(
+        exit.code == Some(0),
+        format!("the origin was not removed: {exit}"),
+    )?;
+    let upper = LISTED.to_ascii_uppercase();
+    let slash = format!("{LISTED}/");
+    let longer = format!("{LISTED}.evil.example");
+    let origins = [
+        UNLISTED, removed, "null", "*", "", "file://", &upper, &slash, &longer,
+    ];
+    stage.between_controls(&live, |stage| {
+        for origin in origins {
+            let wish = ticket_ask(&live, &json!({"kind": "handoff", "origin": origin}));
+            let refused = answered(stage, &live, &wish.bearer(&live), &[400])?;
+            let holds = refused.json().unwrap_or_default()["ticket"].is_string();
+            stage.ensure(!holds, format!("a ticket for {origin:?}"))?;
+        }
+        Ok(())
+    })?;
+    handoff_ticket(stage, &live, LISTED)?;
+    stage.control("a ticket was issued for a listed origin afterwards");
+    Ok(())
+}
+
+fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("200 with the token and its origin, and a token that is of this origin");
+    for origin in [LISTED, LISTED_TOO] {
+        let ticket = handoff_ticket(stage, &live, origin)?;
+        let ask = handoff_ask(&live, &ticket).origin(origin);
+        let response = answered(stage, &live, &ask, &[200])?;
+        let body = response.json().unwrap_or_default();
+        let Some(token) = body["token"].as_str() else {
+            return stage.fail("200, and no token");
+        };
+        stage.transcript().hide(token.as_bytes());
+        stage.ensure(
+            body["origin"] == origin,
+            format!("the answer to {origin} names {}", body["origin"]),
+        )?;
+        let read = |origin: &str| {
+            let ask = read_ask(stage, &live, token).origin(origin);
+            ask.named(format!("its token from {origin}"))
+        };
+        let other = if origin == LISTED { LISTED_TOO } else { LISTED };
+        let asks = [
+            read(other),
+            read(&own_origin(&live)),
+            read_ask(stage, &live, token).named("its token without Origin"),
+        ];
+        let own = read(origin);
+        served(stage, &live, &own)?;
+        all_answered(stage, &live, &asks, &[401])?;
+        served(stage, &live, &own)?;
+    }
+    Ok(())
+}
+
+fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 from elsewhere, without a token, and 401 from its own origin afterwards");
+    let own = own_origin(&live);
+    for from in [Some(LISTED_TOO), Some(own.as_str()), None] {
+        handoff_token(stage, &live, LISTED)?;
+        stage.control("a live ticket was admitted from its origin");
+        let ticket = handoff_ticket(stage, &live, LISTED)?;
+        let bare = handoff_ask(&live, &ticket);
+        let elsewhere = from.into_iter().fold(bare.clone(), Ask::origin);
+        let elsewhere = elsewhere.named(format!("a live ticket from {from:?}"));
+        let refused = answered(stage, &live, &elsewhere, &[401])?;
+        let tokens = tokens_in(stage, &live, &text(&refused))?;
+        stage.ensure(tokens.is_empty(), format!("{}: a token", elsewhere.what))?;
+        let late = bare
+            .origin(LISTED)
+            .named(format!("the same from its origin after {from:?}"));
+        answered(stage, &live, &late, &[401])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! The commands that open a page: what they write, what they start, and what is left of it.
+//!
+//! A program of the suite's stands in for the browser. It notes the arguments and the environment of itself and of who
+//! started it, and opens nothing.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{EntryKind, Facts};
+use local_daemon_harness::wait::until;
+
+use super::super::perimeter::ask::{ANSWER, LISTED, answer, answered, launch_listed};
+use super::visit::{SECRET, candidates, handoff_ask, page_ask};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Opening, Stage};
+
+pub(in crate::cases) const CASES: &[Case] = &[
+    Case::browser_paths(
+        "browser/launcher-file-hands-over-the-ticket",
+        &["BROW-15"],
+        "The command `open` is called with a browser of the suite's: that is given a file of mode 0600 in the state \
+         directory, in which a live ticket stands.",
+        launcher_file_hands_over_the_ticket,
+    ),
+    Case::browser_paths(
+        "browser/no-secret-in-arguments-or-environment",
+        &["BROW-16"],
+        "The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and \
+         environment nor those of who started it hold a live ticket, a token or the credential.",
+        no_secret_in_arguments_or_environment,
+    ),
+    Case::browser_paths(
+        "browser/launcher-file-is-removed",
+        &["BROW-17"],
+        "Launcher files of both commands are written, and one whose ticket is used: none is there 60 s later.",
+        launcher_file_is_removed,
+    )
+    .idle()
+    .deadline_s(100),
+    Case::browser_paths(
+        "browser/print-url",
+        &["BROW-18"],
+        "The command `open` with `--print-url` prints one address, whose fragment holds a live ticket, and starts \
+         nothing, as `open` without it does.",
+        print_url,
+    ),
+];
+
+/// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
+const BROWSER: &str = r#"#!/bin/sh
+notes='{notes}'
+mkdir "$notes/new-$$"
+pid=$$
+for level in 1 2 3; do
+  cat "/proc/$pid/cmdline" >> "$notes/new-$$/arguments" 2>/dev/null
+  [ "$level" = 1 ] && cp "$notes/new-$$/arguments" "$notes/new-$$/own"
+  cat "/proc/$pid/environ" >> "$notes/new-$$/environment" 2>/dev/null
+  pid=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$pid/status")
+  [ "${pid:-1}" = 1 ] || [ "$pid" = '{suite}' ] && break
+done
+mv "$notes/new-$$" "$notes/$$"
+"#;
+
+/// A browser of the suite's.
+struct Browser {
+    notes: PathBuf,
+    vars: Vec<(String, String)>,
+}
+
+/// What a browser was given.
+struct Given {
+    /// Its arguments, the program the first of them.
+    own: Vec<String>,
+    /// The arguments and the environments of it and its parents.
+    all: String,
+}
+
+impl Browser {
+    fn put(stage: &Stage) -> Outcome<Self> {
+        let root = stage.arena().path().join("browser");
+        let (notes, programs) = (root.join("notes"), root.join("programs"));
+        std::fs::create_dir_all(&notes)?;
+        std::fs::create_dir_all(&programs)?;
+        let text = BROWSER
+            .replace("{notes}", &notes.to_string_lossy())
+            .replace("{suite}", &std::process::id().to_string());
+        for name in ["xdg-open", "open", "sensible-browser", "x-www-browser"] {
+            let program = programs.join(name);
+            std::fs::write(&program, &text)?;
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        let vars = [
+            ("PATH", format!("{}:{path}", programs.display())),
+            ("BROWSER", programs.join("xdg-open").display().to_string()),
+        ];
+        Ok(Self {
+            notes,
+            vars: vars.map(|(name, value)| (name.to_owned(), value)).into(),
+        })
+    }
+
+    /// What every browser so far was given, as far as it is noted, by its directory.
+    fn started(&self) -> std::io::Result<BTreeMap<PathBuf, Given>> {
+        let words = |file: PathBuf| -> std::io::Result<String> {
+            let text = String::from_utf8_lossy(&std::fs::read(file)?).into_owned();
+            Ok(text.replace('\0', "\n"))
+        };
+        let mut started = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.notes)? {
+            let path = entry?.path();
+            if !path.to_string_lossy().contains("/new-") {
+                // The interpreter stands before the program.
+                let own = words(path.join("own"))?.lines().map(str::to_owned).collect();
+                let all = words(path.join("arguments"))? + &words(path.join("environment"))?;
+                started.insert(path, Given { own, all });
+            }
+        }
+        Ok(started)
+    }
+
+    /// Calls a command, which has to start a browser.
+    fn open(&self, stage: &mut Stage, which: Opening, origin: &str) -> Outcome<Given> {
+        let before = self.started()?;
+        let (exit, _) = stage.open_page(which, origin, &self.vars)?;
+        stage.ensure(
+            exit.code == Some(0),
+            format!("the command that opens a page: {exit}"),
+        )?;
+        let given = until(Instant::now() + ANSWER, Duration::from_millis(10), || {
+            let mut started = self.started().ok()?;
+            started.retain(|place, _| !before.contains_key(place));
+            started.pop_first().map(|(_, given)| given)
+        });
+        match given {
+            Some(given) => Ok(given),
+            None => stage.fail("the command ended well and started no browser"),
+        }
+    }
+}
+
+impl Given {
+    /// The file that it is to open.
+    fn file(&self) -> Option<PathBuf> {
+        let last = self.own.last()?;
+        let path = PathBuf::from(last.strip_prefix("file://").unwrap_or(last));
+        path.is_file().then_some(path)
+    }
+}
+
+/// The first of these texts that is a live ticket, which is used up by it.
+fn redeemable(stage: &mut Stage, live: &Live, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
+    for text in texts {
+        stage.transcript().hide(text.as_bytes());
+        let ask = if which == Opening::Handoff {
+            handoff_ask(live, text).origin(LISTED)
+        } else {
+            page_ask(live, text).origin("null")
+        };
+        let ask = ask.named("what stands there, as ticket");
+        if answered(stage, live, &ask, &[200, 401])?.status == 200 {
+            return Ok(Some((*text).to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect(
+        "one argument: a regular file of mode 0600, in the state directory, that holds a live ticket",
+    );
+    let browser = Browser::put(stage)?;
+    let given = browser.open(stage, Opening::Page, "")?;
+    let Some(file) = given.file() else {
+        return stage.fail("the last argument of the browser is no file");
+    };
+    let facts = Facts::of(&file)?;
+    stage.ensure(
+        facts.kind == EntryKind::File && facts.mode == 0o600,
+        format!("the launcher is {:?} of mode {:04o}", facts.kind, facts.mode),
+    )?;
+    let inside = |path: &Path| {
+        Some(
+            path.canonicalize()
+                .ok()?
+                .starts_with(stage.state_dir().canonicalize().ok()?),
+        )
+    };
+    let inside = inside(&file) == Some(true);
+    stage.ensure(
+        inside,
+        format!("the launcher is not in the state directory: {}", file.display()),
+    )?;
+    let text = std::fs::read_to_string(&file)?;
+    let ticket = redeemable(stage, &live, &candidates(&text), Opening::Page)?;
+    stage.ensure(ticket.is_some(), "no live ticket stands in the launcher")
+}
+
+fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("neither a live ticket nor the credential among them");
+    let browser = Browser::put(stage)?;
+    let mut commands = 0;
+    for which in [Opening::Page, Opening::Handoff] {
+        let given = match browser.open(stage, which, LISTED) {
+            Err(crate::case::Stop::NotApplicable(_)) => continue,
+            given => given?,
+        };
+        commands += 1;
+        stage.precondition(format!(
+            "{which:?}: a browser was started, with {} arguments",
+            given.own.len()
+        ));
+        let holds = given.all.contains(&live.credential.text());
+        stage.ensure(!holds, format!("{which:?}: the credential is among them"))?;
+        let ticket = redeemable(stage, &live, &candidates(&given.all), which)?;
+        stage.ensure(
+            ticket.is_none(),
+            format!("{which:?}: a live ticket is among them"),
+        )?;
+        if let Some(file) = given.file() {
+            let text = std::fs::read_to_string(file)?;
+            let ticket = redeemable(stage, &live, &candidates(&text), which)?;
+            stage.ensure(
+                ticket.is_some(),
+                format!("{which:?}: no live ticket stands in the launcher"),
+            )?;
+        }
+    }
+    if commands == 0 {
+        return stage.not_applicable("the manifest has neither `browser.open` nor `browser.handoff`");
+    }
+    Ok(())
+}
+
+fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
+    const BOUND: Duration = Duration::from_mins(1);
+    const LATE: Duration = Duration::from_secs(1);
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("no launcher 60 s after the command has ended");
+    let browser = Browser::put(stage)?;
+    let mut files = Vec::new();
+    for which in [Opening::Page, Opening::Page, Opening::Handoff] {
+        let given = match browser.open(stage, which, LISTED) {
+            Err(crate::case::Stop::NotApplicable(_)) if !files.is_empty() => continue,
+            given => given?,
+        };
+        let Some(file) = given.file() else {
+            return stage.inconclusive("the browser was given no file");
+        };
+        files.push(file);
+    }
+    let deadline = Instant::now() + BOUND + LATE;
+    let text = std::fs::read_to_string(&files[0])?;
+    redeemable(stage, &live, &candidates(&text), Opening::Page)?;
+    stage.precondition(format!(
+        "{} launchers were there, the ticket of one is used",
+        files.len()
+    ));
+    let gone = until(deadline, Duration::from_millis(200), || {
+        files.iter().all(|file| !file.exists()).then_some(())
+    });
+    let left = files.iter().filter(|file| file.exists()).count();
+    stage.ensure(gone.is_some(), format!("{left} launchers are there after 60 s"))
+}
+
+fn print_url(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");
+    let browser = Browser::put(stage)?;
+    let (exit, output) = stage.open_page(Opening::Address, "", &browser.vars.clone())?;
+    stage.ensure(
+        exit.code == Some(0),
+        format!("the command that prints the address: {exit}"),
+    )?;
+    let said = String::from_utf8_lossy(&output.stdout()).into_owned();
+    for candidate in candidates(&said) {
+        stage.transcript().hide(candidate.as_bytes());
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    let [line] = lines[..] else {
+        return stage.fail(format!("{} lines on standard output", lines.len()));
+    };
+    let own = format!("http://{}/", live.target.authority);
+    let Some((address, fragment)) = line.split_once('#') else {
+        return stage.fail(format!(
+            "an address without a fragment: {} characters",
+            line.len()
+        ));
+    };
+    let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
+    stage.ensure(plain, format!("the address is {address}"))?;
+    stage.ensure(
+        !fragment.contains(char::is_whitespace),
+        "something follows the fragment",
+    )?;
+    let ticket = redeemable(stage, &live, &candidates(fragment), Opening::Page)?;
+    stage.ensure(
+        ticket.is_some(),
+        format!("the fragment holds no live ticket of {SECRET} characters or more"),
+    )?;
+    // What the first command started would have been noted by the time that what the second started is.
+    if stage
+        .manifest()
+        .browser
+        .as_ref()
+        .is_some_and(|browser| browser.open.is_some())
+    {
+        browser.open(stage, Opening::Page, "")?;
+        let started = browser.started()?.len();
+        stage.ensure(
+            started == 1,
+            format!("{} browsers by the command that starts none", started - 1),
+        )?;
+    }
+    let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
+    answer(stage, &live, &ask).map(drop)
+}

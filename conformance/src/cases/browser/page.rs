@@ -1,0 +1,446 @@
+//! The daemon's own page: who gets it, what its answers carry, and the shell that holds nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use local_daemon_harness::http::Response;
+use serde_json::json;
+
+use super::super::perimeter::ask::{
+    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
+    port, read_route, served, stream_route,
+};
+use super::visit::{
+    handoff_ask, handoff_ticket, handoff_token, page, page_ask, page_ticket, page_token, read_ask, text,
+    ticket_ask, tokens_in,
+};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Stage};
+
+pub(in crate::cases) const CASES: &[Case] = &[
+    Case::browser_paths(
+        "browser/page-for-a-ticket",
+        &["BROW-19", "BROW-21"],
+        "Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at each \
+         of its names: an HTML page, in which one token stands, once.",
+        page_for_a_ticket,
+    ),
+    Case::browser_paths(
+        "browser/page-for-no-other-origin",
+        &["BROW-20"],
+        "Live page tickets are posted from allowlisted origins, from others and from the daemon's own other names: 403, \
+         and no token.",
+        page_for_no_other_origin,
+    ),
+    Case::browser_paths(
+        "browser/headers-of-a-page",
+        &["BROW-22"],
+        "The page, the shell, and the shell for a refused ticket each carry every header of the table, and a policy that \
+         allows scripts and styles by nonce alone.",
+        headers_of_a_page,
+    ),
+    Case::browser_paths(
+        "browser/nonce-is-new",
+        &["BROW-23"],
+        "Pages and shells are asked for, many within a second: no nonce comes twice, and each script and style bears it.",
+        nonce_is_new,
+    ),
+    Case::browser_paths(
+        "browser/no-cookie",
+        &["BROW-25"],
+        "Every route is asked in its good form, refused, from pages, by proof and by ticket: no answer sets a cookie.",
+        no_cookie,
+    ),
+    Case::browser_paths(
+        "browser/shell-holds-nothing",
+        &["BROW-26"],
+        "`GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401, and \
+         an HTML page in which nothing opens the daemon or names its launch.",
+        shell_holds_nothing,
+    ),
+    Case::browser_paths(
+        "browser/service-worker-ends-itself",
+        &["BROW-28"],
+        "The request of an engine for a service worker, on routes and on paths that are none: a script that unregisters \
+         its worker, unless `Host` or `Origin` is refused.",
+        service_worker_ends_itself,
+    ),
+];
+
+/// The daemon's names, each with its port.
+fn own_hosts(live: &Live) -> [String; 3] {
+    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
+}
+
+fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("200, `text/html`, and one token that stands there once");
+    for host in own_hosts(&live) {
+        let own = format!("http://{host}");
+        for origin in [Some("null"), Some(own.as_str()), None] {
+            let ticket = page_ticket(stage, &live)?;
+            let what = format!("a live ticket at {host} from {origin:?}");
+            let ask = page_ask(&live, &ticket).hosts([host.as_str()]);
+            let ask = origin.into_iter().fold(ask, Ask::origin).named(&*what);
+            let page = answered(stage, &live, &ask, &[200])?;
+            stage.ensure(
+                page.media_type().as_deref() == Some("text/html"),
+                format!("{what}: {:?}", page.header("Content-Type")),
+            )?;
+            if host != live.target.authority {
+                // Its token is one of that name.
+                continue;
+            }
+            let page = text(&page);
+            let tokens = tokens_in(stage, &live, &page)?;
+            let times = tokens
+                .first()
+                .map_or(0, |token| page.matches(token.as_str()).count());
+            stage.ensure(
+                tokens.len() == 1 && times == 1,
+                format!(
+                    "{what}: a token stands in the page {} times",
+                    tokens.len().max(times)
+                ),
+            )?;
+            let holds_ticket = page.contains(&ticket);
+            stage.ensure(!holds_ticket, format!("{what}: the ticket stands in the page"))?;
+        }
+    }
+    Ok(())
+}
+
+fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("403 for each, and no token");
+    page_token(stage, &live)?;
+    stage.control("a live ticket got the page from the origin null");
+    let own = own_origin(&live);
+    let mut origins: Vec<String> = [
+        LISTED,
+        LISTED_TOO,
+        UNLISTED,
+        "http://127.0.0.1",
+        "file://",
+        "NULL",
+        "",
+    ]
+    .map(str::to_owned)
+    .into();
+    origins.extend(own_hosts(&live).map(|host| format!("http://{host}")));
+    origins.push(format!("http://127.0.0.1:{}", port(&live) ^ 1));
+    origins.retain(|origin| *origin != own);
+    for origin in origins {
+        let ticket = page_ticket(stage, &live)?;
+        let ask = page_ask(&live, &ticket).origin(&origin);
+        let ask = ask.named(format!("a live ticket from {origin:?}"));
+        let refused = answered(stage, &live, &ask, &[403])?;
+        let tokens = tokens_in(stage, &live, &text(&refused))?;
+        stage.ensure(tokens.is_empty(), format!("{}: a token", ask.what))?;
+    }
+    let ticket = page_ticket(stage, &live)?;
+    let two = page_ask(&live, &ticket).origin("null").origin(&own);
+    answered(stage, &live, &two.named("a live ticket with two origins"), &[403])?;
+    page_token(stage, &live)?;
+    stage.control("a live ticket got the page afterwards");
+    Ok(())
+}
+
+/// The HTML answers of a daemon, each with what it is.
+fn pages(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, Response)>> {
+    let shell = Ask::new(live, "GET", "/").with("Accept", "text/html,*/*;q=0.8");
+    let refused = page_ask(live, "x")
+        .origin("null")
+        .with("Accept", "text/html,*/*;q=0.8");
+    Ok(vec![
+        ("the page", page(stage, live)?),
+        ("the shell", answered(stage, live, &shell, &[401])?),
+        (
+            "the shell for a refused ticket",
+            answered(stage, live, &refused.named("no ticket, from a browser"), &[401])?,
+        ),
+        (
+            "the shell for the credential",
+            answered(stage, live, &shell.clone().bearer(live), &[200])?,
+        ),
+    ])
+}
+
+/// The directives of a policy, each with its values.
+fn directives(policy: &str) -> BTreeMap<String, Vec<String>> {
+    let directives = policy.split(';').filter_map(|directive| {
+        let mut words = directive.split_whitespace().map(str::to_owned);
+        Some((words.next()?.to_ascii_lowercase(), words.collect()))
+    });
+    directives.collect()
+}
+
+/// The nonce of an answer, if its policy allows scripts and styles by it alone.
+fn nonce(response: &Response) -> Option<String> {
+    let policy = directives(response.header("Content-Security-Policy")?);
+    let of = |name: &str| match policy.get(name).map(Vec::as_slice) {
+        Some([one]) => one.strip_prefix("'nonce-")?.strip_suffix('\'').map(str::to_owned),
+        _ => None,
+    };
+    of("script-src").filter(|nonce| !nonce.is_empty() && of("style-src").as_ref() == Some(nonce))
+}
+
+fn headers_of_a_page(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("each header of the table, once, on each HTML answer");
+    for (what, response) in pages(stage, &live)? {
+        stage.ensure(
+            response.media_type().as_deref() == Some("text/html"),
+            format!("{what} is {:?}", response.header("Content-Type")),
+        )?;
+        for (name, value) in [
+            ("Cache-Control", "no-store"),
+            ("X-Frame-Options", "DENY"),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+        ] {
+            let there = response.all(name);
+            let right = matches!(there[..], [one] if one.eq_ignore_ascii_case(value));
+            stage.ensure(right, format!("{what}: {name}: {there:?}, not {value:?}"))?;
+        }
+        let policies = response.all("Content-Security-Policy");
+        let [policy] = policies[..] else {
+            return stage.fail(format!("{what} has {} policies", policies.len()));
+        };
+        let has = directives(policy);
+        for (name, value) in [
+            ("default-src", "'none'"),
+            ("connect-src", "'self'"),
+            ("base-uri", "'none'"),
+            ("form-action", "'self'"),
+            ("frame-ancestors", "'none'"),
+        ] {
+            let there = has.get(name).cloned().unwrap_or_default();
+            stage.ensure(
+                there == [value],
+                format!("{what}: {name} is {there:?}, not {value}"),
+            )?;
+        }
+        let known = ["default-src", "connect-src", "script-src", "style-src"];
+        let more = has.iter().find(|(name, value)| {
+            name.contains("-src") && !known.contains(&name.as_str()) && **value != ["'none'"]
+        });
+        stage.ensure(
+            more.is_none(),
+            format!("{what}: its policy allows more: {more:?}"),
+        )?;
+        stage.ensure(
+            nonce(&response).is_some(),
+            format!("{what}: its policy allows scripts or styles by more than one nonce: {policy}"),
+        )?;
+    }
+    Ok(())
+}
+
+fn nonce_is_new(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a nonce that no other answer has, on each script and style of the answer");
+    let mut seen = BTreeSet::new();
+    let shell = Ask::new(&live, "GET", "/");
+    let mut answers = pages(stage, &live)?;
+    for _ in 0..40 {
+        answers.push(("the shell", answered(stage, &live, &shell, &[401])?));
+    }
+    answers.push(("the page", page(stage, &live)?));
+    for (what, response) in answers {
+        let Some(nonce) = nonce(&response) else {
+            return stage.fail(format!("{what} has no nonce"));
+        };
+        let text = text(&response);
+        let bears = format!("nonce=\"{nonce}\"");
+        for element in ["<script", "<style"] {
+            let begins = text.match_indices(element);
+            let bare = begins
+                .map(|(at, _)| text[at..].split('>').next().unwrap_or_default())
+                .find(|tag| !tag.replace('\'', "\"").contains(&bears));
+            stage.ensure(
+                bare.is_none(),
+                format!("{what}: {bare:?} does not bear the nonce"),
+            )?;
+        }
+        stage.ensure(
+            seen.insert(nonce),
+            format!("{what} has the nonce of another answer"),
+        )?;
+    }
+    stage.observed(format!("{} answers, each with its own nonce", seen.len()));
+    Ok(())
+}
+
+fn no_cookie(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("no `Set-Cookie`");
+    let read = read_route(stage);
+    let own = own_origin(&live);
+    let token = handoff_token(stage, &live, LISTED)?;
+    let page_ticket = page_ticket(stage, &live)?;
+    let handoff_ticket = handoff_ticket(stage, &live, LISTED)?;
+    let mut asks = vec![
+        handshake_route(stage).ask(&live).bearer(&live),
+        Ask::new(&live, "GET", "/"),
+        Ask::new(&live, "GET", "/").bearer(&live),
+        Ask::new(&live, "GET", "/").with("Cookie", "session=1; ldp=1"),
+        page_ask(&live, &page_ticket).origin("null"),
+        page_ask(&live, &page_ticket)
+            .origin("null")
+            .with("Accept", "text/html"),
+        page_ask(&live, "x").origin(LISTED),
+        handoff_ask(&live, &handoff_ticket).origin(LISTED),
+        handoff_ask(&live, &handoff_ticket).origin(LISTED),
+        ticket_ask(&live, &json!({"kind": "page"})).bearer(&live),
+        ticket_ask(&live, &json!({"kind": "handoff", "origin": UNLISTED})).bearer(&live),
+        Ask::new(&live, "GET", "/v1/page-tokens").bearer(&live),
+        Ask::new(&live, "DELETE", "/v1/page-tokens/0123456789abcdef").bearer(&live),
+        Ask::new(&live, "GET", "/sw.js").with("Service-Worker", "script"),
+        read_ask(stage, &live, &token).origin(LISTED),
+        read.ask(&live).preflight(LISTED, "GET"),
+        read.ask(&live).bearer(&live).origin(UNLISTED),
+        read.ask(&live).bearer(&live).origin(&own),
+        read.ask(&live).bearer(&live).hosts(["evil.example"]),
+        Ask::new(&live, "GET", UNKNOWN).bearer(&live),
+        Ask::new(&live, "GET", UNKNOWN),
+    ];
+    asks.push(read.ask(&live));
+    asks.push(read.ask(&live).bearer(&live));
+    asks.extend(
+        stream_route(stage)
+            .ok()
+            .map(|stream| stream.ask(&live).bearer(&live)),
+    );
+    let mut served = 0;
+    for ask in &asks {
+        let response = answer(stage, &live, ask)?;
+        served += usize::from((200..300).contains(&response.status));
+        let cookies = response.all("Set-Cookie").len();
+        stage.ensure(
+            cookies == 0,
+            format!("{}: {} sets {cookies} cookies", ask.what, response.status),
+        )?;
+    }
+    stage.ensure(
+        served >= 10,
+        format!("no more than {served} of {} requests were served", asks.len()),
+    )?;
+    stage.observed(format!("{} answers, {served} of them good ones", asks.len()));
+    Ok(())
+}
+
+fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 with a challenge, `text/html`, and nothing in it that opens the daemon");
+    let token = page_token(stage, &live)?;
+    let foreign = handoff_token(stage, &live, LISTED)?;
+    let ticket = page_ticket(stage, &live)?;
+    let own = own_origin(&live);
+    let bare = || Ask::new(&live, "GET", "/");
+    let mut asks = vec![
+        bare().named("nothing"),
+        bare()
+            .with("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+            .named("a browser's Accept"),
+        bare()
+            .with("Accept", "application/json")
+            .named("a program's Accept"),
+        bare()
+            .with("Cookie", &format!("session={token}; token={token}; ldp={token}"))
+            .named("a token as cookie"),
+        bare()
+            .with(
+                "Cookie",
+                &format!("session={0}; token={0}; ldp={0}", live.credential.text()),
+            )
+            .named("the credential as cookie"),
+        bare()
+            .with("Referer", &format!("{own}/"))
+            .named("the page as Referer"),
+        bare().with("Authorization", "Bearer x").named("a wrong bearer"),
+        bare()
+            .with("Authorization", &format!("Bearer {ticket}"))
+            .named("a ticket as bearer"),
+        bare()
+            .with("Authorization", &format!("Bearer {foreign}"))
+            .named("a foreign page's token"),
+        bare().parameter("token", &token).named("a token in the query"),
+        bare().parameter("ticket", &ticket).named("a ticket in the query"),
+    ];
+    for site in ["same-origin", "none", "same-site", "cross-site"] {
+        for mode in ["navigate", "cors", "same-origin", "no-cors"] {
+            let fetch = bare()
+                .with("Sec-Fetch-Site", site)
+                .with("Sec-Fetch-Mode", mode)
+                .with("Sec-Fetch-Dest", "document")
+                .with("Sec-Fetch-User", "?1");
+            asks.push(fetch.clone().named(format!("Sec-Fetch of {site}, {mode}")));
+            let fetch = fetch.with("Cookie", "ldp=1; session=1").origin(&own);
+            asks.push(fetch.named(format!("Sec-Fetch of {site}, {mode}, Origin and cookies")));
+        }
+    }
+    asks.extend(own_hosts(&live).map(|host| bare().hosts([&*host]).named(format!("at {host}"))));
+    for ask in &asks {
+        let shell = answered(stage, &live, ask, &[401])?;
+        stage.ensure(
+            shell.media_type().as_deref() == Some("text/html") && shell.header("WWW-Authenticate").is_some(),
+            format!("{}: {:?}", ask.what, shell.header("Content-Type")),
+        )?;
+        let text = text(&shell);
+        for (what, secret) in [
+            ("the credential", live.credential.text()),
+            ("a token", token.clone()),
+            ("another page's token", foreign.clone()),
+            ("a ticket", ticket.clone()),
+            ("the id of the launch", live.record.id.clone()),
+        ] {
+            let holds = text.contains(&secret);
+            stage.ensure(!holds, format!("{}: the shell holds {what}", ask.what))?;
+        }
+        let tokens = tokens_in(stage, &live, &text)?;
+        stage.ensure(
+            tokens.is_empty(),
+            format!("{}: the shell holds a new token", ask.what),
+        )?;
+    }
+    served(stage, &live, &read_ask(stage, &live, &token))?;
+    stage.control("the page's token still opens the daemon");
+    Ok(())
+}
+
+fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect(
+        "200, a JavaScript type, and a script that unregisters; 421 and 403 where the perimeter refuses",
+    );
+    let read = read_route(stage).path;
+    let own = own_origin(&live);
+    let wants = |path: &str| {
+        let ask = Ask::new(&live, "GET", path).with("Service-Worker", "script");
+        ask.with("Sec-Fetch-Dest", "serviceworker")
+            .named(format!("the worker {path}"))
+    };
+    for path in ["/", "/sw.js", "/page", "/assets/worker.js?v=3", UNKNOWN, &read] {
+        for origin in [None, Some(own.as_str()), Some(LISTED)] {
+            let ask = origin.into_iter().fold(wants(path), Ask::origin);
+            let response = answered(stage, &live, &ask, &[200])?;
+            let script = response
+                .media_type()
+                .is_some_and(|kind| kind.ends_with("/javascript"));
+            stage.ensure(
+                script,
+                format!("{}: {:?}", ask.what, response.header("Content-Type")),
+            )?;
+            let unregisters = text(&response).contains("unregister(");
+            stage.ensure(
+                unregisters,
+                format!("{}: a script that unregisters nothing", ask.what),
+            )?;
+        }
+        answered(stage, &live, &wants(path).origin(UNLISTED), &[403])?;
+        answered(stage, &live, &wants(path).hosts(["evil.example"]), &[421])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! Tickets: what they are, what they open, and how often.
+
+use std::collections::BTreeSet;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::http::{Connection, HttpFault, Response};
+use serde_json::json;
+
+use super::super::perimeter::ask::{
+    ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
+    served, stream_route,
+};
+use super::visit::{
+    bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_token, ticket_ask,
+    tokens_in,
+};
+use crate::case::{Case, Outcome};
+use crate::stage::{Live, Stage};
+
+pub(in crate::cases) const CASES: &[Case] = &[
+    Case::browser_paths(
+        "browser/ticket-is-random",
+        &["BROW-1"],
+        "Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.",
+        ticket_is_random,
+    ),
+    Case::browser_paths(
+        "browser/ticket-admits-once",
+        &["BROW-2"],
+        "Tickets of both kinds are redeemed by one request after the other, and by twelve at once, ten times: one of \
+         them is admitted.",
+        ticket_admits_once,
+    ),
+    Case::browser_paths(
+        "browser/late-ticket-refused",
+        &["BROW-3", "BROW-6"],
+        "Tickets of both kinds are redeemed 31 s after their issue: refused, as what never was a ticket.",
+        late_ticket_refused,
+    )
+    .idle()
+    .deadline_s(90),
+    Case::browser_paths(
+        "browser/ticket-opens-its-own-route-alone",
+        &["BROW-4"],
+        "Live tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.",
+        ticket_opens_its_own_route_alone,
+    ),
+    Case::browser_paths(
+        "browser/credential-alone-makes-tickets",
+        &["BROW-5"],
+        "Page tokens of both kinds, tickets and nothing at all ask for tickets, for the list of tokens and for a \
+         revocation: none is done; a page token is told that it may not.",
+        credential_alone_makes_tickets,
+    ),
+    Case::browser_paths(
+        "browser/refused-tickets-look-alike",
+        &["BROW-6"],
+        "A used ticket, one of the other kind and texts that never were one are presented on both routes: the answers \
+         are the same, 401, and hold no token.",
+        refused_tickets_look_alike,
+    ),
+    Case::browser_paths(
+        "browser/second-use-is-told",
+        &["BROW-34"],
+        "Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the \
+         origin of the handoff.",
+        second_use_is_told,
+    ),
+];
+
+fn ticket_is_random(stage: &mut Stage) -> Outcome {
+    stage.expect("80 different tickets, and 256 bits that vary in each launch");
+    let mut all = BTreeSet::new();
+    for _ in 0..2 {
+        let (daemon, live) = stage.launch_ready()?;
+        let mut tickets = Vec::new();
+        for _ in 0..40 {
+            tickets.push(page_ticket(stage, &live)?);
+        }
+        let bits = bits(&tickets);
+        stage.ensure(
+            bits >= 256,
+            format!("no more than {bits} bits of the tickets vary"),
+        )?;
+        let before = all.len();
+        all.extend(tickets);
+        stage.ensure(
+            all.len() == before + 40,
+            format!("{} of 40 tickets were there before", before + 40 - all.len()),
+        )?;
+        daemon.kill_group();
+    }
+    Ok(())
+}
+
+/// Sends the same request on so many connections, its last byte at the same time.
+fn at_once(live: &Live, bytes: &[u8], count: usize) -> Vec<Result<Response, HttpFault>> {
+    let deadline = Instant::now() + ANSWER;
+    let together = Barrier::new(count);
+    let one = || {
+        let opened = Connection::open(live.target.address, deadline);
+        let sent = opened.and_then(|mut connection| {
+            connection.send(&bytes[..bytes.len() - 1], deadline)?;
+            Ok(connection)
+        });
+        together.wait();
+        let mut connection = sent?;
+        connection.send(&bytes[bytes.len() - 1..], deadline)?;
+        connection.read_response(deadline)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(one)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("it does not panic"))
+            .collect()
+    })
+}
+
+fn ticket_admits_once(stage: &mut Stage) -> Outcome {
+    const ASKERS: usize = 12;
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("200 for one request, 401 for all others");
+    for round in 0..10 {
+        let (what, ask) = if round % 2 == 0 {
+            let ticket = page_ticket(stage, &live)?;
+            ("page", page_ask(&live, &ticket).origin("null"))
+        } else {
+            let ticket = handoff_ticket(stage, &live, LISTED)?;
+            ("handoff", handoff_ask(&live, &ticket).origin(LISTED))
+        };
+        if round < 2 {
+            served(stage, &live, &ask)?;
+            answered(
+                stage,
+                &live,
+                &ask.named(format!("the {what} a second time")),
+                &[401],
+            )?;
+            continue;
+        }
+        let mut admitted = 0;
+        for answer in at_once(&live, &ask.bytes(), ASKERS) {
+            match answer {
+                Ok(answer) => {
+                    admitted += usize::from(answer.status == 200);
+                    ensure_status(stage, what, &answer, &[200, 401])?;
+                }
+                Err(fault) => return stage.fail(format!("the {what}, one of {ASKERS}: {fault}")),
+            }
+        }
+        stage.ensure(
+            admitted == 1,
+            format!("{admitted} of {ASKERS} requests with one {what} ticket were admitted"),
+        )?;
+    }
+    Ok(())
+}
+
+/// What an answer says, but for its date.
+fn said(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let headers = response.headers.iter();
+    let mut headers: Vec<(String, String)> = headers
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .filter(|(name, _)| name != "date")
+        .collect();
+    headers.sort_unstable();
+    (response.status, headers, response.body.clone())
+}
+
+/// These are refused, each with 401, all alike, and none with a token.
+fn refused_alike(stage: &mut Stage, live: &Live, asks: Vec<Ask>) -> Outcome {
+    let mut first = None;
+    for ask in asks {
+        let ask = ask.with("Accept", "application/json");
+        let response = answered(stage, live, &ask, &[401])?;
+        let tokens = tokens_in(stage, live, &super::visit::text(&response))?;
+        stage.ensure(tokens.is_empty(), format!("{}: a token", ask.what))?;
+        let (what, expected) = first
+            .get_or_insert_with(|| (ask.what.clone(), said(&response)))
+            .clone();
+        let seen = response.summary(stage.transcript());
+        stage.ensure(
+            said(&response) == expected,
+            format!("{} is not answered as {what}: {seen}", ask.what),
+        )?;
+    }
+    Ok(())
+}
+
+/// Texts that never were a ticket.
+const NEVER: [&str; 4] = [
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "q4ZyF3q0b8dUeHtZyqkPpV5S1uE7wq9xJr2mN0cLkTs",
+    "x",
+    "",
+];
+
+fn late_ticket_refused(stage: &mut Stage) -> Outcome {
+    const LATE: Duration = Duration::from_secs(31);
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401, the same as for what never was a ticket");
+    let page = page_ticket(stage, &live)?;
+    let handoff = handoff_ticket(stage, &live, LISTED)?;
+    let issued = Instant::now();
+    page_token(stage, &live)?;
+    handoff_token(stage, &live, LISTED)?;
+    stage.control("tickets that were issued a moment later were redeemed");
+    // The bound itself is what is waited for.
+    std::thread::sleep(LATE.saturating_sub(issued.elapsed()));
+    stage.between_controls(&live, |stage| {
+        let of = |ask: Ask, what: &str| ask.named(what);
+        let never = NEVER[0];
+        let pages = vec![
+            of(page_ask(&live, never).origin("null"), "no ticket, at the page"),
+            of(
+                page_ask(&live, &page).origin("null"),
+                "a late ticket, at the page",
+            ),
+        ];
+        refused_alike(stage, &live, pages)?;
+        let handoffs = vec![
+            of(
+                handoff_ask(&live, never).origin(LISTED),
+                "no ticket, at the handoff",
+            ),
+            of(
+                handoff_ask(&live, &handoff).origin(LISTED),
+                "a late ticket, at the handoff",
+            ),
+        ];
+        refused_alike(stage, &live, handoffs)
+    })
+}
+
+fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401, the same for each");
+    let used_page = page_ticket(stage, &live)?;
+    served(stage, &live, &page_ask(&live, &used_page).origin("null"))?;
+    let used_handoff = handoff_ticket(stage, &live, LISTED)?;
+    served(stage, &live, &handoff_ask(&live, &used_handoff).origin(LISTED))?;
+    let mut texts: Vec<(String, String)> = NEVER
+        .iter()
+        .map(|text| (format!("{text:?}"), (*text).to_owned()))
+        .collect();
+    texts.push(("a used page ticket".to_owned(), used_page));
+    texts.push(("a used handoff ticket".to_owned(), used_handoff));
+    texts.push(("the credential".to_owned(), live.credential.text()));
+    stage.between_controls(&live, |stage| {
+        let pages = texts.iter().map(|(what, text)| {
+            let ask = page_ask(&live, text).origin("null");
+            ask.named(format!("{what}, at the page"))
+        });
+        refused_alike(stage, &live, pages.collect())?;
+        let handoffs = texts.iter().map(|(what, text)| {
+            let ask = handoff_ask(&live, text).origin(LISTED);
+            ask.named(format!("{what}, at the handoff"))
+        });
+        refused_alike(stage, &live, handoffs.collect())
+    })
+}
+
+fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 for each");
+    page_token(stage, &live)?;
+    handoff_token(stage, &live, LISTED)?;
+    stage.control("a ticket of each kind opened its own route");
+    let read = read_route(stage);
+    let mut routes = vec![
+        read.ask(&live),
+        ticket_ask(&live, &json!({"kind": "page"})),
+        Ask::new(&live, "GET", "/v1/page-tokens"),
+        Ask::new(&live, "GET", "/"),
+    ];
+    let stream = stream_route(stage).ok().map(|stream| stream.ask(&live));
+    routes.extend(stream.clone());
+    let mut asks = vec![
+        handoff_ask(&live, &page_ticket(stage, &live)?)
+            .origin(LISTED)
+            .named("a page ticket at the handoff"),
+        page_ask(&live, &handoff_ticket(stage, &live, LISTED)?)
+            .origin("null")
+            .named("a handoff ticket at the page"),
+    ];
+    for route in routes {
+        for of_page in [true, false] {
+            let ticket = if of_page {
+                page_ticket(stage, &live)?
+            } else {
+                handoff_ticket(stage, &live, LISTED)?
+            };
+            let what = if of_page { "page" } else { "handoff" };
+            let ask = route.clone().with("Authorization", &format!("Bearer {ticket}"));
+            let ask = if of_page { ask } else { ask.origin(LISTED) };
+            asks.push(ask.named(format!("{}, a {what} ticket as bearer", route.what)));
+        }
+    }
+    let name = stage.manifest().binding.stream.clone();
+    if let (Some(stream), Some(name)) = (stream, name.and_then(|stream| stream.query_token)) {
+        let page = page_ticket(stage, &live)?;
+        let handoff = handoff_ticket(stage, &live, LISTED)?;
+        asks.push(
+            stream
+                .clone()
+                .parameter(&name, &page)
+                .named("a page ticket as query token"),
+        );
+        let handoff = stream.parameter(&name, &handoff).origin(LISTED);
+        asks.push(handoff.named("a handoff ticket as query token"));
+    }
+    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
+}
+
+fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("403 with `forbidden_scope` for a page token, 401 for less, and nothing done");
+    let page = page_token(stage, &live)?;
+    let foreign = handoff_token(stage, &live, LISTED)?;
+    let list = Ask::new(&live, "GET", "/v1/page-tokens");
+    let listed = served(stage, &live, &list.clone().bearer(&live))?;
+    let ids = |response: &Response| -> Vec<String> {
+        let list = response.json().unwrap_or_default();
+        let entries = list.as_array().into_iter().flatten();
+        entries
+            .filter_map(|entry| entry["id"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let before = ids(&listed);
+    stage.ensure(
+        before.len() == 2,
+        format!("{} page tokens are listed, not 2", before.len()),
+    )?;
+    let mut routes = vec![
+        ticket_ask(&live, &json!({"kind": "page"})),
+        ticket_ask(&live, &json!({"kind": "handoff", "origin": LISTED})),
+        list.clone(),
+    ];
+    routes.extend(
+        before
+            .iter()
+            .map(|id| Ask::new(&live, "DELETE", &format!("/v1/page-tokens/{id}")).named("a revocation")),
+    );
+    stage.between_controls(&live, |stage| {
+        for route in &routes {
+            for (what, token, origin) in [
+                ("a page", &page, None),
+                ("a foreign page", &foreign, Some(LISTED)),
+            ] {
+                let ask = route.clone().with("Authorization", &format!("Bearer {token}"));
+                let ask = origin.into_iter().fold(ask, Ask::origin);
+                let ask = ask.named(format!("{} by the token of {what}", route.what));
+                let refused = answered(stage, &live, &ask, &[403])?;
+                let code = refused.json().unwrap_or_default()["code"].clone();
+                stage.ensure(code == "forbidden_scope", format!("{}: code {code}", ask.what))?;
+            }
+            let bare = route.clone().named(format!("{} by nobody", route.what));
+            answered(stage, &live, &bare, &[401])?;
+        }
+        let listed = answer(stage, &live, &list.clone().bearer(&live))?;
+        stage.ensure(ids(&listed) == before, "page tokens were revoked")
+    })
+}
+
+fn second_use_is_told(stage: &mut Stage) -> Outcome {
+    let stream = stream_route(stage)?;
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a `warning` with the code `ticket_reused` and the origin, for each second use");
+    let warnings = stream.ask(&live).bearer(&live).parameter("topics", "warning");
+    for (what, origin) in [("handoff", Some(LISTED)), ("page", None)] {
+        let ask = match origin {
+            Some(origin) => handoff_ask(&live, &handoff_ticket(stage, &live, origin)?).origin(origin),
+            None => page_ask(&live, &page_ticket(stage, &live)?).origin("null"),
+        };
+        served(stage, &live, &ask)?;
+        let mut follower = Follower::open(stage, &live, &warnings)?;
+        stage.precondition(format!(
+            "a {what} ticket was used, and a stream of warnings is open"
+        ));
+        answered(stage, &live, &ask, &[401])?;
+        let Some(line) = follower.wait_for_line("ticket_reused", Instant::now() + ANSWER) else {
+            return stage.fail(format!("no warning tells of the second use of a {what} ticket"));
+        };
+        let event: serde_json::Value =
+            serde_json::from_str(line.trim_start_matches("data:").trim()).unwrap_or_default();
+        let told = event["data"]["origin"].as_str();
+        let right = origin.is_none() || told == origin;
+        stage.ensure(
+            right && event["topic"] == "warning" && event["data"]["code"] == "ticket_reused",
+            format!("of the second use of a {what} ticket it tells {line}"),
+        )?;
+    }
+    Ok(())
+}
