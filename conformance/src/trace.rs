@@ -80,7 +80,10 @@ pub fn citations(catalogue: &Catalogue, repository: &Path) -> std::io::Result<Ve
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "rs" || extension == "js")
+            {
                 let text = std::fs::read_to_string(&path)?;
                 let file = path.strip_prefix(repository).unwrap_or(&path);
                 for (number, line) in text.lines().enumerate() {

@@ -19,7 +19,13 @@ fn names<'a>(text: &'a str, mark: &str) -> BTreeSet<&'a str> {
 fn stale(text: &str) -> Vec<String> {
     let (cases_in_it, faults_in_it): (BTreeSet<&str>, BTreeSet<&str>) =
         names(text, "| ").into_iter().partition(|name| name.contains('/'));
-    let faults: BTreeSet<&str> = fault::all().map(|fault| fault.name).collect();
+    // What shows in pages alone is none of the matrix.
+    let shows = |requirement| {
+        let mut cases = cases::all().filter(|case| case.engine.is_none());
+        cases.any(|case| case.requirements.contains(&requirement))
+    };
+    let faults = fault::all().filter(|fault| shows(fault.requirement()));
+    let faults: BTreeSet<&str> = faults.map(|fault| fault.name).collect();
     // Those that some fault is about and that need no browser; the others are none of the matrix.
     let takes_part = |case: &&Case| {
         case.engine.is_none() && fault::all().any(|fault| case.requirements.contains(&fault.requirement()))

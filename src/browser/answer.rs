@@ -13,7 +13,8 @@ use http_body_util::Full;
 use super::secret::Secret;
 
 /// A page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
-/// carries every header that the specification asks of a page (BROW-22).
+/// carries every header that the specification asks of a page (BROW-22), and no cookie, as no answer of this crate does
+/// (BROW-25).
 pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {
     const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");

@@ -21,7 +21,14 @@ use crate::MutantsArgs;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     let cases = cases_without(&args.without, &args.browser)?;
-    let faults = faults(args)?;
+    let mut faults = faults(args)?;
+    let whole = faults.len() == fault::all().count();
+    faults.retain(|fault| shows_without(fault, &args.browser));
+    if faults.is_empty() {
+        let what = "what is selected shows in pages alone";
+        let help = "`--browser` names the engines that may judge";
+        return Err(Problem::new(ExitCode::NothingSelected, what, Some(help)));
+    }
     let manifest = args
         .subject
         .as_deref()
@@ -38,7 +45,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     let facts = SubjectFacts::of(&manifest);
     let plan = Plan {
         manifest,
-        whole: faults.len() == fault::all().count(),
+        whole,
         faults,
         cases,
         all: args.all,
@@ -139,6 +146,14 @@ fn cases_without(left_out: &[String], browser: &Wanted) -> Result<Vec<&'static C
             && case.engine.is_none_or(|engine| browser.0.contains(&engine))
     };
     Ok(cases::all().filter(stays).collect())
+}
+
+/// Whether a fault shows without the engines that are left out. One that no case is about survives, whatever is left out.
+fn shows_without(fault: &Fault, browser: &Wanted) -> bool {
+    let covers = |case: &&&Case| case.requirements.contains(&fault.requirement());
+    let covering: Vec<&Case> = cases::all().filter(|case| covers(&case)).collect();
+    let judges = |case: &&Case| case.engine.is_none_or(|engine| browser.0.contains(&engine));
+    covering.is_empty() || covering.iter().any(judges)
 }
 
 /// Patterns, each of which matches one of `names`.

@@ -341,7 +341,7 @@ pub(super) fn html(nonce: &str, token: Option<&str>) -> String {
     if let Some(token) = token.filter(|_| broken("BROW-21.twice")) {
         injected = format!("\"{token}\" /* {token} */");
     }
-    let script = include_str!("page.js").replace("TOKEN", &injected);
+    let script = misdeeds::script(include_str!("page.js")).replace("TOKEN", &injected);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>subject</title>\
          <style nonce=\"{nonce}\">body {{ font-family: sans-serif }}</style>\

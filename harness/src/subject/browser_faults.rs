@@ -158,6 +158,15 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
     fault("BROW-23.of-the-launch", "draws the nonce once for all answers"),
     fault("BROW-23.of-the-second", "makes the nonce from the time"),
+    fault(
+        "BROW-24.local-storage",
+        "keeps the token in storage that outlives the tab",
+    ),
+    fault("BROW-24.address-stays", "leaves /page in the address"),
+    fault(
+        "BROW-24.in-the-markup",
+        "leaves the script that holds the token in the page",
+    ),
     fault("BROW-25.page", "sets a cookie with the page"),
     fault("BROW-25.shell", "sets a cookie with the shell"),
     fault("BROW-25.answers", "sets a cookie with what it answers in JSON"),
@@ -174,12 +183,27 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
     fault("BROW-26.cookie", "gives a token to whoever has its cookie"),
     fault(
+        "BROW-27.no-reload",
+        "forgets the token when the page is loaded again",
+    ),
+    fault("BROW-27.no-ticket", "ignores a ticket in the fragment"),
+    fault(
+        "BROW-27.silent",
+        "says that it is unauthorized, and not which command opens it",
+    ),
+    fault(
         "BROW-28.as-others",
         "answers the request for a service worker as any other",
     ),
     fault("BROW-28.root-alone", "ends a service worker at / alone"),
     fault("BROW-28.empty", "answers with a worker that does nothing"),
     fault("BROW-28.html", "answers a worker of the type of a page"),
+    fault("BROW-29.each-topic", "opens a stream for each topic"),
+    fault(
+        "BROW-30.left-to-the-engine",
+        "leaves it to the engine to open the stream again",
+    ),
+    fault("BROW-30.from-now", "opens the stream anew without the last id"),
     fault("BROW-31.issued", "issues handoff tickets for every origin"),
     fault(
         "BROW-31.forbidden",

@@ -228,3 +228,40 @@ pub(super) fn set_cookie(request: &Request, answer: &mut Answer) {
         answer.headers.push(("Set-Cookie", cookie));
     }
 }
+
+/// The script of a page whose programmer did otherwise.
+pub(super) fn script(script: &str) -> String {
+    let changed = |from: &str, to: &str| script.replace(from, to);
+    if broken("BROW-24.local-storage") {
+        changed("sessionStorage", "localStorage")
+    } else if broken("BROW-24.address-stays") {
+        changed("history.replaceState", "void")
+    } else if broken("BROW-24.in-the-markup") {
+        changed("document.currentScript.remove();", "")
+    } else if broken("BROW-27.no-reload") {
+        changed(
+            "const token = sessionStorage",
+            "const token = injected || ticket && sessionStorage",
+        )
+    } else if broken("BROW-27.no-ticket") {
+        changed("if (ticket)", "if (false)")
+    } else if broken("BROW-27.silent") {
+        changed(
+            "else say(\"This page is opened by: daemonspec-subject open\")",
+            "else say(\"Unauthorized\")",
+        )
+    } else if broken("BROW-29.each-topic") {
+        let streams = "for (const one of [\"lifecycle\", \"note\"]) \
+                       new EventSource(\"/v1/events?token=\" + token + \"&topics=\" + one);\n  follow(token);";
+        changed(
+            "  follow(token);\n}\n\nfunction say",
+            &format!("  {streams}\n}}\n\nfunction say"),
+        )
+    } else if broken("BROW-30.left-to-the-engine") {
+        changed("setTimeout", "void")
+    } else if broken("BROW-30.from-now") {
+        changed("last === null", "true")
+    } else {
+        script.to_owned()
+    }
+}

@@ -4,6 +4,7 @@ const fragment = new URLSearchParams(location.hash.slice(1));
 history.replaceState(null, "", "/");
 const injected = TOKEN;
 if (injected) sessionStorage.setItem("token", injected);
+document.currentScript.remove();
 let last = null;
 
 async function begin() {
@@ -15,7 +16,14 @@ async function begin() {
     if (answer.ok && found) sessionStorage.setItem("token", found[1]);
   }
   const token = sessionStorage.getItem("token");
-  if (token) follow(token); else say("This page is opened by: daemonspec-subject open");
+  if (token) show(token); else say("This page is opened by: daemonspec-subject open");
+}
+
+async function show(token) {
+  const answer = await fetch("/v1/status", { headers: { Authorization: "Bearer " + token } });
+  if (!answer.ok) return say("The daemon does not know this page any more. It is opened by: daemonspec-subject open");
+  say("Daemon " + (await answer.json()).id);
+  follow(token);
 }
 
 function say(text) { document.getElementById("what").textContent = text; }
@@ -23,7 +31,6 @@ function say(text) { document.getElementById("what").textContent = text; }
 function follow(token) {
   const after = last === null ? "" : "&after=" + encodeURIComponent(last);
   const stream = new EventSource("/v1/events?token=" + encodeURIComponent(token) + after);
-  stream.onopen = () => say("Connected.");
   for (const topic of ["lifecycle", "warning", "origins", "note", "gap"]) {
     stream.addEventListener(topic, event => {
       if (event.lastEventId) last = event.lastEventId;
@@ -39,7 +46,7 @@ function follow(token) {
   stream.onerror = () => {
     if (stream.readyState !== EventSource.CLOSED) return;
     say("Waiting for the daemon.");
-    setTimeout(() => follow(token), 1000);
+    setTimeout(() => follow(token), 500);
   };
 }
 
