@@ -337,3 +337,15 @@ impl Drop for Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_never_listens_refuses() {
+        let port = DeadPort::new().unwrap();
+        let error = std::net::TcpStream::connect(port.address).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -1,0 +1,285 @@
+//! Of connections and of refused handshakes.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::http::{Connection, HttpFault, Response};
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_harness::wait::until;
+
+use super::super::ask::{ANSWER, answered, exchange, handshake_route, read_route};
+use crate::case::Outcome;
+use crate::stage::{Live, Stage, Start};
+
+pub(super) fn many_connections_served(stage: &mut Stage) -> Outcome {
+    const MANY: usize = 128;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("200 on each of 128 open connections");
+    let request = read_route(stage).ask(&live).bearer(&live).bytes();
+    let (first, second) = request.split_at(request.len() / 2);
+    let deadline = Instant::now() + ANSWER;
+    let mut open = Vec::new();
+    for place in 1..=MANY {
+        let connected = Connection::open(live.target.address, deadline)
+            .and_then(|mut connection| connection.send(first, deadline).map(|()| connection));
+        match connected {
+            Ok(connection) => open.push(connection),
+            Err(fault) => return stage.fail(format!("connection {place}: {fault}")),
+        }
+    }
+    stage.precondition(format!("{MANY} connections are open, each with half a request"));
+    for (place, connection) in open.iter_mut().enumerate() {
+        let answer = connection.exchange(second, Instant::now() + ANSWER);
+        let status = answer.as_ref().map(|answer| answer.status);
+        stage.ensure(status == Ok(200), format!("connection {}: {status:?}", place + 1))?;
+    }
+    Ok(())
+}
+
+/// Sends `request` on `lanes` connections at once, in batches, until `enough` says so of the answers so far; returns how
+/// many of each status came and how many were 503 without `Retry-After`.
+struct Flood<'a> {
+    address: SocketAddr,
+    request: &'a [u8],
+    batch: usize,
+    sent: AtomicUsize,
+    refused: AtomicUsize,
+    bare: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl<'a> Flood<'a> {
+    fn new(address: SocketAddr, request: &'a [u8], batch: usize) -> Self {
+        Self {
+            address,
+            request,
+            batch,
+            sent: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            bare: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// One lane, until it is over.
+    fn run(&self) -> Result<(), HttpFault> {
+        let batch = self.request.repeat(self.batch);
+        while !self.over.load(Ordering::SeqCst) {
+            let deadline = Instant::now() + ANSWER;
+            let mut connection = Connection::open(self.address, deadline)?;
+            // Refusals may close the connection, and then the rest of a batch is lost.
+            let _ = connection.send(&batch, deadline);
+            for _ in 0..self.batch {
+                let Ok(answer) = connection.read_response(deadline) else {
+                    break;
+                };
+                self.count(&answer);
+                if answer.closes {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, answer: &Response) {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        if answer.status == 503 {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            if answer.header("retry-after").is_none() {
+                self.bare.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+pub(super) fn many_handshakes_served(stage: &mut Stage) -> Outcome {
+    const MANY: usize = 200;
+    const LANES: usize = 8;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("200 for each of 200");
+    let request = handshake_route(stage).ask(&live).bearer(&live).bytes();
+    let began = Instant::now();
+    let answers = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|_| {
+                scope.spawn(|| -> Vec<Result<u16, HttpFault>> {
+                    let one = || exchange(&live, &request).map(|answer| answer.status);
+                    (0..MANY / LANES).map(|_| one()).collect()
+                })
+            })
+            .collect();
+        lanes
+            .into_iter()
+            .flat_map(|lane| lane.join().unwrap_or_default())
+            .collect::<Vec<_>>()
+    });
+    let good = answers.iter().filter(|answer| **answer == Ok(200)).count();
+    stage.precondition(format!(
+        "{} handshakes were sent in {} ms",
+        answers.len(),
+        began.elapsed().as_millis()
+    ));
+    let other = answers.iter().find(|answer| **answer != Ok(200));
+    stage.ensure(
+        good == MANY,
+        format!("{good} of {MANY} were answered 200; another: {other:?}"),
+    )
+}
+
+/// Gives this process room for so many descriptors; whether it has it.
+fn make_room(wanted: u64) -> bool {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return true;
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        return false;
+    }
+    limit.current = Some(wanted);
+    setrlimit(Resource::Nofile, limit).is_ok()
+}
+
+pub(super) fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
+    const LEAST: usize = 128;
+    const MANY: usize = 1_100;
+    if !make_room(MANY as u64 + 400) {
+        return stage.untestable("this host lets the suite have too few descriptors");
+    }
+    let bounded = ["sh", "-c", r#"ulimit -n 1024; exec "$@""#, "sh"].map(str::to_owned);
+    let daemon = stage.launch_with(Start::new().under(bounded.into()))?;
+    let live = stage.ready(&daemon)?;
+    stage.expect("503 with Retry-After on a connection after the 128th, and no connection without an answer");
+    let request = handshake_route(stage).ask(&live).bearer(&live).bytes();
+    let mut open = Vec::new();
+    let mut refusal = None;
+    while refusal.is_none() && open.len() < MANY {
+        let place = open.len() + 1;
+        let deadline = Instant::now() + ANSWER;
+        let asked = || -> Result<(Connection, Response), HttpFault> {
+            let mut connection = Connection::open(live.target.address, deadline)?;
+            let answer = connection.exchange(&request, deadline)?;
+            if answer.status == 200 {
+                // Half of the next one, so that it is no idle connection that may be closed for another.
+                connection.send(&request[..request.len() / 2], deadline)?;
+            }
+            Ok((connection, answer))
+        };
+        match asked() {
+            Ok((connection, answer)) if answer.status == 200 => open.push(connection),
+            Ok((_, answer)) => refusal = Some(answer),
+            Err(fault) => return stage.fail(format!("connection {place} has no answer: {fault}")),
+        }
+    }
+    stage.precondition(format!("{} connections are open and were served", open.len()));
+    let Some(answer) = refusal else {
+        return stage.inconclusive(format!("{MANY} connections were served: it makes room for more"));
+    };
+    let seen = answer.summary(stage.transcript());
+    let place = open.len() + 1;
+    stage.observed(format!("connection {place} was answered {seen}"));
+    stage.ensure(
+        place > LEAST,
+        format!("connection {place} was refused already: {seen}"),
+    )?;
+    stage.ensure(
+        answer.status == 503,
+        format!("connection {place} was answered {seen}"),
+    )?;
+    stage.ensure(
+        answer.header("retry-after").is_some(),
+        format!("connection {place} was answered 503 without Retry-After"),
+    )?;
+    drop(open);
+    let deadline = Instant::now() + ANSWER;
+    let again = until(deadline, Duration::from_millis(5), || {
+        stage.is_ready(&live).then_some(())
+    });
+    stage.ensure(
+        again.is_some(),
+        "no good handshake is answered after the connections are closed",
+    )
+}
+
+/// Floods the daemon with handshakes of a wrong credential until some are answered 503, and then does `meanwhile`.
+fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outcome) -> Outcome {
+    const LANES: usize = 3;
+    const LENGTH: Duration = Duration::from_secs(8);
+    /// A host that sends fewer in a second may stay below a limit that is fair.
+    const RATE: u128 = 1_000;
+    let (_daemon, live) = stage.launch_ready()?;
+    let wrong = proof::bearer(&Credential::random());
+    let request = handshake_route(stage)
+        .ask(&live)
+        .with("Authorization", &wrong)
+        .bytes();
+    stage.between_controls(&live, |stage| {
+        let flood = Flood::new(live.target.address, &request, 50);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(|| flood.run())).collect();
+            let refused = || (flood.refused.load(Ordering::SeqCst) > 0).then_some(());
+            let reached = until(began + LENGTH, Duration::from_millis(5), refused);
+            let outcome = if reached.is_some() {
+                meanwhile(stage, &live)
+            } else {
+                Ok(())
+            };
+            flood.over.store(true, Ordering::SeqCst);
+            for lane in lanes {
+                let _ = lane.join();
+            }
+            outcome
+        })?;
+        let (sent, refused) = (
+            flood.sent.load(Ordering::SeqCst),
+            flood.refused.load(Ordering::SeqCst),
+        );
+        let lasted = began.elapsed().as_millis().max(1);
+        stage.observed(format!(
+            "{refused} of {sent} handshakes in {lasted} ms were answered 503"
+        ));
+        if refused == 0 && sent as u128 * 1_000 / lasted < RATE {
+            return stage.inconclusive(format!("only {sent} handshakes in {lasted} ms"));
+        }
+        stage.ensure(
+            refused > 0,
+            format!("none of {sent} handshakes in {lasted} ms was answered 503"),
+        )?;
+        let bare = flood.bare.load(Ordering::SeqCst);
+        stage.ensure(
+            bare == 0,
+            format!("{bare} of {refused} answers of 503 have no Retry-After"),
+        )?;
+        if let Some(why) = flood_over(stage, &live) {
+            return stage.fail(why);
+        }
+        Ok(())
+    })
+}
+
+/// Waits until a good handshake is answered again, where refused ones are not the only ones that count.
+fn flood_over(stage: &Stage, live: &Live) -> Option<String> {
+    let again = until(Instant::now() + ANSWER, Duration::from_millis(5), || {
+        stage.is_ready(live).then_some(())
+    });
+    again
+        .is_none()
+        .then(|| "no good handshake is answered after the flood".to_owned())
+}
+
+pub(super) fn handshakes_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("503 with Retry-After for some");
+    flooded(stage, |_, _| Ok(()))
+}
+
+pub(super) fn only_refused_handshakes_counted(stage: &mut Stage) -> Outcome {
+    stage.expect("200 for the good handshake");
+    flooded(stage, |stage, live| {
+        let ask = handshake_route(stage).ask(live).bearer(live);
+        answered(stage, live, &ask.named("a good handshake in the flood"), &[200])?;
+        Ok(())
+    })
+}

@@ -1,0 +1,236 @@
+//! Of one request.
+
+use std::time::Instant;
+
+use local_daemon_harness::http::{Connection, HttpFault, Response};
+
+use super::super::ask::{
+    ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
+};
+use super::{BODY, SECTION, TARGET, in_chunks, padded};
+use crate::case::Outcome;
+use crate::stage::{Daemon, Live, Stage};
+
+pub(super) fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("2xx for each");
+    let read = read_route(stage);
+    let good = read.ask(&live).bearer(&live);
+    let served_bytes = |stage: &mut Stage, what: &str, bytes: &[u8]| -> Outcome {
+        let response = answer_to(stage, &live, what, bytes)?;
+        ensure_status(stage, what, &response, &[200, 201, 202, 204])?;
+        stage.precondition(format!("{what}: {}", response.status));
+        Ok(())
+    };
+    let target = format!("{}?x=", read.path);
+    let target = format!("{target}{}", "a".repeat(TARGET - target.len()));
+    served_bytes(stage, "a target of 4 KiB", &good.clone().target(target).bytes())?;
+    served_bytes(stage, "8 KiB of headers in one", &padded(&good, SECTION, 1))?;
+    served_bytes(stage, "8 KiB of headers in 64", &padded(&good, SECTION, 64))?;
+    if let Ok(mutation) = mutation_route(stage) {
+        let body = mutation.body.clone().unwrap_or_else(|| "{}".to_owned());
+        // White space at the end of JSON says nothing.
+        let body = format!("{body}{}", " ".repeat(BODY - body.len()));
+        let ask = Ask::new(&live, &mutation.method, &mutation.path)
+            .with("Content-Type", "application/json")
+            .bearer(&live);
+        served_bytes(stage, "a body of 64 KiB", &ask.clone().body(&*body).bytes())?;
+        served_bytes(
+            stage,
+            "a body of 64 KiB in chunks",
+            &in_chunks(&ask, &body).bytes(),
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn oversized_target_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("414");
+    let read = read_route(stage);
+    let long = |length: usize| format!("{}?{}", read.path, "a".repeat(length - read.path.len() - 1));
+    let mut asks = Vec::new();
+    for length in [(32 << 10) + 1, 48 << 10, 60_000] {
+        let ask = read.ask(&live).target(long(length));
+        asks.push(
+            ask.clone()
+                .bearer(&live)
+                .named(format!("a target of {length} bytes")),
+        );
+        asks.push(ask.named(format!("a target of {length} bytes, no credential")));
+    }
+    asks.push(
+        read.ask(&live)
+            .target(format!("/{}", "a".repeat(40 << 10)))
+            .bearer(&live)
+            .named("a path of 40 KiB"),
+    );
+    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[414]))
+}
+
+/// Sends `bytes` in pieces of `size` and reads the answer, whether or not all could be sent.
+fn in_pieces(live: &Live, bytes: &[u8], size: usize) -> Result<Response, HttpFault> {
+    let deadline = Instant::now() + ANSWER;
+    let mut connection = Connection::open(live.target.address, deadline)?;
+    for piece in bytes.chunks(size) {
+        if connection.send(piece, deadline).is_err() {
+            break;
+        }
+    }
+    connection.read_response(deadline)
+}
+
+pub(super) fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
+    const LIMIT: usize = 64 << 10;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("431");
+    let open = read_route(stage).ask(&live);
+    let good = open.clone().bearer(&live);
+    let mut requests = Vec::new();
+    for (who, ask) in [("with the credential", &good), ("without one", &open)] {
+        for (length, count) in [
+            (LIMIT + 1, 1),
+            (LIMIT + 1, 64),
+            (100_000, 1),
+            (100_000, 2_000),
+            (200_000, 10),
+        ] {
+            let what = format!("{length} bytes in {count} headers, {who}");
+            requests.push((what, padded(ask, length, count)));
+        }
+    }
+    stage.between_controls(&live, |stage| {
+        for (what, bytes) in &requests {
+            for (how, size) in [("at once", bytes.len()), ("in pieces", 1_000)] {
+                let what = format!("{what}, {how}");
+                stage.transcript().note("suite", "request", &what);
+                match in_pieces(&live, bytes, size) {
+                    Ok(response) => ensure_status(stage, &what, &response, &[431])?,
+                    Err(fault) => return stage.fail(format!("{what}: {fault}")),
+                }
+            }
+        }
+        // So much is in the way of its own refusal: what counts is that it is not served.
+        for (what, bytes) in [
+            ("a megabyte in one header", padded(&good, 1 << 20, 1)),
+            ("a megabyte in 10,000 headers", padded(&good, 1 << 20, 10_000)),
+        ] {
+            if let Ok(response) = in_pieces(&live, &bytes, bytes.len()) {
+                ensure_status(stage, what, &response, &[431])?;
+            }
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn oversized_body_refused(stage: &mut Stage) -> Outcome {
+    const BEYOND: usize = (16 << 20) + 1;
+    let mutation = mutation_route(stage)?;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("413");
+    let good = mutation.ask(&live).bearer(&live);
+    served(stage, &live, &good)?;
+    let ask = Ask::new(&live, &mutation.method, &mutation.path)
+        .with("Content-Type", "application/json")
+        .bearer(&live);
+    let announced = |length: usize| ask.clone().with("Content-Length", &length.to_string());
+    let asks = [
+        announced(BEYOND).named("16 MiB and a byte announced"),
+        announced(BEYOND)
+            .with("Expect", "100-continue")
+            .named("the same, and waited for leave"),
+        announced(1 << 40).named("a terabyte announced"),
+    ];
+    let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
+    let chunks = ask.with("Transfer-Encoding", "chunked").bytes();
+    stage.between_controls(&live, |stage| {
+        all_answered(stage, &live, &asks, &[413])?;
+        let what = "17 MiB in chunks";
+        stage.transcript().note("suite", "request", what);
+        let deadline = Instant::now() + ANSWER;
+        let send = || -> Result<Response, HttpFault> {
+            let mut connection = Connection::open(live.target.address, deadline)?;
+            connection.send(&chunks, deadline)?;
+            for _ in 0..17 {
+                if connection.send(chunk.as_bytes(), deadline).is_err() {
+                    break;
+                }
+            }
+            let _ = connection.send(b"0\r\n\r\n", deadline);
+            connection.read_response(deadline)
+        };
+        match send() {
+            Ok(response) => ensure_status(stage, what, &response, &[413]),
+            Err(fault) => stage.fail(format!("{what}: {fault}")),
+        }
+    })
+}
+
+/// Resident memory of the daemon's processes, in bytes.
+fn resident(daemon: &Daemon) -> u64 {
+    let of = |pid: u32| -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let pids = daemon.tree().into_iter().map(|process| process.pid);
+    pids.filter_map(of).sum::<u64>() * 1024
+}
+
+pub(super) fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
+    const MOST: usize = 16 << 20;
+    const LANES: usize = 8;
+    let (daemon, live) = stage.launch_ready()?;
+    stage.expect("each connection is cut off before 16 MiB were taken, and memory grows by less");
+    let own = live.target.authority.clone();
+    let piece = "a".repeat(64 << 10);
+    let header = format!("x-a: {}\r\n", "a".repeat(1_000)).repeat(64);
+    let shapes: [(&str, String, &str); 4] = [
+        ("a method without end", String::new(), &piece),
+        ("a target without end", "GET /".to_owned(), &piece),
+        (
+            "a header without end",
+            format!("GET / HTTP/1.1\r\nHost: {own}\r\nx-a: "),
+            &piece,
+        ),
+        (
+            "headers without end",
+            format!("GET / HTTP/1.1\r\nHost: {own}\r\n"),
+            &header,
+        ),
+    ];
+    stage.between_controls(&live, |stage| {
+        let before = resident(&daemon);
+        let taken: Vec<(&str, usize)> = std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..LANES)
+                .map(|lane| {
+                    let (what, start, more) = &shapes[lane % shapes.len()];
+                    let live = &live;
+                    scope.spawn(move || (*what, flood_head(live, start, more, MOST)))
+                })
+                .collect();
+            lanes.into_iter().filter_map(|lane| lane.join().ok()).collect()
+        });
+        let grown = resident(&daemon).saturating_sub(before);
+        for (what, taken) in &taken {
+            stage.ensure(*taken < MOST, format!("{what}: {taken} bytes were taken"))?;
+        }
+        stage.observed(format!("taken: {taken:?}; memory grew by {grown} bytes"));
+        stage.ensure(grown < MOST as u64, format!("memory grew by {grown} bytes"))
+    })
+}
+
+/// Sends `start` and then `more` again and again, until the other side has had enough; how many bytes went.
+fn flood_head(live: &Live, start: &str, more: &str, most: usize) -> usize {
+    let deadline = Instant::now() + ANSWER;
+    let Ok(mut connection) = Connection::open(live.target.address, deadline) else {
+        return 0;
+    };
+    let mut taken = 0;
+    let mut piece = start;
+    while taken < most && connection.send(piece.as_bytes(), deadline).is_ok() {
+        taken += piece.len();
+        piece = more;
+    }
+    taken
+}

@@ -1,0 +1,304 @@
+//! Killed, hindered, and left alone.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{Difference, Facts, FileEvent, FileEventKind, Snapshot, Watch};
+use local_daemon_harness::platform::Setup;
+use local_daemon_harness::process::Killer;
+use local_daemon_harness::record::{Record, write_new};
+
+use super::super::scene::{
+    NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
+};
+use crate::case::Outcome;
+use crate::stage::{Stage, Start};
+
+/// What one launch does to its state directory, as far as a watch shows it, up to its record.
+fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<Vec<FileEvent>> {
+    let name = stage.manifest().binding.registration.clone();
+    let watch = Watch::on(state_dir)?;
+    let daemon = stage.launch_with(Start::new().state_dir(state_dir))?;
+    stage.ready(&daemon)?;
+    let published = watch.wait_for(stage.ready_deadline(), |events| {
+        count(events, FileEventKind::MovedTo, &name) > 0
+    });
+    daemon.kill_group();
+    let Some(mut events) = published else {
+        return stage.fail(format!("no rename to {name} was seen"));
+    };
+    let last = events
+        .iter()
+        .position(|event| event.kind == FileEventKind::MovedTo && event.name == *name);
+    events.truncate(last.map_or(0, |last| last + 1));
+    Ok(events)
+}
+
+pub(super) fn killed_at_every_step(stage: &mut Stage) -> Outcome {
+    stage.expect("wherever it was killed, readers find the old record, the new one or none, and the next start is ready");
+    let mut steps = Vec::new();
+    for old_record in [false, true] {
+        let kind = if old_record { "again" } else { "first" };
+        let pattern = further_state_dir(stage, &format!("pattern-{kind}"))?;
+        if old_record {
+            let before = stage.launch_with(Start::new().state_dir(&pattern))?;
+            stage.ready(&before)?;
+            before.kill_group();
+        }
+        let edges = edges_of_a_launch(stage, &pattern)?;
+        let end = Instant::now() + REPEAT * 2;
+        for place in 0..edges.len() {
+            if Instant::now() > end {
+                return stage.inconclusive(format!(
+                    "{place} of {} steps were judged: the subject starts too slowly",
+                    edges.len()
+                ));
+            }
+            let state_dir = further_state_dir(stage, &format!("{kind}-{place}"))?;
+            if old_record {
+                for name in [
+                    &stage.manifest().binding.registration,
+                    &stage.manifest().binding.credential,
+                ] {
+                    write_new(&state_dir.join(name), &read(&pattern.join(name))?, 0o600)?;
+                }
+            }
+            steps.push(kill_at(stage, &state_dir, place)?);
+            after_a_kill(stage, &state_dir, &pattern, old_record, place)?;
+        }
+        let edges: Vec<String> = edges
+            .iter()
+            .map(|event| format!("{:?} {}", event.kind, event.name.display()))
+            .collect();
+        stage.precondition(format!(
+            "a launch ({kind}) showed {} steps: {}",
+            edges.len(),
+            edges.join(", ")
+        ));
+    }
+    let killed = steps.iter().filter(|struck| **struck).count();
+    stage.observed(format!(
+        "{} launches, {killed} of them killed at the step that was meant",
+        steps.len()
+    ));
+    if killed * 2 < steps.len() {
+        return stage.inconclusive("most launches were over before they could be killed");
+    }
+    Ok(())
+}
+
+/// Starts a daemon and kills it at the event number `place` in its state directory; whether the kill found it alive.
+fn kill_at(stage: &mut Stage, state_dir: &std::path::Path, place: usize) -> Outcome<bool> {
+    let killer: Arc<OnceLock<Killer>> = Arc::default();
+    let struck: Arc<OnceLock<bool>> = Arc::default();
+    let watch = {
+        let (killer, struck, mut seen) = (Arc::clone(&killer), Arc::clone(&struck), 0);
+        Watch::each(state_dir, move |_| {
+            if seen == place {
+                // The launch may be faster than the return of the call that made it.
+                let killer = killer.wait();
+                let _ = struck.set(killer.kill());
+            }
+            seen += 1;
+        })?
+    };
+    let daemon = stage.launch_with(Start::new().state_dir(state_dir))?;
+    let _ = killer.set(daemon.killer());
+    let deadline = stage.ready_deadline();
+    watch.wait_for(deadline, |_| struck.get().is_some() || !daemon.is_running());
+    daemon.kill_group();
+    drop(watch);
+    Ok(struck.get().copied().unwrap_or(false))
+}
+
+/// What readers find after a kill, and whether the next start makes a daemon of it.
+fn after_a_kill(
+    stage: &mut Stage,
+    state_dir: &std::path::Path,
+    pattern: &std::path::Path,
+    old_record: bool,
+    place: usize,
+) -> Outcome {
+    let path = record_in(stage, state_dir);
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let whole = Record::parse(&bytes);
+            stage.ensure(
+                whole.is_ok(),
+                format!(
+                    "killed at step {place}, it left a record of {} bytes: {whole:?}",
+                    bytes.len()
+                ),
+            )?;
+        }
+        Err(_) if !old_record => {}
+        Err(error) => return stage.fail(format!("killed at step {place}, it left no record: {error}")),
+    }
+    let next = stage.launch_with(Start::new().state_dir(state_dir))?;
+    stage.ready(&next)?;
+    next.kill_group();
+    if old_record {
+        let credential = stage.manifest().binding.credential.clone();
+        let same = read(&state_dir.join(&credential))? == read(&pattern.join(&credential))?;
+        stage.ensure(same, format!("killed at step {place}, it lost the credential"))?;
+    }
+    Ok(())
+}
+
+/// Puts a directory that is not empty at the record's name.
+fn block_record(stage: &Stage) -> Outcome {
+    std::fs::create_dir(stage.record_path())?;
+    write_new(&stage.record_path().join("inside"), b"", 0o600)?;
+    Ok(())
+}
+
+/// The control of a start that must fail: the same start succeeds where nothing is in the way. Leaves a credential.
+fn good_start_before(stage: &mut Stage) -> Outcome {
+    let (daemon, _) = stage.launch_ready()?;
+    daemon.kill_group();
+    stage.control("the same start succeeds where nothing is in its way");
+    std::fs::remove_file(stage.record_path())?;
+    Ok(())
+}
+
+pub(super) fn cannot_publish(stage: &mut Stage) -> Outcome {
+    good_start_before(stage)?;
+    block_record(stage)?;
+    stage.expect("it exits by itself within 5 s, not with 0, and standard error names the path");
+    let began = Instant::now();
+    let daemon = stage.launch()?;
+    let exit = exits(
+        stage,
+        &daemon,
+        began + Duration::from_secs(5),
+        "5 s without being able to publish",
+    )?;
+    let stderr = daemon
+        .wait_output_end(stage.ready_deadline())
+        .unwrap_or_default()
+        .stderr();
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    stage.observed(format!(
+        "{exit} after {} ms; it said: {}",
+        began.elapsed().as_millis(),
+        stderr.trim_end()
+    ));
+    stage.ensure(exit.code.is_some_and(|code| code != 0), exit.to_string())?;
+    let path = stage.state_dir().to_string_lossy().into_owned();
+    stage.ensure(stderr.contains(&path), "standard error does not name the path")?;
+    std::fs::remove_dir_all(stage.record_path())?;
+    stage.launch_ready()?;
+    Ok(())
+}
+
+/// Only the modification of what is told apart: names that a failed start may leave or add are of no interest.
+fn lost(before: &Snapshot, stage: &Stage) -> Outcome<Vec<String>> {
+    let binding = &stage.manifest().binding;
+    let after = Snapshot::of(stage.state_dir())?;
+    let watched = |difference: &Difference| {
+        let (Difference::Added(name, _) | Difference::Removed(name, _) | Difference::Changed(name, ..)) =
+            difference;
+        name.starts_with(&binding.registration) || name.starts_with(&binding.credential)
+    };
+    Ok(before
+        .diff(&after)
+        .iter()
+        .filter(|difference| watched(difference))
+        .map(ToString::to_string)
+        .collect())
+}
+
+pub(super) fn failed_start_leaves_files(stage: &mut Stage) -> Outcome {
+    good_start_before(stage)?;
+    let rival = Rival::new()?;
+    rival.publish(&stage.record_path())?;
+    stage.expect("after each failed start, record and credential are what they were");
+
+    let full = Setup {
+        file_size: Some(16),
+        ..Setup::default()
+    };
+    fails_and_leaves(
+        stage,
+        "no file may be longer than 16 bytes",
+        Start::new().setup(full),
+    )?;
+
+    let loose = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(stage.credential_path(), loose)?;
+    fails_and_leaves(stage, "the credential can be read by others", Start::new())?;
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(stage.credential_path(), owner_only)?;
+
+    std::fs::remove_file(stage.record_path())?;
+    block_record(stage)?;
+    fails_and_leaves(stage, "a directory is in the record's place", Start::new())?;
+
+    std::fs::remove_dir_all(stage.record_path())?;
+    rival.publish(&stage.record_path())?;
+    stage.launch_ready()?;
+    stage.control("with everything put right, a start succeeds");
+    Ok(())
+}
+
+fn fails_and_leaves(stage: &mut Stage, why: &str, start: Start) -> Outcome {
+    let before = Snapshot::of(stage.state_dir())?;
+    let daemon = stage.launch_with(start)?;
+    match daemon.wait_exit(stage.ready_deadline()) {
+        Some(exit) if exit.code == Some(0) => {
+            return stage.inconclusive(format!("{why}: the start did not fail"));
+        }
+        Some(exit) => stage.precondition(format!("{why}: {exit}")),
+        None => return stage.inconclusive(format!("{why}: the start goes on")),
+    }
+    let lost = lost(&before, stage)?;
+    stage.ensure(lost.is_empty(), format!("{why}: {}", lost.join(", ")))
+}
+
+pub(super) fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    let name = stage.manifest().binding.registration.clone();
+    let (before, facts) = (read(&stage.record_path())?, Facts::of(&stage.record_path())?);
+    let watch = Watch::on(stage.state_dir())?;
+    stage.expect("no event shows the record written, renamed or removed, and it is the same file afterwards");
+    let foreign = stage.state_dir().join("of-another-program");
+    write_new(&foreign, b"not the daemon's business", 0o600)?;
+    std::fs::remove_file(&foreign)?;
+    let seen = watch.wait_event(
+        stage.ready_deadline(),
+        FileEventKind::Deleted,
+        "of-another-program",
+    );
+    if seen.is_none() {
+        return stage.inconclusive("the watch shows no event");
+    }
+    stage.control("a change in the state directory was seen by the watch");
+    stage.between_controls(&live, |stage| {
+        stays(stage, &daemon, NOTICED, "while it owned its record")
+    })?;
+    let touched = changes(&watch.events(), &name);
+    stage.observed(format!("events about the record: {touched:?}"));
+    stage.ensure(touched.is_empty(), format!("the record was touched: {touched:?}"))?;
+    let same = Facts::of(&stage.record_path()).ok() == Some(facts) && read(&stage.record_path())? == before;
+    stage.ensure(same, "the record is another file than before")
+}
+
+pub(super) fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
+    good_start_before(stage)?;
+    block_record(stage)?;
+    let before = Snapshot::of(stage.state_dir())?;
+    stage.expect("no name is in the state directory that was not there before");
+    let daemon = stage.launch()?;
+    let Some(exit) = daemon.wait_exit(stage.ready_deadline()) else {
+        return stage.inconclusive("the publish did not fail");
+    };
+    stage.precondition(format!("the publish over a directory failed: {exit}"));
+    let after = Snapshot::of(stage.state_dir())?;
+    let added: Vec<String> = before
+        .diff(&after)
+        .iter()
+        .filter(|difference| matches!(difference, Difference::Added(..)))
+        .map(ToString::to_string)
+        .collect();
+    stage.ensure(added.is_empty(), added.join(", "))
+}

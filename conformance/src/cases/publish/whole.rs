@@ -1,0 +1,258 @@
+//! Whole at every moment, and never before it can be reached.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{FileEvent, FileEventKind, HostileReader, Sight, Watch};
+use local_daemon_harness::http::{self, Target};
+use local_daemon_harness::record::{self, Record};
+
+use super::super::scene::{REPEAT, count};
+use crate::case::Outcome;
+use crate::stage::{Daemon, PROBE, Stage};
+
+fn classify(bytes: &[u8]) -> Sight {
+    match Record::parse(bytes) {
+        Ok(record) => Sight::Whole(record.id),
+        Err(fault) => Sight::Broken(fault.to_string()),
+    }
+}
+
+/// Starts `width` daemons over each other, `waves` times and on until there is `enough`, or as often as [`REPEAT`]
+/// allows, and waits for every publish; `watch` must have begun before. How many there were.
+fn publish_over_each_other(
+    stage: &mut Stage,
+    watch: &Watch,
+    waves: usize,
+    width: usize,
+    enough: impl Fn() -> bool,
+) -> Outcome<usize> {
+    let name = stage.manifest().binding.registration.clone();
+    let mut launched = 0;
+    let end = Instant::now() + REPEAT;
+    for wave in 0.. {
+        if wave >= waves && enough() {
+            break;
+        }
+        let daemons = (0..width)
+            .map(|_| stage.launch())
+            .collect::<Outcome<Vec<Daemon>>>()?;
+        launched += width;
+        // They start at the same time, so each may take longer than one alone.
+        let deadline = Instant::now() + stage.manifest().daemon.ready_timeout() * 3;
+        let published = watch.wait_for(deadline, |events| {
+            count(events, FileEventKind::MovedTo, &name) >= launched
+        });
+        if published.is_none() {
+            let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
+            let ended = daemons
+                .iter()
+                .find_map(|daemon| Some(format!("; {}: {}", daemon.name, daemon.exit()?)));
+            stage.precondition(format!("{launched} daemons were started"));
+            return stage.fail(format!(
+                "{seen} renames to {name} were seen of {launched} daemons{}",
+                ended.unwrap_or_default()
+            ));
+        }
+        if Instant::now() > end {
+            break;
+        }
+        for daemon in &daemons {
+            daemon.killer().kill();
+        }
+    }
+    Ok(launched)
+}
+
+pub(super) fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
+    const WAVES: usize = 20;
+    const WIDTH: usize = 10;
+    // On a busy machine the readers get their turn in further waves.
+    const READS: u64 = 1_000;
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let first = stage.launch()?;
+    stage.ready(&first)?;
+    let watch = Watch::on(&state_dir)?;
+    let readers = HostileReader::start(&stage.record_path(), 2, classify);
+    stage.expect("every read, over 200 publishes, shows one whole record, and none shows that there is none");
+    let publishes = publish_over_each_other(stage, &watch, WAVES, WIDTH, || readers.reads() >= READS)?;
+    let report = readers.stop();
+    if report.reads < READS || report.whole.len() < publishes / 10 {
+        return stage.inconclusive(format!(
+            "the readers came to {} reads of {} records only",
+            report.reads,
+            report.whole.len()
+        ));
+    }
+    let seen = format!(
+        "{} reads beside {} publishes: {} different whole records, {} broken, {} times none, errors {:?}",
+        report.reads,
+        publishes,
+        report.whole.len(),
+        report.broken,
+        report.absent,
+        report.errors
+    );
+    stage.precondition(format!(
+        "{} reads showed whole records",
+        report.whole.values().sum::<u64>()
+    ));
+    stage.observed(seen);
+    stage.ensure(
+        report.broken == 0,
+        format!("broken reads: {:?}", report.broken_reads),
+    )?;
+    stage.ensure(
+        report.absent == 0,
+        format!("{} reads found no record", report.absent),
+    )?;
+    stage.ensure(
+        report.errors.is_empty(),
+        format!("reads failed: {:?}", report.errors),
+    )
+}
+
+pub(super) fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
+    const LAUNCHES: usize = 20;
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let (name, path) = (stage.manifest().binding.registration.clone(), stage.record_path());
+    let (credential, handshake) = (
+        stage.credential_path(),
+        stage.manifest().binding.handshake.clone(),
+    );
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let watch = {
+        let (answers, name) = (Arc::clone(&answers), name.clone());
+        Watch::each(&state_dir, move |event| {
+            if event.name == *name && matches!(event.kind, FileEventKind::MovedTo | FileEventKind::Created) {
+                let answer = shake_at_once(&path, &credential, &handshake.path, &handshake.id);
+                answers
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((event.at, answer));
+            }
+        })?
+    };
+    stage.expect("each handshake is answered 200 or 503 by the id in the record");
+    let end = Instant::now() + REPEAT;
+    for launch in 1..=LAUNCHES {
+        if Instant::now() > end {
+            break;
+        }
+        let daemon = stage.launch()?;
+        let seen = watch.wait_for(stage.ready_deadline(), |events| {
+            count(events, FileEventKind::MovedTo, &name) + count(events, FileEventKind::Created, &name)
+                >= launch
+        });
+        if seen.is_none() {
+            stage.precondition(format!("{} was started as pid {}", daemon.name, daemon.pid()));
+            return stage.fail(format!("{} published nothing in time", daemon.name));
+        }
+    }
+    let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
+    stage.precondition(format!("{} records were seen to come into place", answers.len()));
+    let slowest = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok())
+        .max();
+    stage.observed(format!(
+        "{} handshakes at the notification, the slowest took {slowest:?}",
+        answers.len()
+    ));
+    match answers.into_iter().find_map(|(_, answer)| answer.err()) {
+        None => Ok(()),
+        Some(why) => stage.fail(why),
+    }
+}
+
+/// The handshake with whatever record is there right now; how long it took, or what went wrong.
+fn shake_at_once(
+    record: &std::path::Path,
+    credential: &std::path::Path,
+    path: &str,
+    pointer: &str,
+) -> Result<Duration, String> {
+    let began = Instant::now();
+    let read = |path| std::fs::read(path).map_err(|error| error.to_string());
+    let record = Record::parse(&read(record)?).map_err(|fault| fault.to_string())?;
+    let credential = record::parse_credential(&read(credential)?).ok_or("no credential")?;
+    let target = Target {
+        path: path.to_owned(),
+        ..Target::of(&record)
+    };
+    let answer = http::probe_with_bearer(&target, &credential, began + PROBE)
+        .map_err(|fault| format!("the handshake at {}: {fault}", record.url.text()))?;
+    let id = answer
+        .response
+        .json()
+        .and_then(|body| Some(body.pointer(pointer)?.as_str()?.to_owned()));
+    if !matches!(answer.response.status, 200 | 503) || id.as_deref() != Some(&record.id) {
+        return Err(format!(
+            "the handshake of record {} was answered {} by {id:?}",
+            record.id, answer.response.status
+        ));
+    }
+    Ok(began.elapsed())
+}
+
+pub(super) fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
+    const WAVES: usize = 4;
+    const WIDTH: usize = 6;
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let name = stage.manifest().binding.registration.clone();
+    stage.launch_ready()?;
+    let watch = Watch::on(&state_dir)?;
+    stage.expect("each record is renamed from a name of its own that was created in the state directory");
+    publish_over_each_other(stage, &watch, WAVES, WIDTH, || true)?;
+    let events = watch.events();
+    if count(&events, FileEventKind::Overflow, "") > 0 {
+        return stage.inconclusive("the kernel dropped events");
+    }
+    let arrivals: Vec<&FileEvent> = events
+        .iter()
+        .filter(|event| event.kind == FileEventKind::MovedTo && event.name == *name)
+        .collect();
+    stage.precondition(format!("{} renames to {name} were seen", arrivals.len()));
+    let mut sources = BTreeSet::new();
+    for arrival in &arrivals {
+        let source = events
+            .iter()
+            .find(|event| event.kind == FileEventKind::MovedFrom && event.cookie == arrival.cookie);
+        let Some(source) = source else {
+            return stage.fail(format!(
+                "a record was renamed to {name} from outside of the state directory"
+            ));
+        };
+        let temporary = source.name.to_string_lossy().into_owned();
+        let created = count(&events, FileEventKind::Created, &temporary);
+        stage.ensure(
+            created == 1,
+            format!("{temporary} was created {created} times and renamed to {name}"),
+        )?;
+        stage.ensure(
+            sources.insert(temporary.clone()),
+            format!("{temporary} was the temporary of two publishes"),
+        )?;
+    }
+    stage.observed(format!("temporaries such as {:?}", sources.first()));
+    let direct =
+        count(&events, FileEventKind::Created, &name) + count(&events, FileEventKind::Modified, &name);
+    stage.ensure(
+        direct == 0,
+        format!("{name} itself was created or written {direct} times"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_record_is_broken_and_a_whole_one_is_told_by_its_id() {
+        let rival = crate::cases::scene::Rival::new().unwrap();
+        let bytes = rival.bytes();
+        assert_eq!(classify(&bytes), Sight::Whole(rival.record.id.clone()));
+        assert!(matches!(classify(&bytes[..40]), Sight::Broken(_)));
+    }
+}
