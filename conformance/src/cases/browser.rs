@@ -36,12 +36,12 @@ pub(crate) const CASES: &[Case] = in_each_engine! {
     "An allowlisted page reads and changes something with the credential: the engine asks beforehand, and each is served.",
     cors::allowlisted_fetch;
 
-    "unlisted-fetch-blocked", &["PER-8", "PER-9"],
+    "unlisted-fetch-blocked", &["PER-8", "PER-9", "PER-10"],
     "A page that is not allowlisted reads with the credential: the engine asks, is refused, and sends nothing more.",
     cors::unlisted_fetch_blocked;
 
     "another-name-blocked", &["PER-10"],
-    "A page of an allowlisted server, opened at that server's other name, reads with the credential: blocked.",
+    "A page of an allowlisted server, opened at other names of that server, reads with the credential: blocked.",
     cors::another_name_blocked;
 
     "unlisted-method-or-header-blocked", &["PER-16", "PER-17"],

@@ -60,6 +60,16 @@ pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
         stage.ensure(refused, &*after)?;
         stage.observed(after);
     }
+    // What needs no preflight is answered, and not to be seen.
+    let seen = scene.run(stage, "return ask(`${arg.read}?simple`)", &arg)?;
+    let mut simple = scene.arrived(&path_of(&arg["read"]));
+    simple.retain(|arrived| arrived.request.target.ends_with("?simple"));
+    ensure_blocked(stage, "a read that needs no preflight", &seen)?;
+    let refused = simple.iter().all(|arrived| arrived.status == Some(403));
+    stage.ensure(
+        refused,
+        format!("a read that needs no preflight: {}", brief(&simple)),
+    )?;
     // A dead port would look the same to the page.
     let seen = scene.run(stage, "return ask(arg.read, { mode: 'no-cors' })", &arg)?;
     if seen["type"] != "opaque" {
@@ -70,18 +80,25 @@ pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn another_name_blocked(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    const LISTED: &str = "app.localhost";
+    let scene = Scene::set_allowing(stage, |_, listed| {
+        vec![super::scene::origin(listed), at(LISTED, listed)]
+    })?;
     let arg = scene.arg(stage, 0)?;
-    stage.expect("a TypeError at localhost, 2xx at 127.0.0.1");
-    scene.visit_at(stage, &at("localhost", &scene.listed))?;
-    let seen = scene.run(stage, READ, &arg)?;
-    let arrived = scene.arrived(&path_of(&arg["read"]));
-    ensure_blocked(stage, "from the other name", &seen)?;
-    stage.ensure(
-        arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"),
-        brief(&arrived),
-    )?;
-    stage.observed(brief(&arrived));
+    stage.expect("a TypeError at localhost and at a name below a listed one, 2xx at 127.0.0.1");
+    for name in ["localhost", &format!("below.{LISTED}")] {
+        let from = at(name, &scene.listed);
+        scene.visit_at(stage, &from)?;
+        let seen = scene.run(stage, READ, &arg)?;
+        let mut arrived = scene.arrived(&path_of(&arg["read"]));
+        arrived.retain(|arrived| arrived.header("origin") == Some(&from));
+        ensure_blocked(stage, name, &seen)?;
+        stage.ensure(
+            arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"),
+            brief(&arrived),
+        )?;
+        stage.observed(brief(&arrived));
+    }
     scene.control(stage)
 }
 

@@ -13,7 +13,7 @@ async function ask(url, init = {}) {
     }
 }
 
-// What `look` finds, once it finds something.
+// What `look` finds, once it finds something: what the daemon has to bring about.
 async function until(look, what) {
     const end = Date.now() + 10000;
     for (;;) {

@@ -257,7 +257,8 @@ impl Scene {
         self.take_over(stage, server).map(Some)
     }
 
-    /// Runs a script in the page, after the prelude; what it hands back is noted.
+    /// Runs a script in the page, after the prelude; what it hands back is noted. What `until` waits for is the daemon's to
+    /// do.
     pub(super) fn run(&self, stage: &Stage, script: &str, arg: &Value) -> Outcome<Value> {
         let seen = self.browser.run(&format!("{PRELUDE}\n{script}"), arg.clone());
         match seen {
@@ -268,7 +269,10 @@ impl Scene {
             Err(fault) => {
                 let fault = stage.transcript().redact(&fault.to_string());
                 stage.transcript().note("page", "fault", &fault);
-                Err(Stop::Fault(fault))
+                match fault.find("waited in vain") {
+                    Some(start) => Err(Stop::Violation(format!("the page {}", &fault[start..]))),
+                    None => Err(Stop::Fault(fault)),
+                }
             }
         }
     }
