@@ -11,6 +11,7 @@ use super::super::perimeter::ask::marker;
 use super::scene::{
     Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
 };
+use super::visit::{handoff_ticket, page_ticket};
 use crate::case::Outcome;
 use crate::stage::Stage;
 
@@ -18,14 +19,9 @@ use crate::stage::Stage;
 const PAGE: &str = "/page";
 const HANDOFF: &str = "/v1/handoff";
 
-/// A ticket for the daemon's own page.
-fn page_ticket(stage: &mut Stage, scene: &Scene) -> Outcome<String> {
-    scene.ticket(stage, &json!({ "kind": "page" }))
-}
-
 /// The address that `open --print-url` prints.
 fn printed(stage: &mut Stage, scene: &Scene) -> Outcome<String> {
-    let ticket = page_ticket(stage, scene)?;
+    let ticket = page_ticket(stage, &scene.live)?;
     Ok(format!("{}#ticket={ticket}", scene.own_page()))
 }
 
@@ -85,7 +81,7 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
 pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
-    let ticket = page_ticket(stage, &scene)?;
+    let ticket = page_ticket(stage, &scene.live)?;
     let address = scene.own_page();
     stage.expect(
         "200 for the ticket from the origin null; the token in the tab's storage alone, also after a reload",
@@ -438,7 +434,7 @@ pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed)])?;
     let mut arg = scene.arg(stage, 0)?;
     let to = origin(&scene.listed);
-    let ticket = scene.ticket(stage, &json!({ "kind": "handoff", "origin": to }))?;
+    let ticket = handoff_ticket(stage, &scene.live, &to)?;
     stage.expect(
         "a token for the origin of the ticket, once; it reads and follows from there, and from nowhere else",
     );

@@ -9,7 +9,7 @@ use local_daemon_harness::actors::{Actor, Bind, Seen, Squatter, Taken, response}
 use local_daemon_harness::browser::{Browser, Kind, page};
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{Ask, emit_route, port, read_route, served, stream_route};
+use super::super::perimeter::ask::{emit_route, port, read_route, served, stream_route};
 use crate::case::{Outcome, Stop};
 use crate::engines::Lent;
 use crate::stage::{Daemon, Live, Stage, Start};
@@ -314,21 +314,6 @@ impl Scene {
     pub(super) fn emit(&self, stage: &mut Stage, number: u64) -> Outcome {
         let emit = emit_route(stage, number)?.ask(&self.live).bearer(&self.live);
         served(stage, &self.live, &emit.named(format!("the note {number}"))).map(drop)
-    }
-
-    /// A ticket for what `wanted` says, which the credential gets.
-    pub(super) fn ticket(&self, stage: &mut Stage, wanted: &Value) -> Outcome<String> {
-        let ask = Ask::new(&self.live, "POST", "/v1/tickets").bearer(&self.live);
-        let ask = ask
-            .with("Content-Type", "application/json")
-            .body(wanted.to_string());
-        let answer = served(stage, &self.live, &ask.named("a ticket by the credential"))?;
-        let answer = answer.json().unwrap_or_default();
-        let Some(ticket) = answer["ticket"].as_str() else {
-            return stage.inconclusive("the answer holds no ticket");
-        };
-        stage.transcript().hide(ticket.as_bytes());
-        Ok(ticket.to_owned())
     }
 
     /// The address of the daemon's own page, by the front; the shell's script redeems a ticket that stands in it.
