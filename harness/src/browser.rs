@@ -412,9 +412,9 @@ impl Browser {
         self.session.click(selector)
     }
 
-    /// Leaves one empty tab, without what pages have stored there.
+    /// Leaves one tab with an empty page, without the cookies of this machine.
     pub fn clear(&self) -> Result<(), BrowserFault> {
-        self.session.clear()
+        self.session.clear(&format!("http://{}/", self.public.address()))
     }
 
     /// Answers, as the user would, whether the page may do something.
@@ -471,6 +471,8 @@ fn capabilities(
                 "--headless=new".to_owned(),
                 "--disable-gpu".to_owned(),
                 "--disable-quic".to_owned(),
+                // A container's shared memory may be too small for its pages.
+                "--disable-dev-shm-usage".to_owned(),
                 "--no-first-run".to_owned(),
                 "--disable-background-networking".to_owned(),
                 "--disable-component-update".to_owned(),

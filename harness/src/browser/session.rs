@@ -142,17 +142,18 @@ impl Session {
         self.wait("take a picture", self.client.screenshot())
     }
 
-    pub(super) fn clear(&self) -> Result<(), BrowserFault> {
+    pub(super) fn clear(&self, page: &str) -> Result<(), BrowserFault> {
         self.wait("clear", async {
             let old = self.client.windows().await?;
             let tab = self.client.new_window(true).await?;
             for window in old {
                 self.client.switch_to_window(window).await?;
-                // Of the pages that cases open, those have cookies that WebDriver has no other way to.
-                self.client.delete_all_cookies().await?;
                 self.client.close_window().await?;
             }
-            self.client.switch_to_window(tab.handle).await
+            self.client.switch_to_window(tab.handle).await?;
+            // Cookies have no port: those of any page of this machine are seen from this one, and are gone with them.
+            self.client.goto(page).await?;
+            self.client.delete_all_cookies().await
         })
     }
 
