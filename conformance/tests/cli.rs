@@ -216,7 +216,7 @@ fn the_matrix_lists_every_requirement_once() {
     };
     assert_eq!(status("REG-5"), "judged");
     assert_eq!(status("HS-12"), "untestable");
-    assert_eq!(status("BROW-1"), "planned");
+    assert_eq!(status("LIFE-1"), "planned");
     let text = daemonspec(["list", "--requirements"]).stdout;
     assert!(text.contains("registration/round-trip-discovery"), "{text}");
     let cases: Value = serde_json::from_str(&daemonspec(["list", "--json"]).stdout).unwrap();

@@ -58,7 +58,7 @@ pub struct Taken {
     pub closed: Option<Instant>,
     /// How many bytes of an answer without end the system took for it.
     pub sent: u64,
-    /// What a front passed back.
+    /// What a front passed back, or an actor that answers each request has answered.
     pub answered: Vec<u8>,
 }
 
@@ -583,9 +583,13 @@ impl Stage {
         match &self.part {
             Part::Answers(answer) => {
                 for request in requests {
-                    if stream.write_all(&answer(&request, self.address)).is_err() {
+                    let answer = answer(&request, self.address);
+                    if stream.write_all(&answer).is_err() {
                         return;
                     }
+                    self.ledger
+                        .0
+                        .update(|taken| taken[index].answered.extend_from_slice(&answer));
                 }
             }
             Part::Drips(answer, interval) => {

@@ -142,7 +142,7 @@ pub(crate) const CASES: &[Case] = in_each_engine! {
     "An allowlisted page that was served over TLS reads and follows the stream: served where the engine lets it ask.",
     addresses::secure_page_reaches_the_daemon;
 
-    "own-page-by-its-launcher", &["BROW-19", "BROW-24", "BROW-25"],
+    "own-page-by-its-launcher", &["BROW-19", "BROW-24", "BROW-25", "BROW-27"],
     "A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes on after a \
      reload.",
     admitted::own_page_by_its_launcher;

@@ -198,7 +198,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-28.root-alone", "ends a service worker at / alone"),
     fault("BROW-28.empty", "answers with a worker that does nothing"),
     fault("BROW-28.html", "answers a worker of the type of a page"),
-    fault("BROW-29.each-topic", "opens a stream for each topic"),
+    fault("BROW-29.each-part", "opens a stream for each part of the page"),
     fault(
         "BROW-30.left-to-the-engine",
         "leaves it to the engine to open the stream again",

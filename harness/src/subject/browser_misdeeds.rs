@@ -250,13 +250,8 @@ pub(super) fn script(script: &str) -> String {
             "else say(\"This page is opened by: daemonspec-subject open\")",
             "else say(\"Unauthorized\")",
         )
-    } else if broken("BROW-29.each-topic") {
-        let streams = "for (const one of [\"lifecycle\", \"note\"]) \
-                       new EventSource(\"/v1/events?token=\" + token + \"&topics=\" + one);\n  follow(token);";
-        changed(
-            "  follow(token);\n}\n\nfunction say",
-            &format!("  {streams}\n}}\n\nfunction say"),
-        )
+    } else if broken("BROW-29.each-part") {
+        changed("  follow(token);\n}", "  follow(token);\n  follow(token);\n}")
     } else if broken("BROW-30.left-to-the-engine") {
         changed("setTimeout", "void")
     } else if broken("BROW-30.from-now") {

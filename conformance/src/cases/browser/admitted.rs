@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::actors::{Bind, Squatter, Taken, response};
+use local_daemon_harness::actors::{Bind, Seen, Squatter, Taken, response};
 use local_daemon_harness::browser::page;
 use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::scene::{
     Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
 };
 use super::visit::{handoff_ticket, page_ticket};
-use crate::case::Outcome;
+use crate::case::{Outcome, Stop};
 use crate::stage::Stage;
 
 /// Where tickets of the two kinds are redeemed.
@@ -48,6 +48,20 @@ fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) 
     let credential = scene.live.credential.text();
     stage.ensure(token != credential, "the page has the credential itself")?;
     Ok(token)
+}
+
+/// The same of a page that was seen to run: that it does not follow is its own doing.
+fn ensure_follows(
+    stage: &mut Stage,
+    scene: &Scene,
+    arg: &Value,
+    streams: usize,
+    what: &str,
+) -> Outcome<String> {
+    wait_for_page(stage, scene, arg, streams).or_else(|stop| match stop {
+        Stop::Inconclusive(why) => stage.fail(format!("{what}: {why}")),
+        other => Err(other),
+    })
 }
 
 /// What the page has kept, and where.
@@ -103,7 +117,7 @@ pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     ensure_kept(stage, &scene, &arg, &token)?;
     // A reload is a load of the shell, which goes on with what the tab has.
     scene.visit_at(stage, &address)?;
-    let again = wait_for_page(stage, &scene, &arg, 2)?;
+    let again = ensure_follows(stage, &scene, &arg, 2, "after a reload the page does not go on")?;
     stage.ensure(again == token, "after a reload the page has another token")?;
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("a reload goes on with the same token");
@@ -123,7 +137,16 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
         "the ticket arrives in the body of a form alone; another tab has no token and says what to do",
     );
     scene.visit_at(stage, &printed)?;
-    let token = wait_for_page(stage, &scene, &arg, 1)?;
+    let shell = path_of(&json!(scene.own_page()));
+    scene.wait_arrived(stage, "a load of the shell", 1, |arrived| is_for(arrived, &shell))?;
+    stage.precondition("the address with the ticket was opened, and the engine has asked for the shell");
+    let token = ensure_follows(
+        stage,
+        &scene,
+        &arg,
+        1,
+        "the ticket in the fragment does not let it in",
+    )?;
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("the page of the ticket is let in");
     let posts = scene.arrived(PAGE);
@@ -147,7 +170,16 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
         kept["tab"] == json!([]) && !kept.to_string().contains(&token),
         "another tab holds the token",
     )?;
-    stage.ensure(kept["text"] != "", "without a token the page says nothing")?;
+    // The command's program is what of its name every form of it has.
+    let browser = stage.manifest().browser.clone().unwrap_or_default();
+    let program = browser.open.as_deref().and_then(<[String]>::first);
+    let program = program.and_then(|program| program.rsplit('/').next().map(str::to_owned));
+    let text = kept["text"].as_str().unwrap_or_default();
+    let tells = !text.is_empty() && program.is_none_or(|program| text.contains(&program));
+    stage.ensure(
+        tells,
+        format!("without a token the page does not say what opens it: {text:?}"),
+    )?;
     let shell = scene.arrived(&path_of(&json!(address)));
     let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
     stage.ensure(statuses.iter().all(|status| *status == Some(401)), brief(&shell))?;
@@ -184,12 +216,23 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         return stage.inconclusive("the page's stream does not carry a note");
     }
     stage.precondition("the page follows the stream, and has been sent a note");
+    let open = |scene: &Scene| {
+        let is_for_stream = |request: &Seen| request.target.split('?').next() == Some(&stream);
+        let taken = scene.front.ledger().connections();
+        let open = taken.iter().filter(|taken| taken.closed.is_none());
+        open.filter(|taken| taken.requests().iter().any(is_for_stream))
+            .count()
+    };
+    let before_it = open(&scene);
+    stage.ensure(before_it == 1, format!("the page holds {before_it} streams"))?;
     // An answer of 503 is one after which no engine goes on by itself.
     let port = scene.leave_port(stage)?;
     let refusing = Squatter::answering(503, "{}").noted(stage.transcript(), "refusing");
     let refusing = refusing.start(Bind::At(port))?;
+    // A request that is cut before its answer is one after which every engine goes on.
     let asked = refusing.ledger().wait_for(Instant::now() + SEEN, |taken| {
-        let mut requests = taken.iter().flat_map(Taken::requests);
+        let answered = taken.iter().filter(|taken| taken.statuses().contains(&503));
+        let mut requests = answered.flat_map(Taken::requests);
         requests.any(|request| request.target.split('?').next() == Some(&stream))
     });
     if asked.is_none() {
@@ -212,16 +255,7 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         !again,
         "the page is sent again what it has seen: it did not name its last id",
     )?;
-    let is_for_stream = |taken: &Taken| {
-        let requests = taken.requests();
-        requests
-            .iter()
-            .any(|request| request.target.split('?').next() == Some(&stream))
-    };
-    let open = taken
-        .iter()
-        .filter(|taken| taken.closed.is_none() && is_for_stream(taken))
-        .count();
+    let open = open(&scene);
     stage.ensure(open == 1, format!("the page holds {open} streams"))?;
     let arrived = scene.arrived(&stream);
     stage.observed(brief(&arrived));
