@@ -108,11 +108,13 @@ pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     );
     std::fs::write(&launcher, form)?;
     scene.visit_at(stage, &format!("file://{}", launcher.display()))?;
-    let token = wait_for_page(stage, &scene, &arg, 1)?;
-    let posts = scene.arrived(PAGE);
+    let posts = scene.wait_arrived(stage, "the ticket", 1, |arrived| is_for(arrived, PAGE))?;
     if posts.iter().any(|post| post.header("origin") != Some("null")) {
         return stage.deviation(format!("not from the origin null: {}", brief(&posts)));
     }
+    let served = posts.iter().all(|post| post.status == Some(200));
+    stage.ensure(served, brief(&posts))?;
+    let token = wait_for_page(stage, &scene, &arg, 1)?;
     stage.observed(brief(&posts));
     ensure_kept(stage, &scene, &arg, &token)?;
     // A reload is a load of the shell, which goes on with what the tab has.
