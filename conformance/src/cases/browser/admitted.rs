@@ -464,12 +464,7 @@ pub(super) fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
     let with_token =
         |arrived: &Arrived| arrived.request.target.contains(&token) || token_of(arrived) == Some(&token);
     let arrived = scene.wait_arrived(stage, "a request with the old token", 1, with_token)?;
-    stage.ensure(
-        arrived.iter().all(|arrived| arrived.status == Some(401)),
-        brief(&arrived),
-    )?;
-    stage.observed(brief(&arrived));
-    scene.control(stage)
+    scene.all_unauthorized(stage, &arrived)
 }
 
 pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {

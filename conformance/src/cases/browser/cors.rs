@@ -210,12 +210,7 @@ pub(super) fn no_cors_carries_no_credential(stage: &mut Stage) -> Outcome {
     }) {
         return stage.deviation("the engine lets the credential or the type through");
     }
-    stage.ensure(
-        arrived.iter().all(|arrived| arrived.status == Some(401)),
-        brief(&arrived),
-    )?;
-    stage.observed(brief(&arrived));
-    scene.control(stage)
+    scene.all_unauthorized(stage, &arrived)
 }
 
 pub(super) fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {

@@ -321,6 +321,16 @@ impl Scene {
         format!("{}/", origin(&self.front))
     }
 
+    /// What arrived was answered 401, each of it, and the control still holds.
+    pub(super) fn all_unauthorized(&self, stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
+        stage.ensure(
+            arrived.iter().all(|arrived| arrived.status == Some(401)),
+            brief(arrived),
+        )?;
+        stage.observed(brief(arrived));
+        self.control(stage)
+    }
+
     /// The allowlisted page reads with the credential, which has to work for the rest to mean something.
     pub(super) fn control(&self, stage: &mut Stage) -> Outcome {
         self.visit(stage, &self.listed)?;
