@@ -443,3 +443,23 @@ async fn json_that_is_passed_on_keeps_its_digits_and_stays_on_its_line() {
         said[2].1
     );
 }
+
+#[tokio::test]
+async fn within_a_burst_others_have_their_turn_before_more_is_read() {
+    let hub = hub(Limits::default());
+    let mut body = EventBody::from(hub.subscribe((), &Selection::default()).unwrap());
+    ready(&mut body);
+    hub.append("note", &"x".repeat(8 * 1024)).unwrap();
+    ready(&mut body);
+    assert!(poll(&mut body).is_pending());
+    hub.append("note", &2).unwrap();
+    assert!(poll(&mut body).is_pending());
+    hub.append("note", &3).unwrap();
+    let rest = std::future::poll_fn(|context| pin!(&mut body).poll_frame(context)).await;
+    let rest = rest.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(numbers(&rest), [2, 3]);
+    // The burst is over: what comes now waits for nobody.
+    assert!(poll(&mut body).is_pending());
+    hub.append("note", &4).unwrap();
+    assert_eq!(ready(&mut body)[0].1, "5f0c2a9b-4");
+}

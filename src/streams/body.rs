@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    fmt, mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +16,10 @@ use http::{
 use http_body::{Body, Frame};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use super::{End, EventId, Hub, Next, Subscriber};
 
@@ -25,6 +29,22 @@ pub const BEAT: Duration = Duration::from_secs(10);
 /// What stands before everything, at once: a client has the head before anything happens, and comes back soon (STR-2).
 const BEGIN: Bytes = Bytes::from_static(b"retry: 500\n\n");
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+
+/// So much at a time is a burst, in bytes.
+const BURST: usize = 4 * 1024;
+/// How many turns others get within a burst before more is read.
+const TURNS: u32 = 4;
+
+/// What others do meanwhile leaves with the write after it: a burst costs a few writes, and a single event waits for nothing.
+type Turns = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn turns() -> Turns {
+    Box::pin(async {
+        for _ in 0..TURNS {
+            yield_now().await;
+        }
+    })
+}
 
 /// What a frame says (STR-14).
 #[derive(Serialize)]
@@ -98,13 +118,22 @@ impl<W: Send + 'static> Subscriber<W> {
 
 /// A subscriber as a body. It reads from the log when the connection can take more, so that all that is new leaves
 /// with one write and nothing waits here for a reader that has stalled (STR-23).
-#[derive(Debug)]
 pub struct EventBody<W = ()> {
     subscriber: Subscriber<W>,
     has_begun: bool,
     /// When something was last said.
     spoke: Instant,
     beat: Pin<Box<Sleep>>,
+    /// Whether what was last read was a burst.
+    is_burst: bool,
+    /// What is waited for before more of it is read.
+    turns: Option<Turns>,
+}
+
+impl<W> fmt::Debug for EventBody<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventBody").finish_non_exhaustive()
+    }
 }
 
 impl<W> From<Subscriber<W>> for EventBody<W> {
@@ -115,6 +144,8 @@ impl<W> From<Subscriber<W>> for EventBody<W> {
             has_begun: false,
             spoke,
             beat: Box::pin(sleep_until(spoke + BEAT)),
+            is_burst: false,
+            turns: None,
         }
     }
 }
@@ -125,10 +156,17 @@ impl<W> EventBody<W> {
             self.has_begun = true;
             return Poll::Ready(Some(BEGIN));
         }
+        if let Some(turns) = &mut self.turns {
+            ready!(turns.as_mut().poll(context));
+            self.turns = None;
+        }
         if let Poll::Ready(next) = self.subscriber.poll_next(context) {
             self.spoke = Instant::now();
             return Poll::Ready(match next {
-                Next::Frames(frames) => Some(frames),
+                Next::Frames(frames) => {
+                    self.is_burst = frames.len() >= BURST;
+                    Some(frames)
+                }
                 Next::Gap { first, after } => Some(aside(
                     "gap",
                     &json!({"first": first.to_string(), "after": after.to_string()}),
@@ -145,6 +183,9 @@ impl<W> EventBody<W> {
                 return Poll::Ready(Some(COMMENT));
             }
             self.beat.as_mut().reset(due);
+        }
+        if mem::take(&mut self.is_burst) {
+            self.turns = Some(turns());
         }
         Poll::Pending
     }
