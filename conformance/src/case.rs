@@ -36,8 +36,9 @@ use std::time::Duration;
 
 use local_daemon_harness::arena::Shape;
 use local_daemon_harness::browser::Kind;
-use local_daemon_spec::{Profile, Role};
+use local_daemon_spec::{Profile, Role, catalogue};
 
+use crate::manifest::Manifest;
 use crate::stage::Stage;
 
 /// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
@@ -51,7 +52,7 @@ pub struct Case {
     pub name: &'static str,
     /// The ids that a failure of this case says are violated.
     pub requirements: &'static [&'static str],
-    /// The profile that must be claimed for it to apply.
+    /// The profile that must be claimed for it to apply; [`is_asked_of`](Self::is_asked_of) says when else it does.
     pub profile: Profile,
     /// Who is judged.
     pub role: Role,
@@ -210,6 +211,17 @@ impl Case {
         Self { shape, ..self }
     }
 
+    /// Whether a subject of this manifest is asked it: one that claims its profile. What engines see of other profiles is
+    /// also asked of one that claims these, where its manifest says so.
+    pub fn is_asked_of(&self, manifest: &Manifest) -> bool {
+        let claims = |id: &&str| {
+            let requirement = catalogue().get(id);
+            requirement.is_some_and(|requirement| manifest.claims(requirement.profile))
+        };
+        let seen = self.engine.is_some() && manifest.subject.engines;
+        manifest.claims(self.profile) || seen && self.requirements.iter().all(claims)
+    }
+
     /// The part of the name before the slash.
     pub fn chapter(&self) -> &'static str {
         self.name
@@ -255,5 +267,42 @@ impl From<local_daemon_harness::browser::BrowserFault> for Stop {
 impl From<local_daemon_harness::process::LaunchFault> for Stop {
     fn from(fault: local_daemon_harness::process::LaunchFault) -> Self {
         Self::Fault(fault.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_engines_see_of_claimed_profiles_is_asked_where_the_manifest_says_so() {
+        const BY_STREAM: Case = Case::browser(
+            "browser/x/firefox",
+            &["STR-15", "PER-26"],
+            "",
+            |_| Ok(()),
+            Kind::Firefox,
+        );
+        const BY_PAGE: Case = Case::browser(
+            "browser/y/firefox",
+            &["PER-26", "BROW-1"],
+            "",
+            |_| Ok(()),
+            Kind::Firefox,
+        );
+        const PLAIN: Case = Case::browser_paths("browser/z", &["PER-26"], "", |_| Ok(()));
+        let asked = |profiles: &[Profile], engines: bool| {
+            let mut manifest =
+                Manifest::of_command(vec!["true".to_owned()], profiles.iter().copied().collect()).unwrap();
+            manifest.subject.engines = engines;
+            [BY_STREAM, BY_PAGE, PLAIN].map(|case| case.is_asked_of(&manifest))
+        };
+        assert_eq!(asked(&[Profile::Perimeter, Profile::Streams], false), [false; 3]);
+        assert_eq!(
+            asked(&[Profile::Perimeter, Profile::Streams], true),
+            [true, false, false]
+        );
+        assert_eq!(asked(&[Profile::Perimeter], true), [false; 3]);
+        assert_eq!(asked(&[Profile::Browser], false), [true; 3]);
     }
 }

@@ -274,6 +274,7 @@ fn pair(client: &Manifest, daemon: &Manifest) -> Manifest {
             name: format!("{} with {}", client.subject.name, daemon.subject.name),
             version: Vec::new(),
             profiles: BTreeSet::from([Profile::Client]),
+            engines: false,
         },
         daemon: daemon.daemon.clone(),
         binding: daemon.binding.clone(),

@@ -43,6 +43,8 @@ pub struct SubjectSection {
     pub version: Vec<String>,
     /// The claimed profiles; `core` if left out.
     pub profiles: BTreeSet<Profile>,
+    /// Whether what it claims is seen from pages in browser engines too, although it does not claim `browser`.
+    pub engines: bool,
 }
 
 impl Default for SubjectSection {
@@ -51,6 +53,7 @@ impl Default for SubjectSection {
             name: String::new(),
             version: Vec::new(),
             profiles: BTreeSet::from([Profile::Core]),
+            engines: false,
         }
     }
 }

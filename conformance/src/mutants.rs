@@ -340,10 +340,7 @@ pub fn judge(
             row(fault, cells, &plan.cases, &able)
         })
         .collect();
-    let untried = plan
-        .cases
-        .iter()
-        .filter(|case| plan.manifest.claims(case.profile));
+    let untried = plan.cases.iter().filter(|case| case.is_asked_of(&plan.manifest));
     let untried = untried.filter(|case| !plan.faults.iter().any(|fault| covers(fault, case)));
     Some(Matrix {
         schema: SCHEMA,

@@ -271,7 +271,7 @@ fn perform(case: &'static Case, manifest: &Arc<Manifest>, setting: Setting<'_>) 
         return None;
     }
     let began = Instant::now();
-    if !manifest.claims(case.profile) {
+    if !case.is_asked_of(manifest) {
         let why = format!("the subject does not claim the profile {}", case.profile);
         return Some(CaseResult::new(case, Verdict::NotApplicable).observed(why));
     }

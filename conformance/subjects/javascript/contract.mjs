@@ -25,7 +25,7 @@ export class Malformed extends Error {}
 
 // One JSON object in UTF-8 with unique keys at every depth and nothing around it (REG-9). JSON.parse takes the last of
 // two equal keys, makes 1.0 an integer and lets lone surrogates pass, so the text is gone through once more, token by
-// token. Returns the object and, for its own members, the text of each value that is no object, array or string.
+// token. Returns the object and, for each of its members, the text of the value without the white space between tokens.
 export function strictJson(content) {
   let text, value;
   try {
@@ -37,9 +37,11 @@ export function strictJson(content) {
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Malformed('no JSON object');
   const open = []; // for each object or array around the token: the keys so far, or null
-  const written = {};
-  let key, before;
+  const written = Object.create(null);
+  let [key, member, before] = [null, null, null];
   for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
+    if (open.length === 1) member = before === ':' ? key : null;
+    if (member !== null) written[member] = (written[member] ?? '') + token;
     if (token === '{') open.push(new Set());
     else if (token === '[') open.push(null);
     else if (token === '}' || token === ']') open.pop();
@@ -52,7 +54,7 @@ export function strictJson(content) {
         keys.add(string);
         key = string;
       }
-    } else if (before === ':' && open.length === 1) written[key] = token;
+    }
     before = token;
   }
   return { value, written };

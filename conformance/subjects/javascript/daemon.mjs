@@ -1,5 +1,5 @@
-#!/usr/bin/env node
-// A daemon that keeps a tally: a whole subject of the profiles core, proof and perimeter, in Node's standard library.
+#!/usr/bin/env -S node --optimize-for-size
+// A daemon that keeps a tally: a subject of the profiles core, proof, perimeter and streams, in Node's standard library.
 //
 //     daemon.mjs [--state-dir DIR] [--yield] [--allow-origin ORIGIN]... [origins add|remove ORIGIN]
 //
@@ -41,7 +41,9 @@ class Daemon {
     haveStateDir(this.directory);
     this.credential = contract.haveCredential(this.directory);
     await this.server.start(); // it answers, `draining`, before anybody can read where (PUB-4)
-    return this.publish(yields && (() => this.somebodyIsReady()));
+    if (!(await this.publish(yields && (() => this.somebodyIsReady())))) return false;
+    this.server.log.append('lifecycle', '{"what":"ready"}');
+    return true;
   }
 
   // CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who published
@@ -165,6 +167,7 @@ class Daemon {
         if (this.isOwn(taken)) fs.unlinkSync(taken); // CONV-16; what is another's stays for that one to find (CONV-17)
       } catch {} // CONV-18
     }
+    this.server.log.end(status === DISPLACED ? 'superseded' : 'shutdown');
     const deadline = performance.now() + DRAIN;
     while (this.server.working && performance.now() < deadline) await sleep(20);
     return status;

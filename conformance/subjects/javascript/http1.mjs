@@ -19,6 +19,9 @@ const CHUNK_SIZE = /^([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?$/;
 // The other side has closed the connection, in the middle of a message or between two.
 export class Closed extends Error {}
 
+// The deadline in so many milliseconds, a time of `performance.now`.
+export const within = (ms) => performance.now() + ms;
+
 // Nothing came in time.
 export class Late extends Error {}
 
@@ -42,6 +45,7 @@ export class Request {
   size = 0; // of the header section
   announced = 0; // bytes of the body
   body = (async function* () {})(); // in pieces
+  isOld = false; // of HTTP/1.0
   closes = false; // whether the connection ends with it
 
   // The values of every header of this name. Two of them are never quietly one (PER-5, PER-11, PER-24).
@@ -141,7 +145,8 @@ export class Connection {
     }
     Object.assign(request, { method, target, size: end - start.length });
     const options = request.all('connection').join(',').toLowerCase().split(',');
-    request.closes = minor === '0' || options.some((option) => option.trim() === 'close');
+    request.isOld = minor === '0';
+    request.closes = request.isOld || options.some((option) => option.trim() === 'close');
     request.body = this.body(request, until);
   }
 
@@ -182,18 +187,32 @@ export class Connection {
     }
   }
 
-  // Writes, and waits until it is out: whoever does not read what we wrote is not written more (PER-33).
-  async write(data, deadline) {
+  // Writes one or several parts in one go, and waits until they are out: whoever does not read what we wrote is not written
+  // more (PER-33).
+  async write(parts, deadline) {
     if (this.socket.destroyed) throw new Closed();
     let sent = false;
-    this.socket.write(data, () => {
+    this.socket.cork();
+    for (const part of [parts].flat()) this.socket.write(part);
+    this.socket.write('', () => {
       sent = true;
       this.socket.emit('sent');
     });
+    this.socket.uncork();
     while (!sent) {
       if (this.socket.destroyed) throw new Closed();
       await this.#happens(['sent', 'close'], deadline);
     }
+  }
+
+  // Resolves when the other side will send nothing more. What it sends until then is dropped.
+  async ended() {
+    try {
+      for (;;) {
+        await this.receive(within(2 ** 30));
+        this.buffer = Buffer.alloc(0);
+      }
+    } catch {}
   }
 
   // Ends the connection so that the other side can read the last answer: to close with bytes unread is a reset, which

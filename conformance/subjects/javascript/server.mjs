@@ -1,22 +1,23 @@
-// The daemon's HTTP server: connections within their bounds, the checks of chapter 10, the handshake and the tally.
+// The daemon's HTTP server: connections within their bounds, the checks of chapter 10, handshake, tally and events.
 
 import { STATUS_CODES } from 'node:http';
 import net from 'node:net';
 import * as contract from './contract.mjs';
 import { HANDSHAKE, SPEC, VERSION } from './contract.mjs';
 import * as http1 from './http1.mjs';
-import { Broken, Closed, Connection, Late, MOST_BODY, Request } from './http1.mjs';
+import { Broken, Closed, Connection, Late, MOST_BODY, Request, within } from './http1.mjs';
 import { allowlist, hostFault, originOf, parseProof, prefersText, problem } from './perimeter.mjs';
+import { ID, Log, MOST_NOTE, TOPICS } from './streams.mjs';
 
 const [HEAD_MS, BODY_MS, WRITE_MS] = [8000, 15000, 15000]; // PER-33
 const [MOST_CONNECTIONS, MOST_TURNED_AWAY] = [256, 64];
 const MOST_REFUSED = 500; // refused handshakes in a second (PER-31, PER-32)
+const EVENTS = '/v1/events';
 const ROUTES = new Map([
   [HANDSHAKE, ['GET']],
   ['/v1/tally', ['GET', 'POST']],
+  [EVENTS, ['GET', 'POST']],
 ]);
-
-const within = (ms) => performance.now() + ms;
 
 // Serves for a daemon, which says who it is and in which state.
 export class Server {
@@ -27,6 +28,7 @@ export class Server {
 
   constructor(daemon) {
     this.daemon = daemon;
+    this.log = new Log(daemon.id.slice(0, 8));
     this.listener = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#connected(socket));
     this.listener.maxConnections = MOST_CONNECTIONS + MOST_TURNED_AWAY;
   }
@@ -79,7 +81,8 @@ export class Server {
     this.working += 1;
     try {
       answer = await this.#answer(connection, request);
-      await this.#send(connection, answer, request, request.closes);
+      if (answer.pieces) await this.#stream(connection, answer, request);
+      else await this.#send(connection, answer, request, request.closes);
     } finally {
       this.working -= 1;
     }
@@ -88,8 +91,8 @@ export class Server {
   }
 
   async #send(connection, answer, request, closes) {
-    const { status, headers, kind = 'application/json' } = answer;
-    const fields = { ...headers, 'Cache-Control': 'no-store' }; // PER-38
+    const { kind = 'application/json' } = answer;
+    const fields = {};
     let { body } = answer;
     if (body) {
       fields['Content-Type'] = kind;
@@ -101,11 +104,28 @@ export class Server {
       } else body = JSON.stringify(body);
       fields['Content-Length'] = Buffer.byteLength(body);
     }
-    if (closes) fields.Connection = 'close';
-    const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`);
-    const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n`;
     const content = body && request.method !== 'HEAD' ? Buffer.from(body) : Buffer.alloc(0);
-    await connection.write(Buffer.concat([Buffer.from(head), content]), within(WRITE_MS));
+    await connection.write(Buffer.concat([this.#head(answer, fields, closes), content]), within(WRITE_MS));
+  }
+
+  #head({ status, headers }, fields, closes) {
+    const all = { ...headers, ...fields, 'Cache-Control': 'no-store' }; // PER-38, STR-1
+    if (closes) all.Connection = 'close';
+    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
+    return Buffer.from(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n`);
+  }
+
+  // In chunks, whose end is told from a cut; a client of HTTP/1.0 knows none.
+  async #stream(connection, answer, request) {
+    request.closes = true;
+    const write = (data) => connection.write(data, within(WRITE_MS));
+    const framing = request.isOld ? {} : { 'Transfer-Encoding': 'chunked' };
+    await write(this.#head(answer, { 'Content-Type': 'text/event-stream', ...framing }, true));
+    for await (const frames of answer.pieces) {
+      const length = frames.reduce((sum, frame) => sum + frame.length, 0);
+      await write(request.isOld ? frames : [`${length.toString(16)}\r\n`, ...frames, '\r\n']);
+    }
+    if (!request.isOld) await write('0\r\n\r\n');
   }
 
   // Requests.
@@ -113,8 +133,7 @@ export class Server {
   // The checks in their order (PER-1), and what each answer to an allowlisted origin carries (PER-13, PER-14).
   async #answer(connection, request) {
     const origins = request.all('origin');
-    const allowed = () => [...this.daemon.allowed, ...allowlist(this.daemon.directory)];
-    const origin = originOf(origins, request.all('host').join(), allowed);
+    const origin = originOf(origins, request.all('host').join(), () => this.#allowed());
     let answer;
     try {
       answer = await this.#checked(connection, request, origin);
@@ -126,6 +145,10 @@ export class Server {
     const cors = { 'Access-Control-Allow-Origin': origins[0], Vary: 'Origin' };
     if (origin === 'listed') Object.assign(answer.headers, cors);
     return answer;
+  }
+
+  #allowed() {
+    return [...this.daemon.allowed, ...allowlist(this.daemon.directory)];
   }
 
   async #checked(connection, request, origin) {
@@ -157,7 +180,11 @@ export class Server {
       return problem(405, 'method_not_allowed', 'Method not allowed', { Allow: methods.join(', ') });
     }
     if (path === HANDSHAKE) return this.#handshake(admitted.nonce);
-    if (request.method === 'POST') return this.#add(connection, request);
+    if (this.daemon.leaving && (path === EVENTS || request.method === 'POST')) {
+      return problem(503, 'draining', 'This daemon is leaving'); // CONV-10, STR-6
+    }
+    if (request.method === 'POST') return path === EVENTS ? this.#note(connection, request) : this.#add(connection, request);
+    if (path === EVENTS) return this.#follow(connection, request, query, origin);
     return { status: 200, body: { tally: this.#tally }, headers: {} };
   }
 
@@ -165,7 +192,12 @@ export class Server {
   #authenticated(request, path, query) {
     const { authority, daemon } = { authority: this.authority, daemon: this.daemon };
     const values = request.all('authorization');
-    if (values.length !== 1 || new URLSearchParams(query).has('token')) return null;
+    const tokens = new URLSearchParams(query).getAll('token');
+    if (tokens.length) { // for EventSource, which sets no headers (PER-25, PER-26)
+      const isAlone = path === EVENTS && request.method === 'GET' && tokens.length === 1 && !values.length;
+      return isAlone && contract.equal(tokens[0], daemon.credential) ? {} : null;
+    }
+    if (values.length !== 1) return null;
     const [, scheme, token] = /^([^ ]*) ?(.*)$/.exec(values[0]);
     if (scheme.toLowerCase() === 'bearer') return contract.equal(token, daemon.credential) ? {} : null; // HS-5, HS-7
     const proof = parseProof(values[0]);
@@ -192,20 +224,46 @@ export class Server {
     return { status: state === 'ready' ? 200 : 503, body, headers }; // HS-14
   }
 
-  async #add(connection, request) {
-    if (this.daemon.leaving) return problem(503, 'draining', 'This daemon is leaving'); // CONV-10
+  // The object in a body of that many bytes, as contract.strictJson has it; empty where there is none.
+  async #json(connection, request, most) {
     if (request.all('expect').join().toLowerCase() === '100-continue') {
       await connection.write('HTTP/1.1 100 Continue\r\n\r\n', within(WRITE_MS));
     }
-    const body = await request.wholeBody(MOST_BODY);
-    let number;
+    const body = await request.wholeBody(most);
     try {
-      number = contract.strictJson(body).value.add;
-    } catch {}
+      return contract.strictJson(body);
+    } catch {
+      return { value: {}, written: {} };
+    }
+  }
+
+  async #add(connection, request) {
+    const number = (await this.#json(connection, request, MOST_BODY)).value.add;
     if (!Number.isInteger(number) || number < 0 || number > 1000) {
       return problem(400, 'invalid_request', 'Not a JSON object with a number to add');
     }
     this.#tally += number;
     return { status: 200, body: { tally: this.#tally }, headers: {} };
+  }
+
+  async #note(connection, request) {
+    const { value, written } = await this.#json(connection, request, MOST_NOTE);
+    if (value.topic !== 'note' || !Object.hasOwn(value, 'data')) {
+      return problem(400, 'invalid_request', 'Not a JSON object with the topic note and data'); // STR-9
+    }
+    return { status: 201, body: { id: this.log.append('note', written.data) }, headers: {} };
+  }
+
+  #follow(connection, request, query, origin) {
+    const parameters = new URLSearchParams(query);
+    const topics = parameters.getAll('topics').flatMap((chosen) => chosen.split(','));
+    const after = [...request.all('last-event-id'), ...parameters.getAll('after')]; // the first one counts (STR-16)
+    if (!topics.every((topic) => TOPICS.includes(topic)) || !after.every((id) => ID.test(id))) {
+      return problem(400, 'invalid_request', 'Unknown topic, or no event id'); // STR-5, STR-20
+    }
+    const isWanted = () => origin !== 'listed' || this.#allowed().includes(request.all('origin')[0]);
+    const place = this.log.placeAfter(after[0]);
+    const pieces = this.log.follow(place, topics.length ? topics : TOPICS, connection.ended(), isWanted);
+    return { status: 200, headers: {}, pieces };
   }
 }

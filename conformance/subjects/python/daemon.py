@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A daemon that keeps a tally: a whole subject of the profiles core, proof and perimeter, in Python's standard library.
+"""A daemon that keeps a tally: a subject of the profiles core, proof, perimeter and streams, in Python's standard library.
 
     daemon.py [--state-dir DIR] [--yield] [--allow-origin ORIGIN]...
 
@@ -51,7 +51,10 @@ class Daemon:
         files.have_state_dir(self.directory)
         self.credential = contract.have_credential(self.directory)
         self.server.start()  # it answers, `draining`, before anybody can read where (PUB-4)
-        return self.publish(self.somebody_is_ready if yields else lambda: False)
+        if not self.publish(self.somebody_is_ready if yields else lambda: False):
+            return False
+        self.server.log.append("lifecycle", {"what": "ready"})
+        return True
 
     def somebody_is_ready(self, asked=None):
         """CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who
@@ -162,6 +165,7 @@ class Daemon:
                     os.unlink(taken)  # CONV-16; what is another's stays for that one to find (CONV-17)
             except OSError:
                 pass  # CONV-18
+        self.server.log.end("superseded" if status == DISPLACED else "shutdown")
         deadline = time.monotonic() + DRAIN
         while self.server.working and time.monotonic() < deadline:
             received = signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0.02)

@@ -157,6 +157,21 @@ class Connection:
             except Closed:
                 return
 
+    def write(self, data, patience):
+        """The other side may take its time, as long as it takes something (PER-33)."""
+        self.sock.settimeout(patience)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.sock.send(rest) :]
+
+    def is_closed(self):
+        """Whether the other side will send nothing more; what it has sent stays to be read."""
+        self.sock.setblocking(False)
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+
     def close(self, patience):
         """Ends the connection so that the other side can read the last answer: to close with bytes unread is a reset,
         which throws that answer away. So the rest is read and dropped, within bounds in time and in bytes."""

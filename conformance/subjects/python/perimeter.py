@@ -86,8 +86,8 @@ def prefers_text(accept):
 
 
 class Answer:
-    def __init__(self, status, body=None, headers=(), kind="application/json"):
-        self.status, self.body, self.headers, self.kind = status, body, list(headers), kind
+    def __init__(self, status, body=None, headers=(), kind="application/json", pieces=None):
+        self.status, self.body, self.headers, self.kind, self.pieces = status, body, list(headers), kind, pieces
 
 
 def problem(status, code, title, headers=()):

@@ -1,4 +1,4 @@
-"""The daemon's HTTP server: connections within their bounds, the checks of chapter 10, the handshake and the tally."""
+"""The daemon's HTTP server: connections within their bounds, the checks of chapter 10, handshake, tally and events."""
 
 import json
 import os
@@ -11,13 +11,15 @@ from http import HTTPStatus
 
 import contract
 import http1
+import streams
 from contract import HANDSHAKE, VERSION, Malformed
 from perimeter import Answer, allowlist, host_fault, origin_of, parse_proof, prefers_text, problem
 
 HEAD_TIME, BODY_TIME, WRITE_TIME = 8.0, 15.0, 15.0  # seconds (PER-33)
 MOST_CONNECTIONS, MOST_TURNED_AWAY = 256, 64
 MOST_REFUSED = 500  # refused handshakes in a second (PER-31, PER-32)
-ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "POST"}}
+EVENTS = "/v1/events"
+ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "POST"}, EVENTS: {"GET", "POST"}}
 
 
 class Server:
@@ -25,6 +27,7 @@ class Server:
 
     def __init__(self, daemon):
         self.daemon = daemon
+        self.log = streams.Log(daemon.id[:8])
         self.lock = threading.Lock()  # for these:
         self.tally, self.working, self.connections, self.refused = 0, 0, 0, (0, 0)
 
@@ -106,12 +109,16 @@ class Server:
             answer = problem(408, "request_timeout", "Request timeout")
         else:
             options = [option.strip().lower() for value in request.all("connection") for option in value.split(",")]
-            request.closes = line[3] == "0" or "close" in options
+            request.is_old = line[3] == "0"
+            request.closes = request.is_old or "close" in options
             with self.lock:
                 self.working += 1
             try:
                 answer = self.answer(connection, request)
-                self.send(connection, answer, request, request.closes)
+                if answer.pieces:
+                    self.stream(connection, answer, request)
+                else:
+                    self.send(connection, answer, request, request.closes)
             finally:
                 with self.lock:
                     self.working -= 1
@@ -132,15 +139,26 @@ class Server:
             content = "".join(f"{name}: {value}\n" for name, value in body.items()).encode()
         else:
             content = json.dumps(body).encode()
-        headers = answer.headers + [("Cache-Control", "no-store")]  # PER-38
-        if body is not None:
-            headers += [("Content-Type", kind), ("Content-Length", str(len(content)))]
+        headers = [("Content-Type", kind), ("Content-Length", str(len(content)))] if body is not None else []
+        head = self.head(answer, headers, close)
+        connection.write(head + (b"" if request and request.method == "HEAD" else content), WRITE_TIME)
+
+    def head(self, answer, headers, close):
+        headers = [*answer.headers, *headers, ("Cache-Control", "no-store")]  # PER-38, STR-1
         if close:
             headers.append(("Connection", "close"))
-        head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-        connection.sock.settimeout(WRITE_TIME)
-        connection.sock.sendall(head.encode() + (b"" if request and request.method == "HEAD" else content))
+        lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+        return "\r\n".join(lines + [f"{name}: {value}" for name, value in headers] + ["", ""]).encode()
+
+    def stream(self, connection, answer, request):
+        """In chunks, whose end is told from a cut; a client of HTTP/1.0 knows none."""
+        request.closes = True
+        kind = ("Content-Type", "text/event-stream")
+        framing = [] if request.is_old else [("Transfer-Encoding", "chunked")]
+        connection.write(self.head(answer, [kind, *framing], True), WRITE_TIME)
+        for piece in answer.pieces:
+            connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if framing else piece, WRITE_TIME)
+        connection.write(b"0\r\n\r\n" if framing else b"", WRITE_TIME)
 
     # Requests.
 
@@ -190,15 +208,20 @@ class Server:
             return problem(405, "method_not_allowed", "Method not allowed", [("Allow", ", ".join(sorted(route)))])
         if path == HANDSHAKE:
             return self.handshake(nonce)
+        if self.daemon.leaving and (path == EVENTS or request.method == "POST"):
+            return problem(503, "draining", "This daemon is leaving")  # CONV-10, STR-6
         if request.method == "POST":
-            return self.add(connection, request)
-        return Answer(200, {"tally": self.tally})
+            return self.note(connection, request) if path == EVENTS else self.add(connection, request)
+        return self.follow(connection, request, query, origin) if path == EVENTS else Answer(200, {"tally": self.tally})
 
     def authenticated(self, request, path, query):
         """None where it is not authenticated; else the nonce of its proof, or "" for a bearer (PER-23 to PER-25)."""
-        values = request.all("authorization")
-        names = [urllib.parse.unquote_plus(pair.partition("=")[0]) for pair in query.split("&")]
-        if len(values) != 1 or "token" in names:
+        values, tokens = request.all("authorization"), parameters(query, "token")
+        if tokens:  # for EventSource, which sets no headers (PER-25, PER-26)
+            is_stream = path == EVENTS and request.method == "GET"
+            token = tokens[0] if is_stream and len(tokens) == 1 and not values else ""
+            return "" if contract.equal(token, self.daemon.credential) else None
+        if len(values) != 1:
             return None
         scheme, _, token = values[0].partition(" ")
         if scheme.lower() == "bearer":
@@ -228,19 +251,41 @@ class Server:
             answer.headers.append(("Local-Daemon-Proof", f'"{proof}"'))
         return answer
 
-    def add(self, connection, request):
-        if self.daemon.leaving:
-            return problem(503, "draining", "This daemon is leaving")  # CONV-10
+    def json(self, connection, request, most):
+        """The object in a body of that many bytes; empty where there is none."""
         if "100-continue" in [value.lower() for value in request.all("expect")]:
-            connection.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n", WRITE_TIME)
         try:
-            number = contract.strict_json(request.whole_body(http1.MOST_BODY)).get("add")
+            return contract.strict_json(request.whole_body(most))
         except Malformed:
-            number = None
+            return {}
+
+    def add(self, connection, request):
+        number = self.json(connection, request, http1.MOST_BODY).get("add")
         if type(number) is not int or not 0 <= number <= 1000:
             return problem(400, "invalid_request", "Not a JSON object with a number to add")
         with self.lock:
             self.tally += number
             return Answer(200, {"tally": self.tally})
 
+    def note(self, connection, request):
+        note = self.json(connection, request, streams.MOST_NOTE)
+        if note.get("topic") != "note" or "data" not in note:
+            return problem(400, "invalid_request", "Not a JSON object with the topic note and data")  # STR-9
+        return Answer(201, {"id": self.log.append("note", note["data"])})
 
+    def follow(self, connection, request, query, origin):
+        topics = {topic for chosen in parameters(query, "topics") for topic in chosen.split(",")}
+        after = request.all("last-event-id") + parameters(query, "after")  # the first one counts (STR-16)
+        if not topics <= streams.TOPICS or not all(streams.ID.fullmatch(name) for name in after):
+            return problem(400, "invalid_request", "Unknown topic, or no event id")  # STR-5, STR-20
+
+        def is_wanted():
+            return not connection.is_closed() and (origin != "listed" or request.all("origin")[0] in self.allowed())
+
+        place = self.log.place_after(after[0] if after else None)
+        return Answer(200, pieces=self.log.follow(place, topics or streams.TOPICS, is_wanted))
+
+
+def parameters(query, name):
+    return [value for key, value in urllib.parse.parse_qsl(query, keep_blank_values=True) if key == name]

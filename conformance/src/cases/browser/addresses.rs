@@ -7,7 +7,7 @@ use local_daemon_harness::host::which;
 use local_daemon_harness::process::Subject;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{handshake_route, paths};
+use super::super::perimeter::ask::{handshake_route, paths, stream_route};
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
 use crate::case::Outcome;
 use crate::stage::Stage;
@@ -22,10 +22,10 @@ const ASK_ALL: &str = "const seen = {};
 /// What [`ASK_ALL`] takes.
 fn asks(stage: &mut Stage, scene: &Scene) -> Outcome<Value> {
     let mut arg = scene.arg(stage, 0)?;
-    let stream = path_of(&arg["stream"]);
+    let stream = stream_route(stage).ok().map(|stream| stream.path);
     let mut paths = paths(stage);
     // A stream that opens has no end to wait for.
-    paths.retain(|path| *path != stream);
+    paths.retain(|path| Some(path) != stream.as_ref());
     let handshake = handshake_route(stage).path;
     if !paths.contains(&handshake) {
         paths.push(handshake);
@@ -204,7 +204,7 @@ pub(super) fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
     scene.control(stage)?;
     scene.visit_at(stage, &format!("{secure}/page.html"))?;
     let script = "const seen = await ask(arg.read, { method: arg.read_method, headers: bearer() });
-                  if (seen.error) return { seen };
+                  if (seen.error || !arg.notes) return { seen };
                   follow('s', arg.notes);
                   await until(() => window.streams.s.opened, 'the stream');
                   return { seen, stream: told('s') }";

@@ -1,5 +1,6 @@
 //! Requests whose origin is hidden or does not count: redirected ones, those of opaque origins, upgrades.
 
+use local_daemon_harness::proof;
 use serde_json::json;
 
 use super::scene::{
@@ -66,7 +67,7 @@ pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
         format!(
             "Promise.all([{{}}, {{ Authorization: {} }}].map(headers => \
              fetch({}, {{ headers }}).then(answer => answer.status, error => error.name)))",
-            json!(format!("Bearer {}", arg["token"].as_str().unwrap_or_default())),
+            json!(proof::bearer(&scene.live.credential)),
             json!(format!(
                 "{}?from={from}",
                 arg["read"].as_str().unwrap_or_default()
@@ -122,7 +123,7 @@ pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn web_socket_refused(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("403 for the upgrade; the page sees an error and code 1006");
     scene.visit(stage, &scene.unlisted)?;

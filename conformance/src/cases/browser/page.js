@@ -1,6 +1,6 @@
 // What the pages of the cases do, told as JSON. Stands before every script that runs in one.
 
-const bearer = () => ({ Authorization: `Bearer ${arg.token}` });
+const bearer = () => ({ Authorization: `${arg.scheme} ${arg.token}` });
 const json = { 'Content-Type': 'application/json' };
 
 // The answer to a request, as far as a page may see it, or the name of the error.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{Actor, Bind, Seen, Squatter, Taken, response};
 use local_daemon_harness::browser::{Browser, Kind, page};
+use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{emit_route, port, read_route, served, stream_route};
+use super::super::perimeter::ask::{emit_route, mutation_route, port, read_route, served, stream_route};
 use crate::case::{Outcome, Stop};
 use crate::engines::Lent;
 use crate::stage::{Daemon, Live, Stage, Start};
@@ -143,13 +144,24 @@ impl Scene {
         Self::set_allowing(stage, |_, listed| vec![origin(listed)])
     }
 
+    /// The same for pages that follow a stream: they need one that takes a token in its address, and something to see.
+    pub(super) fn set_following(stage: &mut Stage) -> Outcome<Self> {
+        let stream = stream_route(stage)?;
+        emit_route(stage, 0)?;
+        if query_token(stage).is_none() {
+            return stage.not_applicable(format!(
+                "no page can follow {}: it takes no token in its address",
+                stream.path
+            ));
+        }
+        Self::set(stage)
+    }
+
     /// The same with another list.
     pub(super) fn set_allowing(
         stage: &mut Stage,
         list: impl FnOnce(&Browser, &Actor) -> Vec<String>,
     ) -> Outcome<Self> {
-        stream_route(stage)?;
-        emit_route(stage, 0)?;
         let browser = stage.browser()?;
         let (listed, unlisted) = (site(stage, "listed page")?, site(stage, "unlisted page")?);
         let allowing = list(&browser, &listed).into_iter();
@@ -170,28 +182,30 @@ impl Scene {
         })
     }
 
-    /// What scripts know: where the daemon is, by its front, its routes and the credential.
+    /// What scripts know: where the daemon is, by its front, the routes that it has, and the credential.
     pub(super) fn arg(&self, stage: &mut Stage, number: u64) -> Outcome<Value> {
         self.arg_at(stage, &origin(&self.front), number)
     }
 
     /// The same with the daemon at another address.
     pub(super) fn arg_at(&self, stage: &mut Stage, daemon: &str, number: u64) -> Outcome<Value> {
-        let (read, stream) = (read_route(stage), stream_route(stage)?);
-        let emit = emit_route(stage, number)?;
-        let binding = stage.manifest().binding.stream.as_ref();
-        let Some(query_token) = binding.and_then(|stream| stream.query_token.clone()) else {
-            return stage.not_applicable("the manifest has no `binding.stream.query_token`");
-        };
-        let token = self.live.credential.text();
-        let stream = format!("{daemon}{}", stream.path);
+        let read = read_route(stage);
+        let emit = emit_route(stage, number).or_else(|_| mutation_route(stage))?;
+        let bearer = proof::bearer(&self.live.credential);
+        let (scheme, token) = bearer.split_once(' ').unwrap_or_default();
+        let query_token = query_token(stage);
+        let stream = stream_route(stage)
+            .ok()
+            .map(|stream| format!("{daemon}{}", stream.path));
+        let notes = stream.as_ref().zip(query_token.as_ref());
         Ok(json!({
             "daemon": daemon,
+            "scheme": scheme,
             "token": token,
             "read": format!("{daemon}{}", read.path),
             "read_method": read.method,
             "stream": stream,
-            "notes": format!("{stream}?topics=note&{query_token}={token}"),
+            "notes": notes.map(|(stream, parameter)| format!("{stream}?topics=note&{parameter}={token}")),
             "query_token": query_token,
             "emit": format!("{daemon}{}", emit.path),
             "emit_method": emit.method,
@@ -346,6 +360,11 @@ impl Scene {
         stage.control("the same read is served to the allowlisted page");
         Ok(())
     }
+}
+
+/// The parameter by which the stream takes a token, if it does.
+fn query_token(stage: &Stage) -> Option<String> {
+    stage.manifest().binding.stream.as_ref()?.query_token.clone()
 }
 
 /// A front before a daemon.

@@ -16,7 +16,7 @@ const WAIT: &str = "await until(() => window.streams.s.numbers.length >= arg.cou
                     return told('s')";
 
 pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("1 to 6, each once and in order; each further request names the last id");
     scene.visit(stage, &scene.listed)?;
@@ -52,7 +52,7 @@ pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("the request arrives with its origin, 403; the page's stream closes without an event");
     let follow = "follow('s', arg.notes)";
@@ -90,7 +90,7 @@ pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     let good = arg["notes"].as_str().unwrap_or_default().to_owned();
     let token = arg["token"].as_str().unwrap_or_default();
@@ -136,7 +136,7 @@ const READ_UNTIL: &str = "await until(() => window.seen.numbers.includes(arg.num
                           return window.seen";
 
 pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("1 to 6, each once and in order");
     scene.visit_at(stage, &reader(&scene, &arg))?;
@@ -174,7 +174,7 @@ pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
-    let mut scene = Scene::set(stage)?;
+    let mut scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect(
         "a gap without an id, then what happens at the new daemon; Firefox by the page's script alone",
@@ -213,7 +213,7 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
 
 pub(super) fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     // Without a front between them.
     let direct = at_daemon(&scene);
     let arg = scene.arg_at(stage, &direct, 0)?;
@@ -254,7 +254,7 @@ fn at_daemon(scene: &Scene) -> String {
 }
 
 pub(super) fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set(stage)?;
+    let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("the note on each; a seventh request waits for a connection, and is then served");
     scene.visit(stage, &scene.listed)?;
