@@ -24,9 +24,10 @@ WORDS = {
     "inconclusive": "not seen",
 }
 ABOUT = """{name} does not claim to conform to local-daemon/1, and nothing here says that it should. The suite asked the
-cases of chapters 05, 07, 10 and 11 that are about what any program can see at the daemon's port, and this table says what
-it saw. *Otherwise* often is a matter of form, such as 403 where local-daemon/1 has 401. How the daemon was started, and why
-these cases, is told in [`conformance/subjects/third-party`](../subjects/third-party/README.md)."""
+cases of chapters 05, 07, 10 and 11 that are about what any program, or a page in a browser, can see at the daemon's port,
+and this table says what it saw. *Otherwise* often is a matter of form, such as 403 where local-daemon/1 has 401. How the
+daemon was started, and why these cases, is told in
+[`conformance/subjects/third-party`](../subjects/third-party/README.md)."""
 
 
 def clean(value):
@@ -55,10 +56,11 @@ def main():
         result["transcript"] = []
     report = clean(report)
     facts = f"{report['started'][:10]} · suite {report['suite_version']} · {report['spec']} · seed {report['seed']}"
+    engines = [f"{engine['name']} {engine['version']}" for engine in report["host"]["engines"]]
     lines = [
         f"# {report['subject']['version']}, as local-daemon/1 would have it",
         "",
-        f"{facts} · {report['host']['os']}",
+        " · ".join([facts, report["host"]["os"], *engines]),
         "",
         ABOUT.format(name=name),
         "",
@@ -73,7 +75,7 @@ def main():
         "",
         "## Reproduce",
         "",
-        "On Linux with Node, npm, Python 3.11 and this repository; it takes a few minutes.",
+        "On Linux with Node, npm, Python 3.11, the engines of `ci/browsers` and this repository; it takes some minutes.",
         "",
         "```sh",
         f"ci/third-party install {name}",
