@@ -32,6 +32,8 @@ use crate::{perimeter, platform};
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
 const MOST_HEADERS: usize = 2048;
+/// So many connections at a time leave memory behind that is worth giving back.
+const CROWD: usize = 256;
 /// How long answers that are written already may take to leave after the drain.
 pub(super) const FLUSH_BOUND: Duration = Duration::from_millis(500);
 
@@ -46,10 +48,18 @@ where
     let mut connections = JoinSet::new();
     let mut closing = close.subscribe();
     let limit = connection_limit();
+    // The most since memory was last given back.
+    let mut most = 0;
     loop {
         let accepted = tokio::select! {
             () = told(&mut closing) => break,
-            Some(_) = connections.join_next() => continue,
+            Some(_) = connections.join_next() => {
+                if most >= CROWD && connections.len() < most / 8 {
+                    platform::give_memory_back();
+                    most = connections.len();
+                }
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -63,6 +73,7 @@ where
                     service.clone(),
                     close.subscribe(),
                 ));
+                most = most.max(connections.len());
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

@@ -265,6 +265,16 @@ pub(crate) fn ready_pipe() -> Option<File> {
     Some(File::from(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// Lets the system have what the allocator keeps of freed memory, where it keeps any.
+#[cfg(feature = "daemon")]
+pub(crate) fn give_memory_back() {
+    // SAFETY: the allocator takes its own locks, and touches nothing that is in use.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Opens a file for appending, 0600, without following links: the log of a detached daemon.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
