@@ -23,6 +23,7 @@ pub mod replay;
 pub mod report;
 pub mod rng;
 pub mod runner;
+pub mod soak;
 pub mod stage;
 pub mod trace;
 pub mod verdict;

@@ -39,6 +39,14 @@ Exit status:
     4  no such fault or case, or none selected
   130  interrupted";
 
+const SOAK_EXIT_CODES: &str = "\
+Exit status:
+    0  every fault was outlived or recovered from, nothing was lost, and no more is in use than before
+    1  that is not so
+    2  it is, but this host does not let some faults be done
+    3  the suite or its input is at fault
+  130  interrupted";
+
 /// Judges any implementation of the Local Daemon Protocol from outside.
 #[derive(Debug, Parser)]
 #[command(name = "daemonspec", version, after_help = EXIT_CODES)]
@@ -76,6 +84,9 @@ enum Command {
     /// Judge the suite: run it against each fault of the independent subject.
     #[command(after_help = MUTANTS_EXIT_CODES)]
     Mutants(MutantsArgs),
+    /// Load a daemon and break it and others, for as long as wanted.
+    #[command(after_help = SOAK_EXIT_CODES)]
+    Soak(SoakArgs),
     /// Say what this host lets the suite observe, and how to get what is missing.
     Doctor {
         /// For programs.
@@ -187,6 +198,34 @@ struct MutantsArgs {
 }
 
 #[derive(Debug, Args)]
+struct SoakArgs {
+    /// The subject's manifest.
+    subject: PathBuf,
+    /// For how long.
+    #[arg(long, value_name = "MINUTES", default_value_t = 1.0, value_parser = minutes)]
+    minutes: f64,
+    /// Only the faults whose name, such as load/paused, matches; `*` matches any text. May be repeated.
+    #[arg(long = "fault", value_name = "GLOB")]
+    faults: Vec<String>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    /// The seed of every random choice.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// More than nothing, and less than a week.
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if minutes > 0.0 && minutes < 10_000.0 {
+        Ok(minutes)
+    } else {
+        Err("between 0 and 10000".to_owned())
+    }
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     /// Every requirement with its level, role, profile, state, cases and citations.
     #[arg(long)]
@@ -215,6 +254,7 @@ fn main() -> Status {
         Command::Replay { file } => commands::replay::replay(&file),
         Command::Interop(args) => commands::interop::interop(args),
         Command::Mutants(args) => commands::mutants::mutants(&args),
+        Command::Soak(args) => commands::soak::soak(&args),
         Command::List(args) if args.requirements => commands::list::requirements(args.json),
         Command::List(args) => Ok(commands::list::cases(args.json)),
         Command::Explain { name } => commands::explain::explain(&name),

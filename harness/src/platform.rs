@@ -3,9 +3,12 @@
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::io::Errno;
+use rustix::mount::{self, MountFlags, UnmountFlags};
+use rustix::process::{self, Pid, Rlimit};
 
 /// A user of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,95 @@ fn in_child(setup: Setup) -> io::Result<()> {
         rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
     }
     Ok(())
+}
+
+/// What a running process can be kept from getting more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Address space (`RLIMIT_AS`).
+    Memory,
+    /// Descriptors (`RLIMIT_NOFILE`).
+    Descriptors,
+}
+
+/// A process that gets no more of something than it had, until this is dropped.
+#[derive(Debug)]
+pub struct Squeezed {
+    pid: Pid,
+    resource: process::Resource,
+    before: Rlimit,
+}
+
+impl Squeezed {
+    /// Squeezes a process of the same user, or of any by root.
+    pub fn new(pid: u32, resource: Resource) -> io::Result<Self> {
+        let (resource, has) = match resource {
+            Resource::Memory => {
+                let sizes = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
+                let pages: Option<u64> = sizes.split(' ').next().and_then(|pages| pages.parse().ok());
+                let pages = pages.ok_or(Errno::SRCH)?;
+                (process::Resource::As, pages * rustix::param::page_size() as u64)
+            }
+            Resource::Descriptors => {
+                let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+                (process::Resource::Nofile, descriptors as u64)
+            }
+        };
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(Errno::SRCH)?;
+        // What is the most that it may have, it has inherited.
+        let limit = Rlimit {
+            current: Some(has),
+            maximum: process::getrlimit(resource).maximum,
+        };
+        let before = process::prlimit(Some(pid), resource, limit)?;
+        Ok(Self {
+            pid,
+            resource,
+            before,
+        })
+    }
+}
+
+impl Drop for Squeezed {
+    fn drop(&mut self) {
+        // It may be gone.
+        let _ = process::prlimit(Some(self.pid), self.resource, self.before);
+    }
+}
+
+/// A small file system of its own (`tmpfs`), owner-only, until this is dropped. Needs the right to mount.
+#[derive(Debug)]
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts it over a directory; it holds so many bytes.
+    pub fn new(directory: &Path, bytes: u64) -> io::Result<Self> {
+        let options = std::ffi::CString::new(format!("size={bytes},mode=0700")).map_err(io::Error::other)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount::mount(c"tmpfs", directory, c"tmpfs", flags, options.as_c_str())?;
+        Ok(Self(directory.to_owned()))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes it read-only, or writable again.
+    pub fn read_only(&self, is: bool) -> io::Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let flags = if is { flags | MountFlags::RDONLY } else { flags };
+        Ok(mount::mount_remount(&self.0, flags, c"")?)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
 }
 
 /// Overwrites the bytes of `file` at `at` without a word to those who watch it: a write through a shared mapping is the

@@ -57,7 +57,7 @@ documents!(
     /// JSON Schemas (draft 2020-12).
     schemas, "schemas", ".schema.json",
     [
-        "baseline", "events", "handshake", "interop", "kills", "manifest", "observed-trace", "problem", "record", "replay", "report", "status"
+        "baseline", "events", "handshake", "interop", "kills", "manifest", "observed-trace", "problem", "record", "replay", "report", "soak", "status"
     ]
 );
 

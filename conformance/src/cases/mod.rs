@@ -12,7 +12,7 @@ mod registration;
 mod scene;
 mod schedule;
 mod state_directory;
-mod streams;
+pub(crate) mod streams;
 
 use crate::case::Case;
 

@@ -2,7 +2,7 @@
 
 mod bounds;
 mod ending;
-mod follow;
+pub(crate) mod follow;
 mod notes;
 mod opening;
 mod order;

@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod soak;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;

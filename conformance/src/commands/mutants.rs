@@ -157,7 +157,7 @@ fn shows_without(fault: &Fault, browser: &Wanted) -> bool {
 }
 
 /// Patterns, each of which matches one of `names`.
-fn globs(patterns: &[String], kind: &str, names: &[&str]) -> Result<Vec<GlobMatcher>, Problem> {
+pub(super) fn globs(patterns: &[String], kind: &str, names: &[&str]) -> Result<Vec<GlobMatcher>, Problem> {
     let compile = |pattern: &String| {
         let glob = Glob::new(pattern)
             .map_err(|error| Problem::fault(format!("`{pattern}` is not a pattern: {}", error.kind())))?

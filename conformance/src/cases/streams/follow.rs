@@ -11,35 +11,35 @@ use crate::case::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage};
 
 /// How late a busy host may show an event that has happened.
-pub(super) const SEEN: Duration = Duration::from_secs(5);
+pub(crate) const SEEN: Duration = Duration::from_secs(5);
 /// How long a stream may be silent (STR-27).
-pub(super) const SILENT: Duration = Duration::from_secs(15);
+pub(crate) const SILENT: Duration = Duration::from_secs(15);
 /// What a log holds at most, unless configured otherwise (STR-21).
-pub(super) const MOST_EVENTS: u64 = 4_096;
+pub(crate) const MOST_EVENTS: u64 = 4_096;
 /// The same in bytes.
-pub(super) const MOST_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// The longest note (STR-8).
-pub(super) const LONGEST_NOTE: usize = 64 * 1024;
+pub(crate) const LONGEST_NOTE: usize = 64 * 1024;
 /// A note that is nearly the longest.
-pub(super) const LARGE: usize = 60_000;
+pub(crate) const LARGE: usize = 60_000;
 
 /// The topics of events in the log.
-pub(super) const LOGGED: [&str; 6] = ["lifecycle", "warning", "origins", "sessions", "proxies", "note"];
+pub(crate) const LOGGED: [&str; 6] = ["lifecycle", "warning", "origins", "sessions", "proxies", "note"];
 /// The events that are about the stream itself.
-pub(super) const ABOUT: [&str; 3] = ["gap", "superseded", "shutdown"];
+pub(crate) const ABOUT: [&str; 3] = ["gap", "superseded", "shutdown"];
 
 /// The epoch of a daemon's stream.
-pub(super) fn epoch(live: &Live) -> &str {
+pub(crate) fn epoch(live: &Live) -> &str {
     &live.record.id[..8]
 }
 
 /// The id of an event of a daemon.
-pub(super) fn id(live: &Live, seq: u64) -> String {
+pub(crate) fn id(live: &Live, seq: u64) -> String {
     format!("{}-{seq}", epoch(live))
 }
 
 /// The number in an id of the right form (STR-10): of any epoch.
-pub(super) fn split(id: &str) -> Option<(&str, u64)> {
+pub(crate) fn split(id: &str) -> Option<(&str, u64)> {
     let (epoch, seq) = id.split_once('-')?;
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let digits = seq.bytes().all(|byte| byte.is_ascii_digit()) && !seq.starts_with('0');
@@ -50,10 +50,10 @@ pub(super) fn split(id: &str) -> Option<(&str, u64)> {
 
 /// An event as a stream delivered it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Event {
-    pub(super) id: Option<String>,
-    pub(super) name: String,
-    pub(super) data: Value,
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) name: String,
+    pub(crate) data: Value,
 }
 
 impl Event {
@@ -69,23 +69,23 @@ impl Event {
     }
 
     /// Its number, where it has one.
-    pub(super) fn seq(&self) -> Option<u64> {
+    pub(crate) fn seq(&self) -> Option<u64> {
         self.id.as_deref().and_then(split).map(|(_, seq)| seq)
     }
 
     /// What the client posted, or the daemon says.
-    pub(super) fn payload(&self) -> &Value {
+    pub(crate) fn payload(&self) -> &Value {
         &self.data["data"]
     }
 
     /// Where a gap goes on.
-    pub(super) fn first(&self) -> Option<u64> {
+    pub(crate) fn first(&self) -> Option<u64> {
         let first = self.payload()["first"].as_str()?;
         split(first).map(|(_, seq)| seq)
     }
 
     /// In a few words, for a report.
-    pub(super) fn brief(&self) -> String {
+    pub(crate) fn brief(&self) -> String {
         let id = self.id.as_deref().unwrap_or("no id");
         let mut data = self.payload().to_string();
         if data.len() > 80 {
@@ -97,7 +97,7 @@ impl Event {
 }
 
 /// Several, in a few words: the first and the last.
-pub(super) fn brief(events: &[Event]) -> String {
+pub(crate) fn brief(events: &[Event]) -> String {
     let texts: Vec<String> = events.iter().map(Event::brief).collect();
     match &texts[..] {
         [] => "nothing".to_owned(),
@@ -108,7 +108,7 @@ pub(super) fn brief(events: &[Event]) -> String {
 }
 
 /// A ready daemon that has told of it, where it does: nothing happens any more that nobody asked for.
-pub(super) fn settled(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
+pub(crate) fn settled(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
     let (daemon, live) = stage.launch_ready()?;
     if let Ok(mut stream) = ask(stage, &live, &format!("?after={}", id(&live, 0)), &[])?
         && stream.head.status == 200
@@ -120,7 +120,7 @@ pub(super) fn settled(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
 }
 
 /// The request for a stream, with the bearer; `query` begins with `?` or is empty.
-pub(super) fn request(
+pub(crate) fn request(
     stage: &mut Stage,
     live: &Live,
     query: &str,
@@ -138,7 +138,7 @@ pub(super) fn request(
 }
 
 /// Asks for a stream and reads the head of the answer, whatever it is.
-pub(super) fn ask(
+pub(crate) fn ask(
     stage: &mut Stage,
     live: &Live,
     query: &str,
@@ -158,7 +158,7 @@ pub(super) fn ask(
 }
 
 /// A stream that is open: what another observation rests on.
-pub(super) fn open(stage: &mut Stage, live: &Live, query: &str) -> Outcome<EventStream> {
+pub(crate) fn open(stage: &mut Stage, live: &Live, query: &str) -> Outcome<EventStream> {
     match ask(stage, live, query, &[])? {
         Ok(stream) if stream.head.status == 200 => Ok(stream),
         Ok(stream) => stage.inconclusive(format!("the event stream does not open: {}", stream.head.status)),
@@ -167,7 +167,7 @@ pub(super) fn open(stage: &mut Stage, live: &Live, query: &str) -> Outcome<Event
 }
 
 /// A stream that goes on after an event: that it opens is a part of what is judged.
-pub(super) fn resume(
+pub(crate) fn resume(
     stage: &mut Stage,
     live: &Live,
     query: &str,
@@ -181,7 +181,7 @@ pub(super) fn resume(
 }
 
 /// A stream of everything that the log ever had, or of some topics of it: `topics` begins with `&` or is empty.
-pub(super) fn from_the_beginning(stage: &mut Stage, live: &Live, topics: &str) -> Outcome<EventStream> {
+pub(crate) fn from_the_beginning(stage: &mut Stage, live: &Live, topics: &str) -> Outcome<EventStream> {
     let query = format!("?after={}{topics}", id(live, 0));
     match ask(stage, live, &query, &[])? {
         Ok(stream) if stream.head.status == 200 => Ok(stream),
@@ -193,7 +193,7 @@ pub(super) fn from_the_beginning(stage: &mut Stage, live: &Live, topics: &str) -
 }
 
 /// A stream over a narrow connection, which is not read beyond its head and `retry`.
-pub(super) fn stalled(stage: &mut Stage, live: &Live, query: &str) -> Outcome<EventStream> {
+pub(crate) fn stalled(stage: &mut Stage, live: &Live, query: &str) -> Outcome<EventStream> {
     let request = request(stage, live, query, &[])?;
     let deadline = Instant::now() + SEEN;
     let opened = Connection::open_narrow(live.target.address, deadline)
@@ -207,17 +207,17 @@ pub(super) fn stalled(stage: &mut Stage, live: &Live, query: &str) -> Outcome<Ev
 
 /// What a stream delivered, up to something.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Every event.
-    pub(super) events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// How it ended, if it did.
-    pub(super) ending: Option<Ending>,
+    pub(crate) ending: Option<Ending>,
     /// Whether what was waited for came.
-    pub(super) found: bool,
+    pub(crate) found: bool,
 }
 
 /// Follows a stream until an event is found, it ends, or the deadline passes.
-pub(super) fn follow(
+pub(crate) fn follow(
     stream: &mut EventStream,
     deadline: Instant,
     mut find: impl FnMut(&Event) -> bool,
@@ -243,7 +243,7 @@ pub(super) fn follow(
 }
 
 /// Everything up to the event of this id. That it does not come in time is what `missing` says.
-pub(super) fn until(stage: &mut Stage, stream: &mut EventStream, id: &str) -> Outcome<Vec<Event>> {
+pub(crate) fn until(stage: &mut Stage, stream: &mut EventStream, id: &str) -> Outcome<Vec<Event>> {
     let seen = follow(stream, Instant::now() + SEEN, |event| {
         event.id.as_deref() == Some(id)
     });
@@ -257,13 +257,13 @@ pub(super) fn until(stage: &mut Stage, stream: &mut EventStream, id: &str) -> Ou
 }
 
 /// Everything until the stream's end.
-pub(super) fn to_the_end(stream: &mut EventStream, deadline: Instant) -> Seen {
+pub(crate) fn to_the_end(stream: &mut EventStream, deadline: Instant) -> Seen {
     follow(stream, deadline, |_| false)
 }
 
 /// Posts notes on one connection, without a word in the transcript.
 #[derive(Debug)]
-pub(super) struct Poster {
+pub(crate) struct Poster {
     live: Live,
     method: String,
     path: String,
@@ -272,7 +272,7 @@ pub(super) struct Poster {
 
 impl Poster {
     /// By the route of the manifest's `emit`; `not-applicable` where it does not post notes.
-    pub(super) fn new(stage: &mut Stage, live: &Live) -> Outcome<Self> {
+    pub(crate) fn new(stage: &mut Stage, live: &Live) -> Outcome<Self> {
         let Some(emit) = stage.manifest().binding.emit.clone() else {
             return stage.not_applicable("the manifest has no `binding.emit`");
         };
@@ -291,7 +291,7 @@ impl Poster {
     }
 
     /// The request of a body.
-    pub(super) fn request(&self, body: impl Into<Vec<u8>>) -> Request {
+    pub(crate) fn request(&self, body: impl Into<Vec<u8>>) -> Request {
         Request::new(&self.method, &self.path)
             .host(&self.live.target.authority)
             .header("Authorization", &proof::bearer(&self.live.credential))
@@ -299,7 +299,7 @@ impl Poster {
     }
 
     /// Sends a request that is answered as soon as any other.
-    pub(super) fn send(&mut self, request: &Request) -> Result<Response, HttpFault> {
+    pub(crate) fn send(&mut self, request: &Request) -> Result<Response, HttpFault> {
         self.send_by(request, Instant::now() + SEEN)
     }
 
@@ -319,7 +319,7 @@ impl Poster {
     }
 
     /// Posts a note of this JSON, and what it was answered: the id, or what else came.
-    pub(super) fn try_note(&mut self, data: &str) -> Result<String, String> {
+    pub(crate) fn try_note(&mut self, data: &str) -> Result<String, String> {
         let request = self.request(format!(r#"{{"topic":"note","data":{data}}}"#));
         match self.send(&request) {
             Ok(answer) => match answer
@@ -334,13 +334,13 @@ impl Poster {
     }
 
     /// Posts a note that must be accepted for anything else to be seen.
-    pub(super) fn note(&mut self, stage: &mut Stage, data: &str) -> Outcome<String> {
+    pub(crate) fn note(&mut self, stage: &mut Stage, data: &str) -> Outcome<String> {
         self.try_note(data)
             .map_err(|why| why_not(stage, &format!("a good note: {why}")))
     }
 
     /// Posts so many notes of a number each; the id of the last.
-    pub(super) fn notes(&mut self, stage: &mut Stage, count: u64) -> Outcome<String> {
+    pub(crate) fn notes(&mut self, stage: &mut Stage, count: u64) -> Outcome<String> {
         let mut last = String::new();
         for n in 0..count {
             last = self.note(stage, &format!(r#"{{"n":{n}}}"#))?;
@@ -349,7 +349,7 @@ impl Poster {
     }
 
     /// Posts notes of nearly the longest length until so many bytes were sent; the id of the last.
-    pub(super) fn bulk(&mut self, stage: &mut Stage, bytes: usize) -> Outcome<String> {
+    pub(crate) fn bulk(&mut self, stage: &mut Stage, bytes: usize) -> Outcome<String> {
         let text = format!("\"{}\"", "x".repeat(LARGE - 2));
         let mut last = String::new();
         for _ in 0..bytes.div_ceil(LARGE) {
@@ -366,7 +366,7 @@ fn why_not(stage: &mut Stage, why: &str) -> Stop {
 }
 
 /// The numbers of events that must all be of this daemon's log, in their order.
-pub(super) fn seqs(stage: &mut Stage, live: &Live, events: &[Event]) -> Outcome<Vec<u64>> {
+pub(crate) fn seqs(stage: &mut Stage, live: &Live, events: &[Event]) -> Outcome<Vec<u64>> {
     let mut seqs = Vec::new();
     for event in events {
         match event.id.as_deref().and_then(split) {
@@ -378,7 +378,7 @@ pub(super) fn seqs(stage: &mut Stage, live: &Live, events: &[Event]) -> Outcome<
 }
 
 /// The first two that do not follow each other, from `first` on.
-pub(super) fn break_in(seqs: &[u64], first: u64) -> Option<String> {
+pub(crate) fn break_in(seqs: &[u64], first: u64) -> Option<String> {
     let (mut expected, mut place) = (first, 0);
     while let Some(seq) = seqs.get(place) {
         if *seq != expected {

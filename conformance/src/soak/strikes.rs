@@ -1,0 +1,180 @@
+//! What a daemon has to outlive while it serves.
+
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::http::{Connection, HttpFault, Request, Response};
+use local_daemon_harness::platform::{Resource, Squeezed};
+use local_daemon_harness::proof;
+
+use super::load;
+use crate::case::Outcome;
+use crate::cases::streams::follow::stalled;
+use crate::stage::{Daemon, Live, PROBE, Stage};
+
+/// What is done to a daemon; it must hold while it lasts, and answer afterwards.
+pub(super) type Strike = fn(&mut Stage, &Daemon, &Live) -> Outcome;
+
+/// Each with its name.
+pub(super) const STRIKES: &[(&str, Strike)] = &[
+    ("load/paused", paused),
+    ("load/no-descriptors", no_descriptors),
+    ("load/idle-connections", idle_connections),
+    ("load/slow-heads", slow_heads),
+    ("load/huge-body", huge_body),
+    ("load/endless-body", endless_body),
+    ("load/resets", resets),
+    ("load/garbage", garbage),
+    ("load/stalled-streams", stalled_streams),
+    ("load/crowd", crowd),
+];
+
+/// As many as a daemon may be held open, and more than any serves.
+const IDLE: usize = 10_000;
+
+fn by() -> Instant {
+    Instant::now() + PROBE
+}
+
+/// A fault that nobody met was none.
+fn met(stage: &mut Stage, connections: usize) -> Outcome {
+    if connections == 0 {
+        return stage.inconclusive("there was no connection");
+    }
+    Ok(())
+}
+
+fn pause(stage: &mut Stage, millis: u64) {
+    std::thread::sleep(Duration::from_millis(1 + stage.rng().below(millis)));
+}
+
+/// Stopped and let go, in quick succession.
+fn paused(stage: &mut Stage, daemon: &Daemon, _live: &Live) -> Outcome {
+    for _ in 0..10 {
+        daemon.stop()?;
+        pause(stage, 20);
+        daemon.cont()?;
+        pause(stage, 5);
+    }
+    Ok(())
+}
+
+/// Not one more descriptor, and connections that want some.
+fn no_descriptors(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
+    let squeezed = Squeezed::new(daemon.pid(), Resource::Descriptors)?;
+    let count = load::crowd(live, 32);
+    drop(squeezed);
+    met(stage, count)
+}
+
+/// More connections than it serves, none of which says anything.
+fn idle_connections(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut open = Vec::new();
+    while open.len() < IDLE && Instant::now() < deadline {
+        match Connection::open(live.target.address, by()) {
+            Ok(connection) => open.push(connection),
+            // This process may hold no more, or the daemon takes no more: that is as good.
+            Err(_) => break,
+        }
+    }
+    met(stage, open.len())
+}
+
+/// Heads that come by the byte, beside which others are answered.
+fn slow_heads(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let head = stage.handshake_request(live).bytes();
+    let open = (0..64).map(|_| Connection::open(live.target.address, by()));
+    let mut slow: Vec<Connection> = open.flatten().collect();
+    for byte in head.iter().take(20) {
+        for connection in &mut slow {
+            let _ = connection.send(std::slice::from_ref(byte), by());
+        }
+        let ready = stage.is_ready(live);
+        stage.ensure(ready, "beside slow connections it does not answer")?;
+    }
+    Ok(())
+}
+
+/// A body of 1 GB, announced and sent until it is refused.
+fn huge_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    const HUGE: usize = 1_000_000_000;
+    let head = post(stage, live).map(|request| request.header("Content-Length", &HUGE.to_string()));
+    refused(stage, live, head, &vec![b'x'; 64 * 1024], HUGE / (64 * 1024))
+}
+
+/// A body in chunks that never ends.
+fn endless_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let head = post(stage, live).map(|request| request.header("Transfer-Encoding", "chunked"));
+    let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+    refused(stage, live, head, chunk.as_bytes(), 16 * 1024)
+}
+
+/// The manifest's mutation without its body, authenticated.
+fn post(stage: &Stage, live: &Live) -> Option<Request> {
+    let operation = stage.manifest().binding.mutation.clone()?;
+    let request = Request::new(&operation.method, &operation.path).host(&live.target.authority);
+    let request = request.header("Authorization", &proof::bearer(&live.credential));
+    Some(request.header("Content-Type", "application/json").unframed())
+}
+
+/// The piece is sent so often, until an answer comes or the connection ends. It must not be taken to the end.
+fn refused(stage: &mut Stage, live: &Live, head: Option<Request>, piece: &[u8], times: usize) -> Outcome {
+    let Some(head) = head else {
+        return stage.not_applicable("the manifest has no `binding.mutation`");
+    };
+    let mut connection = match Connection::open(live.target.address, by()) {
+        Ok(connection) => connection,
+        Err(fault) => return stage.inconclusive(format!("no connection: {fault}")),
+    };
+    let sent = connection.send(&head.bytes(), by());
+    let taken = (0..times).take_while(|_| sent.is_ok() && connection.send(piece, by()).is_ok());
+    let taken = taken.count();
+    let answer: Result<Response, HttpFault> = connection.read_response(by());
+    let accepted = answer.is_ok_and(|answer| answer.status < 400);
+    stage.ensure(taken < times && !accepted, "a body without end was taken")
+}
+
+/// Connections that are reset in the middle of a request.
+fn resets(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let bytes = live.target.proving(&live.credential, &proof::nonce()).bytes();
+    let mut count = 0;
+    for _ in 0..100 {
+        let part = usize::try_from(stage.rng().below(bytes.len() as u64)).unwrap_or(bytes.len());
+        if let Ok(mut connection) = Connection::open(live.target.address, by()) {
+            let _ = connection.send(&bytes[..part], by());
+            let _ = connection.reset();
+            count += 1;
+        }
+    }
+    met(stage, count)
+}
+
+/// Bytes that are no HTTP.
+fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let mut count = 0;
+    for _ in 0..50 {
+        let length = usize::try_from(stage.rng().below(2_000)).unwrap_or_default();
+        let bytes = stage.rng().bytes(length);
+        if let Ok(mut connection) = Connection::open(live.target.address, by()) {
+            let _ = connection.send(&bytes, by());
+            count += 1;
+        }
+    }
+    met(stage, count)
+}
+
+/// Streams that nobody reads while notes are posted.
+fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let streams = (0..20)
+        .map(|_| stalled(stage, live, ""))
+        .collect::<Outcome<Vec<_>>>()?;
+    pause(stage, 300);
+    drop(streams);
+    Ok(())
+}
+
+/// Many that want something held for them.
+fn crowd(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+    let count = load::crowd(live, 100);
+    met(stage, count)
+}
