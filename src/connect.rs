@@ -286,6 +286,7 @@ impl Connect {
             // The lock spares churn (CONN-16); without it the call goes on all the same (CONN-17, CONN-18).
             (Phase::Lock, Observed::Locked(locked)) => {
                 self.locked = locked;
+                self.held = Duration::ZERO; // CONN-19: what it waited before does not count.
                 Phase::LockedRead
             }
             (Phase::LockedRead, Observed::Record(sight)) => match self.see(sight) {
