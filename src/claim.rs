@@ -345,7 +345,14 @@ impl Claim {
             (Phase::UnlinkTaken, _) => Phase::Publish,
             // A disk that does not allow it now may at the next read. Before the unlinking the taken file is still
             // there to reclaim from; a rename that fails after it is a loss, and leads to a stand-down.
-            (Phase::RewriteTemporary | Phase::Publish, _) if self.published => Phase::Serve,
+            (Phase::RewriteTemporary | Phase::Publish, _) if self.published => {
+                // PUB-13
+                if self.temporary {
+                    Phase::DropTemporary
+                } else {
+                    Phase::Serve
+                }
+            }
 
             // Removal: take, verify, leave (CONV-14, CONV-15, CONV-16, CONV-17, CONV-19). Any error ends it (CONV-18);
             // a leftover record is only stale.
@@ -356,10 +363,10 @@ impl Claim {
             (Phase::Drain, _) => Phase::Close,
             (Phase::DropTemporary, _) => {
                 self.temporary = false;
-                if self.published {
-                    self.after_temporary()
-                } else {
-                    Phase::Close
+                match self.reason {
+                    None => Phase::Serve,
+                    Some(_) if self.published => Phase::VerifyOwner,
+                    Some(_) => Phase::Close,
                 }
             }
             (Phase::Close | Phase::Exited, _) => Phase::Exited,
@@ -418,14 +425,6 @@ impl Claim {
         }
     }
 
-    fn after_temporary(&self) -> Phase {
-        if self.temporary {
-            Phase::DropTemporary
-        } else {
-            Phase::VerifyOwner
-        }
-    }
-
     fn stop_now(&mut self, outcome: &Outcome) -> Phase {
         match (&self.phase, outcome) {
             (Phase::Publish, Outcome::Done) => {
@@ -433,12 +432,17 @@ impl Claim {
                 self.published = true;
             }
             (Phase::WriteTemporary | Phase::RewriteTemporary, Outcome::Done) => self.temporary = true,
+            (Phase::DropTemporary, _) => self.temporary = false,
             _ => {}
         }
         if !self.published {
             return self.abandon(Reason::Stopped);
         }
         self.reason = Some(Reason::Stopped);
-        self.after_temporary()
+        if self.temporary {
+            Phase::DropTemporary
+        } else {
+            Phase::VerifyOwner
+        }
     }
 }
