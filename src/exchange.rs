@@ -109,12 +109,14 @@ impl Wire {
             .set_write_timeout(Some(left(deadline)?))
             .map_err(|e| Fault::of(&e))?;
         self.stream.write_all(request).map_err(|e| Fault::of(&e))?;
-        let mut answer = loop {
-            let answer = self.head(deadline)?;
-            if answer.status >= 200 {
-                break answer;
-            }
-        };
+        let mut answer = self.head(deadline)?;
+        while answer.status < 200 {
+            // Whoever announces an answer and closes is somebody who answers, and no dying listener.
+            answer = self.head(deadline).map_err(|fault| match fault {
+                Fault::Refused => Fault::Garbage,
+                fault => fault,
+            })?;
+        }
         self.body(&mut answer, limit, deadline)?;
         self.reusable = answer.keep;
         Ok(answer)
@@ -339,6 +341,7 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX",
             b"HTTP/1.0 200 OK\r\n\r\nhello12",
             b"SSH-2.0-OpenSSH\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
             &endless,
         ] {
             let refused = one(answer, 6).unwrap_err();
