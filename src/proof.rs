@@ -5,7 +5,6 @@ use std::num::NonZeroU32;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -117,10 +116,11 @@ pub fn parse_authorization(value: &str) -> Option<(Nonce, Code)> {
     for parameter in parameters.split(',') {
         let (name, value) = parameter.trim_matches([' ', '\t']).split_once('=')?;
         let bytes = quoted(value)?;
-        let slot = match name {
-            "nonce" => &mut nonce,
-            "mac" => &mut code,
-            _ => return None,
+        // HTTP knows the names of parameters in any case.
+        let slot = match () {
+            () if name.eq_ignore_ascii_case("nonce") => &mut nonce,
+            () if name.eq_ignore_ascii_case("mac") => &mut code,
+            () => return None,
         };
         if slot.replace(bytes).is_some() {
             return None;
@@ -190,18 +190,13 @@ impl Handshake {
         if record::string(&object, "spec")? != SPEC {
             return Err(Invalid::Spec);
         }
-        let capabilities = match object.get("capabilities") {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items
-                .iter()
-                .map(|item| {
-                    item.as_str()
-                        .map(str::to_owned)
-                        .ok_or(Invalid::Type("capabilities"))
-                })
-                .collect::<Result<_, _>>()?,
-            Some(_) => return Err(Invalid::Type("capabilities")),
-        };
+        let capabilities = object
+            .get("capabilities")
+            .ok_or(Invalid::Missing("capabilities"))?;
+        let capabilities = capabilities.as_array().and_then(|items| {
+            let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+            texts.collect::<Option<_>>()
+        });
         Ok(Self {
             protocol: record::string(&object, "protocol")?
                 .parse()
@@ -214,7 +209,7 @@ impl Handshake {
                 "draining" => State::Draining,
                 _ => return Err(Invalid::State),
             },
-            capabilities,
+            capabilities: capabilities.ok_or(Invalid::Type("capabilities"))?,
         })
     }
 }

@@ -151,7 +151,7 @@ pub fn parse_authorization(value: &str) -> Option<ClientProof> {
         let slot = match name.to_ascii_lowercase().as_str() {
             "nonce" => &mut nonce,
             "mac" => &mut mac,
-            _ => continue,
+            _ => return None,
         };
         if slot.replace(parse_daemon_proof(value)?).is_some() {
             return None;
