@@ -100,7 +100,10 @@ impl FromStr for Origin {
         }
         if let Some(digits) = port {
             let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
-            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443)) {
+            if matches!(
+                (scheme, port),
+                ("http" | "ws", 80) | ("https" | "wss", 443) | ("ftp", 21)
+            ) {
                 return Err(NotAnOrigin::DefaultPort);
             }
         }
@@ -112,18 +115,25 @@ impl FromStr for Origin {
 /// `xn--` form), a dotted IPv4 address of four numbers, or the shortest IPv6 address in brackets.
 fn is_serialised_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        // Browsers write no dots in an IPv6 address.
-        return !address.contains('.')
-            && address
-                .parse::<Ipv6Addr>()
-                .is_ok_and(|parsed| parsed.to_string() == address);
+        return address.parse().is_ok_and(|parsed| address == serialised(parsed));
     }
     let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
     let is_label = |label: &str| !label.is_empty() && label.chars().all(is_letter);
     // A name whose last label is a number is an address, however short it is written.
-    let is_number = |label: &str| label.starts_with("0x") || label.chars().all(|c| c.is_ascii_digit());
+    let is_number = |label: &str| match label.strip_prefix("0x") {
+        Some(digits) => digits.chars().all(|c| c.is_ascii_hexdigit()),
+        None => label.chars().all(|c| c.is_ascii_digit()),
+    };
     let is_address = host.rsplit('.').next().is_some_and(is_number);
     host.split('.').all(is_label) && (!is_address || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// An IPv6 address as browsers write it: without dots, also where it stands for an IPv4 address.
+fn serialised(address: Ipv6Addr) -> String {
+    match (address.to_ipv4_mapped(), address.segments()) {
+        (Some(_), [.., high, low]) => format!("::ffff:{high:x}:{low:x}"),
+        _ => address.to_string(),
+    }
 }
 
 /// A list of admitted origins; a clone shares it.

@@ -17,7 +17,8 @@ def serialised_origin(text):
     """Whether this may stand on the allowlist: one origin as a browser writes it (PER-40)."""
     host = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:]+\]"
     match = re.fullmatch(f"([a-z][a-z0-9+.-]*)://({host})(?::([1-9][0-9]{{0,4}}))?", text, re.ASCII)
-    if not match or match[3] and (int(match[3]) > 65535 or (match[1], match[3]) in {("http", "80"), ("https", "443")}):
+    default = {"http": "80", "ws": "80", "https": "443", "wss": "443", "ftp": "21"}
+    if not match or match[3] and (int(match[3]) > 65535 or match[3] == default.get(match[1])):
         return False
     host = match[2]
     try:

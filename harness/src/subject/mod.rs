@@ -24,6 +24,7 @@ mod perimeter_misdeeds;
 mod platform;
 mod probe;
 mod publish;
+pub mod readers;
 mod registration;
 mod server;
 mod state_directory;

@@ -137,10 +137,7 @@ impl Request {
             _ if length - line > HEADERS && !broken("PER-30.any-header") => Some(HEADERS_TOO_LARGE),
             _ => None,
         };
-        let (authority, origin_form) = match target
-            .strip_prefix("http://")
-            .or_else(|| target.strip_prefix("https://"))
-        {
+        let (authority, origin_form) = match target.strip_prefix("http://") {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 (
@@ -191,6 +188,11 @@ impl Request {
             }
             _ => Err(INVALID),
         }
+    }
+
+    /// Whether it can be told where the request ends.
+    pub(super) fn framing(&self) -> Result<(), Refusal> {
+        self.body_length().map(drop)
     }
 
     pub(super) fn has_body(&self) -> bool {
@@ -441,6 +443,14 @@ pub(super) fn origin(
     }
 }
 
+/// The origin that may read the answer, whatever the answer is (PER-13).
+pub(super) fn reader(request: &Request, listed: impl FnOnce(&str) -> bool) -> Option<String> {
+    match origin(request, b"", listed) {
+        Ok(Origin::Listed(origin)) => Some(origin),
+        _ => None,
+    }
+}
+
 /// Whether the request asks what a page may send.
 pub(super) fn is_preflight(request: &Request) -> bool {
     request.method == "OPTIONS" && request.headers("Access-Control-Request-Method").next().is_some()
@@ -530,9 +540,14 @@ pub(super) fn is_origin(text: &str) -> bool {
 /// Whether a host is written as a browser writes it.
 fn is_serialised_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        return address
-            .parse::<std::net::Ipv6Addr>()
-            .is_ok_and(|parsed| parsed.to_string() == address);
+        // What stands for an IPv4 address is written with dots here, and by no browser.
+        return address.parse::<std::net::Ipv6Addr>().is_ok_and(|parsed| {
+            let [.., high, low] = parsed.segments();
+            match parsed.to_ipv4_mapped() {
+                Some(_) => address == format!("::ffff:{high:x}:{low:x}"),
+                None => address == parsed.to_string(),
+            }
+        });
     }
     let labels_good = !host.is_empty()
         && host.split('.').all(|label| {
@@ -543,7 +558,9 @@ fn is_serialised_host(host: &str) -> bool {
         });
     // A host whose last label is a number is an address, and there is one way to write it.
     let last = host.rsplit('.').next().unwrap_or_default();
-    let numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+    let hexadecimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let numeric =
+        last.bytes().all(|byte| byte.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(hexadecimal);
     labels_good
         && (!numeric
             || host

@@ -346,16 +346,18 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         }
         judged => judged,
     });
-    // What every answer to this request carries.
-    let mut shared = match &origin {
-        Ok(Origin::Listed(origin)) => {
-            vec![
-                ("Access-Control-Allow-Origin", origin.clone()),
-                ("Vary", "Origin".to_owned()),
-            ]
-        }
-        _ => Vec::new(),
+    // What every answer to this request carries, also where it is refused for its `Host`.
+    let reader = match &origin {
+        Ok(Origin::Listed(origin)) => Some(origin.clone()),
+        Ok(_) => None,
+        Err(_) => perimeter::reader(request, listed),
     };
+    let mut shared = reader.map_or_else(Vec::new, |origin| {
+        vec![
+            ("Access-Control-Allow-Origin", origin),
+            ("Vary", "Origin".to_owned()),
+        ]
+    });
     misdeeds::share(&mut shared, &origin, request);
     let origin = browser::page_origin(request, origin);
     let finish = |incoming: &Incoming, mut answer: Answer, body_is_read: bool| {
