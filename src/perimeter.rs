@@ -170,7 +170,13 @@ impl Guard {
             return Err(Refusal::HeadersTooLarge);
         }
         // PER-7: whatever the path and the method are.
-        let host = named_host(request).filter(|host| is_own_host(host, self.identity.port()));
+        let is_own = |name: &[u8]| is_own_host(name, self.identity.port());
+        // PER-6
+        let is_own_target = || {
+            let target = request.uri().authority();
+            target.is_none_or(|authority| is_own(authority.as_str().as_bytes()))
+        };
+        let host = named_host(request).filter(|host| is_own(host) && is_own_target());
         let host = host.ok_or(Refusal::ForeignHost)?;
         let door = self.page_tokens.as_ref().and_then(|_| Door::of(request));
         if door == Some(Door::Page) {
@@ -256,13 +262,13 @@ impl Guard {
     fn authenticate<B>(&self, request: &Request<B>, host: &[u8]) -> Option<Evidence> {
         let (uri, is_get) = (request.uri(), request.method() == Method::GET);
         let credential = self.identity.credential();
-        let bearer_of = |text: &str| {
-            if credential.matches(text.as_bytes()) {
+        let bearer_of = |text: &[u8]| {
+            if credential.matches(text) {
                 return Some(Evidence::Credential);
             }
             // BROW-11; BROW-4: a ticket is neither.
             let (tokens, origin) = (self.page_tokens.as_ref()?, sender(request.headers(), host)?);
-            let accepted = tokens.accept(text.as_bytes(), &origin, SystemTime::now());
+            let accepted = tokens.accept(text, &origin, SystemTime::now());
             accepted.map(Evidence::PageToken)
         };
         let mut tokens = tokens_of(uri);
@@ -270,7 +276,7 @@ impl Guard {
             None => None,
             // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
             Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
-                Some(bearer_of(token)?)
+                Some(bearer_of(&token)?)
             }
             Some(_) => return None,
         };
@@ -283,7 +289,7 @@ impl Guard {
         let (scheme, bearer) = authorization.split_once(' ')?;
         if scheme.eq_ignore_ascii_case("bearer") {
             // HS-5, HS-7
-            return bearer_of(bearer);
+            return bearer_of(bearer.as_bytes());
         }
         // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
         if uri.path() != proof::PATH || !is_get {
@@ -391,8 +397,7 @@ fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
     !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
 }
 
-/// The host that a request names: its one `Host` header, with which an absolute target has to agree (PER-5, PER-6).
-/// In HTTP/2 the target stands for an absent header.
+/// The host that a request names: its one `Host` header (PER-5). In HTTP/2 the target stands for an absent header.
 fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
@@ -401,10 +406,7 @@ fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
     if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
         return uri.authority().map(|target| target.as_str().as_bytes());
     }
-    let host = only(headers, HOST)?;
-    uri.authority()
-        .is_none_or(|target| host == target.as_str())
-        .then_some(host.as_bytes())
+    only(headers, HOST).map(HeaderValue::as_bytes)
 }
 
 /// Whether `host` is one of the three loopback names and the port, byte for byte (PER-3, PER-4).
@@ -440,14 +442,39 @@ fn is_worker<B>(request: &Request<B>) -> bool {
 }
 
 /// The values of a target's `token` parameters.
-fn tokens_of(uri: &Uri) -> impl Iterator<Item = &str> {
+fn tokens_of(uri: &Uri) -> impl Iterator<Item = Cow<'_, [u8]>> {
     uri.query().unwrap_or_default().split('&').filter_map(as_token)
 }
 
-/// The value of a `token` parameter.
-fn as_token(parameter: &str) -> Option<&str> {
+/// The value of a `token` parameter, both as whatever reads the query behind the guard would decode them.
+fn as_token(parameter: &str) -> Option<Cow<'_, [u8]>> {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-    (name == "token").then_some(value)
+    (*percent_decoded(name) == *b"token").then(|| percent_decoded(value))
+}
+
+/// A part of a query with every `%` and two hexadecimal digits replaced by the byte that they are.
+fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
+    let Some((plain, encoded)) = text.split_once('%') else {
+        return Cow::Borrowed(text.as_bytes());
+    };
+    let mut bytes = plain.as_bytes().to_vec();
+    for part in encoded.split('%') {
+        let digit = |at: usize| char::from(*part.as_bytes().get(at)?).to_digit(16);
+        match digit(0)
+            .zip(digit(1))
+            .and_then(|(high, low)| u8::try_from(16 * high + low).ok())
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    Cow::Owned(bytes)
 }
 
 /// The same target without its `token` parameter.
