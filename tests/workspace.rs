@@ -183,7 +183,7 @@ fn dependencies_come_from_the_registry_and_have_no_known_hole() {
 #[test]
 fn one_table_of_versions() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for member in ["", "spec", "reference-daemon", "harness", "conformance"] {
+    for member in ["", "spec", "reference-daemon", "harness", "conformance", "fuzz"] {
         let text = fs::read_to_string(root.join(member).join("Cargo.toml")).unwrap();
         let sections = text.split("\n[").filter(|section| {
             let head = section.lines().next().unwrap_or_default();

@@ -125,7 +125,8 @@ impl Manifest {
         .ready(&std::env::current_dir().unwrap_or_default())
     }
 
-    fn parse(text: &str, path: &str) -> Result<Self, ManifestFault> {
+    /// Reads the text of a manifest and checks every value; `path` is how faults call it. Programs are not looked for.
+    pub(crate) fn parse(text: &str, path: &str) -> Result<Self, ManifestFault> {
         let invalid = |message: String, at: Option<Range<usize>>, help| ManifestFault::Invalid {
             path: path.to_owned(),
             message,

@@ -1,0 +1,325 @@
+//! `Connect`, told anything: whatever is observed, what the model's properties demand of one call holds after each step,
+//! and its outcome is the one that the specification gives to what it saw last.
+
+use std::time::Duration;
+
+use local_daemon::{
+    claim::{Probe, Sight},
+    connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy},
+    proof::State,
+};
+
+use crate::{
+    Seed,
+    script::{Choices, id, probes, protocol, record, sights},
+};
+
+/// Everything that a call can observe, in the order of the bytes.
+fn observations() -> Vec<Observed> {
+    let mut all = vec![
+        Observed::Locked(true),
+        Observed::Locked(false),
+        Observed::Unlocked,
+        Observed::Spawned,
+        Observed::SpawnFailed,
+    ];
+    for child in [Child::Silent, Child::Done, Child::Failed] {
+        all.extend([3, 25, 600].map(|ms| Observed::Woken(child, Duration::from_millis(ms))));
+    }
+    all.extend(sights().into_iter().map(Observed::Record));
+    all.extend(probes().into_iter().map(Observed::Probed));
+    all
+}
+
+/// What has been seen of a call.
+struct Watched {
+    connect: Connect,
+    policy: Policy,
+    locked: bool,
+    /// How long it has waited since it was given the lock.
+    held: Duration,
+    asked_for_the_lock: bool,
+    tried: u8,
+    spawned: bool,
+    /// The last look at anything.
+    last: Option<Look>,
+    drained: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Look {
+    Record(Sight),
+    Probe(local_daemon::Registration, Probe),
+}
+
+impl Watched {
+    fn step(&mut self, observed: Observed) -> bool {
+        let Some(effect) = self.connect.next() else {
+            return false;
+        };
+        self.may_want(&effect);
+        let fits = self.note(&effect, &observed);
+        let before = self.connect.clone();
+        self.connect.on(observed);
+        assert!(fits || self.connect == before, "what does not fit is ignored");
+        true
+    }
+
+    fn may_want(&self, effect: &Effect) {
+        match effect {
+            Effect::Spawn => {
+                assert!(
+                    self.policy.spawn && self.tried == 0,
+                    "CONN-20: one, and with leave"
+                );
+                assert!(self.asked_for_the_lock, "CONN-16");
+                assert!(!self.is_barred(), "GATE-8: past {:?}", self.last);
+            }
+            Effect::Probe(record) => {
+                assert!(
+                    matches!(&self.last, Some(Look::Record(Sight::Record(seen))) if seen == record),
+                    "CONN-11"
+                );
+            }
+            Effect::Await(bound) => {
+                assert!((POLL_FIRST..=POLL_LAST).contains(bound));
+                assert!(
+                    !self.locked || self.held < LOCK_BOUND,
+                    "CONN-19: held for {:?}",
+                    self.held
+                );
+            }
+            Effect::Lock => assert!(self.policy.spawn && !self.locked && self.tried == 0),
+            Effect::Unlock => {
+                assert!(self.locked);
+                let is_early = self.connect.outcome().is_none() && self.held < LOCK_BOUND && !self.drained;
+                assert!(
+                    !is_early || self.is_over(),
+                    "CONN-19: held for {:?} alone",
+                    self.held
+                );
+            }
+            Effect::ReadRecord => {}
+        }
+    }
+
+    /// Whether nothing but the lock is owed.
+    fn is_over(&self) -> bool {
+        let mut after = self.connect.clone();
+        after.on(Observed::Unlocked);
+        after.outcome().is_some()
+    }
+
+    /// Whether the daemon that was seen last must not be displaced.
+    fn is_barred(&self) -> bool {
+        match &self.last {
+            Some(Look::Probe(record, Probe::Proven(theirs))) if theirs.id == record.id => {
+                theirs.protocol == protocol(2) || theirs.protocol == protocol(3) && !self.policy.replace
+            }
+            Some(Look::Probe(_, Probe::OtherSpec)) => !self.policy.replace,
+            _ => false,
+        }
+    }
+
+    /// Whether the observation is one of this effect.
+    fn note(&mut self, effect: &Effect, observed: &Observed) -> bool {
+        match (effect, observed) {
+            (Effect::ReadRecord, Observed::Record(sight)) => self.last = Some(Look::Record(sight.clone())),
+            (Effect::Probe(record), Observed::Probed(probe)) => {
+                self.drained = matches!(probe, Probe::Proven(theirs)
+                    if theirs.id == record.id && theirs.state == State::Draining);
+                self.last = Some(Look::Probe(record.clone(), probe.clone()));
+            }
+            (Effect::Lock, Observed::Locked(locked)) => {
+                (self.locked, self.asked_for_the_lock, self.held) = (*locked, true, Duration::ZERO);
+            }
+            (Effect::Unlock, Observed::Unlocked) => self.locked = false,
+            (Effect::Spawn, Observed::Spawned) => {
+                self.tried += 1;
+                self.spawned = true;
+            }
+            (Effect::Spawn, Observed::SpawnFailed) => self.tried += 1,
+            (Effect::Await(_), Observed::Woken(_, waited)) => self.held += *waited,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether this is the outcome of what was seen last (CONN-4 to CONN-9).
+    fn accounts_for(&self, outcome: &Outcome) -> bool {
+        match (outcome, &self.last) {
+            (Outcome::SpawnFailed, _) => self.tried > 0,
+            (Outcome::Ready(found), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
+                let (of, said) = &**found;
+                of == record
+                    && said == theirs
+                    && theirs.id == record.id
+                    && theirs.state == State::Ready
+                    && theirs.protocol == self.policy.protocol
+            }
+            (Outcome::Absent, None) => true,
+            // A record that was read and not yet probed leaves the outcome to the look before.
+            (outcome, Some(Look::Record(Sight::Record(_)))) => !matches!(outcome, Outcome::Ready(_)),
+            (Outcome::Absent, Some(Look::Record(sight))) => *sight != Sight::Unreadable,
+            (Outcome::Invalid, Some(Look::Record(sight))) => *sight == Sight::Unreadable,
+            (Outcome::Stale, Some(Look::Probe(record, probe))) => match probe {
+                Probe::Refused => true,
+                Probe::Proven(theirs) => theirs.id != record.id,
+                _ => false,
+            },
+            (Outcome::Busy, Some(Look::Probe(_, probe))) => *probe == Probe::TimedOut || self.drained,
+            (Outcome::Foreign, Some(Look::Probe(_, probe))) => *probe == Probe::Foreign,
+            (Outcome::Incompatible(None), Some(Look::Probe(_, probe))) => *probe == Probe::OtherSpec,
+            (Outcome::Incompatible(Some(said)), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
+                theirs.id == record.id && theirs.protocol == *said && *said != self.policy.protocol
+            }
+            (Outcome::Invalid, Some(Look::Probe(_, probe))) => {
+                matches!(probe, Probe::NoCredential | Probe::CredentialRefused)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The first byte is the policy; each other one is an observation. Then the deadline passes.
+pub fn run(data: &[u8]) {
+    let observations = observations();
+    let Some((first, steps)) = data.split_first() else {
+        return;
+    };
+    let policy = Policy {
+        protocol: protocol(2),
+        spawn: first & 1 == 1,
+        replace: first & 2 == 2,
+    };
+    let mut watched = Watched {
+        connect: Connect::new(policy.clone()),
+        policy,
+        locked: false,
+        held: Duration::ZERO,
+        asked_for_the_lock: false,
+        tried: 0,
+        spawned: false,
+        last: None,
+        drained: false,
+    };
+    for step in steps {
+        let observed = Choices::of(&[*step])
+            .pick(&observations)
+            .expect("there is a byte");
+        if !watched.step(observed) {
+            break;
+        }
+    }
+    // not-stuck
+    watched.connect.expire();
+    if watched.connect.next() == Some(Effect::Unlock) {
+        watched.step(Observed::Unlocked);
+    }
+    assert_eq!(
+        watched.connect.next(),
+        None,
+        "nothing but the lock is owed after the deadline"
+    );
+    assert!(!watched.locked, "CONN-19: the lock is kept");
+    let outcome = watched.connect.outcome().expect("the call is over");
+    assert!(
+        watched.accounts_for(outcome),
+        "{outcome:?} after {:?}",
+        watched.last
+    );
+}
+
+/// A warm call, a cold one, one that waits for a successor, one whose child fails, one that meets a newer daemon.
+pub fn seeds() -> Vec<Seed> {
+    let all = observations();
+    let bytes = |first: u8, steps: &[Observed]| {
+        let byte = |wanted: &Observed| {
+            let at = all
+                .iter()
+                .position(|observed| observed == wanted)
+                .expect("it is one of them");
+            u8::try_from(at).expect("a table of a few dozen")
+        };
+        std::iter::once(first)
+            .chain(steps.iter().map(byte))
+            .collect::<Vec<u8>>()
+    };
+    let proven = |number, state| {
+        let is_it = |probe: &Probe| {
+            matches!(probe, Probe::Proven(theirs)
+                if theirs.id == id(2) && theirs.state == state && theirs.protocol == protocol(number))
+        };
+        Observed::Probed(probes().into_iter().find(is_it).expect("it is one of them"))
+    };
+    let there = || Observed::Record(Sight::Record(record(2)));
+    let missing = || Observed::Record(Sight::Missing);
+    let woken = |child| Observed::Woken(child, Duration::from_millis(25));
+    let cold = [missing(), Observed::Locked(true), missing(), Observed::Spawned];
+    let then = |more: &[Observed]| bytes(1, &[&cold, more].concat());
+    [
+        ("warm", bytes(0, &[there(), proven(2, State::Ready)])),
+        (
+            "cold",
+            then(&[
+                woken(Child::Done),
+                there(),
+                proven(2, State::Ready),
+                Observed::Unlocked,
+            ]),
+        ),
+        (
+            "failed",
+            then(&[woken(Child::Failed), missing(), Observed::Unlocked]),
+        ),
+        (
+            "slow",
+            then(&[
+                Observed::Woken(Child::Silent, Duration::from_millis(600)),
+                missing(),
+                Observed::Woken(Child::Silent, Duration::from_millis(600)),
+                missing(),
+            ]),
+        ),
+        (
+            "successor",
+            bytes(
+                1,
+                &[
+                    there(),
+                    proven(2, State::Draining),
+                    woken(Child::Silent),
+                    missing(),
+                ],
+            ),
+        ),
+        ("newer", bytes(1, &[there(), proven(3, State::Ready), there()])),
+        (
+            "older",
+            bytes(
+                1,
+                &[
+                    there(),
+                    proven(1, State::Ready),
+                    there(),
+                    Observed::Locked(false),
+                    missing(),
+                ],
+            ),
+        ),
+        (
+            "no-lock",
+            bytes(
+                1,
+                &[
+                    missing(),
+                    Observed::Locked(false),
+                    missing(),
+                    Observed::SpawnFailed,
+                ],
+            ),
+        ),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .into()
+}
