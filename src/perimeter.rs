@@ -460,19 +460,13 @@ fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
     let mut bytes = plain.as_bytes().to_vec();
     for part in encoded.split('%') {
         let digit = |at: usize| char::from(*part.as_bytes().get(at)?).to_digit(16);
-        match digit(0)
-            .zip(digit(1))
-            .and_then(|(high, low)| u8::try_from(16 * high + low).ok())
-        {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend_from_slice(&part.as_bytes()[2..]);
-            }
-            None => {
-                bytes.push(b'%');
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        }
+        let byte = digit(0).zip(digit(1)).map(|(high, low)| 16 * high + low);
+        let (byte, rest) = match byte.and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) => (byte, &part.as_bytes()[2..]),
+            None => (b'%', part.as_bytes()),
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(rest);
     }
     Cow::Owned(bytes)
 }

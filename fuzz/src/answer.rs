@@ -152,11 +152,11 @@ pub fn run(data: &[u8]) {
         }
         Probe::OtherSpec => assert!(believed.is_some(), "HS-26: not a byte before the proof: {seen:?}"),
         Probe::Foreign => {
-            let is_good = |seen: &&ProbeAnswer| {
+            let is_good = |seen: &ProbeAnswer| {
                 seen.handshake.as_ref().is_ok_and(|read| read.spec == SPEC) && is_plain(&seen.response)
             };
             assert!(
-                believed.filter(is_good).is_none(),
+                !believed.is_some_and(is_good),
                 "a good answer is not believed: {seen:?}"
             );
         }

@@ -23,11 +23,9 @@ pub fn run(data: &[u8]) {
     assert_eq!(parser.rest().0, rest);
     for frame in &frames {
         let data = frame.fields.iter().filter(|(name, _)| name == "data");
-        let joined: String = data.clone().map(|(_, value)| format!("{value}\n")).collect();
         let expected = data
-            .clone()
-            .next()
-            .map(|_| joined.strip_suffix('\n').unwrap_or_default().to_owned());
+            .map(|(_, value)| value.clone())
+            .reduce(|data, line| data + "\n" + &line);
         assert_eq!(frame.data(), expected);
     }
 }
