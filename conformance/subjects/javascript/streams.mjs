@@ -15,8 +15,12 @@ const SILENT = 10_000; // ms until a comment; 15 s are the most (STR-27)
 
 export const ID = /^([0-9a-f]{8})-(0|[1-9][0-9]{0,99})$/;
 
-v8.setFlagsFromString('--expose-gc');
-const collect = vm.runInNewContext('gc');
+// V8's collector, which is had when it is first needed: a start must be quick (DIR-10).
+let collect = () => {
+  v8.setFlagsFromString('--expose-gc');
+  collect = vm.runInNewContext('gc');
+  collect();
+};
 
 // An event; one without an id is about the stream itself, and not in the log (STR-14, STR-19). `data` is JSON already,
 // because JSON.parse rounds large numbers.
