@@ -30,6 +30,8 @@ pub struct Setup {
     pub user: Option<User>,
     /// Largest file, in bytes, that it may write (`RLIMIT_FSIZE`, with `SIGXFSZ` at its default): a full disk, in small.
     pub file_size: Option<u64>,
+    /// Leaves a core dump behind where it dies of a signal that does, as far as the host lets it.
+    pub core_dumps: bool,
 }
 
 /// Makes `command` start as `setup` says; without a session of its own it leads a process group.
@@ -40,9 +42,9 @@ pub fn prepare(command: &mut Command, setup: Setup) {
     if let Some(User { uid, gid }) = setup.user {
         command.uid(uid).gid(gid);
     }
-    if setup.own_session || setup.umask.is_some() || setup.file_size.is_some() {
+    if setup.own_session || setup.umask.is_some() || setup.file_size.is_some() || setup.core_dumps {
         // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
-        // three system calls, allocates nothing and touches no memory but its own captured copies.
+        // a few system calls, allocates nothing and touches no memory but its own captured copies.
         unsafe { command.pre_exec(move || in_child(setup)) };
     }
 }
@@ -60,6 +62,14 @@ fn in_child(setup: Setup) -> io::Result<()> {
             maximum: setup.file_size,
         };
         rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
+    }
+    if setup.core_dumps {
+        let most = process::getrlimit(process::Resource::Core).maximum;
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        process::setrlimit(process::Resource::Core, limit)?;
     }
     Ok(())
 }

@@ -288,6 +288,7 @@ fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
         umask: Some(0o077),
         file_size: Some(4096),
         user: None,
+        core_dumps: false,
     };
     let subject = arena
         .launch("subject", ["sh", "-c", script])

@@ -265,6 +265,18 @@ pub(crate) fn ready_pipe() -> Option<File> {
     Some(File::from(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// Lets no core dump of this process be written, which would hold its secrets. The processes that it starts may still
+/// ask for theirs: the hard limit stays.
+#[cfg(feature = "daemon")]
+pub(crate) fn write_no_core_dump() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    Ok(setrlimit(Resource::Core, limit)?)
+}
+
 /// Lets the system have what the allocator keeps of freed memory, where it keeps any.
 #[cfg(feature = "daemon")]
 pub(crate) fn give_memory_back() {

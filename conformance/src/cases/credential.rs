@@ -81,6 +81,13 @@ pub(crate) const CASES: &[Case] = &[
         told::not_in_answers,
     ),
     Case::core(
+        "credential/not-in-a-core-dump",
+        &["CRED-15"],
+        "A daemon dies of a signal that leaves a core dump, as another process does before it. No file that it leaves \
+         holds the credential in any form.",
+        told::not_in_a_core_dump,
+    ),
+    Case::core(
         "credential/rotation-taken-on",
         &["CRED-11", "CRED-12"],
         "The credential of a running daemon is replaced. Within 2.5 s it accepts the new one and refuses the old one.",

@@ -14,6 +14,7 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 
 use super::fault::{broken, window};
@@ -24,6 +25,13 @@ const MALFORMED: &str = "it is not 43 characters of base64url and a newline";
 
 /// The name of the file.
 pub(super) const CREDENTIAL: &str = "credential";
+
+/// Lets nothing of this process's memory become a file (CRED-15).
+pub(super) fn dump_nothing() {
+    let mut limit = getrlimit(Resource::Core);
+    limit.current = Some(0);
+    let _ = setrlimit(Resource::Core, limit);
+}
 
 /// The secret of a state directory. It has no text form but the one that is asked for.
 #[derive(Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::convergence::{self, Reason, another_is_ready};
-use super::credential::{CREDENTIAL, Credential, Followed, betray};
+use super::credential::{self, CREDENTIAL, Credential, Followed, betray};
 use super::fault::broken;
 use super::handshake::{self, Body, SPEC, protocol};
 use super::perimeter::{Allowlist, is_origin, normalised};
@@ -214,6 +214,9 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         )
     })?;
     create_for_the_owner_alone();
+    if !broken("CRED-15.dumps") {
+        credential::dump_nothing();
+    }
     let refused = refuse;
     let cannot = |why: std::io::Error| (FAILED, why.to_string());
     let directory = StateDir::settle(options.state_dir.as_deref()).map_err(refused)?;

@@ -257,6 +257,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CRED-9.header-repeated", "repeats the header that it refuses"),
     fault("CRED-9.body-repeated", "repeats the body that it cannot read"),
     fault("CRED-9.status", "tells it in its status, to those who know it"),
+    fault("CRED-15.dumps", "leaves the limit of core dumps as it is"),
     fault("CRED-11.read-at-start", "reads the file at its start alone"),
     fault("CRED-11.rarely-read", "reads the file every 10 s"),
     fault(

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use local_daemon_harness::files::{EntryKind, Snapshot};
 use local_daemon_harness::http::{self, Request, Response};
-use local_daemon_harness::process::Signal;
+use local_daemon_harness::platform::Setup;
+use local_daemon_harness::process::{Proc, Signal};
 use local_daemon_harness::proof::{self};
 use local_daemon_harness::wait::ms;
 
@@ -316,6 +318,56 @@ pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+/// The files in a directory.
+fn dumps(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}
+
+pub(super) fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
+    stage.expect("no file with the credential when the daemon has died");
+    let setup = Setup {
+        core_dumps: true,
+        ..Setup::default()
+    };
+    let (control, place) = (
+        stage.arena().path().join("control"),
+        stage.arena().path().join("dumps"),
+    );
+    fs::create_dir(&control)?;
+    fs::create_dir(&place)?;
+    // Control: this host writes dumps, and to where they can be seen.
+    let dies = stage.arena().launch("control", ["sh", "-c", "kill -ABRT $$"]);
+    let dies = dies.setup(setup).cwd(&control).start()?;
+    if dies.wait_exit(ms(5_000)).is_none() || dumps(&control)?.is_empty() {
+        return stage
+            .untestable("a process that aborts leaves no dump in its directory (kernel.core_pattern)");
+    }
+    stage.control("a process that aborts leaves a core dump in its directory");
+    let daemon = stage.launch_with(Start::new().setup(setup).cwd(&place))?;
+    let live = stage.ready(&daemon)?;
+    let Some(working) = Proc::of(daemon.pid()).and_then(|process| process.cwd()) else {
+        return stage.inconclusive("the daemon's working directory is not to be seen");
+    };
+    daemon.signal(Signal::ABORT)?;
+    if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
+        return stage.inconclusive("it does not die of SIGABRT");
+    }
+    let mut left = dumps(&place)?;
+    if working != place {
+        left.extend(dumps(&working)?.into_iter().filter(|path| path.ends_with("core")));
+    }
+    for path in left {
+        let bytes = fs::read(&path)?;
+        let holds = proof::holds(&bytes, live.credential.bytes());
+        stage.ensure(
+            !holds,
+            format!("a dump of {} bytes holds the credential", bytes.len()),
+        )?;
     }
     Ok(())
 }
