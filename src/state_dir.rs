@@ -71,6 +71,12 @@ pub enum Refused {
     /// It is not there.
     #[error("it does not exist")]
     Missing,
+    /// It is locked.
+    #[error("another process writes to it")]
+    Locked,
+    /// Nothing in it is of the log that it was opened for.
+    #[error("it is not empty and holds no event of this log")]
+    Foreign,
     /// Its content is no credential.
     #[error("its content is damaged: {0}; `credential rotate` makes a new one")]
     Credential(#[from] NotACredential),
@@ -90,7 +96,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn io(path: &Path, error: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, error: io::Error) -> Self {
         Self {
             path: path.to_owned(),
             why: Refused::Io(error),

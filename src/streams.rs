@@ -2,10 +2,12 @@
 //! was, or is told of the gap; nobody slows anybody else.
 //!
 //! A [`Hub`] is the log of one epoch. A route makes a [`Selection`] of its request, [subscribes](Hub::subscribe), and
-//! gives back [`Subscriber::into_response`]. `Hub` knows no runtime and reads no clock; [`EventBody`] has both.
+//! gives back [`Subscriber::into_response`]. `Hub` knows no runtime and reads no clock; [`EventBody`] has both. A log
+//! is in memory, or [kept in a file](Hub::open) and goes on after a restart.
 
 mod body;
 mod hub;
+mod journal;
 mod log;
 mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};

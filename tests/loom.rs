@@ -154,8 +154,8 @@ fn a_subscriber_sees_every_event_once() {
         let writer = thread::spawn({
             let hub = hub.clone();
             move || {
-                hub.append_line("note", b"1");
-                hub.append_line("note", b"2");
+                hub.append_line("note", b"1").unwrap();
+                hub.append_line("note", b"2").unwrap();
                 hub.end_with("end".into());
             }
         });
@@ -171,7 +171,7 @@ fn two_events_at_once_are_both_delivered() {
     loom::model(|| {
         let hub = empty(10);
         let subscriber = hub.subscribe((), &Selection::default()).unwrap();
-        let append = |hub: &Hub| hub.append_line("note", b"1").unwrap().seq;
+        let append = |hub: &Hub| hub.append_line("note", b"1").unwrap().unwrap().seq;
         let other = thread::spawn({
             let hub = hub.clone();
             move || append(&hub)
@@ -194,7 +194,7 @@ fn what_is_forgotten_meanwhile_is_told() {
             let hub = hub.clone();
             move || {
                 for _ in 0..2 {
-                    hub.append_line("note", b"1");
+                    hub.append_line("note", b"1").unwrap();
                 }
                 hub.end_with("end".into());
             }
@@ -216,7 +216,7 @@ fn nothing_is_accepted_and_then_not_delivered() {
         let subscriber = hub.subscribe((), &Selection::default()).unwrap();
         let writer = thread::spawn({
             let hub = hub.clone();
-            move || hub.append_line("note", b"1").is_some()
+            move || hub.append_line("note", b"1").unwrap().is_some()
         });
         hub.end_with("end".into());
         let seen = read_all(subscriber);

@@ -125,7 +125,7 @@ proptest! {
             match step {
                 Step::Append { topic, length } => {
                     let seq = last + 1;
-                    prop_assert_eq!(hub.append_line(TOPICS[topic], "x".repeat(length).as_bytes()), Some(id(seq)));
+                    prop_assert_eq!(hub.append_line(TOPICS[topic], "x".repeat(length).as_bytes()).unwrap(), Some(id(seq)));
                     all.push((topic, frame(seq, topic, length).len()));
                 }
                 Step::Subscribe { topics, after } => {
@@ -245,7 +245,7 @@ fn a_request_is_read_with_the_header_first() {
 fn a_full_log_holds_its_bounds_exactly() {
     let hub = hub(Limits::default());
     for _ in 0..5_000 {
-        hub.append_line("note", b"{}");
+        hub.append_line("note", b"{}").unwrap();
     }
     let mut reader = hub.subscribe((), &after(0)).unwrap();
     let gap = Next::Gap {
@@ -267,7 +267,7 @@ fn a_word_that_is_too_long_to_be_held_is_a_gap() {
         bytes: 100,
     });
     let mut reader = hub.subscribe((), &Selection::default()).unwrap();
-    hub.append_line("note", &[b'x'; 200]);
+    hub.append_line("note", &[b'x'; 200]).unwrap();
     assert_eq!(
         next(&mut reader),
         Some(Next::Gap {
@@ -275,7 +275,7 @@ fn a_word_that_is_too_long_to_be_held_is_a_gap() {
             after: id(0)
         })
     );
-    hub.append_line("note", b"1");
+    hub.append_line("note", b"1").unwrap();
     assert!(matches!(next(&mut reader), Some(Next::Frames(frames)) if numbers(&frames) == [2]));
 }
 
@@ -306,7 +306,7 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
     );
     drop(other);
     for _ in 0..3 {
-        hub.append_line("note", b"1");
+        hub.append_line("note", b"1").unwrap();
     }
     assert_eq!(alarm.0.load(Ordering::SeqCst), 1, "a burst wakes once");
     assert!(
@@ -328,10 +328,10 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
 fn what_is_appended_after_the_end_was_never_there() {
     let hub = hub(Limits::default());
     let mut reader = hub.subscribe((), &Selection::default()).unwrap();
-    hub.append_line("note", b"1");
+    hub.append_line("note", b"1").unwrap();
     hub.end(End::Shutdown);
     hub.end(End::Superseded { successor: None });
-    assert_eq!(hub.append_line("note", b"2"), None);
+    assert_eq!(hub.append_line("note", b"2").unwrap(), None);
     assert!(matches!(next(&mut reader), Some(Next::Frames(frames)) if numbers(&frames) == [1]));
     assert!(
         matches!(next(&mut reader), Some(Next::End(frame)) if frame.starts_with(b"event: shutdown\ndata: {"))

@@ -131,7 +131,9 @@ fn append(hub: &Hub<usize>, naive: &mut Naive, readers: &[Reader], argument: usi
     let (topic, size) = (argument % TOPICS.len(), argument / TOPICS.len());
     // Mostly short, now and then longer than a segment.
     let data = format!("\"{}\"", "x".repeat(if size < 80 { size } else { size * 450 }));
-    let id = hub.append_line(TOPICS[topic], data.as_bytes());
+    let id = hub
+        .append_line(TOPICS[topic], data.as_bytes())
+        .expect("the log is in memory");
     if naive.ended {
         assert_eq!(id, None);
         return;

@@ -25,6 +25,8 @@ use rustix::{
 
 use crate::{record::MAX_BYTES, state_dir::Refused};
 
+const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+
 /// Where per-user state lives when nobody says otherwise: the same under every environment that a session may or may
 /// not set (DIR-2).
 pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
@@ -42,11 +44,27 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
 /// Reads a file that has to be a regular file of this user, without group or other bits, of at most 64 KiB
 /// (DIR-6, DIR-7, DIR-8, DIR-9). `Ok(None)` is "no such file" and nothing else.
 pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
+    let file = match open_checked(path, OFlags::RDONLY) {
+        Err(Refused::Missing) => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::with_capacity(512);
+    file.take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Refused::Io)?;
+    if bytes.len() > MAX_BYTES {
+        Err(Refused::TooLarge)
+    } else {
+        Ok(Some(bytes))
+    }
+}
+
+fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     // O_NONBLOCK: opening a FIFO that somebody put there must not hang.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = match rustix::fs::open(path, flags, OWNER_ONLY) {
         Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Err(Refused::Missing),
         Err(Errno::LOOP) => return Err(Refused::Symlink),
         Err(Errno::NXIO) => return Err(Refused::NotAFile),
         Err(e) => return Err(Refused::Io(e.into())),
@@ -56,16 +74,27 @@ pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
         return Err(Refused::NotAFile);
     }
     check_owner_only(&stat)?;
-    let mut bytes = Vec::with_capacity(512);
-    File::from(fd)
-        .take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Refused::Io)?;
-    if bytes.len() > MAX_BYTES {
-        Err(Refused::TooLarge)
-    } else {
-        Ok(Some(bytes))
-    }
+    Ok(File::from(fd))
+}
+
+/// Opens a file to read it and append to it that is checked as one that is read; makes it where it is missing.
+#[cfg(feature = "daemon")]
+pub(crate) fn open_journal(path: &Path) -> Result<File, Refused> {
+    let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
+    // A umask can only take bits away; one that takes the owner's would leave a file that nobody opens again.
+    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    Ok(file)
+}
+
+/// Whether the file is still the one of this name.
+#[cfg(feature = "daemon")]
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (opened, named) = match rustix::fs::lstat(path) {
+        Ok(named) => (rustix::fs::fstat(file)?, named),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    Ok((opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino))
 }
 
 /// Checks that a directory is one, is this user's, and has no group or other bits. `Ok(false)`: it is not there.
@@ -142,11 +171,10 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
 /// to disk. Removes it again where that fails (DIR-5, PUB-5, PUB-6, PUB-13).
 pub(crate) fn create_owner_only(path: &Path, content: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let mut file = File::from(rustix::fs::open(path, flags, mode)?);
+    let mut file = File::from(rustix::fs::open(path, flags, OWNER_ONLY)?);
     let written = (|| {
         // A umask can only take bits away; one that takes the owner's would leave a file that nobody reads.
-        rustix::fs::fchmod(&file, mode)?;
+        rustix::fs::fchmod(&file, OWNER_ONLY)?;
         file.write_all(content)?;
         file.sync_data()
     })();
@@ -167,7 +195,7 @@ pub(crate) fn most_descriptors() -> Option<usize> {
 /// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here.
 pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?);
+    let file = File::from(rustix::fs::open(path, flags, OWNER_ONLY).ok()?);
     if file.try_lock().is_ok() {
         return Some(file);
     }
@@ -290,11 +318,7 @@ pub(crate) fn give_memory_back() {
 /// Opens a file for appending, 0600, without following links: the log of a detached daemon.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(
-        path,
-        flags,
-        Mode::RUSR | Mode::WUSR,
-    )?))
+    Ok(File::from(rustix::fs::open(path, flags, OWNER_ONLY)?))
 }
 
 /// A hold on one process that a later process with the same pid does not inherit.

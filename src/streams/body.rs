@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt, mem,
+    fmt, io, mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
@@ -80,17 +80,13 @@ impl<W> Hub<W> {
     ///
     /// # Errors
     ///
-    /// `data` cannot be written as JSON.
+    /// `data` cannot be written as JSON, or the event not [as a line](Self::append_line).
     ///
     /// # Panics
     ///
     /// When there is no such topic.
-    pub fn append<T: Serialize + ?Sized>(
-        &self,
-        topic: &str,
-        data: &T,
-    ) -> serde_json::Result<Option<EventId>> {
-        Ok(self.append_line(topic, &line(topic, data)?))
+    pub fn append<T: Serialize + ?Sized>(&self, topic: &str, data: &T) -> io::Result<Option<EventId>> {
+        self.append_line(topic, &line(topic, data)?)
     }
 
     /// Ends every stream: what the log holds, then the last event, then the end of the body (STR-28, STR-29).

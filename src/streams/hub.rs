@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt, io,
     sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -22,9 +23,19 @@ pub struct Hub<W = ()> {
     inner: Mutex<Inner<W>>,
 }
 
+/// What keeps a log beyond the life of the process.
+pub(super) trait Keep: fmt::Debug + Send {
+    /// Keeps a frame, before anybody can read it. Where it fails, nothing of the frame is kept.
+    fn keep(&mut self, frame: &[u8]) -> io::Result<()>;
+
+    /// The log has taken the frame, and may have forgotten others for it.
+    fn tidy(&mut self, log: &Log);
+}
+
 #[derive(Debug)]
 struct Inner<W> {
     log: Log,
+    keeper: Option<Box<dyn Keep>>,
     /// The last frame of every stream, once there is one.
     end: Option<Bytes>,
     seats: BTreeMap<u64, Seat<W>>,
@@ -124,15 +135,20 @@ pub enum Next {
 }
 
 impl<W> Hub<W> {
-    /// A log without events.
+    /// A log without events, in memory.
     ///
     /// # Panics
     ///
     /// When there are more than 64 topics.
     pub fn new(epoch: u32, topics: &'static [&'static str], limits: Limits) -> Self {
+        Self::of(Log::new(epoch, limits), topics, None)
+    }
+
+    pub(super) fn of(log: Log, topics: &'static [&'static str], keeper: Option<Box<dyn Keep>>) -> Self {
         assert!(topics.len() <= 64, "topics are counted in 64 bits");
         let inner = Inner {
-            log: Log::new(epoch, limits),
+            log,
+            keeper,
             end: None,
             seats: BTreeMap::new(),
             count: 0,
@@ -145,7 +161,7 @@ impl<W> Hub<W> {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<W>> {
-        // No code of others runs under the lock, so a holder that panicked was at its end or at its beginning.
+        // No code of the product's runs under the lock, so a holder that panicked was at its end or at its beginning.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,28 +183,44 @@ impl<W> Hub<W> {
     /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
     /// ended, and nobody would ever see it.
     ///
+    /// # Errors
+    ///
+    /// The log is a file and could not be written. There is no such event then: nobody is sent it, and its number is
+    /// the next one's.
+    ///
     /// # Panics
     ///
     /// When there is no such topic.
-    pub fn append_line(&self, topic: &str, data: &[u8]) -> Option<EventId> {
+    pub fn append_line(&self, topic: &str, data: &[u8]) -> io::Result<Option<EventId>> {
         let place = self.place(topic).expect("the product appends to its own topics");
         let mut inner = self.inner();
         if inner.end.is_some() {
-            return None;
+            return Ok(None);
         }
-        let id = inner.log.append(place, topic, data);
+        let Inner { log, keeper, .. } = &mut *inner;
+        let id = match keeper {
+            None => log.append(place, topic, data, |_| Ok(()))?,
+            Some(keeper) => {
+                let id = log.append(place, topic, data, |frame| keeper.keep(frame))?;
+                keeper.tidy(log);
+                id
+            }
+        };
         let wakers = inner.wakers();
         drop(inner);
         wake(wakers);
-        Some(id)
+        Ok(Some(id))
     }
 
-    /// Ends every stream with this frame, after all that the log holds (STR-28, STR-29). The first end counts.
+    /// Ends every stream with this frame, after all that the log holds (STR-28, STR-29). The first end counts. A file
+    /// that the log was kept in is another's from here on (CTL-22).
     pub fn end_with(&self, frame: Bytes) {
         let mut inner = self.inner();
         inner.end.get_or_insert(frame);
+        let keeper = inner.keeper.take();
         let wakers = inner.wakers();
         drop(inner);
+        drop(keeper);
         wake(wakers);
     }
 

@@ -1,7 +1,13 @@
 //! The log: framed bytes in their order, held up to a bound, and what comes after a place in it. No I/O, no clock, no
 //! lock. `tests/loom.rs` runs this very file.
 
-use std::{collections::VecDeque, fmt, io::Write as _, ops::Range, str::FromStr};
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, Write as _},
+    ops::Range,
+    str::FromStr,
+};
 
 use bytes::Bytes;
 
@@ -152,26 +158,80 @@ impl Log {
         }
     }
 
+    /// The oldest event that is held, or the next one to come.
+    pub(crate) fn first(&self) -> EventId {
+        self.id(self.first)
+    }
+
+    /// The next event to come.
+    pub(crate) fn next(&self) -> EventId {
+        self.id(self.next)
+    }
+
+    /// How long the frames that are held are together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Appends an event whose `data` is one line of JSON; `topic` is the place of `name` in the list of topics. It is
     /// framed here, once for everybody (STR-13).
-    pub(crate) fn append(&mut self, topic: u8, name: &str, data: &[u8]) -> EventId {
-        let id = self.id(self.next);
+    ///
+    /// # Errors
+    ///
+    /// The frame could not be kept. There is no such event then.
+    pub(crate) fn append(
+        &mut self,
+        topic: u8,
+        name: &str,
+        data: &[u8],
+        keep: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) -> io::Result<EventId> {
+        let id = self.next();
         // A frame is a little longer than its data: the id, the names of the fields, the topic.
-        if !self.open.marks.is_empty() && self.open.text.len() + data.len() + 64 > SEGMENT {
-            let full = std::mem::replace(&mut self.open, Segment::from(self.next));
-            self.sealed.push_back(full.seal());
-        }
+        self.seal_before(data.len() + 64);
         let text = &mut self.open.text;
         let begin = text.len();
         write!(text, "id: {id}\nevent: {name}\ndata: ").expect("a vector takes every byte");
         text.extend_from_slice(data);
         text.extend_from_slice(b"\n\n");
-        let end = text.len();
+        if let Err(error) = keep(&text[begin..]) {
+            text.truncate(begin);
+            return Err(error);
+        }
+        self.count(topic, begin);
+        Ok(id)
+    }
+
+    /// Appends a frame as it was kept. It is the next one.
+    pub(crate) fn restore(&mut self, topic: u8, frame: &[u8]) {
+        self.seal_before(frame.len());
+        let begin = self.open.text.len();
+        self.open.text.extend_from_slice(frame);
+        self.count(topic, begin);
+    }
+
+    /// Forgets every event; the next one is this.
+    pub(crate) fn restart(&mut self, next: u64) {
+        (self.first, self.next, self.bytes) = (next, next, 0);
+        self.sealed.clear();
+        self.open = Segment::from(next);
+    }
+
+    /// Makes room for a frame of this length.
+    fn seal_before(&mut self, length: usize) {
+        if !self.open.marks.is_empty() && self.open.text.len() + length > SEGMENT {
+            let full = std::mem::replace(&mut self.open, Segment::from(self.next));
+            self.sealed.push_back(full.seal());
+        }
+    }
+
+    /// The text of the next event stands from `begin` on.
+    fn count(&mut self, topic: u8, begin: usize) {
+        let end = self.open.text.len();
         self.open.marks.push(Mark { end, topic });
         self.bytes += end - begin;
         self.next += 1;
         self.trim();
-        id
     }
 
     /// STR-21, STR-22: exactly as many of the oldest go as have to.

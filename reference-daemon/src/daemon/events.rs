@@ -71,7 +71,7 @@ pub(super) fn log(epoch: u32) -> Events {
 fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<EventId> {
     app.events
         .append(topic, data)
-        .expect("JSON values are JSON, and so is what a client sent as such")
+        .expect("JSON values are JSON, so is what a client sent as such, and the log is in memory")
 }
 
 /// Tells every subscriber what the user ought to know of an origin. The message holds no secret.

@@ -200,7 +200,7 @@ async fn tell_of_origins(app: Arc<App>) {
         let differences = [("added", &now, &known), ("removed", &known, &now)];
         for (what, these, those) in differences {
             for origin in these.iter().filter(|origin| !those.contains(origin.as_str())) {
-                // Strings always serialise.
+                // Strings always serialise, and the log is in memory.
                 let _ = app
                     .events
                     .append("origins", &json!({"what": what, "origin": origin.as_str()}));

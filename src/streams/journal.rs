@@ -1,0 +1,278 @@
+//! A log that outlives the process: its frames in one file, exactly as they are sent, so that a person can read it.
+//!
+//! A frame is in the file before anybody can read it from the log (CTL-20), so no end of the process takes back what a
+//! client has seen. It is not flushed to the disk: a power loss may take the newest events, whose numbers are then
+//! used again. Frames bear no checksum: damage within the `data` of one is for its reader to see.
+//!
+//! The file is locked for as long as the log is appended to (CTL-22), and bounded: once it is about twice as long as
+//! what the log holds, another takes its place that holds just this, behind a comment that names the first number.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    EventId, Hub, Limits,
+    hub::Keep,
+    log::{Log, Piece, Topics},
+};
+use crate::{
+    platform,
+    state_dir::{Fault, Refused},
+};
+
+/// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.
+const SLACK: u64 = 4096;
+/// Higher numbers are damage: nobody counts that far, and counting on from there must not overflow.
+const MOST: u64 = 1 << 53;
+
+impl<W> Hub<W> {
+    /// The log that is kept in the file at `path`, which is made where it is missing: with the events of the last
+    /// process, counting on from there. What a process that was killed had half written is cut off.
+    ///
+    /// A file with damage in it gives its newest events, up to where they are not whole and one after the other. What
+    /// is before is a [gap](super::Next::Gap) to whoever asks for it, and no number is used again. An event of a topic
+    /// that there no longer is counts as damage.
+    ///
+    /// Appending then writes to the file while everybody else waits. [Ending](Self::end) the streams gives the file
+    /// up: only then may it be removed.
+    ///
+    /// # Errors
+    ///
+    /// The file is not this user's alone, another process appends to it ([`Refused::Locked`]), it holds
+    /// something else than this log ([`Refused::Foreign`]), or it cannot be read and written.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than 64 topics.
+    pub fn open(
+        path: &Path,
+        epoch: u32,
+        topics: &'static [&'static str],
+        limits: Limits,
+    ) -> Result<Self, Fault> {
+        let mut log = Log::new(epoch, limits);
+        let journal = Journal::open(path, &mut log, topics)?;
+        Ok(Self::of(log, topics, Some(Box::new(journal))))
+    }
+}
+
+/// The file of a log.
+#[derive(Debug)]
+struct Journal {
+    path: PathBuf,
+    /// Locked for as long as it is open.
+    file: File,
+    /// How much of the file is whole frames.
+    length: u64,
+    /// Whether a frame that could not be written whole may still be there in part.
+    is_torn: bool,
+    /// How long the file has to be before it is tried again to replace it.
+    patience: u64,
+}
+
+impl Journal {
+    /// Opens the file of a log that is empty, and reads it back.
+    fn open(path: &Path, log: &mut Log, topics: &[&str]) -> Result<Self, Fault> {
+        let fault = |why| Fault {
+            path: path.to_owned(),
+            why,
+        };
+        let mut file = take(path).map_err(fault)?;
+        // What is left of a process that was killed while it replaced the file.
+        let _ = fs::remove_file(beside(path));
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)
+            .map_err(|error| fault(Refused::Io(error)))?;
+        let found = recover(log, topics, &text).ok_or_else(|| fault(Refused::Foreign))?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            file,
+            length: found.length as u64,
+            is_torn: found.length < text.len(),
+            patience: 0,
+        };
+        if found.is_damaged {
+            let next = log.next();
+            tracing::warn!(path = %path.display(), %next, "a log is damaged; what is whole at its end is kept");
+            journal.replace(log)?;
+        }
+        journal.mend().map_err(|error| fault(Refused::Io(error)))?;
+        Ok(journal)
+    }
+
+    /// Takes back what was written of a frame.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.length)?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Puts a file in place of this one that holds what the log does.
+    fn replace(&mut self, log: &Log) -> Result<(), Fault> {
+        let temporary = beside(&self.path);
+        let replaced = copy(log, &temporary).and_then(|replacement| {
+            fs::rename(&temporary, &self.path).map_err(Refused::Io)?;
+            Ok(replacement)
+        });
+        (self.file, self.length) = replaced.map_err(|why| {
+            let _ = fs::remove_file(&temporary);
+            let path = temporary;
+            Fault { path, why }
+        })?;
+        (self.is_torn, self.patience) = (false, 0);
+        Ok(())
+    }
+}
+
+impl Keep for Journal {
+    fn keep(&mut self, frame: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.mend().and_then(|()| self.file.write_all(frame)) {
+            self.is_torn = true;
+            // Where this fails too, it is tried again before the next frame.
+            let _ = self.mend();
+            return Err(io::Error::new(error.kind(), Fault::io(&self.path, error)));
+        }
+        self.length += frame.len() as u64;
+        Ok(())
+    }
+
+    fn tidy(&mut self, log: &Log) {
+        if self.length <= self.patience.max(2 * log.bytes() as u64 + SLACK) {
+            return;
+        }
+        if let Err(fault) = self.replace(log) {
+            tracing::warn!(%fault, "the file of a log grows: it cannot be replaced by a shorter one");
+            self.patience = 2 * self.length;
+        }
+    }
+}
+
+/// Where the successor of a file is written. Whoever holds the lock on the file is alone, so that one name will do.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
+/// Opens a file and locks it.
+fn take(path: &Path) -> Result<File, Refused> {
+    loop {
+        let file = platform::open_journal(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Refused::Locked),
+            Err(TryLockError::Error(error)) => return Err(Refused::Io(error)),
+        }
+        // Its last owner may have replaced it between the two.
+        if platform::is_at(&file, path).map_err(Refused::Io)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// A locked file that holds what the log does, and its length. The lock comes before the name does.
+fn copy(log: &Log, temporary: &Path) -> Result<(File, u64), Refused> {
+    let mut file = take(temporary)?;
+    let first = log.first();
+    let mut written = || {
+        file.set_len(0)?;
+        let head = format!("{FROM}{first}\n\n");
+        file.write_all(head.as_bytes())?;
+        let mut length = head.len() as u64;
+        let before = EventId {
+            seq: first.seq - 1,
+            ..first
+        };
+        let mut cursor = log.cursor(Some(before), Topics::ALL);
+        while let Some(Piece::Frames(frames)) = log.read(&mut cursor) {
+            file.write_all(&frames)?;
+            length += frames.len() as u64;
+        }
+        Ok(length)
+    };
+    let length = written().map_err(Refused::Io)?;
+    Ok((file, length))
+}
+
+/// A comment, as streams have them: the number of the first event after it.
+const FROM: &str = ": from ";
+
+/// What stands between two empty lines of the file.
+enum Block {
+    From(EventId),
+    Frame(EventId, u8),
+}
+
+impl Block {
+    fn parse(block: &[u8], topics: &[&str]) -> Option<Self> {
+        let text = str::from_utf8(block).ok()?.strip_suffix("\n\n")?;
+        if let Some(id) = text.strip_prefix(FROM) {
+            return Some(Self::From(id.parse().ok()?));
+        }
+        let mut lines = text.split('\n');
+        let mut field = |name| lines.next()?.strip_prefix(name);
+        let (id, event, _) = (field("id: ")?, field("event: ")?, field("data: ")?);
+        let topic = topics.iter().position(|topic| *topic == event)?;
+        let frame = Self::Frame(id.parse().ok()?, u8::try_from(topic).ok()?);
+        lines.next().is_none().then_some(frame)
+    }
+
+    fn id(&self) -> EventId {
+        match self {
+            Self::From(id) | Self::Frame(id, _) => *id,
+        }
+    }
+}
+
+/// What a file was found to be.
+struct Found {
+    /// How much of it is not torn.
+    length: usize,
+    is_damaged: bool,
+}
+
+/// Reads a log back. `None`: nothing in the file is of this log, so nobody can say which numbers it has used.
+fn recover(log: &mut Log, topics: &[&str], text: &[u8]) -> Option<Found> {
+    let (mut is_ours, mut is_damaged) = (false, false);
+    // How much in a row could not be read.
+    let mut unread = 0;
+    let mut rest = text;
+    while let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
+        let (block, after) = rest.split_at(end + 2);
+        rest = after;
+        let next = log.next();
+        match Block::parse(block, topics) {
+            Some(read) if read.id().epoch == next.epoch && (next.seq..MOST).contains(&read.id().seq) => {
+                if read.id() != next {
+                    log.restart(read.id().seq);
+                }
+                if let Block::Frame(_, topic) = read {
+                    log.restore(topic, block);
+                }
+                (is_ours, unread) = (true, 0);
+            }
+            _ => {
+                is_damaged = true;
+                unread += block.len();
+            }
+        }
+    }
+    let length = text.len() - rest.len();
+    // Where a write was not finished, the next frame begins and does not end. After a power loss there may be zeros.
+    let zeros = rest.iter().rev().take_while(|byte| **byte == 0).count();
+    let (torn, head) = (&rest[..rest.len() - zeros], format!("id: {}\n", log.next()));
+    if !torn.starts_with(head.as_bytes()) && !head.as_bytes().starts_with(torn) {
+        is_damaged = true;
+        unread += torn.len();
+    }
+    if unread > 0 {
+        // Each number took more than one byte.
+        log.restart(log.next().seq + unread as u64);
+    }
+    (is_ours || !is_damaged).then_some(Found { length, is_damaged })
+}
