@@ -596,7 +596,7 @@ fn what_a_reader_saw_is_there_after_a_kill() {
     kill_again_and_again("what_a_reader_saw_is_there_after_a_kill", limits);
 }
 
-/// A log so short that most of the kills come while the file is being replaced.
+/// A log so short that the file is replaced again and again.
 #[test]
 fn a_kill_while_the_file_is_replaced_takes_nothing() {
     let limits = Limits {

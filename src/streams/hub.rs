@@ -28,8 +28,8 @@ pub(super) trait Keep: fmt::Debug + Send {
     /// Keeps a frame, before anybody can read it. Where it fails, nothing of the frame is kept.
     fn keep(&mut self, frame: &[u8]) -> io::Result<()>;
 
-    /// The log has taken the frame, and may have forgotten others for it.
-    fn tidy(&mut self, log: &Log);
+    /// The log has taken the frame, and may have forgotten others for it. Where it fails, they are still kept.
+    fn tidy(&mut self, log: &Log) -> io::Result<()>;
 }
 
 #[derive(Debug)]
@@ -198,17 +198,19 @@ impl<W> Hub<W> {
             return Ok(None);
         }
         let Inner { log, keeper, .. } = &mut *inner;
-        let id = match keeper {
-            None => log.append(place, topic, data, |_| Ok(()))?,
+        let (id, tidied) = match keeper {
+            None => (log.append(place, topic, data, |_| Ok(()))?, Ok(())),
             Some(keeper) => {
                 let id = log.append(place, topic, data, |frame| keeper.keep(frame))?;
-                keeper.tidy(log);
-                id
+                (id, keeper.tidy(log))
             }
         };
         let wakers = inner.wakers();
         drop(inner);
         wake(wakers);
+        if let Err(error) = tidied {
+            tracing::warn!(%error, "the file of a log grows: it cannot be replaced by a shorter one");
+        }
         Ok(Some(id))
     }
 

@@ -141,14 +141,14 @@ impl Keep for Journal {
         Ok(())
     }
 
-    fn tidy(&mut self, log: &Log) {
+    fn tidy(&mut self, log: &Log) -> io::Result<()> {
         if self.length <= self.patience.max(2 * log.bytes() as u64 + SLACK) {
-            return;
+            return Ok(());
         }
-        if let Err(fault) = self.replace(log) {
-            tracing::warn!(%fault, "the file of a log grows: it cannot be replaced by a shorter one");
+        self.replace(log).map_err(|fault| {
             self.patience = 2 * self.length;
-        }
+            io::Error::other(fault)
+        })
     }
 }
 
