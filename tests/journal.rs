@@ -389,6 +389,21 @@ fn a_file_has_one_writer_until_its_streams_end() {
     assert!(matches!(next(&mut reader), Some(Next::End(_))));
 }
 
+/// A child has every file of its parent's until its program begins, and must not keep the lock.
+#[test]
+fn a_child_that_begins_meanwhile_keeps_no_lock() {
+    let (_directory, path) = place();
+    let children = thread::spawn(|| {
+        for _ in 0..100 {
+            assert!(Command::new("true").status().unwrap().success());
+        }
+    });
+    while !children.is_finished() {
+        open(&path).end(End::Shutdown);
+    }
+    children.join().unwrap();
+}
+
 /// Whoever opens the file while its last owner replaces it finds the one that is there then.
 #[test]
 fn a_number_is_one_writers_alone() {

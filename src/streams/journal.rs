@@ -41,8 +41,9 @@ impl<W> Hub<W> {
     ///
     /// # Errors
     ///
-    /// The file is not this user's alone, another process appends to it ([`Refused::Locked`]), it holds
-    /// something else than this log ([`Refused::Foreign`]), or it cannot be read and written.
+    /// The file is not this user's alone, another process appends to it ([`Refused::Locked`]: whoever takes over from
+    /// that one tries again), it holds something else than this log ([`Refused::Foreign`]), or it cannot be read and
+    /// written.
     ///
     /// # Panics
     ///
@@ -126,6 +127,13 @@ impl Journal {
         })?;
         (self.is_torn, self.patience) = (false, 0);
         Ok(())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing it would not do while a child that has just been forked has it open, too.
+        let _ = self.file.unlock();
     }
 }
 
