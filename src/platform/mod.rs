@@ -6,6 +6,17 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::*;
 
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+#[path = "linux.rs"]
+mod system;
+#[cfg(all(unix, any(not(target_os = "linux"), feature = "portable")))]
+#[path = "portable.rs"]
+mod system;
+#[cfg(all(unix, feature = "daemon"))]
+pub(crate) use system::give_memory_back;
+#[cfg(unix)]
+pub(crate) use system::{Process, TELLS_CHANGES, is_network_filesystem};
+
 #[cfg(not(unix))]
 compile_error!(
     "local-daemon runs on Unix systems; what Windows must do (owner-only ACLs, LockFileEx, MoveFileEx) is written in \

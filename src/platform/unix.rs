@@ -23,6 +23,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::system;
 use crate::{record::MAX_BYTES, state_dir::Refused};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -31,8 +32,8 @@ const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 /// not set (DIR-2).
 pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let home = || std::env::home_dir().filter(|home| home.is_absolute());
-    if cfg!(target_os = "macos") {
-        return Some(home()?.join("Library/Application Support"));
+    if let Some(below) = system::STATE_HOME {
+        return Some(home()?.join(below));
     }
     // The XDG specification tells readers to ignore a relative path.
     let xdg = env("XDG_STATE_HOME")
@@ -121,7 +122,8 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
-        return Err(Refused::Mode(mode.bits() & 0o777));
+        #[allow(clippy::useless_conversion, reason = "a mode has 16 bits on some systems")]
+        return Err(Refused::Mode(u32::from(mode.bits()) & 0o777));
     }
     Ok(())
 }
@@ -131,40 +133,6 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     // As with files: a umask may have taken the owner's bits.
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-}
-
-/// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
-pub(crate) fn is_network_filesystem(path: &Path) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        // statfs(2): NFS, SMB, CIFS, SMB2, AFS (kAFS and OpenAFS), Ceph, 9P, Coda, NCP, OCFS2, GFS2, Lustre.
-        const NETWORK: &[u32] = &[
-            0x6969,
-            0x517b,
-            0xff53_4d42,
-            0xfe53_4d42,
-            0x6b41_4653,
-            0x5346_414f,
-            0x00c3_6400,
-            0x0102_1997,
-            0x7375_7245,
-            0x564c,
-            0x7461_636f,
-            0x0116_1970,
-            0x0bd0_0bd0,
-        ];
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the magic has 32 bits"
-        )]
-        rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = path;
-        false
-    }
 }
 
 /// Creates a file that did not exist, 0600 from its first instant whatever the umask, writes it whole and flushes it
@@ -216,7 +184,7 @@ const READY_VARIABLE: &str = "LOCAL_DAEMON_READY_FD";
 /// directory `/`, standard streams null but for the log, no inherited descriptor but the readiness pipe, whose
 /// reading end is returned (CONN-28, CONN-30, CONN-31, CONN-32, CONN-33).
 pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<File> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (reader, writer) = io::pipe()?;
     let pipe = writer.as_raw_fd();
     command
         .current_dir("/")
@@ -245,7 +213,7 @@ pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<Fil
     // `spawn` returns once the daemon's exec succeeded or failed: the pipe that tells it is in the daemon.
     let mut child = command.spawn()?;
     child.wait()?;
-    Ok(File::from(reader))
+    Ok(File::from(OwnedFd::from(reader)))
 }
 
 /// Marks every descriptor from `first` on close-on-exec, so that the daemon keeps none of its caller's, and the
@@ -254,13 +222,8 @@ pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<Fil
 /// # Safety
 /// Async-signal-safe; meant for the time between fork and exec.
 unsafe fn close_on_exec_from(first: i32) {
-    #[cfg(target_os = "linux")]
-    {
-        let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
-        // SAFETY: a system call on plain numbers; close-on-exec takes nothing from this process.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
-            return;
-        }
+    if system::close_on_exec_range(first) {
+        return;
     }
     // SAFETY: as above; a number that is no descriptor answers EBADF.
     let most = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
@@ -305,74 +268,8 @@ pub(crate) fn write_no_core_dump() -> io::Result<()> {
     Ok(setrlimit(Resource::Core, limit)?)
 }
 
-/// Lets the system have what the allocator keeps of freed memory, where it keeps any.
-#[cfg(feature = "daemon")]
-pub(crate) fn give_memory_back() {
-    // SAFETY: the allocator takes its own locks, and touches nothing that is in use.
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Opens a file for appending, 0600, without following links: the log of a detached daemon.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(path, flags, OWNER_ONLY)?))
-}
-
-/// A hold on one process that a later process with the same pid does not inherit.
-#[derive(Debug)]
-pub(crate) struct Process {
-    #[cfg(target_os = "linux")]
-    fd: OwnedFd,
-    #[cfg(not(target_os = "linux"))]
-    pid: rustix::process::Pid,
-}
-
-impl Process {
-    pub(crate) fn open(pid: std::num::NonZeroU32) -> io::Result<Self> {
-        let pid = i32::try_from(pid.get())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
-        #[cfg(target_os = "linux")]
-        return Ok(Self {
-            fd: rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?,
-        });
-        #[cfg(not(target_os = "linux"))]
-        Ok(Self { pid })
-    }
-
-    pub(crate) fn kill(&self) -> io::Result<()> {
-        let signal = rustix::process::Signal::KILL;
-        #[cfg(target_os = "linux")]
-        let sent = rustix::process::pidfd_send_signal(&self.fd, signal);
-        #[cfg(not(target_os = "linux"))]
-        let sent = rustix::process::kill_process(self.pid, signal);
-        Ok(sent?)
-    }
-
-    /// Waits until the process has ended, a zombie included; `false`: it still runs after `bound`.
-    pub(crate) fn wait(&self, bound: Duration) -> io::Result<bool> {
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let bound = Timespec::try_from(bound).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            Ok(poll(&mut fds, Some(&bound))? > 0)
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            // Where a process cannot be waited for unless it is a child, it is looked at again and again.
-            let ends = std::time::Instant::now() + bound;
-            while rustix::process::test_kill_process(self.pid).is_ok() {
-                if std::time::Instant::now() >= ends {
-                    return Ok(false);
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(true)
-        }
-    }
 }

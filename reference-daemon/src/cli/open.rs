@@ -22,12 +22,8 @@ use crate::error::Error;
 
 /// The variable that names browsers, as other programs read it: `firefox`, or `w3m %s:lynx`.
 const BROWSER: &str = "BROWSER";
-/// What opens a file with the program that the desktop has for it.
-const OPENER: &str = if cfg!(target_os = "macos") {
-    "open"
-} else {
-    "xdg-open"
-};
+/// What opens a file with the program that the desktop has for it: freedesktop's, macOS's.
+const OPENERS: [&str; 2] = ["xdg-open", "open"];
 /// How soon a program that cannot open a file has said so. One that is still there then is a browser.
 const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
@@ -39,7 +35,7 @@ Examples:
 
 The page gets a token of its own, which ends with the daemon. It is let in by a ticket that works once and for
 30 seconds, in a file that only you can read and that is gone a minute later. Without --browser, $BROWSER is what
-opens that file, or else the desktop's own choice (xdg-open). A daemon is started where none runs, as by connect.";
+opens that file, or else the desktop's own choice (xdg-open, open). A daemon is started where none runs, as by connect.";
 
 const HANDOFF_NOTES: &str = "\
 Example:
@@ -170,7 +166,7 @@ fn candidates(browser: Option<&OsStr>) -> Vec<Vec<OsString>> {
     let mut programs: Vec<_> = named.split(':').map(words).collect();
     programs.retain(|words| !words.is_empty());
     if programs.is_empty() {
-        programs.push(vec![OPENER.into()]);
+        programs.extend(OPENERS.map(|opener| vec![opener.into()]));
     }
     programs
 }
@@ -242,8 +238,8 @@ mod tests {
     #[test]
     fn browser_is_a_list_of_commands() {
         for (browser, expected) in [
-            ("", &[&[OPENER, "F"][..]][..]),
-            (" : ", &[&[OPENER, "F"]]),
+            ("", &[&["xdg-open", "F"][..], &["open", "F"]][..]),
+            (" : ", &[&["xdg-open", "F"], &["open", "F"]]),
             ("firefox", &[&["firefox", "F"]]),
             (
                 "w3m -T  text/html %s -x:/usr/bin/lynx",

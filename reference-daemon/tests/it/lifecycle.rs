@@ -258,8 +258,9 @@ fn a_reader_that_has_gone_is_no_panic() {
     until("it serves all the same", || {
         (home.locald(&["connect", "--no-spawn"]).code == 0).then_some(())
     });
+    let reaped = std::thread::spawn(move || child.wait());
     assert_eq!(home.locald(&["stop"]).code, 0);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(reaped.join().unwrap().unwrap().code(), Some(0));
 }
 
 #[test]

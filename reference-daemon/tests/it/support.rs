@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -176,9 +176,11 @@ impl Output {
     }
 }
 
-/// A child of the test.
+/// A child of the test. It is reaped as soon as it ends, as by a supervisor: to whoever has only its pid, a zombie is
+/// still there.
 pub(crate) struct Foreground {
-    child: Child,
+    pid: Pid,
+    end: Arc<Mutex<Option<ExitStatus>>>,
     log: Arc<Mutex<String>>,
     lines: mpsc::Receiver<()>,
 }
@@ -196,7 +198,11 @@ impl Foreground {
                 let _ = sender.send(());
             }
         });
-        Self { child, log, lines }
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let end: Arc<Mutex<Option<ExitStatus>>> = Arc::default();
+        let ended = Arc::clone(&end);
+        thread::spawn(move || *ended.lock().unwrap() = child.wait().ok());
+        Self { pid, end, log, lines }
     }
 
     pub(crate) fn log(&self) -> String {
@@ -214,7 +220,7 @@ impl Foreground {
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+        self.pid
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -223,18 +229,19 @@ impl Foreground {
 
     /// The exit status, once it ends by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        until("the daemon ends", || self.child.try_wait().unwrap())
+        until("the daemon ends", || *self.end.lock().unwrap())
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.end.lock().unwrap().is_none()
     }
 }
 
 impl Drop for Foreground {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if self.is_alive() {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+//! What Linux has beyond other Unix systems.
+#![allow(unsafe_code)]
+
+use std::{io, num::NonZeroU32, os::fd::OwnedFd, path::Path, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Below the home, where per-user state lives whatever the environment says.
+pub(super) const STATE_HOME: Option<&str> = None;
+
+/// Whether the state directory's changes are told.
+pub(crate) const TELLS_CHANGES: bool = true;
+
+/// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
+pub(crate) fn is_network_filesystem(path: &Path) -> bool {
+    // statfs(2): NFS, SMB, CIFS, SMB2, AFS (kAFS and OpenAFS), Ceph, 9P, Coda, NCP, OCFS2, GFS2, Lustre.
+    const NETWORK: &[u32] = &[
+        0x6969,
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x6b41_4653,
+        0x5346_414f,
+        0x00c3_6400,
+        0x0102_1997,
+        0x7375_7245,
+        0x564c,
+        0x7461_636f,
+        0x0116_1970,
+        0x0bd0_0bd0,
+    ];
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the magic has 32 bits"
+    )]
+    rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
+}
+
+/// Marks every descriptor from `first` on close-on-exec; whether the kernel could. Async-signal-safe.
+pub(super) fn close_on_exec_range(first: i32) -> bool {
+    let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
+    // SAFETY: a system call on plain numbers; close-on-exec takes nothing from this process.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
+}
+
+/// Lets the system have what the allocator keeps of freed memory, where it keeps any.
+#[cfg(feature = "daemon")]
+pub(crate) fn give_memory_back() {
+    // SAFETY: the allocator takes its own locks, and touches nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// A hold on one process that a later process with the same pid does not inherit.
+#[derive(Debug)]
+pub(crate) struct Process(OwnedFd);
+
+impl Process {
+    pub(crate) fn open(pid: NonZeroU32) -> io::Result<Self> {
+        let pid = i32::try_from(pid.get()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
+    }
+
+    /// Waits until the process has ended, a zombie included; `false`: it still runs after `bound`.
+    pub(crate) fn wait(&self, bound: Duration) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let bound = Timespec::try_from(bound).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut fds, Some(&bound))? > 0)
+    }
+}
