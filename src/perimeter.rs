@@ -30,8 +30,8 @@ use http::{
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL,
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, UPGRADE, VARY, WWW_AUTHENTICATE,
-        X_CONTENT_TYPE_OPTIONS,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE,
+        VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
     uri::{PathAndQuery, Scheme},
 };
@@ -168,6 +168,14 @@ impl Guard {
         let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
         if headers.iter().map(line).sum::<usize>() > MAX_HEADER_BYTES {
             return Err(Refusal::HeadersTooLarge);
+        }
+        // Whoever stood between would see another end of such a body.
+        if headers
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .any(|value| !is_chunked(value))
+        {
+            return Err(Refusal::UnknownCoding);
         }
         // PER-7: whatever the path and the method are.
         let is_own = |name: &[u8]| is_own_host(name, self.identity.port());
@@ -391,6 +399,19 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
+/// Whether a list of transfer codings is `chunked` and nothing else; empty elements count for nothing (RFC 9110, 5.6.1).
+fn is_chunked(codings: &HeaderValue) -> bool {
+    let elements = codings
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii);
+    let mut named = elements.filter(|coding| !coding.is_empty());
+    named
+        .next()
+        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+        && named.next().is_none()
+}
+
 /// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
 fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
     let is_host = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == Some(host);
@@ -556,6 +577,7 @@ impl Door {
 /// Why the guard does not let a request through.
 #[derive(Clone, Copy)]
 enum Refusal {
+    UnknownCoding,
     ForeignHost,
     ForeignOrigin,
     Unauthorized,
@@ -582,6 +604,11 @@ impl Refusal {
     /// Status, stable code, and a sentence for people.
     const fn describe(self) -> (StatusCode, &'static str, &'static str) {
         match self {
+            Self::UnknownCoding => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "A body comes as it is, or in chunks: no other transfer coding is understood.",
+            ),
             Self::ForeignHost => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected",

@@ -995,6 +995,20 @@ async fn header_section_beyond_the_limit_is_431_before_anything_else_is_judged()
 }
 
 #[tokio::test]
+async fn no_transfer_coding_but_chunked_is_understood() {
+    let status = async |coding| {
+        let request = authorized("POST", "/v1/echo", &[("transfer-encoding", coding)]);
+        ask_new(request).await.status()
+    };
+    for coding in ["gzip, chunked", "chunked, chunked", "identity", "", ","] {
+        assert_eq!(status(coding).await, StatusCode::BAD_REQUEST, "{coding}");
+    }
+    for coding in ["chunked", ", CHUNKED ,"] {
+        assert_ne!(status(coding).await, StatusCode::BAD_REQUEST, "{coding}");
+    }
+}
+
+#[tokio::test]
 async fn extractors_refusals_become_problems() {
     let service = guard(&daemon()).layer(Router::new().route(
         "/number",

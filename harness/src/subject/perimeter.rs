@@ -180,7 +180,7 @@ impl Request {
                 let first = length.split(',').next().unwrap_or_default();
                 Ok(Some(first.trim().parse().map_err(|_| INVALID)?))
             }
-            (Some(coding), None, None, _) if coding.eq_ignore_ascii_case(b"chunked") => Ok(None),
+            (Some(codings), None, None, _) if is_chunked(codings) => Ok(None),
             (None, Some(length), _, None) if length.iter().all(u8::is_ascii_digit) && !length.is_empty() => {
                 // A number that is none of a machine's is too large, not invalid.
                 let length = std::str::from_utf8(length).map_err(|_| INVALID)?;
@@ -380,6 +380,13 @@ impl Incoming {
         let rest = self.buffer.split_off(length);
         Ok(std::mem::replace(&mut self.buffer, rest))
     }
+}
+
+/// Whether a list of codings names `chunked`, once, and no other; a list may have empty elements.
+fn is_chunked(codings: &[u8]) -> bool {
+    let named = codings.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let named: Vec<&[u8]> = named.filter(|coding| !coding.is_empty()).collect();
+    matches!(named[..], [coding] if coding.eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether a name is one of the three that the daemon has.

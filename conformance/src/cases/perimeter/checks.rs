@@ -471,6 +471,11 @@ fn malformed(live: &Live, method: &str, path: &str, body: &str) -> Vec<(String, 
         ),
         in_chunks("an unknown coding", "Transfer-Encoding: xchunked", &chunked),
         in_chunks(
+            "chunked, and another coding before it",
+            "Transfer-Encoding: gzip, chunked",
+            &chunked,
+        ),
+        in_chunks(
             "chunked, and another coding after it",
             "Transfer-Encoding: chunked, identity",
             &chunked,
