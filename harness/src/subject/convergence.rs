@@ -113,16 +113,10 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
             | WatchMask::MOVE_SELF;
         let _ = inotify.watches().add(daemon.directory.path(), changes);
     }
+    let mut since = Instant::now();
     loop {
         daemon.follow_files();
-        if let Some(reason) = look(daemon) {
-            daemon.stand_down(reason);
-        }
-        if let Some(reason) = daemon.standing_down() {
-            return reason;
-        }
-        let since = Instant::now();
-        wait(daemon, notified.as_mut());
+        // Wherever it was stopped, this comes before its next look.
         if since.elapsed() > Duration::from_millis(400) {
             if broken("CONV-7.republishes") {
                 let _ = publish(&daemon.directory, &daemon.record, || false);
@@ -130,6 +124,14 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
                 sleep(LATE);
             }
         }
+        since = Instant::now();
+        if let Some(reason) = look(daemon) {
+            daemon.stand_down(reason);
+        }
+        if let Some(reason) = daemon.standing_down() {
+            return reason;
+        }
+        wait(daemon, notified.as_mut());
     }
 }
 
