@@ -65,11 +65,13 @@ fn in_child(setup: Setup) -> io::Result<()> {
     }
     if setup.core_dumps {
         let most = process::getrlimit(process::Resource::Core).maximum;
-        let limit = Rlimit {
+        let up_to = |most| Rlimit {
             current: most,
             maximum: most,
         };
-        process::setrlimit(process::Resource::Core, limit)?;
+        // Root may have more than it was given.
+        process::setrlimit(process::Resource::Core, up_to(None))
+            .or_else(|_| process::setrlimit(process::Resource::Core, up_to(most)))?;
     }
     Ok(())
 }

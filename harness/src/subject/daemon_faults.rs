@@ -200,7 +200,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
     fault(
         "CRED-4.copies",
-        "looks whether there is one, and then copies into the name",
+        "looks whether there is one, copies into the name, and goes by its own",
     ),
     fault(
         "CRED-4.not-adopted",

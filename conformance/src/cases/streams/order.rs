@@ -115,6 +115,8 @@ pub(super) fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     }
     let marker = Poster::new(stage, &live)?.note(stage, "\"the last\"")?;
     late.truncate(20);
+    // One that has everything before it, and gets it in as few pieces as the daemon likes.
+    late.push(from_the_beginning(stage, &live, "")?);
     stage.observed(format!("{} streams, {} notes", 3 + late.len(), WRITERS * EACH));
     // The first was read a little before.
     for (place, stream) in streams.iter_mut().chain(&mut late).enumerate() {
