@@ -1,8 +1,8 @@
 //! A daemon under load and under faults, for as long as wanted: what the suite's cases look at once, looked at a thousand
 //! times, by chance and all at the same time.
 //!
-//! One daemon serves requests for the whole time ([`load`]), and is [struck](strikes) meanwhile by what it has to outlive.
-//! Beside it others are started and broken in ways that they may die of ([`faults`]); then the next start has to recover.
+//! One daemon serves requests for the whole time (load), and is struck meanwhile by what it has to outlive.
+//! Beside it others are started and broken in ways that they may die of; then the next start has to recover.
 
 mod faults;
 mod load;
