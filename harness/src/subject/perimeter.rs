@@ -137,6 +137,8 @@ impl Request {
             _ if length - line > HEADERS && !broken("PER-30.any-header") => Some(HEADERS_TOO_LARGE),
             _ => None,
         };
+        // No client sends a fragment; many servers drop one.
+        let target = target.split('#').next().unwrap_or_default();
         let (authority, origin_form) = match target.strip_prefix("http://") {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
