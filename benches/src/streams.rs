@@ -3,17 +3,12 @@
 //! `ci/bench streams` runs it. Server and readers are two processes, and rounds alternate between the two servers, so that
 //! what else the machine does meets both. It is no test: it prints what it measured.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that cannot be made ends with what was in its way"
-)]
-
 mod readers;
 mod server;
 
 use std::time::Duration;
 
-use crate::{
+use self::{
     readers::Readers,
     server::{Kind, Server},
 };
@@ -23,15 +18,9 @@ const EVENTS: u32 = 100_000;
 /// How many pairs of rounds a row is the median of.
 const ROUNDS: usize = 7;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("serve") => server::serve(&arguments[1..]),
-        _ => table(),
-    }
-}
+pub(crate) use server::serve;
 
-fn table() {
+pub(crate) fn table() {
     raise_descriptors();
     println!("A burst of {EVENTS} events, medians of {ROUNDS} pairs of rounds.\n");
     println!("| Subscribers | Floor, million events/s | Ours, million events/s | Ratio | Goal |");

@@ -50,7 +50,7 @@ impl Server {
         // The daemon makes it, with the mode that it wants.
         let state_dir = folder.path().join("state");
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg("serve")
+            .arg("serve-streams")
             .args([format!("{kind:?}"), most.to_string()])
             .arg(&state_dir)
             .stdin(Stdio::piped())
@@ -138,7 +138,7 @@ async fn told() {
 /// Appends the burst.
 async fn burst(mut append: impl FnMut(u32)) {
     told().await;
-    for number in 1..=crate::EVENTS {
+    for number in 1..=super::EVENTS {
         append(number);
         if number % TURN == 0 {
             tokio::task::yield_now().await;

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use crate::server::Server;
+use super::server::Server;
 
 /// Long enough for the last frame and what follows it.
 const TAIL: usize = 256;
@@ -39,7 +39,7 @@ impl Readers {
 
     /// Reads until each stream has had the last event.
     pub(crate) fn read_all(&mut self) {
-        let last = format!("-{}\nevent: ", crate::EVENTS).into_bytes();
+        let last = format!("-{}\nevent: ", super::EVENTS).into_bytes();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         for (place, stream) in self.streams.iter().enumerate() {
             stream.set_nonblocking(true).unwrap();

@@ -1,0 +1,31 @@
+//! Measures, and prints ratios as tables in Markdown: `ci/bench` runs it, and `BENCHMARKS.md` quotes it.
+//!
+//! Nothing of it is a test: it gates nothing. What is compared takes turns in one run, so that whatever else the machine does
+//! meets both; figures are medians.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that cannot be made ends with what was in its way"
+)]
+
+mod contestant;
+mod peers;
+mod streams;
+mod timing;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("peers") => peers::table(),
+        Some("streams") => streams::table(),
+        Some("timing") => timing::table(),
+        Some("serve-streams") => streams::serve(&arguments[1..]),
+        _ => {
+            eprintln!("bench peers|streams|timing");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,3 @@
+//! Other people's daemons, where they are installed, beside ours and the floor.
+
+pub(crate) fn table() {}
