@@ -19,6 +19,8 @@ pub(crate) struct Wire {
     pub(crate) request: Vec<u8>,
     /// Whether what came so far is the whole answer.
     pub(crate) is_whole: fn(&[u8]) -> bool,
+    /// Whether the daemon speaks first, in the form of an answer.
+    pub(crate) greets: bool,
 }
 
 /// A daemon with its client and a home of its own. Dropped, it ends what it started.
@@ -37,6 +39,17 @@ pub(crate) trait Contestant {
 
     /// What the running daemon is asked over its socket, where a client could be written in an hour.
     fn wire(&self) -> Option<Wire>;
+
+    /// Where the daemon writes: only what the next start does not need.
+    fn state_dir(&self) -> PathBuf;
+
+    /// Takes off what an ended daemon has left.
+    fn forget(&self) {
+        let entries = fs::read_dir(self.state_dir());
+        for path in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+        }
+    }
 
     /// Ends whatever daemon runs, and waits until it is gone.
     fn end(&self) {
@@ -117,11 +130,6 @@ impl Ours {
         Self { home }
     }
 
-    /// The daemon makes it, with the mode that it wants.
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.home.path().join("state")
-    }
-
     pub(crate) fn locald(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(beside().join("locald"));
         command
@@ -150,6 +158,11 @@ impl Contestant for Ours {
         processes_with(&self.state_dir())
     }
 
+    /// The daemon makes it, with the mode that it wants.
+    fn state_dir(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
     fn wire(&self) -> Option<Wire> {
         let record = fs::read(self.state_dir().join("daemon.json")).ok()?;
         let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
@@ -174,6 +187,7 @@ impl Wire {
             address,
             request,
             is_whole: is_whole_http,
+            greets: false,
         }
     }
 }
@@ -243,6 +257,10 @@ impl Contestant for Floor {
 
     fn daemons(&self) -> Vec<u32> {
         processes_with(self.home.path())
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.home.path().to_owned()
     }
 
     fn wire(&self) -> Option<Wire> {

@@ -9,6 +9,7 @@
 )]
 
 mod contestant;
+mod measure;
 mod peers;
 mod streams;
 mod timing;

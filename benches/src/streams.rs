@@ -12,6 +12,7 @@ use self::{
     readers::Readers,
     server::{Kind, Server},
 };
+use crate::measure::Turns;
 
 /// How many events a burst has.
 const EVENTS: u32 = 100_000;
@@ -30,39 +31,27 @@ pub(crate) fn table() {
             || burst(Kind::Floor, subscribers, 0),
             || burst(Kind::Ours, subscribers, 0),
         );
-        println!("| {subscribers} | {} | ≥ 0.8 |", cells(both, subscribers));
+        println!("| {subscribers} | {} | ≥ 0.8 |", cells(&both, subscribers));
     }
     println!(
         "\n| Readers | Alone, million events/s | Beside a stopped one, million events/s | Ratio | Goal |"
     );
     println!("|---|---|---|---|---|");
     let both = pairs(|| burst(Kind::Ours, 999, 0), || burst(Kind::Ours, 999, 1));
-    println!("| 999 | {} | 1 |", cells(both, 999));
+    println!("| 999 | {} | 1 |", cells(&both, 999));
     memory();
 }
 
-/// The median times of both, which take turns, and the median of how the one is to the other.
-fn pairs(one: impl Fn() -> Duration, other: impl Fn() -> Duration) -> (Duration, Duration, f64) {
-    let mut times = [Vec::new(), Vec::new()];
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let (one, other) = (one(), other());
-        ratios.push(one.as_secs_f64() / other.as_secs_f64());
-        times[0].push(one);
-        times[1].push(other);
-    }
-    for times in &mut times {
-        times.sort_unstable();
-    }
-    ratios.sort_by(f64::total_cmp);
-    (times[0][ROUNDS / 2], times[1][ROUNDS / 2], ratios[ROUNDS / 2])
+/// The times of both, which take turns.
+fn pairs(one: impl FnMut() -> Duration, other: impl FnMut() -> Duration) -> Turns {
+    Turns::take(ROUNDS, vec![Box::new(one), Box::new(other)])
 }
 
 /// Both as rates of delivery, and their ratio.
-fn cells((one, other, ratio): (Duration, Duration, f64), subscribers: u32) -> String {
+fn cells(both: &Turns, subscribers: u32) -> String {
     let delivered = f64::from(EVENTS) * f64::from(subscribers) / 1e6;
-    let rate = |time: Duration| delivered / time.as_secs_f64();
-    format!("{:.2} | {:.2} | {ratio:.2}", rate(one), rate(other))
+    let rate = |task| delivered / both.median(task).as_secs_f64();
+    format!("{:.2} | {:.2} | {:.2}", rate(0), rate(1), both.ratio(0, 1))
 }
 
 /// How long a burst takes from its begin to the last byte at the last reader.

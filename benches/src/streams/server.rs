@@ -18,6 +18,8 @@ use local_daemon::{
 use serde_json::json;
 use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::watch};
 
+use crate::measure::memory_kb;
+
 /// What a connection is written at most at a time, in bytes.
 const WRITE: usize = 32 * 1024;
 /// How many events are appended before others get their turn.
@@ -84,9 +86,7 @@ impl Server {
 
     /// Anonymous memory, in kB.
     pub(crate) fn anonymous_kb(&self) -> u64 {
-        let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
-        let line = smaps.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        memory_kb(self.child.id(), "Anonymous")
     }
 }
 
