@@ -9,6 +9,7 @@
 )]
 
 mod contestant;
+mod goals;
 mod measure;
 mod peers;
 mod streams;
@@ -19,12 +20,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
+        Some("goals") => goals::table(),
         Some("peers") => peers::table(),
         Some("streams") => streams::table(),
         Some("timing") => timing::table(),
+        Some("serve-requests") => goals::serve(&arguments[1..]),
         Some("serve-streams") => streams::serve(&arguments[1..]),
         _ => {
-            eprintln!("bench peers|streams|timing");
+            eprintln!("bench goals|peers|streams|timing");
             return ExitCode::from(2);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
-    process::{Command, ExitStatus, Stdio},
+    process::{ChildStdout, Command, ExitStatus, Stdio},
     sync::Barrier,
     time::{Duration, Instant},
 };
@@ -169,6 +169,8 @@ pub(crate) struct End {
     /// None where it had to be killed.
     pub(crate) status: Option<ExitStatus>,
     pub(crate) took: Duration,
+    /// What it printed.
+    pub(crate) answer: Vec<u8>,
 }
 
 impl End {
@@ -177,12 +179,12 @@ impl End {
     }
 }
 
-/// Runs a client, all output thrown away, and kills it when its time is over.
+/// Runs a client that prints little, and kills it when its time is over.
 pub(crate) fn run_within(limit: Duration, mut client: Command) -> End {
     let began = Instant::now();
     let mut child = client
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -198,7 +200,16 @@ pub(crate) fn run_within(limit: Duration, mut client: Command) -> End {
     End {
         status: has_ended.then_some(status),
         took,
+        answer: printed(child.stdout.take().unwrap()),
     }
+}
+
+/// What stands in a pipe by now: a daemon that the client has started may hold its other end for long.
+fn printed(mut pipe: ChildStdout) -> Vec<u8> {
+    rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+    let mut printed = Vec::new();
+    let _ = pipe.read_to_end(&mut printed);
+    printed
 }
 
 /// What became of many clients that came at the same moment, when there was no daemon.
@@ -206,6 +217,8 @@ pub(crate) fn run_within(limit: Duration, mut client: Command) -> End {
 pub(crate) struct Crowd {
     /// How many ended well.
     pub(crate) served: usize,
+    /// What each of them printed.
+    pub(crate) answers: Vec<Vec<u8>>,
     /// From when all were let go to the end of the last.
     pub(crate) slowest: Duration,
     /// How many daemons there were then.
@@ -237,6 +250,7 @@ pub(crate) fn crowd(contestant: &dyn Contestant, clients: usize, settle: Duratio
     std::thread::sleep(settle);
     Crowd {
         served: ends.iter().filter(|end| end.is_success()).count(),
+        answers: ends.into_iter().map(|end| end.answer).collect(),
         slowest,
         daemons,
         settled: contestant.daemons().len(),

@@ -1,0 +1,92 @@
+//! What is to be reached, each beside the floor of the same run: a table with a line a goal.
+
+mod hostile;
+mod presence;
+mod processes;
+mod requests;
+
+use std::time::Duration;
+
+pub(crate) use requests::serve;
+
+/// One line of the table.
+#[derive(Debug)]
+struct Row {
+    what: String,
+    floor: String,
+    ours: String,
+    ratio: Option<f64>,
+    goal: String,
+    is_met: bool,
+}
+
+impl Row {
+    /// Two times, of which the first may be so many times the other at most.
+    fn at_most(
+        what: impl Into<String>,
+        ours: Duration,
+        floor: Duration,
+        ratio: f64,
+        goal: f64,
+        than: &str,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            floor: time(floor),
+            ours: time(ours),
+            ratio: Some(ratio),
+            goal: format!("≤ {goal} × {than}"),
+            is_met: ratio <= goal,
+        }
+    }
+
+    /// Something that is so or not, compared with nothing.
+    fn alone(
+        what: impl Into<String>,
+        ours: impl Into<String>,
+        goal: impl Into<String>,
+        is_met: bool,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            floor: "–".to_owned(),
+            ours: ours.into(),
+            ratio: None,
+            goal: goal.into(),
+            is_met,
+        }
+    }
+}
+
+/// Prints each part as soon as it is measured.
+pub(crate) fn table() {
+    println!("| What | Compared with | Ours | Ratio | Goal | Met |\n|---|---|---|---|---|---|");
+    for part in [processes::rows, requests::rows, hostile::rows, presence::rows] {
+        for row in part() {
+            let ratio = row
+                .ratio
+                .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+            let is_met = if row.is_met { "yes" } else { "**no**" };
+            let Row {
+                what,
+                floor,
+                ours,
+                goal,
+                ..
+            } = row;
+            println!("| {what} | {floor} | {ours} | {ratio} | {goal} | {is_met} |");
+        }
+    }
+}
+
+/// A time with the unit that suits it.
+fn time(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1e-3 {
+        format!("{:.1} µs", seconds * 1e6)
+    } else if seconds < 1.0 {
+        format!("{:.2} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.2} s")
+    }
+}
