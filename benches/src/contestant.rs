@@ -19,8 +19,9 @@ pub(crate) struct Wire {
     pub(crate) request: Vec<u8>,
     /// Whether what came so far is the whole answer.
     pub(crate) is_whole: fn(&[u8]) -> bool,
-    /// Whether the daemon speaks first, in the form of an answer.
-    pub(crate) greets: bool,
+    /// What is sent before the first request, where a connection has to begin so, and is answered too. Empty where the
+    /// daemon speaks first.
+    pub(crate) hello: Option<Vec<u8>>,
 }
 
 /// A daemon with its client and a home of its own. Dropped, it ends what it started.
@@ -33,6 +34,11 @@ pub(crate) trait Contestant {
     /// A client that finds the daemon or starts it, and ends with its first answer. Where there is no such client, the
     /// daemon is started and asked until it answers.
     fn connect(&self) -> Command;
+
+    /// Whether `connect` is a client that looks for a daemon before it starts one.
+    fn has_launcher(&self) -> bool {
+        true
+    }
 
     /// The daemons that run, by their process ids.
     fn daemons(&self) -> Vec<u32>;
@@ -80,12 +86,21 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// The processes whose command line has this argument: a home's path is nobody else's.
 pub(crate) fn processes_with(argument: &Path) -> Vec<u32> {
-    let wanted = argument.as_os_str().as_encoded_bytes();
-    let is_wanted = |process: &u32| {
-        let arguments = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        arguments.split(|&byte| byte == 0).any(|one| one == wanted)
+    processes_where("cmdline", argument.as_os_str().as_encoded_bytes())
+}
+
+/// The processes that were started with this variable, `NAME=VALUE`.
+pub(crate) fn processes_in(variable: &str) -> Vec<u32> {
+    processes_where("environ", variable.as_bytes())
+}
+
+/// The processes of which a list of the kernel's (`/proc/PID/FILE`) has this item.
+fn processes_where(file: &str, item: &[u8]) -> Vec<u32> {
+    let has_it = |process: &u32| {
+        let items = fs::read(format!("/proc/{process}/{file}")).unwrap_or_default();
+        items.split(|&byte| byte == 0).any(|one| one == item)
     };
-    processes().filter(is_wanted).collect()
+    processes().filter(has_it).collect()
 }
 
 /// All processes of this host.
@@ -187,7 +202,7 @@ impl Wire {
             address,
             request,
             is_whole: is_whole_http,
-            greets: false,
+            hello: None,
         }
     }
 }

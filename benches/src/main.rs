@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Some("streams") => streams::table(),
         Some("timing") => timing::table(),
         Some("serve-requests") => goals::serve(&arguments[1..]),
+        Some("start-peer") => peers::start(&arguments[1..]),
         Some("serve-streams") => streams::serve(&arguments[1..]),
         _ => {
             eprintln!("bench goals|peers|streams|timing");

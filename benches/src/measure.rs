@@ -74,7 +74,7 @@ pub(crate) fn clients(rounds: usize, clients: &[&dyn Fn() -> Command]) -> Turns 
             .iter()
             .map(|client| -> Task { Box::new(|| run(client())) })
     };
-    tasks().for_each(|mut task| drop(task()));
+    Turns::take(1, tasks().collect());
     Turns::take(rounds, tasks().collect())
 }
 
@@ -115,7 +115,8 @@ impl<'a> Connection<'a> {
         };
         let answer = Vec::with_capacity(64 * 1024);
         let mut connection = Self { wire, stream, answer };
-        if wire.greets {
+        if let Some(hello) = &wire.hello {
+            connection.stream.write_all(hello)?;
             connection.read()?;
         }
         Ok(connection)
@@ -257,27 +258,38 @@ pub(crate) fn crowd(contestant: &dyn Contestant, clients: usize, settle: Duratio
     }
 }
 
-/// What the next client does where the daemon is stopped.
+/// What the next client does where the daemon cannot answer.
 #[derive(Debug)]
-pub(crate) struct Stopped {
+pub(crate) struct Next {
     pub(crate) end: End,
     /// Whether another daemon runs then.
     pub(crate) is_replaced: bool,
 }
 
-/// Stops the running daemons as a debugger would, lets a client connect that has so much time, and ends all of them.
-pub(crate) fn stopped(contestant: &dyn Contestant, limit: Duration) -> Stopped {
-    let stopped = contestant.daemons();
-    for &daemon in &stopped {
+/// Lets a client connect that has so much time. Where that ends well beside the same daemons it may have asked none of them;
+/// then it is the client that only asks which counts, as it is where no client starts a daemon. None where there is neither.
+fn next(contestant: &dyn Contestant, limit: Duration) -> Option<Next> {
+    let before = contestant.daemons();
+    let is_replaced = || contestant.daemons().iter().any(|daemon| !before.contains(daemon));
+    let connected = contestant
+        .has_launcher()
+        .then(|| run_within(limit, contestant.connect()));
+    let is_replaced = is_replaced();
+    let end = match connected {
+        Some(end) if is_replaced || !end.is_success() => end,
+        _ => run_within(limit, contestant.ask()?),
+    };
+    Some(Next { end, is_replaced })
+}
+
+/// Stops the running daemon as a debugger would, and shows it to the next client. All daemons are ended.
+pub(crate) fn stopped(contestant: &dyn Contestant, limit: Duration) -> Option<Next> {
+    for daemon in contestant.daemons() {
         kill(daemon, Signal::STOP);
     }
-    let end = run_within(limit, contestant.connect());
-    let is_replaced = contestant
-        .daemons()
-        .iter()
-        .any(|daemon| !stopped.contains(daemon));
+    let next = next(contestant, limit);
     contestant.end();
-    Stopped { end, is_replaced }
+    next
 }
 
 /// What a process takes that is asked nothing.
