@@ -2,12 +2,13 @@
 //! asks one question needs no runtime. It writes no record and removes none (CONV-29).
 
 use std::{
+    cell::OnceCell,
     ffi::OsString,
     fmt,
-    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,7 +24,6 @@ use crate::{
     proof::{self, Handshake, Nonce},
     record::{Invalid, MAX_BYTES},
     state_dir::{self, NoHome},
-    watch,
 };
 
 /// How long one handshake may take (HS-24).
@@ -192,19 +192,15 @@ struct Run<'a> {
     /// The record whose daemon did not answer in time.
     hung: Option<Registration>,
     lock: Option<std::fs::File>,
-    /// Change notification and the child's word, from the first wait on.
-    news: Option<News>,
+    /// Change notification, from before the first spawn or wait on; where it cannot be had, the machine looks by itself.
+    watch: OnceCell<Option<platform::Watch>>,
+    /// Where the child speaks, and what it has said of a line so far.
+    pipe: Option<(std::fs::File, Vec<u8>)>,
     child: Child,
 }
 
-struct News {
-    receiver: Receiver<Word>,
-    sender: Sender<Word>,
-    _watcher: Option<notify::RecommendedWatcher>,
-}
-
+/// What a child says on its readiness pipe, or its silence when it ends (CONN-27, CONN-28).
 enum Word {
-    Changed,
     Done,
     Failed(String),
 }
@@ -226,7 +222,8 @@ impl<'a> Run<'a> {
             proven: None,
             hung: None,
             lock: None,
-            news: None,
+            watch: OnceCell::new(),
+            pipe: None,
             child: Child::Silent,
         }
     }
@@ -323,7 +320,7 @@ impl<'a> Run<'a> {
                 "three daemons in the last minute did not become ready; the last said: {error}"
             ));
         }
-        let sender = self.news().sender.clone();
+        self.watch();
         let log_path = state_dir.file(state_dir::LOG);
         let log = state_dir
             .open_log()
@@ -338,49 +335,62 @@ impl<'a> Run<'a> {
             state_dir.note_failure(&error);
             error
         })?;
-        std::thread::spawn(move || sender.send(child_word(pipe, &log_path)));
+        self.pipe = Some((pipe, Vec::new()));
         Ok(())
     }
 
-    fn news(&mut self) -> &News {
-        self.news.get_or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel();
-            let changed = sender.clone();
-            let watcher = watch::watch(self.client.state_dir.path(), move || {
-                // The receiver is gone when the call is over.
-                let _ = changed.send(Word::Changed);
-            });
-            News {
-                receiver,
-                sender,
-                _watcher: watcher,
-            }
-        })
+    fn watch(&self) -> Option<&platform::Watch> {
+        let directory = self.client.state_dir.path();
+        let watch = self.watch.get_or_init(|| platform::Watch::of(directory).ok());
+        watch.as_ref()
     }
 
     fn wait(&mut self, bound: Duration) -> Observed {
         let bound = bound.min(self.left());
         let began = Instant::now();
-        let mut word = self.news().receiver.recv_timeout(bound);
-        loop {
-            match word {
-                Ok(Word::Done) => self.child = Child::Done,
-                Ok(Word::Failed(error)) if self.child == Child::Silent => {
-                    self.client.state_dir.note_failure(&error);
-                    self.spawn_error = Some(error);
-                    self.child = Child::Failed;
-                }
-                Ok(Word::Failed(_) | Word::Changed) => {}
-                Err(_) => break,
-            }
+        let watch = self.watch();
+        let pipe = self.pipe.as_ref().map(|(pipe, _)| pipe.as_fd());
+        let [has_changed, has_spoken] = platform::readable([watch.map(AsFd::as_fd), pipe], bound);
+        if let (true, Some(watch)) = (has_changed, watch) {
             // A publish is several notifications; one look serves them all.
-            word = self
-                .news()
-                .receiver
-                .try_recv()
-                .map_err(|_| RecvTimeoutError::Timeout);
+            watch.take();
+        }
+        match has_spoken.then(|| self.child_word()).flatten() {
+            Some(Word::Done) => self.child = Child::Done,
+            Some(Word::Failed(error)) => {
+                self.client.state_dir.note_failure(&error);
+                self.spawn_error = Some(error);
+                self.child = Child::Failed;
+            }
+            None => {}
         }
         Observed::Woken(self.child, began.elapsed())
+    }
+
+    /// Reads what can be read of the child's one line; when it is whole, or has ended, nothing more is read.
+    fn child_word(&mut self) -> Option<Word> {
+        let (pipe, line) = self.pipe.as_mut()?;
+        let mut part = [0; 512];
+        let count = pipe.read(&mut part).unwrap_or(0);
+        line.extend_from_slice(&part[..count]);
+        if count > 0 && !line.contains(&b'\n') && line.len() < 4096 {
+            return None;
+        }
+        let (_, line) = self.pipe.take()?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.lines().next().unwrap_or_default();
+        Some(match line.split_once(' ').unwrap_or((line, "")) {
+            ("ready" | "yielded", _) => Word::Done,
+            ("failed", error) => Word::Failed(error.to_owned()),
+            _ => {
+                let log = self.client.state_dir.file(state_dir::LOG);
+                let last = last_line(&log).map_or_else(String::new, |line| format!(": {line}"));
+                Word::Failed(format!(
+                    "the daemon ended before it was ready (log: {}){last}",
+                    log.display()
+                ))
+            }
+        })
     }
 
     fn failure(&mut self, outcome: Outcome) -> Failure {
@@ -510,26 +520,6 @@ fn request(
     bytes.extend_from_slice(b"\r\n\r\n");
     bytes.extend_from_slice(body.unwrap_or_default());
     bytes
-}
-
-/// What a child says on its readiness pipe, or its silence when it ends (CONN-27, CONN-28).
-fn child_word(pipe: std::fs::File, log: &Path) -> Word {
-    let mut line = String::new();
-    let read = BufReader::new(pipe.take(4096)).read_line(&mut line);
-    match (
-        read,
-        line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")),
-    ) {
-        (Ok(_), ("ready" | "yielded", _)) => Word::Done,
-        (Ok(_), ("failed", error)) => Word::Failed(error.to_owned()),
-        _ => {
-            let last = last_line(log).map_or_else(String::new, |line| format!(": {line}"));
-            Word::Failed(format!(
-                "the daemon ended before it was ready (log: {}){last}",
-                log.display()
-            ))
-        }
-    }
 }
 
 fn last_line(log: &Path) -> Option<String> {

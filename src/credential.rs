@@ -10,12 +10,18 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 /// 32 random bytes that print as `[redacted]` and are zeroed when dropped (CRED-8, CRED-9,
 /// CRED-10). It goes into no command's arguments or environment (CRED-7): nothing but a header takes it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Credential([u8; 32]);
+pub struct Credential {
+    bytes: [u8; 32],
+    /// The digest of its text, which every bearer is compared with.
+    digest: [u8; 32],
+}
 
 impl Credential {
     /// A credential of the given random bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes));
+        let digest = Sha256::digest(text.as_bytes()).into();
+        Self { bytes, digest }
     }
 
     /// Parses a credential's text: 43 characters of base64url, with or without one final newline (CRED-1, CRED-6).
@@ -24,24 +30,24 @@ impl Credential {
     /// [`NotACredential`], which repeats nothing of the text.
     pub fn parse(text: &[u8]) -> Result<Self, NotACredential> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
-        decode_32(text).map(|bytes| Self(*bytes)).ok_or(NotACredential)
+        decode_32(text)
+            .map(|bytes| Self::from_bytes(*bytes))
+            .ok_or(NotACredential)
     }
 
     /// The 43 characters that stand in the file and in a bearer header. The caller keeps them out of every log.
     pub fn expose(&self) -> Zeroizing<String> {
-        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.bytes))
     }
 
     /// The 32 bytes, the key of the proof.
     pub(crate) fn key(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
     /// Whether `text` is this credential's text, compared in constant time by digests of equal length (PER-22).
     pub fn matches(&self, text: &[u8]) -> bool {
-        Sha256::digest(self.expose().as_bytes())
-            .ct_eq(&Sha256::digest(text))
-            .into()
+        self.digest.ct_eq(&Sha256::digest(text)).into()
     }
 }
 

@@ -24,6 +24,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
 use tokio::{
+    io::unix::AsyncFd,
     net::TcpListener,
     sync::{Notify, watch},
 };
@@ -45,7 +46,7 @@ use crate::{
     claim::{Claim, Effect, Outcome, Reason},
     gate::NotAProtocol,
     perimeter::{Guard, Origins, RouteMethods},
-    platform,
+    platform::{self, Watch},
     record::LoopbackHost,
     state_dir::{self, Fault, NoHome},
 };
@@ -407,13 +408,8 @@ impl Daemon {
 /// has changed no file of another's (PUB-11).
 async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness) -> Result<Reason, Error> {
     let mut files = Files::default();
-    let watching = Arc::downgrade(shared);
-    let _watcher = crate::watch::watch(shared.state_dir.path(), move || {
-        if let Some(shared) = watching.upgrade() {
-            shared.look_at_origins();
-            shared.changed.notify_one();
-        }
-    });
+    let watch = platform::followed(shared.state_dir.path());
+    let watching = watch.map(|watch| tokio::spawn(follow(watch, shared.clone())));
     let mut failure = None;
     loop {
         let Some(effect) = shared.claim().next() else {
@@ -456,6 +452,9 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             tracing::info!(id = %shared.id, reason = reason.map(Reason::as_str), "standing down");
         }
     }
+    if let Ok(watching) = watching {
+        watching.abort();
+    }
     match (shared.claim().reason(), failure) {
         (Some(Reason::Failed), Some(fault)) => {
             readiness.say(&format!("failed {fault}"));
@@ -465,6 +464,16 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             readiness.say("yielded");
             Ok(reason.unwrap_or(Reason::Failed))
         }
+    }
+}
+
+/// Looks as soon as there may be something new. It only makes things faster: whoever waits also wakes by itself.
+async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
+    while let Ok(mut ready) = watch.readable().await {
+        ready.get_inner().take();
+        ready.clear_ready();
+        shared.look_at_origins();
+        shared.changed.notify_one();
     }
 }
 

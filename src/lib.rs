@@ -49,7 +49,6 @@ pub mod record;
 pub mod state_dir;
 #[cfg(feature = "daemon")]
 pub mod streams;
-mod watch;
 
 pub use client::{Client, Launch};
 pub use credential::Credential;

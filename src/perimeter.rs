@@ -37,6 +37,7 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
+use pin_project_lite::pin_project;
 use serde_json::Map;
 use tokio::sync::watch;
 use tower_layer::Layer;
@@ -835,7 +836,9 @@ where
                 let request = request.map(|body| Limited::new(body, self.guard.body_limit));
                 return Answer {
                     dress: Some(dress),
-                    source: Source::Inner(Box::pin(self.inner.call(request))),
+                    source: Source::Inner {
+                        answer: self.inner.call(request),
+                    },
                 };
             }
             Ok(Admission::EndOfWorker) => browser::end_of_worker(),
@@ -845,20 +848,28 @@ where
         };
         Answer {
             dress: Some(dress),
-            source: Source::Guard(Some(response)),
+            source: Source::Guard {
+                response: Some(response),
+            },
         }
     }
 }
 
-/// The answer to come: the guard's own, or the inner service's.
-pub struct Answer<F> {
-    dress: Option<Dress>,
-    source: Source<F>,
+pin_project! {
+    /// The answer to come: the guard's own, or the inner service's.
+    pub struct Answer<F> {
+        dress: Option<Dress>,
+        #[pin]
+        source: Source<F>,
+    }
 }
 
-enum Source<F> {
-    Guard(Option<Response<Full<Bytes>>>),
-    Inner(Pin<Box<F>>),
+pin_project! {
+    #[project = Pinned]
+    enum Source<F> {
+        Guard { response: Option<Response<Full<Bytes>>> },
+        Inner { #[pin] answer: F },
+    }
 }
 
 impl<F, R, E> Future for Answer<F>
@@ -870,10 +881,10 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "a future is not polled after it has ended";
-        let this = self.get_mut();
-        let response = match &mut this.source {
-            Source::Guard(response) => response.take().expect(ONCE).map(Either::Left),
-            Source::Inner(future) => tame(ready!(future.as_mut().poll(context))?),
+        let this = self.project();
+        let response = match this.source.project() {
+            Pinned::Guard { response } => response.take().expect(ONCE).map(Either::Left),
+            Pinned::Inner { answer } => tame(ready!(answer.poll(context))?),
         };
         Poll::Ready(Ok(this.dress.take().expect(ONCE).onto(response)))
     }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -164,7 +165,7 @@ where
 {
     type Response = Response<Either<Full<Bytes>, Counted<B>>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Admitted<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(context)
@@ -172,28 +173,54 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         // CONV-10: no new work from the moment it knows.
-        let Some(open) = Open::enter(&self.shared) else {
-            let problem = perimeter::problem(
+        match Open::enter(&self.shared) {
+            None => Admitted::Draining,
+            Some(open) => Admitted::Open {
+                answer: self.service.call(request),
+                open: Some(open),
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// The answer of a daemon that serves, or of one that stands down.
+    #[project = Pinned]
+    pub(super) enum Admitted<F> {
+        Draining,
+        Open {
+            #[pin]
+            answer: F,
+            open: Option<Open>,
+        },
+    }
+}
+
+impl<F, B> Future for Admitted<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<Either<Full<Bytes>, Counted<B>>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(match self.project() {
+            Pinned::Draining => perimeter::problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "draining",
                 "this daemon stands down; read the registration again",
-            );
-            return Box::pin(async move { Ok(problem.map(Either::Left)) });
-        };
-        let answer = self.service.call(request);
-        Box::pin(async move {
-            Ok(answer.await?.map(|body| {
-                Either::Right(Counted {
-                    body: Box::pin(body),
-                    _open: open,
-                })
-            }))
-        })
+            )
+            .map(Either::Left),
+            Pinned::Open { answer, open } => {
+                let answer = ready!(answer.poll(context))?;
+                let open = open.take();
+                answer.map(|body| Either::Right(Counted { body, _open: open }))
+            }
+        }))
     }
 }
 
 /// One open request.
-struct Open(Arc<Shared>);
+pub(super) struct Open(Arc<Shared>);
 
 impl Open {
     fn enter(shared: &Arc<Shared>) -> Option<Self> {
@@ -209,10 +236,13 @@ impl Drop for Open {
     }
 }
 
-/// A body that counts as open until it is dropped.
-pub(super) struct Counted<B> {
-    body: Pin<Box<B>>,
-    _open: Open,
+pin_project! {
+    /// A body that counts as open until it is dropped.
+    pub(super) struct Counted<B> {
+        #[pin]
+        body: B,
+        _open: Option<Open>,
+    }
 }
 
 impl<B: Body<Data = Bytes>> Body for Counted<B> {
@@ -223,7 +253,7 @@ impl<B: Body<Data = Bytes>> Body for Counted<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.get_mut().body.as_mut().poll_frame(context)
+        self.project().body.poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,15 +6,19 @@ use std::{
 };
 
 use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 
 use super::{Listed, Origins};
 use crate::browser::Accepted;
 
-/// A body that ends when the origin that reads it is taken off the list (PER-42), or the page token that opened it is
-/// revoked (BROW-13): an event stream began before, and would run on for days.
-pub struct Revocable<R> {
-    body: Pin<Box<R>>,
-    revoked: Vec<Revoked>,
+pin_project! {
+    /// A body that ends when the origin that reads it is taken off the list (PER-42), or the page token that opened it is
+    /// revoked (BROW-13): an event stream began before, and would run on for days.
+    pub struct Revocable<R> {
+        #[pin]
+        body: R,
+        revoked: Vec<Revoked>,
+    }
 }
 
 /// Ends when the right to read has ended.
@@ -32,7 +36,7 @@ impl<R> Revocable<R> {
         });
         let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
         Self {
-            body: Box::pin(body),
+            body,
             revoked: removed.into_iter().chain(revoked).collect(),
         }
     }
@@ -43,17 +47,15 @@ impl<R: Body> Body for Revocable<R> {
     type Error = R::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
-        if self
-            .revoked
-            .iter_mut()
-            .any(|revoked| revoked.as_mut().poll(context).is_ready())
-        {
+        let this = self.project();
+        let mut revoked = this.revoked.iter_mut();
+        if revoked.any(|revoked| revoked.as_mut().poll(context).is_ready()) {
             return Poll::Ready(None);
         }
-        self.body.as_mut().poll_frame(context)
+        this.body.poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

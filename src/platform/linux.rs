@@ -1,15 +1,61 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
-use std::{io, num::NonZeroU32, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    io,
+    mem::MaybeUninit,
+    num::NonZeroU32,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::Path,
+    time::Duration,
+};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    fs::inotify::{self, CreateFlags, WatchFlags},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 /// Below the home, where per-user state lives whatever the environment says.
 pub(super) const STATE_HOME: Option<&str> = None;
 
-/// Whether the state directory's changes are told.
-pub(crate) const TELLS_CHANGES: bool = true;
+/// Change notification for a directory: its descriptor can be read when a name there may mean something else than before.
+#[derive(Debug)]
+pub(crate) struct Watch(OwnedFd);
+
+impl Watch {
+    pub(crate) fn of(directory: &Path) -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        // Neither what is read nor each write of a log: only what gives a name another meaning.
+        let changes = WatchFlags::CREATE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::ATTRIB
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::DELETE_SELF;
+        inotify::add_watch(&inotify, directory, changes | WatchFlags::ONLYDIR)?;
+        Ok(Self(inotify))
+    }
+
+    /// Takes off what there is to read.
+    pub(crate) fn take(&self) {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.0, &mut buffer);
+        while events.next().is_ok() {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
 
 /// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
 pub(crate) fn is_network_filesystem(path: &Path) -> bool {

@@ -2,8 +2,10 @@
 //! can be tested there.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _},
     num::NonZeroU32,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -24,8 +26,58 @@ pub(super) const STATE_HOME: Option<&str> = if cfg!(target_os = "macos") {
     None
 };
 
-/// Whether the state directory's changes are told. On Linux this stands for a system where they are not.
-pub(crate) const TELLS_CHANGES: bool = !cfg!(target_os = "linux");
+/// Change notification for a directory: its descriptor can be read when a name there may mean something else than before.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    told: File,
+    #[cfg(not(target_os = "linux"))]
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Watch {
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn of(directory: &Path) -> io::Result<Self> {
+        use notify::Watcher as _;
+        let (told, tell) = io::pipe()?;
+        let (told, tell) = (std::os::fd::OwnedFd::from(told), std::os::fd::OwnedFd::from(tell));
+        for end in [&told, &tell] {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        // A full pipe says it as well as one more byte would.
+        let mut tell = File::from(tell);
+        let changed = move |_| drop(io::Write::write(&mut tell, &[0]));
+        let mut watcher = notify::recommended_watcher(changed).map_err(io::Error::other)?;
+        let watched = watcher.watch(directory, notify::RecursiveMode::NonRecursive);
+        watched.map_err(io::Error::other)?;
+        Ok(Self {
+            told: File::from(told),
+            _watcher: watcher,
+        })
+    }
+
+    /// Linux stands for a system where changes are not told.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of(_: &Path) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes off what there is to read.
+    pub(crate) fn take(&self) {
+        while matches!((&self.told).read(&mut [0; 64]), Ok(1..)) {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.told.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.told.as_raw_fd()
+    }
+}
 
 /// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
 pub(crate) fn is_network_filesystem(_: &Path) -> bool {

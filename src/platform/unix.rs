@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, PermissionsExt},
             process::CommandExt,
@@ -23,6 +23,11 @@ use rustix::{
     io::Errno,
 };
 
+#[cfg(feature = "daemon")]
+use tokio::io::{Interest, unix::AsyncFd};
+
+#[cfg(feature = "daemon")]
+use super::Watch;
 use super::system;
 use crate::{record::MAX_BYTES, state_dir::Refused};
 
@@ -177,6 +182,34 @@ pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     receiver.recv_timeout(bound).ok()
 }
 
+/// Waits until one of the descriptors can be read or has ended, at most `bound`; which of them.
+pub(crate) fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], bound: Duration) -> [bool; N] {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut polled: Vec<_> = fds
+        .iter()
+        .flatten()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    // A bound beyond what the kernel counts is none. A signal ends the wait early: whoever waits looks again.
+    let bound = Timespec::try_from(bound).ok();
+    let woken = poll(&mut polled, bound.as_ref()).unwrap_or(0) > 0;
+    let mut polled = polled.iter();
+    fds.map(|fd| {
+        fd.is_some()
+            && polled
+                .next()
+                .is_some_and(|one| woken && !one.revents().is_empty())
+    })
+}
+
+/// Change notification for a directory, for the runtime to wait on.
+#[cfg(feature = "daemon")]
+pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
+    let watch = Watch::of(directory)?;
+    // SAFETY: a watch owns its descriptor, which is open until it is dropped and never another.
+    Ok(unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?)
+}
+
 /// The variable that tells a child the number of the descriptor on which it says that it is ready.
 const READY_VARIABLE: &str = "LOCAL_DAEMON_READY_FD";
 
@@ -236,7 +269,7 @@ unsafe fn close_on_exec_from(first: i32) {
 /// The readiness pipe that the launcher of this process left, if any. Later children do not inherit it.
 #[cfg(feature = "daemon")]
 pub(crate) fn ready_pipe() -> Option<File> {
-    use std::os::fd::{BorrowedFd, FromRawFd};
+    use std::os::fd::FromRawFd;
 
     let number: i32 = std::env::var(READY_VARIABLE).ok()?.parse().ok()?;
     if number < 3 {
