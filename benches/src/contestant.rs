@@ -179,7 +179,7 @@ impl Contestant for Ours {
     }
 
     fn wire(&self) -> Option<Wire> {
-        let record = fs::read(self.state_dir().join("daemon.json")).ok()?;
+        let record = fs::read(self.state_dir().join("registration.json")).ok()?;
         let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
         let url = record.get("url")?.as_str()?;
         let address = url.strip_prefix("http://")?.trim_end_matches('/').to_owned();

@@ -58,10 +58,18 @@ impl Row {
     }
 }
 
-/// Prints each part as soon as it is measured.
-pub(crate) fn table() {
+const PARTS: [(&str, fn() -> Vec<Row>); 4] = [
+    ("processes", processes::rows),
+    ("requests", requests::rows),
+    ("hostile", hostile::rows),
+    ("presence", presence::rows),
+];
+
+/// Prints each part as soon as it is measured: those that are named, or all.
+pub(crate) fn table(named: &[String]) {
     println!("| What | Compared with | Ours | Ratio | Goal | Met |\n|---|---|---|---|---|---|");
-    for part in [processes::rows, requests::rows, hostile::rows, presence::rows] {
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|one| one == name);
+    for (_, part) in PARTS.iter().filter(|(name, _)| wanted(name)) {
         for row in part() {
             let ratio = row
                 .ratio

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
-        Some("goals") => goals::table(),
+        Some("goals") => goals::table(&arguments[1..]),
         Some("peers") => peers::table(),
         Some("streams") => streams::table(),
         Some("timing") => timing::table(),

@@ -165,7 +165,7 @@ impl Squatter {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let path = ours.state_dir().join("daemon.json");
+        let path = ours.state_dir().join("registration.json");
         let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         record["url"] = format!("http://{}/", listener.local_addr().unwrap()).into();
         record["pid"] = bystander.id().into();

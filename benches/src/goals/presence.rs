@@ -40,7 +40,7 @@ fn stand_down(how: &str, goal: Duration, hold: &dyn Fn() -> Vec<rustix::fd::Owne
         let held = hold();
         let mut first = foreground(&ours);
         drop(held);
-        let record = fs::read(ours.state_dir().join("daemon.json")).unwrap();
+        let record = fs::read(ours.state_dir().join("registration.json")).unwrap();
         let _second = Reaped(
             ours.locald(&["run"])
                 .stdin(Stdio::null())
@@ -50,7 +50,7 @@ fn stand_down(how: &str, goal: Duration, hold: &dyn Fn() -> Vec<rustix::fd::Owne
                 .unwrap(),
         );
         until("the second daemon publishes", || {
-            fs::read(ours.state_dir().join("daemon.json")).is_ok_and(|now| now != record)
+            fs::read(ours.state_dir().join("registration.json")).is_ok_and(|now| now != record)
         });
         let began = Instant::now();
         first.0.wait().unwrap();
