@@ -58,7 +58,10 @@ impl Row {
     }
 }
 
-const PARTS: [(&str, fn() -> Vec<Row>); 4] = [
+/// A part of the table by its name.
+type Part = (&'static str, fn() -> Vec<Row>);
+
+const PARTS: [Part; 4] = [
     ("processes", processes::rows),
     ("requests", requests::rows),
     ("hostile", hostile::rows),

@@ -238,7 +238,7 @@ pub(crate) fn crowd(contestant: &dyn Contestant, clients: usize, settle: Duratio
             .map(|(client, start)| {
                 scope.spawn(move || {
                     start.wait();
-                    run_within(Duration::from_secs(60), client)
+                    run_within(Duration::from_mins(1), client)
                 })
             })
             .collect();

@@ -63,7 +63,9 @@ pub(crate) fn table() {
     each(&title, &contestants, |one| {
         measure::stopped(one, LIMIT).map(|next| shown(&next))
     });
-    each("idle: PSS MB · threads · switches/s", &contestants, idles);
+    each("idle: PSS MB · threads · switches/s", &contestants, |one| {
+        Some(idles(one))
+    });
 }
 
 fn row(title: &str, cells: impl IntoIterator<Item = String>) {
@@ -172,6 +174,7 @@ fn crowds(contestants: &[&dyn Contestant]) {
             slowest,
             daemons,
             settled,
+            ..
         } = crowd(one, CROWD, SETTLE);
         one.end();
         format!("{served} · {daemons} → {settled} · {}", ms(slowest))
@@ -196,17 +199,20 @@ fn shown(next: &Next) -> String {
     format!("{took}, {end}{replaced}")
 }
 
-fn idles(one: &dyn Contestant) -> Option<String> {
+fn idles(one: &dyn Contestant) -> String {
     std::thread::sleep(CALM);
     let daemons = idle(&one.daemons(), SETTLE);
     let sum = |part: fn(&Idle) -> f64| daemons.iter().map(part).sum::<f64>();
     #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
     let (pss, threads) = (sum(|one| one.pss_kb as f64) / 1e3, sum(|one| one.threads as f64));
-    Some(format!("{pss:.1} · {threads} · {:.1}", sum(|one| one.switches)))
+    format!("{pss:.1} · {threads} · {:.1}", sum(|one| one.switches))
 }
 
+/// A peer by its name; none where it is not installed.
+type Known = (&'static str, fn() -> Option<Peer>);
+
 /// All that are known, by the names by which `ci/third-party` installs them.
-const PEERS: [(&str, fn() -> Option<Peer>); 8] = [
+const PEERS: [Known; 8] = [
     ("gpg-agent", gpg_agent),
     ("sccache", sccache),
     ("watchman", watchman),
@@ -227,8 +233,11 @@ struct Peer {
     /// The arguments of a client that asks, if there is one.
     ask: Option<Vec<String>>,
     launch: Launch,
-    wire: Box<dyn Fn(&Path) -> Option<Wire>>,
+    wire: Find,
 }
+
+/// Finds out below the home what the running daemon is asked over its socket.
+type Find = Box<dyn Fn(&Path) -> Option<Wire>>;
 
 /// How it comes to run.
 enum Launch {
@@ -558,6 +567,7 @@ const ADDRESS: &str = "address";
 const AUTHORIZATION: &str = "BENCH_AUTHORIZATION";
 
 /// `start-peer PATH PROGRAM ARGUMENT…` starts a server, and ends when that answers to a `GET` of this path with 200.
+#[expect(clippy::zombie_processes, reason = "the server outlives this process")]
 pub(crate) fn start(arguments: &[String]) {
     let [path, program, arguments @ ..] = arguments else {
         panic!("start-peer PATH PROGRAM ARGUMENT…")

@@ -69,6 +69,7 @@ fn ask(directory: &Path) -> io::Result<String> {
 }
 
 /// Returns when the daemon has closed its standard output: then it is ready, or has failed.
+#[expect(clippy::zombie_processes, reason = "the daemon outlives this process")]
 fn start(directory: &Path) {
     let program = std::env::current_exe().unwrap().with_file_name("floor-daemon");
     let mut daemon = Command::new(program)
