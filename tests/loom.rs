@@ -224,21 +224,6 @@ fn nothing_is_accepted_and_then_not_delivered() {
     });
 }
 
-/// Whoever is closed while it goes to sleep wakes up.
-#[test]
-fn a_closed_subscriber_ends() {
-    loom::model(|| {
-        let hub = empty(10);
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
-        let closer = thread::spawn({
-            let hub = hub.clone();
-            move || hub.close(|()| true)
-        });
-        assert!(read_all(subscriber).is_empty());
-        closer.join().unwrap();
-    });
-}
-
 /// Of two that present a ticket at once, one is admitted; the other is known to be the second.
 #[test]
 fn a_ticket_admits_one_of_two() {

@@ -313,8 +313,9 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
         matches!(one.poll_next(&mut context), Poll::Ready(Next::Frames(frames)) if numbers(&frames) == [1, 2, 3])
     );
     assert!(one.poll_next(&mut context).is_pending());
-    hub.close(|()| true);
+    hub.end(End::Shutdown);
     assert_eq!(alarm.0.load(Ordering::SeqCst), 2);
+    assert!(matches!(next(&mut one), Some(Next::End(_))));
     assert_eq!(next(&mut one), Some(Next::Closed));
     drop(one);
     assert_eq!(

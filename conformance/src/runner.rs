@@ -617,12 +617,7 @@ mod tests {
         let stop = stopper.clone();
         let stopping = std::thread::spawn(move || {
             let registered = || (stop.0.running.lock().unwrap().len() == 2).then_some(());
-            local_daemon_harness::wait::until(
-                Instant::now() + Duration::from_secs(5),
-                Duration::from_millis(1),
-                registered,
-            )
-            .unwrap();
+            local_daemon_harness::wait::until(Instant::now() + Duration::from_secs(5), registered).unwrap();
             stop.stop();
         });
         let began = Instant::now();

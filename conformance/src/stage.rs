@@ -592,7 +592,7 @@ impl Stage {
     pub fn ready(&mut self, daemon: &Daemon) -> Outcome<Live> {
         let began = Instant::now();
         let mut missing = String::new();
-        let live = until(self.ready_deadline(), Duration::from_millis(5), || {
+        let live = until(self.ready_deadline(), || {
             match self.look(daemon, began) {
                 Ok(live) => return Some(Some(live)),
                 Err(why) => missing = why,

@@ -373,7 +373,7 @@ fn an_interrupt_ends_every_subject_and_leaves_an_incomplete_report() {
             .filter(|text| text.lines().count() >= 2)
     };
     let deadline = Instant::now() + Duration::from_secs(10);
-    until(deadline, Duration::from_millis(5), read).expect("two subjects start");
+    until(deadline, read).expect("two subjects start");
     let pid = rustix::process::Pid::from_child(&suite);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(suite.wait().unwrap().code(), Some(130));

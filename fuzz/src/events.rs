@@ -56,8 +56,7 @@ impl Naive {
 
 /// A subscriber and where it should be.
 struct Reader {
-    subscriber: Subscriber<usize>,
-    name: usize,
+    subscriber: Subscriber,
     topics: u8,
     next: usize,
     /// The place that it asked for and that never was.
@@ -65,7 +64,6 @@ struct Reader {
     woken: Arc<Woken>,
     /// How often it had been woken when it was told to wait.
     waits: Option<usize>,
-    is_closed: bool,
     has_ended: bool,
 }
 
@@ -96,23 +94,15 @@ pub fn run(data: &[u8]) {
         ended: false,
     };
     let mut readers: Vec<Reader> = Vec::new();
-    for name in 0.. {
-        let Some(step) = choices.next(8) else { break };
-        let Some(argument) = choices.next(256) else { break };
+    while let (Some(step), Some(argument)) = (choices.next(8), choices.next(256)) {
         match step {
             0 | 1 => append(&hub, &mut naive, &readers, argument),
-            2 => readers.extend(subscribe(&hub, &naive, name, argument)),
+            2 => readers.extend(subscribe(&hub, &naive, argument)),
             3 | 4 if !readers.is_empty() => {
                 let at = argument % readers.len();
                 read(&naive, &mut readers[at]);
             }
             5 if !readers.is_empty() => drop(readers.remove(argument % readers.len())),
-            6 if !readers.is_empty() => {
-                let at = argument % readers.len();
-                let meant = readers[at].name;
-                hub.close(|name| *name == meant);
-                readers[at].is_closed = true;
-            }
             7 if argument >= 250 => {
                 hub.end_with("event: shutdown\ndata: {}\n\n".into());
                 naive.ended = true;
@@ -127,7 +117,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn append(hub: &Hub<usize>, naive: &mut Naive, readers: &[Reader], argument: usize) {
+fn append(hub: &Hub, naive: &mut Naive, readers: &[Reader], argument: usize) {
     let (topic, size) = (argument % TOPICS.len(), argument / TOPICS.len());
     // Mostly short, now and then longer than a segment.
     let data = format!("\"{}\"", "x".repeat(if size < 80 { size } else { size * 450 }));
@@ -166,7 +156,7 @@ fn event_id(seq: usize) -> EventId {
     }
 }
 
-fn subscribe(hub: &Arc<Hub<usize>>, naive: &Naive, name: usize, argument: usize) -> Option<Reader> {
+fn subscribe(hub: &Arc<Hub>, naive: &Naive, argument: usize) -> Option<Reader> {
     let (topics, place) = (u8::try_from(argument % 8).expect("three bits"), argument / 8);
     let names: Vec<&str> = TOPICS
         .iter()
@@ -200,7 +190,7 @@ fn subscribe(hub: &Arc<Hub<usize>>, naive: &Naive, name: usize, argument: usize)
     let selection =
         Selection::parse(names.as_deref(), parameter, header.map(str::as_bytes)).expect("it is well-formed");
     assert_eq!(selection.after, after);
-    let subscriber = match hub.subscribe(name, &selection) {
+    let subscriber = match hub.subscribe((), &selection) {
         Ok(subscriber) => subscriber,
         Err(refused) => {
             assert!(naive.ended && refused == Refused::Ended, "STR-6: {refused:?}");
@@ -218,13 +208,11 @@ fn subscribe(hub: &Arc<Hub<usize>>, naive: &Naive, name: usize, argument: usize)
     };
     Some(Reader {
         subscriber,
-        name,
         topics,
         next,
         lost,
         woken: Arc::default(),
         waits: None,
-        is_closed: false,
         has_ended: false,
     })
 }
@@ -238,10 +226,10 @@ fn read(naive: &Naive, reader: &mut Reader) -> bool {
     let held = reader.next.max(first);
     match polled {
         Poll::Ready(Next::Closed) => {
-            assert!(reader.is_closed || reader.has_ended, "it ends for nothing");
+            assert!(reader.has_ended, "it ends for nothing");
             return false;
         }
-        _ if reader.is_closed || reader.has_ended => panic!("PER-42: {polled:?} after its end"),
+        _ if reader.has_ended => panic!("STR-28, STR-29: {polled:?} after its end"),
         Poll::Ready(Next::Gap { first: told, after }) => {
             assert_eq!(told, event_id(first), "STR-17");
             if let Some(lost) = reader.lost.take() {

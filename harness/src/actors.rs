@@ -17,7 +17,7 @@ use crate::http::HANDSHAKE;
 use crate::proof::{self, Credential, random_hex};
 use crate::record::{Record, Url};
 use crate::transcript::{Transcript, printable};
-use crate::wait::{LONGEST_POLL, Shared, lock, ms, until};
+use crate::wait::{Shared, lock, ms, until};
 
 /// Where an actor listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Bind {
             Self::V4 => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
             Self::V6 => TcpListener::bind((Ipv6Addr::LOCALHOST, 0)),
             // Of a port that was just left, a process that is being started holds a copy until its program runs.
-            Self::At(address) => until(ms(5_000), LONGEST_POLL, || match TcpListener::bind(address) {
+            Self::At(address) => until(ms(5_000), || match TcpListener::bind(address) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
                 bound => Some(bound),
             })
@@ -482,7 +482,7 @@ impl Stage {
         // A connection that ended the part would wait in the backlog like any other: look for the flag instead.
         let over = || self.over.load(Ordering::SeqCst).then_some(());
         let forever = Instant::now() + Duration::from_secs(u64::from(u32::MAX));
-        crate::wait::until(forever, crate::wait::LONGEST_POLL, over);
+        until(forever, over);
         let _ = listener.set_nonblocking(true);
         while let Ok((mut stream, peer)) = listener.accept() {
             let index = self.enter(peer);

@@ -808,14 +808,6 @@ impl Wire {
         })
     }
 
-    /// One request on a connection that is open.
-    pub fn exchange_on(&self, connection: &mut Connection, request: &[u8]) -> Result<Response, HttpFault> {
-        let peer = connection.stream.peer_addr()?;
-        self.noted(peer, request, || {
-            connection.exchange(request, Instant::now() + self.timeout)
-        })
-    }
-
     /// A connection for several requests.
     pub fn open(&self, address: SocketAddr) -> Result<Connection, HttpFault> {
         Connection::open(address, Instant::now() + self.timeout)

@@ -405,7 +405,7 @@ impl Subject {
                 .all(|p| matches!(p.state, 'T' | 't' | 'Z' | 'X'))
                 .then_some(())
         };
-        until(ms(2_000), Duration::from_millis(1), stopped)
+        until(ms(2_000), stopped)
             .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject does not stop"))?;
         self.sends(Signal::STOP);
         Ok(())
@@ -504,11 +504,9 @@ impl Subject {
 
     /// Waits until its tree listens somewhere, or it ends, or the deadline passes.
     pub fn wait_listening(&self, deadline: Instant) -> Option<SocketAddr> {
-        until(deadline, Duration::from_millis(2), || {
-            match self.listening().first() {
-                Some(address) => Some(Some(*address)),
-                None => (!self.is_running()).then_some(None),
-            }
+        until(deadline, || match self.listening().first() {
+            Some(address) => Some(Some(*address)),
+            None => (!self.is_running()).then_some(None),
         })
         .flatten()
     }
@@ -677,7 +675,7 @@ impl Proc {
     /// Stops it (`SIGSTOP`) if it is still there, and returns once it is seen stopped; whether it was.
     pub fn halt(&self) -> bool {
         let stopped = || matches!(Self::of(self.pid)?.state, 'T' | 't').then_some(());
-        self.signal(Signal::STOP) && until(ms(2_000), Duration::from_millis(1), stopped).is_some()
+        self.signal(Signal::STOP) && until(ms(2_000), stopped).is_some()
     }
 
     /// Waits until it has ended (reaped or not); `false` if it lives at the deadline.
@@ -850,14 +848,10 @@ fn adopt_orphans() {
         if platform::become_subreaper().is_ok() {
             std::thread::spawn(|| {
                 // Nothing announces the end of a child that one did not start, short of a process-wide signal handler.
-                until(
-                    Instant::now() + Duration::from_secs(u64::from(u32::MAX)),
-                    Duration::from_millis(5),
-                    || {
-                        reap_orphans();
-                        None::<()>
-                    },
-                )
+                until(Instant::now() + Duration::from_secs(u64::from(u32::MAX)), || {
+                    reap_orphans();
+                    None::<()>
+                })
             });
         }
     });

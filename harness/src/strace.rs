@@ -260,7 +260,7 @@ impl Strace {
             .env(path_alone())
             .start()
             .map_err(io::Error::other)?;
-        let attached = until(deadline, Duration::from_millis(1), || {
+        let attached = until(deadline, || {
             let traced = tree
                 .iter()
                 .all(|process| tracers(process.pid).iter().all(|by| *by == tracer.pid()));
@@ -290,7 +290,7 @@ impl Strace {
                 .map(Some)
                 .or_else(|| (!subject.is_running()).then_some(None))
         };
-        let call = until(deadline, Duration::from_millis(1), held).flatten()?;
+        let call = until(deadline, held).flatten()?;
         if let Some(holder) = tracer_of(Path::new(&format!("/proc/{}", call.thread))).and_then(Proc::of) {
             let _ = self.holder.set(holder);
         }
@@ -320,7 +320,7 @@ impl Strace {
 
     /// Lets a subject go on: its tracers are ended, and none of its threads is traced any more when this returns.
     pub fn release(&self, subject: &Subject) -> io::Result<()> {
-        let released = until(ms(2_000), Duration::from_millis(1), || {
+        let released = until(ms(2_000), || {
             let mut traced = false;
             for by in subject
                 .tree()

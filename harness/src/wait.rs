@@ -15,19 +15,19 @@ pub fn left(deadline: Instant) -> Option<Duration> {
         .filter(|left| !left.is_zero())
 }
 
-/// Longest pause between two looks of [`until`].
-pub const LONGEST_POLL: Duration = Duration::from_millis(5);
+/// The pause between two looks of [`until`].
+const POLL: Duration = Duration::from_millis(2);
 
 /// Looks again and again until `look` finds something or the deadline passes; looks at least once.
 ///
 /// Only for causes that nothing announces: an entry below `/proc`, a port that begins to answer, an orphan's end.
-/// Whatever can be subscribed to (a file, an exit, output, a ledger) has a wait of its own. `poll` is cut to 5 ms.
-pub fn until<T>(deadline: Instant, poll: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Whatever can be subscribed to (a file, an exit, output, a ledger) has a wait of its own.
+pub fn until<T>(deadline: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         if let Some(found) = look() {
             return Some(found);
         }
-        std::thread::sleep(left(deadline)?.min(poll).min(LONGEST_POLL));
+        std::thread::sleep(left(deadline)?.min(POLL));
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn until_looks_at_least_once() {
-        assert_eq!(until(Instant::now(), LONGEST_POLL, || Some(1)), Some(1));
-        assert_eq!(until(Instant::now(), LONGEST_POLL, || None::<u8>), None);
+        assert_eq!(until(Instant::now(), || Some(1)), Some(1));
+        assert_eq!(until(Instant::now(), || None::<u8>), None);
     }
 }

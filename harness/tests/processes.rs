@@ -94,7 +94,7 @@ fn a_stopped_subject_is_seen_stopped_and_goes_on() {
     }
     subject.cont().unwrap();
     let runs = || (Proc::of(child)?.state != 'T').then_some(());
-    assert_eq!(until(ms(5_000), Duration::from_millis(1), runs), Some(()));
+    assert_eq!(until(ms(5_000), runs), Some(()));
 }
 
 #[test]
@@ -109,21 +109,13 @@ fn an_orphan_in_a_session_of_its_own_is_a_leak_and_is_ended() {
             .into_iter()
             .find(|leak| leak.process.pid == orphan && leak.argv[0] == "sleep")
     };
-    assert!(
-        until(ms(5_000), Duration::from_millis(1), found).is_some(),
-        "{:?}",
-        arena.leaks()
-    );
+    assert!(until(ms(5_000), found).is_some(), "{:?}", arena.leaks());
     let other = Arena::new().unwrap();
     assert_eq!(other.leaks(), [], "a leak belongs to its own case");
     assert_eq!(arena.end_leaks().len(), 1);
     assert_eq!(arena.leaks(), []);
     let reaped = || Proc::of(orphan).is_none().then_some(());
-    assert_eq!(
-        until(ms(5_000), Duration::from_millis(1), reaped),
-        Some(()),
-        "the orphan is reaped"
-    );
+    assert_eq!(until(ms(5_000), reaped), Some(()), "the orphan is reaped");
 }
 
 #[test]
@@ -138,7 +130,7 @@ fn a_leak_that_wiped_its_environment_is_found_by_what_it_holds() {
             .into_iter()
             .find(|leak| leak.process.pid == orphan && leak.argv[0] == "sleep")
     };
-    assert!(until(ms(5_000), Duration::from_millis(1), found).is_some());
+    assert!(until(ms(5_000), found).is_some());
     arena.end_leaks();
     assert_eq!(arena.leaks(), []);
 }
@@ -183,12 +175,8 @@ fn what_a_peer_has_not_read_is_counted() {
     let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (local, remote) = (listener.local_addr().unwrap(), sender.local_addr().unwrap());
     sender.write_all(b"seven..").unwrap();
-    let counted = |bytes: usize| {
-        until(ms(5_000), Duration::from_millis(1), || {
-            (unread(local, remote) == Some(bytes)).then_some(())
-        })
-        .is_some()
-    };
+    let counted =
+        |bytes: usize| until(ms(5_000), || (unread(local, remote) == Some(bytes)).then_some(())).is_some();
     assert!(counted(7));
     let (mut receiver, _) = listener.accept().unwrap();
     receiver.read_exact(&mut [0; 7]).unwrap();
@@ -302,7 +290,7 @@ fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
     assert_eq!(Proc::of(subject.pid()).unwrap().session, subject.pid());
     let big = arena.home().join("big");
     let bounded = || (big.metadata().ok()?.len() == 4096).then_some(());
-    assert_eq!(until(ms(5_000), Duration::from_millis(1), bounded), Some(()));
+    assert_eq!(until(ms(5_000), bounded), Some(()));
 }
 
 #[test]

@@ -117,8 +117,6 @@ fn a_running_subject_is_held_with_all_its_processes_and_stopped_there() {
     strace.release(&subject).unwrap();
     assert!(!directory.join("old").exists() && !directory.join("seen").exists());
     subject.cont().unwrap();
-    local_daemon_harness::wait::until(ms(5_000), std::time::Duration::from_millis(1), || {
-        directory.join("seen").exists().then_some(())
-    })
-    .expect("it goes on");
+    local_daemon_harness::wait::until(ms(5_000), || directory.join("seen").exists().then_some(()))
+        .expect("it goes on");
 }

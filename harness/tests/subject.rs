@@ -43,7 +43,7 @@ fn two_answer_everything_alike_behind_files_that_look_right() {
             &["answer", status, "--state-dir", directory.to_str().unwrap()],
         );
         let published = || fs::read(directory.join(RECORD)).ok();
-        let record = until(ms(5_000), Duration::from_millis(1), published).expect("it publishes");
+        let record = until(ms(5_000), published).expect("it publishes");
         let record = Record::parse(&record).unwrap();
         assert!(parse_credential(&fs::read(directory.join(CREDENTIAL)).unwrap()).is_some());
         let snapshot = Snapshot::of(directory).unwrap();

@@ -50,7 +50,6 @@ struct Inner<W> {
 struct Seat<W> {
     who: W,
     waker: Option<Waker>,
-    is_closed: bool,
 }
 
 impl<W> Inner<W> {
@@ -130,7 +129,7 @@ pub enum Next {
     },
     /// The last frame.
     End(Bytes),
-    /// Nothing any more: the last frame was given, or the subscriber was [closed](Hub::close).
+    /// Nothing any more: the last frame was given.
     Closed,
 }
 
@@ -226,19 +225,6 @@ impl<W> Hub<W> {
         wake(wakers);
     }
 
-    /// Ends the streams of whoever is meant, without a further word: they may not hear it any more (PER-42).
-    pub fn close(&self, is_meant: impl Fn(&W) -> bool) {
-        let mut inner = self.inner();
-        let mut wakers = Vec::new();
-        for seat in inner.seats.values_mut().filter(|seat| is_meant(&seat.who)) {
-            seat.is_closed = true;
-            wakers.extend(seat.waker.take());
-        }
-        inner.waiting -= wakers.len();
-        drop(inner);
-        wake(wakers);
-    }
-
     fn place(&self, topic: &str) -> Option<u8> {
         let place = self.topics.iter().position(|known| *known == topic)?;
         u8::try_from(place).ok()
@@ -265,12 +251,7 @@ impl<W> Hub<W> {
         }
         let (number, cursor) = (inner.count, inner.log.cursor(selection.after, topics));
         inner.count += 1;
-        let seat = Seat {
-            who,
-            waker: None,
-            is_closed: false,
-        };
-        inner.seats.insert(number, seat);
+        inner.seats.insert(number, Seat { who, waker: None });
         drop(inner);
         Ok(Subscriber {
             hub: self.clone(),
@@ -305,7 +286,7 @@ impl<W> Subscriber<W> {
         let seat = seats
             .get_mut(&self.number)
             .expect("the seat goes with the subscriber");
-        if self.has_ended || seat.is_closed {
+        if self.has_ended {
             return Poll::Ready(Next::Closed);
         }
         if let Some(piece) = log.read(&mut self.cursor) {

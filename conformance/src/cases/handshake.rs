@@ -10,7 +10,7 @@ use local_daemon_harness::http::{Connection, Request};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
-use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
+use local_daemon_harness::wait::{ms, until};
 
 use self::exchange::{
     Attempt, answered, authorized, bad_members, bearing, conversation, ensure_draining_like, ensure_state,
@@ -687,9 +687,7 @@ fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     };
     daemon.signal(Signal::TERM)?;
     let path = stage.record_path();
-    let removed = until(stage.stand_down_deadline(), LONGEST_POLL, || {
-        (!path.exists()).then_some(())
-    });
+    let removed = until(stage.stand_down_deadline(), || (!path.exists()).then_some(()));
     if removed.is_none() {
         return stage.inconclusive("the record was not taken off its name");
     }

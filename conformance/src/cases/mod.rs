@@ -17,7 +17,7 @@ pub(crate) mod streams;
 use crate::case::Case;
 
 /// Every case, in the order of the specification's chapters; then the schedules.
-pub const CHAPTERS: &[&[Case]] = &[
+const CHAPTERS: &[&[Case]] = &[
     state_directory::CASES,
     client::state_directory::CASES,
     registration::CASES,

@@ -12,7 +12,7 @@ use local_daemon_harness::http::{HttpFault, Request};
 use local_daemon_harness::process::{Exit, Signal, unread};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, Url, replace, write_credential, write_new};
-use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
+use local_daemon_harness::wait::{ms, until};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::case::{Outcome, Stop};
@@ -302,7 +302,7 @@ pub(super) fn open_work(stage: &mut Stage, live: &Live) -> Outcome<Work> {
         let own = connection.local_addr()?;
         work.connections.push(connection);
         // The daemon has begun with it when it has read it, and answers what was sent later.
-        let read = until(Instant::now() + PROBE, LONGEST_POLL, || {
+        let read = until(Instant::now() + PROBE, || {
             (unread(live.target.address, own) == Some(0)).then_some(())
         });
         if read.is_none() || !stage.is_ready(live) {

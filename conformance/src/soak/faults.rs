@@ -181,7 +181,7 @@ fn displaced(stage: &mut Stage) -> Outcome {
         .map(|_| stage.launch_with(Start::new().held()))
         .collect::<Outcome<Vec<_>>>()?;
     for daemon in &daemons {
-        let stood = until(Instant::now() + REFUSES, Duration::from_millis(1), || {
+        let stood = until(Instant::now() + REFUSES, || {
             daemon
                 .tree()
                 .first()
@@ -200,23 +200,19 @@ fn displaced(stage: &mut Stage) -> Outcome {
     let _ = unlucky.signal(Signal::KILL);
     stage.precondition("all were let go, and one was killed");
     // Nobody is left where the killed one had won: then the next one recovers.
-    let settled = until(
-        stage.stand_down_deadline() + REFUSES,
-        Duration::from_millis(20),
-        || {
-            let mut left = daemons.iter().filter(|daemon| daemon.is_running());
-            match (left.next(), left.next()) {
-                (None, _) => Some(()),
-                (Some(one), None) => {
-                    let found = stage.find(stage.state_dir());
-                    found
-                        .is_ok_and(|live| i64::from(live.record.pid) == i64::from(one.pid()))
-                        .then_some(())
-                }
-                (Some(_), Some(_)) => None,
+    let settled = until(stage.stand_down_deadline() + REFUSES, || {
+        let mut left = daemons.iter().filter(|daemon| daemon.is_running());
+        match (left.next(), left.next()) {
+            (None, _) => Some(()),
+            (Some(one), None) => {
+                let found = stage.find(stage.state_dir());
+                found
+                    .is_ok_and(|live| i64::from(live.record.pid) == i64::from(one.pid()))
+                    .then_some(())
             }
-        },
-    );
+            (Some(_), Some(_)) => None,
+        }
+    });
     stage.ensure(
         settled.is_some(),
         "neither is one of them left, and ready, nor none",
@@ -374,7 +370,7 @@ fn memory(stage: &mut Stage) -> Outcome {
     load::crowd(&live, 64);
     drop(squeezed);
     if daemon.is_running() {
-        let again = until(Instant::now() + REFUSES, Duration::from_millis(20), || {
+        let again = until(Instant::now() + REFUSES, || {
             (!daemon.is_running() || stage.is_ready(&live)).then_some(())
         });
         stage.ensure(again.is_some(), "with memory again, it does not answer")?;

@@ -286,7 +286,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
         }
         let ended = striker.run(stage, &daemon, live);
         shared.is_over.store(true, Relaxed);
-        until(Instant::now() + AGAIN, Duration::from_millis(20), || {
+        until(Instant::now() + AGAIN, || {
             shared.notes().awaited.is_empty().then_some(())
         });
         shared.is_quiet.store(true, Relaxed);
@@ -294,7 +294,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
     });
     ended?;
     // Connections that were dropped are noticed, and closed.
-    until(Instant::now() + AGAIN, Duration::from_millis(50), || {
+    until(Instant::now() + AGAIN, || {
         (usage(&process).descriptors <= before.descriptors).then_some(())
     });
     let after = usage(&process);
@@ -330,9 +330,7 @@ impl<T: Fn(&str)> Striker<'_, T> {
             let next = self.strikes.get(count).copied();
             let (name, strike) = next.unwrap_or_else(|| *stage.rng().pick(&self.strikes));
             let outcome = strike(stage, daemon, live);
-            let again = until(Instant::now() + AGAIN, Duration::from_millis(5), || {
-                stage.is_ready(live).then_some(())
-            });
+            let again = until(Instant::now() + AGAIN, || stage.is_ready(live).then_some(()));
             let (verdict, seen) = match outcome {
                 _ if again.is_none() => {
                     self.wedged += 1;

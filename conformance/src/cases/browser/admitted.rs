@@ -1,6 +1,6 @@
 //! Pages that the user lets in: the daemon's own, by a ticket, and one of another origin, by a handoff.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use local_daemon_harness::actors::{Bind, Seen, Squatter, Taken, response};
 use local_daemon_harness::browser::page;
@@ -437,7 +437,7 @@ pub(super) fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
     }
     // Its end comes before the next load, because one that was given to a worker which ends does not end in Chromium. The
     // daemon's worker may load the page again by itself, which cuts a script off, for an engine's own bound at worst.
-    let gone = until(Instant::now() + SEEN * 3, Duration::from_millis(50), || {
+    let gone = until(Instant::now() + SEEN * 3, || {
         let left = "return (await navigator.serviceWorker.getRegistrations()).length";
         let left = scene.run(stage, left, &arg).ok()?;
         (left == 0).then_some(())

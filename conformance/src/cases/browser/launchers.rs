@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{EntryKind, Facts};
-use local_daemon_harness::wait::{LONGEST_POLL, until};
+use local_daemon_harness::wait::until;
 
 use super::super::perimeter::ask::{ANSWER, LISTED, answer, answered, launch_listed};
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
@@ -129,7 +129,7 @@ impl Browser {
             exit.code == Some(0),
             format!("the command that opens a page: {exit}"),
         )?;
-        let given = until(Instant::now() + ANSWER, Duration::from_millis(10), || {
+        let given = until(Instant::now() + ANSWER, || {
             let mut started = self.started().ok()?;
             started.retain(|place, _| !before.contains_key(place));
             started.pop_first().map(|(_, given)| given)
@@ -260,9 +260,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
         "{} launchers were there, the ticket of one is used",
         files.len()
     ));
-    let gone = until(deadline, Duration::from_millis(200), || {
-        files.iter().all(|file| !file.exists()).then_some(())
-    });
+    let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
     stage.ensure(gone.is_some(), format!("{left} launchers are there after 60 s"))
 }
@@ -310,7 +308,7 @@ fn print_url(stage: &mut Stage) -> Outcome {
         .is_some_and(|browser| browser.open.is_some())
     {
         browser.open(stage, Opening::Page, "")?;
-        let another = until(Instant::now() + Duration::from_secs(1), LONGEST_POLL, || {
+        let another = until(Instant::now() + Duration::from_secs(1), || {
             (browser.started().ok()?.len() > 1).then_some(())
         });
         stage.ensure(

@@ -240,9 +240,7 @@ pub(super) fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("the daemon holds {open} connections of the tab"));
     scene.close_tab()?;
     let closed = Instant::now();
-    let gone = until(closed + BOUND, Duration::from_millis(5), || {
-        (held() < open).then_some(())
-    });
+    let gone = until(closed + BOUND, || (held() < open).then_some(()));
     stage.ensure(gone.is_some(), format!("2 s later it still holds {}", held()))?;
     stage.observed(format!("{} ms", closed.elapsed().as_millis()));
     Ok(())

@@ -1,7 +1,7 @@
 //! What a client does with the credential: chapter 04.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use local_daemon_harness::actors::Squatter;
 use local_daemon_harness::files::{EntryKind, FileEventKind, HostileReader, Sight, Snapshot, Watch};
@@ -111,7 +111,7 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
         return Err(Stop::Fault("the spy is not there".to_owned()));
     };
     // What it became has the environment that it was given.
-    let environment = until(Instant::now() + SOON, Duration::from_millis(2), || {
+    let environment = until(Instant::now() + SOON, || {
         Some(child.environ()).filter(|environment| !environment.is_empty())
     });
     let environment = environment.unwrap_or_default();

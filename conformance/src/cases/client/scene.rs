@@ -313,7 +313,7 @@ impl Spy {
 
 /// The process of a spy that hangs, as soon as the shell is gone.
 pub(super) fn settled(pid: u32) -> Option<Proc> {
-    until(Instant::now() + SOON, Duration::from_millis(2), || {
+    until(Instant::now() + SOON, || {
         Proc::of(pid).filter(|process| process.comm == "sleep")
     })
 }

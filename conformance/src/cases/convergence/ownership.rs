@@ -255,9 +255,7 @@ pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
         } else {
             exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
         }
-        let back = until(Instant::now() + NOTICED, Duration::from_millis(5), || {
-            stage.is_ready(live).then_some(())
-        });
+        let back = until(Instant::now() + NOTICED, || stage.is_ready(live).then_some(()));
         stage.ensure(
             back.is_some(),
             format!("{what} is gone again, and it is not ready"),

@@ -1,6 +1,6 @@
 //! The record is gone, or the directory.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use local_daemon_harness::files::{Facts, FileEventKind, Watch};
 use local_daemon_harness::record::{Record, write_new};
@@ -42,7 +42,7 @@ pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
             record.as_ref().is_ok_and(|record| record.id == live.record.id),
             format!("the record that came back: {record:?}"),
         )?;
-        let gone = until(Instant::now() + NOTICED, Duration::from_millis(5), || {
+        let gone = until(Instant::now() + NOTICED, || {
             (!one.exists() && !other.exists()).then_some(())
         });
         stage.ensure(gone.is_some(), "taken files that hold its own id stay")?;

@@ -335,7 +335,7 @@ pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
             new.record.id != old.record.id,
             "the first daemon's record is back",
         )?;
-        let left = until(Instant::now() + NOTICED, Duration::from_millis(5), || {
+        let left = until(Instant::now() + NOTICED, || {
             taken_files(stage, &state_dir)
                 .is_ok_and(|left| left.is_empty())
                 .then_some(())

@@ -13,7 +13,7 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
-use local_daemon_harness::wait::{LONGEST_POLL, until};
+use local_daemon_harness::wait::until;
 
 use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
@@ -199,7 +199,7 @@ pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     }
     for daemon in &daemons {
         let stopped = || Proc::of(daemon.pid()).filter(|process| process.state == 'T');
-        if until(stage.ready_deadline(), LONGEST_POLL, stopped).is_none() {
+        if until(stage.ready_deadline(), stopped).is_none() {
             return stage.inconclusive(format!("{} was not seen held", daemon.name));
         }
     }
@@ -212,7 +212,7 @@ pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     // Whoever is displaced leaves; whoever is left at the end is asked last.
     let left = |daemons: &[Daemon]| daemons.iter().filter(|daemon| daemon.is_running()).count();
     let settled = || (left(&daemons) <= 1).then_some(());
-    until(stage.ready_deadline() + FOLLOWS, LONGEST_POLL, settled);
+    until(stage.ready_deadline() + FOLLOWS, settled);
     let Some(survivor) = daemons.iter().find(|daemon| daemon.is_running()) else {
         return stage.inconclusive("no daemon is left");
     };

@@ -8,7 +8,7 @@ use std::time::Instant;
 use local_daemon_harness::platform::{self};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{self};
-use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
+use local_daemon_harness::wait::{ms, until};
 
 use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
@@ -31,7 +31,7 @@ pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let began = Instant::now();
     for (which, token, wanted) in [("new", new.text(), 200), ("old", old.clone(), 401)] {
         let mut last = None;
-        let came = until(began + FOLLOWS, LONGEST_POLL, || {
+        let came = until(began + FOLLOWS, || {
             last = Some(answer(stage, &token));
             (last == Some(Ok(wanted))).then(|| began.elapsed())
         });
@@ -176,7 +176,7 @@ pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
     }
     let began = Instant::now();
     for one in &ready {
-        let followed = until(began + FOLLOWS, LONGEST_POLL, || {
+        let followed = until(began + FOLLOWS, || {
             (status(stage, &one.live.target, Some(&one.planted.text())) == Ok(200)).then_some(())
         });
         stage.ensure(

@@ -207,7 +207,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
             let live = stage.ready(&daemon)?;
             admitted(stage, &live, &entry)?;
         } else {
-            let looked = until(stage.ready_deadline(), Duration::from_millis(2), || {
+            let looked = until(stage.ready_deadline(), || {
                 if daemon.exit().is_some() {
                     return Some(None);
                 }

@@ -242,14 +242,10 @@ pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
     for attempt in &attempts {
         let daemon = &attempt.daemon;
         // The last ones were started after the first.
-        let ended = until(
-            began + GIVES_UP + SLACK,
-            Duration::from_millis(5),
-            || match daemon.exit() {
-                Some(exit) => Some(Some(exit)),
-                None => stage.find(attempt.place()).ok().map(|_| None),
-            },
-        );
+        let ended = until(began + GIVES_UP + SLACK, || match daemon.exit() {
+            Some(exit) => Some(Some(exit)),
+            None => stage.find(attempt.place()).ok().map(|_| None),
+        });
         let struck: Vec<Call> = attempt
             .strace
             .calls()

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use local_daemon_harness::files::{Facts, Watch};
 use local_daemon_harness::process::Signal;
@@ -40,7 +40,7 @@ fn successor(stage: &mut Stage, old: &Live) -> Outcome<(Daemon, Live)> {
 fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
     let deadline = Instant::now() + NOTICED + SLACK;
     let mut left = Vec::new();
-    until(deadline, Duration::from_millis(5), || {
+    until(deadline, || {
         left = taken_files(stage, stage.state_dir()).unwrap_or_default();
         left.is_empty().then_some(())
     });
@@ -145,9 +145,7 @@ pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
     stage.precondition("the successor, stopped, had its record taken; the taken file is untouched");
     second.cont()?;
     survives(stage, &second, &new, "after its record was taken")?;
-    let gone = until(Instant::now() + SLACK, Duration::from_millis(5), || {
-        (!taken.exists()).then_some(())
-    });
+    let gone = until(Instant::now() + SLACK, || (!taken.exists()).then_some(()));
     stage.ensure(gone.is_some(), "the reclaimed taken file is still there")?;
     for (path, facts) in foreign {
         let same = Facts::of(&path).ok() == Some(facts) && read(&path)? == rival.bytes();
@@ -162,7 +160,7 @@ pub(super) fn put_back(stage: &mut Stage) -> Outcome {
     let (second, _) = successor(stage, &old)?;
     second.stop()?;
     remove_and_stop(&first, &strace)?;
-    let gone = until(stage.stand_down_deadline(), Duration::from_millis(1), || {
+    let gone = until(stage.stand_down_deadline(), || {
         (!stage.record_path().exists()).then_some(())
     });
     if gone.is_none() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::process::SocketState;
 use local_daemon_harness::proof;
 use local_daemon_harness::sse::{Ending, EventStream, Sight};
-use local_daemon_harness::wait::{LONGEST_POLL, until as look_until};
+use local_daemon_harness::wait::until as look_until;
 
 use super::follow::{
     Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
@@ -232,15 +232,13 @@ pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         }
         let ended = Instant::now();
         let deadline = ended + GIVEN_BACK + LOOKING;
-        let gone = look_until(deadline, LONGEST_POLL, || (there(&daemon) == 0).then_some(()));
+        let gone = look_until(deadline, || (there(&daemon) == 0).then_some(()));
         if gone.is_none() {
             let left = there(&daemon);
             return stage.fail(format!("{how}: {left} connections are there after 2 s"));
         }
         if told.is_some_and(|told| told >= MANY as u64) {
-            let none = look_until(deadline, LONGEST_POLL, || {
-                (counted(stage, &live) == Some(0)).then_some(())
-            });
+            let none = look_until(deadline, || (counted(stage, &live) == Some(0)).then_some(()));
             if none.is_none() {
                 let left = counted(stage, &live);
                 return stage.fail(format!("{how}: {left:?} streams are counted after 2 s"));
@@ -248,7 +246,7 @@ pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         }
         stage.observed(format!("{how}: gone after {} ms", ended.elapsed().as_millis()));
         let mut after = before;
-        let back = look_until(deadline, LONGEST_POLL, || match memory(stage, &daemon) {
+        let back = look_until(deadline, || match memory(stage, &daemon) {
             Ok(now) => {
                 after = now;
                 (now <= before + 8 * MIB).then_some(Ok(()))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal, processes};
-use local_daemon_harness::wait::{LONGEST_POLL, until};
+use local_daemon_harness::wait::until;
 
 use super::super::scene::{Part, SOON, Spy, furnished, settled};
 use super::{process_of, stale, with};
@@ -24,7 +24,7 @@ pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     let shell = ["sh", "-c", r#""$@"; status=$?; sleep 600; exit $status"#, "sh"];
     let caller = stage.call(Call::spawn().setup(setup).under(&shell))?;
     let find = |stage: &Stage| stage.find(stage.state_dir()).ok();
-    let live = until(caller.deadline, LONGEST_POLL, || find(stage));
+    let live = until(caller.deadline, || find(stage));
     let Some(live) = live else {
         return stage.fail("the client started no daemon");
     };
@@ -80,7 +80,7 @@ pub(super) fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outco
     };
     // What it opens for itself as it begins, it closes soon; what it was left, it keeps.
     let mut last = None;
-    until(Instant::now() + Duration::from_secs(1), LONGEST_POLL, || {
+    until(Instant::now() + Duration::from_secs(1), || {
         last = wrong();
         last.is_none().then_some(())
     });
@@ -112,7 +112,7 @@ pub(super) fn no_zombie_while_it_waits(stage: &mut Stage) -> Outcome {
     let caller = stage.call(with(&spy).within(2))?;
     spy.seen_started(stage)?;
     let mut since = None;
-    let zombie = until(caller.deadline, LONGEST_POLL, || {
+    let zombie = until(caller.deadline, || {
         if !caller.is_running() {
             return Some(None);
         }

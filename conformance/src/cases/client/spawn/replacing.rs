@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
-use local_daemon_harness::wait::{LONGEST_POLL, until};
+use local_daemon_harness::wait::until;
 
 use super::super::super::scene::count;
 use super::super::scene::{SOON, World, bystander, furnished, lives, play_published};
@@ -94,7 +94,7 @@ pub(super) fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
     )?;
     let more = good.actor.ledger().connections().len() - heard;
     stage.ensure(more == 0, "the shared daemon was asked")?;
-    let gone = until(Instant::now() + SOON, LONGEST_POLL, || {
+    let gone = until(Instant::now() + SOON, || {
         stage.arena().leaks().is_empty().then_some(())
     });
     let left: Vec<String> = stage.arena().leaks().iter().map(ToString::to_string).collect();

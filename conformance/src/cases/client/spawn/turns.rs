@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::files::{FileEventKind, Watch};
 use local_daemon_harness::platform::make_fifo;
-use local_daemon_harness::wait::{LONGEST_POLL, ms, until};
+use local_daemon_harness::wait::{ms, until};
 use rustix::fs::{FlockOperation, flock};
 
 use super::super::super::scene::{NOBODYS_PID, SLACK, count};
@@ -204,7 +204,7 @@ pub(super) fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
     }
     stage.precondition("the client holds the advisory lock while its child starts");
     let bound = at + Duration::from_secs(1) + SLACK;
-    let free = until(bound, LONGEST_POLL, || lock_is_free(stage).then_some(()));
+    let free = until(bound, || lock_is_free(stage).then_some(()));
     stage.ensure(
         free.is_some(),
         "the lock is still held 1.5 s after the start of the child",

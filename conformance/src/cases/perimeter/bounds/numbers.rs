@@ -194,9 +194,7 @@ pub(super) fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome
     )?;
     drop(open);
     let deadline = Instant::now() + ANSWER;
-    let again = until(deadline, Duration::from_millis(5), || {
-        stage.is_ready(&live).then_some(())
-    });
+    let again = until(deadline, || stage.is_ready(&live).then_some(()));
     stage.ensure(
         again.is_some(),
         "no good handshake is answered after the connections are closed",
@@ -221,7 +219,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
         std::thread::scope(|scope| {
             let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(|| flood.run())).collect();
             let refused = || (flood.refused.load(Ordering::SeqCst) > 0).then_some(());
-            let reached = until(began + LENGTH, Duration::from_millis(5), refused);
+            let reached = until(began + LENGTH, refused);
             let outcome = if reached.is_some() {
                 meanwhile(stage, &live)
             } else {
@@ -262,9 +260,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
 
 /// Waits until a good handshake is answered again, where refused ones are not the only ones that count.
 fn flood_over(stage: &Stage, live: &Live) -> Option<String> {
-    let again = until(Instant::now() + ANSWER, Duration::from_millis(5), || {
-        stage.is_ready(live).then_some(())
-    });
+    let again = until(Instant::now() + ANSWER, || stage.is_ready(live).then_some(()));
     again
         .is_none()
         .then(|| "no good handshake is answered after the flood".to_owned())
