@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::{
     gate::Protocol,
-    proof::State,
-    record::{ClaimId, Registration},
+    handshake::State,
+    registration::{ClaimId, Registration},
 };
 
 /// How often a running daemon reads the record again at least (CONV-1).
@@ -50,7 +50,7 @@ impl Sight {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Probe {
     /// The daemon proved that it holds the credential, and this is what it says.
-    Proven(crate::proof::Handshake),
+    Proven(crate::handshake::Handshake),
     /// The connection was refused or reset: nobody listens there.
     Refused,
     /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.

@@ -20,10 +20,10 @@ use crate::{
     connect::{Budget, Child, Connect, Effect, Observed, Outcome, Policy},
     exchange::{self, Answer, Wire},
     gate::NotAProtocol,
+    handshake::{self, Handshake, Nonce},
     platform,
-    proof::{self, Handshake, Nonce},
-    record::{Invalid, MAX_BYTES},
-    state_dir::{self, NoHome},
+    registration::{Invalid, MAX_BYTES},
+    state_directory::{self, NoHome},
 };
 
 /// How long one handshake may take (HS-24).
@@ -321,7 +321,7 @@ impl<'a> Run<'a> {
             ));
         }
         self.watch();
-        let log_path = state_dir.file(state_dir::LOG);
+        let log_path = state_dir.file(state_directory::LOG);
         let log = state_dir
             .open_log()
             .map_err(|e| format!("{}: {e}", log_path.display()))?;
@@ -329,7 +329,7 @@ impl<'a> Run<'a> {
         command
             .args(&launch.args)
             .envs(launch.env.iter().map(|(k, v)| (k, v)));
-        command.env(state_dir::VARIABLE, state_dir.path());
+        command.env(state_directory::VARIABLE, state_dir.path());
         let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
             let error = format!("{} could not be started: {e}", launch.program.display());
             state_dir.note_failure(&error);
@@ -383,7 +383,7 @@ impl<'a> Run<'a> {
             ("ready" | "yielded", _) => Word::Done,
             ("failed", error) => Word::Failed(error.to_owned()),
             _ => {
-                let log = self.client.state_dir.file(state_dir::LOG);
+                let log = self.client.state_dir.file(state_directory::LOG);
                 let last = last_line(&log).map_or_else(String::new, |line| format!(": {line}"));
                 Word::Failed(format!(
                     "the daemon ended before it was ready (log: {}){last}",
@@ -476,14 +476,15 @@ fn prove(
     ends: Instant,
 ) -> Result<Probe, exchange::Fault> {
     let authority = record.url.authority();
-    let nonce = Nonce::from_bytes(state_dir::random_bytes());
-    let authorization = proof::authorization(nonce, proof::client_code(credential, &authority, nonce));
-    let request = request("GET", proof::PATH, &authority, &authorization, None);
+    let nonce = Nonce::from_bytes(state_directory::random_bytes());
+    let authorization =
+        handshake::authorization(nonce, handshake::client_code(credential, &authority, nonce));
+    let request = request("GET", handshake::PATH, &authority, &authorization, None);
     // HS-31
     let answer = wire.exchange(&request, MAX_BYTES, ends)?;
     // HS-26: no byte of the body is believed before this comparison.
-    let expected = proof::daemon_code(credential, &authority, nonce, &answer.body);
-    let proven = answer.header(proof::SCHEME).and_then(proof::parse_answer) == Some(expected);
+    let expected = handshake::daemon_code(credential, &authority, nonce, &answer.body);
+    let proven = answer.header(handshake::SCHEME).and_then(handshake::parse_answer) == Some(expected);
     if !proven || !matches!(answer.status, 200 | 503) {
         return Ok(Probe::Foreign);
     }

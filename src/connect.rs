@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     claim::{Probe, Sight},
     gate::Protocol,
-    proof::{Handshake, State},
-    record::Registration,
+    handshake::{Handshake, State},
+    registration::Registration,
 };
 
 /// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).

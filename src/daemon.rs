@@ -47,8 +47,8 @@ use crate::{
     gate::NotAProtocol,
     perimeter::{Guard, Origins, RouteMethods},
     platform::{self, Watch},
-    record::LoopbackHost,
-    state_dir::{self, Fault, NoHome},
+    registration::LoopbackHost,
+    state_directory::{self, Fault, NoHome},
 };
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
@@ -220,7 +220,7 @@ impl Builder {
         state_dir.create()?;
         // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
         let _ = platform::write_no_core_dump();
-        let id = state_dir::fresh_id();
+        let id = state_directory::fresh_id();
         let mut claim = Claim::new(id, protocol.clone(), self.yields);
         let (mut listener, mut credential) = (None, None);
         let (listener, host, port, credential) = loop {
@@ -245,10 +245,10 @@ impl Builder {
                     };
                     let Some(credential) = credential.take() else {
                         // It was removed between its creation and its reading.
-                        let path = state_dir.file(state_dir::CREDENTIAL);
+                        let path = state_dir.file(state_directory::CREDENTIAL);
                         return Err(Fault {
                             path,
-                            why: state_dir::Refused::Missing,
+                            why: state_directory::Refused::Missing,
                         }
                         .into());
                     };
@@ -525,7 +525,7 @@ impl Files {
             }
             // What CONV-15 forbids, in the one build by which ci/ablation shows that the suite tells it.
             Effect::Take if cfg!(local_daemon_literal_removal) => {
-                let _ = std::fs::remove_file(state_dir.file(state_dir::REGISTRATION));
+                let _ = std::fs::remove_file(state_dir.file(state_directory::REGISTRATION));
                 Outcome::Missing
             }
             Effect::Take => {

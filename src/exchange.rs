@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::record::{LoopbackHost, LoopbackUrl, MAX_BYTES};
+use crate::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]

@@ -27,9 +27,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The folders follow the specification: [`record`] (registration), [`credential`], [`proof`] and [`gate`]
-//! (handshake), [`claim`] (publish and convergence), [`connect`] (connect-or-spawn), [`perimeter`], [`streams`], [`browser`]. `record`,
-//! `proof`, `claim` and `connect` do no I/O and read no clock; [`Daemon`] and [`Client`] drive them.
+//! The modules bear the names of the specification's chapters: [`state_directory`], [`registration`], [`credential`],
+//! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
+//! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` do no I/O and read no clock; [`Daemon`] and
+//! [`Client`] drive them.
 
 #[cfg(feature = "daemon")]
 pub mod browser;
@@ -41,12 +42,12 @@ pub mod credential;
 pub mod daemon;
 mod exchange;
 pub mod gate;
+pub mod handshake;
 #[cfg(feature = "daemon")]
 pub mod perimeter;
 mod platform;
-pub mod proof;
-pub mod record;
-pub mod state_dir;
+pub mod registration;
+pub mod state_directory;
 #[cfg(feature = "daemon")]
 pub mod streams;
 
@@ -55,5 +56,5 @@ pub use credential::Credential;
 #[cfg(feature = "daemon")]
 pub use daemon::Daemon;
 pub use gate::Protocol;
-pub use record::{ClaimId, LoopbackUrl, Registration};
-pub use state_dir::StateDir;
+pub use registration::{ClaimId, LoopbackUrl, Registration};
+pub use state_directory::StateDir;

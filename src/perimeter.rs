@@ -55,8 +55,8 @@ use crate::{
     browser::{self, Accepted, PageTokens},
     credential::Credential,
     gate::Protocol,
-    proof::{self, Handshake, Nonce, State},
-    record::LoopbackHost,
+    handshake::{self, Handshake, Nonce, State},
+    registration::LoopbackHost,
 };
 
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
@@ -207,7 +207,7 @@ impl Guard {
         }
 
         // PER-23: nowhere else is a token looked for.
-        let is_handshake = request.uri().path() == proof::PATH;
+        let is_handshake = request.uri().path() == handshake::PATH;
         let evidence = match self.authenticate(request, host) {
             Some(evidence) => evidence,
             None if door.is_some_and(|door| door.is_open_to(request)) => Evidence::None,
@@ -301,12 +301,12 @@ impl Guard {
             return bearer_of(bearer.as_bytes());
         }
         // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
-        if uri.path() != proof::PATH || !is_get {
+        if uri.path() != handshake::PATH || !is_get {
             return None;
         }
         // HS-17, HS-18, HS-19, HS-20
-        let (nonce, code) = proof::parse_authorization(authorization)?;
-        let expected = proof::client_code(&credential, self.identity.authority(), nonce);
+        let (nonce, code) = handshake::parse_authorization(authorization)?;
+        let expected = handshake::client_code(&credential, self.identity.authority(), nonce);
         (expected == code).then_some(Evidence::Proof(nonce, credential))
     }
 
@@ -316,7 +316,7 @@ impl Guard {
 
     fn preflight(&self, path: &str) -> Response<Full<Bytes>> {
         let methods = match &self.methods {
-            _ if path == proof::PATH => Some(vec![Method::GET]),
+            _ if path == handshake::PATH => Some(vec![Method::GET]),
             Some(of_path) => of_path(path),
             None => Some(vec![
                 Method::GET,
@@ -351,9 +351,9 @@ impl Guard {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Evidence::Proof(nonce, credential) = evidence {
-            let code = proof::daemon_code(&credential, self.identity.authority(), nonce, &body);
-            let value =
-                HeaderValue::try_from(proof::answer(code)).expect("a quoted base64url text is visible ASCII");
+            let code = handshake::daemon_code(&credential, self.identity.authority(), nonce, &body);
+            let value = HeaderValue::try_from(handshake::answer(code))
+                .expect("a quoted base64url text is visible ASCII");
             headers.insert(PROOF_HEADER, value);
         }
         if handshake.state == State::Draining {

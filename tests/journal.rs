@@ -20,7 +20,7 @@ use std::{
 };
 
 use local_daemon::{
-    state_dir::{Fault, Refused},
+    state_directory::{Fault, Refused},
     streams::{End, EventId, Hub, Limits, Next, Selection, Subscriber},
 };
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use local_daemon::{
     ClaimId, Protocol, Registration,
     claim::{self, Claim, Probe, Reason, Sight},
     connect::{self, Budget, Child, Connect, Observed, Policy},
-    proof::{Handshake, State},
+    handshake::{Handshake, State},
 };
 
 fn id(n: u8) -> ClaimId {

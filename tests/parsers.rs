@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use local_daemon::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration,
-    proof::{self, Handshake, Nonce, State},
+    handshake::{self, Handshake, Nonce, State},
 };
 use proptest::prelude::*;
 
@@ -97,7 +97,7 @@ proptest! {
     fn no_bytes_panic(bytes: Vec<u8>, text in texts()) {
         let _ = (Registration::parse(&bytes), Registration::id_of(&bytes), Handshake::parse(&bytes));
         let _ = (Credential::parse(&bytes), text.parse::<LoopbackUrl>(), text.parse::<Protocol>());
-        let _ = (text.parse::<ClaimId>(), proof::parse_authorization(&text), proof::parse_answer(&text));
+        let _ = (text.parse::<ClaimId>(), handshake::parse_authorization(&text), handshake::parse_answer(&text));
     }
 
     #[test]
@@ -120,17 +120,17 @@ proptest! {
         let (credential, other) = (Credential::from_bytes(key), Credential::from_bytes(other_key));
         let nonce = Nonce::from_bytes(nonce);
         let (here, there) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", port + 1));
-        let code = proof::client_code(&credential, &here, nonce);
-        let read = proof::parse_authorization(&proof::authorization(nonce, code)).unwrap();
+        let code = handshake::client_code(&credential, &here, nonce);
+        let read = handshake::parse_authorization(&handshake::authorization(nonce, code)).unwrap();
         prop_assert_eq!(read, (nonce, code));
-        prop_assert_ne!(code, proof::client_code(&credential, &there, nonce));
-        prop_assert_ne!(code, proof::client_code(&other, &here, nonce));
-        let answer = proof::daemon_code(&credential, &here, nonce, &body);
-        prop_assert_eq!(proof::parse_answer(&proof::answer(answer)), Some(answer));
+        prop_assert_ne!(code, handshake::client_code(&credential, &there, nonce));
+        prop_assert_ne!(code, handshake::client_code(&other, &here, nonce));
+        let answer = handshake::daemon_code(&credential, &here, nonce, &body);
+        prop_assert_eq!(handshake::parse_answer(&handshake::answer(answer)), Some(answer));
         prop_assert_ne!(answer, code);
         let mut longer = body.clone();
         longer.push(0);
-        prop_assert_ne!(answer, proof::daemon_code(&credential, &here, nonce, &longer));
+        prop_assert_ne!(answer, handshake::daemon_code(&credential, &here, nonce, &longer));
     }
 
     /// A header that is still accepted after a change says the same when it is written again.
@@ -139,13 +139,13 @@ proptest! {
         key: [u8; 32], nonce: [u8; 32], edit: (prop::sample::Index, char),
     ) {
         let (credential, nonce) = (Credential::from_bytes(key), Nonce::from_bytes(nonce));
-        let good = proof::authorization(nonce, proof::client_code(&credential, "127.0.0.1:1", nonce));
+        let good = handshake::authorization(nonce, handshake::client_code(&credential, "127.0.0.1:1", nonce));
         let at = edit.0.index(good.len());
         let mut changed = good.clone();
         changed.replace_range(at..=at, &edit.1.to_string());
-        if let Some((nonce, code)) = proof::parse_authorization(&changed) {
-            let again = proof::authorization(nonce, code);
-            prop_assert_eq!(proof::parse_authorization(&again), Some((nonce, code)));
+        if let Some((nonce, code)) = handshake::parse_authorization(&changed) {
+            let again = handshake::authorization(nonce, code);
+            prop_assert_eq!(handshake::parse_authorization(&again), Some((nonce, code)));
             prop_assert!(again.eq_ignore_ascii_case(&changed) || edit.1.is_ascii_whitespace(), "{changed}");
         }
     }

@@ -16,10 +16,10 @@ use http_body_util::{BodyExt, Full};
 use local_daemon::{
     Credential, Protocol,
     browser::PageTokens,
+    handshake::{self, Handshake, Nonce, State},
     perimeter::{
         self, Caller, Guard, Guarded, Identity, NotAnOrigin, Origin, Origins, problem_with, wants_text,
     },
-    proof::{self, Handshake, Nonce, State},
 };
 use local_daemon_spec::vectors;
 use proptest::prelude::*;
@@ -380,7 +380,7 @@ async fn preflight_of_a_listed_origin_is_answered_without_authentication() {
     for (service, path, methods) in [
         (&service, "/v1/status", Some("GET, HEAD")),
         (&service, "/nowhere", None),
-        (&service, proof::PATH, Some("GET")),
+        (&service, handshake::PATH, Some("GET")),
         (&default, "/nowhere", Some("GET, HEAD, POST, PUT, DELETE")),
     ] {
         let response = ask(service, to_daemon("OPTIONS", path, &preflight)).await;
@@ -453,7 +453,7 @@ async fn wrong_or_missing_authentication_is_401() {
         for (method, path) in [
             ("GET", "/v1/status"),
             ("POST", "/v1/events"),
-            ("POST", proof::PATH),
+            ("POST", handshake::PATH),
         ] {
             let response = ask_new(to_daemon(method, path, &headers)).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{authorizations:?}");
@@ -478,7 +478,7 @@ async fn unauthenticated_requests_cannot_tell_routes_apart() {
     for headers in [&[][..], &[("authorization", "Bearer x")], &[("origin", LISTED)]] {
         let mut answers = Vec::new();
         for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "TRACE", "BREW"] {
-            for path in ["/v1/status", "/v1/events", "/nowhere", "/", proof::PATH] {
+            for path in ["/v1/status", "/v1/events", "/nowhere", "/", handshake::PATH] {
                 let response = ask_new(to_daemon(method, path, headers)).await;
                 answers.push((
                     response.status(),
@@ -544,7 +544,7 @@ async fn query_token_opens_event_streams_only_and_is_not_passed_on() {
     let bearers = [("authorization", "Bearer x"), ("authorization", "Bearer x")];
     let response = ask_new(to_daemon("GET", &format!("/v1/events?token={KEY}"), &bearers)).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    for target in ["/v1/status", "/nowhere", proof::PATH] {
+    for target in ["/v1/status", "/nowhere", handshake::PATH] {
         let response = ask_new(authorized("GET", &format!("{target}?a=b&token={KEY}"), &[])).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{target}");
     }
@@ -552,7 +552,7 @@ async fn query_token_opens_event_streams_only_and_is_not_passed_on() {
     for (method, target) in [
         ("GET", format!("/v1/status?token={KEY}")),
         ("GET", format!("/v1/status?%74oken={KEY}")),
-        ("GET", format!("{}?token={KEY}", proof::PATH)),
+        ("GET", format!("{}?token={KEY}", handshake::PATH)),
         ("GET", format!("/v1/events/?token={KEY}")),
         ("POST", format!("/v1/events?token={KEY}")),
         ("HEAD", format!("/v1/events?token={KEY}")),
@@ -590,7 +590,7 @@ async fn inner_service_does_not_print_the_credential_with_its_headers() {
 async fn handshake_answers_a_proof_with_one_over_its_own_body() {
     let daemon = daemon();
     let service = guarded(&guard(&daemon));
-    let request = || to_daemon("GET", proof::PATH, &[("authorization", PROOF)]);
+    let request = || to_daemon("GET", handshake::PATH, &[("authorization", PROOF)]);
     let response = ask(&service, request()).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(text(&response, "content-type"), Some("application/json"));
@@ -614,8 +614,8 @@ async fn handshake_answers_a_proof_with_one_over_its_own_body() {
     assert_eq!(draining.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(text(&draining, "retry-after"), Some("1"));
     assert_eq!(Handshake::parse(draining.body()).unwrap().state, State::Draining);
-    let (nonce, _) = proof::parse_authorization(PROOF).unwrap();
-    let expected = proof::answer(proof::daemon_code(&key(), AUTHORITY, nonce, draining.body()));
+    let (nonce, _) = handshake::parse_authorization(PROOF).unwrap();
+    let expected = handshake::answer(handshake::daemon_code(&key(), AUTHORITY, nonce, draining.body()));
     assert_eq!(text(&draining, "local-daemon-proof"), Some(&*expected));
     assert_ne!(expected, PROVEN);
 }
@@ -624,10 +624,11 @@ async fn handshake_answers_a_proof_with_one_over_its_own_body() {
 async fn handshake_refuses_every_other_proof() {
     let nonce = Nonce::from_bytes([9; 32]);
     let of = |key: &Credential, authority: &str| {
-        proof::authorization(nonce, proof::client_code(key, authority, nonce))
+        handshake::authorization(nonce, handshake::client_code(key, authority, nonce))
     };
     let good = of(&key(), AUTHORITY);
-    let replayed_answer = proof::authorization(nonce, proof::daemon_code(&key(), AUTHORITY, nonce, b""));
+    let replayed_answer =
+        handshake::authorization(nonce, handshake::daemon_code(&key(), AUTHORITY, nonce, b""));
     let wrong = [
         of(&Credential::from_bytes([1; 32]), AUTHORITY),
         of(&key(), "127.0.0.1:49153"),
@@ -645,7 +646,7 @@ async fn handshake_refuses_every_other_proof() {
         // The request's Host may be localhost: what counts is the authority under the code.
         for host in [AUTHORITY, "localhost:49152"] {
             let headers = [("host", host), ("authorization", authorization)];
-            let response = ask_new(bare("GET", proof::PATH, &headers)).await;
+            let response = ask_new(bare("GET", handshake::PATH, &headers)).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{authorization}");
             assert_eq!(text(&response, "local-daemon-proof"), None);
             assert_anonymous(&response);
@@ -654,7 +655,7 @@ async fn handshake_refuses_every_other_proof() {
     for host in [AUTHORITY, "localhost:49152"] {
         let response = ask_new(bare(
             "GET",
-            proof::PATH,
+            handshake::PATH,
             &[("host", host), ("authorization", &good)],
         ))
         .await;
@@ -664,7 +665,7 @@ async fn handshake_refuses_every_other_proof() {
 
 #[tokio::test]
 async fn handshake_takes_a_bearer_and_then_proves_nothing() {
-    let response = ask_new(authorized("GET", proof::PATH, &[])).await;
+    let response = ask_new(authorized("GET", handshake::PATH, &[])).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(Handshake::parse(response.body()).is_ok());
     assert_eq!(text(&response, "local-daemon-proof"), None);
@@ -674,13 +675,13 @@ async fn handshake_takes_a_bearer_and_then_proves_nothing() {
 #[tokio::test]
 async fn handshake_is_a_get_and_always_json() {
     for method in ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
-        let response = ask_new(authorized(method, proof::PATH, &[])).await;
+        let response = ask_new(authorized(method, handshake::PATH, &[])).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
         assert_eq!(code(&response), "method_not_allowed");
         assert_eq!(text(&response, "allow"), Some("GET"));
     }
     let headers = [("authorization", PROOF), ("accept", "text/plain")];
-    let response = ask_new(to_daemon("GET", proof::PATH, &headers)).await;
+    let response = ask_new(to_daemon("GET", handshake::PATH, &headers)).await;
     assert_eq!(text(&response, "local-daemon-proof"), Some(PROVEN));
     assert_eq!(text(&response, "content-type"), Some("application/json"));
 }
@@ -701,7 +702,9 @@ async fn request_for_another_protocol_is_426() {
         let unauthenticated = ask_new(to_daemon("GET", "/v1/status", &headers)).await;
         assert_eq!(unauthenticated.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(
-            ask_new(authorized("GET", proof::PATH, &headers)).await.status(),
+            ask_new(authorized("GET", handshake::PATH, &headers))
+                .await
+                .status(),
             StatusCode::OK
         );
     }
@@ -786,7 +789,7 @@ async fn flood_of_failed_handshakes_is_slowed_and_hinders_nobody_who_authenticat
     let service = guarded(&guard(&daemon()));
     let mut asked = 0;
     let limited = loop {
-        let response = ask(&service, to_daemon("GET", proof::PATH, &[])).await;
+        let response = ask(&service, to_daemon("GET", handshake::PATH, &[])).await;
         if response.status() != StatusCode::UNAUTHORIZED {
             break response;
         }
@@ -809,7 +812,7 @@ async fn flood_of_failed_handshakes_is_slowed_and_hinders_nobody_who_authenticat
     }
     let proven = ask(
         &service,
-        to_daemon("GET", proof::PATH, &[("authorization", PROOF)]),
+        to_daemon("GET", handshake::PATH, &[("authorization", PROOF)]),
     )
     .await;
     assert_eq!(proven.status(), StatusCode::OK);
@@ -1135,7 +1138,7 @@ async fn page_token_works_from_its_origin_on_every_route() {
             let by_query = format!("/v1/events?topics=note&token={}", token.expose());
             for (target, headers) in [
                 ("/v1/status", &by_header),
-                (proof::PATH, &by_header),
+                (handshake::PATH, &by_header),
                 (&by_query, &headers),
             ] {
                 let seen = ask(&service, to_daemon("GET", target, headers)).await;
@@ -1143,7 +1146,7 @@ async fn page_token_works_from_its_origin_on_every_route() {
                 assert_eq!(seen.status(), expected, "{bound} {origin:?} {target}");
                 let told = right.then_some("acme/1");
                 assert_eq!(text(&seen, "local-daemon-protocol"), told);
-                if right && target != proof::PATH {
+                if right && target != handshake::PATH {
                     assert_eq!(seen.body(), &format!("page {id}"));
                 }
             }
@@ -1211,7 +1214,7 @@ async fn doors_are_open_to_those_who_show_nothing_and_come_from_where_they_shoul
 async fn service_worker_is_ended() {
     const WORKER: (&str, &str) = ("service-worker", "script");
     let service = with_doors(&Arc::new(PageTokens::new()));
-    for target in ["/", "/sw.js", "/v1/status", proof::PATH] {
+    for target in ["/", "/sw.js", "/v1/status", handshake::PATH] {
         let seen = ask(&service, to_daemon("GET", target, &[WORKER])).await;
         assert_eq!(
             (seen.status().as_u16(), text(&seen, "cache-control")),

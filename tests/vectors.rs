@@ -10,8 +10,8 @@ use std::{
 use local_daemon::{
     Credential, LoopbackUrl, Protocol, Registration, StateDir,
     claim::Sight,
-    proof::{self, Nonce},
-    state_dir::Refused,
+    handshake::{self, Nonce},
+    state_directory::Refused,
 };
 use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
@@ -61,7 +61,7 @@ fn credentials() {
     walk("credentials", None, |case| {
         let bytes = bytes(case, "input");
         // The bound is the file's, not the text's.
-        bytes.len() <= local_daemon::record::MAX_BYTES && Credential::parse(&bytes).is_ok()
+        bytes.len() <= local_daemon::registration::MAX_BYTES && Credential::parse(&bytes).is_ok()
     });
 }
 
@@ -89,7 +89,7 @@ fn nonce(case: &Value) -> Nonce {
         "Local-Daemon-Proof nonce=\"{0}\", mac=\"{0}\"",
         text(case, "nonce")
     );
-    proof::parse_authorization(&header)
+    handshake::parse_authorization(&header)
         .expect("the vector's nonce is one")
         .0
 }
@@ -99,7 +99,7 @@ fn credential(case: &Value) -> Credential {
 }
 
 fn daemon_header(case: &Value) -> String {
-    proof::answer(proof::daemon_code(
+    handshake::answer(handshake::daemon_code(
         &credential(case),
         text(case, "authority"),
         nonce(case),
@@ -108,8 +108,8 @@ fn daemon_header(case: &Value) -> String {
 }
 
 fn client_header(case: &Value) -> String {
-    let code = proof::client_code(&credential(case), text(case, "authority"), nonce(case));
-    proof::authorization(nonce(case), code)
+    let code = handshake::client_code(&credential(case), text(case, "authority"), nonce(case));
+    handshake::authorization(nonce(case), code)
 }
 
 #[test]
@@ -135,12 +135,12 @@ fn proof_codes() {
 #[test]
 fn proof_headers() {
     walk("proof", Some("authorization"), |case| {
-        proof::parse_authorization(text(case, "input")).is_some()
+        handshake::parse_authorization(text(case, "input")).is_some()
     });
     walk("proof", Some("answer"), |case| {
         // More than one header is the exchange's business: it gives none of them to the parser.
         let values = case["values"].as_array().unwrap();
-        values.len() == 1 && proof::parse_answer(values[0].as_str().unwrap()).is_some()
+        values.len() == 1 && handshake::parse_answer(values[0].as_str().unwrap()).is_some()
     });
 }
 

@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Instant};
 
 use local_daemon::{
     Credential,
-    proof::{self, Code},
+    handshake::{self, Code},
 };
 
 /// How often each kind is measured.
@@ -52,8 +52,8 @@ fn code(place: usize) -> Code {
         *byte ^= 1;
     }
     let (nonce, mac) = (URL_SAFE_NO_PAD.encode([0; 32]), URL_SAFE_NO_PAD.encode(bytes));
-    let header = format!("{} nonce=\"{nonce}\", mac=\"{mac}\"", proof::SCHEME);
-    proof::parse_authorization(&header).unwrap().1
+    let header = format!("{} nonce=\"{nonce}\", mac=\"{mac}\"", handshake::SCHEME);
+    handshake::parse_authorization(&header).unwrap().1
 }
 
 fn row(name: &str, compare: impl Fn(usize) -> bool) {

@@ -13,7 +13,7 @@ use local_daemon::{
     Credential, LoopbackUrl, Registration,
     claim::Probe,
     client,
-    proof::{SPEC, State},
+    handshake::{SPEC, State},
 };
 use local_daemon_harness::{
     http::{self, DaemonProof, HttpFault, ProbeAnswer, Response, Target},

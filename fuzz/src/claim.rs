@@ -3,7 +3,7 @@
 
 use local_daemon::{
     claim::{Claim, Effect, Outcome, PARSE_RETRIES, Probe, Reason, Sight},
-    proof::State,
+    handshake::State,
 };
 
 use crate::{

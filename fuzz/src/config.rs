@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, sync::LazyLock};
 
-use local_daemon::{StateDir, perimeter::Origin, state_dir::CONFIG};
+use local_daemon::{StateDir, perimeter::Origin, state_directory::CONFIG};
 use local_daemon_harness::subject::readers;
 use tempfile::TempDir;
 use toml::{Table, Value};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use local_daemon::{
     claim::{Probe, Sight},
     connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy},
-    proof::State,
+    handshake::State,
 };
 
 use crate::{

@@ -1,6 +1,6 @@
 //! The credential file: accepted where the independent subject and a decoder by hand accept it, for the same 32 bytes.
 
-use local_daemon::{Credential, record::MAX_BYTES};
+use local_daemon::{Credential, registration::MAX_BYTES};
 use local_daemon_harness::{record::parse_credential, subject::readers};
 
 use crate::{Seed, vectors};

@@ -15,8 +15,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use local_daemon::{
     Credential, Protocol,
+    handshake::{Handshake, State},
     perimeter::{Guard, Identity, Origins},
-    proof::{Handshake, State},
 };
 use local_daemon_harness::{
     proof as suite,

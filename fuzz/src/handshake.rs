@@ -1,8 +1,8 @@
 //! The body of a handshake: the crate reads what the suite reads, member by member.
 
 use local_daemon::{
-    proof::{Handshake, SPEC, State},
-    record::{Invalid, MAX_BYTES},
+    handshake::{Handshake, SPEC, State},
+    registration::{Invalid, MAX_BYTES},
 };
 use local_daemon_harness::http;
 use local_daemon_spec::vectors::{bytes, text};

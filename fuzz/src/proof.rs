@@ -1,6 +1,6 @@
 //! The proof's two headers: read as the independent subject and the suite read them.
 
-use local_daemon::proof;
+use local_daemon::handshake;
 use local_daemon_harness::{proof as suite, subject::readers};
 use local_daemon_spec::vectors::text;
 
@@ -9,29 +9,29 @@ use crate::{Seed, vectors};
 /// Reads a text as the value of either header.
 pub fn run(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    let read = proof::parse_authorization(text);
+    let read = handshake::parse_authorization(text);
     let theirs = readers::proof(text);
     let suites = suite::parse_authorization(text);
     assert_eq!(read.is_some(), theirs.is_some(), "the subject reads {theirs:?}");
     assert_eq!(read.is_some(), suites.is_some(), "the suite reads {suites:?}");
     if let (Some((nonce, code)), Some((their_nonce, _)), Some(suites)) = (read, theirs, suites) {
-        let written = proof::authorization(nonce, code);
+        let written = handshake::authorization(nonce, code);
         assert_eq!(
             written,
             format!(
                 "{} nonce=\"{}\", mac=\"{}\"",
-                proof::SCHEME,
+                handshake::SCHEME,
                 suites.nonce,
                 suites.mac
             )
         );
         assert_eq!(their_nonce, suites.nonce);
-        assert_eq!(proof::parse_authorization(&written), Some((nonce, code)));
+        assert_eq!(handshake::parse_authorization(&written), Some((nonce, code)));
     }
-    let answer = proof::parse_answer(text);
+    let answer = handshake::parse_answer(text);
     assert_eq!(answer.is_some(), suite::parse_daemon_proof(text).is_some());
     if let Some(code) = answer {
-        assert_eq!(proof::answer(code), text, "there is one way to write it");
+        assert_eq!(handshake::answer(code), text, "there is one way to write it");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The registration record: the crate, the suite and the independent subject take the same bytes for the same record.
 
-use local_daemon::{Registration, record::MAX_BYTES};
+use local_daemon::{Registration, registration::MAX_BYTES};
 use local_daemon_harness::{record::Record, subject::readers};
 
 use crate::{Seed, vectors};

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use local_daemon::{
     ClaimId, Protocol, Registration,
     claim::{Probe, Sight},
-    proof::{Handshake, State},
+    handshake::{Handshake, State},
 };
 
 /// The bytes of an input one by one, each as a choice.

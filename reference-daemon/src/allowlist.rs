@@ -10,7 +10,7 @@ use std::{
 use local_daemon::{
     StateDir,
     perimeter::{Origin, Origins},
-    state_dir::CONFIG,
+    state_directory::CONFIG,
 };
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
@@ -188,7 +188,7 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
-    use local_daemon::{StateDir, perimeter::Origin, state_dir::CONFIG};
+    use local_daemon::{StateDir, perimeter::Origin, state_directory::CONFIG};
     use tempfile::TempDir;
 
     use super::{Allowlist, add, listed, remove};

@@ -6,7 +6,7 @@ use local_daemon::{
     client::{Failure, RequestError, SetupError},
     connect::Outcome,
     daemon,
-    state_dir::{Fault, NoHome},
+    state_directory::{Fault, NoHome},
 };
 use miette::Diagnostic;
 

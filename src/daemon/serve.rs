@@ -131,7 +131,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_BOUND)
         // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
-        .max_buf_size(crate::record::MAX_BYTES)
+        .max_buf_size(crate::registration::MAX_BYTES)
         .max_headers(MOST_HEADERS)
         .serve_connection(io, service)
         .with_upgrades();

@@ -19,8 +19,8 @@ use crate::{
     browser::PageTokens,
     claim::{Claim, Outcome, Probe, Reason, Sight},
     client,
+    handshake::{Handshake, State},
     perimeter::{Identity, Origins},
-    proof::{Handshake, State},
 };
 
 /// What connections, routes and the driver share.

@@ -29,7 +29,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[cfg(feature = "daemon")]
 use super::Watch;
 use super::system;
-use crate::{record::MAX_BYTES, state_dir::Refused};
+use crate::{registration::MAX_BYTES, state_directory::Refused};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 

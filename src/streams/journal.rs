@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     platform,
-    state_dir::{Fault, Refused},
+    state_directory::{Fault, Refused},
 };
 
 /// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.

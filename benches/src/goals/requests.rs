@@ -15,7 +15,7 @@ use axum::{Json, Router, routing::get};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use local_daemon::{
     Credential, Daemon,
-    proof::{self, Nonce},
+    handshake::{self, Nonce},
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
 use serde_json::json;
@@ -89,8 +89,9 @@ fn handshakes(address: &str, credential: &Credential) -> Duration {
         nonce[..8].copy_from_slice(&number.to_le_bytes());
         let nonce = Nonce::from_bytes(nonce);
         let began = Instant::now();
-        let authorization = proof::authorization(nonce, proof::client_code(credential, address, nonce));
-        let wire = Wire::http(address.to_owned(), proof::PATH, &authorization);
+        let authorization =
+            handshake::authorization(nonce, handshake::client_code(credential, address, nonce));
+        let wire = Wire::http(address.to_owned(), handshake::PATH, &authorization);
         let mut connection = Connection::open(&wire).unwrap();
         let answer = connection.ask().unwrap();
         assert!(
@@ -110,10 +111,10 @@ fn is_proven(answer: &[u8], credential: &Credential, address: &str, nonce: Nonce
     let (head, body) = (&answer[..end], &answer[end + 4..]);
     let code = str::from_utf8(head).unwrap_or_default().lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case(proof::SCHEME)
-            .then(|| proof::parse_answer(value))?
+        name.eq_ignore_ascii_case(handshake::SCHEME)
+            .then(|| handshake::parse_answer(value))?
     });
-    code.is_some_and(|code| code == proof::daemon_code(credential, address, nonce, body))
+    code.is_some_and(|code| code == handshake::daemon_code(credential, address, nonce, body))
 }
 
 fn through_the_guard() -> Row {

@@ -1,7 +1,7 @@
 //! `credential`: the secret that clients share with the daemon.
 
 use clap::Subcommand;
-use local_daemon::state_dir::CREDENTIAL;
+use local_daemon::state_directory::CREDENTIAL;
 use serde_json::json;
 
 use super::Context;

@@ -14,8 +14,8 @@ use local_daemon::{
     LoopbackUrl, Registration, StateDir,
     claim::Sight,
     connect::Outcome,
-    record::LoopbackHost,
-    state_dir::{CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
+    registration::LoopbackHost,
+    state_directory::{CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
 };
 use serde::Serialize;
 use serde_json::json;

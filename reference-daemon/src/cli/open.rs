@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::Args;
-use local_daemon::{LoopbackUrl, StateDir, perimeter::Origin, state_dir::LAUNCHER};
+use local_daemon::{LoopbackUrl, StateDir, perimeter::Origin, state_directory::LAUNCHER};
 use serde_json::{Value, json};
 
 use super::{Context, connect::launch, status::answered};

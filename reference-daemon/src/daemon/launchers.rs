@@ -48,7 +48,7 @@ pub(crate) fn has_ended(path: &Path) -> bool {
 mod tests {
     use std::{fs::File, time::SystemTime};
 
-    use local_daemon::state_dir::LAUNCHER;
+    use local_daemon::state_directory::LAUNCHER;
 
     use super::*;
     use crate::daemon::tests::start;

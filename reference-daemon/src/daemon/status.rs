@@ -12,9 +12,9 @@ use axum::{Extension, Json, extract::State};
 use local_daemon::{
     StateDir,
     claim::Sight,
+    handshake::{self, State as DaemonState},
     perimeter::{Caller, Origin},
-    proof::{self, State as DaemonState},
-    state_dir,
+    state_directory,
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ pub(super) async fn status(
         idle_deadline: deadline.map(rfc3339),
         memory_bytes: resident(),
         log_path: log_path(&directory),
-        spec: proof::SPEC,
+        spec: handshake::SPEC,
         origins: handle.origins().borrow().iter().map(Origin::to_string).collect(),
         listeners: events::listeners(&app, &caller),
     })
@@ -113,7 +113,7 @@ fn resident() -> Option<u64> {
 
 /// The log file of the state directory, where standard error goes there.
 fn log_path(directory: &StateDir) -> Option<PathBuf> {
-    let path = directory.file(state_dir::LOG);
+    let path = directory.file(state_directory::LOG);
     let (log, stderr) = (fs::metadata(&path).ok()?, fs::metadata("/dev/fd/2").ok()?);
     (log.dev() == stderr.dev() && log.ino() == stderr.ino()).then_some(path)
 }

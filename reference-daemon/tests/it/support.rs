@@ -15,7 +15,7 @@ use std::{
 
 use local_daemon::{
     Credential,
-    proof::{self, Nonce},
+    handshake::{self, Nonce},
 };
 use rustix::{
     net::{AddressFamily, SocketType},
@@ -408,8 +408,8 @@ impl Raw {
     pub(crate) fn proof(&self) -> String {
         let credential = Credential::parse(self.credential.as_bytes()).unwrap();
         let nonce = Nonce::from_bytes([7; 32]);
-        let code = proof::client_code(&credential, &self.authority, nonce);
-        format!("Authorization: {}\r\n", proof::authorization(nonce, code))
+        let code = handshake::client_code(&credential, &self.authority, nonce);
+        format!("Authorization: {}\r\n", handshake::authorization(nonce, code))
     }
 
     pub(crate) fn authority(&self) -> &str {

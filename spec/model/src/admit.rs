@@ -18,8 +18,8 @@ use std::{
 use local_daemon::{
     ClaimId, LoopbackUrl, Protocol, Registration,
     claim::{Claim, Effect, Outcome, Probe, Reason, Sight},
-    proof::{Handshake, State},
-    record::LoopbackHost,
+    handshake::{Handshake, State},
+    registration::LoopbackHost,
 };
 
 use crate::observed::{By, Event, Observed, What};

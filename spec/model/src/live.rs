@@ -22,7 +22,7 @@ use local_daemon::{
     ClaimId, StateDir,
     claim::{self, Sight},
     connect,
-    state_dir::REGISTRATION,
+    state_directory::REGISTRATION,
 };
 
 use crate::{

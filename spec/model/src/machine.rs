@@ -13,8 +13,8 @@ use local_daemon::{
     LoopbackUrl, Protocol,
     claim::{self, Claim, Reason, Sight},
     connect::{self, Child, Connect, LOCK_BOUND, Policy},
-    proof::{Handshake, State},
-    record::{ClaimId, LoopbackHost, Registration},
+    handshake::{Handshake, State},
+    registration::{ClaimId, LoopbackHost, Registration},
 };
 
 /// The most daemons that a world holds.

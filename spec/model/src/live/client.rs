@@ -12,7 +12,7 @@ use local_daemon::{
     claim::Probe,
     client,
     connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy},
-    proof::{Handshake, State},
+    handshake::{Handshake, State},
 };
 use rustix::fs::{OFlags, fcntl_setfl};
 

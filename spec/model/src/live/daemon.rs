@@ -13,8 +13,8 @@ use local_daemon::{
     Credential, LoopbackUrl, Protocol, Registration, StateDir,
     claim::{Claim, Effect, Outcome, Probe, Reason},
     client,
-    proof::{self, Handshake, State},
-    record::LoopbackHost,
+    handshake::{self, Handshake, State},
+    registration::LoopbackHost,
 };
 
 use super::puppet::{Played, Puppet, Role, Told};
@@ -284,9 +284,10 @@ fn answer(
             break;
         }
         let value = line.strip_prefix("Authorization: ");
-        asked = value.and_then(proof::parse_authorization).or(asked);
+        asked = value.and_then(handshake::parse_authorization).or(asked);
     }
-    let proven = asked.filter(|(nonce, code)| *code == proof::client_code(credential, &authority, *nonce));
+    let proven =
+        asked.filter(|(nonce, code)| *code == handshake::client_code(credential, &authority, *nonce));
     let Some((nonce, _)) = proven else {
         return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
     };
@@ -304,11 +305,11 @@ fn answer(
         State::Ready => "200 OK",
         State::Draining => "503 Service Unavailable",
     };
-    let code = proof::answer(proof::daemon_code(credential, &authority, nonce, &body));
+    let code = handshake::answer(handshake::daemon_code(credential, &authority, nonce, &body));
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}: {code}\r\nConnection: close\r\n\r\n",
         body.len(),
-        proof::SCHEME
+        handshake::SCHEME
     );
     stream.write_all(&[head.as_bytes(), &body].concat())
 }

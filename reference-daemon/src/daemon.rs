@@ -445,7 +445,7 @@ impl App {
 mod tests {
     use std::{collections::BTreeSet, fs::Permissions, os::unix::fs::PermissionsExt};
 
-    use local_daemon::proof;
+    use local_daemon::handshake;
     use tempfile::TempDir;
 
     use super::*;
@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn openapi_document_names_exactly_the_routes() {
-        let document: Value = serde_json::from_str(include_str!("../../../spec/openapi.json")).unwrap();
+        let document: Value = serde_json::from_str(include_str!("../../spec/openapi.json")).unwrap();
         let documented: BTreeSet<(String, String)> = document["paths"]
             .as_object()
             .unwrap()
@@ -489,7 +489,7 @@ mod tests {
             .iter()
             .filter(|(_, method)| *method != Method::HEAD)
             .map(|(path, method)| ((*path).to_owned(), method.to_string()))
-            .chain([(proof::PATH.to_owned(), "GET".to_owned())])
+            .chain([(handshake::PATH.to_owned(), "GET".to_owned())])
             .collect();
         assert_eq!(documented, served);
     }

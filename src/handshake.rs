@@ -1,4 +1,4 @@
-//! The mutual proof: each side shows that it holds the credential, and neither sends it. No I/O.
+//! The handshake and its mutual proof: each side shows that it holds the credential, and neither sends it. No I/O.
 
 use std::num::NonZeroU32;
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     credential::{Credential, decode_32},
     gate::Protocol,
-    record::{self, ClaimId, Invalid},
+    registration::{self, ClaimId, Invalid},
 };
 
 /// The contract's name in the handshake.
@@ -186,8 +186,8 @@ impl Handshake {
     /// # Errors
     /// [`Invalid`] names the member that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
-        let object = record::parse_object(bytes)?;
-        if record::string(&object, "spec")? != SPEC {
+        let object = registration::parse_object(bytes)?;
+        if registration::string(&object, "spec")? != SPEC {
             return Err(Invalid::Spec);
         }
         let capabilities = object
@@ -198,13 +198,13 @@ impl Handshake {
             texts.collect::<Option<_>>()
         });
         Ok(Self {
-            protocol: record::string(&object, "protocol")?
+            protocol: registration::string(&object, "protocol")?
                 .parse()
                 .map_err(|_| Invalid::Protocol)?,
-            id: record::string(&object, "id")?.parse()?,
-            pid: record::pid(&object)?,
-            version: record::string(&object, "version")?.to_owned(),
-            state: match record::string(&object, "state")? {
+            id: registration::string(&object, "id")?.parse()?,
+            pid: registration::pid(&object)?,
+            version: registration::string(&object, "version")?.to_owned(),
+            state: match registration::string(&object, "state")? {
                 "ready" => State::Ready,
                 "draining" => State::Draining,
                 _ => return Err(Invalid::State),

@@ -15,7 +15,7 @@ use crate::{
     connect::Budget,
     credential::{Credential, NotACredential},
     platform,
-    record::{ClaimId, Invalid, Registration},
+    registration::{ClaimId, Invalid, Registration},
 };
 
 /// The registration's file name.

@@ -7,10 +7,10 @@ mod unix;
 pub(crate) use unix::*;
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
-#[path = "linux.rs"]
+#[path = "platform/linux.rs"]
 mod system;
 #[cfg(all(unix, any(not(target_os = "linux"), feature = "portable")))]
-#[path = "portable.rs"]
+#[path = "platform/portable.rs"]
 mod system;
 #[cfg(all(unix, feature = "daemon"))]
 pub(crate) use system::give_memory_back;
