@@ -421,13 +421,13 @@ fn placeholders(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
 }
 
 /// `text` with each placeholder replaced by its value. Values are not looked at again.
-pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
+pub fn fill(text: &str, values: &[(&str, impl AsRef<str>)]) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut done = 0;
     for (place, name) in placeholders(text) {
         if let Some((_, value)) = values.iter().find(|(known, _)| *known == name) {
             filled.push_str(&text[done..place.start]);
-            filled.push_str(value);
+            filled.push_str(value.as_ref());
             done = place.end;
         }
     }

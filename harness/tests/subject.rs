@@ -8,7 +8,6 @@ use local_daemon_harness::process::Subject;
 use local_daemon_harness::record::{CREDENTIAL, RECORD, Record, parse_credential};
 use local_daemon_harness::wait::{ms, until};
 use std::fs;
-use std::time::Duration;
 
 fn start(arena: &Arena, arguments: &[&str]) -> Subject {
     let argv = std::iter::once(env!("CARGO_BIN_EXE_daemonspec-subject")).chain(arguments.iter().copied());

@@ -3,7 +3,6 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::platform::Setup;
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use super::Stage;
 use crate::case::{Outcome, Stop};
-use crate::manifest::{ClientSection, fill};
+use crate::manifest::ClientSection;
 
 /// The deadline of a connect that is given none.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -248,19 +247,12 @@ impl Stage {
             Ok(command) => command,
             Err(key) => return self.not_applicable(format!("the manifest has no `client.{key}`")),
         };
-        let (state_dir, home) = (self.state_dir().to_owned(), self.arena.home());
         let seconds = call.within.unwrap_or_default().to_string();
-        let values = [
-            ("state_dir", &*state_dir.to_string_lossy()),
-            ("home", &*home.to_string_lossy()),
-            ("port", "0"),
-            ("case", self.case.name),
-            ("seconds", &seconds),
-        ];
-        let mut argv: Vec<String> = command.iter().map(|arg| fill(arg, &values)).collect();
+        let filled = self.filler(self.state_dir(), &[("seconds", &seconds)]);
+        let mut argv: Vec<String> = command.iter().map(|arg| filled(arg)).collect();
         let mut within = CONNECT;
         if let (Some(seconds), Some(deadline)) = (call.within, &client.deadline) {
-            argv.extend(deadline.args.iter().map(|arg| fill(arg, &values)));
+            argv.extend(deadline.args.iter().map(|arg| filled(arg)));
             within = Duration::from_secs(seconds);
         }
         if call.replaces {
@@ -271,14 +263,10 @@ impl Stage {
         }
         argv.extend(call.args);
         argv.splice(0..0, call.under);
-        let name = {
-            let mut notes = self.notes.lock();
-            notes.launched += 1;
-            format!("client-{}", notes.launched)
-        };
+        let name = format!("client-{}", self.notes.number());
         let mut launch = self.arena.launch(&name, argv).setup(call.setup);
         for (key, value) in &client.env {
-            launch = launch.var(key, fill(value, &values));
+            launch = launch.var(key, filled(value));
         }
         if let Some(protocol) = call.protocol {
             let Some(by) = &self.manifest.daemon.protocol_override else {
@@ -295,13 +283,8 @@ impl Stage {
         for (key, value) in call.vars {
             launch = launch.var(key, value);
         }
-        let mut notes = self.notes.lock();
-        if self.notes.over.load(Ordering::SeqCst) {
-            return Err(Stop::Fault("the case was ended".to_owned()));
-        }
         let began = Instant::now();
-        let subject = Arc::new(launch.start()?);
-        notes.subjects.push(Arc::clone(&subject));
+        let subject = self.notes.start(launch)?;
         Ok(Caller {
             subject,
             name,
