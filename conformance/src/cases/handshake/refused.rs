@@ -1,0 +1,210 @@
+//! What is answered to whoever does not show it: nothing.
+
+use local_daemon_harness::http::Request;
+use local_daemon_harness::proof::{self, Credential};
+
+use super::exchange::{Attempt, answered, authorized, bearing, conversation, member, refused};
+use super::wrong::unauthorized;
+use super::wrong::wrong_bearers;
+use crate::case::Outcome;
+use crate::stage::Stage;
+
+pub(super) fn no_authorization_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("401 with WWW-Authenticate for each");
+    stage.between_controls(&live, |stage| {
+        refused(stage, &live, &unauthorized(&live), |stage, what, response| {
+            let challenge = response.header("www-authenticate").unwrap_or_default().trim();
+            stage.ensure(
+                !challenge.is_empty(),
+                format!("{what}: 401 without WWW-Authenticate"),
+            )
+        })
+    })
+}
+
+pub(super) fn wrong_bearer_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("401 for each");
+    let attempts: Vec<Attempt> = wrong_bearers(&live.credential)
+        .into_iter()
+        .map(|(what, value)| (what.to_owned(), authorized(&live, &value)))
+        .collect();
+    stage.between_controls(&live, |stage| {
+        refused(stage, &live, &attempts, |_, _, _| Ok(()))?;
+        // Two headers are one list, which is not the credential as a whole; a server may find them malformed.
+        let what = "a wrong bearer and the right one";
+        let request = authorized(&live, "Bearer x").header("Authorization", &proof::bearer(&live.credential));
+        let response = answered(stage, &live, what, &request)?;
+        stage.ensure(
+            matches!(response.status, 400 | 401),
+            format!("{what}: answered {}", response.summary(stage.transcript())),
+        )
+    })
+}
+
+pub(super) fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
+    const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("401 for every path and method");
+    let handshake = live.target.path.clone();
+    let mut paths: Vec<String> = [
+        "/",
+        "/health",
+        "/healthz",
+        "/metrics",
+        "/favicon.ico",
+        "/index.html",
+        "/v1",
+        "/v1/status",
+        "/.well-known/",
+    ]
+    .map(str::to_owned)
+    .into();
+    paths.extend([
+        format!("{handshake}/"),
+        format!("{handshake}/x"),
+        format!("/x/..{handshake}"),
+        handshake.to_ascii_uppercase(),
+        handshake.replace('w', "%77"),
+        format!("/{}", proof::hex(&stage.rng().bytes(8))),
+        format!("/v1/{}?q=1", proof::hex(&stage.rng().bytes(8))),
+    ]);
+    let binding = &stage.manifest().binding;
+    let operations = [
+        &binding.authenticated_read,
+        &binding.mutation,
+        &binding.shutdown,
+        &binding.emit,
+        &binding.ticket,
+    ];
+    paths.extend(
+        operations
+            .into_iter()
+            .flatten()
+            .map(|operation| operation.path.clone()),
+    );
+    paths.extend(binding.stream.as_ref().map(|stream| stream.path.clone()));
+    paths.sort();
+    paths.dedup();
+    let mut attempts: Vec<Attempt> = Vec::new();
+    let wrong = proof::bearer(&Credential::random());
+    for path in &paths {
+        for method in METHODS {
+            let request = Request::new(method, path).host(&live.target.authority);
+            attempts.push((format!("{method} {path}"), request));
+        }
+        let request = Request::get(&live.target.authority, path).header("Authorization", &wrong);
+        attempts.push((format!("GET {path} with a wrong bearer"), request));
+    }
+    for method in METHODS.iter().filter(|method| **method != "GET") {
+        let request = Request::new(method, &handshake).host(&live.target.authority);
+        attempts.push((format!("{method} {handshake}"), request));
+    }
+    let read = stage.manifest().binding.authenticated_read.clone();
+    let control = |stage: &mut Stage, when: &str| -> Outcome {
+        let Some(read) = &read else { return Ok(()) };
+        let request = stage
+            .operation(&live, read)
+            .header("Authorization", &proof::bearer(&live.credential));
+        let response = answered(stage, &live, "the authenticated read", &request)?;
+        if !(200..300).contains(&response.status) {
+            let summary = response.summary(stage.transcript());
+            return stage.fail(format!("the authenticated read {when}: {summary}"));
+        }
+        stage.control(format!("the authenticated read was served {when}"));
+        Ok(())
+    };
+    stage.between_controls(&live, |stage| {
+        control(stage, "before")?;
+        refused(stage, &live, &attempts, |_, _, _| Ok(()))?;
+        control(stage, "afterwards")
+    })
+}
+
+pub(super) fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("200, and then 401 for each further request of the connection");
+    let bare = Request::get(&live.target.authority, &live.target.path).bytes();
+    let other = Request::get(&live.target.authority, "/").bytes();
+    let good = bearing(&live).bytes();
+    stage.between_controls(&live, |stage| {
+        for together in [false, true] {
+            let statuses = conversation(stage, &live, &[&good, &bare, &other], together)?
+                .iter()
+                .map(|response| response.status)
+                .collect::<Vec<_>>();
+            let how = if together {
+                "sent together"
+            } else {
+                "one after another"
+            };
+            stage.observed(format!("{how}: {statuses:?}"));
+            stage.ensure(
+                statuses.first() == Some(&200) && statuses[1..].iter().all(|status| *status == 401),
+                format!("{how}: {statuses:?}"),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    let answer = answered(stage, &live, "the good handshake", &bearing(&live))?;
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    for name in ["id", "pid", "version", "protocol"] {
+        let Some(value) = member(&answer, name) else {
+            return stage.fail(format!("the good handshake has no `{name}`"));
+        };
+        // A shorter text is found by chance in lengths, dates and the version of HTTP.
+        if value.len() >= 4 {
+            facts.push((name, value));
+        } else {
+            stage.observed(format!("`{name}` is {value}: too short to be looked for"));
+        }
+    }
+    stage.expect(format!(
+        "none of {} in any refusal",
+        facts.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    ));
+    let wrong = proof::bearer(&Credential::random());
+    let wrong_proof = proof::authorization(&Credential::random(), &live.target.authority, &proof::nonce());
+    let mut attempts = unauthorized(&live);
+    attempts.push(("a wrong bearer".to_owned(), authorized(&live, &wrong)));
+    attempts.push(("a wrong proof".to_owned(), authorized(&live, &wrong_proof)));
+    attempts.push(("an unknown scheme".to_owned(), authorized(&live, "Negotiate x")));
+    for accept in ["text/plain", "text/html", "application/json", "*/*"] {
+        let request = authorized(&live, &wrong).header("Accept", accept);
+        attempts.push((format!("a wrong bearer that accepts {accept}"), request));
+    }
+    stage.between_controls(&live, |stage| {
+        refused(stage, &live, &attempts, |stage, what, response| {
+            // A number in these headers is a time or a length.
+            let told = response
+                .headers
+                .iter()
+                .filter(|(name, _)| {
+                    !["date", "content-length", "age"].contains(&name.to_ascii_lowercase().as_str())
+                })
+                .map(|(name, value)| format!("{name}: {value}\n"));
+            let text = told.collect::<String>() + &String::from_utf8_lossy(&response.body);
+            for (name, value) in &facts {
+                stage.ensure(
+                    !holds_word(&text, value),
+                    format!("{what}: the refusal tells the {name}: {text}"),
+                )?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Whether `text` holds `word` in any case of letters, and not as a part of a longer word or number.
+fn holds_word(text: &str, word: &str) -> bool {
+    let (text, word) = (text.to_ascii_lowercase(), word.to_ascii_lowercase());
+    let inside = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+    text.match_indices(&word).any(|(start, found)| {
+        !inside(text[..start].chars().next_back()) && !inside(text[start + found.len()..].chars().next())
+    })
+}

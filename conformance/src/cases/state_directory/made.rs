@@ -1,0 +1,227 @@
+//! Made for its owner alone.
+
+use std::collections::BTreeMap;
+use std::fs::{self};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use local_daemon_harness::files::{EntryKind, Facts, FileEventKind, Snapshot, Watch};
+use local_daemon_harness::platform::Setup;
+use local_daemon_harness::process::{Signal, read_as, run_as};
+use local_daemon_harness::wait::ms;
+
+use super::{another_user, beside, make_private, set_mode};
+use crate::case::Outcome;
+use crate::stage::{Stage, Start};
+
+const UMASKS: [u32; 4] = [0o000, 0o022, 0o077, 0o777];
+
+fn under(umask: u32, path: &Path) -> Start {
+    let setup = Setup {
+        umask: Some(umask),
+        ..Setup::default()
+    };
+    Start::new().state_dir(path).setup(setup)
+}
+
+/// A thread that looks at the modes of paths as fast as it can and keeps the first loose sight of each.
+struct Looker {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<BTreeMap<PathBuf, Facts>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Looker {
+    fn at(paths: Vec<PathBuf>) -> Self {
+        let (stop, seen) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::<Mutex<BTreeMap<_, _>>>::default(),
+        );
+        let thread = {
+            let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for path in &paths {
+                        if let Some(facts) = Facts::of(path).ok().filter(Facts::is_loose) {
+                            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                            seen.entry(path.clone()).or_insert(facts);
+                        }
+                    }
+                    std::thread::yield_now();
+                }
+            })
+        };
+        Self {
+            stop,
+            seen,
+            thread: Some(thread),
+        }
+    }
+
+    fn loose(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter()
+            .map(|(path, facts)| format!("{}: {facts}", path.display()))
+            .collect()
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// No entry was seen with a mode that lets group or others do something, neither by notification nor by looking.
+fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) -> Outcome {
+    let overflow = watch
+        .events()
+        .iter()
+        .any(|event| event.kind == FileEventKind::Overflow);
+    if overflow {
+        return stage.inconclusive("the kernel dropped notifications");
+    }
+    let events = watch.loose().into_iter().filter_map(|event| {
+        let facts = event.facts?;
+        Some(format!("{} at {:?}: {facts}", event.name.display(), event.kind))
+    });
+    let loose: Vec<String> = events.chain(looker.loose()).collect();
+    stage.ensure(
+        loose.is_empty(),
+        format!("under umask {umask:03o}: {}", loose.join("; ")),
+    )
+}
+
+pub(super) fn created_owner_only(stage: &mut Stage) -> Outcome {
+    stage.expect("mode 0700 under every umask, and never a group or other bit before");
+    for umask in UMASKS {
+        let name = format!("state-{umask:03o}");
+        let path = beside(stage, &name);
+        let watch = Watch::on(stage.arena().path())?;
+        let looker = Looker::at(vec![path.clone()]);
+        let daemon = stage.launch_with(under(umask, &path))?;
+        let ready = stage.ready(&daemon);
+        never_loose(stage, umask, &watch, &looker)?;
+        ready?;
+        if watch
+            .wait_event(ms(1_000), FileEventKind::Created, &name)
+            .is_none()
+        {
+            return stage.inconclusive(format!("nobody was seen to create {name}"));
+        }
+        stage.precondition(format!("{name} was created under observation"));
+        let facts = Facts::of(&path)?;
+        stage.observed(format!("umask {umask:03o}: {facts}"));
+        stage.ensure(facts.mode == 0o700, format!("under umask {umask:03o}: {facts}"))?;
+        daemon.kill_group();
+    }
+    Ok(())
+}
+
+pub(super) fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
+    stage.expect("files of mode 0600 and directories of mode 0700 under every umask, and never a looser one");
+    for umask in UMASKS {
+        let path = beside(stage, &format!("state-{umask:03o}"));
+        make_private(&path)?;
+        let binding = stage.manifest().binding.clone();
+        let names = [&binding.registration, &binding.credential].map(|name| path.join(name));
+        let watch = Watch::on(&path)?;
+        let looker = Looker::at(names.to_vec());
+        let daemon = stage.launch_with(under(umask, &path))?;
+        let ready = stage.ready(&daemon);
+        never_loose(stage, umask, &watch, &looker)?;
+        let live = ready?;
+        exact_modes(stage, umask, &path)?;
+        if let Some(mutation) = &binding.mutation {
+            let request = stage.operation(&live, mutation).header(
+                "Authorization",
+                &local_daemon_harness::proof::bearer(&live.credential),
+            );
+            // What it answers is judged elsewhere; here it only has to have had a reason to write something.
+            let _ = stage.send(&live, &request);
+        }
+        daemon.signal(Signal::TERM)?;
+        if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
+            return stage.inconclusive(format!("{} does not end on SIGTERM", daemon.name));
+        }
+        let created: Vec<String> = watch
+            .events()
+            .into_iter()
+            .filter(|event| matches!(event.kind, FileEventKind::Created | FileEventKind::MovedTo))
+            .map(|event| event.name.to_string_lossy().into_owned())
+            .collect();
+        if !created.contains(&binding.credential) || !created.contains(&binding.registration) {
+            return stage.inconclusive(format!("nobody was seen to create {}", names[0].display()));
+        }
+        stage.precondition(format!(
+            "umask {umask:03o}: {} names appeared under observation",
+            created.len()
+        ));
+        never_loose(stage, umask, &watch, &looker)?;
+    }
+    Ok(())
+}
+
+/// Every file below `path` has mode 0600 and every directory 0700.
+fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
+    let odd: Vec<String> = Snapshot::of(path)?
+        .0
+        .into_iter()
+        .filter_map(|(name, entry)| {
+            let right = match entry.facts.kind {
+                EntryKind::Directory => 0o700,
+                EntryKind::Link => entry.facts.mode,
+                _ => 0o600,
+            };
+            (entry.facts.mode != right).then(|| format!("{}: {}", name.display(), entry.facts))
+        })
+        .collect();
+    stage.ensure(
+        odd.is_empty(),
+        format!("under umask {umask:03o}, once ready: {}", odd.join("; ")),
+    )
+}
+
+pub(super) fn closed_to_other_users(stage: &mut Stage) -> Outcome {
+    let nobody = another_user(stage)?;
+    stage.expect("nobody may neither list the directory nor read the record or the credential");
+    stage.arena().let_others_in()?;
+    let open = beside(stage, "open");
+    fs::write(&open, "open")?;
+    set_mode(&open, 0o644)?;
+    let setup = Setup {
+        umask: Some(0),
+        ..Setup::default()
+    };
+    let daemon = stage.launch_with(Start::new().setup(setup))?;
+    stage.ready(&daemon)?;
+    let control = |stage: &mut Stage| match read_as(nobody, &open, ms(2_000)) {
+        Ok(Ok(bytes)) if bytes == b"open" => {
+            stage.control("nobody reads a file of mode 0644 beside the state directory");
+            Ok(())
+        }
+        other => stage.untestable(format!("nobody cannot even read what is open: {other:?}")),
+    };
+    control(stage)?;
+    for path in [stage.record_path(), stage.credential_path()] {
+        let read = read_as(nobody, &path, ms(2_000))?;
+        let name = path.file_name().unwrap_or_default().display().to_string();
+        stage.ensure(read.is_err(), format!("nobody reads {name}"))?;
+        stage.observed(format!("{name}: {}", read.err().unwrap_or_default()));
+    }
+    let argv = [
+        "ls".into(),
+        "-a".into(),
+        "--".into(),
+        stage.state_dir().as_os_str().to_owned(),
+    ];
+    let listed = run_as(nobody, argv, ms(2_000))?;
+    let refused = listed.is_some_and(|(exit, output)| exit.code != Some(0) && output.stdout().is_empty());
+    stage.ensure(refused, "nobody lists the state directory")?;
+    control(stage)
+}

@@ -1,0 +1,103 @@
+//! Where it is.
+
+use std::fs::{self};
+use std::path::{Path, PathBuf};
+
+use local_daemon_harness::files::Snapshot;
+use local_daemon_harness::platform::Setup;
+
+use super::{beside, make_private, unchanged};
+use crate::case::Outcome;
+use crate::stage::{Stage, Start};
+
+/// Every regular file of this name below `directory`.
+fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let below = Snapshot::of(directory).unwrap_or_default();
+    let named = below
+        .0
+        .into_keys()
+        .filter(|path| path.file_name().is_some_and(|last| last == name));
+    named.collect()
+}
+
+pub(super) fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
+    if !stage
+        .manifest()
+        .daemon
+        .run
+        .iter()
+        .any(|arg| arg.contains("{state_dir}"))
+    {
+        return stage.not_applicable("the manifest's command does not name the state directory");
+    }
+    stage.expect("a record in the directory that the command names, and in no other");
+    let other = beside(stage, "other");
+    make_private(&other)?;
+    let before = Snapshot::of(&other)?;
+    let start = Start::new().var("LOCAL_DAEMON_STATE_DIR", other.to_string_lossy());
+    let daemon = stage.launch_with(start)?;
+    stage.ready(&daemon)?;
+    unchanged(stage, "the directory that the environment names", &other, &before)?;
+    let record = stage.manifest().binding.registration.clone();
+    let strays = find(&stage.arena().home(), &record);
+    stage.ensure(
+        strays.is_empty(),
+        format!("further records in the home: {strays:?}"),
+    )
+}
+
+pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
+    stage.expect("each daemon publishes in the same directory, so that the one before stands down");
+    let (run, tmp) = (beside(stage, "run-2"), beside(stage, "tmp-2"));
+    make_private(&run)?;
+    make_private(&tmp)?;
+    let setup = Setup {
+        own_session: true,
+        ..Setup::default()
+    };
+    let login = Start::new()
+        .var("XDG_RUNTIME_DIR", run.to_string_lossy())
+        .setup(setup);
+    let cron = Start::new().var("XDG_RUNTIME_DIR", "").var("TMPDIR", "").cwd("/");
+    let service = Start::new().var("TMPDIR", tmp.to_string_lossy()).cwd(&tmp);
+    let (mut last, _) = stage.launch_ready()?;
+    for (session, start) in [("login", login), ("cron", cron), ("service", service)] {
+        let daemon = stage.launch_with(start)?;
+        stage.ready(&daemon)?;
+        let deadline = stage.stand_down_deadline();
+        let exit = last.wait_exit(deadline);
+        stage.ensure(
+            exit.is_some(),
+            format!(
+                "{} still runs beside {}, started as a {session} session",
+                last.name, daemon.name
+            ),
+        )?;
+        last = daemon;
+    }
+    let record = stage.manifest().binding.registration.clone();
+    let strays = find(stage.arena().path(), &record);
+    stage.observed(format!("records in the whole world of the case: {strays:?}"));
+    stage.ensure(strays.len() == 1, "there are several records")
+}
+
+pub(super) fn used_as_named(stage: &mut Stage) -> Outcome {
+    stage.expect("record and credential in exactly that directory, and nothing beside it");
+    let (_daemon, live) = stage.launch_ready()?;
+    let state_dir = stage.state_dir().to_owned();
+    let expected = ["home", "run", "tmp"].map(std::ffi::OsString::from);
+    let strays: Vec<_> = fs::read_dir(stage.arena().path())?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| !expected.contains(name) && Some(name.as_os_str()) != state_dir.file_name())
+        .collect();
+    stage.observed(format!(
+        "{} bytes of path; ready after {} ms",
+        state_dir.as_os_str().len(),
+        live.after.as_millis()
+    ));
+    stage.ensure(
+        strays.is_empty(),
+        format!("beside the state directory: {strays:?}"),
+    )
+}

@@ -1,0 +1,375 @@
+//! Checked before it is trusted: the directory, then the credential in it.
+
+use std::fs::{self};
+use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::files::{EntryKind, Facts, Snapshot};
+use local_daemon_harness::platform::{self};
+use local_daemon_harness::record;
+use local_daemon_harness::wait::ms;
+
+use super::{another_user, beside, make_private, set_mode, unchanged};
+use crate::case::Outcome;
+use crate::stage::{Live, Stage, Start};
+
+/// Within this a start that must be refused has ended (DIR-10, DIR-12).
+const BOUND: Duration = Duration::from_secs(1);
+
+/// Every single group and other bit, what a usual umask leaves of a file, and all of them.
+const LOOSE: [u32; 8] = [0o001, 0o002, 0o004, 0o010, 0o020, 0o040, 0o044, 0o077];
+
+/// Starts the subject where it has to refuse to, and returns what it said: it must end within a second, with a status
+/// that is not zero and an error on standard error that names `path` (DIR-10, DIR-11). What a good start took here comes
+/// on top: a busy host that takes half a second to begin a program takes as long to begin one that refuses.
+fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<String> {
+    let began = Instant::now();
+    let bound = BOUND + stage.slowest_start();
+    let daemon = stage.launch_with(start)?;
+    let exit = daemon.wait_exit(began + bound);
+    let Some(exit) = exit.filter(|exit| exit.at.duration_since(began) <= bound) else {
+        daemon.kill_group();
+        return stage.fail(format!(
+            "{what}: {} still ran {} ms after its launch",
+            daemon.name,
+            bound.as_millis()
+        ));
+    };
+    stage.ensure(
+        exit.code.is_some_and(|code| code != 0),
+        format!("{what}: {} ended with {exit}", daemon.name),
+    )?;
+    let said = daemon
+        .wait_output_end(ms(1_000))
+        .unwrap_or_else(|| daemon.output());
+    let said = String::from_utf8_lossy(&said.stderr()).into_owned();
+    stage.ensure(
+        said.contains(&*path.to_string_lossy()),
+        format!(
+            "{what}: {exit}, and standard error does not name {}: {}",
+            path.display(),
+            said.trim_end()
+        ),
+    )?;
+    Ok(said)
+}
+
+/// Does starts that must be refused between two good ones in the arena's state directory; `faults` puts back what it
+/// changes. Without a good start before, nothing follows; without one after, the subject did not refuse but break.
+pub(in crate::cases) fn between_good_starts(
+    stage: &mut Stage,
+    faults: impl FnOnce(&mut Stage, &Live) -> Outcome,
+) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    stage.control("the good form was accepted before");
+    daemon.kill_group();
+    faults(stage, &live)?;
+    let (daemon, _) = stage.launch_ready()?;
+    stage.control("the good form was accepted afterwards");
+    daemon.kill_group();
+    Ok(())
+}
+
+/// Neither the record nor the credential in the arena's state directory is other than in `before` (PUB-11).
+fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome {
+    let after = Snapshot::of(stage.state_dir())?;
+    for path in [stage.record_path(), stage.credential_path()] {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        stage.ensure(
+            before.get(&name) == after.get(&name),
+            format!(
+                "{what}: {name} was {:?} and is {:?}",
+                before.get(&name).map(|entry| entry.facts.to_string()),
+                after.get(&name).map(|entry| entry.facts.to_string())
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn symlink_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let (good, link, dangling) = (
+            stage.state_dir().to_owned(),
+            beside(stage, "link"),
+            beside(stage, "dangling"),
+        );
+        let nothing = beside(stage, "nothing");
+        symlink(&good, &link)?;
+        symlink(&nothing, &dangling)?;
+        let before = Snapshot::of(&good)?;
+        for (what, path) in [
+            ("a link to a good state directory", &link),
+            ("a link to nothing", &dangling),
+        ] {
+            refused(stage, what, Start::new().state_dir(path), path)?;
+            unchanged(stage, what, &good, &before)?;
+            stage.ensure(!nothing.exists(), format!("{what}: its target was created"))?;
+            let kind = Facts::of(path)?.kind;
+            stage.ensure(kind == EntryKind::Link, format!("{what}: it became a {kind:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let (good, link) = (stage.state_dir().to_owned(), beside(stage, "link"));
+        symlink(&good, &link)?;
+        let before = Snapshot::of(&good)?;
+        let slash = format!("{}/", link.display());
+        refused(stage, "a link and a slash", Start::new().state_dir(slash), &link)?;
+        unchanged(stage, "a link and a slash", &good, &before)
+    })
+}
+
+pub(super) fn no_directory_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let (file, fifo) = (beside(stage, "file"), beside(stage, "fifo"));
+        record::write_new(&file, b"not a directory\n", 0o600)?;
+        platform::make_fifo(&fifo)?;
+        for (what, path) in [("a regular file", &file), ("a FIFO", &fifo)] {
+            let before = Facts::of(path)?;
+            refused(stage, what, Start::new().state_dir(path), path)?;
+            let after = Facts::of(path)?;
+            stage.ensure(before == after, format!("{what}: was {before} and is {after}"))?;
+        }
+        stage.ensure(
+            fs::read(&file)? == b"not a directory\n",
+            "the regular file was written to",
+        )
+    })
+}
+
+pub(super) fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
+    let nobody = another_user(stage)?;
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        for (what, path) in [
+            ("a state directory of nobody", stage.state_dir().to_owned()),
+            ("a credential of nobody", stage.credential_path()),
+        ] {
+            chown(&path, Some(nobody.uid), Some(nobody.gid))?;
+            let before = Snapshot::of(stage.state_dir())?;
+            refused(stage, what, Start::new(), &path)?;
+            let state_dir = stage.state_dir().to_owned();
+            if path == state_dir {
+                unchanged(stage, what, &state_dir, &before)?;
+            }
+            files_unchanged(stage, what, &before)?;
+            chown(&path, Some(platform::uid()), None)?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn loose_mode_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let path = stage.state_dir().to_owned();
+        for bits in LOOSE {
+            let what = format!("a state directory of mode {:04o}", 0o700 | bits);
+            set_mode(&path, 0o700 | bits)?;
+            let before = Snapshot::of(&path)?;
+            refused(stage, &what, Start::new(), &path)?;
+            unchanged(stage, &what, &path, &before)?;
+        }
+        set_mode(&path, 0o700)?;
+        Ok(())
+    })
+}
+
+pub(super) fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let (path, elsewhere, nothing) = (
+            stage.credential_path(),
+            beside(stage, "elsewhere"),
+            beside(stage, "nothing"),
+        );
+        fs::rename(&path, &elsewhere)?;
+        let content = fs::read(&elsewhere)?;
+        for (what, target) in [
+            ("a link to a good credential", &elsewhere),
+            ("a link to nothing", &nothing),
+        ] {
+            symlink(target, &path)?;
+            let before = Snapshot::of(stage.state_dir())?;
+            refused(stage, what, Start::new(), &path)?;
+            files_unchanged(stage, what, &before)?;
+            stage.ensure(!nothing.exists(), format!("{what}: its target was created"))?;
+            stage.ensure(
+                fs::read(&elsewhere)? == content,
+                format!("{what}: its target was written to"),
+            )?;
+            fs::remove_file(&path)?;
+        }
+        fs::rename(&elsewhere, &path)?;
+        Ok(())
+    })
+}
+
+pub(super) fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let (path, good) = (stage.credential_path(), beside(stage, "good"));
+        fs::rename(&path, &good)?;
+        platform::make_fifo(&path)?;
+        refused_as_it_is(stage, "a FIFO", &path)?;
+        fs::remove_file(&path)?;
+        make_private(&path)?;
+        refused_as_it_is(stage, "a directory", &path)?;
+        fs::remove_dir(&path)?;
+        let socket = UnixListener::bind(&path)?;
+        set_mode(&path, 0o600)?;
+        refused_as_it_is(stage, "a socket", &path)?;
+        drop(socket);
+        fs::remove_file(&path)?;
+        fs::rename(&good, &path)?;
+        Ok(())
+    })
+}
+
+/// A start in the arena's state directory is refused with an error that names `path`, record and credential stay.
+pub(in crate::cases) fn refused_as_it_is(stage: &mut Stage, what: &str, path: &Path) -> Outcome<String> {
+    let before = Snapshot::of(stage.state_dir())?;
+    let said = refused(stage, what, Start::new(), path)?;
+    files_unchanged(stage, what, &before)?;
+    Ok(said)
+}
+
+pub(super) fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, _| {
+        let path = stage.credential_path();
+        for bits in LOOSE {
+            set_mode(&path, 0o600 | bits)?;
+            refused_as_it_is(
+                stage,
+                &format!("a credential of mode {:04o}", 0o600 | bits),
+                &path,
+            )?;
+        }
+        set_mode(&path, 0o600)?;
+        Ok(())
+    })
+}
+
+pub(super) fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
+    between_good_starts(stage, |stage, live| {
+        let (path, good) = (stage.credential_path(), beside(stage, "good"));
+        fs::rename(&path, &good)?;
+        // The file begins as a good one: whoever reads only a beginning and never asks for the size accepts it.
+        record::write_new(&path, format!("{}\n", live.credential.text()).as_bytes(), 0o600)?;
+        let file = fs::OpenOptions::new().write(true).open(&path)?;
+        for size in [64 * 1024 + 1, 1024 * 1024] {
+            file.set_len(size)?;
+            refused_as_it_is(stage, &format!("a credential of {size} bytes"), &path)?;
+        }
+        fs::rename(&good, &path)?;
+        Ok(())
+    })
+}
+
+pub(super) fn refusals_name_the_fault(stage: &mut Stage) -> Outcome {
+    stage.expect("errors that name the path, and that tell each fault from the others");
+    between_good_starts(stage, |stage, _| {
+        let (state_dir, good) = (stage.state_dir().to_owned(), beside(stage, "good"));
+        let mut directory = Vec::new();
+        let (link, file) = (beside(stage, "link"), beside(stage, "file"));
+        symlink(&state_dir, &link)?;
+        record::write_new(&file, b"", 0o600)?;
+        for (what, path) in [("a symbolic link", &link), ("no directory", &file)] {
+            let said = refused(stage, what, Start::new().state_dir(path), path)?;
+            directory.push((what, beyond(&said, path)));
+        }
+        set_mode(&state_dir, 0o755)?;
+        let said = refused(stage, "a loose mode", Start::new(), &state_dir)?;
+        directory.push(("a loose mode", beyond(&said, &state_dir)));
+        set_mode(&state_dir, 0o700)?;
+        all_different(stage, "the state directory", &directory)?;
+
+        let mut credential = Vec::new();
+        let path = stage.credential_path();
+        set_mode(&path, 0o644)?;
+        let said = refused_as_it_is(stage, "a loose mode", &path)?;
+        credential.push(("a loose mode", beyond(&said, &path)));
+        set_mode(&path, 0o600)?;
+        fs::rename(&path, &good)?;
+        symlink(&good, &path)?;
+        let said = refused_as_it_is(stage, "a symbolic link", &path)?;
+        credential.push(("a symbolic link", beyond(&said, &path)));
+        fs::remove_file(&path)?;
+        make_private(&path)?;
+        let said = refused_as_it_is(stage, "no regular file", &path)?;
+        credential.push(("no regular file", beyond(&said, &path)));
+        fs::remove_dir(&path)?;
+        record::write_new(&path, b"cut\n", 0o600)?;
+        let said = refused_as_it_is(stage, "a damaged text", &path)?;
+        credential.push(("a damaged text", beyond(&said, &path)));
+        fs::rename(&good, &path)?;
+        all_different(stage, "the credential", &credential)
+    })
+}
+
+/// An error without the path that it names, and without what differs from launch to launch.
+fn beyond(said: &str, path: &Path) -> String {
+    let said = said.replace(&*path.to_string_lossy(), "");
+    said.chars()
+        .filter(|c| !c.is_ascii_digit())
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outcome {
+    for (place, (fault, error)) in errors.iter().enumerate() {
+        let same = errors[..place].iter().find(|(_, other)| other == error);
+        if let Some((other, _)) = same {
+            return stage.fail(format!("{of}: {fault} and {other} are told alike: {error}"));
+        }
+    }
+    stage.observed(format!(
+        "{of}: {} faults, each told in words of its own",
+        errors.len()
+    ));
+    Ok(())
+}
+
+pub(super) fn unwritable_refused(stage: &mut Stage) -> Outcome {
+    stage.expect("an exit within 1 s, not with status 0, and an error that names the path");
+    between_good_starts(stage, |stage, _| {
+        let file = beside(stage, "file");
+        record::write_new(&file, b"", 0o600)?;
+        for (what, path) in [
+            ("a state directory below a regular file", file.join("state")),
+            (
+                "a state directory below /proc",
+                PathBuf::from("/proc/local-daemon-state"),
+            ),
+        ] {
+            refused(stage, what, Start::new().state_dir(&path), &path)?;
+        }
+        if !platform::is_root() {
+            let path = beside(stage, "read-only");
+            fs::DirBuilder::new().mode(0o500).create(&path)?;
+            refused(
+                stage,
+                "a state directory of mode 0500",
+                Start::new().state_dir(&path),
+                &path,
+            )?;
+        }
+        Ok(())
+    })
+}
