@@ -324,6 +324,15 @@ pub struct BrowserSection {
     pub handoff: Option<Vec<String>>,
 }
 
+impl Origins {
+    /// The commands that are given, each with its key.
+    fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
+        let (add, remove) = (self.add.as_mut(), self.remove.as_mut());
+        (add.map(|add| ("daemon.origins.add", add)).into_iter())
+            .chain(remove.map(|remove| ("daemon.origins.remove", remove)))
+    }
+}
+
 impl BrowserSection {
     /// The commands that are given, each with its key.
     fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
@@ -384,14 +393,11 @@ impl Manifest {
         let mut manifest = self.clone();
         let daemon = Some(&mut manifest.daemon.run).filter(|run| !run.is_empty());
         let client = manifest.client.iter_mut().flat_map(ClientSection::commands);
-        let origins = manifest.daemon.origins.iter_mut();
-        let origins =
-            origins.flat_map(|origins| [&mut origins.add, &mut origins.remove].into_iter().flatten());
+        let origins = manifest.daemon.origins.iter_mut().flat_map(Origins::commands);
         let browser = manifest.browser.iter_mut().flat_map(BrowserSection::commands);
         for command in daemon
             .into_iter()
-            .chain(client.chain(browser).map(|(_, command)| command))
-            .chain(origins)
+            .chain(client.chain(browser).chain(origins).map(|(_, command)| command))
         {
             command.extend(args.iter().map(|&arg| arg.to_owned()));
         }

@@ -11,7 +11,7 @@ use local_daemon_spec::Profile;
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
 use super::{
-    Binding, BrowserSection, DaemonSection, Manifest, Operation, SubjectSection, fill, placeholders,
+    Binding, BrowserSection, DaemonSection, Manifest, Operation, Origins, SubjectSection, fill, placeholders,
 };
 use crate::nearest::nearest;
 
@@ -258,29 +258,7 @@ impl Manifest {
 
     /// Checks placeholders, fills in the manifest's directory and finds the programs.
     fn ready(mut self, dir: &Path) -> Result<Self, ManifestFault> {
-        self.check_placeholders()?;
-        let dir = dir.to_string_lossy();
-        for text in self.words_mut() {
-            *text = fill(text, &[(MANIFEST_DIR, &dir)]);
-        }
-        if let Some(client) = &mut self.client {
-            let fill_in = |text: &mut String| *text = fill(text, &[(MANIFEST_DIR, &dir)]);
-            client
-                .commands()
-                .flat_map(|(_, command)| command)
-                .for_each(fill_in);
-            client.env.values_mut().for_each(fill_in);
-            client
-                .daemon
-                .iter_mut()
-                .flat_map(|stand| &mut stand.command)
-                .for_each(fill_in);
-        }
-        for (_, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
-            for text in command {
-                *text = fill(text, &[(MANIFEST_DIR, &dir)]);
-            }
-        }
+        self.place(dir)?;
         if self.subject.name.is_empty() {
             let program = self.program().and_then(Path::file_name);
             self.subject.name = program.unwrap_or_default().to_string_lossy().into_owned();
@@ -300,17 +278,9 @@ impl Manifest {
         if !self.subject.version.is_empty() {
             resolve("subject.version", &mut self.subject.version)?;
         }
-        if let Some(origins) = &mut self.daemon.origins {
-            for (key, command) in [
-                ("daemon.origins.add", &mut origins.add),
-                ("daemon.origins.remove", &mut origins.remove),
-            ] {
-                if let Some(command) = command {
-                    resolve(key, command)?;
-                }
-            }
-        }
-        for (key, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
+        let origins = self.daemon.origins.iter_mut().flat_map(Origins::commands);
+        let browser = self.browser.iter_mut().flat_map(BrowserSection::commands);
+        for (key, command) in origins.chain(browser) {
             resolve(key, command)?;
         }
         if let Some(client) = &mut self.client {
@@ -327,110 +297,78 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Every word of a command and every environment value, the client's apart.
-    fn words_mut(&mut self) -> impl Iterator<Item = &mut String> {
-        let daemon = &mut self.daemon;
-        (self.subject.version.iter_mut())
-            .chain(&mut daemon.run)
-            .chain(daemon.env.values_mut())
-            .chain(daemon.origins.as_mut().into_iter().flat_map(|origins| {
-                let commands = [&mut origins.add, &mut origins.remove];
-                origins
-                    .args
-                    .iter_mut()
-                    .chain(commands.into_iter().flatten().flatten())
-            }))
-            .chain(
-                daemon
-                    .yields
-                    .as_mut()
-                    .into_iter()
-                    .flat_map(|yields| &mut yields.args),
-            )
-    }
-
-    fn check_placeholders(&self) -> Result<(), ManifestFault> {
-        let check = |key: &str, text: &str, more: &[&str]| {
+    /// Checks the placeholders of every text, and fills in the manifest's directory where it is known.
+    fn place(&mut self, dir: &Path) -> Result<(), ManifestFault> {
+        const DIR: &[&str] = &[MANIFEST_DIR];
+        const ORIGIN: &[&str] = &["origin", MANIFEST_DIR];
+        let dir = dir.to_string_lossy();
+        let place = |key: &str, text: &mut String, more: &[&str]| {
             let known: Vec<&str> = PLACEHOLDERS.iter().chain(more).copied().collect();
-            match placeholders(text).find(|(_, name)| !known.contains(name)) {
-                None => Ok(()),
-                Some((_, name)) => Err(ManifestFault::Placeholder {
+            if let Some((_, name)) = placeholders(text).find(|(_, name)| !known.contains(name)) {
+                let known: Vec<String> = known.iter().map(|name| format!("{{{name}}}")).collect();
+                return Err(ManifestFault::Placeholder {
                     key: key.to_owned(),
                     name: name.to_owned(),
-                    help: format!(
-                        "known here: {}",
-                        known
-                            .iter()
-                            .map(|name| format!("{{{name}}}"))
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    ),
-                }),
+                    help: format!("known here: {}", known.join(", ")),
+                });
             }
+            if more.contains(&MANIFEST_DIR) {
+                *text = fill(text, &[(MANIFEST_DIR, &dir)]);
+            }
+            Ok(())
         };
-        let all = |key: &str, texts: &[String], more: &[&str]| {
-            texts.iter().try_for_each(|text| check(key, text, more))
+        let all = |key: &str, texts: &mut [String], more: &[&str]| {
+            texts.iter_mut().try_for_each(|text| place(key, text, more))
         };
-        all("subject.version", &self.subject.version, &[MANIFEST_DIR])?;
-        all("daemon.run", &self.daemon.run, &[MANIFEST_DIR])?;
-        for (name, value) in &self.daemon.env {
-            check(&format!("daemon.env.{name}"), value, &[MANIFEST_DIR])?;
+        let (daemon, binding) = (&mut self.daemon, &mut self.binding);
+        all("subject.version", &mut self.subject.version, DIR)?;
+        all("daemon.run", &mut daemon.run, DIR)?;
+        for (name, value) in &mut daemon.env {
+            place(&format!("daemon.env.{name}"), value, DIR)?;
         }
-        if let Some(origins) = &self.daemon.origins {
-            for (key, words) in [
-                ("daemon.origins.args", Some(&origins.args)),
-                ("daemon.origins.add", origins.add.as_ref()),
-                ("daemon.origins.remove", origins.remove.as_ref()),
-            ] {
-                all(
-                    key,
-                    words.map_or(&[][..], Vec::as_slice),
-                    &["origin", MANIFEST_DIR],
-                )?;
+        if let Some(origins) = &mut daemon.origins {
+            all("daemon.origins.args", &mut origins.args, ORIGIN)?;
+            for (key, command) in origins.commands() {
+                all(key, command, ORIGIN)?;
             }
         }
-        if let Some(yields) = &self.daemon.yields {
-            all("daemon.yields.args", &yields.args, &[MANIFEST_DIR])?;
+        if let Some(yields) = &mut daemon.yields {
+            all("daemon.yields.args", &mut yields.args, DIR)?;
         }
-        if let Some(mut browser) = self.browser.clone() {
-            for (key, command) in browser.commands() {
-                let more: &[&str] = if key == "browser.handoff" {
-                    &["origin", MANIFEST_DIR]
-                } else {
-                    &[MANIFEST_DIR]
-                };
-                all(key, command, more)?;
-            }
+        for (key, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
+            all(key, command, if key == "browser.handoff" { ORIGIN } else { DIR })?;
         }
-        if let Some(mut client) = self.client.clone() {
+        if let Some(client) = &mut self.client {
             for (key, command) in client.commands() {
-                all(key, command, &[MANIFEST_DIR])?;
+                all(key, command, DIR)?;
             }
-            for (name, value) in &client.env {
-                check(&format!("client.env.{name}"), value, &[MANIFEST_DIR])?;
+            for (name, value) in &mut client.env {
+                place(&format!("client.env.{name}"), value, DIR)?;
             }
-            if let Some(stand) = &client.daemon {
-                all("client.daemon.command", &stand.command, &[MANIFEST_DIR])?;
+            if let Some(stand) = &mut client.daemon {
+                all("client.daemon.command", &mut stand.command, DIR)?;
             }
-            if let Some(deadline) = &client.deadline {
-                all("client.deadline.args", &deadline.args, &["seconds"])?;
+            if let Some(deadline) = &mut client.deadline {
+                all("client.deadline.args", &mut deadline.args, &["seconds"])?;
             }
-            if let Some(replace) = &client.replace {
-                all("client.replace.args", &replace.args, &[])?;
+            if let Some(replace) = &mut client.replace {
+                all("client.replace.args", &mut replace.args, &[])?;
             }
         }
-        let binding = &self.binding;
-        let operations = [
-            ("binding.authenticated_read", &binding.authenticated_read, &[][..]),
-            ("binding.mutation", &binding.mutation, &[]),
-            ("binding.shutdown", &binding.shutdown, &[]),
-            ("binding.emit", &binding.emit, &["n"]),
-            ("binding.ticket", &binding.ticket, &[]),
+        let operations: [(_, _, &[&str]); 5] = [
+            ("binding.authenticated_read", &mut binding.authenticated_read, &[]),
+            ("binding.mutation", &mut binding.mutation, &[]),
+            ("binding.shutdown", &mut binding.shutdown, &[]),
+            ("binding.emit", &mut binding.emit, &["n"]),
+            ("binding.ticket", &mut binding.ticket, &[]),
         ];
         for (key, operation, more) in operations {
             if let Some(operation) = operation {
-                check(key, &operation.path, more)?;
-                check(key, operation.body.as_deref().unwrap_or_default(), more)?;
+                place(key, &mut operation.path, more)?;
+                operation
+                    .body
+                    .iter_mut()
+                    .try_for_each(|body| place(key, body, more))?;
             }
         }
         Ok(())
@@ -665,7 +603,7 @@ mod tests {
         for text in [TEMPLATE, &whole] {
             Manifest::parse(text, "template")
                 .unwrap()
-                .check_placeholders()
+                .place(Path::new("/"))
                 .unwrap();
             let value: serde_json::Value = toml::from_str(text).unwrap();
             assert!(jsonschema::is_valid(&schema, &value));
