@@ -14,10 +14,11 @@
 
 mod origin;
 mod problem;
+mod refusal;
+mod request;
 mod revocable;
 
 use std::{
-    borrow::Cow,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -26,14 +27,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL,
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE,
-        VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE, VARY,
+        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
-    uri::{PathAndQuery, Scheme},
 };
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
@@ -49,6 +49,10 @@ pub use self::{
 };
 use self::{
     problem::{PROBLEM_JSON, Problem},
+    refusal::Refusal,
+    request::{
+        is_chunked, is_own_host, is_own_origin, is_worker, named_host, only, sender, tokens_of, without_token,
+    },
     revocable::Revocable,
 };
 use crate::{
@@ -56,7 +60,6 @@ use crate::{
     credential::Credential,
     gate::Protocol,
     handshake::{self, Handshake, Nonce, State},
-    registration::LoopbackHost,
 };
 
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
@@ -394,124 +397,6 @@ impl Guard {
     }
 }
 
-/// The header's value where it is there exactly once.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
-/// Whether a list of transfer codings is `chunked` and nothing else; empty elements count for nothing (RFC 9110, 5.6.1).
-fn is_chunked(codings: &HeaderValue) -> bool {
-    let elements = codings
-        .as_bytes()
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii);
-    let mut named = elements.filter(|coding| !coding.is_empty());
-    named
-        .next()
-        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
-        && named.next().is_none()
-}
-
-/// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
-fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
-    let is_host = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == Some(host);
-    !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
-}
-
-/// The host that a request names: its one `Host` header (PER-5). In HTTP/2 the target stands for an absent header.
-fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
-    let (uri, headers) = (request.uri(), request.headers());
-    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
-        return None;
-    }
-    if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
-        return uri.authority().map(|target| target.as_str().as_bytes());
-    }
-    only(headers, HOST).map(HeaderValue::as_bytes)
-}
-
-/// Whether `host` is one of the three loopback names and the port, byte for byte (PER-3, PER-4).
-fn is_own_host(host: &[u8], port: u16) -> bool {
-    let named = |name: LoopbackHost| host.strip_prefix(name.as_str().as_bytes())?.strip_prefix(b":");
-    [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
-        .into_iter()
-        .find_map(named)
-        .and_then(|digits| str::from_utf8(digits).ok())
-        .is_some_and(|digits| parse_port(digits) == Some(port))
-}
-
-/// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.
-fn parse_port(digits: &str) -> Option<u16> {
-    digits
-        .starts_with(|first: char| ('1'..='9').contains(&first))
-        .then(|| digits.parse().ok())?
-}
-
-/// The origin of the page that sends a request: engines name it with each request but the same-origin GET (BROW-10).
-fn sender<'a>(headers: &'a HeaderMap, host: &[u8]) -> Option<Cow<'a, str>> {
-    if headers.contains_key(ORIGIN) {
-        return only(headers, ORIGIN)?.to_str().ok().map(Cow::Borrowed);
-    }
-    Some(Cow::Owned(format!("http://{}", str::from_utf8(host).ok()?)))
-}
-
-/// Whether an engine asks for the script of a service worker.
-fn is_worker<B>(request: &Request<B>) -> bool {
-    request.method() == Method::GET
-        && only(request.headers(), HeaderName::from_static("service-worker"))
-            .is_some_and(|value| value == "script")
-}
-
-/// The values of a target's `token` parameters.
-fn tokens_of(uri: &Uri) -> impl Iterator<Item = Cow<'_, [u8]>> {
-    uri.query().unwrap_or_default().split('&').filter_map(as_token)
-}
-
-/// The value of a `token` parameter, both as whatever reads the query behind the guard would decode them.
-fn as_token(parameter: &str) -> Option<Cow<'_, [u8]>> {
-    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-    (*percent_decoded(name) == *b"token").then(|| percent_decoded(value))
-}
-
-/// A part of a query with every `%` and two hexadecimal digits replaced by the byte that they are.
-fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
-    let Some((plain, encoded)) = text.split_once('%') else {
-        return Cow::Borrowed(text.as_bytes());
-    };
-    let mut bytes = plain.as_bytes().to_vec();
-    for part in encoded.split('%') {
-        let digit = |at: usize| char::from(*part.as_bytes().get(at)?).to_digit(16);
-        let byte = digit(0).zip(digit(1)).map(|(high, low)| 16 * high + low);
-        let (byte, rest) = match byte.and_then(|byte| u8::try_from(byte).ok()) {
-            Some(byte) => (byte, &part.as_bytes()[2..]),
-            None => (b'%', part.as_bytes()),
-        };
-        bytes.push(byte);
-        bytes.extend_from_slice(rest);
-    }
-    Cow::Owned(bytes)
-}
-
-/// The same target without its `token` parameter.
-fn without_token(uri: &Uri) -> Uri {
-    let rest: Vec<&str> = uri
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter(|p| as_token(p).is_none())
-        .collect();
-    let target = if rest.is_empty() {
-        uri.path().to_owned()
-    } else {
-        format!("{}?{}", uri.path(), rest.join("&"))
-    };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query =
-        Some(PathAndQuery::try_from(target).expect("a part of a valid query is a valid query"));
-    Uri::from_parts(parts).expect("the other parts are those of a valid target")
-}
-
 /// What the guard lets happen.
 enum Admission {
     Preflight,
@@ -575,88 +460,10 @@ impl Door {
     }
 }
 
-/// Why the guard does not let a request through.
-#[derive(Clone, Copy)]
-enum Refusal {
-    UnknownCoding,
-    ForeignHost,
-    ForeignOrigin,
-    Unauthorized,
-    Overloaded,
-    HandshakeMethod,
-    ProtocolMismatch,
-    TargetTooLong,
-    HeadersTooLarge,
-    BodyTooLarge,
-}
-
 /// An origin of the list, and the list as it changes.
 struct Listed {
     origin: HeaderValue,
     list: watch::Receiver<Origins>,
-}
-
-impl Refusal {
-    fn problem(self) -> Response<Full<Bytes>> {
-        let (status, code, detail) = self.describe();
-        problem(status, code, detail)
-    }
-
-    /// Status, stable code, and a sentence for people.
-    const fn describe(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::UnknownCoding => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "A body comes as it is, or in chunks: no other transfer coding is understood.",
-            ),
-            Self::ForeignHost => (
-                StatusCode::MISDIRECTED_REQUEST,
-                "misdirected",
-                "Host has to be 127.0.0.1, localhost or [::1] with the port that the daemon listens on.",
-            ),
-            Self::ForeignOrigin => (
-                StatusCode::FORBIDDEN,
-                "origin_refused",
-                "This origin is not on the daemon's list.",
-            ),
-            Self::Unauthorized => (
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "Send the credential of the daemon's state directory: Authorization: Bearer <credential>.",
-            ),
-            Self::Overloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "Too many handshakes without valid authentication; try again in a second.",
-            ),
-            Self::HandshakeMethod => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "The handshake is a GET.",
-            ),
-            Self::ProtocolMismatch => (
-                StatusCode::UPGRADE_REQUIRED,
-                "protocol_mismatch",
-                "The request names another wire protocol than the daemon speaks.",
-            ),
-            Self::TargetTooLong => (
-                StatusCode::URI_TOO_LONG,
-                "uri_too_long",
-                "Path and query are longer than 8 KiB.",
-            ),
-            Self::HeadersTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "headers_too_large",
-                "The header section is longer than 32 KiB.",
-            ),
-            Self::BodyTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "The body is larger than this daemon takes.",
-            ),
-        }
-    }
 }
 
 /// The inner service's answer as the guard lets it out.

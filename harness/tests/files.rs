@@ -11,7 +11,6 @@ use local_daemon_harness::wait::{ms, until};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 #[test]
 fn a_file_created_loose_is_seen_and_a_private_one_is_not_accused() {

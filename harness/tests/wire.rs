@@ -311,13 +311,14 @@ fn a_noted_exchange_is_told_without_the_secret() {
     let actor = actor.noted(&transcript, "squatter").start(Bind::V4).unwrap();
     let wire = Wire::new(&transcript, Duration::from_secs(5));
     let before = Instant::now();
+    let target = Target::at(actor.address());
     let answer = wire
-        .probe_with_bearer(&Target::at(actor.address()), &credential)
+        .exchange(target.address, &target.bearing(&credential).bytes())
         .unwrap();
-    assert!(answer.handshake.is_err() && answer.response.at >= before);
-    let echo = String::from_utf8(answer.response.body.clone()).unwrap();
+    assert!(answer.at >= before);
+    let echo = String::from_utf8(answer.body.clone()).unwrap();
     assert!(echo.contains(&credential.text()), "the control: it was echoed");
-    assert!(answer.response.summary(&transcript).contains(REDACTED));
+    assert!(answer.summary(&transcript).contains(REDACTED));
     let told = format!("{:?}", transcript.events());
     assert!(told.contains("request") && told.contains("answer") && told.contains("squatter"));
     assert!(told.contains(REDACTED) && !told.contains(&credential.text()));

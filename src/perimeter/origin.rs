@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::parse_port;
+use super::request::parse_port;
 
 /// An origin exactly as browsers serialise it: `scheme://host`, and the port where it is not the scheme's default.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,0 +1,129 @@
+//! What a request says of itself: its host, its origin, its tokens.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{HOST, ORIGIN},
+    uri::{PathAndQuery, Scheme},
+};
+
+use crate::registration::LoopbackHost;
+
+/// The header's value where it is there exactly once.
+pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a list of transfer codings is `chunked` and nothing else; empty elements count for nothing (RFC 9110, 5.6.1).
+pub(super) fn is_chunked(codings: &HeaderValue) -> bool {
+    let elements = codings
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii);
+    let mut named = elements.filter(|coding| !coding.is_empty());
+    named
+        .next()
+        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+        && named.next().is_none()
+}
+
+/// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
+pub(super) fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
+    let is_host = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == Some(host);
+    !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
+}
+
+/// The host that a request names: its one `Host` header (PER-5). In HTTP/2 the target stands for an absent header.
+pub(super) fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
+        return None;
+    }
+    if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
+        return uri.authority().map(|target| target.as_str().as_bytes());
+    }
+    only(headers, HOST).map(HeaderValue::as_bytes)
+}
+
+/// Whether `host` is one of the three loopback names and the port, byte for byte (PER-3, PER-4).
+pub(super) fn is_own_host(host: &[u8], port: u16) -> bool {
+    let named = |name: LoopbackHost| host.strip_prefix(name.as_str().as_bytes())?.strip_prefix(b":");
+    [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
+        .into_iter()
+        .find_map(named)
+        .and_then(|digits| str::from_utf8(digits).ok())
+        .is_some_and(|digits| parse_port(digits) == Some(port))
+}
+
+/// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.
+pub(super) fn parse_port(digits: &str) -> Option<u16> {
+    digits
+        .starts_with(|first: char| ('1'..='9').contains(&first))
+        .then(|| digits.parse().ok())?
+}
+
+/// The origin of the page that sends a request: engines name it with each request but the same-origin GET (BROW-10).
+pub(super) fn sender<'a>(headers: &'a HeaderMap, host: &[u8]) -> Option<Cow<'a, str>> {
+    if headers.contains_key(ORIGIN) {
+        return only(headers, ORIGIN)?.to_str().ok().map(Cow::Borrowed);
+    }
+    Some(Cow::Owned(format!("http://{}", str::from_utf8(host).ok()?)))
+}
+
+/// Whether an engine asks for the script of a service worker.
+pub(super) fn is_worker<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET
+        && only(request.headers(), HeaderName::from_static("service-worker"))
+            .is_some_and(|value| value == "script")
+}
+
+/// The values of a target's `token` parameters.
+pub(super) fn tokens_of(uri: &Uri) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    uri.query().unwrap_or_default().split('&').filter_map(as_token)
+}
+
+/// The value of a `token` parameter, both as whatever reads the query behind the guard would decode them.
+fn as_token(parameter: &str) -> Option<Cow<'_, [u8]>> {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    (*percent_decoded(name) == *b"token").then(|| percent_decoded(value))
+}
+
+/// A part of a query with every `%` and two hexadecimal digits replaced by the byte that they are.
+fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
+    let Some((plain, encoded)) = text.split_once('%') else {
+        return Cow::Borrowed(text.as_bytes());
+    };
+    let mut bytes = plain.as_bytes().to_vec();
+    for part in encoded.split('%') {
+        let digit = |at: usize| char::from(*part.as_bytes().get(at)?).to_digit(16);
+        let byte = digit(0).zip(digit(1)).map(|(high, low)| 16 * high + low);
+        let (byte, rest) = match byte.and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) => (byte, &part.as_bytes()[2..]),
+            None => (b'%', part.as_bytes()),
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(rest);
+    }
+    Cow::Owned(bytes)
+}
+
+/// The same target without its `token` parameter.
+pub(super) fn without_token(uri: &Uri) -> Uri {
+    let rest: Vec<&str> = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|p| as_token(p).is_none())
+        .collect();
+    let target = if rest.is_empty() {
+        uri.path().to_owned()
+    } else {
+        format!("{}?{}", uri.path(), rest.join("&"))
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query =
+        Some(PathAndQuery::try_from(target).expect("a part of a valid query is a valid query"));
+    Uri::from_parts(parts).expect("the other parts are those of a valid target")
+}
