@@ -85,7 +85,7 @@ impl Checker {
         if matches!(answer, Answer::Refused | Answer::None)
             && let Some(folder) = &self.folder
         {
-            let path = folder.join(format!("{}.trace.json", case.replace('/', "-")));
+            let path = folder.join(format!("{}.trace.json", case.replace('/', ".")));
             match std::fs::write(&path, format!("{trace:#}\n")) {
                 Ok(()) => write!(said, "\n      trace: {}", path.display()),
                 Err(error) => write!(said, "\n      {}: {error}", path.display()),
