@@ -9,10 +9,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::browser_misdeeds as misdeeds;
 use super::credential::Credential;
 use super::daemon::Daemon;
 use super::fault::{broken, window};
+use super::misdeeds::browser as misdeeds;
 use super::perimeter::{INVALID, NOT_FOUND, ORIGIN, Origin, Pass, Refusal, Request, UNAUTHORIZED};
 use super::registration::parse_object;
 use super::server::Answer;

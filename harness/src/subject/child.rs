@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::fault::broken;
-use super::misdeeds;
+use super::misdeeds::client as misdeeds;
 use super::platform::detach;
 use super::registration::RECORD;
 use super::state_directory::{Content, StateDir, random_hex};

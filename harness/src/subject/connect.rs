@@ -13,7 +13,7 @@ use super::child::{Child, Event, Lock, exhausted, remember_failure};
 use super::credential::{CREDENTIAL, Credential};
 use super::fault::broken;
 use super::handshake::{Body, SPEC, protocol};
-use super::misdeeds;
+use super::misdeeds::client as misdeeds;
 use super::probe::{Probe, probe};
 use super::registration::{Found, RECORD, Record};
 use super::state_directory::{Fault, StateDir};

@@ -17,7 +17,7 @@ use super::credential::Credential;
 use super::daemon::Daemon;
 use super::fault::{broken, window};
 use super::handshake::{SPEC, protocol};
-use super::misdeeds::lives;
+use super::misdeeds::client::lives;
 use super::probe::{Probe, probe};
 use super::publish::{lock_file, publish, refresh};
 use super::registration::{Found, RECORD, Record};

@@ -1,6 +1,19 @@
 //! Faults: each breaks exactly one requirement, in the way a plausible programmer would.
 //!
-//! A module of the subject lists its own faults as `FAULTS`, and asks [`broken`] at the place where one shows.
+//! The daemon's lie by chapter, the client's in one list. The subject asks [`broken`] at the place where one shows; what it
+//! takes many lines to do wrong is one of the misdeeds.
+
+mod browser;
+mod client;
+mod convergence;
+mod credential;
+mod gate;
+mod handshake;
+mod perimeter;
+mod publish;
+mod registration;
+mod state_directory;
+mod streams;
 
 use std::sync::OnceLock;
 use std::thread::sleep;
@@ -22,15 +35,27 @@ impl Fault {
     }
 }
 
+const fn fault(name: &'static str, about: &'static str) -> Fault {
+    Fault { name, about }
+}
+
+/// The daemon's, in the order of the specification's chapters.
+const DAEMON: &[&[Fault]] = &[
+    state_directory::FAULTS,
+    registration::FAULTS,
+    credential::FAULTS,
+    publish::FAULTS,
+    convergence::FAULTS,
+    handshake::FAULTS,
+    gate::FAULTS,
+    perimeter::FAULTS,
+    streams::FAULTS,
+    browser::FAULTS,
+];
+
 /// Every fault, in the order of the specification's chapters, the daemon's before the client's.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    const GROUPS: &[&[Fault]] = &[
-        super::daemon_faults::FAULTS,
-        super::stream_faults::FAULTS,
-        super::browser_faults::FAULTS,
-        super::client_faults::FAULTS,
-    ];
-    GROUPS.iter().copied().flatten()
+    DAEMON.iter().copied().flatten().chain(client::FAULTS)
 }
 
 /// The fault that this process has.
@@ -75,6 +100,7 @@ pub fn near(name: &str) -> Vec<&'static str> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use local_daemon_spec::{Role, catalogue};
 
@@ -82,30 +108,37 @@ mod tests {
 
     /// Every text in quotation marks that has the form of a fault's name, in the sources that are no list of faults.
     fn names_in_the_sources() -> BTreeSet<String> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/subject");
         let mut names = BTreeSet::new();
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap();
-            if !path.to_string_lossy().ends_with("faults.rs") && !path.ends_with("fault.rs") {
-                let named = |text: &&str| {
-                    let id = text.split('.').next().unwrap_or_default();
-                    text.contains('.') && catalogue().get(id).is_some()
-                };
-                names.extend(text.split('"').filter(named).map(str::to_owned));
+        let mut open = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/subject")).to_owned()];
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(
+                    std::fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+                // The lists themselves.
+                open.retain(|path| path.file_stem().is_none_or(|name| name != "fault"));
+                continue;
             }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let named = |text: &&str| {
+                let id = text.split('.').next().unwrap_or_default();
+                text.contains('.') && catalogue().get(id).is_some()
+            };
+            names.extend(text.split('"').filter(named).map(str::to_owned));
         }
         names
     }
 
     #[test]
     fn names_are_unique_and_of_requirements_that_bind() {
-        use super::super::{browser_faults, client_faults, daemon_faults, stream_faults};
-        let of = |faults: &'static [Fault], role: Role| faults.iter().map(move |fault| (fault, role));
-        let all = of(daemon_faults::FAULTS, Role::Daemon)
-            .chain(of(stream_faults::FAULTS, Role::Daemon))
-            .chain(of(browser_faults::FAULTS, Role::Daemon))
-            .chain(of(client_faults::FAULTS, Role::Client));
+        let daemon = DAEMON
+            .iter()
+            .copied()
+            .flatten()
+            .map(|fault| (fault, Role::Daemon));
+        let all = daemon.chain(client::FAULTS.iter().map(|fault| (fault, Role::Client)));
         let mut names = BTreeSet::new();
         for (fault, role) in all {
             assert!(names.insert(fault.name), "{} is there twice", fault.name);

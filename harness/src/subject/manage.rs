@@ -15,7 +15,7 @@ use super::connect::{Answer, Client, DISPLACED, Outcome, Proven};
 use super::convergence::take_off;
 use super::credential::{Credential, rotate};
 use super::fault::broken;
-use super::misdeeds;
+use super::misdeeds::client as misdeeds;
 use super::probe::{Probe, exchange, probe};
 use super::registration::{Found, RECORD, Record, authority};
 use super::state_directory::{StateDir, random_hex};

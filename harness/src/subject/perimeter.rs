@@ -11,7 +11,7 @@ use super::browser::Pages;
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{self, Claim};
-use super::perimeter_misdeeds as misdeeds;
+use super::misdeeds::perimeter as misdeeds;
 use super::state_directory::{Content, Fault, StateDir, random_hex};
 use super::streams::{self, Log};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{Body, Claim, PROOF};
-use super::misdeeds;
+use super::misdeeds::client as misdeeds;
 use super::registration::{Record, addresses, authority};
 
 /// The longest that a handshake may take.

@@ -11,16 +11,16 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::browser;
-use super::browser_misdeeds;
 use super::convergence::Reason;
 use super::daemon::{Daemon, State, VERSION};
 use super::fault::broken;
 use super::handshake::{self, PROOF, SPEC};
+use super::misdeeds::browser as browser_misdeeds;
+use super::misdeeds::perimeter as misdeeds;
 use super::perimeter::{
     self, BODY, DRAINING, FORBIDDEN, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin,
     Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED,
 };
-use super::perimeter_misdeeds as misdeeds;
 use super::registration::{Found, RECORD, Record, authority};
 use super::streams;
 

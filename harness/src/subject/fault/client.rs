@@ -1,13 +1,9 @@
 //! The faults of the client.
 
-use super::fault::Fault;
-
-const fn fault(name: &'static str, about: &'static str) -> Fault {
-    Fault { name, about }
-}
+use super::{Fault, fault};
 
 /// Every one, in the order of the specification's chapters.
-pub(crate) const FAULTS: &[Fault] = &[
+pub(super) const FAULTS: &[Fault] = &[
     fault(
         "DIR-3.environment-first",
         "the variable counts more than the option",

@@ -1,13 +1,8 @@
-//! The faults of the daemon's event streams, chapter 11.
+//! The faults of the event streams, chapter 11.
 
-use super::fault::Fault;
+use super::{Fault, fault};
 
-const fn fault(name: &'static str, about: &'static str) -> Fault {
-    Fault { name, about }
-}
-
-/// Every one.
-pub(crate) const FAULTS: &[Fault] = &[
+pub(super) const FAULTS: &[Fault] = &[
     fault("STR-1.plain-text", "answers a stream as plain text"),
     fault(
         "STR-1.storable",

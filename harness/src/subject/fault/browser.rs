@@ -1,13 +1,8 @@
-//! The faults of the daemon's browser paths, chapter 12.
+//! The faults of the browser paths, chapter 12.
 
-use super::fault::Fault;
+use super::{Fault, fault};
 
-const fn fault(name: &'static str, about: &'static str) -> Fault {
-    Fault { name, about }
-}
-
-/// Every one.
-pub(crate) const FAULTS: &[Fault] = &[
+pub(super) const FAULTS: &[Fault] = &[
     fault("BROW-1.half", "draws tickets of 128 bits"),
     fault("BROW-1.clock-first", "begins a ticket with the time"),
     fault("BROW-1.seeded", "makes tickets from their number"),

@@ -1,0 +1,123 @@
+//! The faults of the handshake, chapter 07.
+
+use super::{Fault, fault};
+
+pub(super) const FAULTS: &[Fault] = &[
+    fault("HS-1.redirect", "answers with a redirect to a path with a slash"),
+    fault("HS-1.text", "calls its JSON text/html"),
+    fault("HS-1.only-to-json", "wants to be asked for JSON"),
+    fault("HS-1.browsers", "sends a browser on to a page"),
+    fault("HS-2.no-capabilities", "leaves an empty member out"),
+    fault("HS-2.pid-as-text", "tells the pid as text"),
+    fault(
+        "HS-2.spec-of-the-next",
+        "tells the specification without its version",
+    ),
+    fault("HS-3.parent", "tells the pid of the process that started it"),
+    fault("HS-4.everything", "lists all that it can do, at length"),
+    fault("HS-5.proof-only", "takes no bearer"),
+    fault("HS-6.open", "is open to everybody, for monitors"),
+    fault("HS-6.forbidden", "answers 403"),
+    fault("HS-6.no-challenge", "sends no WWW-Authenticate"),
+    fault("HS-6.once-per-connection", "asks once in a connection"),
+    fault("HS-7.prefix", "compares as many bytes as were sent"),
+    fault("HS-7.trailing", "compares as many bytes as it has"),
+    fault("HS-7.any-case", "compares without regard to case"),
+    fault("HS-7.empty", "lets an empty bearer in"),
+    fault(
+        "HS-8.not-found-first",
+        "looks for the route before it looks at the bearer",
+    ),
+    fault(
+        "HS-8.method-first",
+        "looks at the method before it looks at the bearer",
+    ),
+    fault("HS-8.status-open", "leaves its status open, for monitors"),
+    fault("HS-8.options-open", "answers OPTIONS to everybody"),
+    fault("HS-8.head-open", "answers HEAD to everybody"),
+    fault(
+        "HS-8.once-per-connection",
+        "asks once in a connection, but for the handshake",
+    ),
+    fault("HS-9.version-in-a-header", "tells its version in every answer"),
+    fault("HS-9.id-in-the-problem", "tells its id with a refusal"),
+    fault(
+        "HS-10.ends-over-nonsense",
+        "ends over a request that it cannot read",
+    ),
+    fault("HS-10.ends-over-a-cut", "ends over a request that is cut off"),
+    fault("HS-10.ends-over-size", "ends over a request that is too large"),
+    fault("HS-11.one-at-a-time", "serves one connection after the other"),
+    fault("HS-11.few", "serves eight connections at once, and no more"),
+    fault("HS-13.once-draining", "stays draining when it has been so once"),
+    fault("HS-14.status-200", "is draining with status 200"),
+    fault("HS-14.no-body", "is draining without telling who"),
+    fault(
+        "HS-14.turned-away",
+        "answers every request before its routes when it is told to stop",
+    ),
+    fault(
+        "HS-15.last-look",
+        "tells what the last look at the record showed, a second ago",
+    ),
+    fault(
+        "HS-15.once-a-connection",
+        "looks at the record for the first handshake of a connection",
+    ),
+    fault(
+        "HS-15.same-file",
+        "looks whether the record is another file, and not into it",
+    ),
+    fault("HS-16.ready-to-the-end", "is ready until its process ends"),
+    fault(
+        "HS-16.ready-while-unreadable",
+        "takes a record that it cannot read for its own",
+    ),
+    fault(
+        "HS-16.ready-before-publishing",
+        "is ready from the moment at which it listens",
+    ),
+    fault("HS-17.one-spelling", "knows its scheme in one spelling only"),
+    fault("HS-17.one-order", "wants the nonce before the mac"),
+    fault("HS-17.never", "knows no proof"),
+    fault("HS-17.once", "takes a proof that it has seen before for a replay"),
+    fault("HS-18.half", "compares the first half of the MAC"),
+    fault("HS-18.unchecked", "does not check the MAC"),
+    fault(
+        "HS-18.text-key",
+        "takes the text of the credential for the key as well",
+    ),
+    fault(
+        "HS-18.cut-short",
+        "compares as many bytes of the MAC as were sent",
+    ),
+    fault("HS-19.short-nonce", "takes a nonce of any length"),
+    fault("HS-19.no-nonce", "takes an absent nonce for an empty one"),
+    fault("HS-19.first-of-two", "takes the first of two nonces"),
+    fault("HS-20.as-addressed", "takes the authority from Host"),
+    fault("HS-20.any-authority", "takes a MAC over no authority, too"),
+    fault(
+        "HS-20.record-of-now",
+        "takes the authority of whatever record is there as well",
+    ),
+    fault("HS-21.unproven", "sends no proof of itself"),
+    fault("HS-21.without-the-body", "proves itself without its body"),
+    fault("HS-21.without-the-authority", "proves itself to any authority"),
+    fault("HS-21.twice", "sends the header twice"),
+    fault("HS-21.bare", "sends the MAC without quotes"),
+    fault(
+        "HS-21.first-of-a-connection",
+        "repeats the first proof of a connection",
+    ),
+    fault("HS-21.not-while-draining", "is draining without a proof"),
+    fault(
+        "HS-21.not-of-an-error",
+        "has an answer without a proof for a record that it cannot read",
+    ),
+    fault("HS-22.for-anybody", "proves itself for any nonce"),
+    fault(
+        "HS-22.to-a-bearer",
+        "proves itself to a bearer as well, over an empty nonce",
+    ),
+    fault("HS-23.everywhere", "takes a proof on every route"),
+];
