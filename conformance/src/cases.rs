@@ -1,4 +1,4 @@
-//! The cases, one file a chapter, in the order of the specification; then the traces of the formal model.
+//! The cases: a module a chapter, and in `client` those of the client role; then the traces of the formal model.
 
 mod browser;
 mod client;

@@ -324,6 +324,20 @@ pub struct BrowserSection {
     pub handoff: Option<Vec<String>>,
 }
 
+impl Binding {
+    /// The operations that are given.
+    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+        let operations = [
+            &self.authenticated_read,
+            &self.mutation,
+            &self.shutdown,
+            &self.emit,
+            &self.ticket,
+        ];
+        operations.into_iter().flatten()
+    }
+}
+
 impl Origins {
     /// The commands that are given, each with its key.
     fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {

@@ -71,19 +71,7 @@ pub(super) fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
         format!("/v1/{}?q=1", proof::hex(&stage.rng().bytes(8))),
     ]);
     let binding = &stage.manifest().binding;
-    let operations = [
-        &binding.authenticated_read,
-        &binding.mutation,
-        &binding.shutdown,
-        &binding.emit,
-        &binding.ticket,
-    ];
-    paths.extend(
-        operations
-            .into_iter()
-            .flatten()
-            .map(|operation| operation.path.clone()),
-    );
+    paths.extend(binding.operations().map(|operation| operation.path.clone()));
     paths.extend(binding.stream.as_ref().map(|stream| stream.path.clone()));
     paths.sort();
     paths.dedup();

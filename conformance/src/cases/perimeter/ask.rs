@@ -232,19 +232,8 @@ pub(in crate::cases) fn marker(stage: &mut Stage) -> u64 {
 /// The paths of every bound operation, the page, and paths that are no route.
 pub(in crate::cases) fn paths(stage: &Stage) -> Vec<String> {
     let binding = &stage.manifest().binding;
-    let operations = [
-        &binding.authenticated_read,
-        &binding.mutation,
-        &binding.shutdown,
-        &binding.ticket,
-    ];
     let mut paths = vec![binding.handshake.path.clone(), "/".to_owned()];
-    paths.extend(
-        operations
-            .into_iter()
-            .flatten()
-            .map(|operation| operation.path.clone()),
-    );
+    paths.extend(binding.operations().map(|operation| operation.path.clone()));
     paths.extend(binding.stream.as_ref().map(|stream| stream.path.clone()));
     paths.extend([UNKNOWN, "/favicon.ico", "/health", "/v1", "/index.html"].map(str::to_owned));
     paths.sort_unstable();
