@@ -1,6 +1,6 @@
 //! A daemon of the suite, as far as the handshake.
 
-use std::io::{self};
+use std::io;
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};

@@ -1,5 +1,7 @@
 //! Connections, one thread each, and what is answered on them.
 
+mod routes;
+
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -7,19 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use self::routes::{methods, note, route, status};
 use super::browser;
 use super::convergence::Reason;
 use super::daemon::{Daemon, State, VERSION};
 use super::fault::broken;
-use super::handshake::{self, PROOF, SPEC};
+use super::handshake::{self, PROOF};
 use super::misdeeds::browser as browser_misdeeds;
 use super::misdeeds::perimeter as misdeeds;
 use super::perimeter::{
     self, BODY, DRAINING, FORBIDDEN, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin,
-    Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED,
+    Pass, Refusal, Request, UNAUTHORIZED,
 };
 use super::registration::{Found, RECORD, Record, authority};
 use super::streams;
@@ -36,29 +38,6 @@ const BODY_LINGER: usize = 64 * 1024 * 1024;
 /// The most handshakes that are refused by a 401 at once, and how many of them a second forgives.
 const REFUSED_HANDSHAKES: u32 = 1_500;
 const FORGIVEN: f64 = 200.0;
-
-/// The routes, and the methods that each takes.
-const ROUTES: &[(&str, &[&str])] = &[
-    (handshake::PATH, &["GET"]),
-    ("/v1/status", &["GET"]),
-    ("/v1/shutdown", &["POST"]),
-    (streams::PATH, &["GET", "POST"]),
-    (browser::SHELL, &["GET"]),
-    (browser::PAGE, &["POST"]),
-    (browser::TICKETS, &["POST"]),
-    (browser::HANDOFF, &["POST"]),
-    (browser::TOKENS, &["GET"]),
-];
-
-fn methods(path: &str) -> Option<&'static [&'static str]> {
-    if browser::token_of(path).is_some() {
-        return Some(&["DELETE"]);
-    }
-    ROUTES
-        .iter()
-        .find(|(route, _)| *route == path)
-        .map(|(_, methods)| *methods)
-}
 
 /// What is answered.
 pub(super) struct Answer {
@@ -691,197 +670,6 @@ fn prefers_plain(request: &Request) -> bool {
             .map_or(0.0, |(_, quality)| *quality)
     };
     of(&["text/plain", "text/*", "*/*"]) > of(&["application/json", "application/*", "*/*"])
-}
-
-/// The answer of a route whose method is right and whose body was read.
-fn route(
-    daemon: &Daemon,
-    request: &Request,
-    pass: &Pass,
-    credential: &super::credential::Credential,
-    body: &[u8],
-) -> Result<Answer, Refusal> {
-    match request.path.as_str() {
-        handshake::PATH => {
-            if broken("PUB-4.first-answer-late") && daemon.began.elapsed() < Duration::from_secs(2) {
-                thread::sleep(Duration::from_millis(2_200));
-            }
-            let state = daemon.body();
-            let bytes = state.to_json();
-            let accept = request.header("Accept").unwrap_or_default();
-            match () {
-                () if broken("HS-1.redirect") => {
-                    return Ok(Answer::empty(307).with("Location", format!("{}/", handshake::PATH)));
-                }
-                () if broken("HS-1.only-to-json") && !accept.contains("json") => {
-                    return Err(Refusal(406, "not_acceptable", "Not acceptable"));
-                }
-                () if broken("HS-1.browsers") && accept.contains("text/html") => {
-                    return Ok(Answer::empty(303).with("Location", "/"));
-                }
-                () if matches!(pass, Pass::Proof(_))
-                    && handshake::is_replayed(request.header("Authorization")) =>
-                {
-                    return Err(UNAUTHORIZED);
-                }
-                () if broken("HS-14.no-body") && !state.ready => return Err(DRAINING),
-                () => {}
-            }
-            let status = if state.ready || broken("HS-14.status-200") {
-                200
-            } else {
-                503
-            };
-            let mut answer = Answer::empty(status);
-            answer.content_type = if broken("HS-1.text") {
-                "text/html"
-            } else {
-                "application/json"
-            };
-            let unreadable = || matches!(Record::read(&daemon.directory, RECORD), Found::Refused(_));
-            let leaves_out = broken("HS-21.unproven")
-                || broken("HS-21.not-while-draining") && !state.ready
-                || broken("HS-21.not-of-an-error") && unreadable();
-            match pass {
-                Pass::Proof(claim) if !leaves_out => {
-                    let proof = claim.answer(credential, &daemon.authority(), &bytes);
-                    if broken("HS-21.twice") {
-                        answer = answer.with(PROOF, proof.clone());
-                    }
-                    answer = answer.with(PROOF, proof);
-                }
-                Pass::Bearer if broken("HS-22.to-a-bearer") => {
-                    let claim = handshake::Claim::of(credential, &daemon.authority(), "");
-                    answer = answer.with(PROOF, claim.answer(credential, &daemon.authority(), &bytes));
-                }
-                _ => {}
-            }
-            answer.body = bytes;
-            Ok(answer)
-        }
-        "/v1/status" if broken("CRED-9.status") => {
-            let mut status = status(daemon);
-            status["token"] = json!(credential.text());
-            Ok(Answer::json(200, &status))
-        }
-        "/v1/status" => {
-            // Whoever has changed a file asks this, so that the next change is not the first that is seen.
-            daemon.follow_files();
-            Ok(Answer::json(200, &status(daemon)))
-        }
-        "/v1/shutdown" => shut_down(daemon, body),
-        _ => note(daemon, body),
-    }
-}
-
-/// Appends what a client leaves for the others.
-fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Note<'a> {
-        topic: String,
-        #[serde(borrow)]
-        data: &'a RawValue,
-    }
-    let lenient = streams::lenient_note(body);
-    let body = lenient.as_deref().unwrap_or(body);
-    let note: Note = match serde_json::from_slice(body) {
-        Ok(note) => note,
-        Err(_) if broken("CRED-9.body-repeated") => {
-            return Ok(Answer::problem(
-                INVALID,
-                &json!({"detail": String::from_utf8_lossy(body)}),
-            ));
-        }
-        Err(_) => return Err(INVALID),
-    };
-    // A struct may be read from an array as well.
-    if note.topic != "note" || !(body.trim_ascii_start().starts_with(b"{") || broken("STR-9.list")) {
-        if broken("STR-9.appended") {
-            daemon.log.append_text("note", note.data.get());
-        }
-        if let Some(topic) = streams::foreign_topic(&note.topic) {
-            let id = daemon.log.append_text(topic, note.data.get());
-            return Ok(Answer::json(201, &json!({"id": id})));
-        }
-        return Err(INVALID);
-    }
-    let length = if broken("STR-8.data-alone") {
-        note.data.get().len()
-    } else {
-        body.len()
-    };
-    if length > streams::NOTE && !broken("STR-8.megabyte") && !broken("STR-8.announced-alone") {
-        if broken("STR-8.appended") {
-            daemon.log.append_text("note", "\"too long\"");
-        }
-        return Err(TOO_LARGE);
-    }
-    if daemon.standing_down().is_some() && !broken("CONV-10.goes-on") {
-        return Err(DRAINING);
-    }
-    let id = streams::append_note(&daemon.log, note.data.get());
-    Ok(Answer::json(201, &json!({"id": id})))
-}
-
-/// Begins the end, if it is this daemon that is meant.
-fn shut_down(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
-    const OTHER: Refusal = Refusal(409, "not_this_daemon", "Not this daemon");
-    const BUSY: Refusal = Refusal(409, "busy", "Busy");
-    let asked = super::registration::parse_object(body).map_err(|_| INVALID)?;
-    let id = asked.get("id").and_then(Value::as_str).ok_or(INVALID)?;
-    if id != daemon.record.id {
-        return Ok(Answer::problem(OTHER, &json!({"id": daemon.record.id})));
-    }
-    let if_idle = match asked.get("if_idle") {
-        None => false,
-        Some(if_idle) => if_idle.as_bool().ok_or(INVALID)?,
-    };
-    let busy = daemon.stand_down_unless(Reason::Requested, |state| {
-        let (requests, streams) = (state.requests - 1, state.streams);
-        let active = || json!({"requests": requests, "streams": streams, "sessions": 0, "proxies": 0});
-        (if_idle && requests + streams > 0).then(active)
-    });
-    // The drain waits until this answer was sent.
-    Ok(match busy {
-        Ok(()) => Answer::json(202, &json!({"id": id})),
-        Err(active) => Answer::problem(BUSY, &json!({"active": active})),
-    })
-}
-
-fn status(daemon: &Daemon) -> Value {
-    let body = daemon.body();
-    let time = |time| humantime::format_rfc3339_millis(time).to_string();
-    let state = daemon.state();
-    json!({
-        "spec": SPEC,
-        "protocol": body.protocol,
-        "id": body.id,
-        "pid": body.pid,
-        "version": VERSION,
-        "capabilities": body.capabilities,
-        "state": if body.ready { "ready" } else { "draining" },
-        "mode": "manual",
-        "started_at": time(daemon.started_at),
-        "uptime_seconds": daemon.began.elapsed().as_secs(),
-        "url": daemon.record.url,
-        "socket": null,
-        "active_requests": state.requests - 1,
-        "streams": state.streams,
-        "sessions": 0,
-        "proxies": 0,
-        "last_activity": time(state.last_activity.unwrap_or(daemon.started_at)),
-        "idle_timeout_seconds": null,
-        "idle_deadline": null,
-        "memory_bytes": resident_bytes(),
-        "log_path": null,
-    })
-}
-
-/// What the process holds in memory.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Serves the event stream.

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use local_daemon_harness::platform::{self};
+use local_daemon_harness::platform;
 use local_daemon_harness::proof::Credential;
-use local_daemon_harness::record::{self};
+use local_daemon_harness::record;
 use local_daemon_harness::wait::{ms, until};
 
 use super::super::state_directory::beside;

@@ -13,7 +13,7 @@ use local_daemon_harness::files::{EntryKind, Snapshot};
 use local_daemon_harness::http::{self, Request, Response};
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal};
-use local_daemon_harness::proof::{self};
+use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
 use crate::case::Outcome;

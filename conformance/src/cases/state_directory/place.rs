@@ -1,6 +1,6 @@
 //! Where it is.
 
-use std::fs::{self};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use local_daemon_harness::files::Snapshot;

@@ -1,13 +1,13 @@
 //! Checked before it is trusted: the directory, then the credential in it.
 
-use std::fs::{self};
+use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{EntryKind, Facts, Snapshot};
-use local_daemon_harness::platform::{self};
+use local_daemon_harness::platform;
 use local_daemon_harness::record;
 use local_daemon_harness::wait::ms;
 
