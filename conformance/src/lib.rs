@@ -4,8 +4,8 @@
 //! and gives a [`verdict`] on each requirement. It shares no code with the protocol crate: what both need is the data
 //! in `local-daemon-spec`.
 //!
-//! A [`case`] is a function on a [`stage`]; the [`cases`] lie in one file a chapter. The [`runner`] gives each one its
-//! own state directory, home, subject and process group, and [`report`] says what came of it. [`trace`] leads from a
+//! A [`case`] is a function on a [`stage`]; the [`cases`] lie by chapter. The [`runner`] gives each one its own state
+//! directory, home, subject and process group, and [`report`] says what came of it. [`traceability`] leads from a
 //! requirement to the code that meets it and to the cases that judge it.
 
 #![forbid(unsafe_code)]
@@ -25,5 +25,5 @@ pub mod rng;
 pub mod runner;
 pub mod soak;
 pub mod stage;
-pub mod trace;
+pub mod traceability;
 pub mod verdict;

@@ -1,17 +1,17 @@
 //! Requirement, citation in code, case, fault: the chain is walked both ways.
 
 use local_daemon_conformance::case::Case;
-use local_daemon_conformance::{cases, trace};
+use local_daemon_conformance::{cases, traceability};
 use local_daemon_harness::subject::fault::{self, Fault};
 use local_daemon_spec::catalogue;
 
 #[test]
 fn no_end_dangles() {
-    let root = trace::repository().expect("the suite is built beside the code");
-    let citations = trace::citations(catalogue(), &root).unwrap();
+    let root = traceability::repository().expect("the suite is built beside the code");
+    let citations = traceability::citations(catalogue(), &root).unwrap();
     let cases: Vec<&Case> = cases::all().collect();
     let faults: Vec<&Fault> = fault::all().collect();
-    let ends = trace::dangling(catalogue(), &citations, &cases, &faults);
+    let ends = traceability::dangling(catalogue(), &citations, &cases, &faults);
     assert!(
         ends.is_empty(),
         "{} ends dangle:\n{}",
@@ -34,12 +34,12 @@ fn every_kind_of_dangling_end_is_found() {
         name: "PUB-1.every-address",
         about: "",
     };
-    let cited = trace::Citation {
+    let cited = traceability::Citation {
         id: "HS-999".to_owned(),
         file: "src/lib.rs".into(),
         line: 7,
     };
-    let ends = trace::dangling(
+    let ends = traceability::dangling(
         catalogue(),
         &[cited],
         &CASES.iter().collect::<Vec<_>>(),

@@ -13,7 +13,9 @@
 //! - [`browser`]: real engines, driven over `WebDriver`
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
+//! - [`observe`]: what happened on a state directory, as a trace for the model
 //! - [`subject`]: the independent subject and its faults
+//! - [`host`], [`platform`]: what this host lets the suite observe, and what only its system can do
 //! - [`transcript`]: what happened, in order of time, without secrets
 //!
 //! Everything is synchronous and every wait has a deadline, an [`Instant`](std::time::Instant); see [`wait::ms`].

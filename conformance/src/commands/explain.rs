@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
 use local_daemon_conformance::nearest::nearest;
-use local_daemon_conformance::trace;
+use local_daemon_conformance::traceability;
 use local_daemon_conformance::verdict::ExitCode;
 use local_daemon_spec::catalogue;
 
@@ -64,7 +64,7 @@ fn explain_case(case: &Case) -> String {
 fn explain_requirement(id: &str) -> Result<Option<String>, Problem> {
     let code = citations()?;
     let cases: Vec<&Case> = cases::all().collect();
-    let traces = trace::traces(catalogue(), code.as_deref().unwrap_or_default(), &cases);
+    let traces = traceability::traces(catalogue(), code.as_deref().unwrap_or_default(), &cases);
     let Some(trace) = traces.iter().find(|trace| trace.requirement.id == id) else {
         return Ok(None);
     };

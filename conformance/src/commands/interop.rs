@@ -3,7 +3,7 @@
 use local_daemon_conformance::interop::{CHECKS, Matrix, Missing, SUBJECTS, run};
 use local_daemon_conformance::manifest::{Manifest, ManifestFault};
 use local_daemon_conformance::runner::Stopper;
-use local_daemon_conformance::trace;
+use local_daemon_conformance::traceability;
 use local_daemon_conformance::verdict::{ExitCode, Verdict};
 
 use super::{Problem, jobs, print, progress, stop_on_signal};
@@ -11,7 +11,7 @@ use crate::InteropArgs;
 
 pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
     let paths = if args.subjects.is_empty() {
-        let Some(root) = trace::repository() else {
+        let Some(root) = traceability::repository() else {
             let help = Some("name the manifests, two or more");
             return Err(Problem::new(
                 ExitCode::Fault,

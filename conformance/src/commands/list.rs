@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
-use local_daemon_conformance::trace::{self, Citation, Trace};
+use local_daemon_conformance::traceability::{self, Citation, Trace};
 use local_daemon_conformance::verdict::{ExitCode, level};
 use local_daemon_spec::catalogue;
 use serde_json::{Value, json};
@@ -48,10 +48,10 @@ fn case_json(case: &Case) -> Value {
 
 /// The citations of the repository that this suite was built in; none where its code is not there.
 pub(crate) fn citations() -> Result<Option<Vec<Citation>>, Problem> {
-    let Some(root) = trace::repository() else {
+    let Some(root) = traceability::repository() else {
         return Ok(None);
     };
-    let found = trace::citations(catalogue(), &root);
+    let found = traceability::citations(catalogue(), &root);
     found
         .map(Some)
         .map_err(|error| Problem::fault(format!("cannot read the code in {}: {error}", root.display())))
@@ -62,7 +62,7 @@ pub(crate) fn requirements(as_json: bool) -> Result<ExitCode, Problem> {
     let code = citations()?;
     let cited = code.as_deref().unwrap_or_default();
     let cases: Vec<&Case> = cases::all().collect();
-    let traces = trace::traces(catalogue(), cited, &cases);
+    let traces = traceability::traces(catalogue(), cited, &cases);
     if as_json {
         let list: Vec<Value> = traces.iter().map(trace_json).collect();
         print(&format!("{:#}\n", json!({ "requirements": list })));
