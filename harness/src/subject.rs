@@ -25,5 +25,4 @@ mod server;
 mod state_directory;
 mod streams;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod vectors;

@@ -20,6 +20,7 @@ use crate::nearest::nearest;
 pub enum ManifestFault {
     /// The file cannot be read.
     #[error("cannot read the manifest {}: {source}", .path.display())]
+    #[diagnostic(help("`daemonspec init` writes one"))]
     Unreadable {
         /// As given.
         path: PathBuf,
