@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::arena::Arena;
 use local_daemon_harness::http::Wire;
+use local_daemon_harness::platform::{self, User};
 use local_daemon_harness::transcript::Transcript;
 
 use crate::case::{Case, Outcome, Stop};
@@ -197,6 +198,14 @@ impl Stage {
     /// The subject did what it has to, and the engine did otherwise than is written down: a warning, whoever is at fault.
     pub fn deviation<T>(&mut self, what: impl Into<String>) -> Outcome<T> {
         Err(Stop::Deviation(what.into()))
+    }
+
+    /// Another user than the suite's, where it may act as one.
+    pub fn another_user(&mut self) -> Outcome<User> {
+        match platform::nobody().filter(|_| platform::is_root()) {
+            Some(user) => Ok(user),
+            None => self.untestable("the suite is not root, or there is no user nobody"),
+        }
     }
 
     /// The browser of the case's engine, with one empty tab; what this host lacks makes the case `untestable`.

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::files::{make_private, set_mode};
 use crate::process::{Env, Launch, Proc, Signal, descendants, held, processes};
 use crate::proof::random_hex;
 use crate::transcript::Transcript;
@@ -87,7 +88,7 @@ impl Arena {
             "run",
             "tmp",
         ] {
-            make_private(&arena.path().join(directory))?;
+            make_private(arena.path().join(directory))?;
         }
         Ok(arena)
     }
@@ -115,7 +116,7 @@ impl Arena {
 
     /// Opens the way to the state directory to other users (mode 0755), so that only the subject's own modes guard it.
     pub fn let_others_in(&self) -> io::Result<()> {
-        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755))
+        set_mode(self.path(), 0o755)
     }
 
     /// The random tag in the environment of every process of this case.
@@ -227,10 +228,6 @@ impl Drop for Arena {
     fn drop(&mut self) {
         self.end_leaks();
         // A case may have taken away the right to enter a directory, which would keep it from being removed.
-        let _ = std::fs::set_permissions(&self.state_dir, std::fs::Permissions::from_mode(0o700));
+        let _ = set_mode(&self.state_dir, 0o700);
     }
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().mode(0o700).create(path)
 }

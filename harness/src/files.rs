@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +20,16 @@ pub use self::reader::{BrokenRead, HostileReader, ReadReport, Sight};
 pub use self::snapshot::{Difference, Entry, Snapshot};
 use crate::transcript::Transcript;
 use crate::wait::{Shared, ms};
+
+/// Gives a file or a directory exactly this mode.
+pub fn set_mode(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes a directory of mode 0700.
+pub fn make_private(path: impl AsRef<Path>) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
 
 /// What kind of thing a directory entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

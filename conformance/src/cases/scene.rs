@@ -1,4 +1,4 @@
-//! What the cases of chapters 05 and 06 arrange and look at alike.
+//! What cases of several chapters arrange and look at alike.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
+use local_daemon_harness::files::{FileEvent, FileEventKind, Watch, make_private};
 use local_daemon_harness::http::{HttpFault, Request};
 use local_daemon_harness::process::{Exit, Signal, unread};
 use local_daemon_harness::proof::{self, Credential};
@@ -100,7 +100,7 @@ impl Rival {
 /// One more state directory beside the arena's, mode 0700.
 pub(super) fn further_state_dir(stage: &Stage, name: &str) -> Outcome<PathBuf> {
     let path = stage.arena().path().join(name);
-    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path)?;
+    make_private(&path)?;
     Ok(path)
 }
 

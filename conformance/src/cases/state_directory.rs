@@ -4,13 +4,10 @@ mod made;
 mod place;
 mod refused;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use local_daemon_harness::arena::Shape;
 use local_daemon_harness::files::Snapshot;
-use local_daemon_harness::platform::{self, User};
 
 pub(super) use self::refused::{between_good_starts, refused_as_it_is};
 use crate::case::{Case, Outcome};
@@ -157,20 +154,4 @@ fn unchanged(stage: &mut Stage, what: &str, directory: &Path, before: &Snapshot)
 /// A path beside the arena's state directory.
 pub(super) fn beside(stage: &Stage, name: &str) -> PathBuf {
     stage.state_dir().with_file_name(name)
-}
-
-fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
-}
-
-fn make_private(path: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)
-}
-
-/// Another user, where the suite may act as one.
-fn another_user(stage: &mut Stage) -> Outcome<User> {
-    match platform::nobody().filter(|_| platform::is_root()) {
-        Some(user) => Ok(user),
-        None => stage.untestable("the suite is not root, or there is no user nobody"),
-    }
 }

@@ -1,11 +1,12 @@
 //! What a daemon may die of: then it says why, and the next one recovers.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::platform::{self, Mounted, Resource, Setup, Squeezed};
+use local_daemon_harness::files::{make_private, set_mode};
+use local_daemon_harness::platform::{Mounted, Resource, Setup, Squeezed};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::wait::until;
 
@@ -277,9 +278,7 @@ fn read_only(stage: &mut Stage) -> Outcome {
 }
 
 fn permission_lost(stage: &mut Stage) -> Outcome {
-    let Some(user) = platform::nobody().filter(|_| platform::is_root()) else {
-        return stage.untestable("the suite is not root, or there is no user nobody");
-    };
+    let user = stage.another_user()?;
     stage.arena().let_others_in()?;
     let directory = stage.arena().make_state_dir()?.to_owned();
     chown(&directory, Some(user.uid), Some(user.gid))?;
@@ -291,7 +290,7 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     let mode = *stage.rng().pick(&[0o000, 0o100, 0o500]);
-    fs::set_permissions(&directory, fs::Permissions::from_mode(mode))?;
+    set_mode(&directory, mode)?;
     stage.precondition(format!("the state directory has mode {mode:04o}"));
     // Who owns a record that it cannot read, it does not know: then it says so (HS-16).
     let status = stage.probe(&live).map(|answer| answer.response.status);
@@ -301,7 +300,7 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
         format!("with a directory that it cannot use it answers {status:?}"),
     )?;
     refuses(stage, start.clone(), "in a directory that it cannot use")?;
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+    set_mode(&directory, 0o700)?;
     answers(stage, &live, "with its directory again")?;
     stops(stage, &daemon)?;
     let next = stage.launch_with(start)?;
@@ -314,7 +313,7 @@ fn directory_replaced(stage: &mut Stage) -> Outcome {
     let directory = stage.state_dir().to_owned();
     fs::rename(&directory, directory.with_extension("away"))?;
     if stage.rng().below(2) == 0 {
-        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        make_private(&directory)?;
     }
     stage.precondition("the state directory was moved away");
     ends(stage, &daemon)?;

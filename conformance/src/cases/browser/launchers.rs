@@ -4,11 +4,10 @@
 //! started it, and opens nothing.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{EntryKind, Facts};
+use local_daemon_harness::files::{EntryKind, Facts, set_mode};
 use local_daemon_harness::wait::until;
 
 use super::super::perimeter::ask::{ANSWER, LISTED, answer, answered, launch_listed};
@@ -89,7 +88,7 @@ impl Browser {
         for name in ["xdg-open", "open", "sensible-browser", "x-www-browser"] {
             let program = programs.join(name);
             std::fs::write(&program, &text)?;
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+            set_mode(&program, 0o755)?;
         }
         let path = std::env::var("PATH").unwrap_or_default();
         let vars = [

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use local_daemon_harness::actors::{FakeDaemon, FakeProof, Seen, Squatter, response};
-use local_daemon_harness::files::Snapshot;
+use local_daemon_harness::files::{Snapshot, set_mode};
 use local_daemon_harness::platform::{is_root, make_fifo};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{Record, Url, replace};
@@ -452,10 +451,7 @@ enum Fault {
 impl Fault {
     fn make(self, path: &Path) -> Outcome {
         match self {
-            Self::Mode(mode) => Ok(std::fs::set_permissions(
-                path,
-                std::fs::Permissions::from_mode(mode),
-            )?),
+            Self::Mode(mode) => Ok(set_mode(path, mode)?),
             Self::Bytes(bytes) => Ok(replace(path, bytes, 0o600)?),
             Self::Fifo => {
                 std::fs::remove_file(path)?;
@@ -496,7 +492,7 @@ fn invalid_names_the_path(stage: &mut Stage) -> Outcome {
             not_started(stage, spy, what)?;
         }
         if path == stage.state_dir() {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+            set_mode(&path, 0o700)?;
         } else if path.is_dir() {
             std::fs::remove_dir(&path)?;
         }

@@ -1,9 +1,9 @@
 //! A scene for each outcome of a connect.
 
 use std::any::Any;
-use std::os::unix::fs::PermissionsExt as _;
 
 use local_daemon_harness::actors::{FakeDaemon, Squatter};
+use local_daemon_harness::files::set_mode;
 use local_daemon_harness::record::{Record, Url};
 
 use super::super::scene::DeadPort;
@@ -60,7 +60,7 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
         }),
         "invalid" => {
             let standing = published(daemon)?;
-            std::fs::set_permissions(stage.credential_path(), std::fs::Permissions::from_mode(0o644))?;
+            set_mode(stage.credential_path(), 0o644)?;
             Ok(standing)
         }
         other => Err(Stop::Fault(format!("no scene for {other}"))),

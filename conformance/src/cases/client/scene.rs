@@ -4,13 +4,12 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{Actor, Bind, FakeDaemon, Seen, Squatter};
-use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
+use local_daemon_harness::files::{FileEvent, FileEventKind, Watch, set_mode};
 use local_daemon_harness::host::which;
 use local_daemon_harness::platform::make_fifo;
 use local_daemon_harness::process::{Proc, Subject};
@@ -251,7 +250,7 @@ impl Spy {
         );
         let program = dir.join("daemon");
         std::fs::write(&program, script)?;
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))?;
+        set_mode(&program, 0o700)?;
         let gate = dir.join("gate");
         make_fifo(&gate)?;
         // For reading too, so that neither side waits for the other to open it.

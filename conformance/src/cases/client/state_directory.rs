@@ -1,11 +1,10 @@
 //! The client's side of the state directory: chapter 02.
 
-use std::fs::Permissions;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
-use local_daemon_harness::platform::{self, Setup, make_fifo};
+use local_daemon_harness::files::{FileEventKind, Snapshot, Watch, set_mode};
+use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use super::scene::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
@@ -340,7 +339,7 @@ fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
         for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
             let mode = own | bit;
             refuses(stage, &good, checked, &format!("mode {mode:04o}"), |path| {
-                Ok(std::fs::set_permissions(path, Permissions::from_mode(mode))?)
+                Ok(set_mode(path, mode)?)
             })?;
         }
     }
@@ -348,9 +347,7 @@ fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
 }
 
 fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
-    let Some(nobody) = platform::nobody().filter(|_| platform::is_root()) else {
-        return stage.untestable("needs root and a second user");
-    };
+    let nobody = stage.another_user()?;
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");
     for checked in Checked::ALL {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{Facts, FileEventKind, Watch};
+use local_daemon_harness::files::{Facts, FileEventKind, Watch, set_mode};
 use local_daemon_harness::platform::overwrite_unnoticed;
 use local_daemon_harness::record::{Record, replace, write_new};
 use local_daemon_harness::wait::{ms, until};
@@ -193,7 +193,6 @@ pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
-    use std::os::unix::fs::PermissionsExt as _;
     let mut subjects = Vec::new();
     for what in ["a loose mode", "a directory", "a FIFO", "a symbolic link"] {
         let state_dir = further_state_dir(stage, what)?;
@@ -210,7 +209,7 @@ pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
         // Beside the state directory: nothing but the record's own name changes there.
         let aside = stage.arena().path().join(format!("{what}, aside"));
         match *what {
-            "a loose mode" => std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?,
+            "a loose mode" => set_mode(&path, 0o644)?,
             "a directory" => std::fs::create_dir(&aside)?,
             "a FIFO" => {
                 let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -251,7 +250,7 @@ pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
     for (what, daemon, live) in &running {
         let path = record_in(stage, &daemon.state_dir);
         if *what == "a loose mode" {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            set_mode(&path, 0o600)?;
         } else {
             exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
         }

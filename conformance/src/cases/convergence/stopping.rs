@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{Facts, FileEvent, FileEventKind, Watch};
+use local_daemon_harness::files::{Facts, FileEvent, FileEventKind, Watch, set_mode};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::write_new;
@@ -354,7 +354,6 @@ pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn stops_without_its_record(stage: &mut Stage) -> Outcome {
-    use std::os::unix::fs::PermissionsExt as _;
     stage.expect("it ends within its bound, and what stands at the record's name is left as it is");
     for way in ["a loose mode", "a directory"] {
         let state_dir = further_state_dir(stage, way)?;
@@ -366,7 +365,7 @@ pub(super) fn stops_without_its_record(stage: &mut Stage) -> Outcome {
             std::fs::create_dir(&aside)?;
             exchange(&path, &aside)?;
         } else {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+            set_mode(&path, 0o644)?;
         }
         if !seen_draining(stage, &daemon, &live)? {
             return stage.inconclusive(format!("{way}: it ended before it was asked to"));

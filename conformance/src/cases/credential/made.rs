@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use local_daemon_harness::files::{Facts, FileEvent, FileEventKind, HostileReader, ReadReport, Sight, Watch};
+use local_daemon_harness::files::{
+    Facts, FileEvent, FileEventKind, HostileReader, ReadReport, Sight, Watch, make_private,
+};
 use local_daemon_harness::http::{self, Request, Target};
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal};
@@ -87,7 +88,7 @@ pub(super) fn never_seen_in_part(stage: &mut Stage) -> Outcome {
     let mut reads = 0;
     for round in 0..ROUNDS {
         let state_dir = beside(stage, &format!("fresh-{round}"));
-        fs::DirBuilder::new().mode(0o700).create(&state_dir)?;
+        make_private(&state_dir)?;
         let watch = Watch::on(&state_dir)?;
         let reader = HostileReader::start(&state_dir.join(&name), 2, whole);
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
@@ -363,7 +364,7 @@ pub(super) fn survives_every_start(stage: &mut Stage) -> Outcome {
 
     let by_hand = another(stage);
     let state_dir = beside(stage, "by-hand");
-    fs::DirBuilder::new().mode(0o700).create(&state_dir)?;
+    make_private(&state_dir)?;
     let path = state_dir.join(&stage.manifest().binding.credential);
     record::write_new(&path, by_hand.text().as_bytes(), 0o600)?;
     let before = Facts::of(&path)?;

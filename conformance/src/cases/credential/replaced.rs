@@ -1,10 +1,11 @@
 //! Replaced on request, and by nothing else.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use local_daemon_harness::files::set_mode;
 use local_daemon_harness::platform;
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record;
@@ -88,9 +89,7 @@ const DAMAGES: &[Damage] = &[
     ("replaced by one of mode 0644", |path, other| {
         record::replace(path, &file_of(other), 0o644)
     }),
-    ("loosened to 0644", |path, _| {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-    }),
+    ("loosened to 0644", |path, _| set_mode(path, 0o644)),
     ("replaced by a link", |path, other| {
         let (target, link) = (path.with_extension("target"), path.with_extension("link"));
         record::write_new(&target, &file_of(other), 0o600)?;

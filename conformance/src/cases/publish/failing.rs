@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{Difference, Facts, FileEvent, FileEventKind, Snapshot, Watch};
+use local_daemon_harness::files::{Difference, Facts, FileEvent, FileEventKind, Snapshot, Watch, set_mode};
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::Killer;
 use local_daemon_harness::record::{Record, write_new};
@@ -224,11 +224,9 @@ pub(super) fn failed_start_leaves_files(stage: &mut Stage) -> Outcome {
         Start::new().setup(full),
     )?;
 
-    let loose = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(stage.credential_path(), loose)?;
+    set_mode(stage.credential_path(), 0o644)?;
     fails_and_leaves(stage, "the credential can be read by others", Start::new())?;
-    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(stage.credential_path(), owner_only)?;
+    set_mode(stage.credential_path(), 0o600)?;
 
     std::fs::remove_file(stage.record_path())?;
     block_record(stage)?;

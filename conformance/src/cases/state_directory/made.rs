@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use local_daemon_harness::files::{EntryKind, Facts, FileEventKind, Snapshot, Watch};
+use local_daemon_harness::files::{EntryKind, Facts, FileEventKind, Snapshot, Watch, make_private, set_mode};
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Signal, read_as, run_as};
 use local_daemon_harness::wait::ms;
 
-use super::{another_user, beside, make_private, set_mode};
+use super::beside;
 use crate::case::Outcome;
 use crate::stage::{Stage, Start};
 
@@ -188,7 +188,7 @@ fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
 }
 
 pub(super) fn closed_to_other_users(stage: &mut Stage) -> Outcome {
-    let nobody = another_user(stage)?;
+    let nobody = stage.another_user()?;
     stage.expect("nobody may neither list the directory nor read the record or the credential");
     stage.arena().let_others_in()?;
     let open = beside(stage, "open");

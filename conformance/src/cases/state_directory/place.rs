@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use local_daemon_harness::files::Snapshot;
+use local_daemon_harness::files::{Snapshot, make_private};
 use local_daemon_harness::platform::Setup;
 
-use super::{beside, make_private, unchanged};
+use super::{beside, unchanged};
 use crate::case::Outcome;
 use crate::stage::{Stage, Start};
 

@@ -6,12 +6,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{EntryKind, Facts, Snapshot};
+use local_daemon_harness::files::{EntryKind, Facts, Snapshot, make_private, set_mode};
 use local_daemon_harness::platform;
 use local_daemon_harness::record;
 use local_daemon_harness::wait::ms;
 
-use super::{another_user, beside, make_private, set_mode, unchanged};
+use super::{beside, unchanged};
 use crate::case::Outcome;
 use crate::stage::{Live, Stage, Start};
 
@@ -151,7 +151,7 @@ pub(super) fn no_directory_refused(stage: &mut Stage) -> Outcome {
 }
 
 pub(super) fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
-    let nobody = another_user(stage)?;
+    let nobody = stage.another_user()?;
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
         for (what, path) in [
