@@ -97,19 +97,22 @@ fn a_stopped_subject_is_seen_stopped_and_goes_on() {
     assert_eq!(until(ms(5_000), runs), Some(()));
 }
 
+/// Sees the `sleep` of this pid among the leaks of the arena.
+fn is_found_to_leak(arena: &Arena, orphan: u32) {
+    let found = || {
+        let mut leaks = arena.leaks().into_iter();
+        leaks.find(|leak| leak.process.pid == orphan && leak.argv[0] == "sleep")
+    };
+    assert!(until(ms(5_000), found).is_some(), "{:?}", arena.leaks());
+}
+
 #[test]
 fn an_orphan_in_a_session_of_its_own_is_a_leak_and_is_ended() {
     let arena = Arena::new().unwrap();
     let subject = sh(&arena, "setsid sleep 600 >/dev/null 2>&1 & echo $!");
     let orphan = first_number(&subject);
     subject.wait_exit(ms(5_000)).expect("the shell exits");
-    let found = || {
-        arena
-            .leaks()
-            .into_iter()
-            .find(|leak| leak.process.pid == orphan && leak.argv[0] == "sleep")
-    };
-    assert!(until(ms(5_000), found).is_some(), "{:?}", arena.leaks());
+    is_found_to_leak(&arena, orphan);
     let other = Arena::new().unwrap();
     assert_eq!(other.leaks(), [], "a leak belongs to its own case");
     assert_eq!(arena.end_leaks().len(), 1);
@@ -124,13 +127,7 @@ fn a_leak_that_wiped_its_environment_is_found_by_what_it_holds() {
     let subject = sh(&arena, "cd /; env -i setsid sleep 600 >$HOME/log 2>&1 & echo $!");
     let orphan = first_number(&subject);
     subject.wait_exit(ms(5_000)).expect("the shell exits");
-    let found = || {
-        arena
-            .leaks()
-            .into_iter()
-            .find(|leak| leak.process.pid == orphan && leak.argv[0] == "sleep")
-    };
-    assert!(until(ms(5_000), found).is_some());
+    is_found_to_leak(&arena, orphan);
     arena.end_leaks();
     assert_eq!(arena.leaks(), []);
 }
