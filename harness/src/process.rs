@@ -353,15 +353,6 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// [`Launch`] in one call.
-    pub fn launch<S: Into<OsString>>(
-        argv: impl IntoIterator<Item = S>,
-        env: Env,
-        cwd: &Path,
-    ) -> Result<Self, LaunchFault> {
-        Launch::new(argv).env(env).cwd(cwd).start()
-    }
-
     /// Its process id, which is also the id of its process group.
     pub fn pid(&self) -> u32 {
         self.pid

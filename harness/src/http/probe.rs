@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Connection, HANDSHAKE, HttpFault, Request, Response, exchange};
+use super::{HANDSHAKE, HttpFault, Request, Response, exchange};
 use crate::proof::{self, Credential};
 use crate::record::{self, Record, RecordFault, is_id, parse_object};
 use crate::transcript::{Transcript, printable};
@@ -236,11 +236,6 @@ impl Wire {
         self.noted(address, request, || {
             exchange(address, request, Instant::now() + self.timeout)
         })
-    }
-
-    /// A connection for several requests.
-    pub fn open(&self, address: SocketAddr) -> Result<Connection, HttpFault> {
-        Connection::open(address, Instant::now() + self.timeout)
     }
 
     /// The handshake with proof and a nonce of its own.
