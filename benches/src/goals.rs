@@ -4,6 +4,7 @@ mod hostile;
 mod presence;
 mod processes;
 mod requests;
+mod suite;
 
 use std::time::Duration;
 
@@ -61,11 +62,12 @@ impl Row {
 /// A part of the table by its name.
 type Part = (&'static str, fn() -> Vec<Row>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("processes", processes::rows),
     ("requests", requests::rows),
     ("hostile", hostile::rows),
     ("presence", presence::rows),
+    ("suite", suite::rows),
 ];
 
 /// Prints each part as soon as it is measured: those that are named, or all.

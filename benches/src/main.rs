@@ -9,17 +9,22 @@
 )]
 
 mod contestant;
+mod curves;
 mod goals;
 mod measure;
 mod peers;
 mod streams;
 mod timing;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
+    raise_descriptors();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
+        Some("curves") => curves::draw(Path::new(
+            arguments.get(1).map_or("benches/curves", String::as_str),
+        )),
         Some("goals") => goals::table(&arguments[1..]),
         Some("peers") => peers::table(),
         Some("streams") => streams::table(),
@@ -28,9 +33,22 @@ fn main() -> ExitCode {
         Some("start-peer") => peers::start(&arguments[1..]),
         Some("serve-streams") => streams::serve(&arguments[1..]),
         _ => {
-            eprintln!("bench goals|peers|streams|timing");
+            eprintln!("bench goals [PART…]|peers|streams|curves [DIRECTORY]|timing");
             return ExitCode::from(2);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Thousands of connections need more descriptors than many shells give.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }

@@ -37,9 +37,9 @@ impl Readers {
         }
     }
 
-    /// Reads until each stream has had the last event.
-    pub(crate) fn read_all(&mut self) {
-        let last = format!("-{}\nevent: ", super::EVENTS).into_bytes();
+    /// Reads until each stream has had the last of so many events. Each read is shown to `see`.
+    pub(crate) fn read_all(&mut self, events: u32, mut see: impl FnMut(&[u8])) {
+        let last = format!("-{events}\nevent: ").into_bytes();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         for (place, stream) in self.streams.iter().enumerate() {
             stream.set_nonblocking(true).unwrap();
@@ -66,6 +66,7 @@ impl Readers {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                     Err(error) => panic!("{error}"),
                 };
+                see(&buffer[..length]);
                 let tail: &mut Vec<u8> = &mut tails[place];
                 let news = &buffer[length.saturating_sub(TAIL)..length];
                 tail.drain(..tail.len().saturating_sub(TAIL));

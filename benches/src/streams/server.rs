@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, body::Body, extract::State, routing::get};
@@ -17,8 +17,6 @@ use local_daemon::{
 };
 use serde_json::json;
 use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::watch};
-
-use crate::measure::memory_kb;
 
 /// What a connection is written at most at a time, in bytes.
 const WRITE: usize = 32 * 1024;
@@ -33,10 +31,31 @@ pub(crate) enum Kind {
     Ours,
 }
 
+/// What a server appends when it is told to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) events: u32,
+    /// One each millisecond, or all at once.
+    pub(crate) is_live: bool,
+    /// How many events its log holds.
+    pub(crate) most: u32,
+}
+
+impl Load {
+    /// So many events at once, all of which its log holds.
+    pub(crate) const fn burst(events: u32) -> Self {
+        Self {
+            events,
+            is_live: false,
+            most: events,
+        }
+    }
+}
+
 /// A running server. It ends with its standard input.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    pub(crate) child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     pub(crate) address: SocketAddr,
@@ -46,14 +65,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server whose log holds `most` events.
-    pub(crate) fn start(kind: Kind, most: u32) -> Self {
+    pub(crate) fn start(kind: Kind, load: Load) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The daemon makes it, with the mode that it wants.
         let state_dir = folder.path().join("state");
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg("serve-streams")
-            .args([format!("{kind:?}"), most.to_string()])
+            .args([
+                format!("{kind:?}"),
+                load.events.to_string(),
+                load.is_live.to_string(),
+                load.most.to_string(),
+            ])
             .arg(&state_dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -83,11 +106,6 @@ impl Server {
     pub(crate) fn wait_appended(&mut self) {
         line(&mut self.output);
     }
-
-    /// Anonymous memory, in kB.
-    pub(crate) fn anonymous_kb(&self) -> u64 {
-        memory_kb(self.child.id(), "Anonymous")
-    }
 }
 
 impl Drop for Server {
@@ -105,8 +123,13 @@ fn line(output: &mut BufReader<ChildStdout>) -> String {
 
 /// What the process with the argument `serve` does.
 pub(crate) fn serve(arguments: &[String]) {
-    let [kind, most, state_dir] = arguments else {
-        panic!("serve KIND MOST STATE-DIR")
+    let [kind, events, is_live, most, state_dir] = arguments else {
+        panic!("serve-streams KIND EVENTS LIVE MOST STATE-DIR")
+    };
+    let load = Load {
+        events: events.parse().unwrap(),
+        is_live: is_live.parse().unwrap(),
+        most: most.parse().unwrap(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -115,9 +138,9 @@ pub(crate) fn serve(arguments: &[String]) {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         if kind == "Floor" {
-            floor().await;
+            floor(load).await;
         } else {
-            ours(most.parse().unwrap(), state_dir).await;
+            ours(load, state_dir).await;
         }
     });
 }
@@ -135,19 +158,29 @@ async fn told() {
     let _ = told.await;
 }
 
-/// Appends the burst.
-async fn burst(mut append: impl FnMut(u32)) {
+/// Appends the events.
+async fn perform(load: Load, mut append: impl FnMut(u32)) {
     told().await;
-    for number in 1..=super::EVENTS {
-        append(number);
-        if number % TURN == 0 {
+    let mut pace = tokio::time::interval(Duration::from_millis(1));
+    for number in 1..=load.events {
+        if load.is_live {
+            pace.tick().await;
+        } else if number % TURN == 0 {
             tokio::task::yield_now().await;
         }
+        append(number);
     }
     println!("appended");
 }
 
-async fn ours(events: usize, state_dir: &str) {
+/// The monotonic clock, which both processes read, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
+}
+
+async fn ours(load: Load, state_dir: &str) {
+    let events = usize::try_from(load.most).unwrap();
     let limits = Limits {
         events,
         // The default for as many as are held by default.
@@ -167,15 +200,20 @@ async fn ours(events: usize, state_dir: &str) {
     let served = tokio::task::spawn_local(daemon.serve(router));
     handle.published().await;
     println!("{}", handle.url().authority());
-    burst(|number| {
-        hub.append("note", &json!({"n": number})).unwrap();
+    perform(load, |number| {
+        let event = if load.is_live {
+            json!({"at_ns": now()})
+        } else {
+            json!({"n": number})
+        };
+        hub.append("note", &event).unwrap();
     })
     .await;
     served.await.unwrap().unwrap();
 }
 
 /// Frames of the same bytes in one vector, which every connection writes from as it is.
-async fn floor() {
+async fn floor(load: Load) {
     let log = Rc::new(RefCell::new(Vec::<u8>::new()));
     let (grown, wait) = watch::channel(());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,7 +252,7 @@ async fn floor() {
             }
         })
     };
-    burst(|number| {
+    perform(load, |number| {
         let at = humantime::format_rfc3339_millis(std::time::SystemTime::now());
         writeln!(
             log.borrow_mut(),
