@@ -92,7 +92,7 @@ where
 /// How many connections are open at once: at least the 128 of PER-29, and so many that descriptors are left for files.
 fn connection_limit() -> usize {
     let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
-    (descriptors / 4 * 3).clamp(128, 4096)
+    (descriptors / 4 * 3).clamp(128, 16_384)
 }
 
 /// Answers 503 to whatever comes; a fresh connection has room for that much.
