@@ -73,20 +73,12 @@ pub(crate) fn draw(directory: &Path) {
             crowd.slowest
         }),
     );
-    let (appended, resumed) = events();
     curve(
         "events",
         "Appending so many events to a log that holds them all",
         "events",
         "ms",
-        appended,
-    );
-    curve(
-        "resume",
-        "A subscriber that comes back in the middle of so many events",
-        "events",
-        "ms until its place is found",
-        resumed,
+        points([1_000, 10_000, 100_000, 1_000_000, 10_000_000], append),
     );
 }
 
@@ -126,42 +118,17 @@ fn connections() -> (Points, Points) {
     curves
 }
 
-/// The time of all appends, and of finding a place in the middle.
-fn events() -> (Points, Points) {
-    let mut curves = (Vec::new(), Vec::new());
-    for count in [1_000_u32, 10_000, 100_000, 1_000_000, 10_000_000] {
-        let limits = Limits {
-            events: count as usize,
-            bytes: count as usize * 256,
-        };
-        let hub: Arc<Hub> = Arc::new(Hub::new(1, &["note"], limits));
-        let mut middle = None;
-        let began = Instant::now();
-        for number in 0..count {
-            let id = hub.append("note", &json!({"n": number})).unwrap();
-            if number == count / 2 {
-                middle = id;
-            }
-        }
-        let appended = began.elapsed();
-        let resumed = median(
-            (0..101)
-                .map(|_| {
-                    let selection = local_daemon::streams::Selection {
-                        topics: None,
-                        after: middle,
-                    };
-                    let began = Instant::now();
-                    drop(hub.subscribe((), &selection));
-                    began.elapsed()
-                })
-                .collect(),
-        );
-        let x = f64::from(count);
-        curves.0.push((x, appended.as_secs_f64() * 1e3));
-        curves.1.push((x, resumed.as_secs_f64() * 1e3));
+fn append(events: u32) -> Duration {
+    let limits = Limits {
+        events: events as usize,
+        bytes: events as usize * 256,
+    };
+    let hub: Arc<Hub> = Arc::new(Hub::new(1, &["note"], limits));
+    let began = Instant::now();
+    for number in 0..events {
+        hub.append("note", &json!({"n": number})).unwrap();
     }
-    curves
+    began.elapsed()
 }
 
 /// Both axes are logarithmic, so that what is linear is a straight line with the slope of the dashed one.
@@ -175,6 +142,7 @@ fn plot(file: &Path, title: &str, across: &str, up: &str, points: &[(f64, f64)])
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(32)
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d((first.0..last.0).log_scale(), (low / 2.0..high * 2.0).log_scale())
@@ -183,6 +151,8 @@ fn plot(file: &Path, title: &str, across: &str, up: &str, points: &[(f64, f64)])
         .configure_mesh()
         .x_desc(across)
         .y_desc(up)
+        .x_label_formatter(&ToString::to_string)
+        .y_label_formatter(&ToString::to_string)
         .light_line_style(TRANSPARENT)
         .draw()
         .unwrap();
