@@ -15,7 +15,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open},
 };
 
-use crate::contestant::{Contestant, Wire, kill, run};
+use crate::contestant::{Contestant, Wire, kill, run, until};
 
 /// How long a socket may be silent before that is a failure.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -103,14 +103,19 @@ impl<S: Read + Write> Stream for S {}
 
 impl<'a> Connection<'a> {
     pub(crate) fn open(wire: &'a Wire) -> io::Result<Self> {
+        Self::open_to(wire, SILENCE)
+    }
+
+    /// A connection that fails after so much silence.
+    pub(crate) fn open_to(wire: &'a Wire, silence: Duration) -> io::Result<Self> {
         let stream: Box<dyn Stream> = if wire.address.starts_with('/') {
             let stream = UnixStream::connect(&wire.address)?;
-            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_read_timeout(Some(silence))?;
             Box::new(stream)
         } else {
             let stream = TcpStream::connect(&wire.address)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_read_timeout(Some(silence))?;
             Box::new(stream)
         };
         let answer = Vec::with_capacity(64 * 1024);
@@ -258,38 +263,38 @@ pub(crate) fn crowd(contestant: &dyn Contestant, clients: usize, settle: Duratio
     }
 }
 
-/// What the next client does where the daemon cannot answer.
+/// What the next client does where the daemon is stopped.
 #[derive(Debug)]
-pub(crate) struct Next {
+pub(crate) struct Stopped {
     pub(crate) end: End,
     /// Whether another daemon runs then.
     pub(crate) is_replaced: bool,
 }
 
-/// Lets a client connect that has so much time. Where that ends well beside the same daemons it may have asked none of them;
-/// then it is the client that only asks which counts, as it is where no client starts a daemon. None where there is neither.
-fn next(contestant: &dyn Contestant, limit: Duration) -> Option<Next> {
-    let before = contestant.daemons();
-    let is_replaced = || contestant.daemons().iter().any(|daemon| !before.contains(daemon));
+/// Stops the running daemons as a debugger would, lets a client connect that has so much time, and ends all of them. A client
+/// that ends well beside the same daemons may have asked none of them: then one that only asks counts, as it does where no
+/// client starts a daemon.
+pub(crate) fn stopped(contestant: &dyn Contestant, limit: Duration) -> Stopped {
+    let stopped = contestant.daemons();
+    for &daemon in &stopped {
+        kill(daemon, Signal::STOP);
+        // Not at once where a thread waits for a disk.
+        until("the daemon stops", || {
+            threads(daemon).all(|status| is_stopped(&status))
+        });
+    }
+    let is_new = |daemon| !stopped.contains(daemon);
     let connected = contestant
         .has_launcher()
         .then(|| run_within(limit, contestant.connect()));
-    let is_replaced = is_replaced();
-    let end = match connected {
-        Some(end) if is_replaced || !end.is_success() => end,
-        _ => run_within(limit, contestant.ask()?),
+    let is_replaced = contestant.daemons().iter().any(is_new);
+    let end = match (connected, contestant.ask()) {
+        (Some(end), _) if is_replaced || !end.is_success() => end,
+        (_, Some(ask)) => run_within(limit, ask),
+        (end, None) => end.expect("a daemon that has a client"),
     };
-    Some(Next { end, is_replaced })
-}
-
-/// Stops the running daemon as a debugger would, and shows it to the next client. All daemons are ended.
-pub(crate) fn stopped(contestant: &dyn Contestant, limit: Duration) -> Option<Next> {
-    for daemon in contestant.daemons() {
-        kill(daemon, Signal::STOP);
-    }
-    let next = next(contestant, limit);
     contestant.end();
-    next
+    Stopped { end, is_replaced }
 }
 
 /// What a process takes that is asked nothing.
@@ -332,6 +337,11 @@ fn switches(process: u32) -> u64 {
     let fields = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
     let of_thread = |status: String| fields.map(|field| number(&status, field)).iter().sum::<u64>();
     threads(process).map(of_thread).sum()
+}
+
+fn is_stopped(status: &str) -> bool {
+    let status = fs::read_to_string(status).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tT"))
 }
 
 /// The files `status` of a process's threads.
