@@ -44,15 +44,13 @@ pub(crate) fn table() {
     let contestants: Vec<&dyn Contestant> = contestants.iter().map(|one| &**one).collect();
     row("", contestants.iter().map(|one| one.name().to_owned()));
     println!("|---|{}", "---|".repeat(contestants.len()));
-    row(
-        "cold: connect-or-spawn to the first answer (ms)",
-        colds(&contestants),
-    );
+    let cold = colds(&contestants);
     for one in &contestants {
         run(one.connect());
     }
     thread::sleep(CALM);
     warms(&contestants);
+    row("cold: connect-or-spawn to the first answer (ms)", cold);
     requests(&contestants);
     crowds(&contestants);
     let title = format!(
