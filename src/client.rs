@@ -192,7 +192,7 @@ struct Run<'a> {
     /// The record whose daemon did not answer in time.
     hung: Option<Registration>,
     lock: Option<std::fs::File>,
-    /// Change notification, from before the first spawn or wait on; where it cannot be had, the machine looks by itself.
+    /// Change notification, from the first wait for somebody else on; where it cannot be had, the machine looks by itself.
     watch: OnceCell<Option<platform::Watch>>,
     /// Where the child speaks, and what it has said of a line so far.
     pipe: Option<(std::fs::File, Vec<u8>)>,
@@ -320,7 +320,6 @@ impl<'a> Run<'a> {
                 "three daemons in the last minute did not become ready; the last said: {error}"
             ));
         }
-        self.watch();
         let log_path = state_dir.file(state_directory::LOG);
         let log = state_dir
             .open_log()
@@ -348,7 +347,8 @@ impl<'a> Run<'a> {
     fn wait(&mut self, bound: Duration) -> Observed {
         let bound = bound.min(self.left());
         let began = Instant::now();
-        let watch = self.watch();
+        // A child tells by its pipe whatever becomes of the record, and giving a watch back can take Linux 10 ms.
+        let watch = self.pipe.is_none().then(|| self.watch()).flatten();
         let pipe = self.pipe.as_ref().map(|(pipe, _)| pipe.as_fd());
         let [has_changed, has_spoken] = platform::readable([watch.map(AsFd::as_fd), pipe], bound);
         if let (true, Some(watch)) = (has_changed, watch) {

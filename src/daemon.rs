@@ -53,8 +53,6 @@ use crate::{
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// How often the list of origins is looked at, beside every request that names one and every notification.
-const ORIGINS_BOUND: Duration = Duration::from_secs(1);
 
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +218,9 @@ impl Builder {
         state_dir.create()?;
         // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
         let _ = platform::write_no_core_dump();
+        // Before the listener: what was opened last is closed first when a process is killed, giving a watch back can take Linux
+        // 10 ms, and whoever comes meanwhile would wait for a listener that nobody accepts from.
+        let watch = platform::followed(state_dir.path()).ok();
         let id = state_directory::fresh_id();
         let mut claim = Claim::new(id, protocol.clone(), self.yields);
         let (mut listener, mut credential) = (None, None);
@@ -284,6 +285,7 @@ impl Builder {
         Ok(Daemon {
             shared: Arc::new(shared),
             listener,
+            watch,
             drain: self.drain,
             stream_routes: self.stream_routes,
             methods: self.methods,
@@ -329,6 +331,7 @@ impl Readiness {
 pub struct Daemon {
     shared: Arc<Shared>,
     listener: TcpListener,
+    watch: Option<AsyncFd<Watch>>,
     drain: Duration,
     stream_routes: Vec<&'static str>,
     methods: Option<Arc<RouteMethods>>,
@@ -388,15 +391,13 @@ impl Daemon {
         });
         let close = watch::channel(false).0;
         let accepting = tokio::spawn(accept(self.listener, service, close.clone()));
-        let looking = tokio::spawn(look_at_origins(self.shared.clone()));
         let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
 
-        let ended = drive(&self.shared, self.drain, &mut self.readiness).await;
+        let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;
 
         close.send_replace(true);
         // The task ends by itself once it is told to close, and is not aborted before.
         let _ = accepting.await;
-        looking.abort();
         if let Some(stopping) = stopping {
             stopping.abort();
         }
@@ -406,9 +407,13 @@ impl Daemon {
 
 /// Performs the effects of the claim until it has exited. A daemon that cannot publish ends with the error (PUB-10) and
 /// has changed no file of another's (PUB-11).
-async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness) -> Result<Reason, Error> {
+async fn drive(
+    shared: &Arc<Shared>,
+    watch: Option<AsyncFd<Watch>>,
+    drain: Duration,
+    readiness: &mut Readiness,
+) -> Result<Reason, Error> {
     let mut files = Files::default();
-    let watch = platform::followed(shared.state_dir.path());
     let watching = watch.map(|watch| tokio::spawn(follow(watch, shared.clone())));
     let mut failure = None;
     loop {
@@ -418,6 +423,7 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
         let outcome = match effect {
             Effect::Await(bound) => {
                 shared.wait(bound).await;
+                shared.look_at_origins();
                 Outcome::Done
             }
             Effect::Pause(bound) => {
@@ -452,7 +458,7 @@ async fn drive(shared: &Arc<Shared>, drain: Duration, readiness: &mut Readiness)
             tracing::info!(id = %shared.id, reason = reason.map(Reason::as_str), "standing down");
         }
     }
-    if let Ok(watching) = watching {
+    if let Some(watching) = watching {
         watching.abort();
     }
     match (shared.claim().reason(), failure) {
@@ -472,16 +478,7 @@ async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
     while let Ok(mut ready) = watch.readable().await {
         ready.get_inner().take();
         ready.clear_ready();
-        shared.look_at_origins();
         shared.changed.notify_one();
-    }
-}
-
-/// PER-42: streams of an origin that was removed end in time where no notification comes too.
-async fn look_at_origins(shared: Arc<Shared>) {
-    while shared.origin_source.is_some() {
-        tokio::time::sleep(ORIGINS_BOUND).await;
-        shared.look_at_origins();
     }
 }
 

@@ -262,6 +262,7 @@ impl Guard {
         is_listed.then(|| Listed {
             origin: origin.clone(),
             list,
+            identity: self.identity.clone(),
         })
     }
 
@@ -464,6 +465,8 @@ impl Door {
 struct Listed {
     origin: HeaderValue,
     list: watch::Receiver<Origins>,
+    /// Who looks whether it still is.
+    identity: Arc<dyn Identity>,
 }
 
 /// The inner service's answer as the guard lets it out.

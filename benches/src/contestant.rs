@@ -133,7 +133,7 @@ pub(crate) fn beside() -> PathBuf {
     program.parent().expect("a program is in a directory").to_owned()
 }
 
-/// `locald`, from the same build.
+/// `locald`.
 #[derive(Debug)]
 pub(crate) struct Ours {
     home: TempDir,
@@ -146,7 +146,7 @@ impl Ours {
     }
 
     pub(crate) fn locald(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(beside().join("locald"));
+        let mut command = Command::new(locald());
         command
             .args(arguments)
             .arg("--state-dir")
@@ -154,6 +154,11 @@ impl Ours {
             .current_dir(self.home.path());
         command
     }
+}
+
+/// What `ci/release` has built, or what this was built with.
+pub(crate) fn locald() -> PathBuf {
+    std::env::var_os("LOCALD").map_or_else(|| beside().join("locald"), PathBuf::from)
 }
 
 impl Contestant for Ours {

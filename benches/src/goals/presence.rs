@@ -105,12 +105,12 @@ fn idle() -> [Row; 2] {
     drop(Connection::open(&wire).unwrap());
     let daemons = ours.daemons();
     let idle = measure::idle(&daemons, LONG).remove(0);
-    let memory = idle.pss_kb <= 3000 && idle.anonymous_kb <= 1500;
+    let memory = idle.pss_kb <= 3 * 1024 && idle.anonymous_kb <= 1536;
     [
         Row::alone(
             "idle, after 1,000 requests: memory",
             format!("PSS {} kB, anonymous {} kB", idle.pss_kb, idle.anonymous_kb),
-            "PSS ≤ 3 MB, anonymous ≤ 1.5 MB",
+            "PSS ≤ 3 MiB, anonymous ≤ 1.5 MiB",
             memory,
         ),
         Row::alone(

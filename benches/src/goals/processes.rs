@@ -1,10 +1,10 @@
 //! Whole processes: a client that finds the daemon, one that starts it, and many that come at once.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use super::{Row, time};
 use crate::{
-    contestant::{Contestant, Floor, Ours, beside, run},
+    contestant::{Contestant, Floor, Ours, beside, locald, run},
     measure::{self, Crowd, Turns},
 };
 
@@ -145,8 +145,13 @@ fn ids(crowd: &Crowd) -> usize {
 
 /// What is installed.
 fn sizes() -> Option<Row> {
-    let size = |name: &str| fs::metadata(beside().join(name)).ok().map(|file| file.len());
-    let (ours, client, daemon) = (size("locald")?, size("floor-client")?, size("floor-daemon")?);
+    let size = |path: PathBuf| fs::metadata(path).ok().map(|file| file.len());
+    let of_floor = |name: &str| size(beside().join(name));
+    let (ours, client, daemon) = (
+        size(locald())?,
+        of_floor("floor-client")?,
+        of_floor("floor-daemon")?,
+    );
     let row = Row::alone("size of `locald`, in kB", (ours / 1000).to_string(), "none", true);
     Some(Row {
         floor: format!("client {} and daemon {}", client / 1000, daemon / 1000),
