@@ -272,6 +272,7 @@ impl Builder {
             state_dir,
             credential: Mutex::new(credential),
             claim: Mutex::new(claim),
+            announced: watch::channel(self.origins.clone()).0,
             origins: watch::channel(self.origins).0,
             origin_source: self.origin_source,
             page_tokens: self.page_tokens,
@@ -422,7 +423,7 @@ async fn drive(
         };
         let outcome = match effect {
             Effect::Await(bound) => {
-                shared.wait(bound).await;
+                shared.wait(bound.min(shared.patience())).await;
                 shared.look_at_origins();
                 Outcome::Done
             }

@@ -262,7 +262,6 @@ impl Guard {
         is_listed.then(|| Listed {
             origin: origin.clone(),
             list,
-            identity: self.identity.clone(),
         })
     }
 
@@ -465,8 +464,6 @@ impl Door {
 struct Listed {
     origin: HeaderValue,
     list: watch::Receiver<Origins>,
-    /// Who looks whether it still is.
-    identity: Arc<dyn Identity>,
 }
 
 /// The inner service's answer as the guard lets it out.

@@ -23,6 +23,10 @@ use crate::{
     perimeter::{Identity, Origins},
 };
 
+/// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
+/// notification.
+const READER_BOUND: Duration = Duration::from_secs(1);
+
 /// What connections, routes and the driver share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -37,7 +41,10 @@ pub(super) struct Shared {
     pub(super) state_dir: StateDir,
     pub(super) credential: Mutex<Credential>,
     pub(super) claim: Mutex<Claim>,
+    /// The list, of which each answer to a page of a listed origin holds a receiver.
     pub(super) origins: watch::Sender<Origins>,
+    /// The same for those who only want to know.
+    pub(super) announced: watch::Sender<Origins>,
     pub(super) origin_source: Option<OriginSource>,
     pub(super) page_tokens: Option<Arc<PageTokens>>,
     pub(super) changed: Notify,
@@ -115,8 +122,22 @@ impl Shared {
                 let is_removed = |origin: &str| before.contains(origin) && !list.contains(origin);
                 tokens.revoke_where(|token| is_removed(&token.origin));
             }
-            before != *list
+            let is_other = before != *list;
+            if is_other {
+                self.announced.send_replace(list.clone());
+            }
+            is_other
         });
+    }
+
+    /// How long to wait at most before the list of origins is looked at again: while a page reads, an origin that was taken
+    /// off must be seen soon, whoever tells of it (PER-42).
+    pub(super) fn patience(&self) -> Duration {
+        if self.origins.receiver_count() > 0 {
+            READER_BOUND
+        } else {
+            Duration::MAX
+        }
     }
 
     pub(super) fn stop(&self) {
@@ -275,7 +296,8 @@ impl Handle {
 
     /// The origins that are admitted now, and every later list.
     pub fn origins(&self) -> watch::Receiver<Origins> {
-        self.0.origins()
+        self.0.look_at_origins();
+        self.0.announced.subscribe()
     }
 
     /// Asks for a graceful stop; a second time, for an end without the rest of the drain.

@@ -3,19 +3,13 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use tokio::time::timeout;
-
 use super::{Listed, Origins};
 use crate::browser::Accepted;
-
-/// How often the list is looked at while a page reads, beside every notification.
-const LOOK: Duration = Duration::from_secs(1);
 
 pin_project! {
     /// A body that ends when the origin that reads it is taken off the list (PER-42), or the page token that opened it is
@@ -33,27 +27,18 @@ type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl<R> Revocable<R> {
     /// A body that `reader` reads, where it is read by a page of a listed origin, with `token`, where it has one.
     pub(super) fn new(body: R, reader: Option<Listed>, token: Option<Accepted>) -> Self {
-        let removed = reader.map(|reader| -> Revoked { Box::pin(removed(reader)) });
+        let removed = reader.map(|Listed { origin, mut list }| -> Revoked {
+            Box::pin(async move {
+                let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
+                // Without a list there is no daemon any more either.
+                let _ = list.wait_for(is_off).await;
+            })
+        });
         let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
         Self {
             body,
             revoked: removed.into_iter().chain(revoked).collect(),
         }
-    }
-}
-
-/// Ends when the origin is on the list no more. Where nothing tells of a change, whoever reads looks.
-async fn removed(
-    Listed {
-        origin,
-        mut list,
-        identity,
-    }: Listed,
-) {
-    let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
-    // Without a list there is no daemon any more either.
-    while timeout(LOOK, list.wait_for(is_off)).await.is_err() {
-        drop(identity.origins());
     }
 }
 
