@@ -42,6 +42,7 @@ fn row(program: &str, arguments: &[&str], goal: Duration) -> Option<Row> {
         format!("`{program} {}`", arguments.join(" ")),
         format!("{} ({last})", time(took)),
         format!("≤ {} s", goal.as_secs()),
-        took <= goal && output.status.success(),
+        // 2: where engines are left out, their cases are untestable.
+        took <= goal && matches!(output.status.code(), Some(0 | 2)),
     ))
 }
