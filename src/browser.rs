@@ -12,10 +12,9 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-pub(crate) use self::{answer::end_of_worker, token::Accepted};
-pub use self::{
-    answer::html,
-    secret::Secret,
-    ticket::{LIFE, MOST, Purpose, Refused, Tickets},
-    token::{PageToken, PageTokens},
-};
+pub(crate) use self::answer::end_of_worker;
+pub use self::answer::html;
+pub use self::secret::Secret;
+pub use self::ticket::{LIFE, MOST, Purpose, Refused, Tickets};
+pub(crate) use self::token::Accepted;
+pub use self::token::{PageToken, PageTokens};

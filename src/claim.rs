@@ -7,11 +7,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    gate::Protocol,
-    handshake::State,
-    registration::{ClaimId, Registration},
-};
+use crate::gate::Protocol;
+use crate::handshake::State;
+use crate::registration::{ClaimId, Registration};
 
 /// How often a running daemon reads the record again at least (CONV-1).
 pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -296,19 +294,12 @@ impl Claim {
             // PUB-4: listen first, publish second.
             (Phase::WriteTemporary, Outcome::Done) => {
                 self.temporary = true;
-                if self.yields {
-                    Phase::YieldRead(None)
-                } else {
-                    Phase::Publish
-                }
+                if self.yields { Phase::YieldRead(None) } else { Phase::Publish }
             }
             (Phase::YieldRead(probed), Outcome::Record(Sight::Record(other)))
                 if other.id != self.id && probed != Some(other.id) =>
             {
-                Phase::YieldProbe {
-                    other,
-                    again: probed.is_some(),
-                }
+                Phase::YieldProbe { other, again: probed.is_some() }
             }
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
@@ -347,11 +338,7 @@ impl Claim {
             // there to reclaim from; a rename that fails after it is a loss, and leads to a stand-down.
             (Phase::RewriteTemporary | Phase::Publish, _) if self.published => {
                 // PUB-13
-                if self.temporary {
-                    Phase::DropTemporary
-                } else {
-                    Phase::Serve
-                }
+                if self.temporary { Phase::DropTemporary } else { Phase::Serve }
             }
 
             // Removal: take, verify, leave (CONV-14, CONV-15, CONV-16, CONV-17, CONV-19). Any error ends it (CONV-18);
@@ -418,11 +405,7 @@ impl Claim {
     fn abandon(&mut self, reason: Reason) -> Phase {
         self.reason = Some(reason);
         // PUB-13
-        if self.temporary {
-            Phase::DropTemporary
-        } else {
-            Phase::Close
-        }
+        if self.temporary { Phase::DropTemporary } else { Phase::Close }
     }
 
     fn stop_now(&mut self, outcome: &Outcome) -> Phase {
@@ -439,10 +422,6 @@ impl Claim {
             return self.abandon(Reason::Stopped);
         }
         self.reason = Some(Reason::Stopped);
-        if self.temporary {
-            Phase::DropTemporary
-        } else {
-            Phase::VerifyOwner
-        }
+        if self.temporary { Phase::DropTemporary } else { Phase::VerifyOwner }
     }
 }

@@ -1,30 +1,25 @@
 //! The client: finds the daemon, lets it prove itself, judges its protocol, or starts one. Synchronous: a client that
 //! asks one question needs no runtime. It writes no record and removes none (CONV-29).
 
-use std::{
-    cell::OnceCell,
-    ffi::OsString,
-    fmt,
-    io::{Read, Seek, SeekFrom},
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::cell::OnceCell;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
-use crate::{
-    Credential, Protocol, Registration, StateDir,
-    claim::Probe,
-    connect::{Budget, Child, Connect, Effect, Observed, Outcome, Policy},
-    exchange::{self, Answer, Wire},
-    gate::NotAProtocol,
-    handshake::{self, Handshake, Nonce},
-    platform,
-    registration::{Invalid, MAX_BYTES},
-    state_directory::{self, NoHome},
-};
+use crate::claim::Probe;
+use crate::connect::{Budget, Child, Connect, Effect, Observed, Outcome, Policy};
+use crate::exchange::{self, Answer, Wire};
+use crate::gate::NotAProtocol;
+use crate::handshake::{self, Handshake, Nonce};
+use crate::registration::{Invalid, MAX_BYTES};
+use crate::state_directory::{self, NoHome};
+use crate::{Credential, Protocol, Registration, StateDir, platform};
 
 /// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
@@ -63,16 +58,8 @@ impl Launch {
         let program = program.into();
         // The daemon works in `/`: a relative path means the caller's directory.
         let named = program.components().count() == 1;
-        let program = if named {
-            program
-        } else {
-            std::path::absolute(&program).unwrap_or(program)
-        };
-        Self {
-            program,
-            args: Vec::new(),
-            env: Vec::new(),
-        }
+        let program = if named { program } else { std::path::absolute(&program).unwrap_or(program) };
+        Self { program, args: Vec::new(), env: Vec::new() }
     }
 
     /// Arguments. Never the credential: every local user can read them.
@@ -244,12 +231,7 @@ impl<'a> Run<'a> {
                 if self.child == Child::Done {
                     self.client.state_dir.write_budget(&Budget::default());
                 }
-                Ok(Connection {
-                    registration,
-                    handshake,
-                    credential,
-                    wire: Some(wire),
-                })
+                Ok(Connection { registration, handshake, credential, wire: Some(wire) })
             }
             (outcome, _) => Err(self.failure(outcome)),
         }
@@ -321,13 +303,9 @@ impl<'a> Run<'a> {
             ));
         }
         let log_path = state_dir.file(state_directory::LOG);
-        let log = state_dir
-            .open_log()
-            .map_err(|e| format!("{}: {e}", log_path.display()))?;
+        let log = state_dir.open_log().map_err(|e| format!("{}: {e}", log_path.display()))?;
         let mut command = Command::new(&launch.program);
-        command
-            .args(&launch.args)
-            .envs(launch.env.iter().map(|(k, v)| (k, v)));
+        command.args(&launch.args).envs(launch.env.iter().map(|(k, v)| (k, v)));
         command.env(state_directory::VARIABLE, state_dir.path());
         let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
             let error = format!("{} could not be started: {e}", launch.program.display());
@@ -385,10 +363,7 @@ impl<'a> Run<'a> {
             _ => {
                 let log = self.client.state_dir.file(state_directory::LOG);
                 let last = last_line(&log).map_or_else(String::new, |line| format!(": {line}"));
-                Word::Failed(format!(
-                    "the daemon ended before it was ready (log: {}){last}",
-                    log.display()
-                ))
+                Word::Failed(format!("the daemon ended before it was ready (log: {}){last}", log.display()))
             }
         })
     }
@@ -399,10 +374,7 @@ impl<'a> Run<'a> {
             crate::claim::Sight::Record(record) => Some(record),
             _ => None,
         };
-        let place = record.map_or_else(
-            || state_dir.display().to_string(),
-            |record| record.url.to_string(),
-        );
+        let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
         let seen = self.detail.take();
         let detail = match &outcome {
             Outcome::Ready(..) => format!("{place}: the proven connection was lost"),
@@ -416,27 +388,18 @@ impl<'a> Run<'a> {
             }
             Outcome::Incompatible(theirs) => format!(
                 "{place}: the daemon speaks {}, and this client speaks {}; --replace displaces it",
-                theirs
-                    .as_ref()
-                    .map_or_else(|| "by another contract".to_owned(), ToString::to_string),
+                theirs.as_ref().map_or_else(|| "by another contract".to_owned(), ToString::to_string),
                 self.client.protocol
             ),
             Outcome::Invalid => seen.unwrap_or_else(|| {
-                format!(
-                    "{}: there is no credential to prove anything with",
-                    state_dir.display()
-                )
+                format!("{}: there is no credential to prove anything with", state_dir.display())
             }),
             Outcome::SpawnFailed => self
                 .spawn_error
                 .take()
                 .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),
         };
-        Failure {
-            outcome,
-            detail,
-            state_dir: state_dir.to_owned(),
-        }
+        Failure { outcome, detail, state_dir: state_dir.to_owned() }
     }
 }
 
@@ -512,10 +475,7 @@ fn request(
     bytes.extend_from_slice(b"Authorization: ");
     bytes.extend_from_slice(authorization.as_bytes());
     if let Some(body) = body {
-        let length = format!(
-            "\r\nContent-Type: application/json\r\nContent-Length: {}",
-            body.len()
-        );
+        let length = format!("\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
         bytes.extend_from_slice(length.as_bytes());
     }
     bytes.extend_from_slice(b"\r\n\r\n");
@@ -530,10 +490,7 @@ fn last_line(log: &Path) -> Option<String> {
     let mut tail = Vec::new();
     file.take(2048).read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail).into_owned();
-    tail.lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .map(str::to_owned)
+    tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
 }
 
 pub(crate) fn unix_millis() -> u64 {
@@ -609,9 +566,7 @@ impl Connection {
         };
         let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
         if !plain(method) || !plain(path) || !path.starts_with('/') {
-            return Err(error(
-                "the method or path holds what cannot stand in a request line".to_owned(),
-            ));
+            return Err(error("the method or path holds what cannot stand in a request line".to_owned()));
         }
         let ends = Instant::now() + DEADLINE;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
@@ -619,9 +574,7 @@ impl Connection {
             None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
                 (Probe::Proven(theirs), Some(wire)) if theirs.id == self.registration.id => wire,
                 _ => {
-                    return Err(error(
-                        "the daemon is gone, or does not prove itself any more".to_owned(),
-                    ));
+                    return Err(error("the daemon is gone, or does not prove itself any more".to_owned()));
                 }
             },
         };
@@ -630,21 +583,10 @@ impl Connection {
         bearer.push_str("Bearer ");
         bearer.push_str(&credential);
         let request = request(method, path, &self.registration.url.authority(), &bearer, json);
-        let answer = wire
-            .exchange(&request, MAX_ANSWER, ends)
-            .map_err(|fault| error(fault.to_string()))?;
+        let answer = wire.exchange(&request, MAX_ANSWER, ends).map_err(|fault| error(fault.to_string()))?;
         self.wire = Some(wire);
-        let Answer {
-            status,
-            headers,
-            body,
-            ..
-        } = answer;
-        Ok(Response {
-            status,
-            headers,
-            body,
-        })
+        let Answer { status, headers, body, .. } = answer;
+        Ok(Response { status, headers, body })
     }
 
     /// A hold on the daemon's process, to end it by force later. It is had only where the proven handshake and the
@@ -654,9 +596,7 @@ impl Connection {
     /// The pids differ, or the process is gone.
     pub fn process(&self) -> std::io::Result<Process> {
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
-            return Err(std::io::Error::other(
-                "the record's pid is not the proven daemon's",
-            ));
+            return Err(std::io::Error::other("the record's pid is not the proven daemon's"));
         }
         platform::Process::open(self.handshake.pid).map(Process)
     }

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    claim::{Probe, Sight},
-    gate::Protocol,
-    handshake::{Handshake, State},
-    registration::Registration,
-};
+use crate::claim::{Probe, Sight};
+use crate::gate::Protocol;
+use crate::handshake::{Handshake, State};
+use crate::registration::Registration;
 
 /// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).
 pub const LOCK_BOUND: Duration = Duration::from_secs(1);
@@ -408,19 +406,13 @@ impl Connect {
         let Outcome::Incompatible(theirs) = &self.outcome else {
             return false;
         };
-        let may = theirs
-            .as_ref()
-            .is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
+        let may = theirs.as_ref().is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
         !self.policy.replace && !may
     }
 
     fn spawn_path(&mut self) -> Phase {
         // CONN-12
-        if !self.policy.spawn || self.barred() {
-            Phase::Finished
-        } else {
-            Phase::Lock
-        }
+        if !self.policy.spawn || self.barred() { Phase::Finished } else { Phase::Lock }
     }
 
     fn unlock_and_wait(&self) -> Phase {

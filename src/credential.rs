@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -30,9 +31,7 @@ impl Credential {
     /// [`NotACredential`], which repeats nothing of the text.
     pub fn parse(text: &[u8]) -> Result<Self, NotACredential> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
-        decode_32(text)
-            .map(|bytes| Self::from_bytes(*bytes))
-            .ok_or(NotACredential)
+        decode_32(text).map(|bytes| Self::from_bytes(*bytes)).ok_or(NotACredential)
     }
 
     /// The 43 characters that stand in the file and in a bearer header. The caller keeps them out of every log.

@@ -9,47 +9,37 @@ mod sync {
     pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
 }
 
-use std::{
-    convert::Infallible,
-    io::{self, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::{NonZeroU16, NonZeroU32},
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
-};
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
-use tokio::{
-    io::unix::AsyncFd,
-    net::TcpListener,
-    sync::{Notify, watch},
-};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::{
-    admission::Admission,
-    serve::{Admit, accept},
-    shared::{OriginSource, Shared},
-};
-pub use self::{
-    patience::{RequestBody, Silent},
-    shared::Handle,
-};
-use crate::{
-    LoopbackUrl, Protocol, StateDir,
-    browser::PageTokens,
-    claim::{Claim, Effect, Outcome, Reason},
-    gate::NotAProtocol,
-    perimeter::{Guard, Origins, RouteMethods},
-    platform::{self, Watch},
-    registration::LoopbackHost,
-    state_directory::{self, Fault, NoHome},
-};
+use self::admission::Admission;
+pub use self::patience::{RequestBody, Silent};
+use self::serve::{Admit, accept};
+pub use self::shared::Handle;
+use self::shared::{OriginSource, Shared};
+use crate::browser::PageTokens;
+use crate::claim::{Claim, Effect, Outcome, Reason};
+use crate::gate::NotAProtocol;
+use crate::perimeter::{Guard, Origins, RouteMethods};
+use crate::platform::{self, Watch};
+use crate::registration::LoopbackHost;
+use crate::state_directory::{self, Fault, NoHome};
+use crate::{LoopbackUrl, Protocol, StateDir};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -233,11 +223,7 @@ impl Builder {
                 }
                 Some(Effect::ReadCredential) => {
                     credential = state_dir.read_credential()?;
-                    if credential.is_some() {
-                        Outcome::Done
-                    } else {
-                        Outcome::Missing
-                    }
+                    if credential.is_some() { Outcome::Done } else { Outcome::Missing }
                 }
                 Some(Effect::CreateCredential) => state_dir.create_credential().map(|()| Outcome::Done)?,
                 _ => {
@@ -247,11 +233,7 @@ impl Builder {
                     let Some(credential) = credential.take() else {
                         // It was removed between its creation and its reading.
                         let path = state_dir.file(state_directory::CREDENTIAL);
-                        return Err(Fault {
-                            path,
-                            why: state_directory::Refused::Missing,
-                        }
-                        .into());
+                        return Err(Fault { path, why: state_directory::Refused::Missing }.into());
                     };
                     break (listener, host, port, credential);
                 }
@@ -317,11 +299,8 @@ struct Readiness(Option<std::fs::File>);
 impl Readiness {
     fn say(&mut self, word: &str) {
         if let Some(mut pipe) = self.0.take() {
-            let line: String = word
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(1000)
-                .collect();
+            let line: String =
+                word.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect();
             // A launcher that is gone needs no answer.
             let _ = writeln!(pipe, "{line}");
         }
@@ -374,11 +353,7 @@ impl Daemon {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let signals = if self.signals {
-            Some(Signals::new().map_err(Error::Signals)?)
-        } else {
-            None
-        };
+        let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
         let mut guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
         if let Some(methods) = self.methods {
             guard = guard.methods(methods);
@@ -386,10 +361,7 @@ impl Daemon {
         if let Some(tokens) = &self.shared.page_tokens {
             guard = guard.page_tokens(tokens.clone());
         }
-        let service = guard.layer(Admit {
-            shared: self.shared.clone(),
-            service,
-        });
+        let service = guard.layer(Admit { shared: self.shared.clone(), service });
         let close = watch::channel(false).0;
         let accepting = tokio::spawn(accept(self.listener, service, close.clone()));
         let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
@@ -451,10 +423,7 @@ async fn drive(
         if serving && !shared.published.send_replace(true) {
             readiness.say(&format!("ready {}", shared.id));
         }
-        if reason.is_some()
-            && shared
-                .reason
-                .send_if_modified(|now| std::mem::replace(now, reason).is_none())
+        if reason.is_some() && shared.reason.send_if_modified(|now| std::mem::replace(now, reason).is_none())
         {
             tracing::info!(id = %shared.id, reason = reason.map(Reason::as_str), "standing down");
         }
@@ -506,9 +475,7 @@ impl Files {
             Effect::ReadRecord => Outcome::Record(shared.look()),
             Effect::Publish => match self.temporary.take() {
                 Some(temporary) => {
-                    state_dir
-                        .publish(&temporary)
-                        .inspect_err(|_| self.temporary = Some(temporary))?;
+                    state_dir.publish(&temporary).inspect_err(|_| self.temporary = Some(temporary))?;
                     tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
                     Outcome::Done
                 }
@@ -528,11 +495,7 @@ impl Files {
             }
             Effect::Take => {
                 self.taken = state_dir.take(shared.id)?;
-                if self.taken.is_some() {
-                    Outcome::Done
-                } else {
-                    Outcome::Missing
-                }
+                if self.taken.is_some() { Outcome::Done } else { Outcome::Missing }
             }
             Effect::ReadTaken => match &self.taken {
                 Some(taken) => Outcome::Record(state_dir.read_taken(taken)),
@@ -557,9 +520,7 @@ impl Files {
     }
 
     fn drop_temporary(&mut self, state_dir: &StateDir) -> Result<(), Fault> {
-        self.temporary
-            .take()
-            .map_or(Ok(()), |temporary| state_dir.drop_temporary(&temporary))
+        self.temporary.take().map_or(Ok(()), |temporary| state_dir.drop_temporary(&temporary))
     }
 }
 

@@ -1,11 +1,9 @@
 //! One HTTP/1.1 exchange over a loopback socket, bounded in time and size. It follows no redirect and asks no proxy:
 //! there is no code that could (HS-29, HS-30).
 
-use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    time::{Duration, Instant},
-};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -79,11 +77,7 @@ impl Wire {
             _ => Fault::Refused,
         })?;
         stream.set_nodelay(true).map_err(|e| Fault::of(&e))?;
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-            reusable: true,
-        })
+        Ok(Self { stream, buffer: Vec::new(), reusable: true })
     }
 
     /// Whether another request may be sent: the last answer ended cleanly and the other side has not closed.
@@ -105,9 +99,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reusable = false;
-        self.stream
-            .set_write_timeout(Some(left(deadline)?))
-            .map_err(|e| Fault::of(&e))?;
+        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
         self.stream.write_all(request).map_err(|e| Fault::of(&e))?;
         let mut answer = self.head(deadline)?;
         while answer.status < 200 {
@@ -129,18 +121,11 @@ impl Wire {
             match response.parse(&self.buffer) {
                 Ok(httparse::Status::Complete(length)) => {
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    let headers: Vec<_> = response
-                        .headers
-                        .iter()
-                        .map(|h| (h.name.to_owned(), text(h.value)))
-                        .collect();
+                    let headers: Vec<_> =
+                        response.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
                     let status = response.code.ok_or(Fault::Garbage)?;
-                    let answer = Answer {
-                        status,
-                        headers,
-                        body: Vec::new(),
-                        keep: response.version == Some(1),
-                    };
+                    let answer =
+                        Answer { status, headers, body: Vec::new(), keep: response.version == Some(1) };
                     self.buffer.drain(..length);
                     return Ok(answer);
                 }
@@ -149,39 +134,22 @@ impl Wire {
             }
             if self.fill(deadline)? == 0 {
                 // Closed before the first byte is what a dying listener does; in the middle it is no answer.
-                return Err(if self.buffer.is_empty() {
-                    Fault::Refused
-                } else {
-                    Fault::Garbage
-                });
+                return Err(if self.buffer.is_empty() { Fault::Refused } else { Fault::Garbage });
             }
         }
     }
 
     fn body(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
-        let close = answer
-            .header("connection")
-            .is_some_and(|v| v.eq_ignore_ascii_case("close"));
+        let close = answer.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         answer.keep &= !close;
         if matches!(answer.status, 204 | 304) {
             return Ok(());
         }
-        let framing = |name| {
-            answer
-                .headers
-                .iter()
-                .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
-                .count()
-        };
-        let chunked = answer
-            .header("transfer-encoding")
-            .is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+        let framing = |name| answer.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).count();
+        let chunked = answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
         let length = match (framing("content-length"), framing("transfer-encoding")) {
             (0, 1) if chunked => return self.chunks(answer, limit, deadline),
-            (1, 0) => answer
-                .header("content-length")
-                .and_then(parse_length)
-                .ok_or(Fault::Garbage)?,
+            (1, 0) => answer.header("content-length").and_then(parse_length).ok_or(Fault::Garbage)?,
             (0, 0) => {
                 answer.keep = false;
                 return self.until_close(answer, limit, deadline);
@@ -244,9 +212,7 @@ impl Wire {
     fn fill(&mut self, deadline: Instant) -> Result<usize, Fault> {
         let mut chunk = [0; 4096];
         loop {
-            self.stream
-                .set_read_timeout(Some(left(deadline)?))
-                .map_err(|e| Fault::of(&e))?;
+            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
             match self.stream.read(&mut chunk) {
                 Ok(read) => {
                     self.buffer.extend_from_slice(&chunk[..read]);
@@ -260,25 +226,20 @@ impl Wire {
 }
 
 fn parse_length(text: &str) -> Option<usize> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 fn left(deadline: Instant) -> Result<Duration, Fault> {
     // A zero time-out means "none" to the socket.
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(Fault::TimedOut)
-    } else {
-        Ok(left)
-    }
+    if left.is_zero() { Err(Fault::TimedOut) } else { Ok(left) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::BufRead, net::TcpListener, thread};
+    use std::io::BufRead;
+    use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 
@@ -290,10 +251,7 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
             for answer in answers {
-                while lines
-                    .next()
-                    .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-                {}
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
                 // A client that gave up has closed.
                 let _ = (&stream).write_all(&answer);
             }
@@ -345,16 +303,9 @@ mod tests {
             &endless,
         ] {
             let refused = one(answer, 6).unwrap_err();
-            assert!(
-                matches!(refused, Fault::Garbage),
-                "{:?}: {refused}",
-                String::from_utf8_lossy(answer)
-            );
+            assert!(matches!(refused, Fault::Garbage), "{:?}: {refused}", String::from_utf8_lossy(answer));
         }
-        assert!(
-            matches!(one(b"", 6), Err(Fault::Refused)),
-            "closed before the first byte"
-        );
+        assert!(matches!(one(b"", 6), Err(Fault::Refused)), "closed before the first byte");
     }
 
     #[test]

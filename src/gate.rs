@@ -1,6 +1,8 @@
 //! The gate: which wire protocols may talk to each other, and who may displace whom. No I/O.
 
-use std::{fmt, num::NonZeroU32, str::FromStr};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -43,10 +45,7 @@ impl FromStr for Protocol {
         let refuse = || NotAProtocol(text.chars().take(80).collect());
         let (name, number) = text.split_once('/').ok_or_else(refuse)?;
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        let starts = name
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !starts || name.len() > 64 || !name.bytes().all(inner) {
             return Err(refuse());
         }
@@ -58,10 +57,7 @@ impl FromStr for Protocol {
             .ok()
             .filter(|n: &NonZeroU32| i32::try_from(n.get()).is_ok())
             .ok_or_else(refuse)?;
-        Ok(Self {
-            name: name.to_owned(),
-            number,
-        })
+        Ok(Self { name: name.to_owned(), number })
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::num::NonZeroU32;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    credential::{Credential, decode_32},
-    gate::Protocol,
-    registration::{self, ClaimId, Invalid},
-};
+use crate::credential::{Credential, decode_32};
+use crate::gate::Protocol;
+use crate::registration::{self, ClaimId, Invalid};
 
 /// The contract's name in the handshake.
 pub const SPEC: &str = "local-daemon/1";
@@ -75,13 +74,11 @@ pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Co
 /// What a daemon answers: the code over the same, and over the body's digest, so that no byte of the body can be
 /// another's (HS-21).
 pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body: &[u8]) -> Code {
-    let digest = Sha256::digest(body)
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            use std::fmt::Write as _;
-            write!(hex, "{byte:02x}").expect("a String takes every write");
-            hex
-        });
+    let digest = Sha256::digest(body).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        use std::fmt::Write as _;
+        write!(hex, "{byte:02x}").expect("a String takes every write");
+        hex
+    });
     let nonce = nonce.text();
     mac(
         credential,
@@ -174,11 +171,7 @@ impl Handshake {
             #[serde(flatten)]
             rest: &'a Handshake,
         }
-        serde_json::to_vec(&Body {
-            spec: SPEC,
-            rest: self,
-        })
-        .expect("strings and numbers always serialise")
+        serde_json::to_vec(&Body { spec: SPEC, rest: self }).expect("strings and numbers always serialise")
     }
 
     /// Parses a body whose proof was checked.
@@ -190,17 +183,13 @@ impl Handshake {
         if registration::string(&object, "spec")? != SPEC {
             return Err(Invalid::Spec);
         }
-        let capabilities = object
-            .get("capabilities")
-            .ok_or(Invalid::Missing("capabilities"))?;
+        let capabilities = object.get("capabilities").ok_or(Invalid::Missing("capabilities"))?;
         let capabilities = capabilities.as_array().and_then(|items| {
             let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
             texts.collect::<Option<_>>()
         });
         Ok(Self {
-            protocol: registration::string(&object, "protocol")?
-                .parse()
-                .map_err(|_| Invalid::Protocol)?,
+            protocol: registration::string(&object, "protocol")?.parse().map_err(|_| Invalid::Protocol)?,
             id: registration::string(&object, "id")?.parse()?,
             pid: registration::pid(&object)?,
             version: registration::string(&object, "version")?.to_owned(),

@@ -18,23 +18,19 @@ mod refusal;
 mod request;
 mod revocable;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
-    time::{Instant, SystemTime},
-};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL,
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE, VARY,
-        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-    },
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION,
+    CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
 use pin_project_lite::pin_project;
@@ -43,24 +39,18 @@ use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use self::{
-    origin::{NotAnOrigin, Origin, Origins},
-    problem::{problem, problem_with, wants_text},
+pub use self::origin::{NotAnOrigin, Origin, Origins};
+use self::problem::{PROBLEM_JSON, Problem};
+pub use self::problem::{problem, problem_with, wants_text};
+use self::refusal::Refusal;
+use self::request::{
+    is_chunked, is_own_host, is_own_origin, is_worker, named_host, only, sender, tokens_of, without_token,
 };
-use self::{
-    problem::{PROBLEM_JSON, Problem},
-    refusal::Refusal,
-    request::{
-        is_chunked, is_own_host, is_own_origin, is_worker, named_host, only, sender, tokens_of, without_token,
-    },
-    revocable::Revocable,
-};
-use crate::{
-    browser::{self, Accepted, PageTokens},
-    credential::Credential,
-    gate::Protocol,
-    handshake::{self, Handshake, Nonce, State},
-};
+use self::revocable::Revocable;
+use crate::browser::{self, Accepted, PageTokens};
+use crate::credential::Credential;
+use crate::gate::Protocol;
+use crate::handshake::{self, Handshake, Nonce, State};
 
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
 /// may name the one that it speaks.
@@ -174,11 +164,7 @@ impl Guard {
             return Err(Refusal::HeadersTooLarge);
         }
         // Whoever stood between would see another end of such a body.
-        if headers
-            .get_all(TRANSFER_ENCODING)
-            .iter()
-            .any(|value| !is_chunked(value))
-        {
+        if headers.get_all(TRANSFER_ENCODING).iter().any(|value| !is_chunked(value)) {
             return Err(Refusal::UnknownCoding);
         }
         // PER-7: whatever the path and the method are.
@@ -230,10 +216,7 @@ impl Guard {
         }
         // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.
         if dress.protocol.is_some()
-            && headers
-                .get_all(PROTOCOL_HEADER)
-                .iter()
-                .any(|named| named != self.protocol)
+            && headers.get_all(PROTOCOL_HEADER).iter().any(|named| named != self.protocol)
         {
             return Err(Refusal::ProtocolMismatch);
         }
@@ -243,12 +226,7 @@ impl Guard {
         let (caller, page) = match evidence {
             Evidence::None => (Caller::Nobody, None),
             Evidence::Credential | Evidence::Proof(..) => (Caller::User, None),
-            Evidence::PageToken(token) => (
-                Caller::Page {
-                    token: token.id.clone(),
-                },
-                Some(token),
-            ),
+            Evidence::PageToken(token) => (Caller::Page { token: token.id.clone() }, Some(token)),
         };
         dress.page = page;
         Ok(Admission::Inner(caller))
@@ -259,10 +237,7 @@ impl Guard {
         let origin = only(headers, ORIGIN)?;
         let list = self.identity.origins();
         let is_listed = list.borrow().contains(origin.to_str().ok()?);
-        is_listed.then(|| Listed {
-            origin: origin.clone(),
-            list,
-        })
+        is_listed.then(|| Listed { origin: origin.clone(), list })
     }
 
     fn failures(&self) -> MutexGuard<'_, Budget> {
@@ -502,10 +477,9 @@ fn missing_problem<R>(response: &Response<R>) -> Option<Response<Full<Bytes>>> {
         StatusCode::PAYLOAD_TOO_LARGE => return Some(Refusal::BodyTooLarge.problem()),
         StatusCode::NOT_FOUND => ("not_found", "There is no such route."),
         StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "The route does not take this method."),
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => (
-            "unsupported_media_type",
-            "The route does not take a body of this type.",
-        ),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ("unsupported_media_type", "The route does not take a body of this type.")
+        }
         StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The body did not come in time."),
         StatusCode::SERVICE_UNAVAILABLE => ("overloaded", "The daemon cannot do it now."),
         status if status.is_client_error() => ("invalid_request", "The route does not take this request."),
@@ -530,10 +504,9 @@ impl Dress {
         if self.text
             && let Some(problem) = response.extensions_mut().remove::<Problem>()
         {
-            response.headers_mut().insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static("text/plain; charset=utf-8"),
-            );
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response.headers_mut().remove(CONTENT_LENGTH);
             *response.body_mut() = Either::Left(Full::from(problem.to_string()));
         }
@@ -541,9 +514,7 @@ impl Dress {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(protocol) = self.protocol {
             headers.insert(PROTOCOL_HEADER, protocol);
-            headers
-                .entry(CACHE_CONTROL)
-                .or_insert(HeaderValue::from_static("no-store")); // PER-38
+            headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store")); // PER-38
         }
         // PER-13
         if let Some(Listed { origin, .. }) = &self.origin {
@@ -572,18 +543,12 @@ impl Budget {
     const PER_SECOND: f64 = 200.0;
 
     const fn full(now: Instant) -> Self {
-        Self {
-            left: Self::BURST,
-            at: now,
-        }
+        Self { left: Self::BURST, at: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
         let regained = now.saturating_duration_since(self.at).as_secs_f64() * Self::PER_SECOND;
-        *self = Self {
-            left: (self.left + regained).min(Self::BURST),
-            at: now,
-        };
+        *self = Self { left: (self.left + regained).min(Self::BURST), at: now };
         let granted = self.left >= 1.0;
         if granted {
             self.left -= 1.0;
@@ -596,10 +561,7 @@ impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded {
-            guard: self.clone(),
-            inner,
-        }
+        Guarded { guard: self.clone(), inner }
     }
 }
 
@@ -643,9 +605,7 @@ where
                 let request = request.map(|body| Limited::new(body, self.guard.body_limit));
                 return Answer {
                     dress: Some(dress),
-                    source: Source::Inner {
-                        answer: self.inner.call(request),
-                    },
+                    source: Source::Inner { answer: self.inner.call(request) },
                 };
             }
             Ok(Admission::EndOfWorker) => browser::end_of_worker(),
@@ -653,12 +613,7 @@ where
             Ok(Admission::Handshake(evidence)) => self.guard.handshake(evidence),
             Err(refusal) => self.guard.refuse(refusal),
         };
-        Answer {
-            dress: Some(dress),
-            source: Source::Guard {
-                response: Some(response),
-            },
-        }
+        Answer { dress: Some(dress), source: Source::Guard { response: Some(response) } }
     }
 }
 

@@ -3,16 +3,12 @@
 //! A value of a type in this module cannot hold what a reader has to refuse: a [`LoopbackUrl`] is one of three
 //! hosts and a port, a [`ClaimId`] is 128 bits.
 
-use std::{
-    fmt,
-    num::{NonZeroU16, NonZeroU32},
-    str::FromStr,
-};
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::str::FromStr;
 
-use serde::{
-    Deserialize, Serialize,
-    de::{self, Deserializer, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The most bytes that a reader takes of a record, a credential or a handshake answer (64 KiB).
@@ -97,11 +93,7 @@ pub struct LoopbackUrl {
 impl LoopbackUrl {
     /// The URL that a daemon writes for a listener on `host` and `port`.
     pub const fn new(host: LoopbackHost, port: NonZeroU16) -> Self {
-        Self {
-            host,
-            port,
-            slash: false,
-        }
+        Self { host, port, slash: false }
     }
 
     /// The host as written.
@@ -122,13 +114,7 @@ impl LoopbackUrl {
 
 impl fmt::Display for LoopbackUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "http://{}:{}{}",
-            self.host.as_str(),
-            self.port,
-            if self.slash { "/" } else { "" }
-        )
+        write!(f, "http://{}:{}{}", self.host.as_str(), self.port, if self.slash { "/" } else { "" })
     }
 }
 
@@ -148,9 +134,7 @@ impl FromStr for LoopbackUrl {
             .find_map(|host| Some((host, rest.strip_prefix(host.as_str())?)))
             .ok_or(Invalid::Url)?;
         let rest = rest.strip_prefix(':').ok_or(Invalid::Url)?;
-        let (digits, slash) = rest
-            .strip_suffix('/')
-            .map_or((rest, false), |digits| (digits, true));
+        let (digits, slash) = rest.strip_suffix('/').map_or((rest, false), |digits| (digits, true));
         // `u16::from_str` takes a sign and leading zeros; a URL's text here does not.
         if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Invalid::Url);
@@ -259,21 +243,14 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> 
     if bytes.len() > MAX_BYTES {
         return Err(Invalid::TooLarge);
     }
-    match serde_json::from_slice::<Strict>(bytes)
-        .map_err(|e| Invalid::Json(e.to_string()))?
-        .0
-    {
+    match serde_json::from_slice::<Strict>(bytes).map_err(|e| Invalid::Json(e.to_string()))?.0 {
         Value::Object(object) => Ok(object),
         _ => Err(Invalid::Json("the top is not an object".to_owned())),
     }
 }
 
 pub(crate) fn string<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a str, Invalid> {
-    object
-        .get(key)
-        .ok_or(Invalid::Missing(key))?
-        .as_str()
-        .ok_or(Invalid::Type(key))
+    object.get(key).ok_or(Invalid::Missing(key))?.as_str().ok_or(Invalid::Type(key))
 }
 
 pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
@@ -281,10 +258,7 @@ pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
     if !value.is_number() {
         return Err(Invalid::Type("pid"));
     }
-    let number = value
-        .as_u64()
-        .and_then(|n| i32::try_from(n).ok())
-        .ok_or(Invalid::Pid)?;
+    let number = value.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or(Invalid::Pid)?;
     NonZeroU32::new(number.unsigned_abs()).ok_or(Invalid::Pid)
 }
 

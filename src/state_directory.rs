@@ -1,22 +1,17 @@
 //! The state directory: where the record, the credential and the lock live, each read only after it was checked and
 //! written so that no reader ever sees a part of it.
 
-use std::{
-    env,
-    ffi::OsString,
-    fmt, fs,
-    io::{self, ErrorKind},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fmt, fs};
 
-use crate::{
-    claim::Sight,
-    connect::Budget,
-    credential::{Credential, NotACredential},
-    platform,
-    registration::{ClaimId, Invalid, Registration},
-};
+use crate::claim::Sight;
+use crate::connect::Budget;
+use crate::credential::{Credential, NotACredential};
+use crate::platform;
+use crate::registration::{ClaimId, Invalid, Registration};
 
 /// The registration's file name.
 pub const REGISTRATION: &str = "registration.json";
@@ -97,10 +92,7 @@ pub struct Fault {
 
 impl Fault {
     pub(crate) fn io(path: &Path, error: io::Error) -> Self {
-        Self {
-            path: path.to_owned(),
-            why: Refused::Io(error),
-        }
+        Self { path: path.to_owned(), why: Refused::Io(error) }
     }
 }
 
@@ -148,9 +140,7 @@ impl StateDir {
         // A detached daemon works in `/`: a relative path means the caller's directory, here and now. And `link/` would
         // be looked at through the link (DIR-6).
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self {
-            path: path.components().collect(),
-        }
+        Self { path: path.components().collect() }
     }
 
     /// The directory's path.
@@ -170,20 +160,14 @@ impl StateDir {
             self.check()?;
         }
         if platform::is_network_filesystem(&self.path) {
-            return Err(Fault {
-                path: self.path.clone(),
-                why: Refused::Network,
-            });
+            return Err(Fault { path: self.path.clone(), why: Refused::Network });
         }
         Ok(())
     }
 
     /// Checks the directory as every reader does (DIR-14); `false`: it is not there.
     pub fn check(&self) -> Result<bool, Fault> {
-        platform::check_directory(&self.path).map_err(|why| Fault {
-            path: self.path.clone(),
-            why,
-        })
+        platform::check_directory(&self.path).map_err(|why| Fault { path: self.path.clone(), why })
     }
 
     /// Reads the record, and says what was wrong with it where it is not a valid one.
@@ -201,42 +185,25 @@ impl StateDir {
                 Ok(record) => (Sight::Record(record), None),
                 Err(why) => {
                     let sight = Sight::Malformed(Registration::id_of(&bytes));
-                    (
-                        sight,
-                        Some(Diagnostic::Malformed {
-                            path: path.to_owned(),
-                            why,
-                        }),
-                    )
+                    (sight, Some(Diagnostic::Malformed { path: path.to_owned(), why }))
                 }
             },
             // The directory may have gone between its check and the read.
             Ok(None) if self.path.exists() => (Sight::Missing, None),
             Ok(None) => (Sight::DirectoryGone, None),
-            Err(why) => (
-                Sight::Unreadable,
-                Some(Diagnostic::Fault(Fault {
-                    path: path.to_owned(),
-                    why,
-                })),
-            ),
+            Err(why) => (Sight::Unreadable, Some(Diagnostic::Fault(Fault { path: path.to_owned(), why }))),
         }
     }
 
     /// Reads the credential; `None`: there is none yet.
     pub fn read_credential(&self) -> Result<Option<Credential>, Fault> {
         let path = self.file(CREDENTIAL);
-        let fault = |why| Fault {
-            path: path.clone(),
-            why,
-        };
+        let fault = |why| Fault { path: path.clone(), why };
         match platform::read_checked(&path).map_err(fault)? {
             None => Ok(None),
             Some(bytes) => {
                 let bytes = zeroize::Zeroizing::new(bytes);
-                Credential::parse(&bytes)
-                    .map(Some)
-                    .map_err(|why| fault(why.into()))
+                Credential::parse(&bytes).map(Some).map_err(|why| fault(why.into()))
             }
         }
     }
@@ -357,11 +324,7 @@ impl StateDir {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(fault)? {
             let entry = entry.map_err(fault)?;
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(prefix.as_bytes())
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
                 found.push(entry.path());
             }
         }
@@ -391,9 +354,7 @@ impl StateDir {
     /// The restart budget; what cannot be read counts as unspent, since it only spares work.
     pub(crate) fn read_budget(&self) -> Budget {
         let bytes = platform::read_checked(&self.file(FAILURES)).ok().flatten();
-        bytes
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
     /// Keeps the restart budget for the next call, in whatever process that runs.

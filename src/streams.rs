@@ -13,16 +13,12 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-use crate::{
-    ClaimId, StateDir,
-    claim::{Reason, Sight},
-};
+use crate::claim::{Reason, Sight};
+use crate::{ClaimId, StateDir};
 
-pub use self::{
-    body::{BEAT, EventBody},
-    hub::{Hub, Next, Refused, Selection, Subscriber},
-    log::{EventId, Limits, NotAnEventId},
-};
+pub use self::body::{BEAT, EventBody};
+pub use self::hub::{Hub, Next, Refused, Selection, Subscriber};
+pub use self::log::{EventId, Limits, NotAnEventId};
 
 /// The last event of every stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,22 +2,19 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "daemon")]
 
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    sync::mpsc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use axum::{Router, routing::get};
-use local_daemon::{
-    Client, Daemon,
-    claim::Reason,
-    client::Failure,
-    connect::Outcome,
-    daemon::{Error, Handle},
-};
+use axum::Router;
+use axum::routing::get;
+use local_daemon::claim::Reason;
+use local_daemon::client::Failure;
+use local_daemon::connect::Outcome;
+use local_daemon::daemon::{Error, Handle};
+use local_daemon::{Client, Daemon};
 
 /// One daemon on a thread and runtime of its own.
 struct Running {
@@ -34,28 +31,16 @@ impl Running {
         let state_dir: PathBuf = state_dir.to_owned();
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let builder = Daemon::builder("acme", protocol)
-                    .version("1.0.0")
-                    .state_dir(state_dir);
+                let builder = Daemon::builder("acme", protocol).version("1.0.0").state_dir(state_dir);
                 let daemon = builder.yields(yields).stop_on_signals(false).start().await?;
                 sender.send(daemon.handle()).unwrap();
-                daemon
-                    .serve(Router::new().route("/v1/hello", get(async || "hello")))
-                    .await
+                daemon.serve(Router::new().route("/v1/hello", get(async || "hello"))).await
             })
         });
-        let handle = receiver
-            .recv_timeout(Duration::from_secs(5))
-            .expect("the daemon started");
-        Self {
-            handle,
-            thread: Some(thread),
-        }
+        let handle = receiver.recv_timeout(Duration::from_secs(5)).expect("the daemon started");
+        Self { handle, thread: Some(thread) }
     }
 
     fn reason(&mut self) -> Reason {
@@ -107,10 +92,7 @@ fn found_proven_used_and_gone() {
     let home = tempfile::tempdir().unwrap();
     let state_dir = home.path().join("state with spaces");
     assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
-    assert!(
-        !state_dir.exists(),
-        "a connect that does not spawn creates nothing"
-    );
+    assert!(!state_dir.exists(), "a connect that does not spawn creates nothing");
 
     let running = Running::start(&state_dir);
     let mut connection = connect(&state_dir, &running);
@@ -120,10 +102,7 @@ fn found_proven_used_and_gone() {
     }
     assert_eq!(running.stop(), Reason::Stopped);
     assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
-    let mut left: Vec<_> = std::fs::read_dir(&state_dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let mut left: Vec<_> = std::fs::read_dir(&state_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["credential"]);
     assert!(connection.get("/v1/hello").is_err());
@@ -150,11 +129,7 @@ fn a_daemon_told_to_yield_leaves_a_ready_one_in_place_and_no_other() {
     assert_eq!(second.reason(), Reason::Yielded);
     let mut other = first;
     let newer = Running::with(path, "acme/2", true);
-    assert_eq!(
-        other.reason(),
-        Reason::Displaced,
-        "another protocol is not yielded to"
-    );
+    assert_eq!(other.reason(), Reason::Displaced, "another protocol is not yielded to");
     drop(newer);
 }
 
@@ -196,10 +171,7 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     drop(running);
 
     let write_record = |url: &str| {
-        let record = format!(
-            r#"{{"id":"{}","version":"1","url":"{url}","pid":1}}"#,
-            "a".repeat(32)
-        );
+        let record = format!(r#"{{"id":"{}","version":"1","url":"{url}","pid":1}}"#, "a".repeat(32));
         let temporary = path.join("a-record");
         std::fs::write(&temporary, record).unwrap();
         std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -212,14 +184,8 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     write_record(&format!("http://{}", mute.local_addr().unwrap()));
     let began = Instant::now();
-    assert_eq!(
-        outcome(client(path).deadline(Duration::from_millis(300)).connect()),
-        Outcome::Busy
-    );
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "the caller's deadline ends a probe"
-    );
+    assert_eq!(outcome(client(path).deadline(Duration::from_millis(300)).connect()), Outcome::Busy);
+    assert!(began.elapsed() < Duration::from_secs(2), "the caller's deadline ends a probe");
 
     write_record("http://127.0.0.1:1/path");
     let failure = client(path).connect().unwrap_err();
@@ -231,8 +197,5 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     std::fs::set_permissions(path.join("registration.json"), open).unwrap();
     let failure = client(path).connect().unwrap_err();
     assert_eq!(failure.outcome, Outcome::Invalid);
-    assert!(
-        failure.detail.contains("registration.json") && failure.detail.contains("0644"),
-        "{failure}"
-    );
+    assert!(failure.detail.contains("registration.json") && failure.detail.contains("0644"), "{failure}");
 }

@@ -2,27 +2,20 @@
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env, fs,
-    future::poll_fn,
-    io::{self, Read, Write},
-    os::unix::{
-        fs::{PermissionsExt, symlink},
-        process::ExitStatusExt,
-    },
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
-use local_daemon::{
-    state_directory::{Fault, Refused},
-    streams::{End, EventId, Hub, Limits, Next, Selection, Subscriber},
-};
+use local_daemon::state_directory::{Fault, Refused};
+use local_daemon::streams::{End, EventId, Hub, Limits, Next, Selection, Subscriber};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -80,18 +73,12 @@ fn next(subscriber: &mut Subscriber) -> Option<Next> {
 
 /// The number of the oldest event that is held, and all that are.
 fn held(hub: &Arc<Hub>) -> (u64, String) {
-    let selection = Selection {
-        topics: None,
-        after: Some(id(0)),
-    };
+    let selection = Selection { topics: None, after: Some(id(0)) };
     let mut reader = hub.subscribe((), &selection).unwrap();
     let (mut first, mut text) = (1, String::new());
     loop {
         match next(&mut reader) {
-            Some(Next::Gap {
-                first: goes_on,
-                after,
-            }) => {
+            Some(Next::Gap { first: goes_on, after }) => {
                 assert_eq!((after, text.as_str()), (id(0), ""), "a gap is at the beginning");
                 first = goes_on.seq;
             }
@@ -107,9 +94,7 @@ fn by_number(text: &str) -> BTreeMap<u64, &str> {
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end + 2]);
     let frames = whole.split_inclusive("\n\n").map(|frame| {
         let id = frame.lines().next().and_then(|line| line.strip_prefix("id: "));
-        let id: EventId = id
-            .and_then(|id| id.parse().ok())
-            .unwrap_or_else(|| panic!("{frame:?}"));
+        let id: EventId = id.and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("{frame:?}"));
         (id.seq, frame)
     });
     frames.collect()
@@ -232,10 +217,7 @@ fn a_log_goes_on_where_the_last_process_ended() {
     drop(hub);
 
     let hub = open(&path);
-    let selection = Selection {
-        topics: Some(vec!["state".to_owned()]),
-        after: Some(id(1)),
-    };
+    let selection = Selection { topics: Some(vec!["state".to_owned()]), after: Some(id(1)) };
     let mut reader = hub.subscribe((), &selection).unwrap();
     assert_eq!(next(&mut reader), Some(Next::Frames(frame(2, 1, "2").into())));
     append(&hub, 0, "3");
@@ -258,10 +240,7 @@ fn a_frame_that_was_not_written_whole_never_was() {
             assert_eq!(held(&hub), (1, before.to_owned()));
             assert_eq!(fs::read_to_string(&path).unwrap(), before);
             assert_eq!(append(&hub, 1, "9"), 2);
-            assert_eq!(
-                fs::read_to_string(&path).unwrap(),
-                before.to_owned() + &frame(2, 1, "9")
-            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), before.to_owned() + &frame(2, 1, "9"));
         }
     }
 }
@@ -298,8 +277,7 @@ fn the_numbers_of_damaged_events_are_not_used_again() {
         text.replace("id: 5f0c2a9b-3", "id: 5f0c2a9b_3"),
         text.clone() + &frame(1, 0, "1"),
         text.replace("id: 5f0c2a9b-2", "~").replace("data: 3\n\n", ""),
-        text.replace("\n\nid: 5f0c2a9b-3", "\n\nid: 5f0c2a9b-\0")
-            .replace("3\n\n", "3"),
+        text.replace("\n\nid: 5f0c2a9b-3", "\n\nid: 5f0c2a9b-\0").replace("3\n\n", "3"),
     ] {
         fs::write(&path, &damaged).unwrap();
         let mut least = 4;
@@ -319,19 +297,13 @@ fn the_numbers_of_damaged_events_are_not_used_again() {
 #[test]
 fn a_log_that_holds_nothing_counts_on() {
     let (_directory, path) = place();
-    let limits = Limits {
-        events: 10,
-        bytes: 100,
-    };
+    let limits = Limits { events: 10, bytes: 100 };
     let long = "x".repeat(5_000);
     for seq in 1..5 {
         let hub = try_open(&path, limits).unwrap();
         assert_eq!(held(&hub), (seq, String::new()));
         assert_eq!(append(&hub, 0, &long), seq);
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!(": from {}\n\n", id(seq + 1))
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!(": from {}\n\n", id(seq + 1)));
     }
 }
 
@@ -340,10 +312,7 @@ fn what_is_no_file_of_this_log_is_refused_and_left() {
     let (directory, path) = place();
     let refused = |path: &Path| {
         let fault = try_open(path, Limits::default()).unwrap_err();
-        assert!(
-            fault.to_string().starts_with(&path.display().to_string()),
-            "{fault}"
-        );
+        assert!(fault.to_string().starts_with(&path.display().to_string()), "{fault}");
         fault.why
     };
     let other = frame(1, 0, "1").replace("5f0c2a9b", "00000007");
@@ -366,10 +335,7 @@ fn what_is_no_file_of_this_log_is_refused_and_left() {
 #[test]
 fn a_file_has_one_writer_until_its_streams_end() {
     let (_directory, path) = place();
-    let limits = Limits {
-        events: 10,
-        bytes: 1_000,
-    };
+    let limits = Limits { events: 10, bytes: 1_000 };
     let hub = try_open(&path, limits).unwrap();
     for _ in 0..2 {
         let fault = try_open(&path, limits).unwrap_err();
@@ -408,10 +374,7 @@ fn a_child_that_begins_meanwhile_keeps_no_lock() {
 #[test]
 fn a_number_is_one_writers_alone() {
     let (_directory, path) = place();
-    let limits = Limits {
-        events: 1,
-        bytes: 100,
-    };
+    let limits = Limits { events: 1, bytes: 100 };
     let numbers = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -433,19 +396,13 @@ fn a_number_is_one_writers_alone() {
     });
     let numbers = numbers.into_inner().unwrap();
     let different: BTreeSet<u64> = numbers.iter().copied().collect();
-    assert_eq!(
-        (numbers.len(), different.into_iter().collect()),
-        (400, (1..=400).collect::<Vec<_>>())
-    );
+    assert_eq!((numbers.len(), different.into_iter().collect()), (400, (1..=400).collect::<Vec<_>>()));
 }
 
 #[test]
 fn a_file_that_cannot_be_replaced_goes_on() {
     let (_directory, path) = place();
-    let limits = Limits {
-        events: 2,
-        bytes: 1_000,
-    };
+    let limits = Limits { events: 2, bytes: 1_000 };
     let hub = try_open(&path, limits).unwrap();
     let beside = path.with_extension("tmp");
     fs::create_dir(&beside).unwrap();
@@ -463,10 +420,7 @@ fn a_file_that_cannot_be_replaced_goes_on() {
         seq += 1;
         assert_eq!(append(&hub, 0, &data), seq);
     }
-    assert!(
-        (101..200).contains(&seq),
-        "it is tried again, not every time: {seq}"
-    );
+    assert!((101..200).contains(&seq), "it is tried again, not every time: {seq}");
     assert!(fs::read_to_string(&path).unwrap().starts_with(": from "));
     drop(hub);
     // What a process leaves that is killed meanwhile.
@@ -495,11 +449,7 @@ fn a_full_disk_takes_no_event_and_leaves_the_file_as_it_was() {
         let (_directory, path) = place();
         let test = "a_full_disk_takes_no_event_and_leaves_the_file_as_it_was";
         let output = child(test, &path).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(by_number(&fs::read_to_string(&path).unwrap()).len(), 3);
         return;
     };
@@ -544,8 +494,7 @@ fn append_and_tell(path: &Path, limits: Limits) {
     let ends = Instant::now() + Duration::from_secs(20);
     let writer = std::process::id();
     for count in 0.. {
-        hub.append("output", &json!({"writer": writer, "count": count}))
-            .unwrap();
+        hub.append("output", &json!({"writer": writer, "count": count})).unwrap();
         if Instant::now() > ends {
             return;
         }
@@ -562,11 +511,7 @@ fn kill_again_and_again(test: &str, limits: Limits) {
     let mut seen: BTreeMap<u64, String> = BTreeMap::new();
     for round in 0..12 {
         let mut command = child(test, &path);
-        let mut writer = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut writer = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = writer.stderr.take().unwrap();
         let mut text = vec![0; 300 << round];
         said.read_exact(&mut text).unwrap();
@@ -586,15 +531,8 @@ fn kill_again_and_again(test: &str, limits: Limits) {
         let (last, _) = seen.last_key_value().unwrap();
         let next = append(&hub, 1, "{}");
         assert!(next > *last, "{next} after {last}");
-        assert_eq!(
-            held.keys().copied().collect::<Vec<_>>(),
-            (first..next).collect::<Vec<_>>()
-        );
-        assert!(
-            first == 1 || held.len() == limits.events,
-            "{} are held",
-            held.len()
-        );
+        assert_eq!(held.keys().copied().collect::<Vec<_>>(), (first..next).collect::<Vec<_>>());
+        assert!(first == 1 || held.len() == limits.events, "{} are held", held.len());
         for (seq, frame) in seen.range(first..) {
             assert_eq!(held[seq], frame);
         }
@@ -604,19 +542,13 @@ fn kill_again_and_again(test: &str, limits: Limits) {
 
 #[test]
 fn what_a_reader_saw_is_there_after_a_kill() {
-    let limits = Limits {
-        events: 1_000_000,
-        bytes: 1 << 30,
-    };
+    let limits = Limits { events: 1_000_000, bytes: 1 << 30 };
     kill_again_and_again("what_a_reader_saw_is_there_after_a_kill", limits);
 }
 
 /// A log so short that the file is replaced again and again.
 #[test]
 fn a_kill_while_the_file_is_replaced_takes_nothing() {
-    let limits = Limits {
-        events: 10,
-        bytes: 10_000,
-    };
+    let limits = Limits { events: 10, bytes: 10_000 };
     kill_again_and_again("a_kill_while_the_file_is_replaced_takes_nothing", limits);
 }

@@ -4,10 +4,8 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 mod sync {
-    pub(super) use loom::sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
-    };
+    pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
+    pub(super) use loom::sync::{Mutex, MutexGuard};
 }
 
 #[path = "../src/daemon/admission.rs"]
@@ -22,19 +20,16 @@ mod secret;
 #[path = "../src/browser/ticket.rs"]
 mod ticket;
 
-use std::{future::poll_fn, time::Instant};
+use std::future::poll_fn;
+use std::time::Instant;
 
 use admission::Admission;
 use hub::{Hub, Next, Selection, Subscriber};
 use log::Limits;
-use loom::{
-    future::block_on,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use loom::future::block_on;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
 use ticket::{Purpose, Refused, Tickets};
 
 /// A drain waits for what was let in before it, sees all of its work, and lets nobody in afterwards.
@@ -58,14 +53,8 @@ fn a_drain_ends_when_the_last_that_was_let_in_has_left() {
         assert!(!admission.enter(), "a request was let in after the close");
         let seen = work.load(Ordering::Relaxed);
         let (admitted, told) = request.join().unwrap();
-        assert!(
-            drained || told,
-            "a drain that has to wait is told when it is over"
-        );
-        assert!(
-            !drained || !admitted || seen == 1,
-            "the drain ended before the work that it waited for"
-        );
+        assert!(drained || told, "a drain that has to wait is told when it is over");
+        assert!(!drained || !admitted || seen == 1, "the drain ended before the work that it waited for");
     });
 }
 
@@ -115,10 +104,7 @@ fn a_stop_if_idle_is_alone() {
             move || ask(&admission)
         });
         let (one, other) = (ask(&admission), other.join().unwrap());
-        assert!(
-            !(one.1 && other.0 || other.1 && one.0),
-            "it stopped while the other was let in"
-        );
+        assert!(!(one.1 && other.0 || other.1 && one.0), "it stopped while the other was let in");
         assert!(one.1 || other.1 || one.0 && other.0);
     });
 }
@@ -236,9 +222,6 @@ fn a_ticket_admits_one_of_two() {
         });
         let one = tickets.redeem(ticket.expose(), &Purpose::Page, now);
         let both = [one, other.join().unwrap()];
-        assert!(
-            both.contains(&Ok(())) && both.contains(&Err(Refused::Used(Purpose::Page))),
-            "{both:?}"
-        );
+        assert!(both.contains(&Ok(())) && both.contains(&Err(Refused::Used(Purpose::Page))), "{both:?}");
     });
 }

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use local_daemon::{
-    ClaimId, Protocol, Registration,
-    claim::{self, Claim, Probe, Reason, Sight},
-    connect::{self, Budget, Child, Connect, Observed, Policy},
-    handshake::{Handshake, State},
-};
+use local_daemon::claim::{self, Claim, Probe, Reason, Sight};
+use local_daemon::connect::{self, Budget, Child, Connect, Observed, Policy};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::{ClaimId, Protocol, Registration};
 
 fn id(n: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(n))
@@ -22,9 +20,7 @@ fn record(n: u8) -> Registration {
     Registration {
         id: id(n),
         version: String::new(),
-        url: format!("http://127.0.0.1:{}", 1000 + u16::from(n))
-            .parse()
-            .unwrap(),
+        url: format!("http://127.0.0.1:{}", 1000 + u16::from(n)).parse().unwrap(),
         pid: std::num::NonZeroU32::MIN,
         protocol: None,
         socket: None,
@@ -52,7 +48,8 @@ fn walk_claim(claim: &mut Claim, steps: &[(claim::Effect, claim::Outcome)]) {
 }
 
 fn serving(yields: bool) -> Claim {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = Claim::new(id(1), protocol(1), yields);
     walk_claim(
         &mut claim,
@@ -78,15 +75,12 @@ fn wait() -> claim::Effect {
 
 #[test]
 fn a_graceful_stop_takes_verifies_and_unlinks_its_own_record() {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = serving(false);
     assert_eq!(claim.state(&Sight::Record(record(1))), State::Ready);
     claim.stop();
-    assert_eq!(
-        claim.state(&Sight::Record(record(1))),
-        State::Draining,
-        "before anything else"
-    );
+    assert_eq!(claim.state(&Sight::Record(record(1))), State::Draining, "before anything else");
     let own = || Record(Sight::Record(record(1)));
     walk_claim(
         &mut claim,
@@ -103,7 +97,8 @@ fn a_graceful_stop_takes_verifies_and_unlinks_its_own_record() {
 
 #[test]
 fn a_record_that_turned_out_to_be_a_successors_is_left_where_it_was_taken_to() {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = serving(false);
     claim.stop();
     walk_claim(
@@ -127,7 +122,8 @@ fn a_record_that_turned_out_to_be_a_successors_is_left_where_it_was_taken_to() {
 
 #[test]
 fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_nobody_did() {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = serving(false);
     walk_claim(
         &mut claim,
@@ -159,7 +155,8 @@ fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_n
 
 #[test]
 fn a_reclaim_that_fails_leaves_no_temporary_file() {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = serving(false);
     walk_claim(
         &mut claim,
@@ -180,13 +177,11 @@ fn a_reclaim_that_fails_leaves_no_temporary_file() {
 
 #[test]
 fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever() {
-    use claim::{Effect::*, Outcome::*};
+    use claim::Effect::*;
+    use claim::Outcome::*;
     let mut claim = serving(false);
     for _ in 0..20 {
-        walk_claim(
-            &mut claim,
-            &[(wait(), Done), (ReadRecord, Record(Sight::Unreadable))],
-        );
+        walk_claim(&mut claim, &[(wait(), Done), (ReadRecord, Record(Sight::Unreadable))]);
     }
     assert_eq!(claim.state(&Sight::Unreadable), State::Draining);
     walk_claim(&mut claim, &[(wait(), Done)]);
@@ -212,26 +207,18 @@ fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever(
 
 #[test]
 fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
-    use claim::{Effect, Outcome::*};
+    use claim::Effect;
+    use claim::Outcome::*;
     let start = || {
         let mut claim = Claim::new(id(1), protocol(1), true);
-        walk_claim(
-            &mut claim,
-            &[(Effect::Listen, Done), (Effect::ReadCredential, Done)],
-        );
+        walk_claim(&mut claim, &[(Effect::Listen, Done), (Effect::ReadCredential, Done)]);
         walk_claim(&mut claim, &[(Effect::WriteTemporary, Done)]);
-        walk_claim(
-            &mut claim,
-            &[(Effect::ReadRecord, Record(Sight::Record(record(2))))],
-        );
+        walk_claim(&mut claim, &[(Effect::ReadRecord, Record(Sight::Record(record(2))))]);
         claim
     };
     let mut claim = start();
     claim.on(Probed(proven(2, 1, State::Ready)));
-    walk_claim(
-        &mut claim,
-        &[(Effect::DropTemporary, Done), (Effect::Close, Done)],
-    );
+    walk_claim(&mut claim, &[(Effect::DropTemporary, Done), (Effect::Close, Done)]);
     assert_eq!(claim.reason(), Some(Reason::Yielded));
     let others = [
         proven(2, 1, State::Draining),
@@ -254,7 +241,8 @@ fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
 
 #[test]
 fn it_yields_to_who_published_during_the_probe_and_asks_no_third() {
-    use claim::{Effect, Outcome::*};
+    use claim::Effect;
+    use claim::Outcome::*;
     let start = || {
         let mut claim = Claim::new(id(1), protocol(1), true);
         walk_claim(
@@ -288,11 +276,7 @@ fn walk_connect(connect: &mut Connect, steps: &[(connect::Effect, Observed)]) {
 }
 
 fn connecting() -> Connect {
-    Connect::new(Policy {
-        protocol: protocol(1),
-        spawn: true,
-        replace: false,
-    })
+    Connect::new(Policy { protocol: protocol(1), spawn: true, replace: false })
 }
 
 #[test]
@@ -310,18 +294,9 @@ fn a_cold_client_spawns_once_and_holds_the_lock_until_its_child_is_ready() {
     );
     walk_connect(&mut connect, &[(Spawn, Observed::Spawned)]);
     let soon = Duration::from_millis(3);
-    walk_connect(
-        &mut connect,
-        &[(Await(connect::POLL_FIRST), Observed::Woken(Child::Done, soon))],
-    );
-    walk_connect(
-        &mut connect,
-        &[(ReadRecord, Observed::Record(Sight::Record(record(2))))],
-    );
-    walk_connect(
-        &mut connect,
-        &[(Probe(record(2)), Observed::Probed(proven(2, 1, State::Ready)))],
-    );
+    walk_connect(&mut connect, &[(Await(connect::POLL_FIRST), Observed::Woken(Child::Done, soon))]);
+    walk_connect(&mut connect, &[(ReadRecord, Observed::Record(Sight::Record(record(2))))]);
+    walk_connect(&mut connect, &[(Probe(record(2)), Observed::Probed(proven(2, 1, State::Ready)))]);
     walk_connect(&mut connect, &[(Unlock, Observed::Unlocked)]);
     assert!(matches!(connect.outcome(), Some(connect::Outcome::Ready(..))));
 }
@@ -370,24 +345,14 @@ fn an_older_client_never_displaces_a_newer_daemon_and_a_newer_one_does() {
     let there = |speaks| {
         [
             (ReadRecord, Observed::Record(Sight::Record(record(2)))),
-            (
-                Probe(record(2)),
-                Observed::Probed(proven(2, speaks, State::Ready)),
-            ),
+            (Probe(record(2)), Observed::Probed(proven(2, speaks, State::Ready))),
             (ReadRecord, Observed::Record(Sight::Record(record(2)))),
         ]
     };
     let mut older = connecting();
     walk_connect(&mut older, &there(2));
-    assert_eq!(
-        older.outcome(),
-        Some(&connect::Outcome::Incompatible(Some(protocol(2))))
-    );
-    let mut newer = Connect::new(Policy {
-        protocol: protocol(3),
-        spawn: true,
-        replace: false,
-    });
+    assert_eq!(older.outcome(), Some(&connect::Outcome::Incompatible(Some(protocol(2)))));
+    let mut newer = Connect::new(Policy { protocol: protocol(3), spawn: true, replace: false });
     walk_connect(&mut newer, &there(2));
     assert_eq!(newer.next(), Some(Lock));
 }
@@ -398,10 +363,7 @@ fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
     let mut connect = connecting();
     let there = || Observed::Record(Sight::Record(record(2)));
     let draining = || Observed::Probed(proven(2, 1, State::Draining));
-    walk_connect(
-        &mut connect,
-        &[(ReadRecord, there()), (Probe(record(2)), draining())],
-    );
+    walk_connect(&mut connect, &[(ReadRecord, there()), (Probe(record(2)), draining())]);
     let silent = |poll| Observed::Woken(Child::Silent, poll);
     let first = connect::POLL_FIRST;
     walk_connect(

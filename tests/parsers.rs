@@ -3,10 +3,8 @@
 
 use std::num::NonZeroU32;
 
-use local_daemon::{
-    ClaimId, Credential, LoopbackUrl, Protocol, Registration,
-    handshake::{self, Handshake, Nonce, State},
-};
+use local_daemon::handshake::{self, Handshake, Nonce, State};
+use local_daemon::{ClaimId, Credential, LoopbackUrl, Protocol, Registration};
 use proptest::prelude::*;
 
 fn texts() -> impl Strategy<Value = String> {

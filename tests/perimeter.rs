@@ -2,25 +2,23 @@
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
-    time::SystemTime,
-};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
-use axum::{Router, body::Body, routing::get};
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
-use local_daemon::{
-    Credential, Protocol,
-    browser::PageTokens,
-    handshake::{self, Handshake, Nonce, State},
-    perimeter::{
-        self, Caller, Guard, Guarded, Identity, NotAnOrigin, Origin, Origins, problem_with, wants_text,
-    },
+use local_daemon::browser::PageTokens;
+use local_daemon::handshake::{self, Handshake, Nonce, State};
+use local_daemon::perimeter::{
+    self, Caller, Guard, Guarded, Identity, NotAnOrigin, Origin, Origins, problem_with, wants_text,
 };
+use local_daemon::{Credential, Protocol};
 use local_daemon_spec::vectors;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -83,10 +81,7 @@ fn key() -> Credential {
 }
 
 fn origins(listed: &[&str]) -> Origins {
-    listed
-        .iter()
-        .map(|origin| origin.parse::<Origin>().unwrap())
-        .collect()
+    listed.iter().map(|origin| origin.parse::<Origin>().unwrap()).collect()
 }
 
 fn new_daemon() -> Daemon {
@@ -118,16 +113,10 @@ fn guarded(guard: &Guard) -> Guarded<Router> {
     guard.layer(
         Router::new()
             .route("/v1/status", get(async || "status").head(async || ()))
-            .route(
-                "/v1/events",
-                get(async |uri: http::Uri| uri.to_string()).post(async |body: Bytes| body),
-            )
+            .route("/v1/events", get(async |uri: http::Uri| uri.to_string()).post(async |body: Bytes| body))
             .route("/generous", get(async move || generous))
             .route("/busy", get(busy))
-            .route(
-                "/refused",
-                get(async || (StatusCode::NOT_FOUND, axum::response::Html("a page about it"))),
-            )
+            .route("/refused", get(async || (StatusCode::NOT_FOUND, axum::response::Html("a page about it"))))
             .route("/headers", get(async |headers: HeaderMap| format!("{headers:?}"))),
     )
 }
@@ -169,11 +158,7 @@ fn to_daemon(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<Bo
 /// The same, with the credential.
 fn authorized(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<Body> {
     let bearer = format!("Bearer {KEY}");
-    to_daemon(
-        method,
-        target,
-        &[&[("authorization", &*bearer)], headers].concat(),
-    )
+    to_daemon(method, target, &[&[("authorization", &*bearer)], headers].concat())
 }
 
 fn text<'a>(response: &'a Response<Bytes>, name: &str) -> Option<&'a str> {
@@ -195,10 +180,7 @@ fn code(response: &Response<Bytes>) -> String {
 }
 
 fn assert_no_cors(response: &Response<Bytes>) {
-    let cors = response
-        .headers()
-        .keys()
-        .find(|name| name.as_str().starts_with("access-control-"));
+    let cors = response.headers().keys().find(|name| name.as_str().starts_with("access-control-"));
     assert_eq!(cors, None);
 }
 
@@ -213,10 +195,7 @@ fn assert_anonymous(response: &Response<Bytes>) {
 #[tokio::test]
 async fn good_request_reaches_its_route_and_its_answer_is_marked() {
     let response = ask_new(authorized("GET", "/v1/status", &[])).await;
-    assert_eq!(
-        (response.status(), &response.body()[..]),
-        (StatusCode::OK, &b"status"[..])
-    );
+    assert_eq!((response.status(), &response.body()[..]), (StatusCode::OK, &b"status"[..]));
     assert_eq!(text(&response, "local-daemon-protocol"), Some("acme/1"));
     assert_eq!(text(&response, "cache-control"), Some("no-store"));
     assert_eq!(text(&response, "x-content-type-options"), Some("nosniff"));
@@ -224,12 +203,7 @@ async fn good_request_reaches_its_route_and_its_answer_is_marked() {
 }
 
 fn strings(value: &Value) -> Vec<&str> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| item.as_str().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -240,20 +214,15 @@ async fn hosts_are_judged_as_the_vectors_say() {
         let service = guarded(&guard(&Arc::new(Daemon { port, ..new_daemon() })));
         // Not even the credential opens anything under another name.
         for authorization in [None, Some(("authorization", &*bearer))] {
-            let mut headers: Vec<_> = strings(&case["hosts"])
-                .into_iter()
-                .map(|host| ("host", host))
-                .collect();
+            let mut headers: Vec<_> =
+                strings(&case["hosts"]).into_iter().map(|host| ("host", host)).collect();
             headers.extend(authorization);
             let response = ask(&service, bare("GET", case["target"].as_str().unwrap(), &headers)).await;
             if case["accept"] == true {
                 assert_ne!(response.status(), StatusCode::MISDIRECTED_REQUEST, "{case}");
             } else {
                 assert_eq!(response.status(), StatusCode::MISDIRECTED_REQUEST, "{case}");
-                assert!(
-                    case["statuses"].as_array().unwrap().contains(&json!(421)),
-                    "{case}"
-                );
+                assert!(case["statuses"].as_array().unwrap().contains(&json!(421)), "{case}");
                 assert_eq!(code(&response), "misdirected");
                 assert_anonymous(&response);
             }
@@ -263,26 +232,14 @@ async fn hosts_are_judged_as_the_vectors_say() {
 
 #[tokio::test]
 async fn origins_are_judged_as_the_vectors_say() {
-    for case in vectors::cases("origins")
-        .iter()
-        .filter(|case| case["kind"] == "request")
-    {
+    for case in vectors::cases("origins").iter().filter(|case| case["kind"] == "request") {
         // What cannot be listed is not on a list; the case is about the request that names it.
-        let listed = strings(&case["allowlist"])
-            .into_iter()
-            .filter_map(|entry| entry.parse().ok())
-            .collect();
-        let service = guarded(&guard(&Arc::new(Daemon {
-            origins: watch::channel(listed).0,
-            ..new_daemon()
-        })));
+        let listed = strings(&case["allowlist"]).into_iter().filter_map(|entry| entry.parse().ok()).collect();
+        let service =
+            guarded(&guard(&Arc::new(Daemon { origins: watch::channel(listed).0, ..new_daemon() })));
         let (host, bearer) = (case["host"].as_str().unwrap(), format!("Bearer {KEY}"));
         let mut headers = vec![("host", host), ("authorization", &*bearer)];
-        headers.extend(
-            strings(&case["origins"])
-                .into_iter()
-                .map(|origin| ("origin", origin)),
-        );
+        headers.extend(strings(&case["origins"]).into_iter().map(|origin| ("origin", origin)));
         let response = ask(&service, bare("GET", "/v1/status", &headers)).await;
         match case["decision"].as_str().unwrap() {
             "absent" | "same" => {
@@ -291,10 +248,7 @@ async fn origins_are_judged_as_the_vectors_say() {
             }
             "listed" => {
                 assert_eq!(response.status(), StatusCode::OK, "{case}");
-                assert_eq!(
-                    text(&response, "access-control-allow-origin"),
-                    case["origins"][0].as_str()
-                );
+                assert_eq!(text(&response, "access-control-allow-origin"), case["origins"][0].as_str());
                 assert_eq!(text(&response, "vary"), Some("Origin"));
             }
             "refused" => {
@@ -314,10 +268,7 @@ async fn origins_are_judged_as_the_vectors_say() {
 
 #[test]
 fn allowlist_takes_what_the_vectors_say() {
-    for case in vectors::cases("origins")
-        .iter()
-        .filter(|case| case["kind"] == "entry")
-    {
+    for case in vectors::cases("origins").iter().filter(|case| case["kind"] == "entry") {
         let parsed = case["input"].as_str().unwrap().parse::<Origin>();
         assert_eq!(parsed.is_ok(), case["accept"] == true, "{case}: {parsed:?}");
     }
@@ -371,9 +322,8 @@ async fn origins_take_effect_at_once() {
 
 #[tokio::test]
 async fn preflight_of_a_listed_origin_is_answered_without_authentication() {
-    let knowing = guard(&daemon()).methods(Arc::new(|path| {
-        (path == "/v1/status").then(|| vec![Method::GET, Method::HEAD])
-    }));
+    let knowing = guard(&daemon())
+        .methods(Arc::new(|path| (path == "/v1/status").then(|| vec![Method::GET, Method::HEAD])));
     let service = guarded(&knowing);
     let preflight = [("origin", LISTED), ("access-control-request-method", "PUT")];
     let default = guarded(&guard(&daemon()));
@@ -392,13 +342,7 @@ async fn preflight_of_a_listed_origin_is_answered_without_authentication() {
             text(&response, "access-control-allow-headers"),
             Some("authorization, content-type, last-event-id")
         );
-        assert!(
-            text(&response, "access-control-max-age")
-                .unwrap()
-                .parse::<u32>()
-                .unwrap()
-                <= 60
-        );
+        assert!(text(&response, "access-control-max-age").unwrap().parse::<u32>().unwrap() <= 60);
         assert_eq!(text(&response, "access-control-allow-credentials"), None);
         assert_eq!(text(&response, "vary"), Some("Origin"));
         assert_anonymous(&response);
@@ -445,10 +389,7 @@ async fn wrong_or_missing_authentication_is_401() {
         &[PROOF.to_owned(), bearer(KEY)],
     ];
     for authorizations in wrong {
-        let headers: Vec<_> = authorizations
-            .iter()
-            .map(|value| ("authorization", &**value))
-            .collect();
+        let headers: Vec<_> = authorizations.iter().map(|value| ("authorization", &**value)).collect();
         // PROOF is good for the handshake, and only there.
         for (method, path) in [
             ("GET", "/v1/status"),
@@ -465,11 +406,7 @@ async fn wrong_or_missing_authentication_is_401() {
             assert_anonymous(&response);
         }
     }
-    let any_case = to_daemon(
-        "GET",
-        "/v1/status",
-        &[("authorization", &format!("bEARER {KEY}"))],
-    );
+    let any_case = to_daemon("GET", "/v1/status", &[("authorization", &format!("bEARER {KEY}"))]);
     assert_eq!(ask_new(any_case).await.status(), StatusCode::OK);
 }
 
@@ -480,11 +417,7 @@ async fn unauthenticated_requests_cannot_tell_routes_apart() {
         for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "TRACE", "BREW"] {
             for path in ["/v1/status", "/v1/events", "/nowhere", "/", handshake::PATH] {
                 let response = ask_new(to_daemon(method, path, headers)).await;
-                answers.push((
-                    response.status(),
-                    format!("{:?}", response.headers()),
-                    response.into_body(),
-                ));
+                answers.push((response.status(), format!("{:?}", response.headers()), response.into_body()));
             }
         }
         assert_eq!(answers[0].0, StatusCode::UNAUTHORIZED);
@@ -505,16 +438,10 @@ async fn page_of_a_listed_origin_can_read_its_401() {
 async fn rotated_credential_replaces_the_old_one_at_once() {
     let daemon = daemon();
     let service = guarded(&guard(&daemon));
-    assert_eq!(
-        ask(&service, authorized("GET", "/v1/status", &[])).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::OK);
     let new = Credential::from_bytes([7; 32]);
     *daemon.credential.lock().unwrap() = new.clone();
-    assert_eq!(
-        ask(&service, authorized("GET", "/v1/status", &[])).await.status(),
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::UNAUTHORIZED);
     let bearer = format!("Bearer {}", new.expose().as_str());
     let request = to_daemon("GET", "/v1/status", &[("authorization", &bearer)]);
     assert_eq!(ask(&service, request).await.status(), StatusCode::OK);
@@ -525,16 +452,10 @@ async fn query_token_opens_event_streams_only_and_is_not_passed_on() {
     for (query, seen) in [
         (format!("token={KEY}"), "/v1/events"),
         (format!("%74%6Fken=%41{}", &KEY[1..]), "/v1/events"),
-        (
-            format!("topics=a,b&token={KEY}&after=1-2"),
-            "/v1/events?topics=a,b&after=1-2",
-        ),
+        (format!("topics=a,b&token={KEY}&after=1-2"), "/v1/events?topics=a,b&after=1-2"),
     ] {
         let response = ask_new(to_daemon("GET", &format!("/v1/events?{query}"), &[])).await;
-        assert_eq!(
-            (response.status(), &response.body()[..]),
-            (StatusCode::OK, seen.as_bytes())
-        );
+        assert_eq!((response.status(), &response.body()[..]), (StatusCode::OK, seen.as_bytes()));
     }
     // Everything that is shown has to be right.
     for (token, status) in [(KEY, StatusCode::OK), ("x", StatusCode::UNAUTHORIZED)] {
@@ -565,17 +486,9 @@ async fn query_token_opens_event_streams_only_and_is_not_passed_on() {
         let response = ask_new(to_daemon(method, &target, &[])).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {target}");
     }
-    let wrong_bearer = to_daemon(
-        "GET",
-        &format!("/v1/events?token={KEY}"),
-        &[("authorization", "Bearer x")],
-    );
+    let wrong_bearer = to_daemon("GET", &format!("/v1/events?token={KEY}"), &[("authorization", "Bearer x")]);
     assert_eq!(ask_new(wrong_bearer).await.status(), StatusCode::UNAUTHORIZED);
-    let foreign = to_daemon(
-        "GET",
-        &format!("/v1/events?token={KEY}"),
-        &[("origin", "https://evil.test")],
-    );
+    let foreign = to_daemon("GET", &format!("/v1/events?token={KEY}"), &[("origin", "https://evil.test")]);
     assert_eq!(ask_new(foreign).await.status(), StatusCode::FORBIDDEN);
 }
 
@@ -604,10 +517,7 @@ async fn handshake_answers_a_proof_with_one_over_its_own_body() {
                "pid": 4242, "version": "2.3.0", "state": "ready", "capabilities": ["events"]})
     );
     // Nonces are not remembered: the same request again gets the same answer, and nothing else.
-    assert_eq!(
-        text(&ask(&service, request()).await, "local-daemon-proof"),
-        Some(PROVEN)
-    );
+    assert_eq!(text(&ask(&service, request()).await, "local-daemon-proof"), Some(PROVEN));
 
     *daemon.state.lock().unwrap() = State::Draining;
     let draining = ask(&service, request()).await;
@@ -653,12 +563,8 @@ async fn handshake_refuses_every_other_proof() {
         }
     }
     for host in [AUTHORITY, "localhost:49152"] {
-        let response = ask_new(bare(
-            "GET",
-            handshake::PATH,
-            &[("host", host), ("authorization", &good)],
-        ))
-        .await;
+        let response =
+            ask_new(bare("GET", handshake::PATH, &[("host", host), ("authorization", &good)])).await;
         assert_eq!(response.status(), StatusCode::OK);
     }
 }
@@ -701,12 +607,7 @@ async fn request_for_another_protocol_is_426() {
         // Who has not authenticated does not learn which one it is; the handshake tells everybody else.
         let unauthenticated = ask_new(to_daemon("GET", "/v1/status", &headers)).await;
         assert_eq!(unauthenticated.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(
-            ask_new(authorized("GET", handshake::PATH, &headers))
-                .await
-                .status(),
-            StatusCode::OK
-        );
+        assert_eq!(ask_new(authorized("GET", handshake::PATH, &headers)).await.status(), StatusCode::OK);
     }
     let same = authorized("GET", "/v1/status", &[("local-daemon-protocol", "acme/1")]);
     assert_eq!(ask_new(same).await.status(), StatusCode::OK);
@@ -714,29 +615,18 @@ async fn request_for_another_protocol_is_426() {
         ("local-daemon-protocol", "acme/1"),
         ("local-daemon-protocol", "acme/2"),
     ];
-    assert_eq!(
-        ask_new(authorized("GET", "/v1/status", &both)).await.status(),
-        StatusCode::UPGRADE_REQUIRED
-    );
+    assert_eq!(ask_new(authorized("GET", "/v1/status", &both)).await.status(), StatusCode::UPGRADE_REQUIRED);
 }
 
 #[tokio::test]
 async fn url_is_at_most_8_kib() {
     let target = |length: usize| format!("/v1/status?{}", "x".repeat(length - "/v1/status?".len()));
-    assert_eq!(
-        ask_new(authorized("GET", &target(8192), &[])).await.status(),
-        StatusCode::OK
-    );
+    assert_eq!(ask_new(authorized("GET", &target(8192), &[])).await.status(), StatusCode::OK);
     let response = ask_new(authorized("GET", &target(8193), &[])).await;
     assert_eq!(response.status(), StatusCode::URI_TOO_LONG);
     assert_eq!(code(&response), "uri_too_long");
     // The first check of all, and even so an answer that a listed page can read.
-    let first = ask_new(bare(
-        "GET",
-        &target(8193),
-        &[("host", "evil.test"), ("origin", LISTED)],
-    ))
-    .await;
+    let first = ask_new(bare("GET", &target(8193), &[("host", "evil.test"), ("origin", LISTED)])).await;
     assert_eq!(first.status(), StatusCode::URI_TOO_LONG);
     assert_eq!(text(&first, "access-control-allow-origin"), Some(LISTED));
     assert_anonymous(&first);
@@ -747,11 +637,7 @@ async fn body_is_limited_with_and_without_an_announced_length() {
     let service = guarded(&guard(&daemon()).body_limit(1000));
     let announced = async |length: usize| {
         let request = authorized("POST", "/v1/events", &[]);
-        ask(
-            &service,
-            request.map(|_| Body::new(Full::from(vec![b'x'; length]))),
-        )
-        .await
+        ask(&service, request.map(|_| Body::new(Full::from(vec![b'x'; length])))).await
     };
     assert_eq!(announced(1000).await.body().len(), 1000);
     let response = announced(1001).await;
@@ -796,10 +682,7 @@ async fn flood_of_failed_handshakes_is_slowed_and_hinders_nobody_who_authenticat
         asked += 1;
         assert!(asked < 100_000, "nothing slows a flood");
     };
-    assert!(
-        asked >= 1000,
-        "64 clients that make mistakes are no flood: {asked}"
-    );
+    assert!(asked >= 1000, "64 clients that make mistakes are no flood: {asked}");
     assert_eq!(limited.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(code(&limited), "overloaded");
     let elsewhere = ask(&service, to_daemon("GET", "/v1/status", &[])).await;
@@ -810,21 +693,14 @@ async fn flood_of_failed_handshakes_is_slowed_and_hinders_nobody_who_authenticat
         let response = ask(&service, authorized("GET", "/v1/status", &[])).await;
         assert_eq!(response.status(), StatusCode::OK);
     }
-    let proven = ask(
-        &service,
-        to_daemon("GET", handshake::PATH, &[("authorization", PROOF)]),
-    )
-    .await;
+    let proven = ask(&service, to_daemon("GET", handshake::PATH, &[("authorization", PROOF)])).await;
     assert_eq!(proven.status(), StatusCode::OK);
 }
 
 #[tokio::test]
 async fn problems_are_text_for_those_who_ask_for_text() {
     let response = ask_new(authorized("GET", "/busy", &[])).await;
-    assert_eq!(
-        (response.status(), &*code(&response)),
-        (StatusCode::CONFLICT, "busy")
-    );
+    assert_eq!((response.status(), &*code(&response)), (StatusCode::CONFLICT, "busy"));
     let problem: Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(problem["streams"], 2);
     for (accept, is_text) in [
@@ -836,18 +712,11 @@ async fn problems_are_text_for_those_who_ask_for_text() {
         for path in ["/busy", "/nowhere"] {
             let response = ask_new(authorized("GET", path, &[("accept", accept)])).await;
             let content_type = text(&response, "content-type").unwrap();
-            assert_eq!(
-                content_type == "text/plain; charset=utf-8",
-                is_text,
-                "{accept}: {content_type}"
-            );
+            assert_eq!(content_type == "text/plain; charset=utf-8", is_text, "{accept}: {content_type}");
         }
     }
     let busy = ask_new(authorized("GET", "/busy", &[("accept", "text/plain")])).await;
-    assert_eq!(
-        &busy.body()[..],
-        b"409 Conflict (busy): Two streams are open.\nstreams: 2\n"
-    );
+    assert_eq!(&busy.body()[..], b"409 Conflict (busy): Two streams are open.\nstreams: 2\n");
     let own = ask_new(to_daemon("GET", "/", &[("accept", "text/plain")])).await;
     assert!(own.body().starts_with(b"401 Unauthorized (unauthorized): "));
 }
@@ -855,21 +724,12 @@ async fn problems_are_text_for_those_who_ask_for_text() {
 #[tokio::test]
 async fn routers_bare_refusals_are_named_and_others_left_alone() {
     let unknown = ask_new(authorized("GET", "/nowhere", &[])).await;
-    assert_eq!(
-        (unknown.status(), &*code(&unknown)),
-        (StatusCode::NOT_FOUND, "not_found")
-    );
+    assert_eq!((unknown.status(), &*code(&unknown)), (StatusCode::NOT_FOUND, "not_found"));
     let method = ask_new(authorized("DELETE", "/v1/events", &[])).await;
-    assert_eq!(
-        (method.status(), &*code(&method)),
-        (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
-    );
+    assert_eq!((method.status(), &*code(&method)), (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"));
     assert_eq!(text(&method, "allow"), Some("GET,HEAD,POST"));
     let own = ask_new(authorized("GET", "/refused", &[])).await;
-    assert_eq!(
-        (own.status(), &own.body()[..]),
-        (StatusCode::NOT_FOUND, &b"a page about it"[..])
-    );
+    assert_eq!((own.status(), &own.body()[..]), (StatusCode::NOT_FOUND, &b"a page about it"[..]));
 }
 
 #[test]
@@ -943,9 +803,7 @@ impl http_body::Body for Endless {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         let word = self.0.take();
-        word.map_or(Poll::Pending, |word| {
-            Poll::Ready(Some(Ok(http_body::Frame::data(word))))
-        })
+        word.map_or(Poll::Pending, |word| Poll::Ready(Some(Ok(http_body::Frame::data(word)))))
     }
 }
 
@@ -954,18 +812,13 @@ async fn stream_ends_when_its_origin_is_taken_off_the_list() {
     const OTHER: &str = "https://other.example";
     let daemon = daemon();
     daemon.origins.send_replace(origins(&[LISTED, OTHER]));
-    let service = guard(&daemon).layer(Router::new().route(
-        "/endless",
-        get(async || Body::new(Endless(Some(Bytes::from_static(b"word"))))),
-    ));
+    let service = guard(&daemon).layer(
+        Router::new().route("/endless", get(async || Body::new(Endless(Some(Bytes::from_static(b"word")))))),
+    );
     let mut bodies = Vec::new();
     for origin in [Some(LISTED), Some(OTHER), None] {
         let headers: Vec<_> = origin.map(|origin| ("origin", origin)).into_iter().collect();
-        let answer = service
-            .clone()
-            .call(authorized("GET", "/endless", &headers))
-            .await
-            .unwrap();
+        let answer = service.clone().call(authorized("GET", "/endless", &headers)).await.unwrap();
         let mut body = answer.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "word");
         bodies.push(body);
@@ -984,12 +837,7 @@ async fn stream_ends_when_its_origin_is_taken_off_the_list() {
 #[tokio::test]
 async fn header_section_beyond_the_limit_is_431_before_anything_else_is_judged() {
     let long = "a".repeat(perimeter::MAX_HEADER_BYTES);
-    let response = ask_new(bare(
-        "GET",
-        "/v1/status",
-        &[("host", "evil.test"), ("x-long", &long)],
-    ))
-    .await;
+    let response = ask_new(bare("GET", "/v1/status", &[("host", "evil.test"), ("x-long", &long)])).await;
     assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     assert_eq!(code(&response), "headers_too_large");
     let fits = "a".repeat(8 * 1024);
@@ -1017,17 +865,10 @@ async fn extractors_refusals_become_problems() {
         "/number",
         get(async |axum::extract::Query(number): axum::extract::Query<u32>| number.to_string()),
     ));
-    let answer = service
-        .clone()
-        .call(authorized("GET", "/number?x=y", &[]))
-        .await
-        .unwrap();
+    let answer = service.clone().call(authorized("GET", "/number?x=y", &[])).await.unwrap();
     let (parts, body) = answer.into_parts();
     let answer = Response::from_parts(parts, body.collect().await.unwrap().to_bytes());
-    assert_eq!(
-        (answer.status(), code(&answer).as_str()),
-        (StatusCode::BAD_REQUEST, "invalid_request")
-    );
+    assert_eq!((answer.status(), code(&answer).as_str()), (StatusCode::BAD_REQUEST, "invalid_request"));
 }
 
 #[test]
@@ -1062,9 +903,8 @@ fn values(good: &'static [&'static str]) -> impl Strategy<Value = HeaderValue> {
         bytes
     });
     let any = proptest::collection::vec(any::<u8>(), 0..60);
-    prop_oneof![3 => damaged, 1 => any].prop_filter_map("no byte that ends a header", |bytes| {
-        HeaderValue::from_bytes(&bytes).ok()
-    })
+    prop_oneof![3 => damaged, 1 => any]
+        .prop_filter_map("no byte that ends a header", |bytes| HeaderValue::from_bytes(&bytes).ok())
 }
 
 const HOSTS: [&str; 3] = [AUTHORITY, "localhost:49152", "[::1]:49152"];
@@ -1152,12 +992,7 @@ async fn page_token_works_from_its_origin_on_every_route() {
             }
             // PER-25: nowhere but on streams.
             let elsewhere = format!("/v1/status?token={}", token.expose());
-            assert_eq!(
-                ask(&service, to_daemon("GET", &elsewhere, &headers))
-                    .await
-                    .status(),
-                401
-            );
+            assert_eq!(ask(&service, to_daemon("GET", &elsewhere, &headers)).await.status(), 401);
         }
     }
     let seen = ask(&service, authorized("GET", "/v1/status", &[("origin", LISTED)])).await;
@@ -1216,56 +1051,32 @@ async fn service_worker_is_ended() {
     let service = with_doors(&Arc::new(PageTokens::new()));
     for target in ["/", "/sw.js", "/v1/status", handshake::PATH] {
         let seen = ask(&service, to_daemon("GET", target, &[WORKER])).await;
-        assert_eq!(
-            (seen.status().as_u16(), text(&seen, "cache-control")),
-            (200, Some("no-store"))
-        );
-        assert!(
-            text(&seen, "content-type")
-                .unwrap()
-                .starts_with("text/javascript")
-        );
-        assert!(
-            str::from_utf8(seen.body())
-                .unwrap()
-                .contains("registration.unregister()")
-        );
+        assert_eq!((seen.status().as_u16(), text(&seen, "cache-control")), (200, Some("no-store")));
+        assert!(text(&seen, "content-type").unwrap().starts_with("text/javascript"));
+        assert!(str::from_utf8(seen.body()).unwrap().contains("registration.unregister()"));
     }
     for (method, headers, expected) in [
         ("GET", &[("host", "evil.test:49152"), WORKER][..], 421),
-        (
-            "GET",
-            &[("host", AUTHORITY), ("origin", "https://evil.example"), WORKER],
-            403,
-        ),
+        ("GET", &[("host", AUTHORITY), ("origin", "https://evil.example"), WORKER], 403),
         ("POST", &[("host", AUTHORITY), WORKER], 401),
         ("GET", &[("host", AUTHORITY), ("service-worker", "x")], 401),
     ] {
-        assert_eq!(
-            ask(&service, bare(method, "/sw.js", headers)).await.status(),
-            expected
-        );
+        assert_eq!(ask(&service, bare(method, "/sw.js", headers)).await.status(), expected);
     }
 }
 
 #[tokio::test]
 async fn stream_ends_when_its_token_is_revoked() {
     let tokens = Arc::new(PageTokens::new());
-    let service = guard(&daemon())
-        .page_tokens(tokens.clone())
-        .layer(Router::new().route(
-            "/v1/events",
-            get(async || Body::new(Endless(Some(Bytes::from_static(b"word"))))),
-        ));
+    let service = guard(&daemon()).page_tokens(tokens.clone()).layer(
+        Router::new()
+            .route("/v1/events", get(async || Body::new(Endless(Some(Bytes::from_static(b"word")))))),
+    );
     let mut bodies = Vec::new();
     for _ in 0..2 {
         let token = tokens.issue(OWN, SystemTime::now());
         let target = format!("/v1/events?token={}", token.expose());
-        let answer = service
-            .clone()
-            .call(to_daemon("GET", &target, &[]))
-            .await
-            .unwrap();
+        let answer = service.clone().call(to_daemon("GET", &target, &[])).await.unwrap();
         let mut body = answer.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "word");
         bodies.push(body);

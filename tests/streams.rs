@@ -2,14 +2,10 @@
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
-};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -31,10 +27,7 @@ fn id(seq: u64) -> EventId {
 }
 
 fn after(seq: u64) -> Selection {
-    Selection {
-        topics: None,
-        after: Some(id(seq)),
-    }
+    Selection { topics: None, after: Some(id(seq)) }
 }
 
 fn next(subscriber: &mut Subscriber) -> Option<Next> {
@@ -47,14 +40,9 @@ fn next(subscriber: &mut Subscriber) -> Option<Next> {
 /// The numbers of the events in some frames, each of which must be whole.
 fn numbers(frames: &[u8]) -> Vec<u64> {
     let text = str::from_utf8(frames).unwrap();
-    let frames = text
-        .strip_suffix("\n\n")
-        .expect("frames come whole")
-        .split("\n\n");
+    let frames = text.strip_suffix("\n\n").expect("frames come whole").split("\n\n");
     let number = |frame: &str| frame.lines().next()?.strip_prefix("id: 5f0c2a9b-")?.parse().ok();
-    frames
-        .map(|frame| number(frame).expect("every frame of the log has an id"))
-        .collect()
+    frames.map(|frame| number(frame).expect("every frame of the log has an id")).collect()
 }
 
 /// One thing that happens.
@@ -91,12 +79,7 @@ struct Naive {
 }
 
 fn frame(seq: u64, topic: usize, length: usize) -> String {
-    format!(
-        "id: {}\nevent: {}\ndata: {}\n\n",
-        id(seq),
-        TOPICS[topic],
-        "x".repeat(length)
-    )
+    format!("id: {}\nevent: {}\ndata: {}\n\n", id(seq), TOPICS[topic], "x".repeat(length))
 }
 
 proptest! {
@@ -248,10 +231,7 @@ fn a_full_log_holds_its_bounds_exactly() {
         hub.append_line("note", b"{}").unwrap();
     }
     let mut reader = hub.subscribe((), &after(0)).unwrap();
-    let gap = Next::Gap {
-        first: id(905),
-        after: id(0),
-    };
+    let gap = Next::Gap { first: id(905), after: id(0) };
     assert_eq!(next(&mut reader), Some(gap));
     let mut seen = Vec::new();
     while let Some(Next::Frames(frames)) = next(&mut reader) {
@@ -262,19 +242,10 @@ fn a_full_log_holds_its_bounds_exactly() {
 
 #[test]
 fn a_word_that_is_too_long_to_be_held_is_a_gap() {
-    let hub = hub(Limits {
-        events: 10,
-        bytes: 100,
-    });
+    let hub = hub(Limits { events: 10, bytes: 100 });
     let mut reader = hub.subscribe((), &Selection::default()).unwrap();
     hub.append_line("note", &[b'x'; 200]).unwrap();
-    assert_eq!(
-        next(&mut reader),
-        Some(Next::Gap {
-            first: id(2),
-            after: id(0)
-        })
-    );
+    assert_eq!(next(&mut reader), Some(Next::Gap { first: id(2), after: id(0) }));
     hub.append_line("note", b"1").unwrap();
     assert!(matches!(next(&mut reader), Some(Next::Frames(frames)) if numbers(&frames) == [2]));
 }
@@ -300,10 +271,7 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
         hub.subscribe((), &Selection::default()).unwrap(),
     );
     assert!(one.poll_next(&mut context).is_pending() && other.poll_next(&mut context).is_pending());
-    assert!(
-        one.poll_next(&mut context).is_pending(),
-        "asking twice is waiting once"
-    );
+    assert!(one.poll_next(&mut context).is_pending(), "asking twice is waiting once");
     drop(other);
     for _ in 0..3 {
         hub.append_line("note", b"1").unwrap();
@@ -318,11 +286,7 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
     assert!(matches!(next(&mut one), Some(Next::End(_))));
     assert_eq!(next(&mut one), Some(Next::Closed));
     drop(one);
-    assert_eq!(
-        (hub.subscribers(), Arc::strong_count(&alarm)),
-        (0, 2),
-        "nothing is kept of them"
-    );
+    assert_eq!((hub.subscribers(), Arc::strong_count(&alarm)), (0, 2), "nothing is kept of them");
 }
 
 #[test]
@@ -338,10 +302,7 @@ fn what_is_appended_after_the_end_was_never_there() {
         matches!(next(&mut reader), Some(Next::End(frame)) if frame.starts_with(b"event: shutdown\ndata: {"))
     );
     assert_eq!(next(&mut reader), Some(Next::Closed));
-    assert_eq!(
-        hub.subscribe((), &Selection::default()).unwrap_err(),
-        Refused::Ended
-    );
+    assert_eq!(hub.subscribe((), &Selection::default()).unwrap_err(), Refused::Ended);
 }
 
 fn poll(body: &mut EventBody) -> Poll<Option<Bytes>> {
@@ -353,10 +314,7 @@ fn poll(body: &mut EventBody) -> Poll<Option<Bytes>> {
 /// The fields of one frame.
 fn fields(frame: &[u8]) -> Vec<(String, String)> {
     let text = str::from_utf8(frame).unwrap().strip_suffix("\n\n").unwrap();
-    let field = |line: &str| {
-        line.split_once(": ")
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    };
+    let field = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
     text.lines().map(|line| field(line).unwrap()).collect()
 }
 
@@ -384,21 +342,14 @@ async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
     assert_eq!(said[0], ("id".to_owned(), "5f0c2a9b-1".to_owned()));
     assert_eq!(said[1], ("event".to_owned(), "note".to_owned()));
     let data: Value = serde_json::from_str(&said[2].1).unwrap();
-    assert_eq!(
-        (&data["topic"], &data["data"]),
-        (&json!("note"), &json!("a\nb\r\n\r\nid: x"))
-    );
+    assert_eq!((&data["topic"], &data["data"]), (&json!("note"), &json!("a\nb\r\n\r\nid: x")));
     let beat = std::future::poll_fn(|context| {
         pin!(&mut body)
             .poll_frame(context)
             .map(|frame| frame.unwrap().unwrap().into_data().unwrap())
     });
     assert_eq!(beat.await, ":\n\n");
-    assert!(
-        began.elapsed() >= BEAT * 3 / 2 && began.elapsed() < BEAT * 2,
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= BEAT * 3 / 2 && began.elapsed() < BEAT * 2, "{:?}", began.elapsed());
     assert!(poll(&mut body).is_pending());
 }
 
@@ -411,15 +362,10 @@ async fn what_is_not_in_the_log_has_no_id() {
     let gap = ready(&mut body);
     assert_eq!(gap[0].1, "gap");
     let data: Value = serde_json::from_str(&gap[1].1).unwrap();
-    assert_eq!(
-        data["data"],
-        json!({"first": "5f0c2a9b-1", "after": "5f0c2a9b-9"})
-    );
+    assert_eq!(data["data"], json!({"first": "5f0c2a9b-1", "after": "5f0c2a9b-9"}));
     ready(&mut body);
     let successor = local_daemon::ClaimId::from_bits(7);
-    hub.end(End::Superseded {
-        successor: Some(successor),
-    });
+    hub.end(End::Superseded { successor: Some(successor) });
     let end = ready(&mut body);
     assert_eq!(end[0].1, "superseded");
     let data: Value = serde_json::from_str(&end[1].1).unwrap();
@@ -438,11 +384,7 @@ async fn json_that_is_passed_on_keeps_its_digits_and_stays_on_its_line() {
     hub.append("note", &raw).unwrap();
     let said = ready(&mut body);
     assert_eq!(said.len(), 3);
-    assert!(
-        said[2].1.contains("123456789012345678901234567890.10"),
-        "{}",
-        said[2].1
-    );
+    assert!(said[2].1.contains("123456789012345678901234567890.10"), "{}", said[2].1);
 }
 
 #[tokio::test]

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use local_daemon::browser::{LIFE, MOST, Purpose, Refused, Secret, Tickets};
 
 fn handoff(origin: &str) -> Purpose {
-    Purpose::Handoff {
-        origin: origin.to_owned(),
-    }
+    Purpose::Handoff { origin: origin.to_owned() }
 }
 
 const ORIGIN: &str = "http://localhost:5173";

@@ -1,18 +1,14 @@
 //! The crate's readers decide as `spec/vectors/` says; each test walks one file.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
-use local_daemon::{
-    Credential, LoopbackUrl, Protocol, Registration, StateDir,
-    claim::Sight,
-    handshake::{self, Nonce},
-    state_directory::Refused,
-};
+use local_daemon::claim::Sight;
+use local_daemon::handshake::{self, Nonce};
+use local_daemon::state_directory::Refused;
+use local_daemon::{Credential, LoopbackUrl, Protocol, Registration, StateDir};
 use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
@@ -28,31 +24,23 @@ fn walk(file: &str, kind: Option<&str>, decide: impl Fn(&Value) -> bool) {
         .map(|case| format!("{}: {}", text(&case, "name"), text(&case, "why")))
         .collect();
     assert!(walked > 0, "no case of kind {kind:?} in {file}");
-    assert!(
-        wrong.is_empty(),
-        "decided otherwise than {file}:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "decided otherwise than {file}:\n{}", wrong.join("\n"));
 }
 
 #[test]
 fn records() {
-    walk("records", None, |case| {
-        Registration::parse(&bytes(case, "input")).is_ok()
-    });
+    walk("records", None, |case| Registration::parse(&bytes(case, "input")).is_ok());
 }
 
 #[test]
 fn urls() {
-    walk("urls", None, |case| {
-        match text(case, "input").parse::<LoopbackUrl>() {
-            Ok(url) => {
-                assert_eq!(url.to_string(), text(case, "input"), "written as it was read");
-                assert_eq!(url.authority(), text(case, "authority"));
-                true
-            }
-            Err(_) => false,
+    walk("urls", None, |case| match text(case, "input").parse::<LoopbackUrl>() {
+        Ok(url) => {
+            assert_eq!(url.to_string(), text(case, "input"), "written as it was read");
+            assert_eq!(url.authority(), text(case, "authority"));
+            true
         }
+        Err(_) => false,
     });
 }
 
@@ -67,9 +55,7 @@ fn credentials() {
 
 #[test]
 fn protocol_identifiers() {
-    walk("protocols", Some("identifier"), |case| {
-        text(case, "input").parse::<Protocol>().is_ok()
-    });
+    walk("protocols", Some("identifier"), |case| text(case, "input").parse::<Protocol>().is_ok());
 }
 
 #[test]
@@ -85,13 +71,8 @@ fn gate() {
 
 fn nonce(case: &Value) -> Nonce {
     // Any valid header text brings a nonce in: the type has no other way from text.
-    let header = format!(
-        "Local-Daemon-Proof nonce=\"{0}\", mac=\"{0}\"",
-        text(case, "nonce")
-    );
-    handshake::parse_authorization(&header)
-        .expect("the vector's nonce is one")
-        .0
+    let header = format!("Local-Daemon-Proof nonce=\"{0}\", mac=\"{0}\"", text(case, "nonce"));
+    handshake::parse_authorization(&header).expect("the vector's nonce is one").0
 }
 
 fn credential(case: &Value) -> Credential {
@@ -127,9 +108,7 @@ fn proof_codes() {
     walk("proof", Some("verify-client"), |case| {
         client_header(case).ends_with(&format!("mac=\"{}\"", text(case, "mac")))
     });
-    walk("proof", Some("verify-daemon"), |case| {
-        daemon_header(case) == format!("\"{}\"", text(case, "mac"))
-    });
+    walk("proof", Some("verify-daemon"), |case| daemon_header(case) == format!("\"{}\"", text(case, "mac")));
 }
 
 #[test]
@@ -204,11 +183,7 @@ fn permissions() {
         }
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let state_dir = StateDir::at(home.path());
-        let name = if object == "record" {
-            "registration.json"
-        } else {
-            "credential"
-        };
+        let name = if object == "record" { "registration.json" } else { "credential" };
         let content: &[u8] = if object == "record" { record } else { secret };
         let Some(()) = arrange(&home.path().join(name), case, content) else {
             return accept;

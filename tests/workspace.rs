@@ -2,22 +2,16 @@
 //! that none of them is a version with a known hole. All of it offline, from `cargo metadata`.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use cargo_metadata::{Metadata, MetadataCommand, PackageId};
 
 fn metadata() -> Metadata {
     // What other platforms would need has not been downloaded here.
-    let host = Command::new("rustc")
-        .args(["--print", "host-tuple"])
-        .output()
-        .unwrap()
-        .stdout;
+    let host = Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap().stdout;
     let host = format!("--filter-platform={}", String::from_utf8(host).unwrap().trim());
     MetadataCommand::new()
         .other_options(["--offline".to_owned(), "--locked".to_owned(), host])
@@ -27,20 +21,10 @@ fn metadata() -> Metadata {
 
 /// The names of everything that `package` is built from, dev-dependencies of others left aside.
 fn dependencies(metadata: &Metadata, package: &str) -> BTreeSet<String> {
-    let nodes: HashMap<_, _> = metadata
-        .resolve
-        .as_ref()
-        .unwrap()
-        .nodes
-        .iter()
-        .map(|node| (&node.id, node))
-        .collect();
+    let nodes: HashMap<_, _> =
+        metadata.resolve.as_ref().unwrap().nodes.iter().map(|node| (&node.id, node)).collect();
     let name = |id: &PackageId| metadata[id].name.to_string();
-    let root = metadata
-        .workspace_packages()
-        .into_iter()
-        .find(|p| p.name.as_str() == package)
-        .unwrap();
+    let root = metadata.workspace_packages().into_iter().find(|p| p.name.as_str() == package).unwrap();
     let mut found = BTreeSet::new();
     let mut open = vec![(&root.id, true)];
     while let Some((id, is_root)) = open.pop() {
@@ -60,10 +44,7 @@ fn the_judge_shares_no_code_with_the_judged() {
     let metadata = metadata();
     for judge in ["local-daemon-harness", "local-daemon-conformance"] {
         let needs = dependencies(&metadata, judge);
-        assert!(
-            needs.contains("local-daemon-spec"),
-            "{judge}: the walk found {needs:?}"
-        );
+        assert!(needs.contains("local-daemon-spec"), "{judge}: the walk found {needs:?}");
         for judged in ["local-daemon", "reference-daemon"] {
             assert!(!needs.contains(judged), "{judge} depends on {judged}");
         }
@@ -110,11 +91,7 @@ fn the_machines_touch_nothing() {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for (number, line) in code.enumerate() {
             let found = FORBIDDEN.iter().find(|word| line.contains(*word));
-            assert!(
-                found.is_none(),
-                "src/{module}.rs, code line {}: {line}",
-                number + 1
-            );
+            assert!(found.is_none(), "src/{module}.rs, code line {}: {line}", number + 1);
         }
     }
 }
@@ -137,10 +114,7 @@ fn licences_are_ones_that_a_product_can_ship() {
         "Unlicense",
         "Zlib",
     ];
-    let allowed: Vec<_> = ALLOWED
-        .iter()
-        .map(|text| spdx::Licensee::parse(text).unwrap())
-        .collect();
+    let allowed: Vec<_> = ALLOWED.iter().map(|text| spdx::Licensee::parse(text).unwrap()).collect();
     let refused: Vec<_> = metadata()
         .packages
         .iter()
@@ -176,10 +150,7 @@ fn dependencies_come_from_the_registry_and_have_no_known_hole() {
         for advisory in advisories.iter().filter(|advisory| advisory[1] == name) {
             let mended: cargo_metadata::semver::Version = advisory[2].parse().unwrap();
             if package.version < mended {
-                wrong.push(format!(
-                    "{name} {}: {} (mended in {mended})",
-                    package.version, advisory[0]
-                ));
+                wrong.push(format!("{name} {}: {} (mended in {mended})", package.version, advisory[0]));
             }
         }
     }

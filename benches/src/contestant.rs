@@ -1,11 +1,9 @@
 //! Daemons that are measured beside each other: ours, the floor, and the peers that are installed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -76,10 +74,7 @@ pub(crate) fn kill(process: u32, signal: Signal) {
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(
-            began.elapsed() < Duration::from_secs(30),
-            "{what}: not within 30 s"
-        );
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -106,24 +101,15 @@ fn processes_where(file: &str, item: &[u8]) -> Vec<u32> {
 /// All processes of this host.
 pub(crate) fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").expect("Linux has /proc");
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Runs a client to its end, all output thrown away, and returns how long that took. Panics where it fails.
 pub(crate) fn run(mut client: Command) -> Duration {
     let began = Instant::now();
-    let status = client
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let status = client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let took = began.elapsed();
-    assert!(
-        status.as_ref().is_ok_and(std::process::ExitStatus::success),
-        "{client:?}: {status:?}"
-    );
+    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{client:?}: {status:?}");
     took
 }
 
@@ -189,11 +175,7 @@ impl Contestant for Ours {
         let url = record.get("url")?.as_str()?;
         let address = url.strip_prefix("http://")?.trim_end_matches('/').to_owned();
         let credential = fs::read_to_string(self.state_dir().join("credential")).ok()?;
-        Some(Wire::http(
-            address,
-            "/v1/status",
-            &format!("Bearer {}", credential.trim_end()),
-        ))
+        Some(Wire::http(address, "/v1/status", &format!("Bearer {}", credential.trim_end())))
     }
 }
 
@@ -203,12 +185,7 @@ impl Wire {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\r\n")
                 .into_bytes();
-        Self {
-            address,
-            request,
-            is_whole: is_whole_http,
-            hello: None,
-        }
+        Self { address, request, is_whole: is_whole_http, hello: None }
     }
 }
 
@@ -219,12 +196,9 @@ pub(crate) fn is_whole_http(answer: &[u8]) -> bool {
     };
     let length = answer[..head].split(|&byte| byte == b'\n').find_map(|line| {
         let (name, value) = line.split_at_checked(15)?;
-        name.eq_ignore_ascii_case(b"content-length:")
-            .then(|| value.trim_ascii())
+        name.eq_ignore_ascii_case(b"content-length:").then(|| value.trim_ascii())
     });
-    let length: usize = length
-        .and_then(|length| str::from_utf8(length).ok()?.parse().ok())
-        .unwrap_or(0);
+    let length: usize = length.and_then(|length| str::from_utf8(length).ok()?.parse().ok()).unwrap_or(0);
     answer.len() >= head + 4 + length
 }
 
@@ -239,10 +213,7 @@ pub(crate) struct Floor {
 impl Floor {
     pub(crate) fn new() -> Self {
         let home = TempDir::new().expect("a temporary directory");
-        Self {
-            home,
-            connect: "connect",
-        }
+        Self { home, connect: "connect" }
     }
 
     /// Starts under a lock.
@@ -254,10 +225,7 @@ impl Floor {
 
     pub(crate) fn client(&self, task: &str) -> Command {
         let mut command = Command::new(beside().join("floor-client"));
-        command
-            .arg(self.home.path())
-            .arg(task)
-            .current_dir(self.home.path());
+        command.arg(self.home.path()).arg(task).current_dir(self.home.path());
         command
     }
 }

@@ -1,21 +1,17 @@
 //! What it costs as the work grows: a curve each, drawn beside the straight line that starts where it does.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use local_daemon::streams::{Hub, Limits};
 use plotters::prelude::*;
 use serde_json::json;
 
-use crate::{
-    contestant::{Contestant as _, Ours, run},
-    measure::{self, Connection, median, memory_kb},
-    streams,
-};
+use crate::contestant::{Contestant as _, Ours, run};
+use crate::measure::{self, Connection, median, memory_kb};
+use crate::streams;
 
 /// Rounds of each point, of which the middle one counts.
 const ROUNDS: usize = 3;
@@ -31,13 +27,7 @@ pub(crate) fn draw(directory: &Path) {
         for (x, y) in &points {
             println!("| {x} | {y:.3} |");
         }
-        plot(
-            &directory.join(name).with_extension("svg"),
-            title,
-            across,
-            up,
-            &points,
-        );
+        plot(&directory.join(name).with_extension("svg"), title, across, up, &points);
     };
     curve(
         "subscribers",
@@ -119,10 +109,7 @@ fn connections() -> (Points, Points) {
 }
 
 fn append(events: u32) -> Duration {
-    let limits = Limits {
-        events: events as usize,
-        bytes: events as usize * 256,
-    };
+    let limits = Limits { events: events as usize, bytes: events as usize * 256 };
     let hub: Arc<Hub> = Arc::new(Hub::new(1, &["note"], limits));
     let began = Instant::now();
     for number in 0..events {

@@ -76,17 +76,9 @@ pub(crate) fn table(named: &[String]) {
     let wanted = |name: &str| named.is_empty() || named.iter().any(|one| one == name);
     for (_, part) in PARTS.iter().filter(|(name, _)| wanted(name)) {
         for row in part() {
-            let ratio = row
-                .ratio
-                .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+            let ratio = row.ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
             let is_met = if row.is_met { "yes" } else { "**no**" };
-            let Row {
-                what,
-                floor,
-                ours,
-                goal,
-                ..
-            } = row;
+            let Row { what, floor, ours, goal, .. } = row;
             println!("| {what} | {floor} | {ours} | {ratio} | {goal} | {is_met} |");
         }
     }

@@ -1,19 +1,15 @@
 //! What is measured of contestants, one or several that take turns.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixStream,
-    process::{ChildStdout, Command, ExitStatus, Stdio},
-    sync::Barrier,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open},
-};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::contestant::{Contestant, Wire, kill, run, until};
 
@@ -69,11 +65,7 @@ impl Turns {
 
 /// Fresh processes of these clients, each from its start to its end. A round goes before that is not counted.
 pub(crate) fn clients(rounds: usize, clients: &[&dyn Fn() -> Command]) -> Turns {
-    let tasks = || {
-        clients
-            .iter()
-            .map(|client| -> Task { Box::new(|| run(client())) })
-    };
+    let tasks = || clients.iter().map(|client| -> Task { Box::new(|| run(client())) });
     Turns::take(1, tasks().collect());
     Turns::take(rounds, tasks().collect())
 }
@@ -188,12 +180,7 @@ impl End {
 /// Runs a client that prints little, and kills it when its time is over.
 pub(crate) fn run_within(limit: Duration, mut client: Command) -> End {
     let began = Instant::now();
-    let mut child = client
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     // Not reaped yet, so that the id is still the child's.
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
     let timeout = limit.try_into().unwrap();
@@ -279,14 +266,10 @@ pub(crate) fn stopped(contestant: &dyn Contestant, limit: Duration) -> Stopped {
     for &daemon in &stopped {
         kill(daemon, Signal::STOP);
         // Not at once where a thread waits for a disk.
-        until("the daemon stops", || {
-            threads(daemon).all(|status| is_stopped(&status))
-        });
+        until("the daemon stops", || threads(daemon).all(|status| is_stopped(&status)));
     }
     let is_new = |daemon| !stopped.contains(daemon);
-    let connected = contestant
-        .has_launcher()
-        .then(|| run_within(limit, contestant.connect()));
+    let connected = contestant.has_launcher().then(|| run_within(limit, contestant.connect()));
     let is_replaced = contestant.daemons().iter().any(is_new);
     let end = match (connected, contestant.ask()) {
         (Some(end), _) if is_replaced || !end.is_success() => end,

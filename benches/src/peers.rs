@@ -6,11 +6,13 @@
 
 mod known;
 
-use std::{process::Command, thread, time::Duration};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use crate::{
-    contestant::{Contestant, Floor, Ours, Wire, run},
-    measure::{Crowd, Idle, Stopped, Task, Turns, clients, cold, crowd, fresh, idle, kept_alive, stopped},
+use crate::contestant::{Contestant, Floor, Ours, Wire, run};
+use crate::measure::{
+    Crowd, Idle, Stopped, Task, Turns, clients, cold, crowd, fresh, idle, kept_alive, stopped,
 };
 
 pub(crate) use known::start;
@@ -53,16 +55,11 @@ pub(crate) fn table() {
     row("cold: connect-or-spawn to the first answer (ms)", cold);
     requests(&contestants);
     crowds(&contestants);
-    let title = format!(
-        "daemon stopped by SIGSTOP: the next client, within {} s",
-        LIMIT.as_secs()
-    );
+    let title = format!("daemon stopped by SIGSTOP: the next client, within {} s", LIMIT.as_secs());
     each(&title, &contestants, |one| {
         (one.has_launcher() || one.ask().is_some()).then(|| shown(&stopped(one, LIMIT)))
     });
-    each("idle: PSS MB · threads · switches/s", &contestants, |one| {
-        Some(idles(one))
-    });
+    each("idle: PSS MB · threads · switches/s", &contestants, |one| Some(idles(one)));
 }
 
 fn row(title: &str, cells: impl IntoIterator<Item = String>) {
@@ -153,10 +150,7 @@ fn requests(contestants: &[&dyn Contestant]) {
         Some(_) => format!("{} · {}", next(), next()),
         None => nothing(),
     });
-    row(
-        "request over keep-alive · over a fresh connection (p50, µs)",
-        cells,
-    );
+    row("request over keep-alive · over a fresh connection (p50, µs)", cells);
 }
 
 fn crowds(contestants: &[&dyn Contestant]) {
@@ -168,13 +162,7 @@ fn crowds(contestants: &[&dyn Contestant]) {
             return nothing();
         }
         one.forget();
-        let Crowd {
-            served,
-            slowest,
-            daemons,
-            settled,
-            ..
-        } = crowd(one, CROWD, SETTLE);
+        let Crowd { served, slowest, daemons, settled, .. } = crowd(one, CROWD, SETTLE);
         one.end();
         format!("{served} · {daemons} → {settled} · {}", ms(slowest))
     });
@@ -190,9 +178,7 @@ fn shown(next: &Stopped) -> String {
     let end = match next.end.status {
         None => return "hangs".to_owned(),
         Some(status) if status.success() => "served".to_owned(),
-        Some(status) => status
-            .code()
-            .map_or("killed".to_owned(), |code| format!("exit {code}")),
+        Some(status) => status.code().map_or("killed".to_owned(), |code| format!("exit {code}")),
     };
     let replaced = if next.is_replaced { ", replaced" } else { "" };
     format!("{took}, {end}{replaced}")

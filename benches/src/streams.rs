@@ -6,16 +6,12 @@
 mod readers;
 mod server;
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::time::{Duration, Instant};
 
+use self::readers::Readers;
 pub(crate) use self::server::serve;
-use self::{
-    readers::Readers,
-    server::{Kind, Load, Server, now},
-};
+use self::server::{Kind, Load, Server, now};
 use crate::measure::{Turns, memory_kb};
 
 /// How many events a burst has.
@@ -49,10 +45,7 @@ pub(crate) fn table() {
     let [alone, beside] = [0, 1].map(|stopped| move || burst(Kind::Ours, EVENTS, 999, stopped));
     let turns = Turns::take(ROUNDS, vec![Box::new(alone), Box::new(beside)]);
     let [alone, beside] = [0, 1].map(|task| rate(turns.median(task), 999));
-    println!(
-        "| 999 | {alone:.2} | {beside:.2} | {:.2} | 1 |",
-        turns.ratio(0, 1)
-    );
+    println!("| 999 | {alone:.2} | {beside:.2} | {:.2} | 1 |", turns.ratio(0, 1));
     live();
     memory();
 }
@@ -81,11 +74,7 @@ pub(crate) fn fan_out(events: u32, readers: u32) -> Duration {
 fn live() {
     const READERS: u32 = 100;
     const SECONDS: u32 = 5;
-    let load = Load {
-        events: SECONDS * 1000,
-        is_live: true,
-        most: 4096,
-    };
+    let load = Load { events: SECONDS * 1000, is_live: true, most: 4096 };
     let mut server = Server::start(Kind::Ours, load);
     let mut readers = Readers::subscribe(&server, READERS);
     let used = cpu_time(server.child.id());
@@ -116,26 +105,15 @@ fn live() {
 /// What a process has had of the processors, its own time and the kernel's.
 fn cpu_time(process: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = [11, 12]
-        .iter()
-        .map(|&field| fields[field].parse::<u64>().unwrap())
-        .sum();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|&field| fields[field].parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// What a thousand subscribers that all stopped cost, where the log is bounded as it is by default.
 fn memory() {
     const SUBSCRIBERS: u32 = 1_000;
-    let load = Load {
-        most: 4096,
-        ..Load::burst(EVENTS)
-    };
+    let load = Load { most: 4096, ..Load::burst(EVENTS) };
     let mut server = Server::start(Kind::Ours, load);
     let anonymous = |server: &Server| memory_kb(server.child.id(), "Anonymous");
     let before = anonymous(&server);

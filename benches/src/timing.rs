@@ -4,12 +4,11 @@
 //! their times differ is told from noise by Welch's t. The control compares byte by byte until two differ: where t does
 //! not find that, it finds nothing.
 
-use std::{hint::black_box, time::Instant};
+use std::hint::black_box;
+use std::time::Instant;
 
-use local_daemon::{
-    Credential,
-    handshake::{self, Code},
-};
+use local_daemon::Credential;
+use local_daemon::handshake::{self, Code};
 
 /// How often each kind is measured.
 const SAMPLES: usize = 100_000;
@@ -27,10 +26,7 @@ pub(crate) fn table() {
     );
     println!("|---|---|---|---|---|");
     row("byte by byte (control)", |kind| {
-        black_box(&right)
-            .iter()
-            .zip(black_box(&guesses[kind]))
-            .all(|(a, b)| black_box(a == b))
+        black_box(&right).iter().zip(black_box(&guesses[kind])).all(|(a, b)| black_box(a == b))
     });
     row("bearer", |kind| credential.matches(black_box(&guesses[kind])));
     let codes = [0, 31].map(code);
@@ -46,7 +42,8 @@ fn wrong_at(right: &[u8], place: usize) -> Vec<u8> {
 
 /// A code that is wrong in one byte, or in none.
 fn code(place: usize) -> Code {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let mut bytes = [0x5a; 32];
     if let Some(byte) = bytes.get_mut(place) {
         *byte ^= 1;
@@ -77,10 +74,7 @@ fn row(name: &str, compare: impl Fn(usize) -> bool) {
     let [first, last] = times.map(Sample::of);
     let t = (first.mean - last.mean) / (first.error + last.error).sqrt();
     let told = if t.abs() > DIFFERENT { "yes" } else { "no" };
-    println!(
-        "| {name} | {:.2} | {:.2} | {t:.1} | {told} |",
-        first.mean, last.mean
-    );
+    println!("| {name} | {:.2} | {:.2} | {t:.1} | {told} |", first.mean, last.mean);
 }
 
 /// The quicker nine tenths: the rest was interrupted.
@@ -98,9 +92,6 @@ impl Sample {
         let count = times.len() as f64;
         let mean = times.iter().sum::<f64>() / count;
         let variance = times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        Self {
-            mean,
-            error: variance / count,
-        }
+        Self { mean, error: variance / count }
     }
 }

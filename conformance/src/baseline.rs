@@ -67,10 +67,8 @@ pub struct Baseline {
 impl Baseline {
     /// Reads a baseline.
     pub fn load(path: &Path) -> Result<Self, BaselineFault> {
-        let text = std::fs::read_to_string(path).map_err(|source| BaselineFault::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| BaselineFault::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -83,15 +81,9 @@ impl Baseline {
             help: "an entry is [[expected]] with the keys case, requirement and reason",
         };
         let baseline: Self = toml::from_str(text).map_err(|error| invalid(error.message(), error.span()))?;
-        let unreasoned = baseline
-            .expected
-            .iter()
-            .find(|entry| entry.reason.trim().is_empty());
+        let unreasoned = baseline.expected.iter().find(|entry| entry.reason.trim().is_empty());
         match unreasoned {
-            Some(entry) => Err(invalid(
-                &format!("the entry of {} has no reason", entry.case),
-                None,
-            )),
+            Some(entry) => Err(invalid(&format!("the entry of {} has no reason", entry.case), None)),
             None => Ok(baseline),
         }
     }
@@ -192,20 +184,10 @@ mod tests {
         assert_eq!(stale(Verdict::Pass), (1, false));
         assert_eq!(stale(Verdict::NotApplicable), (1, false));
         assert_eq!(stale(Verdict::Untestable), (0, false));
-        assert!(
-            parse(TEXT).unwrap().apply(&mut []).is_empty(),
-            "the case was not selected"
-        );
-        let gone = parse(&TEXT.replace("discovery", "discovry"))
-            .unwrap()
-            .apply(&mut []);
-        assert!(
-            gone[0].contains("no such case") && gone[0].contains(name),
-            "{gone:?}"
-        );
-        let other = parse(&TEXT.replace("REG-5", "HS-1"))
-            .unwrap()
-            .apply(&mut [result(name, Verdict::Fail)]);
+        assert!(parse(TEXT).unwrap().apply(&mut []).is_empty(), "the case was not selected");
+        let gone = parse(&TEXT.replace("discovery", "discovry")).unwrap().apply(&mut []);
+        assert!(gone[0].contains("no such case") && gone[0].contains(name), "{gone:?}");
+        let other = parse(&TEXT.replace("REG-5", "HS-1")).unwrap().apply(&mut [result(name, Verdict::Fail)]);
         assert!(other[0].contains("REG-5"), "{other:?}");
     }
 }

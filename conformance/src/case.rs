@@ -165,20 +165,13 @@ impl Case {
     }
 
     const fn of(self, profile: Profile, role: Role) -> Self {
-        Self {
-            profile,
-            role,
-            ..self
-        }
+        Self { profile, role, ..self }
     }
 
     /// Runs with no other case beside it.
     #[must_use]
     pub const fn exclusive(self) -> Self {
-        Self {
-            exclusive: true,
-            ..self
-        }
+        Self { exclusive: true, ..self }
     }
 
     /// Begins first and runs beside all others, because it does little but wait for long bounds.
@@ -190,19 +183,13 @@ impl Case {
     /// Fails where the subject leaves a process behind.
     #[must_use]
     pub const fn no_leaks(self) -> Self {
-        Self {
-            no_leaks: true,
-            ..self
-        }
+        Self { no_leaks: true, ..self }
     }
 
     /// May take so many seconds.
     #[must_use]
     pub const fn deadline_s(self, seconds: u64) -> Self {
-        Self {
-            deadline: Duration::from_secs(seconds),
-            ..self
-        }
+        Self { deadline: Duration::from_secs(seconds), ..self }
     }
 
     /// Has its state directory at a path of this kind.
@@ -224,9 +211,7 @@ impl Case {
 
     /// The part of the name before the slash.
     pub fn chapter(&self) -> &'static str {
-        self.name
-            .split_once('/')
-            .map_or(self.name, |(chapter, _)| chapter)
+        self.name.split_once('/').map_or(self.name, |(chapter, _)| chapter)
     }
 }
 
@@ -276,20 +261,10 @@ mod tests {
 
     #[test]
     fn what_engines_see_of_claimed_profiles_is_asked_where_the_manifest_says_so() {
-        const BY_STREAM: Case = Case::browser(
-            "browser/x/firefox",
-            &["STR-15", "PER-26"],
-            "",
-            |_| Ok(()),
-            Kind::Firefox,
-        );
-        const BY_PAGE: Case = Case::browser(
-            "browser/y/firefox",
-            &["PER-26", "BROW-1"],
-            "",
-            |_| Ok(()),
-            Kind::Firefox,
-        );
+        const BY_STREAM: Case =
+            Case::browser("browser/x/firefox", &["STR-15", "PER-26"], "", |_| Ok(()), Kind::Firefox);
+        const BY_PAGE: Case =
+            Case::browser("browser/y/firefox", &["PER-26", "BROW-1"], "", |_| Ok(()), Kind::Firefox);
         const PLAIN: Case = Case::browser_paths("browser/z", &["PER-26"], "", |_| Ok(()));
         let asked = |profiles: &[Profile], engines: bool| {
             let mut manifest =
@@ -298,10 +273,7 @@ mod tests {
             [BY_STREAM, BY_PAGE, PLAIN].map(|case| case.is_asked_of(&manifest))
         };
         assert_eq!(asked(&[Profile::Perimeter, Profile::Streams], false), [false; 3]);
-        assert_eq!(
-            asked(&[Profile::Perimeter, Profile::Streams], true),
-            [true, false, false]
-        );
+        assert_eq!(asked(&[Profile::Perimeter, Profile::Streams], true), [true, false, false]);
         assert_eq!(asked(&[Profile::Perimeter], true), [false; 3]);
         assert_eq!(asked(&[Profile::Browser], false), [true; 3]);
     }

@@ -58,9 +58,7 @@ impl Checker {
             let beside = beside.as_deref().and_then(Path::parent).map(Path::to_owned);
             let path = std::env::var_os("PATH").unwrap_or_default();
             let folders = beside.into_iter().chain(std::env::split_paths(&path));
-            folders
-                .map(|folder| folder.join(program))
-                .find(|program| program.is_file())
+            folders.map(|folder| folder.join(program)).find(|program| program.is_file())
         };
         Ok(Self {
             program: found.ok_or_else(|| NoModel::Missing(program.to_owned()))?,
@@ -75,9 +73,7 @@ impl Checker {
             .ask(trace)
             .unwrap_or_else(|error| (Answer::None, format!("{}: {error}", self.program.display())));
         if answer == Answer::Refused {
-            let number = said
-                .split_whitespace()
-                .find_map(|word| word.trim_end_matches(';').parse().ok());
+            let number = said.split_whitespace().find_map(|word| word.trim_end_matches(';').parse().ok());
             if let Some(event) = number.and_then(|number: usize| trace["events"].get(number)) {
                 let _ = write!(said, "\n      {event}");
             }
@@ -113,11 +109,7 @@ impl Checker {
             Some(4) => Answer::Outside,
             _ => Answer::None,
         };
-        let said = if answer == Answer::None {
-            output.stderr
-        } else {
-            output.stdout
-        };
+        let said = if answer == Answer::None { output.stderr } else { output.stdout };
         Ok((answer, String::from_utf8_lossy(&said).trim_end().to_owned()))
     }
 
@@ -140,11 +132,7 @@ impl Checker {
             count(Answer::Refused)
         );
         if count(Answer::None) > 0 {
-            let _ = writeln!(
-                text,
-                "  {} not judged: the model did not answer",
-                count(Answer::None)
-            );
+            let _ = writeln!(text, "  {} not judged: the model did not answer", count(Answer::None));
         }
         text
     }

@@ -33,10 +33,7 @@ impl Problem {
     /// A problem with a suggestion.
     pub(crate) fn new(code: ExitCode, what: impl std::fmt::Display, help: Option<&str>) -> Self {
         let help = help.map(|help| format!("\n  help: {help}")).unwrap_or_default();
-        Self {
-            code,
-            text: format!("{what}{help}"),
-        }
+        Self { code, text: format!("{what}{help}") }
     }
 
     /// The suite or its input is at fault.
@@ -49,20 +46,11 @@ impl Problem {
         let place = || {
             let span: SourceSpan = *fault.labels()?.next()?.inner();
             let contents = fault.source_code()?.read_span(&span, 0, 0).ok()?;
-            let line = std::str::from_utf8(contents.data())
-                .ok()?
-                .lines()
-                .next()?
-                .trim_end()
-                .to_owned();
+            let line = std::str::from_utf8(contents.data()).ok()?.lines().next()?.trim_end().to_owned();
             Some(format!("\n  line {}: {line}", contents.line() + 1))
         };
         let help = fault.help().map(|help| help.to_string());
-        Self::new(
-            ExitCode::Fault,
-            format!("{fault}{}", place().unwrap_or_default()),
-            help.as_deref(),
-        )
+        Self::new(ExitCode::Fault, format!("{fault}{}", place().unwrap_or_default()), help.as_deref())
     }
 
     /// Prints it; what is left is the exit status.
@@ -80,11 +68,7 @@ pub(crate) fn print(text: &str) {
 /// Prints a report for a person, in colour on a terminal.
 pub(crate) fn show(report: &Report, strict: bool, verbose: bool) {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let style = Style {
-        colour: std::io::stdout().is_terminal() && !plain,
-        strict,
-        verbose,
-    };
+    let style = Style { colour: std::io::stdout().is_terminal() && !plain, strict, verbose };
     print(&terminal::render(report, style));
 }
 
@@ -98,16 +82,14 @@ pub(crate) fn jobs(wanted: Option<u16>) -> usize {
 pub(crate) fn stop_on_signal(stopper: &Stopper) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let stopper = stopper.clone();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for _ in signals.forever() {
-                if stopper.is_stopped() {
-                    std::process::exit(i32::from(ExitCode::Interrupted as u8));
-                }
-                stopper.stop();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if stopper.is_stopped() {
+                std::process::exit(i32::from(ExitCode::Interrupted as u8));
             }
-        })?;
+            stopper.stop();
+        }
+    })?;
     Ok(())
 }
 

@@ -27,11 +27,7 @@ impl std::str::FromStr for Wanted {
         match text {
             "all" => Ok(Self::all()),
             "none" => Ok(Self::default()),
-            list => list
-                .split(',')
-                .map(str::parse)
-                .collect::<Result<_, _>>()
-                .map(Self),
+            list => list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self),
         }
     }
 }
@@ -57,10 +53,7 @@ struct State {
 impl Engines {
     /// Of these engines, as far as this host has them.
     pub fn of(wanted: Wanted) -> Self {
-        Self(Arc::new(Inner {
-            wanted,
-            state: Mutex::default(),
-        }))
+        Self(Arc::new(Inner { wanted, state: Mutex::default() }))
     }
 
     /// Lends a browser with one empty tab. Without its programs, or where it was not wanted, nothing can be observed.
@@ -68,10 +61,7 @@ impl Engines {
         if !self.0.wanted.0.contains(&kind) {
             return Err(Stop::Untestable(format!("--browser leaves {kind} out")));
         }
-        let lent = |browser| Lent {
-            browser: Some(browser),
-            engines: self.clone(),
-        };
+        let lent = |browser| Lent { browser: Some(browser), engines: self.clone() };
         let idle = self.change(|state| state.idle.remove(&kind));
         if let Some(browser) = idle
             && browser.clear().is_ok()
@@ -100,12 +90,8 @@ impl Engines {
 
     /// Ends every browser, also those that are still lent.
     pub fn end(&self) {
-        let (idle, quarters) = self.change(|state| {
-            (
-                std::mem::take(&mut state.idle),
-                std::mem::take(&mut state.quarters),
-            )
-        });
+        let (idle, quarters) =
+            self.change(|state| (std::mem::take(&mut state.idle), std::mem::take(&mut state.quarters)));
         for quarters in &quarters {
             quarters.end();
         }
@@ -137,17 +123,14 @@ impl Deref for Lent {
     type Target = Browser;
 
     fn deref(&self) -> &Browser {
-        self.browser
-            .as_ref()
-            .expect("it goes back only when this is dropped")
+        self.browser.as_ref().expect("it goes back only when this is dropped")
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(browser) = self.browser.take() {
-            self.engines
-                .change(|state| state.idle.insert(browser.kind(), browser));
+            self.engines.change(|state| state.idle.insert(browser.kind(), browser));
         }
     }
 }

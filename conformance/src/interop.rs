@@ -98,12 +98,7 @@ fn answers(stage: &mut Stage, outcome: &str) -> Outcome {
 }
 
 fn brief(answer: &Answer) -> String {
-    format!(
-        "{} ({}) after {} ms",
-        answer.outcome,
-        answer.exit,
-        answer.after.as_millis()
-    )
+    format!("{} ({}) after {} ms", answer.outcome, answer.exit, answer.after.as_millis())
 }
 
 fn ready(stage: &mut Stage) -> Outcome {
@@ -117,10 +112,7 @@ fn spawns_nothing(stage: &mut Stage) -> Outcome {
     stage.ensure(daemon.is_running(), "the daemon has ended")?;
     let now = stage.find(stage.state_dir());
     let same = now.as_ref().is_ok_and(|now| now.record.id == live.record.id);
-    stage.ensure(
-        same,
-        format!("another record stands there: {:?}", now.map(|now| now.record.id)),
-    )
+    stage.ensure(same, format!("another record stands there: {:?}", now.map(|now| now.record.id)))
 }
 
 fn follows(stage: &mut Stage) -> Outcome {
@@ -224,31 +216,23 @@ pub fn run(
 ) -> Matrix {
     let daemons = || subjects.iter().filter(|subject| !subject.daemon.run.is_empty());
     let clients = subjects.iter().filter(|subject| subject.client.is_some());
-    let pairs: Vec<(&Manifest, &Manifest)> = clients
-        .flat_map(|client| daemons().map(move |daemon| (client, daemon)))
-        .collect();
+    let pairs: Vec<(&Manifest, &Manifest)> =
+        clients.flat_map(|client| daemons().map(move |daemon| (client, daemon))).collect();
     let tasks: Vec<Task> = pairs
         .iter()
         .map(|(client, daemon)| Arc::new(pair(client, daemon)))
         .flat_map(|manifest| CHECKS.iter().map(move |check| (Arc::clone(&manifest), check)))
         .collect();
     let mut checks: Vec<Option<Check>> = vec![None; tasks.len()];
-    runner::run_tasks(
-        &tasks,
-        jobs,
-        seed,
-        stopper,
-        &Engines::default(),
-        |place, result| {
-            finished(result.case);
-            checks[place] = Some(Check {
-                check: result.case,
-                verdict: result.verdict,
-                duration_ms: result.duration_ms,
-                observed: result.observed,
-            });
-        },
-    );
+    runner::run_tasks(&tasks, jobs, seed, stopper, &Engines::default(), |place, result| {
+        finished(result.case);
+        checks[place] = Some(Check {
+            check: result.case,
+            verdict: result.verdict,
+            duration_ms: result.duration_ms,
+            observed: result.observed,
+        });
+    });
     Matrix {
         schema: SCHEMA,
         suite_version: env!("CARGO_PKG_VERSION"),
@@ -324,11 +308,7 @@ impl Matrix {
         for row in self.pairs.chunk_by(|a, b| a.client == b.client) {
             let _ = write!(text, "\n{:width$}", row[0].client);
             for pair in row {
-                let passed = pair
-                    .checks
-                    .iter()
-                    .filter(|check| check.verdict == Verdict::Pass)
-                    .count();
+                let passed = pair.checks.iter().filter(|check| check.verdict == Verdict::Pass).count();
                 let cell = format!("{passed}/{}", CHECKS.len());
                 let _ = write!(text, "  {cell:>0$}", pair.daemon.len().max(5));
             }

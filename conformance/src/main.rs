@@ -240,11 +240,7 @@ fn main() -> Status {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors, too, and are none.
-            let code = if error.use_stderr() {
-                ExitCode::Fault
-            } else {
-                ExitCode::Conforms
-            };
+            let code = if error.use_stderr() { ExitCode::Fault } else { ExitCode::Conforms };
             let _ = error.print();
             return code.into();
         }

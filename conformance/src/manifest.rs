@@ -355,9 +355,7 @@ impl BrowserSection {
             ("browser.print_url", &mut self.print_url),
             ("browser.handoff", &mut self.handoff),
         ];
-        commands
-            .into_iter()
-            .filter_map(|(key, command)| Some((key, command.as_mut()?)))
+        commands.into_iter().filter_map(|(key, command)| Some((key, command.as_mut()?)))
     }
 }
 
@@ -366,10 +364,7 @@ impl ClientSection {
     fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
         [
             ("client.connect_or_spawn", self.connect_or_spawn.as_mut()),
-            (
-                "client.unnamed.connect",
-                self.unnamed.as_mut().map(|unnamed| &mut unnamed.connect),
-            ),
+            ("client.unnamed.connect", self.unnamed.as_mut().map(|unnamed| &mut unnamed.connect)),
             ("client.stop", self.stop.as_mut()),
             ("client.force_stop", self.force_stop.as_mut()),
             ("client.restart", self.restart.as_mut()),
@@ -409,9 +404,8 @@ impl Manifest {
         let client = manifest.client.iter_mut().flat_map(ClientSection::commands);
         let origins = manifest.daemon.origins.iter_mut().flat_map(Origins::commands);
         let browser = manifest.browser.iter_mut().flat_map(BrowserSection::commands);
-        for command in daemon
-            .into_iter()
-            .chain(client.chain(browser).chain(origins).map(|(_, command)| command))
+        for command in
+            daemon.into_iter().chain(client.chain(browser).chain(origins).map(|(_, command)| command))
         {
             command.extend(args.iter().map(|&arg| arg.to_owned()));
         }
@@ -422,10 +416,7 @@ impl Manifest {
     pub fn program(&self) -> Option<&Path> {
         let client = self.client.as_ref().map(|client| &client.connect);
         let commands = std::iter::once(&self.daemon.run).chain(client);
-        commands
-            .filter_map(|command| command.first())
-            .map(Path::new)
-            .next()
+        commands.filter_map(|command| command.first()).map(Path::new).next()
     }
 }
 

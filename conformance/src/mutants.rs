@@ -37,12 +37,10 @@ mod render;
 pub const SCHEMA: &str = "local-daemon-conformance-kills/1";
 
 /// A plain start, for the faults whose only accusation is that the subject was not ready.
-static PLAIN_START: Case = Case::core(
-    "mutants/plain-start",
-    &["PUB-4"],
-    "The subject is started in an empty home.",
-    |stage| stage.launch_ready().map(drop),
-);
+static PLAIN_START: Case =
+    Case::core("mutants/plain-start", &["PUB-4"], "The subject is started in an empty home.", |stage| {
+        stage.launch_ready().map(drop)
+    });
 
 /// What to judge the suite by.
 #[derive(Debug, Clone)]
@@ -195,10 +193,7 @@ pub fn sample(faults: &[&'static Fault], most: usize, seed: u64) -> Vec<&'static
     for (place, fault) in faults.iter().enumerate() {
         let requirement = catalogue().get(fault.requirement());
         let chapter = requirement.map(|requirement| requirement.chapter.clone());
-        let stratum = (
-            chapter.unwrap_or_default(),
-            requirement.map(|requirement| requirement.role),
-        );
+        let stratum = (chapter.unwrap_or_default(), requirement.map(|requirement| requirement.role));
         strata.entry(stratum).or_default().push(place);
     }
     let mut drawn = BTreeSet::new();
@@ -236,29 +231,17 @@ pub fn judge(
     if clean.len() < cases.len() {
         return None;
     }
-    let broken = |verdict| {
-        matches!(
-            verdict,
-            Verdict::Fail | Verdict::Inconclusive | Verdict::HarnessError
-        )
-    };
-    let (passed, others): (Vec<_>, Vec<_>) = clean
-        .into_iter()
-        .partition(|result| result.verdict == Verdict::Pass);
+    let broken = |verdict| matches!(verdict, Verdict::Fail | Verdict::Inconclusive | Verdict::HarnessError);
+    let (passed, others): (Vec<_>, Vec<_>) =
+        clean.into_iter().partition(|result| result.verdict == Verdict::Pass);
     let (unclean, idle): (Vec<_>, Vec<_>) = others.into_iter().partition(|result| broken(result.verdict));
     let idle = idle.into_iter().map(|result| Idle {
         case: result.case,
         verdict: result.verdict,
         why: result.observed,
     });
-    let took: BTreeMap<&str, u64> = passed
-        .iter()
-        .map(|result| (result.case, result.duration_ms))
-        .collect();
-    let able: Vec<&'static Case> = cases
-        .into_iter()
-        .filter(|case| took.contains_key(case.name))
-        .collect();
+    let took: BTreeMap<&str, u64> = passed.iter().map(|result| (result.case, result.duration_ms)).collect();
+    let able: Vec<&'static Case> = cases.into_iter().filter(|case| took.contains_key(case.name)).collect();
 
     let manifests: Vec<Arc<Manifest>> = plan
         .faults
@@ -272,35 +255,26 @@ pub fn judge(
     // The longest first, so that no long one is left to run by itself at the end.
     pairs.sort_by_key(|(_, case)| std::cmp::Reverse(took[case.name]));
     progress(Progress::Ahead(pairs.len()));
-    let tasks: Vec<Task> = pairs
-        .iter()
-        .map(|(place, case)| (Arc::clone(&manifests[*place]), *case))
-        .collect();
+    let tasks: Vec<Task> =
+        pairs.iter().map(|(place, case)| (Arc::clone(&manifests[*place]), *case)).collect();
     let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); plan.faults.len()];
     let mut done = 0;
-    runner::run_tasks(
-        &tasks,
-        plan.jobs,
-        plan.seed,
-        stopper,
-        &plan.engines,
-        |task, result| {
-            let (place, case) = pairs[task];
-            let fault = plan.faults[place];
-            progress(Progress::Done(Some(fault.name), &result));
-            let covers = covers(fault, case);
-            cells[place].push(Cell {
-                case: case.name,
-                verdict: result.verdict,
-                covers,
-                kills: covers && accuses(catalogue().get(fault.requirement()), result.verdict),
-                never_ready: result.never_ready,
-                duration_ms: result.duration_ms,
-                observed: result.observed,
-            });
-            done += 1;
-        },
-    );
+    runner::run_tasks(&tasks, plan.jobs, plan.seed, stopper, &plan.engines, |task, result| {
+        let (place, case) = pairs[task];
+        let fault = plan.faults[place];
+        progress(Progress::Done(Some(fault.name), &result));
+        let covers = covers(fault, case);
+        cells[place].push(Cell {
+            case: case.name,
+            verdict: result.verdict,
+            covers,
+            kills: covers && accuses(catalogue().get(fault.requirement()), result.verdict),
+            never_ready: result.never_ready,
+            duration_ms: result.duration_ms,
+            observed: result.observed,
+        });
+        done += 1;
+    });
 
     // A plain start of each whose fate hangs on readiness alone.
     let doubtful: Vec<usize> = (0..plan.faults.len())
@@ -311,24 +285,15 @@ pub fn judge(
                 && !READINESS.contains(&plan.faults[*place].requirement())
         })
         .collect();
-    let tasks: Vec<Task> = doubtful
-        .iter()
-        .map(|place| (Arc::clone(&manifests[*place]), &PLAIN_START))
-        .collect();
-    runner::run_tasks(
-        &tasks,
-        plan.jobs,
-        plan.seed,
-        stopper,
-        &plan.engines,
-        |task, result| {
-            if result.verdict != Verdict::Pass {
-                for cell in &mut cells[doubtful[task]] {
-                    cell.kills = false;
-                }
+    let tasks: Vec<Task> =
+        doubtful.iter().map(|place| (Arc::clone(&manifests[*place]), &PLAIN_START)).collect();
+    runner::run_tasks(&tasks, plan.jobs, plan.seed, stopper, &plan.engines, |task, result| {
+        if result.verdict != Verdict::Pass {
+            for cell in &mut cells[doubtful[task]] {
+                cell.kills = false;
             }
-        },
-    );
+        }
+    });
 
     let order = |case: &str| able.iter().position(|able| able.name == case);
     let rows: Vec<Row> = plan
@@ -374,10 +339,7 @@ fn row(fault: &'static Fault, cells: Vec<Cell>, cases: &[&'static Case], able: &
     let (fate, why) = if cells.iter().any(|cell| cell.kills) {
         (Fate::Killed, None)
     } else if catalogue().get(requirement).is_none() {
-        (
-            Fate::Survived,
-            Some(format!("the specification has no {requirement}")),
-        )
+        (Fate::Survived, Some(format!("the specification has no {requirement}")))
     } else if covering.is_empty() {
         (Fate::Survived, Some(format!("no case covers {requirement}")))
     } else if !covering.iter().any(able) {
@@ -389,28 +351,14 @@ fn row(fault: &'static Fault, cells: Vec<Cell>, cases: &[&'static Case], able: &
     } else {
         (Fate::Survived, None)
     };
-    Row {
-        fault: fault.name,
-        about: fault.about,
-        requirement,
-        fate,
-        why,
-        cells,
-    }
+    Row { fault: fault.name, about: fault.about, requirement, fate, why, cells }
 }
 
 fn worth(case: &Case, rows: &[Row]) -> Worth {
-    let killed = rows
-        .iter()
-        .filter(|row| row.killers().any(|killer| killer == case.name));
-    let (kills, alone): (Vec<_>, Vec<_>) = killed
-        .map(|row| (row.fault, (row.killers().count() == 1).then_some(row.fault)))
-        .unzip();
-    Worth {
-        case: case.name,
-        kills,
-        alone: alone.into_iter().flatten().collect(),
-    }
+    let killed = rows.iter().filter(|row| row.killers().any(|killer| killer == case.name));
+    let (kills, alone): (Vec<_>, Vec<_>) =
+        killed.map(|row| (row.fault, (row.killers().count() == 1).then_some(row.fault))).unzip();
+    Worth { case: case.name, kills, alone: alone.into_iter().flatten().collect() }
 }
 
 impl Score {
@@ -426,9 +374,7 @@ impl Score {
 
     /// Killed faults in a hundred of those that could be judged, cut, so that 100 means every one; 0 where there is none.
     pub fn percent(self) -> usize {
-        (100 * self.killed)
-            .checked_div(self.faults - self.unjudged)
-            .unwrap_or_default()
+        (100 * self.killed).checked_div(self.faults - self.unjudged).unwrap_or_default()
     }
 }
 

@@ -81,20 +81,12 @@ impl Replay {
 
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, ReplayFault> {
-        let bytes = std::fs::read(path).map_err(|source| ReplayFault::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        let invalid = |message: String| ReplayFault::Invalid {
-            path: path.to_owned(),
-            message,
-        };
+        let bytes = std::fs::read(path)
+            .map_err(|source| ReplayFault::Unreadable { path: path.to_owned(), source })?;
+        let invalid = |message: String| ReplayFault::Invalid { path: path.to_owned(), message };
         let replay: Self = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         if replay.schema != SCHEMA {
-            return Err(invalid(format!(
-                "its schema is {:?}, not {SCHEMA}",
-                replay.schema
-            )));
+            return Err(invalid(format!("its schema is {:?}, not {SCHEMA}", replay.schema)));
         }
         Ok(replay)
     }
@@ -112,9 +104,7 @@ impl Replay {
     /// What is no longer as it was when the result was seen: its absence would explain another verdict.
     pub fn differences(&self, now: &SubjectFacts) -> Vec<String> {
         let short = |hash: &Option<String>| {
-            hash.as_deref()
-                .map_or("unreadable", |hash| &hash[..12.min(hash.len())])
-                .to_owned()
+            hash.as_deref().map_or("unreadable", |hash| &hash[..12.min(hash.len())]).to_owned()
         };
         let mut differences = Vec::new();
         if self.subject.sha256 != now.sha256 {

@@ -140,17 +140,12 @@ impl CaseResult {
     /// With what was seen.
     #[must_use]
     pub fn observed(self, what: impl Into<String>) -> Self {
-        Self {
-            observed: Some(what.into()),
-            ..self
-        }
+        Self { observed: Some(what.into()), ..self }
     }
 
     /// The part of the name before the slash.
     pub fn chapter(&self) -> &'static str {
-        self.case
-            .split_once('/')
-            .map_or(self.case, |(chapter, _)| chapter)
+        self.case.split_once('/').map_or(self.case, |(chapter, _)| chapter)
     }
 }
 
@@ -210,10 +205,7 @@ impl Summary {
     pub fn words(self) -> String {
         let counts = Verdict::ALL.map(|verdict| (self.count(verdict), verdict));
         let words = counts.into_iter().filter(|(count, _)| *count > 0);
-        words
-            .map(|(count, verdict)| format!("{count} {verdict}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        words.map(|(count, verdict)| format!("{count} {verdict}")).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -234,10 +226,7 @@ impl Report {
             seed,
             started: humantime::format_rfc3339_seconds(started).to_string(),
             complete: results.len() == planned,
-            host: HostFacts {
-                os: std::env::consts::OS,
-                engines: Vec::new(),
-            },
+            host: HostFacts { os: std::env::consts::OS, engines: Vec::new() },
             summary: Summary::of(&results),
             results,
             stale_baseline: Vec::new(),
@@ -258,10 +247,7 @@ impl Report {
 
     /// How many failures are known.
     pub fn known(&self) -> usize {
-        self.results
-            .iter()
-            .filter(|result| result.known.is_some())
-            .count()
+        self.results.iter().filter(|result| result.known.is_some()).count()
     }
 
     /// The results by chapter, in their order.
@@ -306,10 +292,7 @@ fn version(command: &[String]) -> Option<String> {
         return None;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let subject = Launch::new(command.iter().cloned())
-        .var("PATH", path)
-        .start()
-        .ok()?;
+    let subject = Launch::new(command.iter().cloned()).var("PATH", path).start().ok()?;
     let ended = subject.wait_output_end(Instant::now() + Duration::from_secs(5));
     let output = ended.unwrap_or_else(|| subject.output()).stdout();
     let line = String::from_utf8_lossy(&output).lines().next()?.trim().to_owned();

@@ -13,11 +13,7 @@ impl Rng {
     /// The stream of one case in a run.
     pub fn new(seed: u64, case: &str) -> Self {
         Self {
-            seed: Sha256::new()
-                .chain_update(seed.to_le_bytes())
-                .chain_update(case)
-                .finalize()
-                .into(),
+            seed: Sha256::new().chain_update(seed.to_le_bytes()).chain_update(case).finalize().into(),
             drawn: 0,
         }
     }
@@ -25,14 +21,8 @@ impl Rng {
     /// Any number.
     pub fn next_u64(&mut self) -> u64 {
         self.drawn += 1;
-        let digest = Sha256::new()
-            .chain_update(self.seed)
-            .chain_update(self.drawn.to_le_bytes())
-            .finalize();
-        digest
-            .iter()
-            .take(8)
-            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        let digest = Sha256::new().chain_update(self.seed).chain_update(self.drawn.to_le_bytes()).finalize();
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// A number below `bound`; 0 for a bound of 0.

@@ -63,16 +63,12 @@ impl Selection {
         let cases: Vec<&'static Case> = cases.collect();
         let compile = |glob: &String| match Glob::new(glob) {
             Ok(compiled) => Ok(compiled.compile_matcher()),
-            Err(error) => Err(SelectionFault::NotAPattern {
-                glob: glob.clone(),
-                why: error.kind().to_string(),
-            }),
+            Err(error) => {
+                Err(SelectionFault::NotAPattern { glob: glob.clone(), why: error.kind().to_string() })
+            }
         };
         let globs: Vec<GlobMatcher> = self.globs.iter().map(compile).collect::<Result<_, _>>()?;
-        if let Some(dead) = globs
-            .iter()
-            .find(|glob| !cases.iter().any(|case| glob.is_match(case.name)))
-        {
+        if let Some(dead) = globs.iter().find(|glob| !cases.iter().any(|case| glob.is_match(case.name))) {
             return Err(SelectionFault::NoSuchCase(dead.glob().glob().to_owned()));
         }
         let selected = |case: &&'static Case| {
@@ -152,11 +148,7 @@ enum Word {
 /// Runs the plan and returns the results in its order; `finished` is called for each as it comes. Fewer results than
 /// cases means that the run was stopped.
 pub fn run(plan: &Plan, stopper: &Stopper, mut finished: impl FnMut(&CaseResult) + Send) -> Vec<CaseResult> {
-    let tasks: Vec<Task> = plan
-        .cases
-        .iter()
-        .map(|case| (Arc::clone(&plan.manifest), *case))
-        .collect();
+    let tasks: Vec<Task> = plan.cases.iter().map(|case| (Arc::clone(&plan.manifest), *case)).collect();
     let mut results = Vec::new();
     let setting = Setting {
         seed: plan.seed,
@@ -186,12 +178,7 @@ pub fn run_tasks(
     engines: &Engines,
     finished: impl FnMut(usize, CaseResult) + Send,
 ) {
-    let setting = Setting {
-        seed,
-        stopper,
-        engines,
-        checker: None,
-    };
+    let setting = Setting { seed, stopper, engines, checker: None };
     work(tasks, jobs, setting, finished);
 }
 
@@ -207,11 +194,7 @@ struct Setting<'a> {
 fn work(tasks: &[Task], jobs: usize, setting: Setting<'_>, finished: impl FnMut(usize, CaseResult) + Send) {
     let finished = Mutex::new(finished);
     let of = |wanted: &dyn Fn(&Case) -> bool| -> Vec<(usize, &Task)> {
-        tasks
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, case))| wanted(case))
-            .collect()
+        tasks.iter().enumerate().filter(|(_, (_, case))| wanted(case)).collect()
     };
     let work = |tasks: &[(usize, &Task)], jobs: usize| {
         let next = AtomicUsize::new(0);
@@ -256,12 +239,7 @@ pub fn run_case(
     seed: u64,
     stopper: &Stopper,
 ) -> Option<CaseResult> {
-    let setting = Setting {
-        seed,
-        stopper,
-        engines: &Engines::default(),
-        checker: None,
-    };
+    let setting = Setting { seed, stopper, engines: &Engines::default(), checker: None };
     perform(case, manifest, setting)
 }
 
@@ -313,10 +291,7 @@ fn perform(case: &'static Case, manifest: &Arc<Manifest>, setting: Setting<'_>) 
                 notes.end();
                 // What it says now comes of its subjects' end and counts for nothing.
                 let _ = heard.recv_timeout(GRACE);
-                Err(format!(
-                    "the case overran its deadline of {} s",
-                    case.deadline.as_secs()
-                ))
+                Err(format!("the case overran its deadline of {} s", case.deadline.as_secs()))
             }
         },
     };
@@ -382,10 +357,9 @@ fn settle(
 ) -> (Verdict, Vec<String>) {
     let accusation = violation(catalogue(), case.requirements);
     match outcome {
-        Ok(Ok(())) if !precondition_seen => (
-            Verdict::HarnessError,
-            vec!["the case passed without having seen a precondition".to_owned()],
-        ),
+        Ok(Ok(())) if !precondition_seen => {
+            (Verdict::HarnessError, vec!["the case passed without having seen a precondition".to_owned()])
+        }
         Ok(Ok(())) if case.no_leaks && !leaks.is_empty() => (accusation, Vec::new()),
         Ok(Ok(())) => (Verdict::Pass, Vec::new()),
         Ok(Err(Stop::Deviation(seen))) if precondition_seen => (Verdict::Warn, vec![seen]),
@@ -431,10 +405,7 @@ fn start(
         // A runner that does not listen any more has given the case up.
         let _ = words.send(Word::Done(outcome));
     };
-    std::thread::Builder::new()
-        .name(format!("{THREAD}{}", case.name))
-        .spawn(body)
-        .map(drop)
+    std::thread::Builder::new().name(format!("{THREAD}{}", case.name)).spawn(body).map(drop)
 }
 
 /// Removes the arena, also if a case that was given up still holds it.
@@ -458,10 +429,7 @@ fn keep_panics() {
     ONCE.call_once(|| {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if std::thread::current()
-                .name()
-                .is_some_and(|name| name.starts_with(THREAD))
-            {
+            if std::thread::current().name().is_some_and(|name| name.starts_with(THREAD)) {
                 PANIC.set(panic.to_string());
             } else {
                 others(panic);
@@ -518,17 +486,10 @@ mod tests {
 
     #[test]
     fn a_subject_that_is_never_ready_follows_no_recommendation_and_breaks_none() {
-        static MUST: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
-            stage.launch_ready().map(drop)
-        });
-        static SHOULD: Case = Case::core("registration/x", &["REG-8"], "", |stage| {
-            stage.launch_ready().map(drop)
-        });
-        let judge = |case| {
-            run_case(case, &manifest(&["true"]), 0, &Stopper::default())
-                .unwrap()
-                .verdict
-        };
+        static MUST: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static SHOULD: Case =
+            Case::core("registration/x", &["REG-8"], "", |stage| stage.launch_ready().map(drop));
+        let judge = |case| run_case(case, &manifest(&["true"]), 0, &Stopper::default()).unwrap().verdict;
         assert_eq!(judge(&MUST), Verdict::Fail);
         assert_eq!(judge(&SHOULD), Verdict::Inconclusive);
     }
@@ -565,10 +526,7 @@ mod tests {
     fn what_a_subject_leaves_behind_is_ended_and_noted() {
         static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
             let daemon = stage.launch()?;
-            stage.ensure(
-                daemon.wait_exit(stage.ready_deadline()).is_some(),
-                "still running",
-            )?;
+            stage.ensure(daemon.wait_exit(stage.ready_deadline()).is_some(), "still running")?;
             stage.precondition("exited");
             Ok(())
         });
@@ -580,17 +538,12 @@ mod tests {
         assert_eq!(noted.verdict, Verdict::Pass);
         let left = noted.observed.unwrap();
         assert_eq!(left.matches("pid ").count(), 2, "{left}");
-        assert_eq!(
-            run_case(&STRICT, &leaky, 0, &Stopper::default()).unwrap().verdict,
-            Verdict::Fail
-        );
+        assert_eq!(run_case(&STRICT, &leaky, 0, &Stopper::default()).unwrap().verdict, Verdict::Fail);
     }
 
     #[test]
     fn a_subject_that_exits_is_accused_at_once_and_its_words_are_kept() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
-            stage.launch_ready().map(drop)
-        });
+        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
         let began = Instant::now();
         let subject = manifest(&["sh", "-c", "echo no disk >&2; exit 7"]);
         let result = run_case(&CASE, &subject, 0, &Stopper::default()).unwrap();
@@ -602,9 +555,7 @@ mod tests {
 
     #[test]
     fn a_stopped_run_has_no_further_results_and_no_subjects() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| {
-            stage.launch_ready().map(drop)
-        });
+        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
         let stopper = Stopper::default();
         let plan = Plan {
             manifest: manifest(&["sleep", "60"]),
@@ -644,13 +595,7 @@ mod tests {
         assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
         let browser = crate::cases::all().filter(|case| case.profile == Profile::Browser);
         assert_eq!(of(&[], &[Profile::Browser], None), Ok(browser.count()));
-        assert_eq!(
-            of(&["nothing/*"], &[], None),
-            Err(SelectionFault::NoSuchCase("nothing/*".to_owned()))
-        );
-        assert!(matches!(
-            of(&["["], &[], None),
-            Err(SelectionFault::NotAPattern { .. })
-        ));
+        assert_eq!(of(&["nothing/*"], &[], None), Err(SelectionFault::NoSuchCase("nothing/*".to_owned())));
+        assert!(matches!(of(&["["], &[], None), Err(SelectionFault::NotAPattern { .. })));
     }
 }

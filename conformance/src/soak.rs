@@ -75,11 +75,7 @@ pub struct Plan {
 /// The names of all faults.
 pub fn names() -> BTreeSet<&'static str> {
     let strikes = strikes::STRIKES.iter().map(|(name, _)| *name);
-    faults::DRAWN
-        .iter()
-        .map(|case| case.name)
-        .chain(strikes)
-        .collect()
+    faults::DRAWN.iter().map(|case| case.name).chain(strikes).collect()
 }
 
 /// Loads and breaks `manifest`'s daemon; `tell` is called with the name of each fault that was done.
@@ -103,9 +99,7 @@ pub fn run(manifest: &Manifest, plan: &Plan, stopper: &Stopper, tell: impl Fn(&s
             tell(case.name);
             note(&mut faults, case.name, result.verdict, result.observed);
         }
-        loaded
-            .join()
-            .unwrap_or_else(|_| (Err("the load panicked".to_owned()), Vec::new()))
+        loaded.join().unwrap_or_else(|_| (Err("the load panicked".to_owned()), Vec::new()))
     });
     for (name, verdict, observed) in struck {
         note(&mut faults, name, verdict, observed);
@@ -178,16 +172,8 @@ impl Soak {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (name, tally) in &self.faults {
-            let Tally {
-                held,
-                failed,
-                unseen,
-                seen,
-            } = tally;
-            let _ = writeln!(
-                text,
-                "{name:<28} {held:>6} held {failed:>4} failed {unseen:>4} not seen"
-            );
+            let Tally { held, failed, unseen, seen } = tally;
+            let _ = writeln!(text, "{name:<28} {held:>6} held {failed:>4} failed {unseen:>4} not seen");
             for seen in seen {
                 let _ = writeln!(text, "    {}", clean(seen));
             }
@@ -199,13 +185,7 @@ impl Soak {
             text.push('\n');
             load.tell(&mut text);
         }
-        let _ = writeln!(
-            text,
-            "faults: {}, {} s, seed {}",
-            self.done(),
-            self.seconds,
-            self.seed
-        );
+        let _ = writeln!(text, "faults: {}, {} s, seed {}", self.done(), self.seconds, self.seed);
         text
     }
 }

@@ -61,18 +61,12 @@ pub const SCHEDULES: &str = "schedule";
 /// The repository that this suite was built in, if its code is there.
 pub fn repository() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
-    CODE.iter()
-        .all(|folder| root.join(folder).is_dir())
-        .then(|| root.to_owned())
+    CODE.iter().all(|folder| root.join(folder).is_dir()).then(|| root.to_owned())
 }
 
 /// Every id in the code of a repository, in the order of files and lines.
 pub fn citations(catalogue: &Catalogue, repository: &Path) -> std::io::Result<Vec<Citation>> {
-    let prefixes: Vec<&str> = catalogue
-        .chapters()
-        .iter()
-        .map(|chapter| chapter.prefix.as_str())
-        .collect();
+    let prefixes: Vec<&str> = catalogue.chapters().iter().map(|chapter| chapter.prefix.as_str()).collect();
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = CODE.iter().map(|folder| repository.join(folder)).collect();
     while let Some(folder) = folders.pop() {
@@ -80,19 +74,12 @@ pub fn citations(catalogue: &Catalogue, repository: &Path) -> std::io::Result<Ve
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|extension| extension == "rs" || extension == "js")
-            {
+            } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "js") {
                 let text = std::fs::read_to_string(&path)?;
                 let file = path.strip_prefix(repository).unwrap_or(&path);
                 for (number, line) in text.lines().enumerate() {
                     let cited = ids(line, &prefixes);
-                    found.extend(cited.map(|id| Citation {
-                        id,
-                        file: file.to_owned(),
-                        line: number + 1,
-                    }));
+                    found.extend(cited.map(|id| Citation { id, file: file.to_owned(), line: number + 1 }));
                 }
             }
         }
@@ -115,10 +102,7 @@ fn ids<'a>(line: &'a str, prefixes: &'a [&str]) -> impl Iterator<Item = String> 
 pub fn traces<'a>(catalogue: &'a Catalogue, citations: &'a [Citation], cases: &[&'a Case]) -> Vec<Trace<'a>> {
     let trace = |requirement: &'a Requirement| Trace {
         requirement,
-        citations: citations
-            .iter()
-            .filter(|citation| citation.id == requirement.id)
-            .collect(),
+        citations: citations.iter().filter(|citation| citation.id == requirement.id).collect(),
         cases: cases
             .iter()
             .copied()
@@ -142,31 +126,16 @@ pub fn dangling(
             continue;
         }
         if trace.is_judged() && trace.cases.is_empty() {
-            ends.push(format!(
-                "{}: a {} without a case",
-                requirement.id,
-                requirement.level.key_word()
-            ));
+            ends.push(format!("{}: a {} without a case", requirement.id, requirement.level.key_word()));
         }
         if trace.is_judged() && !faults.iter().any(|fault| fault.requirement() == requirement.id) {
-            ends.push(format!(
-                "{}: a {} that no fault breaks",
-                requirement.id,
-                requirement.level.key_word()
-            ));
+            ends.push(format!("{}: a {} that no fault breaks", requirement.id, requirement.level.key_word()));
         }
         if trace.citations.is_empty() {
-            ends.push(format!(
-                "{}: a {} that no code cites",
-                requirement.id,
-                requirement.level.key_word()
-            ));
+            ends.push(format!("{}: a {} that no code cites", requirement.id, requirement.level.key_word()));
         }
     }
-    for citation in citations
-        .iter()
-        .filter(|citation| catalogue.get(&citation.id).is_none())
-    {
+    for citation in citations.iter().filter(|citation| catalogue.get(&citation.id).is_none()) {
         ends.push(format!(
             "{}:{}: cites {}, which is not there",
             citation.file.display(),
@@ -207,10 +176,7 @@ mod tests {
     #[test]
     fn an_id_is_a_known_prefix_and_a_number_as_a_word_of_its_own() {
         let found = |line| ids(line, &["PUB", "HS"]).collect::<Vec<_>>();
-        assert_eq!(
-            found("// PUB-3, (HS-12) [`PUB-10`]: x"),
-            ["PUB-3", "HS-12", "PUB-10"]
-        );
+        assert_eq!(found("// PUB-3, (HS-12) [`PUB-10`]: x"), ["PUB-3", "HS-12", "PUB-10"]);
         assert!(found("SHA-256 PUB-x PUB- XPUB-3 PUB-3a MY_PUB-3 utf-8").is_empty());
     }
 }

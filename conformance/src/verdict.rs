@@ -67,16 +67,8 @@ impl fmt::Display for Verdict {
 /// An id that the catalogue does not know counts as a MUST: a test fails on it, and a verdict must not soften because
 /// of a slip.
 pub fn violation(catalogue: &Catalogue, requirements: &[&str]) -> Verdict {
-    let binding = |id: &&str| {
-        catalogue
-            .get(id)
-            .is_none_or(|requirement| requirement.level.is_must())
-    };
-    if requirements.iter().any(binding) {
-        Verdict::Fail
-    } else {
-        Verdict::Warn
-    }
+    let binding = |id: &&str| catalogue.get(id).is_none_or(|requirement| requirement.level.is_must());
+    if requirements.iter().any(binding) { Verdict::Fail } else { Verdict::Warn }
 }
 
 /// The level that reports give to a case: the strongest of its requirements.

@@ -66,8 +66,7 @@ fn every_bug_leads_to_requirements_cases_and_faults_or_to_a_reason() {
     let rows: Vec<&str> = table
         .lines()
         .filter(|line| {
-            line.strip_prefix("| ")
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         })
         .collect();
     let numbers: BTreeSet<usize> = rows
@@ -100,8 +99,5 @@ fn a_name_that_leads_nowhere_is_found() {
         of("| 1 | x | y | PUB-1 | `publish/loopback-only` | a reason of four words |")
             .contains("faults break PUB-1, and none of them is named")
     );
-    assert_eq!(
-        of("| 1 | x | y | LIFE-5 | a reason of four words | another of four words |"),
-        ""
-    );
+    assert_eq!(of("| 1 | x | y | LIFE-5 | a reason of four words | another of four words |"), "");
 }

@@ -53,33 +53,17 @@ fn manifest(text: &str) -> (tempfile::TempDir, String) {
 fn a_broken_manifest_ends_3_and_says_where_and_what_was_meant() {
     let texts = [
         ("[daemon]\nrun = ['true'", "line 2", ""),
-        (
-            "[daemon]\nrun = ['true']\nready_timeout = 1",
-            "daemon.ready_timeout",
-            "`ready_timeout_ms`",
-        ),
+        ("[daemon]\nrun = ['true']\nready_timeout = 1", "daemon.ready_timeout", "`ready_timeout_ms`"),
         ("[daemon]\nrun = ['./no/such/daemon']", "./no/such/daemon", "PATH"),
-        (
-            "[daemon]\nrun = ['true', '{stat_dir}']",
-            "{stat_dir}",
-            "{state_dir}",
-        ),
-        (
-            "[daemon]\nrun = ['true']\nstand_down_timeout_ms = 0",
-            "daemon.stand_down_timeout_ms",
-            "",
-        ),
+        ("[daemon]\nrun = ['true', '{stat_dir}']", "{stat_dir}", "{state_dir}"),
+        ("[daemon]\nrun = ['true']\nstand_down_timeout_ms = 0", "daemon.stand_down_timeout_ms", ""),
         ("[subject]\nname = 'x'", "daemon", ""),
     ];
     for (text, key, help) in texts {
         let (_folder, path) = manifest(text);
         let ended = daemonspec(["run", &path]);
         assert_eq!(ended.code, 3, "{text}: {}", ended.stderr);
-        assert!(
-            ended.stderr.contains(key) && ended.stderr.contains(help),
-            "{text}: {}",
-            ended.stderr
-        );
+        assert!(ended.stderr.contains(key) && ended.stderr.contains(help), "{text}: {}", ended.stderr);
         assert!(ended.stdout.is_empty());
     }
     let ended = daemonspec(["run", "/no/such/subject.toml"]);
@@ -160,18 +144,9 @@ fn what_was_seen_of_a_case_is_handed_to_a_model_and_its_refusal_ends_1() {
             .collect();
         // Whether the end or the last change was noticed first says nothing: each has two instants, and they overlap.
         let order = ["daemon-started", "record-taken", "taken-removed"];
-        let found: Vec<&str> = whats
-            .iter()
-            .copied()
-            .filter(|what| order.contains(what))
-            .collect();
+        let found: Vec<&str> = whats.iter().copied().filter(|what| order.contains(what)).collect();
         assert_eq!(found, order, "{trace:#}");
-        assert!(
-            ["answered", "asked-to-stop", "exited"]
-                .iter()
-                .all(|what| whats.contains(what)),
-            "{trace:#}"
-        );
+        assert!(["answered", "asked-to-stop", "exited"].iter().all(|what| whats.contains(what)), "{trace:#}");
     }
 }
 
@@ -181,11 +156,7 @@ fn nothing_selected_ends_4_and_suggests() {
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     let ended = daemonspec(["run", "--case", "registration/round-trip-discovry", "--", "true"]);
     assert_eq!(ended.code, 4);
-    assert!(
-        ended.stderr.contains("registration/round-trip-discovery"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("registration/round-trip-discovery"), "{}", ended.stderr);
     assert_eq!(daemonspec(["run", "--role", "client", "--", "true"]).code, 4);
     let ended = daemonspec(["explain", "PUBB-3"]);
     assert_eq!(ended.code, 4);
@@ -246,11 +217,7 @@ fn doctor_says_how_to_get_what_is_missing() {
     let findings = report["findings"].as_array().unwrap();
     assert!(findings.iter().any(|finding| finding["what"] == "strace"));
     for finding in findings {
-        assert_eq!(
-            finding["has"] == false,
-            finding["remedy"].is_string(),
-            "{finding}"
-        );
+        assert_eq!(finding["has"] == false, finding["remedy"].is_string(), "{finding}");
     }
 }
 
@@ -289,11 +256,7 @@ fn degenerate(subject: &str) -> Value {
     };
     // Whoever passes here has been judged without having been seen alive.
     assert!(named("pass").is_empty(), "{subject} passes {:?}", named("pass"));
-    assert!(
-        named("harness-error").is_empty(),
-        "{subject} breaks {:?}",
-        named("harness-error")
-    );
+    assert!(named("harness-error").is_empty(), "{subject} breaks {:?}", named("harness-error"));
     let last = ended.stdout.lines().last().unwrap();
     assert!(last.starts_with("cases: 0 passed, "), "{last}");
     json
@@ -312,10 +275,7 @@ fn build_subjects() -> PathBuf {
         "--package",
         "local-daemon-conformance",
     ]);
-    build
-        .args(["--bins", "--target-dir"])
-        .arg(beside.parent().unwrap())
-        .current_dir(root());
+    build.args(["--bins", "--target-dir"]).arg(beside.parent().unwrap()).current_dir(root());
     if beside.ends_with("release") {
         build.arg("--release");
     }
@@ -367,11 +327,7 @@ fn an_interrupt_ends_every_subject_and_leaves_an_incomplete_report() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let read = || {
-        std::fs::read_to_string(&pids)
-            .ok()
-            .filter(|text| text.lines().count() >= 2)
-    };
+    let read = || std::fs::read_to_string(&pids).ok().filter(|text| text.lines().count() >= 2);
     let deadline = Instant::now() + Duration::from_secs(10);
     until(deadline, read).expect("two subjects start");
     let pid = rustix::process::Pid::from_child(&suite);
@@ -459,10 +415,7 @@ fn a_stale_baseline_ends_5_and_names_the_entry() {
                  registration/round-trip-discovery?";
     assert!(ended.stdout.contains(named), "{}", ended.stdout);
     // What fails and is not known is graver.
-    assert_eq!(
-        daemonspec(["run", "--case", FAILING, "--baseline", &path, "--", "true"]).code,
-        1
-    );
+    assert_eq!(daemonspec(["run", "--case", FAILING, "--baseline", &path, "--", "true"]).code, 1);
 }
 
 #[test]
@@ -470,11 +423,7 @@ fn a_broken_baseline_ends_3_before_the_subject_is_started() {
     let (_folder, path) = baseline(FAILING, " ");
     let ended = daemonspec(["run", "--case", FAILING, "--baseline", &path, "--", "true"]);
     assert_eq!(ended.code, 3);
-    assert!(
-        ended.stderr.contains("has no reason") && ended.stdout.is_empty(),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("has no reason") && ended.stdout.is_empty(), "{}", ended.stderr);
     let ended = daemonspec([
         "run",
         "--case",
@@ -513,45 +462,27 @@ fn a_failure_is_repeated_from_its_file() {
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     let file = failures.join("registration.round-trip-discovery.json");
     let file = file.to_str().unwrap();
-    assert!(
-        ended.stderr.contains(&format!("daemonspec replay {file}")),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains(&format!("daemonspec replay {file}")), "{}", ended.stderr);
     let saved: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     valid("replay", &saved);
 
     let ended = daemonspec(["replay", file]);
     assert_eq!((ended.code, ended.stderr.as_str()), (1, ""), "{}", ended.stdout);
+    assert!(ended.stdout.contains("seed 41") && ended.stdout.contains("exit status 7"), "{}", ended.stdout);
     assert!(
-        ended.stdout.contains("seed 41") && ended.stdout.contains("exit status 7"),
-        "{}",
-        ended.stdout
-    );
-    assert!(
-        ended
-            .stdout
-            .ends_with("replay: registration/round-trip-discovery fail again\n"),
+        ended.stdout.ends_with("replay: registration/round-trip-discovery fail again\n"),
         "{}",
         ended.stdout
     );
 
     install("#!/bin/sh\nexit 8\n");
     let ended = daemonspec(["replay", file]);
-    assert!(
-        ended.stderr.contains("executable is another one"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("executable is another one"), "{}", ended.stderr);
 
     std::fs::remove_file(&program).unwrap();
     let ended = daemonspec(["replay", file]);
     assert_eq!(ended.code, 3, "{}", ended.stdout);
-    assert!(
-        ended.stdout.ends_with("harness-error now, fail then\n"),
-        "{}",
-        ended.stdout
-    );
+    assert!(ended.stdout.ends_with("harness-error now, fail then\n"), "{}", ended.stdout);
 }
 
 #[test]
@@ -560,11 +491,7 @@ fn what_is_no_replay_file_ends_3_and_says_how_to_get_one() {
     for file in [path.as_str(), "/no/such/file.json"] {
         let ended = daemonspec(["replay", file]);
         assert_eq!(ended.code, 3);
-        assert!(
-            ended.stderr.contains(file) && ended.stderr.contains("--failures"),
-            "{}",
-            ended.stderr
-        );
+        assert!(ended.stderr.contains(file) && ended.stderr.contains("--failures"), "{}", ended.stderr);
     }
 }
 
@@ -579,13 +506,7 @@ fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
     let (_folder, absent) = manifest("[daemon]\nrun = ['no-such-program-here']");
     let ended = daemonspec(["interop", independent, &absent]);
     assert_eq!(ended.code, 2, "{}{}", ended.stdout, ended.stderr);
-    assert!(
-        ended
-            .stdout
-            .contains("not run: subject: `daemon.run`: no program"),
-        "{}",
-        ended.stdout
-    );
+    assert!(ended.stdout.contains("not run: subject: `daemon.run`: no program"), "{}", ended.stdout);
 
     // A daemon that exits at once, which says that it has no client.
     let ended = daemonspec(["interop", independent, "conformance/subjects/null.toml", "--json"]);
@@ -596,14 +517,9 @@ fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
     assert_eq!(pairs.len(), 2);
     let verdicts = |pair: &Value| -> BTreeSet<String> {
         let checks = pair["checks"].as_array().unwrap().iter();
-        checks
-            .map(|check| check["verdict"].as_str().unwrap().to_owned())
-            .collect()
+        checks.map(|check| check["verdict"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(
-        (&pairs[1]["client"], &pairs[1]["daemon"]),
-        (&"independent".into(), &"null".into())
-    );
+    assert_eq!((&pairs[1]["client"], &pairs[1]["daemon"]), (&"independent".into(), &"null".into()));
     assert_eq!(verdicts(&pairs[0]), BTreeSet::from(["pass".to_owned()]));
     assert!(!verdicts(&pairs[1]).contains("pass"), "{matrix:#}");
 
@@ -617,10 +533,8 @@ fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
 fn soak(fault: Option<&str>, only: &str) -> (i32, Value) {
     let text = std::fs::read_to_string(root().join("conformance/subjects/independent.toml")).unwrap();
     let plain = r#""--state-dir", "{state_dir}"]"#;
-    let faulty = fault.map_or_else(
-        || plain.to_owned(),
-        |fault| plain.replace(']', &format!(r#", "--fault", "{fault}"]"#)),
-    );
+    let faulty = fault
+        .map_or_else(|| plain.to_owned(), |fault| plain.replace(']', &format!(r#", "--fault", "{fault}"]"#)));
     // The daemon's own command is the first.
     let (_folder, path) = manifest(&text.replacen(plain, &faulty, 1));
     let ended = daemonspec(["soak", &path, "--minutes", "0.05", "--fault", only, "--json"]);
@@ -661,17 +575,9 @@ fn a_daemon_is_loaded_and_broken_and_what_it_does_not_outlive_is_told() {
 fn a_fault_or_case_that_is_not_there_ends_4_and_suggests() {
     let ended = daemonspec(["mutants", "--fault", "PUB-999.*"]);
     assert_eq!(ended.code, 4);
-    assert!(
-        ended.stderr.contains("no fault matches `PUB-999.*`"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("no fault matches `PUB-999.*`"), "{}", ended.stderr);
     let ended = daemonspec(["mutants", "--without", "publish/loopback-onyl"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("did you mean publish/loopback-only"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("did you mean publish/loopback-only"), "{}", ended.stderr);
     assert_eq!(daemonspec(["mutants", "--sample", "0"]).code, 3);
 }

@@ -42,10 +42,8 @@ fn stale(text: &str) -> Vec<String> {
     tell("is a fault no longer", &faults_in_it - &faults);
     tell("is not in it", &(&cases - &cases_in_it) - &idle);
     tell("is a case no longer", &cases_in_it - &cases);
-    let whole = format!(
-        "**{0}** of {0} faults are killed (100 %), 0 survive, 0 cannot be judged",
-        faults.len()
-    );
+    let whole =
+        format!("**{0}** of {0} faults are killed (100 %), 0 survive, 0 cannot be judged", faults.len());
     if !text.contains(&whole) {
         stale.push(format!("it does not say: {whole}"));
     }

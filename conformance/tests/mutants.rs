@@ -27,10 +27,7 @@ fn tells(stage: &mut Stage, fault: &str) -> Outcome {
 }
 
 const fn fault(name: &'static str) -> Fault {
-    Fault {
-        name,
-        about: "does it | wrongly",
-    }
+    Fault { name, about: "does it | wrongly" }
 }
 
 static TORN: Fault = fault("PUB-3.torn");
@@ -43,20 +40,14 @@ static ELSEWHERE: Fault = fault("HS-6.open");
 static SHOULD: Fault = fault("REG-8.no-protocol");
 
 static CASES: [Case; 8] = [
-    Case::core("publish/torn-or-in-place", &["PUB-3"], "", |stage| {
-        tells(stage, "PUB-3")
-    }),
+    Case::core("publish/torn-or-in-place", &["PUB-3"], "", |stage| tells(stage, "PUB-3")),
     Case::core("publish/torn", &["PUB-3"], "", |stage| tells(stage, "torn")),
     Case::core("publish/flush", &["PUB-6"], "", |stage| said(stage).map(drop)),
     Case::core("publish/answers", &["PUB-4"], "", |stage| ready(stage, "mute")),
     Case::core("publish/locked", &["PUB-8"], "", |stage| ready(stage, "dead")),
     Case::core("handshake/other", &["HS-7"], "", |stage| tells(stage, "HS-6")),
-    Case::core("handshake/here", &["HS-6"], "", |stage| {
-        stage.untestable("no second user")
-    }),
-    Case::core("registration/protocol", &["REG-8"], "", |stage| {
-        tells(stage, "REG-8")
-    }),
+    Case::core("handshake/here", &["HS-6"], "", |stage| stage.untestable("no second user")),
+    Case::core("registration/protocol", &["REG-8"], "", |stage| tells(stage, "REG-8")),
 ];
 
 /// Never ready with this fault.
@@ -86,12 +77,7 @@ fn judged(plan: &Plan) -> Matrix {
 }
 
 fn fate(matrix: &Matrix, fault: &Fault) -> Fate {
-    matrix
-        .faults
-        .iter()
-        .find(|row| row.fault == fault.name)
-        .unwrap()
-        .fate
+    matrix.faults.iter().find(|row| row.fault == fault.name).unwrap().fate
 }
 
 #[test]
@@ -116,23 +102,14 @@ fn a_kill_needs_a_failure_of_a_case_that_covers_the_requirement() {
 /// Without the specification's sentences.
 fn stable(text: &str) -> String {
     let sentences = catalogue().requirements().map(|requirement| &requirement.text);
-    sentences.fold(text.to_owned(), |text, sentence| {
-        text.replace(sentence, "<sentence>")
-    })
+    sentences.fold(text.to_owned(), |text, sentence| text.replace(sentence, "<sentence>"))
 }
 
 #[test]
 fn with_every_case_what_is_not_about_the_requirement_is_shown_and_kills_nothing() {
-    let matrix = judged(&Plan {
-        all: true,
-        ..plan(&[&ELSEWHERE], &CASES)
-    });
+    let matrix = judged(&Plan { all: true, ..plan(&[&ELSEWHERE], &CASES) });
     assert_eq!(fate(&matrix, &ELSEWHERE), Fate::Unjudged);
-    let cell = matrix.faults[0]
-        .cells
-        .iter()
-        .find(|cell| cell.case == "handshake/other")
-        .unwrap();
+    let cell = matrix.faults[0].cells.iter().find(|cell| cell.case == "handshake/other").unwrap();
     assert!(cell.verdict == Verdict::Fail && !cell.covers && !cell.kills);
     assert!(matrix.text().contains("handshake/other (fail)"));
 }
@@ -185,12 +162,7 @@ fn a_sample_has_some_of_each_chapter_and_role_and_comes_again() {
     let all = [
         &TORN, &PLACE, &SILENT, &MUTE, &DEAD, &NO_CASE, &ELSEWHERE, &SHOULD,
     ];
-    let names = |seed| {
-        sample(&all, 2, seed)
-            .iter()
-            .map(|fault| fault.name)
-            .collect::<Vec<_>>()
-    };
+    let names = |seed| sample(&all, 2, seed).iter().map(|fault| fault.name).collect::<Vec<_>>();
     assert_eq!(names(1), names(1));
     assert!((2..20).any(|seed| names(seed) != names(1)));
     for seed in 0..5 {

@@ -9,24 +9,12 @@ use local_daemon_conformance::verdict::{ExitCode, Verdict};
 use local_daemon_harness::transcript::Event;
 
 static CASES: [Case; 5] = [
-    Case::core(
-        "publish/partial-record-never-observed",
-        &["PUB-3"],
-        "A reader spins on the record.",
-        |_| Ok(()),
-    ),
-    Case::core(
-        "publish/loopback-only",
-        &["PUB-1"],
-        "Every socket is looked at.",
-        |_| Ok(()),
-    ),
-    Case::core("handshake/missing-authorization", &["HS-6"], "No header.", |_| {
+    Case::core("publish/partial-record-never-observed", &["PUB-3"], "A reader spins on the record.", |_| {
         Ok(())
     }),
-    Case::proof("handshake/oracle", &["HS-22"], "A nonce without a MAC.", |_| {
-        Ok(())
-    }),
+    Case::core("publish/loopback-only", &["PUB-1"], "Every socket is looked at.", |_| Ok(())),
+    Case::core("handshake/missing-authorization", &["HS-6"], "No header.", |_| Ok(())),
+    Case::proof("handshake/oracle", &["HS-22"], "A nonce without a MAC.", |_| Ok(())),
     Case::proof("gate/other-name", &["GATE-1"], "Another name.", |_| Ok(())),
 ];
 
@@ -49,10 +37,7 @@ fn report() -> Report {
         ],
         ..CaseResult::new(&CASES[0], Verdict::Fail)
     };
-    let passed = CaseResult {
-        duration_ms: 30,
-        ..CaseResult::new(&CASES[1], Verdict::Pass)
-    };
+    let passed = CaseResult { duration_ms: 30, ..CaseResult::new(&CASES[1], Verdict::Pass) };
     let results = vec![
         failed,
         passed,
@@ -65,13 +50,7 @@ fn report() -> Report {
         version: Some("my-daemon 1.2.3".to_owned()),
         sha256: Some("ab".repeat(32)),
     };
-    Report::new(
-        subject,
-        7,
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        5,
-        results,
-    )
+    Report::new(subject, 7, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), 5, results)
 }
 
 /// Without what may change by itself: the specification's sentences and the suite's version.
@@ -90,18 +69,11 @@ fn the_terminal_shows_what_needs_a_look_and_ends_with_a_line_for_scripts() {
 
 #[test]
 fn verbose_names_every_case() {
-    let style = Style {
-        verbose: true,
-        ..Style::default()
-    };
+    let style = Style { verbose: true, ..Style::default() };
     let text = terminal::render(&report(), style);
     for result in &report().results {
         assert!(
-            text.contains(&format!(
-                "{} {}  ",
-                result.verdict.as_str().to_uppercase(),
-                result.case
-            )),
+            text.contains(&format!("{} {}  ", result.verdict.as_str().to_uppercase(), result.case)),
             "{text}"
         );
     }
@@ -111,13 +83,7 @@ fn verbose_names_every_case() {
 fn colour_changes_nothing_but_colour_and_a_subject_cannot_steer_the_terminal() {
     let plain = terminal::render(&report(), Style::default());
     assert!(!plain.contains('\x1b'));
-    let coloured = terminal::render(
-        &report(),
-        Style {
-            colour: true,
-            ..Style::default()
-        },
-    );
+    let coloured = terminal::render(&report(), Style { colour: true, ..Style::default() });
     let mut rest = coloured.as_str();
     let mut stripped = String::new();
     while let Some((before, after)) = rest.split_once('\x1b') {
@@ -130,15 +96,9 @@ fn colour_changes_nothing_but_colour_and_a_subject_cannot_steer_the_terminal() {
 #[test]
 fn the_json_form_satisfies_its_schema() {
     let schema = serde_json::from_str(local_daemon_spec::schemas::get("report").unwrap()).unwrap();
-    let validator = jsonschema::options()
-        .should_validate_formats(true)
-        .build(&schema)
-        .unwrap();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let json: serde_json::Value = serde_json::from_str(&Format::Json.render(&report())).unwrap();
-    let faults: Vec<String> = validator
-        .iter_errors(&json)
-        .map(|error| error.to_string())
-        .collect();
+    let faults: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
     assert!(faults.is_empty(), "{faults:?}");
     assert_eq!(json["summary"]["fail"], 1);
     assert_eq!(json["complete"], true);
@@ -188,25 +148,13 @@ fn a_known_failure_and_a_stale_entry_say_so_in_every_form() {
             result.known = Some("PUB-3: writes in place until 2.0".to_owned());
         }
     }
-    report
-        .results
-        .retain(|result| result.verdict != Verdict::Inconclusive);
+    report.results.retain(|result| result.verdict != Verdict::Inconclusive);
     assert_eq!(report.exit_code(true), ExitCode::Conforms);
     for format in [Format::Json, Format::Junit, Format::Html, Format::Markdown] {
-        assert!(
-            format.render(&report).contains("writes in place until 2.0"),
-            "{format:?}"
-        );
+        assert!(format.render(&report).contains("writes in place until 2.0"), "{format:?}");
     }
-    assert!(
-        !Format::Badge.render(&report).contains("#2f7d32"),
-        "not the green of a clean run"
-    );
-    assert!(
-        Format::Badge
-            .render(&report)
-            .contains("conforms but for known failures")
-    );
+    assert!(!Format::Badge.render(&report).contains("#2f7d32"), "not the green of a clean run");
+    assert!(Format::Badge.render(&report).contains("conforms but for known failures"));
 
     report.stale_baseline = vec!["gate/gone (GATE-1): no such case".to_owned()];
     assert_eq!(report.exit_code(false), ExitCode::StaleBaseline);

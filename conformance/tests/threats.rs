@@ -37,9 +37,7 @@ fn ids(text: &str) -> Vec<String> {
         };
         let range = place >= 2 && words[place - 1] == "to";
         let from = range.then(|| split(words[place - 2])).flatten();
-        let first = from
-            .filter(|(of, _)| *of == prefix)
-            .map_or(number, |(_, first)| first + 1);
+        let first = from.filter(|(of, _)| *of == prefix).map_or(number, |(_, first)| first + 1);
         ids.extend((first..=number).map(|number| format!("{prefix}-{number}")));
     }
     ids
@@ -79,19 +77,13 @@ fn every_attack_meets_what_a_case_sees_and_a_fault_breaks() {
     assert!(rows.len() > 30, "{}", rows.len());
     let attacks: BTreeSet<&str> = rows.iter().map(|(attack, _)| *attack).collect();
     assert!(UNHELD.iter().all(|attack| attacks.contains(attack)));
-    let wrongs: Vec<String> = rows
-        .iter()
-        .filter_map(|(attack, what)| wrong(attack, what))
-        .collect();
+    let wrongs: Vec<String> = rows.iter().filter_map(|(attack, what)| wrong(attack, what)).collect();
     assert!(wrongs.is_empty(), "{}", wrongs.join("\n"));
 }
 
 #[test]
 fn a_line_that_nothing_holds_is_found() {
-    assert_eq!(
-        ids("proof: HS-25 to HS-27; and CRED-8, I/O"),
-        ["HS-25", "HS-26", "HS-27", "CRED-8"]
-    );
+    assert_eq!(ids("proof: HS-25 to HS-27; and CRED-8, I/O"), ["HS-25", "HS-26", "HS-27", "CRED-8"]);
     assert_eq!(
         rows("| A | What holds | N |\n|---|---|---|\n| x | HS-6 | – |\n\n| x | y | z |"),
         [("x", "HS-6")]

@@ -12,12 +12,7 @@ fn no_end_dangles() {
     let cases: Vec<&Case> = cases::all().collect();
     let faults: Vec<&Fault> = fault::all().collect();
     let ends = traceability::dangling(catalogue(), &citations, &cases, &faults);
-    assert!(
-        ends.is_empty(),
-        "{} ends dangle:\n{}",
-        ends.len(),
-        ends.join("\n")
-    );
+    assert!(ends.is_empty(), "{} ends dangle:\n{}", ends.len(), ends.join("\n"));
 }
 
 #[test]
@@ -26,26 +21,12 @@ fn every_kind_of_dangling_end_is_found() {
         Case::core("gate/no-such-requirement", &["PUB-999"], "", |_| Ok(())),
         Case::core("gate/of-another-chapter", &["PUB-1"], "", |_| Ok(())),
         Case::core("gate/of-another-chapter", &["GATE-1"], "", |_| Ok(())),
-        Case::core("schedule/across-the-chapters", &["PUB-2", "GATE-1"], "", |_| {
-            Ok(())
-        }),
+        Case::core("schedule/across-the-chapters", &["PUB-2", "GATE-1"], "", |_| Ok(())),
     ];
-    static FAULT: Fault = Fault {
-        name: "PUB-1.every-address",
-        about: "",
-    };
-    let cited = traceability::Citation {
-        id: "HS-999".to_owned(),
-        file: "src/lib.rs".into(),
-        line: 7,
-    };
-    let ends = traceability::dangling(
-        catalogue(),
-        &[cited],
-        &CASES.iter().collect::<Vec<_>>(),
-        &[&FAULT],
-    )
-    .join("\n");
+    static FAULT: Fault = Fault { name: "PUB-1.every-address", about: "" };
+    let cited = traceability::Citation { id: "HS-999".to_owned(), file: "src/lib.rs".into(), line: 7 };
+    let ends = traceability::dangling(catalogue(), &[cited], &CASES.iter().collect::<Vec<_>>(), &[&FAULT])
+        .join("\n");
     for end in [
         "gate/no-such-requirement: covers PUB-999, which is not there",
         "gate/of-another-chapter: its first requirement, PUB-1, is of publish",
@@ -59,8 +40,5 @@ fn every_kind_of_dangling_end_is_found() {
     }
     assert!(!ends.contains("PUB-1: a MUST without a case"));
     assert!(!ends.contains("PUB-1: a MUST that no fault breaks"));
-    assert!(
-        !ends.contains("schedule/"),
-        "a schedule goes across chapters\n{ends}"
-    );
+    assert!(!ends.contains("schedule/"), "a schedule goes across chapters\n{ends}");
 }

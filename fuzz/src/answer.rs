@@ -1,24 +1,17 @@
 //! The client's reading of an answer to its handshake, over a real connection: it believes nothing that the suite would not
 //! believe, and everything that a well-behaved daemon sends.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{LazyLock, Mutex, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use local_daemon::{
-    Credential, LoopbackUrl, Registration,
-    claim::Probe,
-    client,
-    handshake::{SPEC, State},
-};
-use local_daemon_harness::{
-    http::{self, DaemonProof, HttpFault, ProbeAnswer, Response, Target},
-    proof as suite,
-};
+use local_daemon::claim::Probe;
+use local_daemon::handshake::{SPEC, State};
+use local_daemon::{Credential, LoopbackUrl, Registration, client};
+use local_daemon_harness::http::{self, DaemonProof, HttpFault, ProbeAnswer, Response, Target};
+use local_daemon_harness::proof as suite;
 use serde_json::json;
 
 use crate::Seed;
@@ -43,10 +36,7 @@ static DAEMON: LazyLock<Daemon> = LazyLock::new(|| {
             let _ = answer(&stream);
         }
     });
-    Daemon {
-        address,
-        due: Mutex::default(),
-    }
+    Daemon { address, due: Mutex::default() }
 });
 
 fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
@@ -59,13 +49,8 @@ fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
         request.extend_from_slice(&piece[..read]);
     }
     let request = String::from_utf8(request).expect("clients write text");
-    let proof = request
-        .lines()
-        .find_map(|line| line.strip_prefix("Authorization: "));
-    let nonce = proof
-        .and_then(suite::parse_authorization)
-        .expect("clients prove themselves")
-        .nonce;
+    let proof = request.lines().find_map(|line| line.strip_prefix("Authorization: "));
+    let nonce = proof.and_then(suite::parse_authorization).expect("clients prove themselves").nonce;
     let due = DAEMON.due.lock().unwrap_or_else(PoisonError::into_inner).clone();
     stream.write_all(&fill(&due, &nonce))
 }
@@ -75,19 +60,13 @@ fn fill(due: &[u8], nonce: &str) -> Vec<u8> {
     let end = due.windows(4).position(|end| end == b"\r\n\r\n");
     let (head, body) = due.split_at(end.map_or(due.len(), |end| end + 4));
     let decoded = unchunked(head, body);
-    let mac = suite::daemon_mac(
-        &suite::Credential::from_bytes(KEY),
-        &DAEMON.address.to_string(),
-        nonce,
-        &decoded,
-    );
+    let mac =
+        suite::daemon_mac(&suite::Credential::from_bytes(KEY), &DAEMON.address.to_string(), nonce, &decoded);
     let mut filled = Vec::new();
     for line in head.split_inclusive(|byte| *byte == b'\n') {
         match str::from_utf8(line) {
             Ok(line) => filled.extend_from_slice(
-                line.replace("{proof}", &mac)
-                    .replace("{length}", &body.len().to_string())
-                    .as_bytes(),
+                line.replace("{proof}", &mac).replace("{length}", &body.len().to_string()).as_bytes(),
             ),
             Err(_) => filled.extend_from_slice(line),
         }
@@ -98,18 +77,12 @@ fn fill(due: &[u8], nonce: &str) -> Vec<u8> {
 
 /// The bytes that a body in chunks stands for, as far as it can be read; any other body is itself.
 fn unchunked(head: &[u8], body: &[u8]) -> Vec<u8> {
-    if !head
-        .to_ascii_lowercase()
-        .windows(7)
-        .any(|word| word == b"chunked")
-    {
+    if !head.to_ascii_lowercase().windows(7).any(|word| word == b"chunked") {
         return body.to_vec();
     }
     let (mut rest, mut decoded) = (body, Vec::new());
     while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(rest) {
-        let chunk = usize::try_from(size)
-            .ok()
-            .and_then(|size| rest.get(start..start.checked_add(size)?));
+        let chunk = usize::try_from(size).ok().and_then(|size| rest.get(start..start.checked_add(size)?));
         let Some(chunk) = chunk.filter(|chunk| !chunk.is_empty()) else {
             break;
         };
@@ -122,9 +95,7 @@ fn unchunked(head: &[u8], body: &[u8]) -> Vec<u8> {
 /// Has the client and the suite ask a daemon that answers with these bytes.
 pub fn run(data: &[u8]) {
     *DAEMON.due.lock().unwrap_or_else(PoisonError::into_inner) = data.to_vec();
-    let url: LoopbackUrl = format!("http://{}", DAEMON.address)
-        .parse()
-        .expect("it is loopback");
+    let url: LoopbackUrl = format!("http://{}", DAEMON.address).parse().expect("it is loopback");
     let mut record: Registration = crate::script::record(1);
     record.url = url;
     let probe = client::look(&record, &Credential::from_bytes(KEY), BOUND);
@@ -138,11 +109,8 @@ pub fn run(data: &[u8]) {
     let believed = seen.as_ref().ok().filter(|seen| is_proven(seen));
     match &probe {
         Probe::Proven(theirs) => {
-            let suites = believed
-                .expect("the suite believes it too")
-                .handshake
-                .as_ref()
-                .expect("it can be read");
+            let suites =
+                believed.expect("the suite believes it too").handshake.as_ref().expect("it can be read");
             assert_eq!(suites.spec, SPEC);
             assert_eq!(
                 (theirs.id.to_string(), theirs.protocol.to_string()),
@@ -155,17 +123,11 @@ pub fn run(data: &[u8]) {
             let is_good = |seen: &ProbeAnswer| {
                 seen.handshake.as_ref().is_ok_and(|read| read.spec == SPEC) && is_plain(&seen.response)
             };
-            assert!(
-                !believed.is_some_and(is_good),
-                "a good answer is not believed: {seen:?}"
-            );
+            assert!(!believed.is_some_and(is_good), "a good answer is not believed: {seen:?}");
         }
         // Closed or reset before it said anything.
         Probe::Refused => {
-            assert!(
-                matches!(seen, Err(HttpFault::Closed(_) | HttpFault::Reset)),
-                "{seen:?}"
-            );
+            assert!(matches!(seen, Err(HttpFault::Closed(_) | HttpFault::Reset)), "{seen:?}");
         }
         Probe::TimedOut | Probe::NoCredential | Probe::CredentialRefused => panic!("{probe:?} of {seen:?}"),
     }

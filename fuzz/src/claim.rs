@@ -1,15 +1,11 @@
 //! `Claim`, told anything: whatever the world answers, also what makes no sense, what the model's properties demand of one
 //! daemon holds after each step.
 
-use local_daemon::{
-    claim::{Claim, Effect, Outcome, PARSE_RETRIES, Probe, Reason, Sight},
-    handshake::State,
-};
+use local_daemon::claim::{Claim, Effect, Outcome, PARSE_RETRIES, Probe, Reason, Sight};
+use local_daemon::handshake::State;
 
-use crate::{
-    Seed,
-    script::{Choices, id, probes, protocol, record, sights},
-};
+use crate::Seed;
+use crate::script::{Choices, id, probes, protocol, record, sights};
 
 /// More steps than any way out has.
 const LAST_STEPS: usize = 12;
@@ -87,11 +83,7 @@ impl Watched {
         for sight in sights() {
             let owns = sight.id() == Some(id(1));
             let ready = self.claim.state(&sight) == State::Ready;
-            assert_eq!(
-                ready,
-                owns && self.published && after.is_none() && !self.is_stopped,
-                "{sight:?}"
-            );
+            assert_eq!(ready, owns && self.published && after.is_none() && !self.is_stopped, "{sight:?}");
         }
         true
     }
@@ -175,11 +167,9 @@ impl Watched {
         };
         assert_eq!(after, expected, "{sight:?}");
         match sight {
-            Sight::Missing => assert_eq!(
-                self.claim.next(),
-                Some(Effect::ListTaken),
-                "no-collateral, CONV-21"
-            ),
+            Sight::Missing => {
+                assert_eq!(self.claim.next(), Some(Effect::ListTaken), "no-collateral, CONV-21");
+            }
             _ if is_unparsable => self.unparsable += 1,
             _ if sight.id() == Some(id(1)) => self.unparsable = 0,
             _ => {}
@@ -205,11 +195,7 @@ pub fn run(data: &[u8]) {
     }
     // not-stuck: once it is to stop, it is gone after a few steps, whether they succeed or fail.
     watched.stop();
-    let last = if first % 4 < 2 {
-        Outcome::Done
-    } else {
-        Outcome::Failed
-    };
+    let last = if first % 4 < 2 { Outcome::Done } else { Outcome::Failed };
     for _ in 0..LAST_STEPS {
         watched.step(last.clone());
     }
@@ -223,10 +209,7 @@ pub fn run(data: &[u8]) {
 pub fn seeds() -> Vec<Seed> {
     let all = outcomes();
     let byte = |wanted: &Outcome| {
-        let at = all
-            .iter()
-            .position(|outcome| outcome == wanted)
-            .expect("it is one of them");
+        let at = all.iter().position(|outcome| outcome == wanted).expect("it is one of them");
         u8::try_from(at).expect("a table of a few dozen")
     };
     let done = byte(&Outcome::Done);
@@ -247,18 +230,9 @@ pub fn seeds() -> Vec<Seed> {
     [
         ("stop", with(&[stop, own, done, own, done, done, done])),
         ("displaced", with(&[done, own, done, other, done, done])),
-        (
-            "reclaim",
-            with(&[done, missing, byte(&Outcome::Taken(true)), done, done, done]),
-        ),
-        (
-            "removed",
-            with(&[done, missing, byte(&Outcome::Taken(false)), done, done]),
-        ),
-        (
-            "unparsable",
-            with(&[done, byte(&Outcome::Record(Sight::Malformed(None)))].repeat(7)),
-        ),
+        ("reclaim", with(&[done, missing, byte(&Outcome::Taken(true)), done, done, done])),
+        ("removed", with(&[done, missing, byte(&Outcome::Taken(false)), done, done])),
+        ("unparsable", with(&[done, byte(&Outcome::Record(Sight::Malformed(None)))].repeat(7))),
         ("yield", vec![1, done, done, done, other, ready, done, done]),
         (
             "late-yield",

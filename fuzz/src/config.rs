@@ -1,17 +1,19 @@
 //! `config.toml`: `locald` lists what another TOML library and the independent subject find in it, and its edits change the
 //! list and nothing else.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, sync::LazyLock};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::LazyLock;
 
-use local_daemon::{StateDir, perimeter::Origin, state_directory::CONFIG};
+use local_daemon::StateDir;
+use local_daemon::perimeter::Origin;
+use local_daemon::state_directory::CONFIG;
 use local_daemon_harness::subject::readers;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::{
-    Seed,
-    allowlist::{Allowlist, add, listed, remove},
-};
+use crate::Seed;
+use crate::allowlist::{Allowlist, add, listed, remove};
 
 static DIRECTORY: LazyLock<(TempDir, StateDir)> = LazyLock::new(|| {
     let folder = TempDir::new().expect("there is a temporary directory");
@@ -25,17 +27,12 @@ pub fn run(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (origin, file) = text.split_once('\n').unwrap_or(("", text));
     let directory = &DIRECTORY.1;
-    directory
-        .replace(CONFIG, file.as_bytes())
-        .expect("the directory is there");
+    directory.replace(CONFIG, file.as_bytes()).expect("the directory is there");
     let now = || {
         let now = Allowlist::new(directory.clone(), Vec::new()).now();
         now.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let expected = file
-        .parse::<Table>()
-        .ok()
-        .and_then(|table| Some((entries(&table)?, rest(table))));
+    let expected = file.parse::<Table>().ok().and_then(|table| Some((entries(&table)?, rest(table))));
     let Some((before, others)) = expected else {
         assert!(listed(directory).is_err() && now().is_empty());
         return;
@@ -56,11 +53,7 @@ pub fn run(data: &[u8]) {
     let text = Value::from(origin.as_str());
     let is_new = !before.contains(&text);
     assert_eq!(add(directory, &origin).expect("it can be written"), is_new);
-    let with: Vec<Value> = before
-        .iter()
-        .cloned()
-        .chain(is_new.then(|| text.clone()))
-        .collect();
+    let with: Vec<Value> = before.iter().cloned().chain(is_new.then(|| text.clone())).collect();
     check(file, &with, &others);
     assert!(now().contains(&origin.to_string()), "PER-41");
     assert!(remove(directory, origin.as_str()).expect("it can be written"));
@@ -75,9 +68,7 @@ fn check(before: &str, expected: &[Value], others: &Table) {
     let table: Table = after.parse().expect("what was written is TOML");
     assert_eq!(entries(&table).as_deref(), Some(expected));
     assert_eq!(&rest(table), others);
-    let comments = before
-        .lines()
-        .filter(|line| line.starts_with('#') && !line.contains('\r'));
+    let comments = before.lines().filter(|line| line.starts_with('#') && !line.contains('\r'));
     for comment in comments {
         assert!(after.contains(comment), "{comment:?} is gone");
     }

@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
-use local_daemon::{
-    claim::{Probe, Sight},
-    connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy},
-    handshake::State,
+use local_daemon::claim::{Probe, Sight};
+use local_daemon::connect::{
+    Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy,
 };
+use local_daemon::handshake::State;
 
-use crate::{
-    Seed,
-    script::{Choices, id, probes, protocol, record, sights},
-};
+use crate::Seed;
+use crate::script::{Choices, id, probes, protocol, record, sights};
 
 /// Everything that a call can observe, in the order of the bytes.
 fn observations() -> Vec<Observed> {
@@ -68,10 +66,7 @@ impl Watched {
     fn may_want(&self, effect: &Effect) {
         match effect {
             Effect::Spawn => {
-                assert!(
-                    self.policy.spawn && self.tried == 0,
-                    "CONN-20: one, and with leave"
-                );
+                assert!(self.policy.spawn && self.tried == 0, "CONN-20: one, and with leave");
                 assert!(self.asked_for_the_lock, "CONN-16");
                 assert!(!self.is_barred(), "GATE-8: past {:?}", self.last);
             }
@@ -83,21 +78,13 @@ impl Watched {
             }
             Effect::Await(bound) => {
                 assert!((POLL_FIRST..=POLL_LAST).contains(bound));
-                assert!(
-                    !self.locked || self.held < LOCK_BOUND,
-                    "CONN-19: held for {:?}",
-                    self.held
-                );
+                assert!(!self.locked || self.held < LOCK_BOUND, "CONN-19: held for {:?}", self.held);
             }
             Effect::Lock => assert!(self.policy.spawn && !self.locked && self.tried == 0),
             Effect::Unlock => {
                 assert!(self.locked);
                 let is_early = self.connect.outcome().is_none() && self.held < LOCK_BOUND && !self.drained;
-                assert!(
-                    !is_early || self.is_over(),
-                    "CONN-19: held for {:?} alone",
-                    self.held
-                );
+                assert!(!is_early || self.is_over(), "CONN-19: held for {:?} alone", self.held);
             }
             Effect::ReadRecord => {}
         }
@@ -187,11 +174,7 @@ pub fn run(data: &[u8]) {
     let Some((first, steps)) = data.split_first() else {
         return;
     };
-    let policy = Policy {
-        protocol: protocol(2),
-        spawn: first & 1 == 1,
-        replace: first & 2 == 2,
-    };
+    let policy = Policy { protocol: protocol(2), spawn: first & 1 == 1, replace: first & 2 == 2 };
     let mut watched = Watched {
         connect: Connect::new(policy.clone()),
         policy,
@@ -204,9 +187,7 @@ pub fn run(data: &[u8]) {
         drained: false,
     };
     for step in steps {
-        let observed = Choices::of(&[*step])
-            .pick(&observations)
-            .expect("there is a byte");
+        let observed = Choices::of(&[*step]).pick(&observations).expect("there is a byte");
         if !watched.step(observed) {
             break;
         }
@@ -216,18 +197,10 @@ pub fn run(data: &[u8]) {
     if watched.connect.next() == Some(Effect::Unlock) {
         watched.step(Observed::Unlocked);
     }
-    assert_eq!(
-        watched.connect.next(),
-        None,
-        "nothing but the lock is owed after the deadline"
-    );
+    assert_eq!(watched.connect.next(), None, "nothing but the lock is owed after the deadline");
     assert!(!watched.locked, "CONN-19: the lock is kept");
     let outcome = watched.connect.outcome().expect("the call is over");
-    assert!(
-        watched.accounts_for(outcome),
-        "{outcome:?} after {:?}",
-        watched.last
-    );
+    assert!(watched.accounts_for(outcome), "{outcome:?} after {:?}", watched.last);
 }
 
 /// A warm call, a cold one, one that waits for a successor, one whose child fails, one that meets a newer daemon.
@@ -235,15 +208,10 @@ pub fn seeds() -> Vec<Seed> {
     let all = observations();
     let bytes = |first: u8, steps: &[Observed]| {
         let byte = |wanted: &Observed| {
-            let at = all
-                .iter()
-                .position(|observed| observed == wanted)
-                .expect("it is one of them");
+            let at = all.iter().position(|observed| observed == wanted).expect("it is one of them");
             u8::try_from(at).expect("a table of a few dozen")
         };
-        std::iter::once(first)
-            .chain(steps.iter().map(byte))
-            .collect::<Vec<u8>>()
+        std::iter::once(first).chain(steps.iter().map(byte)).collect::<Vec<u8>>()
     };
     let proven = |number, state| {
         let is_it = |probe: &Probe| {
@@ -268,10 +236,7 @@ pub fn seeds() -> Vec<Seed> {
                 Observed::Unlocked,
             ]),
         ),
-        (
-            "failed",
-            then(&[woken(Child::Failed), missing(), Observed::Unlocked]),
-        ),
+        ("failed", then(&[woken(Child::Failed), missing(), Observed::Unlocked])),
         (
             "slow",
             then(&[

@@ -1,7 +1,9 @@
 //! The credential file: accepted where the independent subject and a decoder by hand accept it, for the same 32 bytes.
 
-use local_daemon::{Credential, registration::MAX_BYTES};
-use local_daemon_harness::{record::parse_credential, subject::readers};
+use local_daemon::Credential;
+use local_daemon::registration::MAX_BYTES;
+use local_daemon_harness::record::parse_credential;
+use local_daemon_harness::subject::readers;
 
 use crate::{Seed, vectors};
 
@@ -29,18 +31,14 @@ pub fn run(data: &[u8]) {
 fn decode(data: &[u8]) -> Option<[u8; 32]> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let text = data.strip_suffix(b"\n").unwrap_or(data);
-    let digits = text
-        .iter()
-        .map(|byte| ALPHABET.iter().position(|other| other == byte));
+    let digits = text.iter().map(|byte| ALPHABET.iter().position(|other| other == byte));
     let digits: Vec<usize> = digits.collect::<Option<_>>()?;
     if digits.len() != 43 || digits[42] & 3 != 0 {
         return None;
     }
     let bit = |at: usize| digits[at / 6] >> (5 - at % 6) & 1;
     let byte = |at: usize| (0..8).fold(0, |byte, place| byte << 1 | bit(8 * at + place));
-    Some(std::array::from_fn(|at| {
-        u8::try_from(byte(at)).expect("eight bits")
-    }))
+    Some(std::array::from_fn(|at| u8::try_from(byte(at)).expect("eight bits")))
 }
 
 /// The vectors.

@@ -1,19 +1,16 @@
 //! The event log and its subscribers against a naive log that keeps everything: what is held, what comes next, what is a
 //! gap, who is woken, and how it ends.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
-    time::Instant,
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
 use local_daemon::streams::{EventId, Hub, Limits, Next, Refused, Selection, Subscriber};
 use local_daemon_harness::sse::Parser;
 
-use crate::{Seed, script::Choices};
+use crate::Seed;
+use crate::script::Choices;
 
 const EPOCH: u32 = 0x5f0c_2a9b;
 const TOPICS: &[&str] = &["lifecycle", "warning", "note"];
@@ -40,17 +37,13 @@ impl Naive {
             held.len() <= self.limits.events
                 && held.iter().map(|event| event.length).sum::<usize>() <= self.limits.bytes
         };
-        (0..=self.events.len())
-            .find(|from| held(*from))
-            .expect("nothing is within every bound")
-            + 1
+        (0..=self.events.len()).find(|from| held(*from)).expect("nothing is within every bound") + 1
     }
 
     /// The numbers of the events from `next` on that a subscriber wants.
     fn wanted(&self, next: usize, topics: u8) -> impl Iterator<Item = usize> {
         let from = self.events.iter().enumerate().skip(next - 1);
-        from.filter(move |(_, event)| topics >> event.topic & 1 == 1)
-            .map(|(at, _)| at + 1)
+        from.filter(move |(_, event)| topics >> event.topic & 1 == 1).map(|(at, _)| at + 1)
     }
 }
 
@@ -88,11 +81,7 @@ pub fn run(data: &[u8]) {
         bytes: [1, 64, 200, 1_000, 10_000, 40_000, 100_000, 1_000_000][bytes],
     };
     let hub = Arc::new(Hub::new(EPOCH, TOPICS, limits));
-    let mut naive = Naive {
-        events: Vec::new(),
-        limits,
-        ended: false,
-    };
+    let mut naive = Naive { events: Vec::new(), limits, ended: false };
     let mut readers: Vec<Reader> = Vec::new();
     while let (Some(step), Some(argument)) = (choices.next(8), choices.next(256)) {
         match step {
@@ -121,19 +110,13 @@ fn append(hub: &Hub, naive: &mut Naive, readers: &[Reader], argument: usize) {
     let (topic, size) = (argument % TOPICS.len(), argument / TOPICS.len());
     // Mostly short, now and then longer than a segment.
     let data = format!("\"{}\"", "x".repeat(if size < 80 { size } else { size * 450 }));
-    let id = hub
-        .append_line(TOPICS[topic], data.as_bytes())
-        .expect("the log is in memory");
+    let id = hub.append_line(TOPICS[topic], data.as_bytes()).expect("the log is in memory");
     if naive.ended {
         assert_eq!(id, None);
         return;
     }
     let seq = naive.events.len() + 1;
-    let length = format!(
-        "id: {EPOCH:08x}-{seq}\nevent: {}\ndata: {data}\n\n",
-        TOPICS[topic]
-    )
-    .len();
+    let length = format!("id: {EPOCH:08x}-{seq}\nevent: {}\ndata: {data}\n\n", TOPICS[topic]).len();
     naive.events.push(Event { topic, data, length });
     assert_eq!(id, Some(event_id(seq)), "STR-10, STR-11");
     let wants = |reader: &&Reader| reader.topics >> topic & 1 == 1;
@@ -142,18 +125,12 @@ fn append(hub: &Hub, naive: &mut Naive, readers: &[Reader], argument: usize) {
 
 fn must_be_woken(reader: &Reader) {
     if let Some(before) = reader.waits {
-        assert!(
-            reader.woken.0.load(Ordering::Relaxed) > before,
-            "it sleeps through an event"
-        );
+        assert!(reader.woken.0.load(Ordering::Relaxed) > before, "it sleeps through an event");
     }
 }
 
 fn event_id(seq: usize) -> EventId {
-    EventId {
-        epoch: EPOCH,
-        seq: seq as u64,
-    }
+    EventId { epoch: EPOCH, seq: seq as u64 }
 }
 
 fn subscribe(hub: &Arc<Hub>, naive: &Naive, argument: usize) -> Option<Reader> {
@@ -164,29 +141,18 @@ fn subscribe(hub: &Arc<Hub>, naive: &Naive, argument: usize) -> Option<Reader> {
         .filter(|(at, _)| topics >> at & 1 == 1)
         .map(|(_, name)| *name)
         .collect();
-    let (topics, names) = if names.is_empty() {
-        (7, None)
-    } else {
-        (topics, Some(names.join(",")))
-    };
+    let (topics, names) = if names.is_empty() { (7, None) } else { (topics, Some(names.join(","))) };
     let after = match place {
         0..=3 => None,
         4..=23 => Some(event_id(place - 4)),
-        24..=27 => Some(EventId {
-            epoch: EPOCH + 1,
-            seq: 1,
-        }),
+        24..=27 => Some(EventId { epoch: EPOCH + 1, seq: 1 }),
         28 => Some(event_id(usize::MAX)),
         back => Some(event_id(naive.events.len().saturating_sub(back - 29))),
     };
     let text = after.map(|id| id.to_string());
     // The header wins over the parameter (STR-16).
     let header = (place % 2 == 0).then_some(text.as_deref()).flatten();
-    let parameter = if header.is_some() {
-        Some("00000000-7")
-    } else {
-        text.as_deref()
-    };
+    let parameter = if header.is_some() { Some("00000000-7") } else { text.as_deref() };
     let selection =
         Selection::parse(names.as_deref(), parameter, header.map(str::as_bytes)).expect("it is well-formed");
     assert_eq!(selection.after, after);
@@ -236,19 +202,12 @@ fn read(naive: &Naive, reader: &mut Reader) -> bool {
                 assert_eq!(after, lost, "STR-18");
             } else {
                 let (next, first) = (reader.next as u64, first as u64);
-                assert!(
-                    (next..first).contains(&(after.seq + 1)),
-                    "STR-17: {after:?} is not lost"
-                );
+                assert!((next..first).contains(&(after.seq + 1)), "STR-17: {after:?} is not lost");
             }
             reader.next = first;
         }
         _ if reader.lost.is_some() => panic!("STR-18: {polled:?} instead of a gap"),
-        _ if naive
-            .wanted(reader.next, reader.topics)
-            .next()
-            .is_some_and(|next| next < first) =>
-        {
+        _ if naive.wanted(reader.next, reader.topics).next().is_some_and(|next| next < first) => {
             panic!("STR-17: {polled:?} instead of a gap")
         }
         Poll::Ready(Next::Frames(bytes)) => {
@@ -257,9 +216,7 @@ fn read(naive: &Naive, reader: &mut Reader) -> bool {
             assert!(!frames.is_empty() && parser.rest() == (&[], &[]), "whole frames");
             let mut wanted = naive.wanted(held, reader.topics);
             for frame in frames {
-                let seq = wanted
-                    .next()
-                    .expect("STR-12: an event that never was, or was not asked for");
+                let seq = wanted.next().expect("STR-12: an event that never was, or was not asked for");
                 let event = &naive.events[seq - 1];
                 assert_eq!(frame.id(), Some(&*event_id(seq).to_string()), "STR-12");
                 assert_eq!(frame.event(), Some(TOPICS[event.topic]), "STR-14");
@@ -268,10 +225,7 @@ fn read(naive: &Naive, reader: &mut Reader) -> bool {
             }
         }
         Poll::Ready(Next::End(_)) => {
-            assert!(
-                naive.ended && naive.wanted(held, reader.topics).next().is_none(),
-                "STR-28"
-            );
+            assert!(naive.ended && naive.wanted(held, reader.topics).next().is_none(), "STR-28");
             reader.has_ended = true;
         }
         Poll::Pending => {
@@ -295,15 +249,9 @@ pub fn seeds() -> Vec<Seed> {
         seed("resumed", &[11, 7, 0, 2, 0, 2, 0, 2, 2, 40, 3, 0, 3, 0]),
         seed("behind", &[1, 7, 2, 0, 0, 2, 0, 2, 0, 2, 0, 2, 3, 0, 3, 0]),
         seed("small", &[11, 2, 0, 2, 0, 2, 0, 250, 0, 2, 2, 40, 3, 0, 3, 0]),
-        seed(
-            "segments",
-            &[11, 7, 0, 250, 0, 2, 0, 251, 0, 2, 2, 36, 3, 0, 3, 0, 3, 0, 3, 0],
-        ),
+        seed("segments", &[11, 7, 0, 250, 0, 2, 0, 251, 0, 2, 2, 36, 3, 0, 3, 0, 3, 0, 3, 0]),
         seed("other-epoch", &[11, 7, 0, 2, 2, 200, 3, 0, 3, 0]),
         seed("closed", &[11, 7, 2, 0, 2, 0, 0, 2, 6, 0, 3, 0, 3, 1]),
-        seed(
-            "ended",
-            &[11, 7, 2, 0, 0, 2, 7, 255, 3, 0, 3, 0, 3, 0, 2, 0, 0, 2],
-        ),
+        seed("ended", &[11, 7, 2, 0, 0, 2, 7, 255, 3, 0, 3, 0, 3, 0, 2, 0, 0, 2]),
     ]
 }

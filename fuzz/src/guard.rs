@@ -1,33 +1,25 @@
 //! The guard behind a real HTTP/1 server, given raw bytes: it decides as the table of chapter 10, read by the independent
 //! subject with a parser of its own; and whatever it answers shows nothing that it must not.
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use local_daemon::{
-    Credential, Protocol,
-    handshake::{Handshake, State},
-    perimeter::{Guard, Identity, Origins},
-};
-use local_daemon_harness::{
-    proof as suite,
-    subject::readers::{self, STREAM, Step, Verdict},
-};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::perimeter::{Guard, Identity, Origins};
+use local_daemon::{Credential, Protocol};
+use local_daemon_harness::proof as suite;
+use local_daemon_harness::subject::readers::{self, STREAM, Step, Verdict};
 use local_daemon_spec::vectors::text;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
-    sync::watch,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tokio::sync::watch;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
@@ -91,18 +83,11 @@ impl<B> Service<Request<B>> for Route {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or("", |target| target.as_str())
-            .to_owned();
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str()).to_owned();
         let mut response = Response::new(Full::from(target));
         let headers = response.headers_mut();
         headers.insert("x-route", http::HeaderValue::from_static("reached"));
-        headers.insert(
-            "access-control-allow-credentials",
-            http::HeaderValue::from_static("true"),
-        );
+        headers.insert("access-control-allow-credentials", http::HeaderValue::from_static("true"));
         ready(Ok(response))
     }
 }
@@ -116,10 +101,7 @@ struct Answer {
 
 impl Answer {
     fn all(&self, name: &str) -> Vec<&str> {
-        let named = self
-            .headers
-            .iter()
-            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let named = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -131,10 +113,7 @@ impl Answer {
 /// Sends bytes as a connection, and reads everything that comes back.
 fn serve(bytes: &[u8]) -> Vec<u8> {
     let origins = watch::channel(Origins::from_iter([LISTED.parse().expect("an origin")])).0;
-    let daemon = Daemon {
-        origins,
-        protocol: script::protocol(1),
-    };
+    let daemon = Daemon { origins, protocol: script::protocol(1) };
     let service = Guard::new(Arc::new(daemon)).stream_routes([STREAM]).layer(Route);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
@@ -152,10 +131,7 @@ fn serve(bytes: &[u8]) -> Vec<u8> {
             .serve_connection(TokioIo::new(server), service)
             .await;
         let mut answers = Vec::new();
-        client
-            .read_to_end(&mut answers)
-            .await
-            .expect("the other side has closed");
+        client.read_to_end(&mut answers).await.expect("the other side has closed");
         answers
     })
 }
@@ -174,21 +150,9 @@ fn first(mut answers: &[u8]) -> Option<Answer> {
             continue;
         }
         let value = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let headers: Vec<_> = head
-            .headers
-            .iter()
-            .map(|h| (h.name.to_owned(), value(h.value)))
-            .collect();
-        let mut answer = Answer {
-            status,
-            headers,
-            body: Vec::new(),
-        };
-        let length = answer
-            .all("content-length")
-            .first()
-            .and_then(|length| length.parse().ok())
-            .unwrap_or(0);
+        let headers: Vec<_> = head.headers.iter().map(|h| (h.name.to_owned(), value(h.value))).collect();
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        let length = answer.all("content-length").first().and_then(|length| length.parse().ok()).unwrap_or(0);
         answer.body = answers.get(..length).unwrap_or_default().to_vec();
         return Some(answer);
     }
@@ -212,18 +176,13 @@ pub fn run(data: &[u8]) {
     agree(&answer, &verdict, &bytes);
     assert!(
         !answer.has_reached_the_route()
-            || bytes
-                .windows(10)
-                .any(|word| word.eq_ignore_ascii_case(b"Bearer AAE"))
+            || bytes.windows(10).any(|word| word.eq_ignore_ascii_case(b"Bearer AAE"))
             || sent_key,
         "PER-21: reached without the credential"
     );
     if !answer.has_reached_the_route() {
         let shown = answers.windows(secret.len()).any(|window| window == secret);
-        assert!(
-            !shown || answers.windows(7).any(|word| word == b"x-route"),
-            "CRED-9"
-        );
+        assert!(!shown || answers.windows(7).any(|word| word == b"x-route"), "CRED-9");
     }
 }
 
@@ -232,20 +191,14 @@ fn agree(answer: &Answer, verdict: &Verdict, request: &[u8]) {
     if status == 400 {
         return; // HTTP to the one parser and none to the server, which answers by itself.
     }
-    let said = format!(
-        "{} {:?}, and the table says {verdict:?}",
-        answer.status, answer.headers
-    );
+    let said = format!("{} {:?}, and the table says {verdict:?}", answer.status, answer.headers);
     match &verdict.step {
         // A server may refuse what is no HTTP in its own words; it may also be more patient, but lets nobody in.
         Step::Refused(400, _) => {
             // To the server `GET *` names a path that no router has, and to the subject it is no request.
             let target = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
             let is_path = target.starts_with(b"/") || target.starts_with(b"http");
-            assert!(
-                !is_path || status >= 400 && !answer.has_reached_the_route(),
-                "{said}"
-            );
+            assert!(!is_path || status >= 400 && !answer.has_reached_the_route(), "{said}");
         }
         Step::Refused(expected, code) => {
             assert_eq!(status, *expected, "{said}");
@@ -261,18 +214,11 @@ fn agree(answer: &Answer, verdict: &Verdict, request: &[u8]) {
         Step::Preflight => assert_eq!(status, 204, "{said}"),
         Step::Handshake(proven) => {
             assert_eq!(status, 200, "{said}");
-            assert_eq!(
-                answer.all("local-daemon-proof").len(),
-                usize::from(*proven),
-                "HS-21, HS-22: {said}"
-            );
+            assert_eq!(answer.all("local-daemon-proof").len(), usize::from(*proven), "HS-21, HS-22: {said}");
         }
         Step::Route => {
             // 413 and 426 come after the table's fifth step.
-            assert!(
-                answer.has_reached_the_route() || matches!(status, 413 | 426),
-                "{said}"
-            );
+            assert!(answer.has_reached_the_route() || matches!(status, 413 | 426), "{said}");
         }
     }
     if matches!(verdict.step, Step::Refused(400, _)) {
@@ -281,20 +227,9 @@ fn agree(answer: &Answer, verdict: &Verdict, request: &[u8]) {
     // PER-9, PER-13, PER-14
     let reader: Vec<&str> = verdict.reader.as_deref().into_iter().collect();
     assert_eq!(answer.all("access-control-allow-origin"), reader, "{said}");
-    assert!(
-        answer.all("access-control-allow-credentials").is_empty(),
-        "{said}"
-    );
-    assert_eq!(
-        answer.all("vary").contains(&"Origin"),
-        verdict.reader.is_some(),
-        "{said}"
-    );
-    assert_eq!(
-        status == 401,
-        !answer.all("www-authenticate").is_empty(),
-        "PER-21: {said}"
-    );
+    assert!(answer.all("access-control-allow-credentials").is_empty(), "{said}");
+    assert_eq!(answer.all("vary").contains(&"Origin"), verdict.reader.is_some(), "{said}");
+    assert_eq!(status == 401, !answer.all("www-authenticate").is_empty(), "PER-21: {said}");
     if status != 200 {
         assert!(answer.all("local-daemon-proof").is_empty(), "HS-22: {said}");
     }
@@ -333,37 +268,12 @@ pub fn seeds() -> Vec<Seed> {
     let own = [
         ("route", "GET", "/v1/status", bearer),
         ("no-key", "GET", "/v1/status", ""),
-        (
-            "other-scheme",
-            "GET",
-            "/v1/status",
-            "Authorization: Basic {key}\r\n",
-        ),
-        (
-            "two-keys",
-            "GET",
-            "/v1/status",
-            "Authorization: Bearer {key}\r\nAuthorization: Bearer x\r\n",
-        ),
-        (
-            "proof",
-            "GET",
-            "/.well-known/local-daemon",
-            "Authorization: {proof}\r\n",
-        ),
+        ("other-scheme", "GET", "/v1/status", "Authorization: Basic {key}\r\n"),
+        ("two-keys", "GET", "/v1/status", "Authorization: Bearer {key}\r\nAuthorization: Bearer x\r\n"),
+        ("proof", "GET", "/.well-known/local-daemon", "Authorization: {proof}\r\n"),
         ("bearer-handshake", "GET", "/.well-known/local-daemon", bearer),
-        (
-            "proof-elsewhere",
-            "GET",
-            "/v1/status",
-            "Authorization: {proof}\r\n",
-        ),
-        (
-            "stream",
-            "GET",
-            "/v1/events?token={key}&topics=note",
-            "Origin: https://app.example\r\n",
-        ),
+        ("proof-elsewhere", "GET", "/v1/status", "Authorization: {proof}\r\n"),
+        ("stream", "GET", "/v1/events?token={key}&topics=note", "Origin: https://app.example\r\n"),
         ("token-in-other-letters", "GET", "/v1/events?%74oken={key}", ""),
         ("token-elsewhere", "GET", "/v1/status?token={key}", bearer),
         (
@@ -373,18 +283,8 @@ pub fn seeds() -> Vec<Seed> {
             "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n",
         ),
         ("options", "OPTIONS", "*", bearer),
-        (
-            "plain",
-            "GET",
-            "/no",
-            "Accept: text/plain;q=0.9, application/json;q=0.1\r\n",
-        ),
-        (
-            "protocol",
-            "GET",
-            "/v1/status",
-            "Authorization: Bearer {key}\r\nLocal-Daemon-Protocol: acme/2\r\n",
-        ),
+        ("plain", "GET", "/no", "Accept: text/plain;q=0.9, application/json;q=0.1\r\n"),
+        ("protocol", "GET", "/v1/status", "Authorization: Bearer {key}\r\nLocal-Daemon-Protocol: acme/2\r\n"),
         ("absolute", "GET", "http://localhost:49152/v1/status", bearer),
     ];
     let own = own.map(|(name, method, target, headers)| {

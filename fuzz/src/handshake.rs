@@ -1,9 +1,7 @@
 //! The body of a handshake: the crate reads what the suite reads, member by member.
 
-use local_daemon::{
-    handshake::{Handshake, SPEC, State},
-    registration::{Invalid, MAX_BYTES},
-};
+use local_daemon::handshake::{Handshake, SPEC, State};
+use local_daemon::registration::{Invalid, MAX_BYTES};
 use local_daemon_harness::http;
 use local_daemon_spec::vectors::{bytes, text};
 use serde_json::{Map, Value};
@@ -37,18 +35,12 @@ pub fn run(data: &[u8]) {
         capabilities: read.capabilities.clone(),
     };
     assert_eq!(same, suites);
-    assert_eq!(
-        Handshake::parse(&read.to_bytes()),
-        Ok(read),
-        "it is read as it was written"
-    );
+    assert_eq!(Handshake::parse(&read.to_bytes()), Ok(read), "it is read as it was written");
 }
 
 /// The bodies of the vectors, one for each protocol identifier, and one without each member.
 pub fn seeds() -> Vec<Seed> {
-    let bodies = vectors::seeds("proof", |case| {
-        (text(case, "kind") == "mac").then(|| bytes(case, "body"))
-    });
+    let bodies = vectors::seeds("proof", |case| (text(case, "kind") == "mac").then(|| bytes(case, "body")));
     let protocols = vectors::seeds("protocols", |case| {
         let protocol = case["input"].as_str()?;
         Some(crate::answer::body(protocol).into_bytes())
@@ -57,10 +49,7 @@ pub fn seeds() -> Vec<Seed> {
     let without = whole.keys().map(|member| {
         let mut body = whole.clone();
         body.remove(member);
-        (
-            format!("without-{member}"),
-            Value::Object(body).to_string().into_bytes(),
-        )
+        (format!("without-{member}"), Value::Object(body).to_string().into_bytes())
     });
     [bodies, protocols, without.collect()].concat()
 }

@@ -7,7 +7,8 @@ use jsonschema::Validator;
 use local_daemon_spec::schemas;
 use serde_json::{Map, Value, json};
 
-use crate::{Seed, conformance::manifest::Manifest};
+use crate::Seed;
+use crate::conformance::manifest::Manifest;
 
 static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
     let text = schemas::get("manifest").expect("the specification has it");
@@ -66,11 +67,7 @@ pub fn seeds() -> Vec<Seed> {
     let template = include_str!("../../conformance/src/template.toml");
     let whole: Vec<&str> = template
         .lines()
-        .map(|line| {
-            line.strip_prefix('#')
-                .filter(|rest| !rest.starts_with(' '))
-                .unwrap_or(line)
-        })
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         .filter(|line| !line.starts_with('#'))
         .collect();
     let mut seeds: Vec<Seed> = subjects.map(|(name, text)| (name.to_owned(), text.into())).into();

@@ -15,11 +15,7 @@ pub fn run(data: &[u8]) {
     let read = entry.parse::<Origin>();
     assert_eq!(read.is_ok(), readers::is_origin(entry), "{entry:?}: {read:?}");
     if let Some(sent) = as_sent(entry) {
-        assert_eq!(
-            read.is_ok(),
-            sent == entry,
-            "{entry:?}: {read:?}, and a browser sends {sent:?}"
-        );
+        assert_eq!(read.is_ok(), sent == entry, "{entry:?}: {read:?}, and a browser sends {sent:?}");
     }
     let list: Origins = read.iter().cloned().collect();
     assert_eq!(list.contains(asked), read.is_ok() && asked == entry);
@@ -47,13 +43,6 @@ fn as_sent(entry: &str) -> Option<String> {
 pub fn seeds() -> Vec<Seed> {
     vectors::seeds("origins", |case| match text(case, "kind") {
         "entry" => Some(text(case, "input").into()),
-        _ => Some(
-            format!(
-                "{}\n{}",
-                case["allowlist"][0].as_str()?,
-                case["origins"][0].as_str()?
-            )
-            .into(),
-        ),
+        _ => Some(format!("{}\n{}", case["allowlist"][0].as_str()?, case["origins"][0].as_str()?).into()),
     })
 }

@@ -1,7 +1,8 @@
 //! The proof's two headers: read as the independent subject and the suite read them.
 
 use local_daemon::handshake;
-use local_daemon_harness::{proof as suite, subject::readers};
+use local_daemon_harness::proof as suite;
+use local_daemon_harness::subject::readers;
 use local_daemon_spec::vectors::text;
 
 use crate::{Seed, vectors};
@@ -18,12 +19,7 @@ pub fn run(data: &[u8]) {
         let written = handshake::authorization(nonce, code);
         assert_eq!(
             written,
-            format!(
-                "{} nonce=\"{}\", mac=\"{}\"",
-                handshake::SCHEME,
-                suites.nonce,
-                suites.mac
-            )
+            format!("{} nonce=\"{}\", mac=\"{}\"", handshake::SCHEME, suites.nonce, suites.mac)
         );
         assert_eq!(their_nonce, suites.nonce);
         assert_eq!(handshake::parse_authorization(&written), Some((nonce, code)));

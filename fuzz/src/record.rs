@@ -1,7 +1,9 @@
 //! The registration record: the crate, the suite and the independent subject take the same bytes for the same record.
 
-use local_daemon::{Registration, registration::MAX_BYTES};
-use local_daemon_harness::{record::Record, subject::readers};
+use local_daemon::Registration;
+use local_daemon::registration::MAX_BYTES;
+use local_daemon_harness::record::Record;
+use local_daemon_harness::subject::readers;
 
 use crate::{Seed, vectors};
 
@@ -15,11 +17,7 @@ pub fn run(data: &[u8]) {
     let read = Registration::parse(data);
     let theirs = readers::record(data);
     let suites = Record::parse(data);
-    assert_eq!(
-        read.is_ok(),
-        theirs.is_some(),
-        "{read:?}, by the subject {theirs:?}"
-    );
+    assert_eq!(read.is_ok(), theirs.is_some(), "{read:?}, by the subject {theirs:?}");
     assert_eq!(read.is_ok(), suites.is_ok(), "{read:?}, by the suite {suites:?}");
     let (Ok(read), Some(theirs), Ok(suites)) = (read, theirs, suites) else {
         return;
@@ -32,16 +30,9 @@ pub fn run(data: &[u8]) {
         protocol: read.protocol.clone(),
     };
     assert_eq!(same, theirs);
-    assert_eq!(
-        (&read.socket, &read.started_at),
-        (&suites.socket, &suites.started_at)
-    );
+    assert_eq!((&read.socket, &read.started_at), (&suites.socket, &suites.started_at));
     assert_eq!(Registration::id_of(data), Some(read.id), "CONV-3");
-    assert_eq!(
-        Registration::parse(&read.to_bytes()).as_ref(),
-        Ok(&read),
-        "it is read as it was written"
-    );
+    assert_eq!(Registration::parse(&read.to_bytes()).as_ref(), Ok(&read), "it is read as it was written");
 }
 
 /// The vectors.

@@ -2,11 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use local_daemon::{
-    ClaimId, Protocol, Registration,
-    claim::{Probe, Sight},
-    handshake::{Handshake, State},
-};
+use local_daemon::claim::{Probe, Sight};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::{ClaimId, Protocol, Registration};
 
 /// The bytes of an input one by one, each as a choice.
 pub(crate) struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -39,9 +37,7 @@ pub(crate) fn record(n: u8) -> Registration {
     Registration {
         id: id(n),
         version: String::new(),
-        url: format!("http://127.0.0.1:{}", 1000 + u16::from(n))
-            .parse()
-            .expect("a URL"),
+        url: format!("http://127.0.0.1:{}", 1000 + u16::from(n)).parse().expect("a URL"),
         pid: NonZeroU32::MIN,
         protocol: None,
         socket: None,
@@ -73,10 +69,7 @@ pub(crate) fn probes() -> Vec<Probe> {
         Probe::NoCredential,
         Probe::CredentialRefused,
     ];
-    for (n, state) in [1, 2, 3]
-        .into_iter()
-        .flat_map(|n| [(n, State::Ready), (n, State::Draining)])
-    {
+    for (n, state) in [1, 2, 3].into_iter().flat_map(|n| [(n, State::Ready), (n, State::Draining)]) {
         // The machines speak the second: an older one, their own, a newer one.
         probes.extend([1, 2, 3].map(|number| {
             Probe::Proven(Handshake {

@@ -1,7 +1,8 @@
 //! The record's URL: accepted by its text, as by the independent subject; and what is accepted is loopback to a URL library.
 
 use local_daemon::LoopbackUrl;
-use local_daemon_harness::{record::Url, subject::readers};
+use local_daemon_harness::record::Url;
+use local_daemon_harness::subject::readers;
 use url::Host;
 
 use crate::{Seed, vectors};
@@ -12,10 +13,7 @@ pub fn run(data: &[u8]) {
     let read = text.parse::<LoopbackUrl>().ok();
     let authority = read.map(LoopbackUrl::authority);
     assert_eq!(authority.as_deref(), readers::authority(text));
-    assert_eq!(
-        authority.as_deref(),
-        Url::parse(text).as_ref().map(Url::authority)
-    );
+    assert_eq!(authority.as_deref(), Url::parse(text).as_ref().map(Url::authority));
     let Some(read) = read else { return };
     assert_eq!(read.to_string(), text, "written as it was read");
     let library = ::url::Url::parse(text).expect("it is a URL");

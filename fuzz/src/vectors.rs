@@ -8,9 +8,7 @@ use crate::Seed;
 /// What `of` makes of each case of a file, by the case's name.
 pub(crate) fn seeds(file: &str, of: impl Fn(&Value) -> Option<Vec<u8>>) -> Vec<Seed> {
     let cases = cases(file).into_iter();
-    cases
-        .filter_map(|case| Some((text(&case, "name").to_owned(), of(&case)?)))
-        .collect()
+    cases.filter_map(|case| Some((text(&case, "name").to_owned(), of(&case)?))).collect()
 }
 
 /// The `input` of each case of a file.

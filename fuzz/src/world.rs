@@ -3,13 +3,12 @@
 
 use std::sync::OnceLock;
 
-use local_daemon_model::{
-    property::PROPERTIES,
-    scenario::{SCENARIOS, Scenario},
-    world::Setting,
-};
+use local_daemon_model::property::PROPERTIES;
+use local_daemon_model::scenario::{SCENARIOS, Scenario};
+use local_daemon_model::world::Setting;
 
-use crate::{Seed, script::Choices};
+use crate::Seed;
+use crate::script::Choices;
 
 /// How far the input leads at most.
 const LED: usize = 200;
@@ -40,11 +39,7 @@ pub fn run(data: &[u8]) {
         }
         for property in PROPERTIES {
             let violated = property.is_violated(setting, &world, still);
-            assert!(
-                !violated,
-                "{}: {}, after {walked:?}",
-                setting.scenario.name, property.name
-            );
+            assert!(!violated, "{}: {}, after {walked:?}", setting.scenario.name, property.name);
         }
         let chosen = match successors.len() {
             0 => None,

@@ -1,10 +1,8 @@
 //! Every input that is checked in, and every seed, given to its target without libFuzzer: a finding that was mended stays so.
 
-use std::{
-    fs,
-    panic::catch_unwind,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
 
 use local_daemon_fuzz::TARGETS;
 
@@ -15,16 +13,9 @@ fn folder(name: &str) -> PathBuf {
 /// The files of a folder with their names, in order; none where there is no such folder.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).into_iter().flatten();
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.expect("it can be listed").path())
-        .collect();
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
     paths.sort();
-    let read = |path: PathBuf| {
-        (
-            path.display().to_string(),
-            fs::read(&path).expect("it can be read"),
-        )
-    };
+    let read = |path: PathBuf| (path.display().to_string(), fs::read(&path).expect("it can be read"));
     paths.into_iter().map(read).collect()
 }
 
@@ -53,16 +44,8 @@ fn what_is_checked_in_belongs_to_a_target_and_is_small() {
     for kind in ["corpus", "cases"] {
         for entry in fs::read_dir(folder(kind)).expect("the folder is there") {
             let path = entry.expect("it can be listed").path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            assert!(
-                TARGETS.iter().any(|target| target.name == name),
-                "{} is of no target",
-                path.display()
-            );
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            assert!(TARGETS.iter().any(|target| target.name == name), "{} is of no target", path.display());
             bytes += files(&path).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         }
     }
@@ -71,9 +54,7 @@ fn what_is_checked_in_belongs_to_a_target_and_is_small() {
         let dictionary = folder("dictionaries").join(format!("{}.dict", target.name));
         assert!(dictionary.is_file(), "{} has no dictionary", target.name);
         assert!(
-            folder("fuzz_targets")
-                .join(format!("{}.rs", target.name))
-                .is_file(),
+            folder("fuzz_targets").join(format!("{}.rs", target.name)).is_file(),
             "{} has no program",
             target.name
         );

@@ -16,10 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [engine, look, file, steps @ ..] = &args[..] else {
         return Err("screenshot ENGINE LOOK FILE SELECTOR COMMAND… [-- SELECTOR COMMAND…]…".into());
     };
-    let look = Look {
-        dark: look.contains("dark"),
-        phone: look.contains("phone"),
-    };
+    let look = Look { dark: look.contains("dark"), phone: look.contains("phone") };
     let kind: Kind = engine.parse()?;
     let browser = Browser::start_in(kind, look, |_| {})?;
     let mut is_open = false;
@@ -52,9 +49,5 @@ fn shows(browser: &Browser, selector: &str) -> bool {
     let shown = "const end = Date.now() + 10000;
                  while (!document.querySelector(arg) && Date.now() < end) await new Promise(done => setTimeout(done, 20));
                  return document.querySelector(arg) !== null";
-    (0..5).any(|_| {
-        browser
-            .run(shown, json!(selector))
-            .is_ok_and(|shown| shown == true)
-    })
+    (0..5).any(|_| browser.run(shown, json!(selector)).is_ok_and(|shown| shown == true))
 }

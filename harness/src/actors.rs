@@ -90,10 +90,7 @@ pub struct Squatter {
 
 impl Squatter {
     fn of(part: Part) -> Self {
-        Self {
-            part,
-            transcript: None,
-        }
+        Self { part, transcript: None }
     }
 
     /// Answers every request with this status and body, as JSON.
@@ -143,10 +140,7 @@ impl Squatter {
     /// Answers 200 with headers that do not end.
     pub fn flooding_headers() -> Self {
         let header = format!("X-Flood: {}\r\n", "x".repeat(1_000));
-        Self::of(Part::Floods(
-            b"HTTP/1.1 200 OK\r\n",
-            header.repeat(16).into_bytes(),
-        ))
+        Self::of(Part::Floods(b"HTTP/1.1 200 OK\r\n", header.repeat(16).into_bytes()))
     }
 
     /// Answers the first request of each connection with exactly these bytes, and closes it.
@@ -194,12 +188,7 @@ impl Squatter {
             let stage = Arc::clone(&stage);
             std::thread::spawn(move || stage.accept(&listener))
         };
-        Ok(Actor {
-            address,
-            ledger,
-            stage,
-            thread: Some(thread),
-        })
+        Ok(Actor { address, ledger, stage, thread: Some(thread) })
     }
 }
 
@@ -213,9 +202,7 @@ pub struct Actor {
 
 impl std::fmt::Debug for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Actor")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Actor").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -335,9 +322,7 @@ impl Stage {
     }
 
     fn receive(&self, index: usize, bytes: &[u8]) {
-        self.ledger
-            .0
-            .update(|taken| taken[index].received.push((Instant::now(), bytes.to_vec())));
+        self.ledger.0.update(|taken| taken[index].received.push((Instant::now(), bytes.to_vec())));
     }
 
     fn note(&self, what: &str, detail: impl FnOnce() -> String) {
@@ -370,9 +355,7 @@ impl Stage {
             });
         }
         let _ = stream.shutdown(Shutdown::Both);
-        self.ledger
-            .0
-            .update(|taken| taken[index].closed = Some(Instant::now()));
+        self.ledger.0.update(|taken| taken[index].closed = Some(Instant::now()));
     }
 
     /// Reads until the client ends, records everything, and hands whole requests over (or, as a relay, all bytes on).
@@ -386,9 +369,7 @@ impl Stage {
                 self.note("request", || printable(&unread[..length]));
                 unread.drain(..length);
                 if let Part::Fronts(to) = self.part
-                    && target
-                        .write_all(&request.moved(self.address.port(), to.port()))
-                        .is_err()
+                    && target.write_all(&request.moved(self.address.port(), to.port())).is_err()
                 {
                     return;
                 }
@@ -412,9 +393,7 @@ impl Stage {
                     if stream.write_all(&answer).is_err() {
                         return;
                     }
-                    self.ledger
-                        .0
-                        .update(|taken| taken[index].answered.extend_from_slice(&answer));
+                    self.ledger.0.update(|taken| taken[index].answered.extend_from_slice(&answer));
                 }
             }
             Part::Drips(answer, interval) => {
@@ -461,9 +440,7 @@ impl Stage {
                 let mut piece = [0; 16 * 1024];
                 while let Ok(n @ 1..) = target.read(&mut piece) {
                     let answered = &piece[..n];
-                    self.ledger
-                        .0
-                        .update(|taken| taken[index].answered.extend_from_slice(answered));
+                    self.ledger.0.update(|taken| taken[index].answered.extend_from_slice(answered));
                     if stream.write_all(answered).is_err() {
                         break;
                     }

@@ -61,10 +61,7 @@ impl Arena {
     /// An arena at a path of this shape: mode 0700, a home, no state directory yet.
     pub fn shaped(shape: Shape) -> io::Result<Self> {
         let private = std::fs::Permissions::from_mode(0o700);
-        let root = tempfile::Builder::new()
-            .prefix("ld")
-            .permissions(private)
-            .tempdir()?;
+        let root = tempfile::Builder::new().prefix("ld").permissions(private).tempdir()?;
         let base = root.path().canonicalize()?;
         let state_dir = match shape {
             Shape::Short => base.join("state"),
@@ -132,10 +129,7 @@ impl Arena {
     /// The fixed environment of a subject: a home and every per-user directory inside the arena, the suite's own `PATH`,
     /// a plain locale, no proxy, and the tag.
     pub fn env(&self) -> Env {
-        let (home, path) = (
-            self.home(),
-            std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()),
-        );
+        let (home, path) = (self.home(), std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
         Env::from([
             ("HOME".into(), home.clone().into()),
             ("XDG_STATE_HOME".into(), home.join(".local/state").into()),
@@ -152,10 +146,7 @@ impl Arena {
 
     /// `argv`, about to be launched in this arena: its environment, its home as working directory, its transcript.
     pub fn launch<S: Into<OsString>>(&self, actor: &str, argv: impl IntoIterator<Item = S>) -> Launch {
-        Launch::new(argv)
-            .env(self.env())
-            .cwd(self.home())
-            .noted(&self.transcript, actor)
+        Launch::new(argv).env(self.env()).cwd(self.home()).noted(&self.transcript, actor)
     }
 
     /// Every living process of this case: the tag in its environment, or a descendant of the suite that works in the
@@ -168,41 +159,22 @@ impl Arena {
         let inside = |process: &Proc| {
             let root = self.path();
             process.cwd().is_some_and(|cwd| cwd.starts_with(root))
-                || process
-                    .descriptors()
-                    .iter()
-                    .any(|(_, target)| target.starts_with(root))
+                || process.descriptors().iter().any(|(_, target)| target.starts_with(root))
         };
         let belongs = |process: &Proc| {
-            process
-                .environ()
-                .iter()
-                .any(|entry| entry.as_bytes() == mark.as_bytes())
+            process.environ().iter().any(|entry| entry.as_bytes() == mark.as_bytes())
                 || (ours.contains(&process.pid) && inside(process))
         };
-        all.iter()
-            .filter(|p| p.pid != me && !p.is_zombie() && belongs(p))
-            .cloned()
-            .collect()
+        all.iter().filter(|p| p.pid != me && !p.is_zombie() && belongs(p)).cloned().collect()
     }
 
     /// The processes of this case that no held subject accounts for.
     pub fn leaks(&self) -> Vec<Leak> {
         let (all, held) = (processes(), held());
-        let roots = all
-            .iter()
-            .filter(|p| held.contains(&p.pid) || held.contains(&p.pgrp));
+        let roots = all.iter().filter(|p| held.contains(&p.pid) || held.contains(&p.pgrp));
         let accounted = descendants(&all, &roots.map(|p| p.pid).collect::<Vec<_>>());
-        let loose = self
-            .processes()
-            .into_iter()
-            .filter(|process| !accounted.contains(&process.pid));
-        loose
-            .map(|process| Leak {
-                argv: process.argv(),
-                process,
-            })
-            .collect()
+        let loose = self.processes().into_iter().filter(|process| !accounted.contains(&process.pid));
+        loose.map(|process| Leak { argv: process.argv(), process }).collect()
     }
 
     /// Ends every leak and returns what was found; looks again until nothing new turns up.

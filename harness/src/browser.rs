@@ -123,11 +123,9 @@ impl Engine {
     pub fn find(kind: Kind) -> Self {
         let first = |names: &[&str]| names.iter().find_map(|name| which(name));
         let (browser, driver, display) = match kind {
-            Kind::Chromium => (
-                first(&["chromium", "google-chrome", "chromium-browser"]),
-                which("chromedriver"),
-                None,
-            ),
+            Kind::Chromium => {
+                (first(&["chromium", "google-chrome", "chromium-browser"]), which("chromedriver"), None)
+            }
             Kind::Firefox => (first(&["firefox-esr", "firefox"]), which("geckodriver"), None),
             Kind::Webkit => {
                 let mini = Some(PathBuf::from(MINI_BROWSER)).filter(|path| path.is_file());
@@ -135,12 +133,7 @@ impl Engine {
                 (browser, which("WebKitWebDriver"), which("Xvfb"))
             }
         };
-        Self {
-            name: kind,
-            browser,
-            driver,
-            display,
-        }
+        Self { name: kind, browser, driver, display }
     }
 
     /// The programs that are missing, each by the name that it usually has.
@@ -259,10 +252,7 @@ impl Browser {
         let engine = Engine::find(kind);
         let missing = engine.missing();
         let (Some(browser), Some(driver), true) = (engine.browser, engine.driver, missing.is_empty()) else {
-            return Err(BrowserFault::Missing {
-                kind,
-                programs: missing,
-            });
+            return Err(BrowserFault::Missing { kind, programs: missing });
         };
         let failed = |why: String| BrowserFault::NotStarted { kind, why };
         let launched = |fault: LaunchFault| failed(fault.to_string());
@@ -308,11 +298,7 @@ impl Browser {
         }
         let driver = launch.start().map_err(launched)?;
         let capabilities = capabilities(kind, look, &browser, &arena, &public);
-        let quarters = Arc::new(Quarters {
-            driver,
-            display,
-            arena,
-        });
+        let quarters = Arc::new(Quarters { driver, display, arena });
         told(&quarters);
         let driver = &quarters.driver;
         let address = driver.wait_listening(deadline).ok_or_else(|| {
@@ -321,13 +307,7 @@ impl Browser {
         })?;
         let opened = Session::open(kind, address, capabilities, deadline);
         let (session, version) = opened.inspect_err(|_| quarters.end())?;
-        Ok(Self {
-            kind,
-            version,
-            session,
-            quarters,
-            public,
-        })
+        Ok(Self { kind, version, session, quarters, public })
     }
 
     /// Which engine.
@@ -433,8 +413,7 @@ impl Browser {
             "await painted(); return outerHeight - innerHeight + document.documentElement.scrollHeight";
         let length = self.run(&format!("{PAINTED} {length}"), Value::Null)?;
         let length = length.as_u64().and_then(|length| u32::try_from(length).ok());
-        self.session
-            .resize(width, length.map_or(height, |length| length.max(height)))?;
+        self.session.resize(width, length.map_or(height, |length| length.max(height)))?;
         self.run(&format!("{PAINTED} await painted()"), Value::Null)?;
         self.session.picture()
     }
@@ -448,11 +427,7 @@ impl Browser {
 /// The bytes of an HTML page with this content.
 pub fn page(content: &str) -> Vec<u8> {
     let html = format!("<!doctype html><meta charset=utf-8><title>suite</title>{content}");
-    response(
-        200,
-        &[("Content-Type", "text/html; charset=utf-8")],
-        html.as_bytes(),
-    )
+    response(200, &[("Content-Type", "text/html; charset=utf-8")], html.as_bytes())
 }
 
 /// What a session is asked for: a fresh profile without the engine's own traffic, names and addresses as the cases need
@@ -521,10 +496,7 @@ mod tests {
             display: None,
         };
         assert_eq!(engine.missing(), ["WebKitWebDriver", "Xvfb"]);
-        let fault = BrowserFault::Missing {
-            kind: engine.name,
-            programs: engine.missing(),
-        };
+        let fault = BrowserFault::Missing { kind: engine.name, programs: engine.missing() };
         let text = fault.to_string();
         assert!(
             text.contains("no WebKitWebDriver") && text.contains("no Xvfb") && text.contains(INSTALL),

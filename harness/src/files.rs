@@ -193,10 +193,7 @@ impl Watch {
     pub fn noted(directory: &Path, transcript: &Transcript) -> io::Result<Self> {
         let transcript = transcript.clone();
         Self::each(directory, move |event| {
-            let facts = event
-                .facts
-                .as_ref()
-                .map_or_else(|| "gone".to_owned(), ToString::to_string);
+            let facts = event.facts.as_ref().map_or_else(|| "gone".to_owned(), ToString::to_string);
             let detail = format!("{:?} {} ({facts})", event.kind, event.name.display());
             transcript.note_at(event.at, "files", "event", detail);
         })
@@ -230,12 +227,7 @@ impl Watch {
             let (wake, directory) = (Arc::clone(&wake), directory.to_owned());
             std::thread::spawn(move || observe(inotify, &wake, &directory, &events, &looks, react))
         };
-        Ok(Self {
-            events,
-            looks,
-            wake,
-            thread: Some(thread),
-        })
+        Ok(Self { events, looks, wake, thread: Some(thread) })
     }
 
     /// Everything that happened before this call; on a host that is too busy to look for a second, what was seen so far.
@@ -261,26 +253,20 @@ impl Watch {
         deadline: Instant,
         mut seen: impl FnMut(&[FileEvent]) -> bool,
     ) -> Option<Vec<FileEvent>> {
-        self.events
-            .wait(deadline, |events| seen(events).then(|| events.clone()))
+        self.events.wait(deadline, |events| seen(events).then(|| events.clone()))
     }
 
     /// Waits until something of this kind happened to this name; `None` at the deadline.
     pub fn wait_event(&self, deadline: Instant, kind: FileEventKind, name: &str) -> Option<FileEvent> {
         self.events.wait(deadline, |events| {
-            events
-                .iter()
-                .find(|event| event.kind == kind && event.name == name)
-                .cloned()
+            events.iter().find(|event| event.kind == kind && event.name == name).cloned()
         })
     }
 
     /// Every event at which an entry's mode let group or others do something.
     pub fn loose(&self) -> Vec<FileEvent> {
         let events = self.events().into_iter();
-        events
-            .filter(|event| event.facts.as_ref().is_some_and(Facts::is_loose))
-            .collect()
+        events.filter(|event| event.facts.as_ref().is_some_and(Facts::is_loose)).collect()
     }
 }
 
@@ -327,13 +313,7 @@ fn observe(
             let Some(kind) = kind_of(event.mask) else { continue };
             let name = event.name.unwrap_or(OsStr::new("")).to_owned();
             let facts = Facts::of(&directory.join(&name)).ok();
-            let event = FileEvent {
-                at: Instant::now(),
-                kind,
-                name,
-                cookie: event.cookie,
-                facts,
-            };
+            let event = FileEvent { at: Instant::now(), kind, name, cookie: event.cookie, facts };
             react(&event);
             events.update(|events| events.push(event));
         }
@@ -353,8 +333,5 @@ fn kind_of(mask: EventMask) -> Option<FileEventKind> {
         (EventMask::DELETE_SELF, FileEventKind::SelfDeleted),
         (EventMask::Q_OVERFLOW, FileEventKind::Overflow),
     ];
-    kinds
-        .into_iter()
-        .find(|(bit, _)| mask.contains(*bit))
-        .map(|(_, kind)| kind)
+    kinds.into_iter().find(|(bit, _)| mask.contains(*bit)).map(|(_, kind)| kind)
 }

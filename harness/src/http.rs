@@ -160,10 +160,7 @@ impl Response {
 
     /// Every header of this name.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let named = self
-            .headers
-            .iter()
-            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let named = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -179,14 +176,7 @@ impl Response {
     /// The media type, in lowercase and without parameters.
     pub fn media_type(&self) -> Option<String> {
         let value = self.header("content-type")?;
-        Some(
-            value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase(),
-        )
+        Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
     }
 
     /// The body as JSON.
@@ -217,21 +207,13 @@ impl Connection {
     pub fn open(address: SocketAddr, deadline: Instant) -> Result<Self, HttpFault> {
         let stream = TcpStream::connect_timeout(&address, left(deadline).ok_or(HttpFault::TimedOut)?)?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-            head_only: false,
-        })
+        Ok(Self { stream, buffer: Vec::new(), head_only: false })
     }
 
     /// Connects with the smallest receive buffer that there is: what is not read stays with the sender.
     pub fn open_narrow(address: SocketAddr, deadline: Instant) -> Result<Self, HttpFault> {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
-        let family = if address.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|error| HttpFault::from(io::Error::from(error)))?;
         // Before it connects: the window that it offers follows from it. Sending has the deadline of connecting.
@@ -241,11 +223,7 @@ impl Connection {
         sized.map_err(|error| HttpFault::from(io::Error::from(error)))?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-            head_only: false,
-        })
+        Ok(Self { stream, buffer: Vec::new(), head_only: false })
     }
 
     /// Its own end.
@@ -264,8 +242,7 @@ impl Connection {
         self.head_only = bytes.starts_with(b"HEAD ");
         let mut rest = bytes;
         while !rest.is_empty() {
-            self.stream
-                .set_write_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
+            self.stream.set_write_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
             match self.stream.write(rest) {
                 Ok(sent) => rest = &rest[sent..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -304,13 +281,8 @@ impl Connection {
             if (100..200).contains(&status) && status != 101 {
                 continue;
             }
-            let mut response = Response {
-                status,
-                headers,
-                body: Vec::new(),
-                closes: false,
-                at: Instant::now(),
-            };
+            let mut response =
+                Response { status, headers, body: Vec::new(), closes: false, at: Instant::now() };
             response.closes = response.says("connection", "close");
             return Ok(response);
         }
@@ -360,10 +332,7 @@ impl Connection {
                 None => Framing::Close,
             }
         };
-        let pieces = Pieces {
-            connection: self,
-            framing,
-        };
+        let pieces = Pieces { connection: self, framing };
         Ok((head, pieces))
     }
 
@@ -392,11 +361,7 @@ impl Connection {
                 Ok(httparse::Status::Complete(length)) => {
                     let status = head.code.ok_or_else(|| malformed("no status"))?;
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    let headers = head
-                        .headers
-                        .iter()
-                        .map(|h| (h.name.to_owned(), text(h.value)))
-                        .collect();
+                    let headers = head.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
                     self.buffer.drain(..length);
                     return Ok((status, headers));
                 }
@@ -463,8 +428,7 @@ impl Connection {
         }
         let mut piece = [0; 16 * 1024];
         loop {
-            self.stream
-                .set_read_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
+            self.stream.set_read_timeout(Some(left(deadline).ok_or(HttpFault::TimedOut)?))?;
             match self.stream.read(&mut piece) {
                 Ok(0) => return Ok(false),
                 Ok(n) => {

@@ -93,9 +93,7 @@ impl Recorder {
         let seen = Shared::new(Seen::default());
         let parent = Inotify::init()?;
         let above = state_dir.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        parent
-            .watches()
-            .add(above, WatchMask::CREATE | WatchMask::MOVED_TO)?;
+        parent.watches().add(above, WatchMask::CREATE | WatchMask::MOVED_TO)?;
         let (directory, name) = (state_dir.to_owned(), registration.to_owned());
         let thread = {
             let (seen, wake) = (seen.clone(), Arc::clone(&wake));
@@ -114,8 +112,7 @@ impl Recorder {
                 };
                 if let Err(error) = ended {
                     seen.update(|seen| {
-                        seen.ends
-                            .get_or_insert(format!("the state directory cannot be watched: {error}"));
+                        seen.ends.get_or_insert(format!("the state directory cannot be watched: {error}"));
                     });
                 }
             })
@@ -133,13 +130,7 @@ impl Recorder {
 
     /// The subject of this number was started between the two instants, and told to yield or not.
     pub fn launched(&self, number: usize, subject: &Arc<Subject>, yields: bool, after: Instant, by: Instant) {
-        lock(&self.subjects).push(Launched {
-            number,
-            yields,
-            after,
-            by,
-            subject: Arc::clone(subject),
-        });
+        lock(&self.subjects).push(Launched { number, yields, after, by, subject: Arc::clone(subject) });
     }
 
     /// A handshake that was sent after the one instant was answered by the other, with this body.
@@ -161,17 +152,11 @@ impl Recorder {
     /// daemons, such as clients: who but the suite changed a file is not known then.
     pub fn finish(mut self, case: &str, helpers: Option<Instant>) -> Value {
         self.end();
-        let Seen {
-            files,
-            whole_until,
-            mut ends,
-        } = self.seen.update(std::mem::take);
+        let Seen { files, whole_until, mut ends } = self.seen.update(std::mem::take);
         let subjects = std::mem::take(&mut *lock(&self.subjects));
         let number = |pid: &Value| {
             let pid = pid.as_u64()?;
-            let found = subjects
-                .iter()
-                .find(|launched| u64::from(launched.subject.pid()) == pid);
+            let found = subjects.iter().find(|launched| u64::from(launched.subject.pid()) == pid);
             found.map(|launched| launched.number)
         };
         let mut whole = whole_until.unwrap_or(self.began);
@@ -204,11 +189,7 @@ impl Recorder {
             let is_ours = *path == self.record;
             if is_ours {
                 let what = json!({"what": "record-touched", "by": "suite"});
-                others.push(Observation {
-                    after: *after,
-                    by: *by,
-                    what,
-                });
+                others.push(Observation { after: *after, by: *by, what });
             }
             !is_ours
         });
@@ -221,14 +202,8 @@ impl Recorder {
         let micros = |at: Instant| at.saturating_duration_since(self.began).as_micros();
         let events = observations.into_iter().map(|observation| {
             let mut event = Map::new();
-            event.insert(
-                "after_us".to_owned(),
-                json!(u64::try_from(micros(observation.after)).ok()),
-            );
-            event.insert(
-                "by_us".to_owned(),
-                json!(u64::try_from(micros(observation.by)).ok()),
-            );
+            event.insert("after_us".to_owned(), json!(u64::try_from(micros(observation.after)).ok()));
+            event.insert("by_us".to_owned(), json!(u64::try_from(micros(observation.by)).ok()));
             if let Value::Object(what) = observation.what {
                 event.extend(what);
             }
@@ -255,11 +230,7 @@ impl Launched {
     fn observations(&self) -> Vec<Observation> {
         let daemon = self.number;
         let started = json!({"what": "daemon-started", "daemon": daemon, "yields": self.yields});
-        let mut all = vec![Observation {
-            after: self.after,
-            by: self.by,
-            what: started,
-        }];
+        let mut all = vec![Observation { after: self.after, by: self.by, what: started }];
         for (at, signal) in self.subject.signals() {
             let what = match signal {
                 Signal::STOP => "paused",
@@ -268,26 +239,14 @@ impl Launched {
                 _ => continue,
             };
             // A call that was under way when the process stopped may still come to its end.
-            let at = if signal == Signal::STOP {
-                at + TOLD_LATE
-            } else {
-                at
-            };
-            all.push(Observation {
-                after: at,
-                by: at,
-                what: json!({"what": what, "daemon": daemon}),
-            });
+            let at = if signal == Signal::STOP { at + TOLD_LATE } else { at };
+            all.push(Observation { after: at, by: at, what: json!({"what": what, "daemon": daemon}) });
         }
         if let Some(exit) = self.subject.exit() {
             let what = json!({
                 "what": "exited", "daemon": daemon, "status": exit.code, "signal": exit.signal,
             });
-            all.push(Observation {
-                after: self.after,
-                by: exit.at,
-                what,
-            });
+            all.push(Observation { after: self.after, by: exit.at, what });
         }
         all
     }
@@ -387,10 +346,7 @@ impl Watched {
     }
 
     fn has_more(&self) -> io::Result<bool> {
-        Ok(poll(
-            &mut [PollFd::new(&self.events, PollFlags::IN)],
-            Some(&Timespec::default()),
-        )? > 0)
+        Ok(poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&Timespec::default()))? > 0)
     }
 
     /// Looks until the recording ends, or nothing more can be told.
@@ -410,10 +366,7 @@ impl Watched {
                 }
             };
             let (quiet, events, authors) = self.drain()?;
-            if events
-                .iter()
-                .any(|event| event.mask.contains(EventMask::Q_OVERFLOW))
-            {
+            if events.iter().any(|event| event.mask.contains(EventMask::Q_OVERFLOW)) {
                 seen.update(|seen| seen.ends = Some("events were lost".to_owned()));
                 return Ok(());
             }
@@ -426,11 +379,7 @@ impl Watched {
             let before = after.checked_sub(TOLD_LATE).unwrap_or(after);
             let files = self.told(&events, &authors)?;
             seen.update(|seen| {
-                seen.files.extend(files.into_iter().map(|what| Observation {
-                    after: before,
-                    by,
-                    what,
-                }));
+                seen.files.extend(files.into_iter().map(|what| Observation { after: before, by, what }));
                 seen.whole_until = Some(quiet);
             });
             after = quiet;
@@ -460,8 +409,7 @@ impl Watched {
                 // Read before it is renamed into place, while its name is its own.
                 if event.mask.contains(EventMask::CLOSE_WRITE) && event.name != self.registration {
                     let record = read_record(&self.directory.join(&event.name));
-                    self.written
-                        .extend(record.map(|record| (event.name.clone(), (record.id, record.pid))));
+                    self.written.extend(record.map(|record| (event.name.clone(), (record.id, record.pid))));
                 }
             }
             if let Some(queue) = &self.authors {
@@ -472,9 +420,7 @@ impl Watched {
                 }
             }
             // A rename is two events, one right after the other.
-            let is_cut = all
-                .last()
-                .is_some_and(|event: &Raw| event.mask.contains(EventMask::MOVED_FROM));
+            let is_cut = all.last().is_some_and(|event: &Raw| event.mask.contains(EventMask::MOVED_FROM));
             if all.len() == from && !is_cut {
                 return Ok((quiet, all, authors));
             }
@@ -608,13 +554,8 @@ fn name_authors(mut bytes: &[u8], authors: &mut Authors) {
     while let Some(length) = number(bytes, 0).filter(|length| (24..=bytes.len()).contains(length)) {
         let (event, rest) = bytes.split_at(length);
         bytes = rest;
-        let mask = event[8..16]
-            .try_into()
-            .map(u64::from_ne_bytes)
-            .unwrap_or_default();
-        let is_me = event[20..24]
-            .try_into()
-            .is_ok_and(|pid| u32::from_ne_bytes(pid) == me);
+        let mask = event[8..16].try_into().map(u64::from_ne_bytes).unwrap_or_default();
+        let is_me = event[20..24].try_into().is_ok_and(|pid| u32::from_ne_bytes(pid) == me);
         let mut pieces = &event[short(event, 6).unwrap_or(length).min(length)..];
         while let Some(length) = short(pieces, 2).filter(|length| (4..=pieces.len()).contains(length)) {
             let (piece, rest) = pieces.split_at(length);
@@ -623,16 +564,10 @@ fn name_authors(mut bytes: &[u8], authors: &mut Authors) {
             if piece[0] != WITH_NAME || piece.len() < 20 + handle {
                 continue;
             }
-            let name = piece[20 + handle..]
-                .split(|byte| *byte == 0)
-                .next()
-                .unwrap_or_default();
+            let name = piece[20 + handle..].split(|byte| *byte == 0).next().unwrap_or_default();
             // The low bits are those of inotify.
             for bit in (0..12).map(|bit| 1 << bit).filter(|bit| mask & bit != 0) {
-                authors
-                    .entry((bit, OsString::from_vec(name.to_vec())))
-                    .or_default()
-                    .insert(is_me);
+                authors.entry((bit, OsString::from_vec(name.to_vec()))).or_default().insert(is_me);
             }
         }
     }

@@ -57,18 +57,12 @@ fn in_child(setup: Setup) -> io::Result<()> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }
     if setup.file_size.is_some() {
-        let limit = rustix::process::Rlimit {
-            current: setup.file_size,
-            maximum: setup.file_size,
-        };
+        let limit = rustix::process::Rlimit { current: setup.file_size, maximum: setup.file_size };
         rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
     }
     if setup.core_dumps {
         let most = process::getrlimit(process::Resource::Core).maximum;
-        let up_to = |most| Rlimit {
-            current: most,
-            maximum: most,
-        };
+        let up_to = |most| Rlimit { current: most, maximum: most };
         // Root may have more than it was given.
         process::setrlimit(process::Resource::Core, up_to(None))
             .or_else(|_| process::setrlimit(process::Resource::Core, up_to(most)))?;
@@ -108,21 +102,11 @@ impl Squeezed {
                 (process::Resource::Nofile, descriptors as u64)
             }
         };
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(Errno::SRCH)?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         // What is the most that it may have, it has inherited.
-        let limit = Rlimit {
-            current: Some(has),
-            maximum: process::getrlimit(resource).maximum,
-        };
+        let limit = Rlimit { current: Some(has), maximum: process::getrlimit(resource).maximum };
         let before = process::prlimit(Some(pid), resource, limit)?;
-        Ok(Self {
-            pid,
-            resource,
-            before,
-        })
+        Ok(Self { pid, resource, before })
     }
 }
 
@@ -266,10 +250,7 @@ pub fn nobody() -> Option<User> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         match fields[..] {
-            ["nobody", _, uid, gid, ..] => Some(User {
-                uid: uid.parse().ok()?,
-                gid: gid.parse().ok()?,
-            }),
+            ["nobody", _, uid, gid, ..] => Some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? }),
             _ => None,
         }
     })

@@ -128,24 +128,14 @@ impl Launch {
             program = std::env::current_dir().unwrap_or_default().join(program);
         }
         let mut command = Command::new(&program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(&self.env)
-            .current_dir(&self.cwd);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(arguments).env_clear().envs(&self.env).current_dir(&self.cwd);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         platform::prepare(&mut command, self.setup);
 
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => LaunchFault::NoSuchProgram(program.clone()),
             io::ErrorKind::PermissionDenied => LaunchFault::NotExecutable(program.clone()),
-            _ => LaunchFault::Failed {
-                program: program.clone(),
-                source,
-            },
+            _ => LaunchFault::Failed { program: program.clone(), source },
         };
         // The lock keeps the reaper of orphans from taking a subject that ends before it is known.
         let mut held = lock(&HELD);
@@ -162,29 +152,13 @@ impl Launch {
         };
         held.insert(pid);
         drop(held);
-        let argv: Vec<String> = self
-            .argv
-            .iter()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect();
-        self.transcript
-            .note(&self.actor, "start", format!("pid {pid}: {}", argv.join(" ")));
+        let argv: Vec<String> = self.argv.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        self.transcript.note(&self.actor, "start", format!("pid {pid}: {}", argv.join(" ")));
 
-        let output = Shared::new(Output {
-            chunks: Vec::new(),
-            kept: 0,
-            dropped: 0,
-            open: 2,
-        });
+        let output = Shared::new(Output { chunks: Vec::new(), kept: 0, dropped: 0, open: 2 });
         let streams: [(Stream, Option<Box<dyn Read + Send>>); 2] = [
-            (
-                Stream::Stdout,
-                child.stdout.take().map(|pipe| Box::new(pipe) as _),
-            ),
-            (
-                Stream::Stderr,
-                child.stderr.take().map(|pipe| Box::new(pipe) as _),
-            ),
+            (Stream::Stdout, child.stdout.take().map(|pipe| Box::new(pipe) as _)),
+            (Stream::Stderr, child.stderr.take().map(|pipe| Box::new(pipe) as _)),
         ];
         for (stream, pipe) in streams {
             let pipe = pipe.expect("both outputs are piped");
@@ -298,11 +272,7 @@ fn capture(
     transcript: &Transcript,
     actor: &str,
 ) {
-    let what = if stream == Stream::Stdout {
-        "stdout"
-    } else {
-        "stderr"
-    };
+    let what = if stream == Stream::Stdout { "stdout" } else { "stderr" };
     // Whole lines reach the transcript, so that a secret written in two parts is still recognised.
     let mut line = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
@@ -393,12 +363,7 @@ impl Subject {
     /// Stops (`SIGSTOP`) every process of its tree and returns once all of them are seen stopped.
     pub fn stop(&self) -> io::Result<()> {
         self.for_all(Signal::STOP)?;
-        let stopped = || {
-            self.tree()
-                .iter()
-                .all(|p| matches!(p.state, 'T' | 't' | 'Z' | 'X'))
-                .then_some(())
-        };
+        let stopped = || self.tree().iter().all(|p| matches!(p.state, 'T' | 't' | 'Z' | 'X')).then_some(());
         until(ms(2_000), stopped)
             .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject does not stop"))?;
         self.sends(Signal::STOP);
@@ -422,8 +387,7 @@ impl Subject {
     }
 
     fn for_all(&self, signal: Signal) -> io::Result<()> {
-        self.transcript
-            .note(&self.actor, "signal", format!("{signal:?} to the whole tree"));
+        self.transcript.note(&self.actor, "signal", format!("{signal:?} to the whole tree"));
         rustix::process::pidfd_send_signal(&*self.pidfd, signal)?;
         for process in self.tree().into_iter().filter(|process| process.pid != self.pid) {
             process.signal(signal);
@@ -453,8 +417,7 @@ impl Subject {
 
     /// Waits until what it wrote satisfies `seen`.
     pub fn wait_output(&self, deadline: Instant, mut seen: impl FnMut(&Output) -> bool) -> Option<Output> {
-        self.output
-            .wait(deadline, |output| seen(output).then(|| output.clone()))
+        self.output.wait(deadline, |output| seen(output).then(|| output.clone()))
     }
 
     /// Waits until nobody holds its outputs any more; `None` when somebody still does at the deadline, which a child
@@ -469,14 +432,10 @@ impl Subject {
         let all = processes();
         // Once the leader is reaped its number may become a stranger's; our own orphans cannot be strangers.
         let ours = descendants(&all, &[std::process::id()]);
-        let roots = all
-            .iter()
-            .filter(|p| (p.pid == self.pid || p.pgrp == self.pid) && ours.contains(&p.pid));
+        let roots = all.iter().filter(|p| (p.pid == self.pid || p.pgrp == self.pid) && ours.contains(&p.pid));
         let roots: Vec<u32> = roots.map(|process| process.pid).collect();
         let family = descendants(&all, &roots);
-        all.into_iter()
-            .filter(|process| family.contains(&process.pid))
-            .collect()
+        all.into_iter().filter(|process| family.contains(&process.pid)).collect()
     }
 
     /// The sockets that its tree holds.
@@ -534,14 +493,8 @@ pub fn run_as<S: Into<OsString>>(
     argv: impl IntoIterator<Item = S>,
     deadline: Instant,
 ) -> Result<Option<(Exit, Output)>, LaunchFault> {
-    let env = std::env::var_os("PATH")
-        .map(|path| ("PATH".into(), path))
-        .into_iter()
-        .collect();
-    let setup = Setup {
-        user: Some(user),
-        ..Setup::default()
-    };
+    let env = std::env::var_os("PATH").map(|path| ("PATH".into(), path)).into_iter().collect();
+    let setup = Setup { user: Some(user), ..Setup::default() };
     let subject = Launch::new(argv).env(env).setup(setup).start()?;
     let exit = subject.wait_exit(deadline);
     Ok(exit.and_then(|exit| Some((exit, subject.wait_output_end(deadline)?))))
@@ -551,9 +504,7 @@ pub fn run_as<S: Into<OsString>>(
 pub fn read_as(user: User, path: &Path, deadline: Instant) -> io::Result<Result<Vec<u8>, String>> {
     match run_as(user, [OsString::from("cat"), "--".into(), path.into()], deadline) {
         Ok(Some((Exit { code: Some(0), .. }, output))) => Ok(Ok(output.stdout())),
-        Ok(Some((_, output))) => Ok(Err(String::from_utf8_lossy(&output.stderr())
-            .trim_end()
-            .to_owned())),
+        Ok(Some((_, output))) => Ok(Err(String::from_utf8_lossy(&output.stderr()).trim_end().to_owned())),
         Ok(None) => Err(io::ErrorKind::TimedOut.into()),
         Err(fault) => Err(io::Error::other(fault)),
     }
@@ -591,9 +542,7 @@ fn reap_orphans() {
     };
     let Some(own) = Proc::of(me) else { return };
     let held = lock(&HELD);
-    let children = children
-        .split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok());
+    let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
     for child in children.filter(|pid| !held.contains(pid)).filter_map(Proc::of) {
         let started_here =
             child.session == own.session && (child.pgrp == own.pgrp || child.pgrp == child.pid);
@@ -633,12 +582,8 @@ fn reap(pidfd: &OwnedFd) -> Exit {
         .ok()
         .flatten();
     Exit {
-        code: status
-            .as_ref()
-            .and_then(rustix::process::WaitIdStatus::exit_status),
-        signal: status
-            .as_ref()
-            .and_then(rustix::process::WaitIdStatus::terminating_signal),
+        code: status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status),
+        signal: status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal),
         at,
     }
 }

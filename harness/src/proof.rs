@@ -102,10 +102,7 @@ pub fn client_mac_under(key: &[u8], authority: &str, nonce: &str) -> String {
 /// The daemon's MAC for the answer `body` to the handshake with `nonce`, in base64url.
 pub fn daemon_mac(credential: &Credential, authority: &str, nonce: &str, body: &[u8]) -> String {
     let digest = sha256_hex(body);
-    mac(
-        &credential.bytes,
-        &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"),
-    )
+    mac(&credential.bytes, &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"))
 }
 
 fn mac(key: &[u8], message: &str) -> String {
@@ -157,10 +154,7 @@ pub fn parse_authorization(value: &str) -> Option<ClientProof> {
             return None;
         }
     }
-    Some(ClientProof {
-        nonce: nonce?,
-        mac: mac?,
-    })
+    Some(ClientProof { nonce: nonce?, mac: mac? })
 }
 
 /// Reads the value of a `Local-Daemon-Proof` header: the quoted base64url text of 32 bytes.
@@ -209,9 +203,7 @@ pub fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
 
 /// Whether `haystack` holds `secret` in any of its [`forms`].
 pub fn holds(haystack: &[u8], secret: &[u8]) -> bool {
-    forms(secret)
-        .iter()
-        .any(|form| haystack.windows(form.len()).any(|window| window == form))
+    forms(secret).iter().any(|form| haystack.windows(form.len()).any(|window| window == form))
 }
 
 #[cfg(test)]

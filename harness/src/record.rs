@@ -86,10 +86,9 @@ impl Record {
             return Err(RecordFault::Field("id"));
         }
         let pid = match fields.get("pid").ok_or(RecordFault::Missing("pid"))? {
-            Value::Number(number) => number
-                .as_i64()
-                .and_then(|pid| i32::try_from(pid).ok())
-                .filter(|pid| *pid >= 1),
+            Value::Number(number) => {
+                number.as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid >= 1)
+            }
             _ => None,
         };
         Ok(Self {
@@ -160,18 +159,12 @@ impl Url {
             ("localhost:", Host::Name),
             ("[::1]:", Host::V6),
         ];
-        let (host, rest) = hosts
-            .iter()
-            .find_map(|(name, host)| Some((*host, rest.strip_prefix(name)?)))?;
+        let (host, rest) = hosts.iter().find_map(|(name, host)| Some((*host, rest.strip_prefix(name)?)))?;
         let port = rest.strip_suffix('/').unwrap_or(rest);
         if port.starts_with('0') || !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        Some(Self {
-            host,
-            port: port.parse().ok()?,
-            text: text.to_owned(),
-        })
+        Some(Self { host, port: port.parse().ok()?, text: text.to_owned() })
     }
 
     /// The URL of a listener on loopback.
@@ -203,10 +196,7 @@ impl Url {
             Host::Name => vec![v4, v6],
             Host::V6 => vec![v6],
         };
-        addresses
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, self.port))
-            .collect()
+        addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
 }
 
@@ -219,11 +209,7 @@ pub fn parse_credential(bytes: &[u8]) -> Option<Credential> {
 
 /// Writes `credential` as a well-behaved daemon leaves it.
 pub fn write_credential(state_dir: &Path, credential: &Credential) -> io::Result<()> {
-    replace(
-        &state_dir.join(CREDENTIAL),
-        format!("{}\n", credential.text()).as_bytes(),
-        0o600,
-    )
+    replace(&state_dir.join(CREDENTIAL), format!("{}\n", credential.text()).as_bytes(), 0o600)
 }
 
 /// Replaces `path` by a file of these bytes and exactly this mode, atomically.
@@ -237,11 +223,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 /// Creates `path` with these bytes and exactly this mode, whatever the umask; fails if it is there.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode & 0o700)
-        .open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(path)?;
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     file.write_all(bytes)
 }
@@ -331,16 +313,8 @@ mod tests {
             let text = format!("http://{host}:{port}{}", if slash { "/" } else { "" });
             Url::parse(&text).expect("a good URL")
         });
-        (
-            "[0-9a-f]{32}",
-            any::<String>(),
-            url,
-            1_i32..,
-            text(),
-            text(),
-            text(),
-        )
-            .prop_map(|(id, version, url, pid, protocol, socket, started_at)| Record {
+        ("[0-9a-f]{32}", any::<String>(), url, 1_i32.., text(), text(), text()).prop_map(
+            |(id, version, url, pid, protocol, socket, started_at)| Record {
                 id,
                 version,
                 url,
@@ -348,7 +322,8 @@ mod tests {
                 protocol,
                 socket,
                 started_at,
-            })
+            },
+        )
     }
 
     proptest! {
@@ -396,10 +371,7 @@ mod tests {
             r#"{"a":{"b":[{"c":1,"c":2}]}}"#,
             r#"{"a":1,"\u0061":1}"#,
         ] {
-            assert!(
-                matches!(parse_object(twice.as_bytes()), Err(RecordFault::Syntax(_))),
-                "{twice}"
-            );
+            assert!(matches!(parse_object(twice.as_bytes()), Err(RecordFault::Syntax(_))), "{twice}");
         }
     }
 
@@ -407,10 +379,7 @@ mod tests {
     fn a_listeners_url_is_its_address() {
         for address in ["127.0.0.1:8080", "[::1]:8080"] {
             let url = Url::of(address.parse().unwrap());
-            assert_eq!(
-                (url.authority(), url.addresses()),
-                (address, vec![address.parse().unwrap()])
-            );
+            assert_eq!((url.authority(), url.addresses()), (address, vec![address.parse().unwrap()]));
             assert_eq!(Url::parse(url.text()), Some(url));
         }
     }

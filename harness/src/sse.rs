@@ -19,9 +19,7 @@ impl Frame {
     /// The last field of this name.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter().rev();
-        fields
-            .find(|(other, _)| other == name)
-            .map(|(_, value)| value.as_str())
+        fields.find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
     /// What an engine takes as the event's id.
@@ -93,15 +91,9 @@ impl Parser {
             return (!fields.is_empty()).then_some(Frame { fields, at });
         }
         let (name, value) = line.split_once(':').unwrap_or((&line, ""));
-        let field = (
-            name.to_owned(),
-            value.strip_prefix(' ').unwrap_or(value).to_owned(),
-        );
+        let field = (name.to_owned(), value.strip_prefix(' ').unwrap_or(value).to_owned());
         if name.is_empty() {
-            return Some(Frame {
-                fields: vec![field],
-                at,
-            });
+            return Some(Frame { fields: vec![field], at });
         }
         self.fields.push(field);
         None
@@ -289,22 +281,13 @@ mod tests {
         };
         // Leaked for the thread's sake, a few bytes.
         let answer = |parts: &[&'static [u8]]| &*Vec::leak(parts.to_vec());
-        assert_eq!(
-            ends(answer(&[head, frame, b"0\r\n\r\n"])),
-            (1, Sight::End(Ending::Clean))
-        );
+        assert_eq!(ends(answer(&[head, frame, b"0\r\n\r\n"])), (1, Sight::End(Ending::Clean)));
         assert_eq!(
             ends(answer(&[head, frame, b"0\r\n", b"Trailer: x\r\n\r\n"])),
             (1, Sight::End(Ending::Clean))
         );
-        assert_eq!(
-            ends(answer(&[head, frame])),
-            (1, Sight::End(Ending::Cut(HttpFault::Closed(0))))
-        );
-        assert_eq!(
-            ends(answer(&[head, &frame[..14], b"0\r\n\r\n"])),
-            (0, Sight::End(Ending::WithinFrame))
-        );
+        assert_eq!(ends(answer(&[head, frame])), (1, Sight::End(Ending::Cut(HttpFault::Closed(0)))));
+        assert_eq!(ends(answer(&[head, &frame[..14], b"0\r\n\r\n"])), (0, Sight::End(Ending::WithinFrame)));
         let closing: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nevent: a\n\n";
         assert_eq!(ends(answer(&[closing])), (1, Sight::End(Ending::Clean)));
         let length: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nevent: a\n\nevent: b\n\n";

@@ -70,11 +70,7 @@ impl Point {
     /// At any of these calls; such as this kernel does not have are left out.
     pub fn at<'a>(calls: impl IntoIterator<Item = &'a [&'a str]>) -> Self {
         Self {
-            calls: calls
-                .into_iter()
-                .flatten()
-                .map(|call| (*call).to_owned())
-                .collect(),
+            calls: calls.into_iter().flatten().map(|call| (*call).to_owned()).collect(),
             path: None,
             nth: None,
             act: Act::Nothing,
@@ -129,9 +125,8 @@ impl Point {
         let calls: Vec<String> = self.calls.iter().map(|call| format!("?{call}")).collect();
         let calls = calls.join(",");
         // -y names the files behind descriptors; -s 0 keeps contents out of the log.
-        let mut options: Vec<String> = ["-f", "-ttt", "-y", "-s", "0", "-e", "signal=none", "-o"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut options: Vec<String> =
+            ["-f", "-ttt", "-y", "-s", "0", "-e", "signal=none", "-o"].map(str::to_owned).to_vec();
         options.push(log.to_string_lossy().into_owned());
         options.extend(["-e".to_owned(), format!("trace={calls}")]);
         if let Some(path) = &self.path {
@@ -181,22 +176,16 @@ impl Call {
 
     /// Whether it has returned, and not with an error.
     pub fn succeeded(&self) -> bool {
-        self.result
-            .as_ref()
-            .is_some_and(|result| !result.starts_with('-'))
+        self.result.as_ref().is_some_and(|result| !result.starts_with('-'))
     }
 
     /// Whether strace made it fail.
     pub fn was_failed(&self) -> bool {
-        self.result
-            .as_ref()
-            .is_some_and(|result| result.contains("(INJECTED)"))
+        self.result.as_ref().is_some_and(|result| result.contains("(INJECTED)"))
     }
 
     fn was_delayed(&self) -> bool {
-        self.result
-            .as_ref()
-            .is_some_and(|result| result.contains("(DELAYED)"))
+        self.result.as_ref().is_some_and(|result| result.contains("(DELAYED)"))
     }
 }
 
@@ -256,14 +245,9 @@ impl Strace {
         for process in &tree {
             argv.extend(["-p".to_owned(), process.pid.to_string()]);
         }
-        let tracer = Launch::new(argv)
-            .env(path_alone())
-            .start()
-            .map_err(io::Error::other)?;
+        let tracer = Launch::new(argv).env(path_alone()).start().map_err(io::Error::other)?;
         let attached = until(deadline, || {
-            let traced = tree
-                .iter()
-                .all(|process| tracers(process.pid).iter().all(|by| *by == tracer.pid()));
+            let traced = tree.iter().all(|process| tracers(process.pid).iter().all(|by| *by == tracer.pid()));
             (traced || !tracer.is_running()).then_some(traced)
         });
         if attached == Some(true) {
@@ -271,10 +255,7 @@ impl Strace {
             return Ok(());
         }
         let said = tracer.output().stderr();
-        Err(io::Error::other(format!(
-            "strace cannot attach: {}",
-            String::from_utf8_lossy(&said).trim_end()
-        )))
+        Err(io::Error::other(format!("strace cannot attach: {}", String::from_utf8_lossy(&said).trim_end())))
     }
 
     /// Every call that was noted so far.
@@ -285,11 +266,7 @@ impl Strace {
     /// Waits until a thread is held, and returns the call at which it is; `None` at the deadline, and where the subject
     /// ended before.
     pub fn wait_held(&self, subject: &Subject, deadline: Instant) -> Option<Call> {
-        let held = || {
-            self.held()
-                .map(Some)
-                .or_else(|| (!subject.is_running()).then_some(None))
-        };
+        let held = || self.held().map(Some).or_else(|| (!subject.is_running()).then_some(None));
         let call = until(deadline, held).flatten()?;
         if let Some(holder) = tracer_of(Path::new(&format!("/proc/{}", call.thread))).and_then(Proc::of) {
             let _ = self.holder.set(holder);
@@ -322,12 +299,7 @@ impl Strace {
     pub fn release(&self, subject: &Subject) -> io::Result<()> {
         let released = until(ms(2_000), || {
             let mut traced = false;
-            for by in subject
-                .tree()
-                .iter()
-                .flat_map(|process| tracers(process.pid))
-                .filter(|by| *by != 0)
-            {
+            for by in subject.tree().iter().flat_map(|process| tracers(process.pid)).filter(|by| *by != 0) {
                 traced = true;
                 if let Some(tracer) = Proc::of(by).filter(|tracer| tracer.comm == "strace") {
                     tracer.signal(Signal::KILL);
@@ -344,25 +316,17 @@ fn tracers(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    threads
-        .flatten()
-        .filter_map(|thread| tracer_of(&thread.path()))
-        .collect()
+    threads.flatten().filter_map(|thread| tracer_of(&thread.path())).collect()
 }
 
 /// The tracer of one thread, given by its directory below `/proc`.
 fn tracer_of(thread: &Path) -> Option<u32> {
     let status = std::fs::read_to_string(thread.join("status")).ok()?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }
 
 fn path_alone() -> Env {
-    std::env::var_os("PATH")
-        .map(|path| ("PATH".into(), path))
-        .into_iter()
-        .collect()
+    std::env::var_os("PATH").map(|path| ("PATH".into(), path)).into_iter().collect()
 }
 
 /// Whether processes can be traced here, or why not: no `strace`, or a system that does not allow it. Tried once.
@@ -380,9 +344,7 @@ fn try_out() -> Result<(), String> {
         .env(path_alone())
         .start()
         .map_err(|fault| fault.to_string())?;
-    strace
-        .attach(&subject, ms(5_000))
-        .map_err(|error| error.to_string())
+    strace.attach(&subject, ms(5_000)).map_err(|error| error.to_string())
 }
 
 /// Reads a log. A line that is not of a call, such as of an exit, is left out.
@@ -396,19 +358,15 @@ fn parse(log: &[u8]) -> Vec<Call> {
         };
         let Some((at, text)) = timed(rest) else { continue };
         if let Some(more) = text.strip_prefix(b"<... ") {
-            let open = calls
-                .iter_mut()
-                .rev()
-                .find(|(call, _)| call.thread == thread && call.result.is_none());
+            let open =
+                calls.iter_mut().rev().find(|(call, _)| call.thread == thread && call.result.is_none());
             let more = find(more, b" resumed>").map(|end| &more[end + 9..]);
             if let (Some((call, arguments)), Some(more)) = (open, more) {
                 arguments.extend_from_slice(more);
                 finish(call, arguments);
             }
         } else if let Some(open) = text.iter().position(|byte| *byte == b'(')
-            && text[..open]
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+            && text[..open].iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
         {
             let arguments = &text[open + 1..];
             let arguments = arguments.strip_suffix(b"<unfinished ...>").unwrap_or(arguments);
@@ -434,9 +392,7 @@ fn finish(call: &mut Call, text: &[u8]) {
     let (arguments, result) = end.map_or((text, None), |end| (&text[..end], Some(&text[end + 3..])));
     call.files = files(arguments);
     call.creates = call.name == "creat" || find(arguments, b"O_CREAT").is_some();
-    call.syncs = find(arguments, b"O_SYNC")
-        .or_else(|| find(arguments, b"O_DSYNC"))
-        .is_some();
+    call.syncs = find(arguments, b"O_SYNC").or_else(|| find(arguments, b"O_DSYNC")).is_some();
     call.result = result
         .map(|result| String::from_utf8_lossy(result).trim_end().to_owned())
         .filter(|result| result != "?");
@@ -459,10 +415,7 @@ fn files(arguments: &[u8]) -> Vec<PathBuf> {
             // A string that is cut is content, not a path.
             found.extend(base.take());
         } else if !path.as_os_str().is_empty() {
-            found.push(
-                base.take()
-                    .map_or_else(|| path.clone(), |base: PathBuf| base.join(&path)),
-            );
+            found.push(base.take().map_or_else(|| path.clone(), |base: PathBuf| base.join(&path)));
         }
         rest = after;
     }
@@ -479,11 +432,7 @@ fn unescape(text: &[u8], close: u8) -> (Vec<u8>, usize) {
             at += 1;
             continue;
         }
-        let digits = text[at + 1..]
-            .iter()
-            .take(3)
-            .take_while(|byte| matches!(byte, b'0'..=b'7'))
-            .count();
+        let digits = text[at + 1..].iter().take(3).take_while(|byte| matches!(byte, b'0'..=b'7')).count();
         let octal = std::str::from_utf8(&text[at + 1..at + 1 + digits])
             .ok()
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
@@ -547,10 +496,8 @@ mod tests {
 9     1795220415.607558 fchmodat(3</d>, "/s/abs", 0600) = 0
 7     1795220415.607559 rename("/s/a", "/s/b""#;
         let calls = parse(log);
-        let shown: Vec<(u32, &str, Vec<&str>)> = calls
-            .iter()
-            .map(|call| (call.thread, call.name.as_str(), names(call)))
-            .collect();
+        let shown: Vec<(u32, &str, Vec<&str>)> =
+            calls.iter().map(|call| (call.thread, call.name.as_str(), names(call))).collect();
         assert_eq!(
             shown,
             [

@@ -66,9 +66,7 @@ impl Transcript {
     /// From now on, and in what was already noted, `secret` is `[redacted]` as text, base64, base64url and
     /// hexadecimal. Secrets shorter than 8 bytes are not taken: they would eat ordinary words.
     pub fn hide(&self, secret: &[u8]) {
-        let forms = proof::forms(secret)
-            .into_iter()
-            .filter_map(|form| String::from_utf8(form).ok());
+        let forms = proof::forms(secret).into_iter().filter_map(|form| String::from_utf8(form).ok());
         let forms = forms.chain([printable(secret)]);
         let mut inner = lock(&self.0);
         let known = inner.secrets.len();
@@ -96,11 +94,7 @@ impl Transcript {
     /// Notes something that was seen at another time.
     pub fn note_at(&self, at: Instant, actor: &str, what: &str, detail: impl AsRef<str>) {
         let mut inner = lock(&self.0);
-        let at_ms = at
-            .saturating_duration_since(inner.began)
-            .as_millis()
-            .try_into()
-            .unwrap_or(u64::MAX);
+        let at_ms = at.saturating_duration_since(inner.began).as_millis().try_into().unwrap_or(u64::MAX);
         let what = inner.blot.over(what).into_owned();
         let mut detail = inner.blot.over(detail.as_ref()).into_owned();
         if detail.len() > LONGEST_DETAIL {
@@ -108,15 +102,7 @@ impl Transcript {
             detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
             detail = format!("{detail}… ({whole} bytes)");
         }
-        inner.events.push((
-            at,
-            Event {
-                at_ms,
-                actor: actor.to_owned(),
-                what,
-                detail,
-            },
-        ));
+        inner.events.push((at, Event { at_ms, actor: actor.to_owned(), what, detail }));
     }
 
     /// Everything noted so far, in order of time.
@@ -139,12 +125,8 @@ struct Blot(Option<AhoCorasick>);
 impl Blot {
     fn new(secrets: &[String]) -> Self {
         // Longest first, so that no form is cut by a shorter one that is a part of it.
-        let searcher = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(secrets);
-        Self(Some(searcher.expect(
-            "a few thousand short patterns are within the searcher's bounds",
-        )))
+        let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(secrets);
+        Self(Some(searcher.expect("a few thousand short patterns are within the searcher's bounds")))
     }
 
     fn over<'a>(&self, text: &'a str) -> Cow<'a, str> {
@@ -193,9 +175,7 @@ mod tests {
         let text = credential.text();
         transcript.note("suite", "early", format!("sent {text}"));
         transcript.hide(credential.bytes());
-        for form in proof::forms(credential.bytes())
-            .iter()
-            .filter_map(|form| std::str::from_utf8(form).ok())
+        for form in proof::forms(credential.bytes()).iter().filter_map(|form| std::str::from_utf8(form).ok())
         {
             transcript.note("suite", "late", format!("a{form}b"));
         }
@@ -213,11 +193,7 @@ mod tests {
         let credential = Credential::random();
         transcript.hide(credential.bytes());
         let text = credential.text();
-        transcript.note(
-            "suite",
-            "long",
-            format!("{}{text}", "x".repeat(LONGEST_DETAIL - 20)),
-        );
+        transcript.note("suite", "long", format!("{}{text}", "x".repeat(LONGEST_DETAIL - 20)));
         let detail = &transcript.events()[0].detail;
         assert!(!detail.contains(&text[..12]), "{detail}");
     }

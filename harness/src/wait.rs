@@ -10,9 +10,7 @@ pub fn ms(millis: u64) -> Instant {
 
 /// Time left until `deadline`, or `None` once it has passed.
 pub fn left(deadline: Instant) -> Option<Duration> {
-    deadline
-        .checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
+    deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }
 
 /// The pause between two looks of [`until`].
@@ -69,12 +67,7 @@ impl<T> Shared<T> {
                 return Some(found);
             }
             let left = left(deadline)?;
-            state = self
-                .0
-                .1
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.0.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -21,9 +21,7 @@ fn started(kind: Kind) -> Option<Browser> {
 
 fn is_driven_and_gone(kind: Kind) {
     let Some(browser) = started(kind) else { return };
-    let site = Squatter::responding(|_, _| page("<p id=p>here</p>"))
-        .start(Bind::V4)
-        .unwrap();
+    let site = Squatter::responding(|_, _| page("<p id=p>here</p>")).start(Bind::V4).unwrap();
     let url = format!("http://{}/a", site.address());
     browser.open(&url).unwrap();
     let script = "window.seen = (window.seen ?? 0) + arg.by;
@@ -34,22 +32,13 @@ fn is_driven_and_gone(kind: Kind) {
     }
     let thrown = browser.run("throw new TypeError('ouch')", json!({}));
     assert!(matches!(thrown, Err(BrowserFault::Threw(what)) if what.contains("ouch")));
-    assert!(
-        site.ledger()
-            .requests()
-            .iter()
-            .any(|request| request.target == "/a")
-    );
+    assert!(site.ledger().requests().iter().any(|request| request.target == "/a"));
 
     // What its name leads to is this machine.
     let rebound = format!("http://{}:{}/b", browser.rebound_name(), site.address().port());
     browser.open(&rebound).unwrap();
     let seen = site.ledger().requests();
-    let host = seen
-        .iter()
-        .find(|seen| seen.target == "/b")
-        .unwrap()
-        .header("host");
+    let host = seen.iter().find(|seen| seen.target == "/b").unwrap().header("host");
     assert!(host.unwrap().starts_with(browser.rebound_name()), "{host:?}");
 
     browser.clear().unwrap();
@@ -69,10 +58,7 @@ fn is_driven_and_gone(kind: Kind) {
             .iter()
             .any(|entry| entry.to_string_lossy().contains(&*path.to_string_lossy()))
     };
-    let left: Vec<_> = processes()
-        .into_iter()
-        .filter(|p| !p.is_zombie() && marks(p))
-        .collect();
+    let left: Vec<_> = processes().into_iter().filter(|p| !p.is_zombie() && marks(p)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

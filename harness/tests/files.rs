@@ -19,15 +19,10 @@ fn a_file_created_loose_is_seen_and_a_private_one_is_not_accused() {
     let watch = Watch::on(directory).unwrap();
     write_new(&directory.join("private"), b"x", 0o600).unwrap();
     write_new(&directory.join("loose"), b"x", 0o644).unwrap();
-    let closed = watch
-        .wait_event(ms(5_000), FileEventKind::ClosedWrite, "loose")
-        .expect("it is closed");
+    let closed = watch.wait_event(ms(5_000), FileEventKind::ClosedWrite, "loose").expect("it is closed");
     assert_eq!(closed.facts.unwrap().mode, 0o644);
     let loose = watch.loose();
-    assert!(
-        !loose.is_empty() && loose.iter().all(|event| event.name == "loose"),
-        "{loose:?}"
-    );
+    assert!(!loose.is_empty() && loose.iter().all(|event| event.name == "loose"), "{loose:?}");
 }
 
 #[test]
@@ -37,9 +32,7 @@ fn a_rename_and_an_unlink_are_seen_in_order() {
     let watch = Watch::noted(directory, arena.transcript()).unwrap();
     replace(&directory.join("record"), b"{}", 0o600).unwrap();
     fs::remove_file(directory.join("record")).unwrap();
-    watch
-        .wait_event(ms(5_000), FileEventKind::Deleted, "record")
-        .expect("it is deleted");
+    watch.wait_event(ms(5_000), FileEventKind::Deleted, "record").expect("it is deleted");
     let events = watch.events();
     let at = |kind, name: Option<&str>| {
         events
@@ -47,20 +40,11 @@ fn a_rename_and_an_unlink_are_seen_in_order() {
             .position(|event| event.kind == kind && name.is_none_or(|name| event.name == name))
             .unwrap()
     };
-    let (from, to) = (
-        at(FileEventKind::MovedFrom, None),
-        at(FileEventKind::MovedTo, Some("record")),
-    );
+    let (from, to) = (at(FileEventKind::MovedFrom, None), at(FileEventKind::MovedTo, Some("record")));
     assert!(at(FileEventKind::Created, None) < from && from < to);
     assert!(to < at(FileEventKind::Deleted, Some("record")));
     assert_eq!(events[from].cookie, events[to].cookie);
-    assert!(
-        arena
-            .transcript()
-            .events()
-            .iter()
-            .any(|event| event.detail.contains("MovedTo record"))
-    );
+    assert!(arena.transcript().events().iter().any(|event| event.detail.contains("MovedTo record")));
 }
 
 #[test]
@@ -69,11 +53,7 @@ fn the_end_of_the_directory_itself_is_seen() {
     let directory = arena.make_state_dir().unwrap();
     let watch = Watch::on(directory).unwrap();
     fs::remove_dir(directory).unwrap();
-    assert!(
-        watch
-            .wait_event(ms(5_000), FileEventKind::SelfDeleted, "")
-            .is_some()
-    );
+    assert!(watch.wait_event(ms(5_000), FileEventKind::SelfDeleted, "").is_some());
 }
 
 #[test]
@@ -84,11 +64,7 @@ fn opens_are_seen_on_request() {
     write_new(&path, b"x", 0o600).unwrap();
     let watch = Watch::with_opens(directory).unwrap();
     fs::read(path).unwrap();
-    assert!(
-        watch
-            .wait_event(ms(5_000), FileEventKind::Opened, "credential")
-            .is_some()
-    );
+    assert!(watch.wait_event(ms(5_000), FileEventKind::Opened, "credential").is_some());
 }
 
 #[test]
@@ -104,21 +80,10 @@ fn a_reaction_strikes_in_the_middle_of_a_publish() {
     });
     let watch = watch.unwrap();
     let script = "touch temporary && sleep 600 && mv temporary record";
-    let subject = arena
-        .launch("subject", ["sh", "-c", script])
-        .cwd(directory)
-        .start()
-        .unwrap();
+    let subject = arena.launch("subject", ["sh", "-c", script]).cwd(directory).start().unwrap();
     aim.set(subject.killer()).unwrap();
-    assert_eq!(
-        subject.wait_exit(ms(5_000)).unwrap().signal,
-        Some(Signal::KILL.as_raw())
-    );
-    assert!(
-        watch
-            .wait_event(ms(5_000), FileEventKind::Created, "temporary")
-            .is_some()
-    );
+    assert_eq!(subject.wait_exit(ms(5_000)).unwrap().signal, Some(Signal::KILL.as_raw()));
+    assert!(watch.wait_event(ms(5_000), FileEventKind::Created, "temporary").is_some());
     assert!(!directory.join("record").exists());
 }
 
@@ -157,11 +122,7 @@ fn a_hostile_reader_finds_nothing_wrong_with_atomic_publishes() {
     let reader = HostileReader::start(&directory.join(RECORD), 2, classify);
     // By the first reader, the one that keeps what it sees in order.
     let absent = || (!reader.report().changes.is_empty()).then_some(());
-    assert_eq!(
-        until(ms(5_000), absent),
-        Some(()),
-        "absence is seen before the first publish"
-    );
+    assert_eq!(until(ms(5_000), absent), Some(()), "absence is seen before the first publish");
     let mut last = String::new();
     for _ in 0..100 {
         let record = record();
@@ -171,11 +132,7 @@ fn a_hostile_reader_finds_nothing_wrong_with_atomic_publishes() {
     let seen = || reader.report().whole.contains_key(&last).then_some(());
     assert_eq!(until(ms(5_000), seen), Some(()));
     let report = reader.stop();
-    assert_eq!(
-        (report.broken, report.loose, report.errors.len()),
-        (0, 0, 0),
-        "{report:?}"
-    );
+    assert_eq!((report.broken, report.loose, report.errors.len()), (0, 0, 0), "{report:?}");
     assert_eq!(report.reads, report.absent + report.whole.values().sum::<u64>());
     assert_eq!(report.changes.first().unwrap().1, None);
 }

@@ -17,9 +17,7 @@ fn sh(arena: &Arena, script: &str) -> Subject {
 
 /// Waits for the first line that a script prints, as a number.
 fn first_number(subject: &Subject) -> u32 {
-    let output = subject
-        .wait_output(ms(5_000), |output| output.stdout().contains(&b'\n'))
-        .expect("a line");
+    let output = subject.wait_output(ms(5_000), |output| output.stdout().contains(&b'\n')).expect("a line");
     String::from_utf8(output.stdout())
         .unwrap()
         .lines()
@@ -38,20 +36,9 @@ fn an_exit_is_seen_with_its_status_and_reaped() {
     assert_eq!((exit.code, exit.signal), (Some(7), None));
     assert_eq!(Proc::of(subject.pid()), None, "no zombie is left");
     let output = subject.wait_output_end(ms(5_000)).unwrap();
-    assert_eq!(
-        (output.stdout(), output.stderr()),
-        (b"out\n".to_vec(), b"err\n".to_vec())
-    );
-    assert!(
-        subject.signal(Signal::TERM).is_err(),
-        "a reaped pid is nobody to signal"
-    );
-    let said: Vec<String> = arena
-        .transcript()
-        .events()
-        .into_iter()
-        .map(|event| event.what)
-        .collect();
+    assert_eq!((output.stdout(), output.stderr()), (b"out\n".to_vec(), b"err\n".to_vec()));
+    assert!(subject.signal(Signal::TERM).is_err(), "a reaped pid is nobody to signal");
+    let said: Vec<String> = arena.transcript().events().into_iter().map(|event| event.what).collect();
     for what in ["start", "stdout", "stderr", "exit"] {
         assert!(said.iter().any(|said| said == what), "{what} in {said:?}");
     }
@@ -65,10 +52,7 @@ fn a_deadline_passes_without_an_exit_and_a_signal_ends_it() {
     assert_eq!(subject.wait_exit(ms(30)), None);
     assert!(before.elapsed() >= Duration::from_millis(30));
     subject.signal(Signal::TERM).unwrap();
-    assert_eq!(
-        subject.wait_exit(ms(5_000)).unwrap().signal,
-        Some(Signal::TERM.as_raw())
-    );
+    assert_eq!(subject.wait_exit(ms(5_000)).unwrap().signal, Some(Signal::TERM.as_raw()));
 }
 
 #[test]
@@ -160,10 +144,7 @@ fn listening_sockets_are_those_of_the_tree() {
     let mine = own.local_addr().unwrap();
     assert!(!subject.sockets().iter().any(|socket| socket.local == mine));
     let me = local_daemon_harness::process::sockets(&[Proc::of(std::process::id()).unwrap()]);
-    assert!(
-        me.iter()
-            .any(|socket| socket.local == mine && socket.state == SocketState::Listen)
-    );
+    assert!(me.iter().any(|socket| socket.local == mine && socket.state == SocketState::Listen));
 }
 
 #[test]
@@ -185,16 +166,10 @@ fn what_a_peer_has_not_read_is_counted() {
 fn output_is_bounded_and_the_subject_is_not_blocked_by_it() {
     let arena = Arena::new().unwrap();
     let subject = sh(&arena, "head -c 3000000 /dev/zero");
-    assert_eq!(
-        subject.wait_exit(ms(10_000)).expect("it is not blocked").code,
-        Some(0)
-    );
+    assert_eq!(subject.wait_exit(ms(10_000)).expect("it is not blocked").code, Some(0));
     let output = subject.wait_output_end(ms(5_000)).unwrap();
     let kept = local_daemon_harness::process::MOST_OUTPUT;
-    assert_eq!(
-        (output.stdout().len(), output.dropped),
-        (kept, 3_000_000 - kept as u64)
-    );
+    assert_eq!((output.stdout().len(), output.dropped), (kept, 3_000_000 - kept as u64));
 }
 
 #[test]
@@ -203,16 +178,9 @@ fn the_environment_is_fixed_and_points_inside() {
     let subject = arena.launch("subject", ["env"]).start().unwrap();
     let output = subject.wait_output_end(ms(5_000)).unwrap();
     let output = String::from_utf8(output.stdout()).unwrap();
-    let mut names: Vec<&str> = output
-        .lines()
-        .filter_map(|line| Some(line.split_once('=')?.0))
-        .collect();
+    let mut names: Vec<&str> = output.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     names.sort_unstable();
-    let mut expected: Vec<String> = arena
-        .env()
-        .into_keys()
-        .map(|name| name.into_string().unwrap())
-        .collect();
+    let mut expected: Vec<String> = arena.env().into_keys().map(|name| name.into_string().unwrap()).collect();
     expected.sort();
     assert_eq!(names, expected);
     assert!(output.contains(&format!("HOME={}", arena.home().display())));
@@ -226,12 +194,7 @@ fn arenas_are_private_have_their_shape_and_vanish() {
     assert!(spaces.make_state_dir().unwrap().to_str().unwrap().contains(' '));
     for arena in [&long, &spaces] {
         for path in [arena.path(), arena.state_dir(), &arena.home()] {
-            assert_eq!(
-                path.metadata().unwrap().mode() & 0o7777,
-                0o700,
-                "{}",
-                path.display()
-            );
+            assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o700, "{}", path.display());
         }
     }
     let path = spaces.path().to_owned();
@@ -245,22 +208,10 @@ fn what_cannot_be_launched_says_why() {
     let arena = Arena::new().unwrap();
     let start = |argv: &[&str]| arena.launch("subject", argv.iter().copied()).start().err();
     assert!(matches!(start(&[]), Some(LaunchFault::Empty)));
-    assert!(matches!(
-        start(&["/no/such/program"]),
-        Some(LaunchFault::NoSuchProgram(_))
-    ));
-    assert!(matches!(
-        start(&["no-such-program"]),
-        Some(LaunchFault::NoSuchProgram(_))
-    ));
-    assert!(matches!(
-        start(&["/etc/passwd"]),
-        Some(LaunchFault::NotExecutable(_))
-    ));
-    let nowhere = arena
-        .launch("subject", ["true"])
-        .cwd("/no/such/directory")
-        .start();
+    assert!(matches!(start(&["/no/such/program"]), Some(LaunchFault::NoSuchProgram(_))));
+    assert!(matches!(start(&["no-such-program"]), Some(LaunchFault::NoSuchProgram(_))));
+    assert!(matches!(start(&["/etc/passwd"]), Some(LaunchFault::NotExecutable(_))));
+    let nowhere = arena.launch("subject", ["true"]).cwd("/no/such/directory").start();
     assert!(matches!(nowhere, Err(LaunchFault::NoSuchDirectory(_))));
 }
 
@@ -275,14 +226,8 @@ fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
         user: None,
         core_dumps: false,
     };
-    let subject = arena
-        .launch("subject", ["sh", "-c", script])
-        .setup(setup)
-        .start()
-        .unwrap();
-    let output = subject
-        .wait_output(ms(5_000), |output| output.stdout().ends_with(b"77\n"))
-        .unwrap();
+    let subject = arena.launch("subject", ["sh", "-c", script]).setup(setup).start().unwrap();
+    let output = subject.wait_output(ms(5_000), |output| output.stdout().ends_with(b"77\n")).unwrap();
     assert!(output.stdout().ends_with(b"0077\n"));
     assert_eq!(Proc::of(subject.pid()).unwrap().session, subject.pid());
     let big = arena.home().join("big");

@@ -24,11 +24,7 @@ fn world(point: Point) -> Option<(Arena, PathBuf, Strace)> {
 fn moves(arena: &Arena, strace: &Strace) -> Subject {
     let mut argv = strace.prefix();
     argv.extend(["mv", "-T", "old", "new"].map(str::to_owned));
-    arena
-        .launch("subject", argv)
-        .cwd(arena.state_dir())
-        .start()
-        .unwrap()
+    arena.launch("subject", argv).cwd(arena.state_dir()).start().unwrap()
 }
 
 #[test]
@@ -73,10 +69,7 @@ fn a_call_fails_with_the_given_error_and_has_no_effect() {
     let subject = moves(&arena, &strace);
     assert_eq!(subject.wait_exit(ms(5_000)).unwrap().code, Some(1));
     let calls = strace.calls();
-    assert!(
-        calls.iter().any(local_daemon_harness::strace::Call::was_failed),
-        "{calls:?}"
-    );
+    assert!(calls.iter().any(local_daemon_harness::strace::Call::was_failed), "{calls:?}");
     assert!(directory.join("old").exists() && !directory.join("new").exists());
 }
 
@@ -102,14 +95,8 @@ fn a_running_subject_is_held_with_all_its_processes_and_stopped_there() {
         return;
     };
     let script = r"trap 'rm old; touch seen' TERM; echo up; while :; do sleep 0.01; done";
-    let subject = arena
-        .launch("subject", ["sh", "-c", script])
-        .cwd(&directory)
-        .start()
-        .unwrap();
-    subject
-        .wait_output(ms(5_000), |output| !output.stdout().is_empty())
-        .unwrap();
+    let subject = arena.launch("subject", ["sh", "-c", script]).cwd(&directory).start().unwrap();
+    subject.wait_output(ms(5_000), |output| !output.stdout().is_empty()).unwrap();
     strace.attach(&subject, ms(5_000)).unwrap();
     subject.signal(Signal::TERM).unwrap();
     strace.wait_held(&subject, ms(5_000)).expect("its child is held");

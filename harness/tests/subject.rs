@@ -17,19 +17,10 @@ fn start(arena: &Arena, arguments: &[&str]) -> Subject {
 #[test]
 fn one_exits_and_one_hangs() {
     let arena = Arena::new().unwrap();
-    assert_eq!(
-        start(&arena, &["exit"]).wait_exit(ms(5_000)).unwrap().code,
-        Some(0)
-    );
-    assert_eq!(
-        start(&arena, &["exit", "3"]).wait_exit(ms(5_000)).unwrap().code,
-        Some(3)
-    );
+    assert_eq!(start(&arena, &["exit"]).wait_exit(ms(5_000)).unwrap().code, Some(0));
+    assert_eq!(start(&arena, &["exit", "3"]).wait_exit(ms(5_000)).unwrap().code, Some(3));
     assert_eq!(start(&arena, &["hang"]).wait_exit(ms(50)), None);
-    assert_eq!(
-        start(&arena, &["answer"]).wait_exit(ms(5_000)).unwrap().code,
-        Some(2)
-    );
+    assert_eq!(start(&arena, &["answer"]).wait_exit(ms(5_000)).unwrap().code, Some(2));
 }
 
 #[test]
@@ -37,19 +28,13 @@ fn two_answer_everything_alike_behind_files_that_look_right() {
     for status in ["200", "401"] {
         let arena = Arena::new().unwrap();
         let directory = arena.state_dir();
-        let _subject = start(
-            &arena,
-            &["answer", status, "--state-dir", directory.to_str().unwrap()],
-        );
+        let _subject = start(&arena, &["answer", status, "--state-dir", directory.to_str().unwrap()]);
         let published = || fs::read(directory.join(RECORD)).ok();
         let record = until(ms(5_000), published).expect("it publishes");
         let record = Record::parse(&record).unwrap();
         assert!(parse_credential(&fs::read(directory.join(CREDENTIAL)).unwrap()).is_some());
         let snapshot = Snapshot::of(directory).unwrap();
-        assert!(
-            snapshot.0.values().all(|entry| !entry.facts.is_loose()),
-            "{snapshot:?}"
-        );
+        assert!(snapshot.0.values().all(|entry| !entry.facts.is_loose()), "{snapshot:?}");
         for path in ["/.well-known/local-daemon", "/anything"] {
             let request = Request::get(record.url.authority(), path).bytes();
             let answer = exchange(record.url.addresses()[0], &request, ms(5_000)).unwrap();

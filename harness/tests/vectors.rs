@@ -34,14 +34,12 @@ fn urls() {
 
 #[test]
 fn credentials() {
-    decide("credentials", |case| {
-        match parse_credential(&bytes(case, "input")) {
-            Some(credential) => {
-                assert_eq!(proof::hex(credential.bytes()), text(case, "bytes_hex"), "{case}");
-                true
-            }
-            None => false,
+    decide("credentials", |case| match parse_credential(&bytes(case, "input")) {
+        Some(credential) => {
+            assert_eq!(proof::hex(credential.bytes()), text(case, "bytes_hex"), "{case}");
+            true
         }
+        None => false,
     });
 }
 
@@ -60,14 +58,8 @@ fn proofs() {
         let field = |name| text(case, name);
         let credential = || Credential::from_text(field("credential")).unwrap();
         let client = || proof::client_mac(&credential(), field("authority"), field("nonce"));
-        let daemon = || {
-            proof::daemon_mac(
-                &credential(),
-                field("authority"),
-                field("nonce"),
-                &bytes(case, "body"),
-            )
-        };
+        let daemon =
+            || proof::daemon_mac(&credential(), field("authority"), field("nonce"), &bytes(case, "body"));
         match field("kind") {
             "mac" => client() == field("client_mac") && daemon() == field("daemon_mac"),
             "verify-client" => client() == field("mac"),
@@ -77,12 +69,8 @@ fn proofs() {
                 None => false,
             },
             "answer" => {
-                let values: Vec<&str> = case["values"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .collect();
+                let values: Vec<&str> =
+                    case["values"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
                 matches!(values[..], [value] if proof::parse_daemon_proof(value).is_some())
             }
             kind => panic!("unknown kind {kind}"),

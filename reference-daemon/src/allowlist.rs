@@ -1,17 +1,13 @@
 //! The origins that may call: a list in `config.toml` that people and `locald origins` edit.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use local_daemon::{
-    StateDir,
-    perimeter::{Origin, Origins},
-    state_directory::CONFIG,
-};
+use local_daemon::StateDir;
+use local_daemon::perimeter::{Origin, Origins};
+use local_daemon::state_directory::CONFIG;
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::error::Error;
@@ -52,15 +48,8 @@ impl Stamp {
 impl Allowlist {
     /// What the file says, and `given` beside it (PER-39: where nobody says anything, nobody is admitted).
     pub(crate) fn new(directory: StateDir, given: Vec<Origin>) -> Self {
-        let known = Known {
-            stamp: None,
-            origins: given.iter().cloned().collect(),
-        };
-        Self {
-            directory,
-            given,
-            known: Mutex::new(known),
-        }
+        let known = Known { stamp: None, origins: given.iter().cloned().collect() };
+        Self { directory, given, known: Mutex::new(known) }
     }
 
     /// The list of this moment: the file is read again whenever it is another one than before (PER-41).
@@ -97,9 +86,7 @@ pub(crate) fn listed(directory: &StateDir) -> Result<Vec<String>, Error> {
 }
 
 fn text(entry: &Value) -> String {
-    entry
-        .as_str()
-        .map_or_else(|| entry.to_string().trim().to_owned(), str::to_owned)
+    entry.as_str().map_or_else(|| entry.to_string().trim().to_owned(), str::to_owned)
 }
 
 /// Puts an origin on the list; `false`: it is there already.
@@ -151,15 +138,11 @@ fn edit(directory: &StateDir, change: impl FnOnce(&mut Array) -> bool) -> Result
 fn read(directory: &StateDir) -> Result<DocumentMut, Error> {
     let text = directory.read(CONFIG)?.unwrap_or_default();
     let text = String::from_utf8(text).map_err(|error| broken(directory, &error))?;
-    text.parse::<DocumentMut>()
-        .map_err(|error| broken(directory, &error))
+    text.parse::<DocumentMut>().map_err(|error| broken(directory, &error))
 }
 
 fn broken(directory: &StateDir, why: &dyn std::fmt::Display) -> Error {
-    Error::Config {
-        path: config(directory),
-        why: why.to_string().trim().to_owned(),
-    }
+    Error::Config { path: config(directory), why: why.to_string().trim().to_owned() }
 }
 
 fn config(directory: &StateDir) -> PathBuf {
@@ -188,7 +171,9 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
-    use local_daemon::{StateDir, perimeter::Origin, state_directory::CONFIG};
+    use local_daemon::StateDir;
+    use local_daemon::perimeter::Origin;
+    use local_daemon::state_directory::CONFIG;
     use tempfile::TempDir;
 
     use super::{Allowlist, add, listed, remove};
@@ -216,10 +201,7 @@ mod tests {
         assert!(add(&directory, &origin("http://127.0.0.1:5173")).unwrap());
         assert!(!add(&directory, &origin("https://a.example")).unwrap());
         let file = || fs::read_to_string(directory.file(CONFIG)).unwrap();
-        assert_eq!(
-            file(),
-            text.replace("example\"]", "example\", \"http://127.0.0.1:5173\"]")
-        );
+        assert_eq!(file(), text.replace("example\"]", "example\", \"http://127.0.0.1:5173\"]"));
         assert!(remove(&directory, "http://127.0.0.1:5173").unwrap());
         assert!(!remove(&directory, "http://127.0.0.1:5173").unwrap());
         assert_eq!(file(), text);
@@ -242,10 +224,7 @@ mod tests {
     #[test]
     fn a_bad_entry_admits_nothing_and_can_be_taken_off() {
         let (_dir, directory) = directory();
-        write(
-            &directory,
-            "[origins]\nallow = [\"*\", \"https://a.example\", 7]\n",
-        );
+        write(&directory, "[origins]\nallow = [\"*\", \"https://a.example\", 7]\n");
         let allowlist = Allowlist::new(directory.clone(), vec![origin("https://given.example")]);
         let now: Vec<String> = allowlist.now().iter().map(ToString::to_string).collect();
         assert_eq!(now, ["https://a.example", "https://given.example"]);

@@ -10,15 +10,14 @@ mod run;
 mod status;
 mod stop;
 
-use std::{
-    env,
-    io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use local_daemon::{Client, StateDir, client::Connection};
+use local_daemon::client::Connection;
+use local_daemon::{Client, StateDir};
 use miette::Diagnostic;
 use serde_json::{Value, json};
 
@@ -105,11 +104,7 @@ impl Context {
         let protocol = protocol.unwrap_or_else(|| "locald/1".to_owned());
         let directory = StateDir::locate(args.state_dir.as_deref(), COMPONENT)?;
         let client = Client::new(COMPONENT, &protocol)?.state_dir(directory.path());
-        Ok(Self {
-            client,
-            protocol,
-            json: args.json,
-        })
+        Ok(Self { client, protocol, json: args.json })
     }
 
     fn directory(&self) -> &StateDir {
@@ -150,12 +145,8 @@ fn object(outcome: &str, members: Value, state_dir: Option<String>) -> String {
         members: Value,
         state_dir: Option<String>,
     }
-    serde_json::to_string(&Object {
-        outcome,
-        members,
-        state_dir,
-    })
-    .expect("strings and objects always serialise")
+    serde_json::to_string(&Object { outcome, members, state_dir })
+        .expect("strings and objects always serialise")
 }
 
 /// Writes a line to standard output. A reader that has gone, `locald status | head -0`, is no error.
@@ -208,13 +199,7 @@ fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
         return;
     }
     // In a log, and where a client quotes a log's last line, an error is one line.
-    let space = if io::stderr().is_terminal() {
-        "\n  help: "
-    } else {
-        "; "
-    };
-    let help = error
-        .help()
-        .map_or_else(String::new, |help| format!("{space}{help}"));
+    let space = if io::stderr().is_terminal() { "\n  help: " } else { "; " };
+    let help = error.help().map_or_else(String::new, |help| format!("{space}{help}"));
     note(&format!("locald: {error}{help}"));
 }

@@ -6,36 +6,31 @@ mod launchers;
 mod shutdown;
 mod status;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::{Duration, SystemTime},
-};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
-use axum::{
-    Router,
-    body::{self, Body},
-    extract::{FromRequest, Request, State},
-    handler::Handler,
-    http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE},
-    middleware::{self, Next},
-    response::Response,
-    routing::{MethodFilter, on},
-};
-use local_daemon::{
-    Daemon, StateDir,
-    browser::{PageTokens, Tickets},
-    claim::Reason,
-    daemon::{Error, Handle, Silent},
-    perimeter::{self, Origin},
-};
+use axum::Router;
+use axum::body::{self, Body};
+use axum::extract::{FromRequest, Request, State};
+use axum::handler::Handler;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodFilter, on};
+use local_daemon::browser::{PageTokens, Tickets};
+use local_daemon::claim::Reason;
+use local_daemon::daemon::{Error, Handle, Silent};
+use local_daemon::perimeter::{self, Origin};
+use local_daemon::{Daemon, StateDir};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use crate::{allowlist::Allowlist, cli::COMPONENT, render::render};
+use crate::allowlist::Allowlist;
+use crate::cli::COMPONENT;
+use crate::render::render;
 use events::Events;
 
 /// The largest body that a route takes (64 KiB).
@@ -109,10 +104,7 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         launchers: Notify::new(),
         cause: OnceLock::new(),
     };
-    Ok(Started {
-        daemon,
-        app: Arc::new(app),
-    })
+    Ok(Started { daemon, app: Arc::new(app) })
 }
 
 impl Started {
@@ -201,9 +193,7 @@ async fn tell_of_origins(app: Arc<App>) {
         for (what, these, those) in differences {
             for origin in these.iter().filter(|origin| !those.contains(origin.as_str())) {
                 // Strings always serialise, and the log is in memory.
-                let _ = app
-                    .events
-                    .append("origins", &json!({"what": what, "origin": origin.as_str()}));
+                let _ = app.events.append("origins", &json!({"what": what, "origin": origin.as_str()}));
             }
         }
         known = now;
@@ -215,11 +205,7 @@ fn router(app: Arc<App>) -> Router {
         .router
         .fallback(async || refuse(StatusCode::NOT_FOUND, "not_found", "there is no such route"))
         .method_not_allowed_fallback(async || {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "the route has no such method",
-            )
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route has no such method")
         })
         .layer(middleware::from_fn_with_state(app.clone(), around))
         .with_state(app)
@@ -240,27 +226,16 @@ async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -
 
 async fn as_text(answer: Response) -> Response {
     let json = [&b"application/json"[..], b"application/problem+json"];
-    if !answer
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| json.contains(&kind.as_bytes()))
-    {
+    if !answer.headers().get(CONTENT_TYPE).is_some_and(|kind| json.contains(&kind.as_bytes())) {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
     // An answer of this daemon's own, held in memory already.
     let Ok(bytes) = body::to_bytes(body, usize::MAX).await else {
-        return refuse(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the answer could not be rendered",
-        );
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer could not be rendered");
     };
     let text = serde_json::from_slice::<Value>(&bytes).map_or(bytes, |value| render(&value).into());
-    head.headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     head.headers.remove(axum::http::header::CONTENT_LENGTH);
     Response::from_parts(head, Body::from(text))
 }
@@ -293,24 +268,18 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        let bytes = body::to_bytes(request.into_body(), MAX_BODY)
-            .await
-            .map_err(|error| {
-                if is_silence(&error) {
-                    let detail = "nothing of the body came for 30 s";
-                    refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
-                } else {
-                    let detail = "the body is larger than 64 KiB";
-                    refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-                }
-            })?;
+        let bytes = body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
+            if is_silence(&error) {
+                let detail = "nothing of the body came for 30 s";
+                refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+            } else {
+                let detail = "the body is larger than 64 KiB";
+                refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+            }
+        })?;
         // What is read by its members would be read from a list as well.
         if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "the body is not a JSON object",
-            ));
+            return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request", "the body is not a JSON object"));
         }
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value)),
@@ -443,7 +412,9 @@ impl App {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs::Permissions, os::unix::fs::PermissionsExt};
+    use std::collections::BTreeSet;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     use local_daemon::handshake;
     use tempfile::TempDir;
@@ -452,10 +423,7 @@ mod tests {
 
     /// A daemon that listens, in a directory of its own, and is not published.
     pub(super) async fn start() -> (TempDir, Started) {
-        let dir = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let options = Options {
             state_dir: dir.path().to_owned(),
             protocol: "locald/1".to_owned(),
@@ -475,11 +443,7 @@ mod tests {
             .unwrap()
             .iter()
             .flat_map(|(path, item)| {
-                let methods = item
-                    .as_object()
-                    .unwrap()
-                    .keys()
-                    .filter(|key| *key != "parameters");
+                let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
                 methods.map(|method| (path.clone(), method.to_uppercase()))
             })
             .collect();

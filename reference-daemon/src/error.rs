@@ -1,13 +1,13 @@
 //! What a command says when it cannot do what was asked: what happened, where, and what to do about it.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use local_daemon::{
-    client::{Failure, RequestError, SetupError},
-    connect::Outcome,
-    daemon,
-    state_directory::{Fault, NoHome},
-};
+use local_daemon::client::{Failure, RequestError, SetupError};
+use local_daemon::connect::Outcome;
+use local_daemon::daemon;
+use local_daemon::state_directory::{Fault, NoHome};
 use miette::Diagnostic;
 
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -64,11 +64,7 @@ pub(crate) enum Error {
 
     #[error("{url}: the daemon (pid {pid}) could not be ended: {source}")]
     #[diagnostic(help("end the process by hand if it is yours"))]
-    Kill {
-        url: String,
-        pid: u32,
-        source: io::Error,
-    },
+    Kill { url: String, pid: u32, source: io::Error },
 
     /// `restart` found the daemon that it was to replace.
     #[error("{url}: the daemon (pid {pid}) is the one that ran before")]
@@ -77,11 +73,7 @@ pub(crate) enum Error {
 
     #[error("{}: {doing}: {source}", path.display())]
     #[diagnostic(help("see whether the disk is full or the place is read-only"))]
-    Io {
-        path: PathBuf,
-        doing: &'static str,
-        source: io::Error,
-    },
+    Io { path: PathBuf, doing: &'static str, source: io::Error },
 
     /// A handoff to a page that the user has not admitted.
     #[error("{0} is not on the list of origins that may call")]
@@ -139,10 +131,9 @@ impl Error {
             Self::Connect { failure, .. } => failure.outcome.as_str(),
             Self::Home(_)
             | Self::StateDir(_)
-            | Self::Daemon {
-                error: daemon::Error::Home(_) | daemon::Error::State(_),
-                ..
-            } => Outcome::Invalid.as_str(),
+            | Self::Daemon { error: daemon::Error::Home(_) | daemon::Error::State(_), .. } => {
+                Outcome::Invalid.as_str()
+            }
             Self::NoCredential(_) => Outcome::Absent.as_str(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
             _ => "error",
@@ -153,10 +144,7 @@ impl Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let help = advice(&failure.outcome);
-        Self::Connect {
-            failure: Box::new(failure),
-            help,
-        }
+        Self::Connect { failure: Box::new(failure), help }
     }
 }
 

@@ -1,10 +1,8 @@
 //! The log: structured, to standard error, and without secrets whatever a caller wrote into it.
 
-use std::{
-    borrow::Cow,
-    env,
-    io::{self, IsTerminal, Write},
-};
+use std::borrow::Cow;
+use std::env;
+use std::io::{self, IsTerminal, Write};
 
 use tracing::level_filters::LevelFilter;
 
@@ -28,9 +26,7 @@ pub(crate) enum Format {
 pub(crate) fn start() -> Result<Format, Error> {
     let level = match env::var(LEVEL) {
         Ok(level) if !level.is_empty() => level.parse::<LevelFilter>().map_err(|_| {
-            Error::usage(format!(
-                "{LEVEL}={level}: expected off, error, warn, info, debug or trace"
-            ))
+            Error::usage(format!("{LEVEL}={level}: expected off, error, warn, info, debug or trace"))
         })?,
         _ => LevelFilter::INFO,
     };
@@ -59,8 +55,7 @@ struct Redacting<W>(W);
 impl<W: Write> Write for Redacting<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         // The subscriber hands over one event at a time.
-        self.0
-            .write_all(redact(&String::from_utf8_lossy(event)).as_bytes())?;
+        self.0.write_all(redact(&String::from_utf8_lossy(event)).as_bytes())?;
         Ok(event.len())
     }
 
@@ -90,9 +85,7 @@ fn redact(text: &str) -> Cow<'_, str> {
             (
                 start,
                 start
-                    + value
-                        .find(|c: char| c == '&' || c == '"' || c.is_whitespace())
-                        .unwrap_or(value.len()),
+                    + value.find(|c: char| c == '&' || c == '"' || c.is_whitespace()).unwrap_or(value.len()),
             )
         } else {
             at += run + rest[run..].chars().next().map_or(0, char::len_utf8);
@@ -118,20 +111,11 @@ mod tests {
     #[test]
     fn secrets_are_blotted_out_wherever_they_stand() {
         for (text, clean) in [
-            (
-                format!("bearer=\"Bearer {SECRET}\" end"),
-                "bearer=\"Bearer [redacted]\" end",
-            ),
+            (format!("bearer=\"Bearer {SECRET}\" end"), "bearer=\"Bearer [redacted]\" end"),
             (SECRET.to_owned(), "[redacted]"),
             (format!("é{SECRET}é{SECRET}"), "é[redacted]é[redacted]"),
-            (
-                "GET /v1/events?token=short&x=1".to_owned(),
-                "GET /v1/events?token=[redacted]&x=1",
-            ),
-            (
-                "{\"path\":\"/e?page_token=a%20b\"}".to_owned(),
-                "{\"path\":\"/e?page_token=[redacted]\"}",
-            ),
+            ("GET /v1/events?token=short&x=1".to_owned(), "GET /v1/events?token=[redacted]&x=1"),
+            ("{\"path\":\"/e?page_token=a%20b\"}".to_owned(), "{\"path\":\"/e?page_token=[redacted]\"}"),
             (format!("token={SECRET}"), "token=[redacted]"),
         ] {
             assert_eq!(redact(&text), clean);

@@ -63,10 +63,7 @@ fn scalar(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         // Text may come from elsewhere; a terminal must not obey it.
-        Value::String(text) => text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Object(_) => "none".to_owned(),

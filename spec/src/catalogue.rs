@@ -234,11 +234,7 @@ impl Catalogue {
     /// A chapter by its slug, with or without its number.
     pub fn chapter(&self, slug: &str) -> Option<&Chapter> {
         self.chapters.iter().find(|chapter| {
-            chapter.slug == slug
-                || chapter
-                    .file()
-                    .strip_suffix(".md")
-                    .is_some_and(|stem| stem == slug)
+            chapter.slug == slug || chapter.file().strip_suffix(".md").is_some_and(|stem| stem == slug)
         })
     }
 
@@ -258,12 +254,7 @@ impl Catalogue {
         let wanted = id.to_uppercase();
         let mut ranked: Vec<(usize, &str)> = self
             .requirements()
-            .map(|requirement| {
-                (
-                    strsim::levenshtein(&wanted, &requirement.id),
-                    requirement.id.as_str(),
-                )
-            })
+            .map(|requirement| (strsim::levenshtein(&wanted, &requirement.id), requirement.id.as_str()))
             .collect();
         ranked.sort_by_key(|(distance, _)| *distance);
         ranked.into_iter().take(SHOWN).map(|(_, id)| id).collect()

@@ -37,25 +37,16 @@ pub fn check() -> Vec<Finding> {
         }
     };
     for (name, text) in schemas::ALL {
-        findings.extend(located(
-            &format!("schemas/{name}.schema.json"),
-            check_schema(text),
-        ));
+        findings.extend(located(&format!("schemas/{name}.schema.json"), check_schema(text)));
     }
     for (name, text) in vectors::ALL {
-        findings.extend(located(
-            &format!("vectors/{name}.json"),
-            check_vectors(text, catalogue.as_ref()),
-        ));
+        findings.extend(located(&format!("vectors/{name}.json"), check_vectors(text, catalogue.as_ref())));
     }
     findings
 }
 
 fn located(place: &str, messages: Vec<String>) -> impl Iterator<Item = Finding> {
-    messages.into_iter().map(move |message| Finding {
-        place: place.to_owned(),
-        message,
-    })
+    messages.into_iter().map(move |message| Finding { place: place.to_owned(), message })
 }
 
 /// What is wrong with a schema file: it must be a JSON object with `$id` and `title`. (That it is a schema is for a
@@ -101,10 +92,7 @@ pub fn check_vectors(text: &str, catalogue: Option<&Catalogue>) -> Vec<String> {
         if !is_text(&case["why"]) {
             messages.push(format!("case {at} (`{name}`) has no `why`"));
         }
-        let ids = case["requirements"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let ids = case["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
         if ids.is_empty() {
             messages.push(format!("case {at} (`{name}`) names no requirement"));
         }
@@ -137,14 +125,8 @@ mod tests {
 
     #[test]
     fn a_schema_needs_an_id_and_a_title() {
-        assert_eq!(
-            check_schema(r#"{"$id": "urn:x", "title": "X"}"#),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            check_schema(r#"{"$id": " "}"#),
-            ["has no `$id`", "has no `title`"]
-        );
+        assert_eq!(check_schema(r#"{"$id": "urn:x", "title": "X"}"#), Vec::<String>::new());
+        assert_eq!(check_schema(r#"{"$id": " "}"#), ["has no `$id`", "has no `title`"]);
         assert!(check_schema("{")[0].starts_with("is not JSON"));
     }
 
@@ -161,10 +143,7 @@ mod tests {
         assert_eq!(messages(|_| {}), "");
         assert_eq!(messages(|file| file["about"] = json!("")), "has no `about`");
         assert_eq!(messages(|file| file["cases"] = json!([])), "has no `cases`");
-        assert_eq!(
-            messages(|file| file["cases"][0]["name"] = json!(null)),
-            "case 0 has no `name`"
-        );
+        assert_eq!(messages(|file| file["cases"][0]["name"] = json!(null)), "case 0 has no `name`");
         assert_eq!(
             messages(|file| {
                 let first = file["cases"][0].clone();
@@ -176,10 +155,7 @@ mod tests {
             messages(|file| file["cases"][0]["accept"] = json!("yes")),
             "case 0 (`n`): `accept` is not true or false"
         );
-        assert_eq!(
-            messages(|file| file["cases"][0]["why"] = json!("")),
-            "case 0 (`n`) has no `why`"
-        );
+        assert_eq!(messages(|file| file["cases"][0]["why"] = json!("")), "case 0 (`n`) has no `why`");
         assert_eq!(
             messages(|file| file["cases"][0]["requirements"] = json!([])),
             "case 0 (`n`) names no requirement"

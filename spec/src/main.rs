@@ -61,19 +61,11 @@ struct Outcome {
 
 impl Outcome {
     fn good(stdout: String) -> Self {
-        Self {
-            stdout,
-            stderr: String::new(),
-            status: 0,
-        }
+        Self { stdout, stderr: String::new(), status: 0 }
     }
 
     fn bad(status: u8, message: String) -> Self {
-        Self {
-            stdout: String::new(),
-            stderr: message,
-            status,
-        }
+        Self { stdout: String::new(), stderr: message, status }
     }
 }
 
@@ -102,25 +94,16 @@ fn run(arguments: &Arguments) -> Outcome {
         }
     };
     match &arguments.command {
-        Command::List {
-            chapter,
-            profile,
-            role,
-        } => {
+        Command::List { chapter, profile, role } => {
             if let Some(slug) = chapter
                 && catalogue.chapter(slug).is_none()
             {
                 let known: Vec<&str> = catalogue.chapters().iter().map(|c| c.slug.as_str()).collect();
-                let message = format!(
-                    "error: there is no chapter `{slug}`; there are {}\n",
-                    known.join(", ")
-                );
+                let message =
+                    format!("error: there is no chapter `{slug}`; there are {}\n", known.join(", "));
                 return Outcome::bad(USAGE, message);
             }
-            let slug = chapter
-                .as_deref()
-                .and_then(|slug| catalogue.chapter(slug))
-                .map(|c| c.slug.as_str());
+            let slug = chapter.as_deref().and_then(|slug| catalogue.chapter(slug)).map(|c| c.slug.as_str());
             let wanted = |requirement: &Requirement| {
                 slug.is_none_or(|slug| requirement.chapter == slug)
                     && profile.is_none_or(|profile| requirement.profile == profile)
@@ -154,10 +137,8 @@ fn report_check(findings: &[Finding], as_json: bool) -> Outcome {
         ("vectors", vectors::ALL.len()),
     ];
     let stdout = if as_json {
-        let checked: serde_json::Map<_, _> = files
-            .iter()
-            .map(|(what, n)| ((*what).to_owned(), json!(n)))
-            .collect();
+        let checked: serde_json::Map<_, _> =
+            files.iter().map(|(what, n)| ((*what).to_owned(), json!(n))).collect();
         render::pretty(&json!({"checked": checked, "findings": findings}))
     } else if findings.is_empty() {
         let checked: Vec<String> = files.iter().map(|(what, n)| format!("{n} {what}")).collect();

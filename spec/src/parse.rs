@@ -105,19 +105,11 @@ impl Catalogue {
         let chapters = chapters
             .iter()
             .filter_map(|(name, text)| {
-                let mut reader = Reader {
-                    name,
-                    text,
-                    faults: &mut faults,
-                };
+                let mut reader = Reader { name, text, faults: &mut faults };
                 reader.chapter()
             })
             .collect();
-        if faults.is_empty() {
-            Ok(Self { chapters })
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(Self { chapters }) } else { Err(faults) }
     }
 }
 
@@ -159,11 +151,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn fault(&mut self, line: usize, kind: FaultKind) {
-        self.faults.push(Fault {
-            chapter: self.name.to_owned(),
-            line,
-            kind,
-        });
+        self.faults.push(Fault { chapter: self.name.to_owned(), line, kind });
     }
 
     fn line_of(&self, range: &Range<usize>) -> usize {
@@ -172,10 +160,7 @@ impl Reader<'_> {
 
     fn chapter(&mut self) -> Option<Chapter> {
         let known = PREFIXES.iter().find(|(name, _)| *name == self.name);
-        let numbered = self
-            .name
-            .split_once('-')
-            .and_then(|(n, slug)| Some((n.parse().ok()?, slug)));
+        let numbered = self.name.split_once('-').and_then(|(n, slug)| Some((n.parse().ok()?, slug)));
         let (Some((_, prefix)), Some((number, slug))) = (known, numbered) else {
             self.fault(1, FaultKind::UnknownChapter);
             return None;
@@ -190,19 +175,10 @@ impl Reader<'_> {
         for item in items {
             let id = item.id.as_deref().unwrap_or_default();
             match id_number(id, prefix) {
-                None => self.fault(
-                    item.line,
-                    FaultKind::BadId {
-                        id: id.to_owned(),
-                        prefix,
-                    },
-                ),
+                None => self.fault(item.line, FaultKind::BadId { id: id.to_owned(), prefix }),
                 Some(n) => match lines.get(&n) {
                     Some(first) => {
-                        let kind = FaultKind::DuplicateId {
-                            id: id.to_owned(),
-                            first: *first,
-                        };
+                        let kind = FaultKind::DuplicateId { id: id.to_owned(), first: *first };
                         self.fault(item.line, kind);
                     }
                     None => {
@@ -215,10 +191,8 @@ impl Reader<'_> {
         let mut expected = 1;
         for (n, line) in lines {
             if n > expected {
-                let kind = FaultKind::Gap {
-                    missing: format!("{prefix}-{expected}"),
-                    id: format!("{prefix}-{n}"),
-                };
+                let kind =
+                    FaultKind::Gap { missing: format!("{prefix}-{expected}"), id: format!("{prefix}-{n}") };
                 self.fault(line, kind);
             }
             expected = n + 1;
@@ -254,13 +228,7 @@ impl Reader<'_> {
                     if depth == 0 {
                         blocks_seen += 1;
                         in_title = blocks_seen == 1
-                            && matches!(
-                                tag,
-                                Tag::Heading {
-                                    level: pulldown_cmark::HeadingLevel::H1,
-                                    ..
-                                }
-                            );
+                            && matches!(tag, Tag::Heading { level: pulldown_cmark::HeadingLevel::H1, .. });
                         if blocks_seen == 2 && matches!(tag, Tag::BlockQuote(_)) {
                             head = Some(String::new());
                         }
@@ -292,10 +260,7 @@ impl Reader<'_> {
                 note.push_str(&piece);
             }
             match &event {
-                Event::Start(Tag::Item) => open.push(Item {
-                    line: self.line_of(&range),
-                    ..Item::default()
-                }),
+                Event::Start(Tag::Item) => open.push(Item { line: self.line_of(&range), ..Item::default() }),
                 Event::End(TagEnd::Item) => {
                     let Some(item) = open.pop() else { continue };
                     match open.last_mut() {
@@ -356,22 +321,14 @@ impl Reader<'_> {
         if let (Some(role), Some(profile)) = (role, profile)
             && (role == Role::Client) != (profile == Profile::Client)
         {
-            self.fault(
-                item.line,
-                FaultKind::ClientProfile {
-                    id: id.clone(),
-                    role,
-                    profile,
-                },
-            );
+            self.fault(item.line, FaultKind::ClientProfile { id: id.clone(), role, profile });
         }
         let level = first_level(&item.prose);
         if level.is_none() {
             self.fault(item.line, FaultKind::NoKeyWord(id.clone()));
         }
-        let binding = sentences(&item.prose)
-            .filter(|sentence| key_words(sentence).any(Level::is_must))
-            .count();
+        let binding =
+            sentences(&item.prose).filter(|sentence| key_words(sentence).any(Level::is_must)).count();
         if binding > 1 {
             self.fault(item.line, FaultKind::TwoSentences(id.clone()));
         }
@@ -405,13 +362,7 @@ impl Reader<'_> {
         match word.parse() {
             Ok(word) => Some(word),
             Err(problem) => {
-                self.fault(
-                    item.line,
-                    FaultKind::UnknownWord {
-                        id: id.to_owned(),
-                        problem,
-                    },
-                );
+                self.fault(item.line, FaultKind::UnknownWord { id: id.to_owned(), problem });
                 None
             }
         }
@@ -471,10 +422,8 @@ fn first_level(prose: &str) -> Option<Level> {
 
 /// The key words of a text, in order.
 fn key_words(prose: &str) -> impl Iterator<Item = Level> {
-    let words: Vec<&str> = prose
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&str> =
+        prose.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     (0..words.len()).filter_map(move |at| match (words[at], words.get(at + 1).copied()) {
         ("MUST", Some("NOT")) => Some(Level::MustNot),
         ("MUST", _) => Some(Level::Must),
@@ -519,10 +468,7 @@ mod tests {
     fn faults(from: &str, to: &str) -> Vec<(usize, String)> {
         assert!(GOOD.contains(from), "the fixture has no {from:?}");
         let faults = parse(&GOOD.replacen(from, to, 1)).expect_err("the change is a fault");
-        faults
-            .into_iter()
-            .map(|fault| (fault.line, fault.kind.to_string()))
-            .collect()
+        faults.into_iter().map(|fault| (fault.line, fault.kind.to_string())).collect()
     }
 
     fn only(from: &str, to: &str, line: usize, says: &str) {
@@ -539,27 +485,16 @@ mod tests {
         let catalogue = parse(GOOD).unwrap();
         let chapter = &catalogue.chapters()[0];
         assert_eq!(
-            (
-                chapter.slug.as_str(),
-                chapter.number,
-                chapter.title.as_str(),
-                chapter.prefix.as_str()
-            ),
+            (chapter.slug.as_str(), chapter.number, chapter.title.as_str(), chapter.prefix.as_str()),
             ("publish", 5, "Publishing", "PUB")
         );
         assert_eq!(chapter.planned, Planned::No);
         let first = catalogue.get("PUB-1").unwrap();
-        assert_eq!(
-            (first.level, first.role, first.profile),
-            (Level::Must, Role::Daemon, Profile::Core)
-        );
+        assert_eq!((first.level, first.role, first.profile), (Level::Must, Role::Daemon, Profile::Core));
         assert_eq!((first.line, first.why.as_deref()), (3, Some("trace one.")));
         assert_eq!(first.text, "A daemon MUST listen first.");
         let second = catalogue.get("PUB-2").unwrap();
-        assert_eq!(
-            (second.level, second.line, second.untestable.as_deref()),
-            (Level::May, 5, None)
-        );
+        assert_eq!((second.level, second.line, second.untestable.as_deref()), (Level::May, 5, None));
     }
 
     #[test]
@@ -606,10 +541,7 @@ mod tests {
         assert_eq!(planned("> Planned: later"), [true, true]);
         assert_eq!(planned("> Planned (client): later"), [false, true]);
         assert_eq!(planned("> A quote."), [false, false]);
-        assert_eq!(
-            planned("Prose.\n\n> Planned: too late to be the head"),
-            [false, false]
-        );
+        assert_eq!(planned("Prose.\n\n> Planned: too late to be the head"), [false, false]);
         assert_eq!(
             parse(&text("> Planned: later")).unwrap().chapters()[0].planned,
             Planned::Whole("later".into())
@@ -631,12 +563,7 @@ mod tests {
         only("**PUB-2**", "**PUB-1**", 5, "already used at line 3");
         only("**PUB-2**", "**PUB-3**", 5, "PUB-2 is missing before `PUB-3`");
         only("MAY", "may", 5, "no key word");
-        only(
-            "A daemon MUST listen first.",
-            "It MUST listen. It MUST NOT publish.",
-            3,
-            "more than one MUST",
-        );
+        only("A daemon MUST listen first.", "It MUST listen. It MUST NOT publish.", 3, "more than one MUST");
         assert_eq!(faults("`both` `proof` ", "").len(), 2, "neither role nor profile");
         assert!(faults("`both` `proof` ", "")[0].1.contains("no role"));
         only(" `proof`", "", 5, "no profile");
@@ -647,21 +574,13 @@ mod tests {
         only("`both` `proof`", "`client` `proof`", 5, "go together");
         only("`both` `proof`", "`daemon` `client`", 5, "go together");
         let unknown = Catalogue::parse(&[("99-more", GOOD)]).unwrap_err();
-        assert_eq!(
-            unknown[0].to_string(),
-            "99-more.md:1: not a chapter of the specification"
-        );
+        assert_eq!(unknown[0].to_string(), "99-more.md:1: not a chapter of the specification");
     }
 
     #[test]
     fn a_missing_profile_is_told_apart_from_a_code_word_in_the_sentence() {
         // With one code word missing, a code word later in the sentence is not taken for it.
-        only(
-            "`both` `proof` Anyone MAY look",
-            "`both` Anyone MAY look at `proof`",
-            5,
-            "no profile",
-        );
+        only("`both` `proof` Anyone MAY look", "`both` Anyone MAY look at `proof`", 5, "no profile");
     }
 
     #[test]

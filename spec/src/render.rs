@@ -25,10 +25,7 @@ pub(crate) fn list(catalogue: &Catalogue, requirements: &[&Requirement]) -> Stri
         width(|r| r.profile.as_str()),
     );
     for chapter in catalogue.chapters() {
-        let rows: Vec<&&Requirement> = requirements
-            .iter()
-            .filter(|r| r.chapter == chapter.slug)
-            .collect();
+        let rows: Vec<&&Requirement> = requirements.iter().filter(|r| r.chapter == chapter.slug).collect();
         if rows.is_empty() {
             continue;
         }
@@ -43,20 +40,14 @@ pub(crate) fn list(catalogue: &Catalogue, requirements: &[&Requirement]) -> Stri
             );
             for (at, line) in wrap(&row.text, SENTENCE_WIDTH).iter().enumerate() {
                 let lead = if at == 0 { before.as_str() } else { "" };
-                put(
-                    &mut out,
-                    format_args!("{lead:indent$}{line}\n", indent = before.len()),
-                );
+                put(&mut out, format_args!("{lead:indent$}{line}\n", indent = before.len()));
             }
         }
         out.push('\n');
     }
     let counts = Counts::of(requirements);
-    let levels: Vec<String> = counts
-        .levels
-        .iter()
-        .map(|(level, n)| format!("{n} {}", level.key_word()))
-        .collect();
+    let levels: Vec<String> =
+        counts.levels.iter().map(|(level, n)| format!("{n} {}", level.key_word())).collect();
     put(
         &mut out,
         format_args!(
@@ -73,11 +64,8 @@ pub(crate) fn list(catalogue: &Catalogue, requirements: &[&Requirement]) -> Stri
 /// The same as [`list`] for programs.
 pub(crate) fn list_json(requirements: &[&Requirement]) -> String {
     let counts = Counts::of(requirements);
-    let levels: serde_json::Map<String, Value> = counts
-        .levels
-        .iter()
-        .map(|(level, n)| (level.to_string(), json!(n)))
-        .collect();
+    let levels: serde_json::Map<String, Value> =
+        counts.levels.iter().map(|(level, n)| (level.to_string(), json!(n))).collect();
     pretty(&json!({
         "requirements": requirements,
         "counts": {
@@ -100,10 +88,7 @@ pub(crate) fn show(catalogue: &Catalogue, id: &str, as_json: bool) -> Option<Str
         return Some(pretty(&value));
     }
     let mut out = String::new();
-    put(
-        &mut out,
-        format_args!("{}  {}\n\n", requirement.id, requirement.level.key_word()),
-    );
+    put(&mut out, format_args!("{}  {}\n\n", requirement.id, requirement.level.key_word()));
     for line in wrap(&requirement.text, SENTENCE_WIDTH) {
         put(&mut out, format_args!("  {line}\n"));
     }
@@ -116,10 +101,7 @@ pub(crate) fn show(catalogue: &Catalogue, id: &str, as_json: bool) -> Option<Str
     };
     paragraph("role", requirement.role.as_str());
     paragraph("profile", requirement.profile.as_str());
-    paragraph(
-        "chapter",
-        &format!("{} ({place}:{})", chapter.title, requirement.line),
-    );
+    paragraph("chapter", &format!("{} ({place}:{})", chapter.title, requirement.line));
     if let Some(why) = &requirement.why {
         paragraph("why", why);
     }
@@ -153,10 +135,7 @@ impl Counts {
         let count = |wanted: &dyn Fn(&Requirement) -> bool| requirements.iter().filter(|r| wanted(r)).count();
         Self {
             total: requirements.len(),
-            levels: Level::ALL
-                .iter()
-                .map(|level| (*level, count(&|r| r.level == *level)))
-                .collect(),
+            levels: Level::ALL.iter().map(|level| (*level, count(&|r| r.level == *level))).collect(),
             planned: count(&|r| r.planned),
             untestable: count(&|r| r.untestable.is_some()),
         }

@@ -25,9 +25,7 @@ pub fn cases(file: &str) -> Vec<Value> {
 ///
 /// When the case has no such text.
 pub fn text<'a>(case: &'a Value, field: &str) -> &'a str {
-    case[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("no text {field}: {case}"))
+    case[field].as_str().unwrap_or_else(|| panic!("no text {field}: {case}"))
 }
 
 /// The bytes of a case: its text, or what `<field>_base64` encodes, padded with spaces as `pad_to` says.
@@ -37,9 +35,7 @@ pub fn text<'a>(case: &'a Value, field: &str) -> &'a str {
 /// When the case has neither.
 pub fn bytes(case: &Value, field: &str) -> Vec<u8> {
     let mut bytes = match case[format!("{field}_base64")].as_str() {
-        Some(encoded) => STANDARD
-            .decode(encoded)
-            .unwrap_or_else(|fault| panic!("{field}: {fault}: {case}")),
+        Some(encoded) => STANDARD.decode(encoded).unwrap_or_else(|fault| panic!("{field}: {fault}: {case}")),
         None => text(case, field).as_bytes().to_vec(),
     };
     if let Some(length) = case["pad_to"].as_u64().and_then(|length| length.try_into().ok()) {

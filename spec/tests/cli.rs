@@ -29,12 +29,8 @@ fn list_filters_and_its_counts_add_up() {
     }
     let all = json(&run(&["list", "--json"]));
     let listed = all["requirements"].as_array().unwrap().len() as u64;
-    let levels: u64 = all["counts"]["levels"]
-        .as_object()
-        .unwrap()
-        .values()
-        .map(|n| n.as_u64().unwrap())
-        .sum();
+    let levels: u64 =
+        all["counts"]["levels"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!((all["counts"]["total"].as_u64(), levels), (Some(listed), listed));
     let numbered = json(&run(&["list", "--chapter", "05-publish", "--json"]));
     assert_eq!(numbered, json(&run(&["list", "--chapter", "publish", "--json"])));
@@ -57,10 +53,7 @@ fn an_unknown_id_names_the_nearest_and_ends_2() {
         let output = run(json);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2));
-        assert!(
-            error.contains("no requirement `pub-3`") && error.contains("PUB-3"),
-            "{error}"
-        );
+        assert!(error.contains("no requirement `pub-3`") && error.contains("PUB-3"), "{error}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -82,11 +75,7 @@ fn an_unknown_chapter_profile_or_role_ends_2_and_says_what_there_is() {
 #[test]
 fn check_counts_what_it_checked() {
     let output = run(&["check", "--json"]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(json(&output)["findings"], serde_json::json!([]));
     assert!(json(&output)["checked"]["chapters"].as_u64() > Some(0));
 }

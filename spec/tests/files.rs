@@ -10,17 +10,10 @@ fn listed_as_on_disk(folder: &str, extension: &str, all: &[(&str, &str)]) {
     let entries = std::fs::read_dir(path).expect("the folder is part of the package");
     let names = entries.map(|entry| entry.expect("the folder can be read").file_name());
     let on_disk: BTreeSet<String> = names
-        .filter_map(|name| {
-            name.to_str()
-                .and_then(|name| name.strip_suffix(extension))
-                .map(str::to_owned)
-        })
+        .filter_map(|name| name.to_str().and_then(|name| name.strip_suffix(extension)).map(str::to_owned))
         .collect();
     let listed: BTreeSet<String> = all.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(
-        listed, on_disk,
-        "the list in src/documents.rs is not what {folder} holds"
-    );
+    assert_eq!(listed, on_disk, "the list in src/documents.rs is not what {folder} holds");
     assert_eq!(listed.len(), all.len(), "{folder}: a name is listed twice");
 }
 
@@ -65,18 +58,13 @@ fn openapi_document_refers_to_what_is_there_and_uses_all_that_it_has() {
     for reference in &found {
         let is_there = match reference.strip_prefix('#') {
             Some(pointer) => document.pointer(pointer).is_some(),
-            None => schemas::ALL
-                .iter()
-                .any(|(name, _)| *reference == format!("schemas/{name}.schema.json")),
+            None => schemas::ALL.iter().any(|(name, _)| *reference == format!("schemas/{name}.schema.json")),
         };
         assert!(is_there, "{reference} leads nowhere");
     }
     for kind in ["responses", "schemas"] {
         for name in document["components"][kind].as_object().unwrap().keys() {
-            assert!(
-                found.contains(&format!("#/components/{kind}/{name}")),
-                "nobody refers to {name}"
-            );
+            assert!(found.contains(&format!("#/components/{kind}/{name}")), "nobody refers to {name}");
         }
     }
 }
@@ -85,10 +73,7 @@ fn openapi_document_refers_to_what_is_there_and_uses_all_that_it_has() {
 fn every_schema_is_a_draft_2020_12_schema() {
     for (name, text) in schemas::ALL {
         let schema: serde_json::Value = serde_json::from_str(text).unwrap();
-        assert_eq!(
-            schema["$schema"], "https://json-schema.org/draft/2020-12/schema",
-            "{name}"
-        );
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{name}");
         jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
         jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
     }

@@ -11,9 +11,7 @@ fn schema(name: &str) -> jsonschema::Validator {
 }
 
 fn accepted(case: &Value) -> bool {
-    case["accept"]
-        .as_bool()
-        .expect("every case says whether it is accepted")
+    case["accept"].as_bool().expect("every case says whether it is accepted")
 }
 
 #[test]
@@ -74,10 +72,7 @@ fn the_handshake_bodies_of_the_proofs_are_valid_by_their_schema() {
     let schema = schema("handshake");
     for name in ["mac-example", "mac-draining", "mac-random"] {
         let cases = cases("proof");
-        let case = cases
-            .iter()
-            .find(|case| case["name"] == name)
-            .expect("the case is there");
+        let case = cases.iter().find(|case| case["name"] == name).expect("the case is there");
         let body: Value =
             serde_json::from_str(case["body"].as_str().expect("its body is text")).expect("JSON");
         assert!(schema.is_valid(&body), "{name}");
@@ -94,19 +89,7 @@ fn a_gate_is_compatible_exactly_on_equality_and_displaces_only_upwards() {
         let ours = identifier(&case["ours"]).expect("gates compare identifiers");
         let theirs = identifier(&case["theirs"]).expect("gates compare identifiers");
         assert_eq!(accepted(case), ours == theirs, "{case}");
-        assert_eq!(
-            case["outcome"],
-            if ours == theirs {
-                "compatible"
-            } else {
-                "incompatible"
-            },
-            "{case}"
-        );
-        assert_eq!(
-            case["may_displace"],
-            ours.0 == theirs.0 && ours.1 > theirs.1,
-            "{case}"
-        );
+        assert_eq!(case["outcome"], if ours == theirs { "compatible" } else { "incompatible" }, "{case}");
+        assert_eq!(case["may_displace"], ours.0 == theirs.0 && ours.1 > theirs.1, "{case}");
     }
 }

@@ -1,18 +1,14 @@
 //! Tickets: each stands in for the credential once and for a moment. No I/O but the system's random source, no clock.
 //! `tests/loom.rs` runs this very file.
 
-use std::{
-    collections::VecDeque,
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 
-use super::{
-    secret::Secret,
-    sync::{Mutex, MutexGuard},
-};
+use super::secret::Secret;
+use super::sync::{Mutex, MutexGuard};
 
 /// How long a ticket works (BROW-3).
 pub const LIFE: Duration = Duration::from_secs(30);
@@ -77,12 +73,7 @@ impl Tickets {
         if held.len() == MOST {
             held.pop_front();
         }
-        held.push_back(Held {
-            secret: secret.clone(),
-            purpose,
-            issued: now,
-            is_used: false,
-        });
+        held.push_back(Held { secret: secret.clone(), purpose, issued: now, is_used: false });
         secret
     }
 

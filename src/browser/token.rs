@@ -1,10 +1,8 @@
 //! Page tokens: what a page has in the credential's place. One launch knows them, and keeps them nowhere but in memory
 //! (BROW-8, BROW-9). No I/O but the system's random source, no clock.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -83,10 +81,7 @@ impl PageTokens {
         };
         let mut held = self.held();
         if held.len() >= MOST
-            && let Some((oldest, _)) = held
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, held)| held.token.last_used)
+            && let Some((oldest, _)) = held.iter().enumerate().min_by_key(|(_, held)| held.token.last_used)
         {
             held.remove(oldest);
         }
@@ -112,10 +107,7 @@ impl PageTokens {
         }
         let found = found.filter(|held| *held.token.origin == *origin)?;
         found.token.last_used = now;
-        Some(Accepted {
-            id: found.token.id.clone(),
-            life: found.life.subscribe(),
-        })
+        Some(Accepted { id: found.token.id.clone(), life: found.life.subscribe() })
     }
 
     /// The live tokens, in the order of their issue.
@@ -177,15 +169,9 @@ mod tests {
         let later = UNIX_EPOCH + Duration::from_secs(7);
         tokens.accept(token.expose().as_bytes(), ORIGIN, later).unwrap();
         // A look from elsewhere is no use.
-        assert!(
-            tokens
-                .accept(token.expose().as_bytes(), "null", later + Duration::from_secs(1))
-                .is_none()
-        );
+        assert!(tokens.accept(token.expose().as_bytes(), "null", later + Duration::from_secs(1)).is_none());
         let list = tokens.list();
-        let [listed] = list.as_slice() else {
-            panic!("{list:?}")
-        };
+        let [listed] = list.as_slice() else { panic!("{list:?}") };
         assert_eq!((listed.issued_at, listed.last_used), (UNIX_EPOCH, later));
         assert_eq!((&*listed.origin, listed.id.len()), (ORIGIN, 16));
         let shown = format!("{tokens:?} {list:?} {token:?}");
@@ -215,11 +201,8 @@ mod tests {
         let tokens = PageTokens::new();
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let all: Vec<Secret> = (0..MOST as u64).map(|n| tokens.issue(ORIGIN, at(n))).collect();
-        let accepts = |token: &Secret, now| {
-            tokens
-                .accept(token.expose().as_bytes(), ORIGIN, at(now))
-                .is_some()
-        };
+        let accepts =
+            |token: &Secret, now| tokens.accept(token.expose().as_bytes(), ORIGIN, at(now)).is_some();
         assert!(accepts(&all[0], 1000));
         tokens.issue(ORIGIN, at(1001));
         assert!(accepts(&all[0], 1002) && !accepts(&all[1], 1002));

@@ -44,8 +44,6 @@ impl Admission {
     }
 
     fn step(&self, step: impl FnMut(usize) -> Option<usize>) -> bool {
-        self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, step)
-            .is_ok()
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).is_ok()
     }
 }

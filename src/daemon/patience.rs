@@ -1,22 +1,18 @@
 //! How long a daemon waits for a client that does nothing (PER-33).
 
-use std::{
-    error::Error,
-    fmt,
-    io::{self, ErrorKind, IoSlice},
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
 /// How long a client may read nothing of an answer, and send nothing of a body.
 const BOUND: Duration = Duration::from_secs(30);
@@ -60,10 +56,7 @@ pub(super) struct Patient {
 
 impl Patient {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            unread: Silence::default(),
-        }
+        Self { stream, unread: Silence::default() }
     }
 
     fn written(
@@ -135,10 +128,7 @@ pub struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(body: Incoming) -> Self {
-        Self {
-            body,
-            silence: Silence::default(),
-        }
+        Self { body, silence: Silence::default() }
     }
 }
 

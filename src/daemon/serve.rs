@@ -1,32 +1,27 @@
 //! Connections: accepted, served behind the guard, counted, and closed within the drain bound.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tower_service::Service;
 
-use super::{
-    patience::{Patient, RequestBody},
-    shared::Shared,
-};
+use super::patience::{Patient, RequestBody};
+use super::shared::Shared;
 use crate::{perimeter, platform};
 
 /// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
@@ -175,10 +170,7 @@ where
         // CONV-10: no new work from the moment it knows.
         match Open::enter(&self.shared) {
             None => Admitted::Draining,
-            Some(open) => Admitted::Open {
-                answer: self.service.call(request),
-                open: Some(open),
-            },
+            Some(open) => Admitted::Open { answer: self.service.call(request), open: Some(open) },
         }
     }
 }

@@ -1,27 +1,21 @@
 //! What connections, routes and the driver share, and the handle on it that routes have.
 
-use std::{
-    fmt,
-    num::NonZeroU32,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use tokio::{
-    sync::{Notify, watch},
-    time::sleep,
-};
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
-use super::{admission::Admission, serve::FLUSH_BOUND};
-use crate::{
-    ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir,
-    browser::PageTokens,
-    claim::{Claim, Outcome, Probe, Reason, Sight},
-    client,
-    handshake::{Handshake, State},
-    perimeter::{Identity, Origins},
-};
+use super::admission::Admission;
+use super::serve::FLUSH_BOUND;
+use crate::browser::PageTokens;
+use crate::claim::{Claim, Outcome, Probe, Reason, Sight};
+use crate::handshake::{Handshake, State};
+use crate::perimeter::{Identity, Origins};
+use crate::{ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir, client};
 
 /// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
 /// notification.
@@ -133,11 +127,7 @@ impl Shared {
     /// How long to wait at most before the list of origins is looked at again: while a page reads, an origin that was taken
     /// off must be seen soon, whoever tells of it (PER-42).
     pub(super) fn patience(&self) -> Duration {
-        if self.origins.receiver_count() > 0 {
-            READER_BOUND
-        } else {
-            Duration::MAX
-        }
+        if self.origins.receiver_count() > 0 { READER_BOUND } else { Duration::MAX }
     }
 
     pub(super) fn stop(&self) {
@@ -318,12 +308,7 @@ impl Handle {
     /// Ends as soon as the record is published; never, where that does not come to pass.
     pub async fn published(&self) {
         // The sender is in `self`, so the wait ends on nothing else.
-        let _ = self
-            .0
-            .published
-            .subscribe()
-            .wait_for(|published| *published)
-            .await;
+        let _ = self.0.published.subscribe().wait_for(|published| *published).await;
     }
 
     /// Ends as soon as the daemon has begun to stand down, with the reason.

@@ -1,13 +1,11 @@
 //! Which web origins may call: exact, serialised ones.
 
-use std::{
-    borrow::Borrow,
-    collections::BTreeSet,
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-    sync::Arc,
-};
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use super::request::parse_port;
 
@@ -100,10 +98,7 @@ impl FromStr for Origin {
         }
         if let Some(digits) = port {
             let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
-            if matches!(
-                (scheme, port),
-                ("http" | "ws", 80) | ("https" | "wss", 443) | ("ftp", 21)
-            ) {
+            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443) | ("ftp", 21)) {
                 return Err(NotAnOrigin::DefaultPort);
             }
         }

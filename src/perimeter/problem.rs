@@ -1,12 +1,11 @@
 //! Errors as answers, for programs and for people.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -61,14 +60,8 @@ pub(super) struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} {} ({}): {}",
-            self.status, self.title, self.code, self.detail
-        )?;
-        self.members
-            .iter()
-            .try_for_each(|(name, value)| writeln!(f, "{name}: {value}"))
+        writeln!(f, "{} {} ({}): {}", self.status, self.title, self.code, self.detail)?;
+        self.members.iter().try_for_each(|(name, value)| writeln!(f, "{name}: {value}"))
     }
 }
 

@@ -40,11 +40,9 @@ impl Refusal {
                 "misdirected",
                 "Host has to be 127.0.0.1, localhost or [::1] with the port that the daemon listens on.",
             ),
-            Self::ForeignOrigin => (
-                StatusCode::FORBIDDEN,
-                "origin_refused",
-                "This origin is not on the daemon's list.",
-            ),
+            Self::ForeignOrigin => {
+                (StatusCode::FORBIDDEN, "origin_refused", "This origin is not on the daemon's list.")
+            }
             Self::Unauthorized => (
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",
@@ -55,21 +53,17 @@ impl Refusal {
                 "overloaded",
                 "Too many handshakes without valid authentication; try again in a second.",
             ),
-            Self::HandshakeMethod => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "The handshake is a GET.",
-            ),
+            Self::HandshakeMethod => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The handshake is a GET.")
+            }
             Self::ProtocolMismatch => (
                 StatusCode::UPGRADE_REQUIRED,
                 "protocol_mismatch",
                 "The request names another wire protocol than the daemon speaks.",
             ),
-            Self::TargetTooLong => (
-                StatusCode::URI_TOO_LONG,
-                "uri_too_long",
-                "Path and query are longer than 8 KiB.",
-            ),
+            Self::TargetTooLong => {
+                (StatusCode::URI_TOO_LONG, "uri_too_long", "Path and query are longer than 8 KiB.")
+            }
             Self::HeadersTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{HOST, ORIGIN},
-    uri::{PathAndQuery, Scheme},
-};
+use http::header::{HOST, ORIGIN};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use crate::registration::LoopbackHost;
 
@@ -18,15 +16,9 @@ pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue
 
 /// Whether a list of transfer codings is `chunked` and nothing else; empty elements count for nothing (RFC 9110, 5.6.1).
 pub(super) fn is_chunked(codings: &HeaderValue) -> bool {
-    let elements = codings
-        .as_bytes()
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii);
+    let elements = codings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let mut named = elements.filter(|coding| !coding.is_empty());
-    named
-        .next()
-        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
-        && named.next().is_none()
+    named.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && named.next().is_none()
 }
 
 /// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
@@ -111,12 +103,8 @@ fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
 
 /// The same target without its `token` parameter.
 pub(super) fn without_token(uri: &Uri) -> Uri {
-    let rest: Vec<&str> = uri
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter(|p| as_token(p).is_none())
-        .collect();
+    let rest: Vec<&str> =
+        uri.query().unwrap_or_default().split('&').filter(|p| as_token(p).is_none()).collect();
     let target = if rest.is_empty() {
         uri.path().to_owned()
     } else {

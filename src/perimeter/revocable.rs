@@ -1,9 +1,7 @@
 //! Bodies that last no longer than the right to read them.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -35,10 +33,7 @@ impl<R> Revocable<R> {
             })
         });
         let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
-        Self {
-            body,
-            revoked: removed.into_iter().chain(revoked).collect(),
-        }
+        Self { body, revoked: removed.into_iter().chain(revoked).collect() }
     }
 }
 

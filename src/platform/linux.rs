@@ -1,19 +1,15 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    num::NonZeroU32,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    path::Path,
-    time::Duration,
-};
+use std::io;
+use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
 
-use rustix::{
-    fs::inotify::{self, CreateFlags, WatchFlags},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Below the home, where per-user state lives whatever the environment says.
 pub(super) const STATE_HOME: Option<&str> = None;
@@ -75,11 +71,7 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
         0x0116_1970,
         0x0bd0_0bd0,
     ];
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the magic has 32 bits"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic has 32 bits")]
     rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
 }
 

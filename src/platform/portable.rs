@@ -1,20 +1,16 @@
 //! What every Unix system has in the place of what Linux has. The feature `portable` takes it on Linux as well, so that it
 //! can be tested there.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    num::NonZeroU32,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, kill_process, test_kill_process},
-};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// How soon the end of a process is seen that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(10);
@@ -49,10 +45,7 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(changed).map_err(io::Error::other)?;
         let watched = watcher.watch(directory, notify::RecursiveMode::NonRecursive);
         watched.map_err(io::Error::other)?;
-        Ok(Self {
-            told: File::from(told),
-            _watcher: watcher,
-        })
+        Ok(Self { told: File::from(told), _watcher: watcher })
     }
 
     /// Linux stands for a system where changes are not told.

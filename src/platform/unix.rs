@@ -1,35 +1,30 @@
 //! Unix: every system call by which the state directory is read, written and locked, and children are detached.
 #![allow(unsafe_code)]
 
-use std::{
-    ffi::OsString,
-    fs::{self, File},
-    io::{self, Read, Write},
-    os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::{DirBuilderExt, PermissionsExt},
-            process::CommandExt,
-        },
-    },
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc,
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use rustix::{
-    fs::{FileType, Mode, OFlags, Stat},
-    io::Errno,
-};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 #[cfg(feature = "daemon")]
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
+#[cfg(feature = "daemon")]
+use tokio::io::unix::AsyncFd;
 
 #[cfg(feature = "daemon")]
 use super::Watch;
 use super::system;
-use crate::{registration::MAX_BYTES, state_directory::Refused};
+use crate::registration::MAX_BYTES;
+use crate::state_directory::Refused;
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -41,9 +36,7 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
         return Some(home()?.join(below));
     }
     // The XDG specification tells readers to ignore a relative path.
-    let xdg = env("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let xdg = env("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     xdg.or_else(|| Some(home()?.join(".local/state")))
 }
 
@@ -55,14 +48,8 @@ pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
         opened => opened?,
     };
     let mut bytes = Vec::with_capacity(512);
-    file.take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Refused::Io)?;
-    if bytes.len() > MAX_BYTES {
-        Err(Refused::TooLarge)
-    } else {
-        Ok(Some(bytes))
-    }
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Refused::Io)?;
+    if bytes.len() > MAX_BYTES { Err(Refused::TooLarge) } else { Ok(Some(bytes)) }
 }
 
 fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
@@ -120,10 +107,7 @@ pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
 fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     let me = rustix::process::geteuid().as_raw();
     if stat.st_uid != me {
-        return Err(Refused::Owner {
-            owner: stat.st_uid,
-            me,
-        });
+        return Err(Refused::Owner { owner: stat.st_uid, me });
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
@@ -185,21 +169,13 @@ pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
 /// Waits until one of the descriptors can be read or has ended, at most `bound`; which of them.
 pub(crate) fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], bound: Duration) -> [bool; N] {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut polled: Vec<_> = fds
-        .iter()
-        .flatten()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-        .collect();
+    let mut polled: Vec<_> =
+        fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     // A bound beyond what the kernel counts is none. A signal ends the wait early: whoever waits looks again.
     let bound = Timespec::try_from(bound).ok();
     let woken = poll(&mut polled, bound.as_ref()).unwrap_or(0) > 0;
     let mut polled = polled.iter();
-    fds.map(|fd| {
-        fd.is_some()
-            && polled
-                .next()
-                .is_some_and(|one| woken && !one.revents().is_empty())
-    })
+    fds.map(|fd| fd.is_some() && polled.next().is_some_and(|one| woken && !one.revents().is_empty()))
 }
 
 /// Change notification for a directory, for the runtime to wait on.
@@ -294,10 +270,7 @@ pub(crate) fn ready_pipe() -> Option<File> {
 #[cfg(feature = "daemon")]
 pub(crate) fn write_no_core_dump() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = Rlimit {
-        current: Some(0),
-        ..getrlimit(Resource::Core)
-    };
+    let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
     Ok(setrlimit(Resource::Core, limit)?)
 }
 

@@ -1,25 +1,19 @@
 //! A subscriber as the body of an answer: the clock, the heartbeat and the frames that are not in the log.
 
-use std::{
-    convert::Infallible,
-    fmt, io, mem,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
-};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+use std::{fmt, io, mem};
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use serde::Serialize;
 use serde_json::json;
-use tokio::{
-    task::yield_now,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{End, EventId, Hub, Next, Subscriber};
 
@@ -70,9 +64,7 @@ fn line<T: Serialize + ?Sized>(topic: &str, data: &T) -> serde_json::Result<Vec<
 /// A frame that is not in the log and so has no id (STR-19).
 fn aside(topic: &str, data: &serde_json::Value) -> Bytes {
     let line = line(topic, data).expect("a JSON value is JSON");
-    [format!("event: {topic}\ndata: ").as_bytes(), &line, b"\n\n"]
-        .concat()
-        .into()
+    [format!("event: {topic}\ndata: ").as_bytes(), &line, b"\n\n"].concat().into()
 }
 
 impl<W> Hub<W> {
@@ -94,9 +86,9 @@ impl<W> Hub<W> {
         self.end_with(match end {
             End::Shutdown => aside("shutdown", &json!({})),
             End::Superseded { successor: None } => aside("superseded", &json!({})),
-            End::Superseded {
-                successor: Some(successor),
-            } => aside("superseded", &json!({"successor": successor})),
+            End::Superseded { successor: Some(successor) } => {
+                aside("superseded", &json!({"successor": successor}))
+            }
         });
     }
 }
@@ -163,10 +155,9 @@ impl<W> EventBody<W> {
                     self.is_burst = frames.len() >= BURST;
                     Some(frames)
                 }
-                Next::Gap { first, after } => Some(aside(
-                    "gap",
-                    &json!({"first": first.to_string(), "after": after.to_string()}),
-                )),
+                Next::Gap { first, after } => {
+                    Some(aside("gap", &json!({"first": first.to_string(), "after": after.to_string()})))
+                }
                 Next::End(frame) => Some(frame),
                 Next::Closed => None,
             });
@@ -195,8 +186,6 @@ impl<W> Body for EventBody<W> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.get_mut()
-            .poll_bytes(context)
-            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        self.get_mut().poll_bytes(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -1,19 +1,15 @@
 //! The log and everybody who reads it, behind one lock. Whoever has read everything leaves its waker under that lock, so
 //! that no event slips in between the look and the wait. `tests/loom.rs` runs this very file.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::{fmt, io};
 
 use bytes::Bytes;
 
-use super::{
-    log::{Cursor, EventId, Limits, Log, NotAnEventId, Piece, Topics},
-    sync::{Mutex, MutexGuard},
-};
+use super::log::{Cursor, EventId, Limits, Log, NotAnEventId, Piece, Topics};
+use super::sync::{Mutex, MutexGuard};
 
 /// The events of one epoch, and their subscribers. `W` is what the product knows of a subscriber; it is dropped when
 /// that one has gone.
@@ -59,10 +55,7 @@ impl<W> Inner<W> {
             return Vec::new();
         }
         self.waiting = 0;
-        self.seats
-            .values_mut()
-            .filter_map(|seat| seat.waker.take())
-            .collect()
+        self.seats.values_mut().filter_map(|seat| seat.waker.take()).collect()
     }
 }
 
@@ -145,18 +138,8 @@ impl<W> Hub<W> {
 
     pub(super) fn of(log: Log, topics: &'static [&'static str], keeper: Option<Box<dyn Keep>>) -> Self {
         assert!(topics.len() <= 64, "topics are counted in 64 bits");
-        let inner = Inner {
-            log,
-            keeper,
-            end: None,
-            seats: BTreeMap::new(),
-            count: 0,
-            waiting: 0,
-        };
-        Self {
-            topics,
-            inner: Mutex::new(inner),
-        }
+        let inner = Inner { log, keeper, end: None, seats: BTreeMap::new(), count: 0, waiting: 0 };
+        Self { topics, inner: Mutex::new(inner) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<W>> {
@@ -239,9 +222,7 @@ impl<W> Hub<W> {
         let topics = match &selection.topics {
             None => Topics::ALL,
             Some(names) => names.iter().try_fold(Topics(0), |topics, name| {
-                let place = self
-                    .place(name)
-                    .ok_or_else(|| Refused::UnknownTopic(name.clone()))?;
+                let place = self.place(name).ok_or_else(|| Refused::UnknownTopic(name.clone()))?;
                 Ok(Topics(topics.0 | 1 << place))
             })?,
         };
@@ -253,12 +234,7 @@ impl<W> Hub<W> {
         inner.count += 1;
         inner.seats.insert(number, Seat { who, waker: None });
         drop(inner);
-        Ok(Subscriber {
-            hub: self.clone(),
-            number,
-            cursor,
-            has_ended: false,
-        })
+        Ok(Subscriber { hub: self.clone(), number, cursor, has_ended: false })
     }
 }
 
@@ -276,16 +252,8 @@ impl<W> Subscriber<W> {
     /// that does not ask (STR-23, STR-25).
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut inner = self.hub.inner();
-        let Inner {
-            log,
-            end,
-            seats,
-            waiting,
-            ..
-        } = &mut *inner;
-        let seat = seats
-            .get_mut(&self.number)
-            .expect("the seat goes with the subscriber");
+        let Inner { log, end, seats, waiting, .. } = &mut *inner;
+        let seat = seats.get_mut(&self.number).expect("the seat goes with the subscriber");
         if self.has_ended {
             return Poll::Ready(Next::Closed);
         }

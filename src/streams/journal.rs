@@ -7,21 +7,15 @@
 //! The file is locked for as long as the log is appended to (CTL-22), and bounded: once it is about twice as long as
 //! what the log holds, another takes its place that holds just this, behind a comment that names the first number.
 
-use std::{
-    fs::{self, File, TryLockError},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use super::{
-    EventId, Hub, Limits,
-    hub::Keep,
-    log::{Log, Piece, Topics},
-};
-use crate::{
-    platform,
-    state_directory::{Fault, Refused},
-};
+use super::hub::Keep;
+use super::log::{Log, Piece, Topics};
+use super::{EventId, Hub, Limits};
+use crate::platform;
+use crate::state_directory::{Fault, Refused};
 
 /// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.
 const SLACK: u64 = 4096;
@@ -77,16 +71,12 @@ struct Journal {
 impl Journal {
     /// Opens the file of a log that is empty, and reads it back.
     fn open(path: &Path, log: &mut Log, topics: &[&str]) -> Result<Self, Fault> {
-        let fault = |why| Fault {
-            path: path.to_owned(),
-            why,
-        };
+        let fault = |why| Fault { path: path.to_owned(), why };
         let mut file = take(path).map_err(fault)?;
         // What is left of a process that was killed while it replaced the file.
         let _ = fs::remove_file(beside(path));
         let mut text = Vec::new();
-        file.read_to_end(&mut text)
-            .map_err(|error| fault(Refused::Io(error)))?;
+        file.read_to_end(&mut text).map_err(|error| fault(Refused::Io(error)))?;
         let found = recover(log, topics, &text).ok_or_else(|| fault(Refused::Foreign))?;
         let mut journal = Self {
             path: path.to_owned(),
@@ -192,10 +182,7 @@ fn copy(log: &Log, temporary: &Path) -> Result<(File, u64), Refused> {
         let head = format!("{FROM}{first}\n\n");
         file.write_all(head.as_bytes())?;
         let mut length = head.len() as u64;
-        let before = EventId {
-            seq: first.seq - 1,
-            ..first
-        };
+        let before = EventId { seq: first.seq - 1, ..first };
         let mut cursor = log.cursor(Some(before), Topics::ALL);
         while let Some(Piece::Frames(frames)) = log.read(&mut cursor) {
             file.write_all(&frames)?;

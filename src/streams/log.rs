@@ -1,13 +1,11 @@
 //! The log: framed bytes in their order, held up to a bound, and what comes after a place in it. No I/O, no clock, no
 //! lock. `tests/loom.rs` runs this very file.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    io::{self, Write as _},
-    ops::Range,
-    str::FromStr,
-};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::str::FromStr;
 
 use bytes::Bytes;
 
@@ -63,10 +61,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            events: 4096,
-            bytes: 4 * 1024 * 1024,
-        }
+        Self { events: 4096, bytes: 4 * 1024 * 1024 }
     }
 }
 
@@ -152,10 +147,7 @@ impl Log {
     }
 
     fn id(&self, seq: u64) -> EventId {
-        EventId {
-            epoch: self.epoch,
-            seq,
-        }
+        EventId { epoch: self.epoch, seq }
     }
 
     /// The oldest event that is held, or the next one to come.
@@ -274,14 +266,10 @@ impl Log {
             return Some(Piece::Gap { first, after });
         }
         while cursor.next < self.next {
-            let place = self
-                .sealed
-                .partition_point(|segment| segment.end() <= cursor.next);
+            let place = self.sealed.partition_point(|segment| segment.end() <= cursor.next);
             let frames = match self.sealed.get(place) {
                 Some(segment) => segment.after(cursor, |range| segment.text.slice(range)),
-                None => self
-                    .open
-                    .after(cursor, |range| Bytes::copy_from_slice(&self.open.text[range])),
+                None => self.open.after(cursor, |range| Bytes::copy_from_slice(&self.open.text[range])),
             };
             if !frames.is_empty() {
                 return Some(Piece::Frames(frames));
@@ -334,11 +322,7 @@ impl<T: AsRef<[u8]>> Segment<T> {
 
 impl Segment<Vec<u8>> {
     fn from(first: u64) -> Self {
-        Self {
-            first,
-            marks: Vec::new(),
-            text: Vec::new(),
-        }
+        Self { first, marks: Vec::new(), text: Vec::new() }
     }
 
     fn seal(self) -> Segment<Bytes> {

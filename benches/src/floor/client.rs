@@ -3,18 +3,13 @@
 //! `floor-client DIRECTORY ask` fails where nothing answers; `connect` starts `floor-daemon` then; `locked` does so too, under
 //! a lock, so that many at once start one; `nothing` does nothing at all, which is what a process costs.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that cannot be made ends with what was in its way"
-)]
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends with what was in its way")]
 
-use std::{
-    fs,
-    io::{self, Read as _, Write as _},
-    net::TcpStream,
-    path::Path,
-    process::{Command, ExitCode, Stdio},
-};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();

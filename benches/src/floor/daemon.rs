@@ -3,18 +3,22 @@
 //!
 //! `floor-daemon DIRECTORY`; standard output is closed when it is ready.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that cannot be made ends with what was in its way"
-)]
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends with what was in its way")]
 
-use std::{
-    convert::Infallible, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration,
-};
+use std::convert::Infallible;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Bytes, header, server::conn::http1, service::service_fn};
+use hyper::body::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,10 +43,7 @@ async fn main() {
             let _ = stream.set_nodelay(true);
             let answer = answer.clone();
             let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                let known = request
-                    .headers()
-                    .get(header::AUTHORIZATION)
-                    .is_some_and(|value| value == bearer);
+                let known = request.headers().get(header::AUTHORIZATION).is_some_and(|value| value == bearer);
                 let mut response =
                     Response::new(Full::new(if known { answer.clone() } else { Bytes::new() }));
                 if !known {
@@ -70,11 +71,7 @@ async fn main() {
 /// What is there, or a new one.
 fn secret(directory: &Path) -> String {
     let path = directory.join("secret");
-    let made = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path);
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     if let Ok(mut file) = made {
         file.write_all(random(32).as_bytes()).unwrap();
     }
@@ -84,9 +81,6 @@ fn secret(directory: &Path) -> String {
 fn random(bytes: usize) -> String {
     use std::io::Read as _;
     let mut random = vec![0; bytes];
-    fs::File::open("/dev/urandom")
-        .unwrap()
-        .read_exact(&mut random)
-        .unwrap();
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
     URL_SAFE_NO_PAD.encode(random)
 }

@@ -1,25 +1,21 @@
 //! What answers nothing or is somebody else: how long a client waits, and what it gives away.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use local_daemon::Client;
 use rustix::process::Signal;
 
 use super::{Row, time};
-use crate::{
-    contestant::{Contestant, Ours, kill, run, until},
-    measure::{self, median, run_within},
-};
+use crate::contestant::{Contestant, Ours, kill, run, until};
+use crate::measure::{self, median, run_within};
 
 /// What a client may take beyond its deadline.
 const SLACK: Duration = Duration::from_millis(50);
@@ -160,11 +156,7 @@ impl Squatter {
         run(ours.connect());
         ours.end();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let bystander = Command::new("sleep")
-            .arg("600")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let bystander = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
         let path = ours.state_dir().join("registration.json");
         let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         record["url"] = format!("http://{}/", listener.local_addr().unwrap()).into();
@@ -173,9 +165,7 @@ impl Squatter {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let credential = fs::read_to_string(ours.state_dir().join("credential")).unwrap();
         let text = credential.trim_end().as_bytes().to_vec();
-        let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(&text)
-            .unwrap();
+        let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&text).unwrap();
         let received = Arc::new(Mutex::new(Vec::new()));
         let heard = received.clone();
         // It ends with this process: a mute one keeps what it has accepted.

@@ -1,18 +1,14 @@
 //! A daemon that nobody asks: what it takes, and how soon it leaves when another has come.
 
-use std::{
-    fs,
-    process::{Child, Stdio},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
 
 use super::{Row, time};
-use crate::{
-    contestant::{Contestant, Ours, run, until},
-    measure::{self, Connection, median},
-};
+use crate::contestant::{Contestant, Ours, run, until};
+use crate::measure::{self, Connection, median};
 
 const ROUNDS: usize = 7;
 /// How long a daemon may take to publish itself.
@@ -22,14 +18,8 @@ const LONG: Duration = Duration::from_secs(20);
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = vec![
-        stand_down("with change notification", Duration::from_millis(100), &|| {
-            Vec::new()
-        }),
-        stand_down(
-            "without change notification",
-            Duration::from_millis(2500),
-            &every_watcher,
-        ),
+        stand_down("with change notification", Duration::from_millis(100), &|| Vec::new()),
+        stand_down("without change notification", Duration::from_millis(2500), &every_watcher),
     ];
     rows.extend(idle());
     rows
@@ -56,10 +46,7 @@ fn stand_down(how: &str, goal: Duration, hold: &dyn Fn() -> Vec<rustix::fd::Owne
         let started = Instant::now();
         // Without a pause between two looks, for what is measured is shorter than that.
         while !published() {
-            assert!(
-                started.elapsed() < PUBLISHED,
-                "the second daemon publishes: not within {PUBLISHED:?}"
-            );
+            assert!(started.elapsed() < PUBLISHED, "the second daemon publishes: not within {PUBLISHED:?}");
         }
         let began = Instant::now();
         first.0.wait().unwrap();
@@ -89,13 +76,7 @@ impl Drop for Reaped {
 /// A daemon that has published itself.
 fn foreground(ours: &Ours) -> Reaped {
     let quiet = Stdio::null;
-    let child = ours
-        .locald(&["run"])
-        .stdin(quiet())
-        .stdout(quiet())
-        .stderr(quiet())
-        .spawn()
-        .unwrap();
+    let child = ours.locald(&["run"]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
     until("the daemon publishes", || ours.wire().is_some());
     Reaped(child)
 }

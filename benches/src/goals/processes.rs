@@ -1,12 +1,13 @@
 //! Whole processes: a client that finds the daemon, one that starts it, and many that come at once.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Row, time};
-use crate::{
-    contestant::{Contestant, Floor, Ours, beside, locald, run},
-    measure::{self, Crowd, Turns},
-};
+use crate::contestant::{Contestant, Floor, Ours, beside, locald, run};
+use crate::measure::{self, Crowd, Turns};
 
 /// How many rounds have clients of a daemon that runs, and clients that start one.
 const WARM: usize = 201;
@@ -31,16 +32,10 @@ fn warm() -> Row {
     run(ours.connect());
     run(floor.connect());
     let status = || ours.ask().expect("locald has a client");
-    let turns = measure::clients(
-        WARM,
-        &[&status, &|| floor.client("ask"), &|| floor.client("nothing")],
-    );
+    let turns = measure::clients(WARM, &[&status, &|| floor.client("ask"), &|| floor.client("nothing")]);
     let nothing = time(turns.median(2));
     Row {
-        floor: format!(
-            "floor {}, a process that does nothing {nothing}",
-            time(turns.median(1))
-        ),
+        floor: format!("floor {}, a process that does nothing {nothing}", time(turns.median(1))),
         ..Row::at_most(
             "warm `locald status --json`, a whole process",
             turns.median(0),
@@ -63,14 +58,7 @@ fn cold() -> [Row; 2] {
         ],
     );
     let row = |what, one, other, goal, than| {
-        Row::at_most(
-            what,
-            turns.median(one),
-            turns.median(other),
-            turns.ratio(one, other),
-            goal,
-            than,
-        )
+        Row::at_most(what, turns.median(one), turns.median(other), turns.ratio(one, other), goal, than)
     };
     [
         row("cold `locald connect --json` to ready", 0, 1, 1.5, "floor"),
@@ -147,11 +135,7 @@ fn ids(crowd: &Crowd) -> usize {
 fn sizes() -> Option<Row> {
     let size = |path: PathBuf| fs::metadata(path).ok().map(|file| file.len());
     let of_floor = |name: &str| size(beside().join(name));
-    let (ours, client, daemon) = (
-        size(locald())?,
-        of_floor("floor-client")?,
-        of_floor("floor-daemon")?,
-    );
+    let (ours, client, daemon) = (size(locald())?, of_floor("floor-client")?, of_floor("floor-daemon")?);
     let row = Row::alone("size of `locald`, in kB", (ours / 1000).to_string(), "none", true);
     Some(Row {
         floor: format!("client {} and daemon {}", client / 1000, daemon / 1000),

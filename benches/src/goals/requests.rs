@@ -1,35 +1,29 @@
 //! Requests over a socket: a proven handshake, an authenticated request, and as many as there is time for.
 
-use std::{
-    convert::Infallible,
-    fs,
-    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::TcpStream,
-    os::fd::AsFd as _,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::convert::Infallible;
+use std::fs;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use axum::{Json, Router, routing::get};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use local_daemon::{
-    Credential, Daemon,
-    handshake::{self, Nonce},
-};
-use rustix::{
-    event::epoll::{self, EventData, EventFlags},
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
-};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use local_daemon::handshake::{self, Nonce};
+use local_daemon::{Credential, Daemon};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::Row;
-use crate::{
-    contestant::{Contestant as _, Floor, Ours, Wire, is_whole_http, run, until},
-    measure::{self, Connection, Turns, median},
-};
+use crate::contestant::{Contestant as _, Floor, Ours, Wire, is_whole_http, run, until};
+use crate::measure::{self, Connection, Turns, median};
 
 /// How many requests a round has whose middle one counts.
 const EACH: usize = 2000;
@@ -88,22 +82,10 @@ fn latencies(ours: &Ours, floor: &Floor, least: &Server) -> Vec<Row> {
         ],
     );
     let row = |what, one, other, goal| {
-        Row::at_most(
-            what,
-            turns.median(one),
-            turns.median(other),
-            turns.ratio(one, other),
-            goal,
-            "floor",
-        )
+        Row::at_most(what, turns.median(one), turns.median(other), turns.ratio(one, other), goal, "floor")
     };
     vec![
-        row(
-            "handshake over a fresh connection, both sides proven, p50",
-            0,
-            1,
-            1.2,
-        ),
+        row("handshake over a fresh connection, both sides proven, p50", 0, 1, 1.2),
         row("authenticated request over keep-alive, p50", 2, 3, 1.1),
         Row {
             goal: "none: it reads the record".to_owned(),
@@ -125,11 +107,7 @@ fn handshakes(address: &str, credential: &Credential) -> Duration {
         let wire = Wire::http(address.to_owned(), handshake::PATH, &authorization);
         let mut connection = Connection::open(&wire).unwrap();
         let answer = connection.ask().unwrap();
-        assert!(
-            is_proven(answer, credential, address, nonce),
-            "{}",
-            String::from_utf8_lossy(answer)
-        );
+        assert!(is_proven(answer, credential, address, nonce), "{}", String::from_utf8_lossy(answer));
         began.elapsed()
     };
     median((0..EACH).map(one).collect())
@@ -142,8 +120,7 @@ fn is_proven(answer: &[u8], credential: &Credential, address: &str, nonce: Nonce
     let (head, body) = (&answer[..end], &answer[end + 4..]);
     let code = str::from_utf8(head).unwrap_or_default().lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case(handshake::SCHEME)
-            .then(|| handshake::parse_answer(value))?
+        name.eq_ignore_ascii_case(handshake::SCHEME).then(|| handshake::parse_answer(value))?
     });
     code.is_some_and(|code| code == handshake::daemon_code(credential, address, nonce, body))
 }
@@ -151,12 +128,7 @@ fn is_proven(answer: &[u8], credential: &Credential, address: &str, nonce: Nonce
 fn through_the_guard() -> Row {
     let start = || (Server::start("guarded"), Server::start("bare"));
     let turns = apart(start, |(guarded, bare)| in_turns(&guarded.wire, &bare.wire));
-    rate(
-        &turns,
-        "requests/s through the whole guard, 16 connections",
-        "the same server without it",
-        0.85,
-    )
+    rate(&turns, "requests/s through the whole guard, 16 connections", "the same server without it", 0.85)
 }
 
 fn beside_nginx() -> Option<Row> {
@@ -198,13 +170,7 @@ fn many(wire: &Wire) -> Duration {
         .collect();
     let began = Instant::now();
     for (place, (stream, _)) in streams.iter_mut().enumerate() {
-        epoll::add(
-            &epoll,
-            stream.as_fd(),
-            EventData::new_u64(place as u64),
-            EventFlags::IN,
-        )
-        .unwrap();
+        epoll::add(&epoll, stream.as_fd(), EventData::new_u64(place as u64), EventFlags::IN).unwrap();
         stream.write_all(&wire.request).unwrap();
     }
     let (mut sent, mut answered) = (CONNECTIONS, 0);
@@ -224,11 +190,7 @@ fn many(wire: &Wire) -> Duration {
             };
             answer.extend_from_slice(&part[..count]);
             if is_whole_http(answer) {
-                assert!(
-                    answer.starts_with(b"HTTP/1.1 200"),
-                    "{}",
-                    String::from_utf8_lossy(answer)
-                );
+                assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
                 answer.clear();
                 answered += 1;
                 if sent < MANY {
@@ -260,15 +222,10 @@ impl Server {
             .spawn()
             .unwrap();
         let mut address = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut address)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
         let credential = fs::read_to_string(state_dir.join("credential")).unwrap_or_default();
-        let wire = Wire::http(
-            address.trim_end().to_owned(),
-            "/",
-            &format!("Bearer {}", credential.trim_end()),
-        );
+        let wire =
+            Wire::http(address.trim_end().to_owned(), "/", &format!("Bearer {}", credential.trim_end()));
         Self { child, wire, home }
     }
 }
@@ -285,10 +242,7 @@ pub(crate) fn serve(arguments: &[String]) {
     let [kind, state_dir] = arguments else {
         panic!("serve-requests guarded|bare STATE-DIR")
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let router = Router::new().route("/", get(async || Json(json!({"ok": true}))));
     runtime.block_on(async {
         if kind == "guarded" {
@@ -300,11 +254,7 @@ pub(crate) fn serve(arguments: &[String]) {
 }
 
 async fn guarded(router: Router, state_dir: &Path) {
-    let daemon = Daemon::builder("bench", "bench/1")
-        .state_dir(state_dir)
-        .start()
-        .await
-        .unwrap();
+    let daemon = Daemon::builder("bench", "bench/1").state_dir(state_dir).start().await.unwrap();
     let handle = daemon.handle();
     let served = daemon.serve(router);
     let told = async {
@@ -343,10 +293,7 @@ impl Nginx {
     fn start() -> Option<Self> {
         let home = tempfile::tempdir().unwrap();
         // nginx binds what it is told, so a port that is free now has to do; where it is taken meanwhile this fails.
-        let address = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let prefix = home.path().display();
         let configuration = format!(
             "daemon off; master_process off; pid {prefix}/pid; error_log {prefix}/error.log;\n\

@@ -1,9 +1,7 @@
 //! How long the checks take that everybody runs: the suite against `locald`, and the model.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::{Row, time};
 use crate::contestant::beside;
@@ -11,16 +9,8 @@ use crate::contestant::beside;
 pub(super) fn rows() -> Vec<Row> {
     let suite = ["run", "conformance/subjects/locald.toml", "--browser"];
     let rows = [
-        row(
-            "daemonspec",
-            &[&suite[..], &["none"]].concat(),
-            Duration::from_mins(1),
-        ),
-        row(
-            "daemonspec",
-            &[&suite[..], &["all"]].concat(),
-            Duration::from_mins(3),
-        ),
+        row("daemonspec", &[&suite[..], &["none"]].concat(), Duration::from_mins(1)),
+        row("daemonspec", &[&suite[..], &["all"]].concat(), Duration::from_mins(3)),
         row("local-daemon-model", &["check"], Duration::from_mins(2)),
     ];
     rows.into_iter().flatten().collect()

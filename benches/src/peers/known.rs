@@ -1,24 +1,20 @@
 //! The peers: how each is started and asked, and how it is kept to itself.
 
-use std::{
-    ffi::OsString,
-    fs,
-    io::Read as _,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::{fs, thread};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use local_daemon::Credential;
 use tempfile::TempDir;
 
-use crate::{
-    contestant::{Contestant, Wire, is_whole_http, processes_in, until},
-    measure::Connection,
-};
+use crate::contestant::{Contestant, Wire, is_whole_http, processes_in, until};
+use crate::measure::Connection;
 
 /// How long a server that starts may be silent before it is asked anew: some never answer what comes too early.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -212,10 +208,7 @@ fn on_path(program: &str) -> Option<PathBuf> {
 /// A credential for a daemon that takes one from its environment.
 fn secret() -> String {
     let mut bytes = [0; 32];
-    fs::File::open("/dev/urandom")
-        .unwrap()
-        .read_exact(&mut bytes)
-        .unwrap();
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     Credential::from_bytes(bytes).expose().as_str().to_owned()
 }
 
@@ -379,10 +372,7 @@ fn opencode() -> Option<Peer> {
         .with_file("config/opencode/package-lock.json", &lock)
         .with_file("config/opencode/node_modules/.keep", "")
         .with("OPENCODE_SERVER_PASSWORD", secret)
-        .with(
-            "OPENCODE_CONFIG_CONTENT",
-            r#"{"share":"disabled","autoupdate":false}"#,
-        )
+        .with("OPENCODE_CONFIG_CONTENT", r#"{"share":"disabled","autoupdate":false}"#)
         .with("OPENCODE_DISABLE_AUTOUPDATE", "1")
         .with("OPENCODE_DISABLE_MODELS_FETCH", "1")
         .with("OPENCODE_DISABLE_DEFAULT_PLUGINS", "1");
@@ -426,13 +416,8 @@ pub(crate) fn start(arguments: &[String]) {
 
 /// The addresses of 127.0.0.1 on which a process listens.
 fn listening(process: u32) -> Vec<String> {
-    let descriptors = fs::read_dir(format!("/proc/{process}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let held: Vec<PathBuf> = descriptors
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .collect();
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    let held: Vec<PathBuf> = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
     let table = fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
     let address = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -1,10 +1,8 @@
 //! The other side: many streams, read by one thread that looks at nothing but the end of what it reads.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    os::fd::AsFd as _,
-};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -32,9 +30,7 @@ impl Readers {
             assert_eq!(&answer, b"HTTP/1.1 200");
             stream
         };
-        Self {
-            streams: (0..count).map(open).collect(),
-        }
+        Self { streams: (0..count).map(open).collect() }
     }
 
     /// Reads until each stream has had the last of so many events. Each read is shown to `see`.
@@ -43,13 +39,7 @@ impl Readers {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         for (place, stream) in self.streams.iter().enumerate() {
             stream.set_nonblocking(true).unwrap();
-            epoll::add(
-                &epoll,
-                stream.as_fd(),
-                EventData::new_u64(place as u64),
-                EventFlags::IN,
-            )
-            .unwrap();
+            epoll::add(&epoll, stream.as_fd(), EventData::new_u64(place as u64), EventFlags::IN).unwrap();
         }
         let mut tails = vec![Vec::with_capacity(2 * TAIL); self.streams.len()];
         let mut left = self.streams.len();

@@ -1,22 +1,23 @@
 //! The two servers, each in a process of its own: this program again, with the argument `serve`.
 
-use std::{
-    cell::RefCell,
-    io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::cell::RefCell;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use axum::{Router, body::Body, extract::State, routing::get};
-use local_daemon::{
-    Daemon,
-    streams::{Hub, Limits, Selection},
-};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::routing::get;
+use local_daemon::Daemon;
+use local_daemon::streams::{Hub, Limits, Selection};
 use serde_json::json;
-use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::watch};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What a connection is written at most at a time, in bytes.
 const WRITE: usize = 32 * 1024;
@@ -44,11 +45,7 @@ pub(crate) struct Load {
 impl Load {
     /// So many events at once, all of which its log holds.
     pub(crate) const fn burst(events: u32) -> Self {
-        Self {
-            events,
-            is_live: false,
-            most: events,
-        }
+        Self { events, is_live: false, most: events }
     }
 }
 
@@ -131,10 +128,7 @@ pub(crate) fn serve(arguments: &[String]) {
         is_live: is_live.parse().unwrap(),
         most: most.parse().unwrap(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         if kind == "Floor" {
@@ -191,9 +185,7 @@ async fn ours(load: Load, state_dir: &str) {
         let subscriber = hub.subscribe((), &Selection::default()).unwrap();
         subscriber.into_response().map(Body::new)
     });
-    let router = Router::new()
-        .route("/v1/events", subscribe)
-        .with_state(hub.clone());
+    let router = Router::new().route("/v1/events", subscribe).with_state(hub.clone());
     let builder = Daemon::builder("bench", "bench/1").state_dir(state_dir);
     let daemon = builder.start().await.unwrap();
     let handle = daemon.handle();
@@ -201,11 +193,7 @@ async fn ours(load: Load, state_dir: &str) {
     handle.published().await;
     println!("{}", handle.url().authority());
     perform(load, |number| {
-        let event = if load.is_live {
-            json!({"at_ns": now()})
-        } else {
-            json!({"n": number})
-        };
+        let event = if load.is_live { json!({"at_ns": now()}) } else { json!({"n": number}) };
         hub.append("note", &event).unwrap();
     })
     .await;

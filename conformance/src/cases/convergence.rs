@@ -221,10 +221,7 @@ fn drained(stage: &Stage) -> Instant {
 /// Renames `rival`'s record over that of a ready daemon; when.
 fn displace(stage: &mut Stage, rival: &Rival) -> Outcome<Instant> {
     let at = rival.publish(&stage.record_path())?;
-    stage.precondition(format!(
-        "the record of {} was renamed into place",
-        rival.record.id
-    ));
+    stage.precondition(format!("the record of {} was renamed into place", rival.record.id));
     Ok(at)
 }
 
@@ -244,12 +241,7 @@ fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcom
 
 /// It stays for a moment, and its handshake is good.
 fn ready_again(stage: &mut Stage, daemon: &Daemon, live: &Live, after: &str) -> Outcome {
-    stays(
-        stage,
-        daemon,
-        Duration::from_millis(500),
-        &format!("after {after}"),
-    )?;
+    stays(stage, daemon, Duration::from_millis(500), &format!("after {after}"))?;
     let ready = stage.is_ready(live);
     stage.ensure(ready, format!("it is not ready after {after}"))
 }

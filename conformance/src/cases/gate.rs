@@ -63,18 +63,12 @@ fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
     for _ in 0..2 {
         let (daemon, live) = stage.launch_ready()?;
         let (protocol, _) = told(stage, &live)?;
-        stage.ensure(
-            is_protocol(&protocol),
-            format!("`protocol` is {protocol:?}, which is not name/N"),
-        )?;
+        stage.ensure(is_protocol(&protocol), format!("`protocol` is {protocol:?}, which is not name/N"))?;
         seen.push(protocol);
         daemon.kill_group();
     }
     stage.observed(format!("{seen:?}"));
-    stage.ensure(
-        seen[0] == seen[1],
-        format!("two launches of one program tell {seen:?}"),
-    )
+    stage.ensure(seen[0] == seen[1], format!("two launches of one program tell {seen:?}"))
 }
 
 /// A protocol of the same name whose number is another.
@@ -100,16 +94,11 @@ fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
         let live = stage.ready(&daemon)?;
         let seen = told(stage, &live)?;
         stage.observed(format!("started for {protocol}, it tells {} {}", seen.0, seen.1));
-        stage.ensure(
-            seen.0 == *protocol,
-            format!("started for {protocol}, the handshake tells {}", seen.0),
-        )?;
+        stage
+            .ensure(seen.0 == *protocol, format!("started for {protocol}, the handshake tells {}", seen.0))?;
         stage.ensure(
             seen.1 == version,
-            format!(
-                "the version of {protocol} is {}, of {own} it is {version}",
-                seen.1
-            ),
+            format!("the version of {protocol} is {}, of {own} it is {version}", seen.1),
         )?;
         daemon.kill_group();
     }
@@ -120,31 +109,15 @@ fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
 fn successors(own: &Record, protocol: &str) -> Vec<(&'static str, String, Option<String>)> {
     let version = own.version.clone();
     vec![
-        (
-            "the same version and protocol",
-            version.clone(),
-            Some(protocol.to_owned()),
-        ),
+        ("the same version and protocol", version.clone(), Some(protocol.to_owned())),
         ("an older version", "0.0.0".to_owned(), Some(protocol.to_owned())),
         ("a newer version", "999.0.0".to_owned(), Some(protocol.to_owned())),
         ("an empty version", String::new(), Some(protocol.to_owned())),
-        (
-            "another name",
-            version.clone(),
-            Some("somebody-else/1".to_owned()),
-        ),
+        ("another name", version.clone(), Some("somebody-else/1".to_owned())),
         ("a lower number", version.clone(), Some(renumbered(protocol, 1))),
-        (
-            "a higher number",
-            version.clone(),
-            Some(renumbered(protocol, 2_147_483_647)),
-        ),
+        ("a higher number", version.clone(), Some(renumbered(protocol, 2_147_483_647))),
         ("no protocol", version.clone(), None),
-        (
-            "a protocol that is none",
-            version,
-            Some("not a protocol".to_owned()),
-        ),
+        ("a protocol that is none", version, Some("not a protocol".to_owned())),
     ]
 }
 
@@ -158,10 +131,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     // All at once: one that learns of it only by its interval takes 2 s.
     for place in 1..successors.len() {
         let state_dir = further_state_dir(stage, &format!("beside-{place}"))?;
-        daemons.push((
-            stage.launch_with(Start::new().state_dir(state_dir))?,
-            live.clone(),
-        ));
+        daemons.push((stage.launch_with(Start::new().state_dir(state_dir))?, live.clone()));
     }
     for (daemon, live) in daemons.iter_mut().skip(1) {
         *live = stage.ready(daemon)?;
@@ -197,10 +167,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     let deadline = stage.stand_down_deadline();
     for ((daemon, live), (what, ..)) in daemons.iter().zip(&successors) {
         let exit = daemon.wait_exit(deadline);
-        stage.observed(format!(
-            "{what}: {}",
-            exit.map_or("still there".to_owned(), |exit| exit.to_string())
-        ));
+        stage.observed(format!("{what}: {}", exit.map_or("still there".to_owned(), |exit| exit.to_string())));
         if exit.is_none() {
             let ready = stage.is_ready(live);
             return stage.fail(format!(
@@ -228,10 +195,7 @@ fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
             return stage.fail(format!("the daemon before {protocol} is still there"));
         };
         stage.observed(format!("before {protocol}: {exit}"));
-        stage.ensure(
-            stage.is_ready(&live),
-            format!("the daemon of {protocol} is not ready any more"),
-        )?;
+        stage.ensure(stage.is_ready(&live), format!("the daemon of {protocol} is not ready any more"))?;
         let (seen, _) = told(stage, &live)?;
         stage.ensure(seen == protocol, format!("{protocol} tells {seen}"))?;
         daemon = next;

@@ -61,9 +61,7 @@ fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     );
     let listening = daemon.listening();
     let url = live.record.url.text().to_owned();
-    stage.observed(format!(
-        "the record says {url}, the subject listens at {listening:?}"
-    ));
+    stage.observed(format!("the record says {url}, the subject listens at {listening:?}"));
     let numeric = url == format!("http://{}", live.target.address);
     stage.ensure(numeric, format!("the record's url is {url}"))?;
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_ok();
@@ -81,26 +79,16 @@ fn well_formed_record(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("one JSON object by the letter of the chapter");
     let bytes = std::fs::read(stage.record_path())?;
-    stage.ensure(
-        bytes.len() <= record::MOST_BYTES,
-        format!("the record is {} bytes long", bytes.len()),
-    )?;
+    stage.ensure(bytes.len() <= record::MOST_BYTES, format!("the record is {} bytes long", bytes.len()))?;
     // `ready` reads the record by the rules of a reader; what is added here is what only a writer is held to.
     let fields = match record::parse_object(&bytes) {
         Ok(fields) => fields,
         Err(fault) => return stage.fail(format!("the record is malformed: {fault}")),
     };
     let again = Record::parse(&bytes).map(|record| record.id);
-    stage.ensure(
-        again.as_ref() == Ok(&live.record.id),
-        format!("read again, the record is {again:?}"),
-    )?;
+    stage.ensure(again.as_ref() == Ok(&live.record.id), format!("read again, the record is {again:?}"))?;
     let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-    stage.observed(format!(
-        "{} bytes with the members {}",
-        bytes.len(),
-        names.join(", ")
-    ));
+    stage.observed(format!("{} bytes with the members {}", bytes.len(), names.join(", ")));
     if let Some(socket) = fields.get("socket") {
         stage.ensure(
             socket.as_str().is_some_and(|path| path.starts_with('/')),
@@ -118,10 +106,7 @@ fn well_formed_record(stage: &mut Stage) -> Outcome {
 
 /// Whether a text is a time of RFC 3339 whose offset is zero.
 fn is_utc_time(text: &str) -> bool {
-    let Some(local) = ["Z", "z", "+00:00", "-00:00"]
-        .iter()
-        .find_map(|utc| text.strip_suffix(utc))
-    else {
+    let Some(local) = ["Z", "z", "+00:00", "-00:00"].iter().find_map(|utc| text.strip_suffix(utc)) else {
         return false;
     };
     humantime::parse_rfc3339(&format!("{}Z", local.replacen(['t', ' '], "T", 1))).is_ok()
@@ -137,22 +122,14 @@ fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
         .map(|socket| socket.pid)
         .collect();
     let recorded = u32::try_from(live.record.pid).unwrap_or_default();
-    stage.observed(format!(
-        "the record says pid {recorded}; {} is held by {holders:?}",
-        live.target.address
-    ));
-    stage.ensure(
-        holders.contains(&recorded),
-        format!("pid {recorded} does not hold {}", live.target.address),
-    )
+    stage.observed(format!("the record says pid {recorded}; {} is held by {holders:?}", live.target.address));
+    stage.ensure(holders.contains(&recorded), format!("pid {recorded} does not hold {}", live.target.address))
 }
 
 fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
     // With eight random ids, that all of them agree in one of 32 digits happens once in eight million runs.
     const LAUNCHES: usize = 8;
-    stage.expect(format!(
-        "{LAUNCHES} launches publish {LAUNCHES} ids that have nothing in common"
-    ));
+    stage.expect(format!("{LAUNCHES} launches publish {LAUNCHES} ids that have nothing in common"));
     let mut ids: Vec<String> = Vec::new();
     for _ in 0..LAUNCHES {
         let daemon = stage.launch()?;
@@ -166,10 +143,7 @@ fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
         let digits: BTreeSet<u8> = ids.iter().map(|id| id.as_bytes()[place]).collect();
         stage.ensure(
             digits.len() > 1,
-            format!(
-                "digit {} is the same in all of them: 128 random bits would not do that",
-                place + 1
-            ),
+            format!("digit {} is the same in all of them: 128 random bits would not do that", place + 1),
         )?;
     }
     Ok(())
@@ -189,10 +163,7 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
         };
         let spoken = spoken(stage, &live)?;
         stage.observed(format!("record {hint}, handshake {spoken}"));
-        stage.ensure(
-            hint == spoken,
-            format!("the record says {hint}, the handshake {spoken}"),
-        )?;
+        stage.ensure(hint == spoken, format!("the record says {hint}, the handshake {spoken}"))?;
         daemon.kill_group();
     }
     Ok(())
@@ -205,10 +176,7 @@ fn spoken(stage: &mut Stage, live: &Live) -> Outcome<String> {
         Ok(answer) => answer.response.json(),
         Err(fault) => return stage.fail(format!("the handshake of a ready daemon: {fault}")),
     };
-    let protocol = body
-        .as_ref()
-        .and_then(|body| body.pointer(&pointer))
-        .and_then(Value::as_str);
+    let protocol = body.as_ref().and_then(|body| body.pointer(&pointer)).and_then(Value::as_str);
     match protocol {
         Some(protocol) => Ok(protocol.to_owned()),
         None => stage.fail(format!("the handshake tells no protocol at {pointer}")),

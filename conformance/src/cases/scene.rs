@@ -42,21 +42,14 @@ impl DeadPort {
             .ok()
             .and_then(|address| SocketAddr::try_from(address).ok())
             .ok_or_else(|| Stop::Fault("a bound socket has no address".to_owned()))?;
-        Ok(Self {
-            _socket: socket,
-            address,
-        })
+        Ok(Self { _socket: socket, address })
     }
 }
 
 /// A TCP socket bound to `address`, which asks for port sharing if `shares`.
 pub(super) fn bound(address: SocketAddrV4, shares: bool) -> std::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     if shares {
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
         rustix::net::sockopt::set_socket_reuseport(&socket, true)?;
@@ -208,19 +201,12 @@ pub(super) fn changes(events: &[FileEvent], name: &str) -> Vec<String> {
                     | FileEventKind::Deleted
             )
     };
-    events
-        .iter()
-        .filter(touches)
-        .map(|event| format!("{:?} {name}", event.kind))
-        .collect()
+    events.iter().filter(touches).map(|event| format!("{:?} {name}", event.kind)).collect()
 }
 
 /// How many of `events` are of `kind` and about `name`.
 pub(super) fn count(events: &[FileEvent], kind: FileEventKind, name: &str) -> usize {
-    events
-        .iter()
-        .filter(|event| event.kind == kind && event.name == name)
-        .count()
+    events.iter().filter(|event| event.kind == kind && event.name == name).count()
 }
 
 /// The names in `state_dir` that are taken files, in order.
@@ -239,10 +225,7 @@ pub(super) fn taken_files(stage: &Stage, state_dir: &Path) -> Outcome<Vec<String
 
 /// Writes `bytes` into the file at `path` as it stands, without a rename: what no daemon may do and editors do.
 pub(super) fn write_in_place(path: &Path, bytes: &[u8]) -> Outcome<File> {
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path)?;
     file.write_all(bytes)?;
     Ok(file)
 }
@@ -274,10 +257,7 @@ pub(super) struct Work {
 /// Opens an event stream that is seen to answer 200, and a request with an effect whose last byte is not sent, as far as
 /// the manifest binds them; `untestable` where it binds neither.
 pub(super) fn open_work(stage: &mut Stage, live: &Live) -> Outcome<Work> {
-    let mut work = Work {
-        connections: Vec::new(),
-        what: String::new(),
-    };
+    let mut work = Work { connections: Vec::new(), what: String::new() };
     let binding = stage.manifest().binding.clone();
     if let Some(stream) = &binding.stream {
         let request = Request::get(&live.target.authority, &stream.path)
@@ -302,9 +282,8 @@ pub(super) fn open_work(stage: &mut Stage, live: &Live) -> Outcome<Work> {
         let own = connection.local_addr()?;
         work.connections.push(connection);
         // The daemon has begun with it when it has read it, and answers what was sent later.
-        let read = until(Instant::now() + PROBE, || {
-            (unread(live.target.address, own) == Some(0)).then_some(())
-        });
+        let read =
+            until(Instant::now() + PROBE, || (unread(live.target.address, own) == Some(0)).then_some(()));
         if read.is_none() || !stage.is_ready(live) {
             return stage.inconclusive("no good handshake while a request is half sent");
         }

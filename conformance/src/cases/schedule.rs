@@ -138,10 +138,7 @@ fn trace(stage: &mut Stage, name: &str, point: Point) -> Outcome<Strace> {
     if let Err(why) = strace::usable() {
         return stage.untestable(why);
     }
-    Ok(Strace::new(
-        point,
-        &stage.arena().path().join(format!("strace-{name}")),
-    )?)
+    Ok(Strace::new(point, &stage.arena().path().join(format!("strace-{name}")))?)
 }
 
 /// Starts a daemon under a trace.
@@ -214,10 +211,7 @@ fn survives(stage: &mut Stage, daemon: &Daemon, live: &Live, through: &str) -> O
     let deadline = Instant::now() + NOTICED + SLACK;
     loop {
         let owner = stage.find(stage.state_dir());
-        if owner
-            .as_ref()
-            .is_ok_and(|owner| owner.record.id == live.record.id)
-        {
+        if owner.as_ref().is_ok_and(|owner| owner.record.id == live.record.id) {
             return Ok(());
         }
         // Paced by its end, which is what would be wrong.

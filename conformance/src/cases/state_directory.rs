@@ -145,10 +145,7 @@ pub(crate) const CASES: &[Case] = &[
 fn unchanged(stage: &mut Stage, what: &str, directory: &Path, before: &Snapshot) -> Outcome {
     let differences = before.diff(&Snapshot::of(directory)?);
     let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    stage.ensure(
-        differences.is_empty(),
-        format!("{what}: {}", differences.join(", ")),
-    )
+    stage.ensure(differences.is_empty(), format!("{what}: {}", differences.join(", ")))
 }
 
 /// A path beside the arena's state directory.

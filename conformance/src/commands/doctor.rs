@@ -34,11 +34,7 @@ pub(crate) fn doctor(as_json: bool) -> ExitCode {
         return ExitCode::Conforms;
     }
     let mut text = format!("{} {}\n\n", host.os, host.kernel);
-    let width = findings
-        .iter()
-        .map(|finding| finding.what.len())
-        .max()
-        .unwrap_or_default();
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or_default();
     for finding in &findings {
         let mark = if finding.has { "has  " } else { "lacks" };
         let _ = writeln!(text, "  {mark}  {:width$}  {}", finding.what, finding.detail);
@@ -55,8 +51,7 @@ fn look(host: &Host) -> Vec<Finding> {
     let mut findings = vec![
         finding(
             "a second user",
-            host.has_second_user()
-                .then(|| "root may act as nobody".to_owned()),
+            host.has_second_user().then(|| "root may act as nobody".to_owned()),
             "what other users may read is judged by modes alone, or untestable",
             "run as root, on a host whose /etc/passwd has the user nobody",
         ),

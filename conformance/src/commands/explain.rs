@@ -19,9 +19,7 @@ pub(crate) fn explain(name: &str) -> Result<ExitCode, Problem> {
     } else if let Some(text) = explain_requirement(&name.to_uppercase())? {
         text
     } else {
-        let names = catalogue()
-            .requirements()
-            .map(|requirement| requirement.id.as_str());
+        let names = catalogue().requirements().map(|requirement| requirement.id.as_str());
         let near = nearest(name, names.chain(cases::all().map(|case| case.name)), 3);
         let help = match near[..] {
             [] => "`daemonspec list` and `daemonspec list --requirements` name everything".to_owned(),
@@ -72,12 +70,8 @@ fn explain_requirement(id: &str) -> Result<Option<String>, Problem> {
     let file = catalogue()
         .chapter(&requirement.chapter)
         .map(|chapter| format!("spec/chapters/{}", chapter.file()));
-    let mut text = format!(
-        "{}  {}\n\n  {}\n\n",
-        requirement.id,
-        requirement.level.key_word(),
-        requirement.text
-    );
+    let mut text =
+        format!("{}  {}\n\n  {}\n\n", requirement.id, requirement.level.key_word(), requirement.text);
     let _ = writeln!(
         text,
         "  role {}, profile {}, {}, {}:{}",

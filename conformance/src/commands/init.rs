@@ -23,15 +23,8 @@ pub(crate) fn init(file: Option<&Path>) -> Result<ExitCode, Problem> {
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let what = format!("{} is there already and stays as it is", path.display());
-            Err(Problem::new(
-                ExitCode::Fault,
-                what,
-                Some("name another file, or remove it first"),
-            ))
+            Err(Problem::new(ExitCode::Fault, what, Some("name another file, or remove it first")))
         }
-        Err(error) => Err(Problem::fault(format!(
-            "cannot write {}: {error}",
-            path.display()
-        ))),
+        Err(error) => Err(Problem::fault(format!("cannot write {}: {error}", path.display()))),
     }
 }

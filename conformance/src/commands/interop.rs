@@ -19,9 +19,7 @@ pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
                 help,
             ));
         };
-        SUBJECTS
-            .map(|name| root.join(format!("conformance/subjects/{name}.toml")))
-            .to_vec()
+        SUBJECTS.map(|name| root.join(format!("conformance/subjects/{name}.toml"))).to_vec()
     } else {
         args.subjects
     };
@@ -30,51 +28,32 @@ pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
         match Manifest::load(&path) {
             Ok(manifest) => subjects.push(manifest),
             Err(fault @ ManifestFault::NoProgram { .. }) => missing.push(Missing {
-                name: path
-                    .file_stem()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+                name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                 why: fault.to_string(),
             }),
             Err(fault) => return Err(Problem::of(&fault)),
         }
     }
     if let Some(name) = twice(&subjects) {
-        return Err(Problem::fault(format!(
-            "two of the manifests name their subject `{name}`"
-        )));
+        return Err(Problem::fault(format!("two of the manifests name their subject `{name}`")));
     }
 
     let stopper = Stopper::default();
     stop_on_signal(&stopper).map_err(|error| Problem::fault(format!("cannot handle signals: {error}")))?;
     let bar = progress(subjects.len().pow(2) * CHECKS.len());
-    let matrix = run(
-        &subjects,
-        missing,
-        jobs(args.jobs),
-        args.seed,
-        &stopper,
-        |check| {
-            bar.set_prefix(check.to_owned());
-            bar.inc(1);
-        },
-    );
+    let matrix = run(&subjects, missing, jobs(args.jobs), args.seed, &stopper, |check| {
+        bar.set_prefix(check.to_owned());
+        bar.inc(1);
+    });
     bar.finish_and_clear();
     print(&if args.json { matrix.json() } else { matrix.text() });
     Ok(exit_code(&matrix))
 }
 
 fn twice(subjects: &[Manifest]) -> Option<&str> {
-    let mut names: Vec<&str> = subjects
-        .iter()
-        .map(|subject| subject.subject.name.as_str())
-        .collect();
+    let mut names: Vec<&str> = subjects.iter().map(|subject| subject.subject.name.as_str()).collect();
     names.sort_unstable();
-    names
-        .windows(2)
-        .find(|pair| pair[0] == pair[1])
-        .map(|pair| pair[0])
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// The gravest of all checks; who is missing leaves the whole undecided at best.

@@ -22,13 +22,7 @@ pub(crate) fn cases(as_json: bool) -> ExitCode {
     let width = all.iter().map(|case| case.name.len()).max().unwrap_or_default();
     let mut text = String::new();
     for case in &all {
-        let _ = writeln!(
-            text,
-            "{:width$}  {:5}  {}",
-            case.name,
-            case.profile,
-            case.requirements.join(" ")
-        );
+        let _ = writeln!(text, "{:width$}  {:5}  {}", case.name, case.profile, case.requirements.join(" "));
     }
     let _ = writeln!(text, "\n{} cases", all.len());
     print(&text);
@@ -72,14 +66,8 @@ pub(crate) fn requirements(as_json: bool) -> Result<ExitCode, Problem> {
     for traces in traces.chunk_by(|a, b| a.requirement.chapter == b.requirement.chapter) {
         let slug = &traces[0].requirement.chapter;
         let chapter = catalogue().chapter(slug);
-        let note = chapter
-            .and_then(|chapter| chapter.planned.note())
-            .unwrap_or_default();
-        let note = if note.is_empty() {
-            String::new()
-        } else {
-            format!("  ({note})")
-        };
+        let note = chapter.and_then(|chapter| chapter.planned.note()).unwrap_or_default();
+        let note = if note.is_empty() { String::new() } else { format!("  ({note})") };
         let _ = writeln!(text, "{slug}{note}");
         for trace in traces {
             let requirement = trace.requirement;

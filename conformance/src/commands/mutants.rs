@@ -29,10 +29,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
         let help = "`--browser` names the engines that may judge";
         return Err(Problem::new(ExitCode::NothingSelected, what, Some(help)));
     }
-    let manifest = args
-        .subject
-        .as_deref()
-        .map_or_else(Manifest::independent, Manifest::load);
+    let manifest = args.subject.as_deref().map_or_else(Manifest::independent, Manifest::load);
     let manifest = manifest.map_err(|fault| Problem::of(&fault))?;
     for file in [&args.markdown, &args.json].into_iter().flatten() {
         // Before minutes of work, not after them.
@@ -75,11 +72,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     };
     if !matrix.unclean.is_empty() {
         let unclean = matrix.unclean.clone();
-        show(
-            &Report::new(facts, args.seed, started, unclean.len(), unclean),
-            false,
-            false,
-        );
+        show(&Report::new(facts, args.seed, started, unclean.len(), unclean), false, false);
         print("\n");
     }
     print(&matrix.text());
@@ -118,9 +111,7 @@ fn faults(args: &MutantsArgs) -> Result<Vec<&'static Fault>, Problem> {
     let names: Vec<&str> = all.iter().map(|fault| fault.name).collect();
     let globs = globs(&args.faults, "fault", &names)?;
     let selected = |fault: &&'static Fault| {
-        let profile = catalogue()
-            .get(fault.requirement())
-            .map(|requirement| requirement.profile);
+        let profile = catalogue().get(fault.requirement()).map(|requirement| requirement.profile);
         (globs.is_empty() || globs.iter().any(|glob| glob.is_match(fault.name)))
             && (args.profiles.is_empty() || profile.is_some_and(|profile| args.profiles.contains(&profile)))
     };
@@ -129,11 +120,7 @@ fn faults(args: &MutantsArgs) -> Result<Vec<&'static Fault>, Problem> {
         faults = sample(&faults, usize::from(most), args.seed);
     }
     if faults.is_empty() {
-        return Err(Problem::new(
-            ExitCode::NothingSelected,
-            "no fault is selected",
-            None,
-        ));
+        return Err(Problem::new(ExitCode::NothingSelected, "no fault is selected", None));
     }
     Ok(faults)
 }

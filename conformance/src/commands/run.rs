@@ -22,28 +22,16 @@ use crate::RunArgs;
 
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     let profiles: BTreeSet<Profile> = args.profiles.into_iter().collect();
-    let selection = Selection {
-        globs: args.cases,
-        profiles: profiles.clone(),
-        role: args.role,
-    };
+    let selection = Selection { globs: args.cases, profiles: profiles.clone(), role: args.role };
     let cases = selection.of(cases::all()).map_err(|fault| unselected(&fault))?;
     if cases.is_empty() {
         let help = Some("`daemonspec list` names every case with its profile");
-        return Err(Problem::new(
-            ExitCode::NothingSelected,
-            "no case is selected",
-            help,
-        ));
+        return Err(Problem::new(ExitCode::NothingSelected, "no case is selected", help));
     }
     let manifest = match (args.subject, args.command) {
         (Some(path), _) => Manifest::load(&path).map_err(|fault| Problem::of(&fault))?,
         (None, command) if !command.is_empty() => {
-            let claimed = if profiles.is_empty() {
-                BTreeSet::from([Profile::Core])
-            } else {
-                profiles
-            };
+            let claimed = if profiles.is_empty() { BTreeSet::from([Profile::Core]) } else { profiles };
             Manifest::of_command(command, claimed).map_err(|fault| Problem::of(&fault))?
         }
         (None, _) => {
@@ -116,9 +104,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     report.host.engines = plan.engines.facts();
     show(&report, args.strict, args.verbose);
     for replay in &replays {
-        let path = replay
-            .save(args.failures.as_deref().unwrap_or(Path::new(".")))
-            .map_err(Problem::fault)?;
+        let path = replay.save(args.failures.as_deref().unwrap_or(Path::new("."))).map_err(Problem::fault)?;
         eprintln!("repeat it with: daemonspec replay {}", path.display());
     }
     for output in outputs {

@@ -31,9 +31,5 @@ pub(crate) fn soak(args: &SoakArgs) -> Result<ExitCode, Problem> {
     });
     bar.finish_and_clear();
     print(&if args.json { soak.json() } else { soak.text() });
-    Ok(if stopper.is_stopped() {
-        ExitCode::Interrupted
-    } else {
-        soak.exit_code()
-    })
+    Ok(if stopper.is_stopped() { ExitCode::Interrupted } else { soak.exit_code() })
 }

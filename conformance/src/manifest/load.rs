@@ -93,10 +93,8 @@ const MANIFEST_DIR: &str = "manifest_dir";
 impl Manifest {
     /// Reads a manifest, checks every value and finds every program.
     pub fn load(path: &Path) -> Result<Self, ManifestFault> {
-        let text = std::fs::read_to_string(path).map_err(|source| ManifestFault::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ManifestFault::Unreadable { path: path.to_owned(), source })?;
         let dir = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self::parse(&text, &path.display().to_string())?.ready(dir.parent().unwrap_or(Path::new("/")))
     }
@@ -111,14 +109,8 @@ impl Manifest {
     /// stands the current one.
     pub fn of_command(run: Vec<String>, profiles: BTreeSet<Profile>) -> Result<Self, ManifestFault> {
         Self {
-            subject: SubjectSection {
-                profiles,
-                ..SubjectSection::default()
-            },
-            daemon: DaemonSection {
-                run,
-                ..DaemonSection::default()
-            },
+            subject: SubjectSection { profiles, ..SubjectSection::default() },
+            daemon: DaemonSection { run, ..DaemonSection::default() },
             binding: Binding::default(),
             client: None,
             browser: None,
@@ -179,82 +171,36 @@ impl Manifest {
                 .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
         };
         let rules = [
-            (
-                self.subject.profiles.is_empty(),
-                "subject.profiles",
-                "must name at least one profile",
-            ),
-            (
-                timeout(self.daemon.ready_timeout_ms),
-                "daemon.ready_timeout_ms",
-                MS,
-            ),
-            (
-                timeout(self.daemon.stand_down_timeout_ms),
-                "daemon.stand_down_timeout_ms",
-                MS,
-            ),
+            (self.subject.profiles.is_empty(), "subject.profiles", "must name at least one profile"),
+            (timeout(self.daemon.ready_timeout_ms), "daemon.ready_timeout_ms", MS),
+            (timeout(self.daemon.stand_down_timeout_ms), "daemon.stand_down_timeout_ms", MS),
             (file(&binding.registration), "binding.registration", FILE),
             (file(&binding.credential), "binding.credential", FILE),
             (file(&binding.lock), "binding.lock", FILE),
             (bad_path(&binding.handshake.path), "binding.handshake.path", PATH),
-            (
-                method(&binding.handshake.method),
-                "binding.handshake.method",
-                METHOD,
-            ),
+            (method(&binding.handshake.method), "binding.handshake.method", METHOD),
             (pointer(&binding.handshake.id), "binding.handshake.id", POINTER),
-            (
-                pointer(&binding.handshake.protocol),
-                "binding.handshake.protocol",
-                POINTER,
-            ),
-            (
-                operation(&binding.authenticated_read),
-                "binding.authenticated_read",
-                OPERATION,
-            ),
+            (pointer(&binding.handshake.protocol), "binding.handshake.protocol", POINTER),
+            (operation(&binding.authenticated_read), "binding.authenticated_read", OPERATION),
             (operation(&binding.mutation), "binding.mutation", OPERATION),
             (operation(&binding.shutdown), "binding.shutdown", OPERATION),
             (operation(&binding.emit), "binding.emit", OPERATION),
             (operation(&binding.ticket), "binding.ticket", OPERATION),
             (
-                binding
-                    .stream
-                    .as_ref()
-                    .is_some_and(|stream| bad_path(&stream.path)),
+                binding.stream.as_ref().is_some_and(|stream| bad_path(&stream.path)),
                 "binding.stream.path",
                 PATH,
             ),
+            (binding.page.as_deref().is_some_and(bad_path), "binding.page", PATH),
+            (self.client.as_ref().is_some_and(|client| pointer(&client.outcome)), "client.outcome", POINTER),
+            (self.client.as_ref().is_some_and(|client| pointer(&client.id)), "client.id", POINTER),
             (
-                binding.page.as_deref().is_some_and(bad_path),
-                "binding.page",
-                PATH,
-            ),
-            (
-                self.client
-                    .as_ref()
-                    .is_some_and(|client| pointer(&client.outcome)),
-                "client.outcome",
-                POINTER,
-            ),
-            (
-                self.client.as_ref().is_some_and(|client| pointer(&client.id)),
-                "client.id",
-                POINTER,
-            ),
-            (
-                self.client
-                    .as_ref()
-                    .is_some_and(|client| !is_protocol(&client.protocol)),
+                self.client.as_ref().is_some_and(|client| !is_protocol(&client.protocol)),
                 "client.protocol",
                 "must be a protocol identifier, such as `acme/1`",
             ),
         ];
-        rules
-            .into_iter()
-            .find(|(bad, ..)| *bad)
-            .map(|(_, key, rule)| (key, rule))
+        rules.into_iter().find(|(bad, ..)| *bad).map(|(_, key, rule)| (key, rule))
     }
 
     /// Checks placeholders, fills in the manifest's directory and finds the programs.
@@ -366,10 +312,7 @@ impl Manifest {
         for (key, operation, more) in operations {
             if let Some(operation) = operation {
                 place(key, &mut operation.path, more)?;
-                operation
-                    .body
-                    .iter_mut()
-                    .try_for_each(|body| place(key, body, more))?;
+                operation.body.iter_mut().try_for_each(|body| place(key, body, more))?;
             }
         }
         Ok(())
@@ -403,9 +346,7 @@ fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return std::path::absolute(program).ok().filter(runnable);
     }
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|own| Some(own.parent()?.to_owned()));
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_owned()));
     let path = std::env::var_os("PATH").unwrap_or_default();
     beside
         .into_iter()
@@ -428,10 +369,7 @@ fn qualified(text: &str, key: &str, at: Option<Range<usize>>) -> String {
     let before = at.and_then(|at| text.get(..at.start)).unwrap_or_default();
     let table = before.lines().rev().find_map(|line| {
         let line = line.trim();
-        line.strip_prefix('[')?
-            .split(']')
-            .next()
-            .filter(|table| !table.contains(['"', ',']))
+        line.strip_prefix('[')?.split(']').next().filter(|table| !table.contains(['"', ',']))
     });
     match table {
         Some(table) if !text.contains(&format!("[{key}]")) => format!("{table}.{key}"),
@@ -473,10 +411,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let manifest = Manifest::load(&path).unwrap();
         let script = folder.path().join("daemon.sh");
-        assert_eq!(
-            manifest.daemon.run[1..],
-            [script.to_str().unwrap(), "{state_dir}"]
-        );
+        assert_eq!(manifest.daemon.run[1..], [script.to_str().unwrap(), "{state_dir}"]);
         assert_eq!(manifest.daemon.env["LIB"], folder.path().to_str().unwrap());
     }
 
@@ -496,27 +431,11 @@ mod tests {
     fn a_fault_names_its_key_and_what_was_probably_meant() {
         use miette::Diagnostic as _;
         let texts = [
-            (
-                "[daemon]\nrun = ['true']\nready_timeout = 5",
-                "daemon.ready_timeout",
-                "ready_timeout_ms",
-            ),
-            (
-                "[daemon]\nrun = ['true']\n[bindings]\npage = '/'",
-                "bindings",
-                "binding",
-            ),
+            ("[daemon]\nrun = ['true']\nready_timeout = 5", "daemon.ready_timeout", "ready_timeout_ms"),
+            ("[daemon]\nrun = ['true']\n[bindings]\npage = '/'", "bindings", "binding"),
             ("[daemon]\nrun = ['true', '{state}']", "{state}", "{state_dir}"),
-            (
-                "[daemon]\nrun = ['no-such-program-here']",
-                "no-such-program-here",
-                "PATH",
-            ),
-            (
-                "[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']",
-                "cor",
-                "core",
-            ),
+            ("[daemon]\nrun = ['no-such-program-here']", "no-such-program-here", "PATH"),
+            ("[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']", "cor", "core"),
         ];
         for (text, key, meant) in texts {
             let fault = parse(text).unwrap_err();
@@ -571,21 +490,12 @@ mod tests {
         let default =
             |section: &str, key: &str| schema["properties"][section]["properties"][key]["default"].clone();
         let manifest = parse("[daemon]\nrun = ['true']").unwrap();
-        assert_eq!(
-            default("daemon", "ready_timeout_ms"),
-            manifest.daemon.ready_timeout_ms
-        );
-        assert_eq!(
-            default("daemon", "stand_down_timeout_ms"),
-            manifest.daemon.stand_down_timeout_ms
-        );
+        assert_eq!(default("daemon", "ready_timeout_ms"), manifest.daemon.ready_timeout_ms);
+        assert_eq!(default("daemon", "stand_down_timeout_ms"), manifest.daemon.stand_down_timeout_ms);
         assert_eq!(default("binding", "registration"), manifest.binding.registration);
         assert_eq!(default("binding", "credential"), manifest.binding.credential);
         assert_eq!(default("binding", "lock"), manifest.binding.lock);
-        assert_eq!(
-            default("binding", "handshake")["path"],
-            manifest.binding.handshake.path
-        );
+        assert_eq!(default("binding", "handshake")["path"], manifest.binding.handshake.path);
     }
 
     #[test]
@@ -602,10 +512,7 @@ mod tests {
             .flat_map(|line| [line, "\n"])
             .collect();
         for text in [TEMPLATE, &whole] {
-            Manifest::parse(text, "template")
-                .unwrap()
-                .place(Path::new("/"))
-                .unwrap();
+            Manifest::parse(text, "template").unwrap().place(Path::new("/")).unwrap();
             let value: serde_json::Value = toml::from_str(text).unwrap();
             assert!(jsonschema::is_valid(&schema, &value));
         }
@@ -619,18 +526,12 @@ mod tests {
         let lines =
             proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..4);
         // Every key is there, and most are commented out.
-        let bare = TEMPLATE.lines().map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| rest.contains(" = "))
-                .unwrap_or(line)
-        });
+        let bare = TEMPLATE
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
         let bare = bare.collect::<Vec<_>>().join("\n");
-        (
-            prop::sample::select(vec![TEMPLATE.to_owned(), bare]),
-            lines,
-            edits,
-        )
-            .prop_map(|(text, lines, edits)| {
+        (prop::sample::select(vec![TEMPLATE.to_owned(), bare]), lines, edits).prop_map(
+            |(text, lines, edits)| {
                 let mut all: Vec<&str> = text.lines().collect();
                 for (from, to) in lines {
                     let line = all.remove(from.index(all.len()));
@@ -644,7 +545,8 @@ mod tests {
                     chars[at] = to;
                 }
                 chars.into_iter().collect()
-            })
+            },
+        )
     }
 
     prop_compose! {

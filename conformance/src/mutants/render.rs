@@ -23,23 +23,12 @@ impl Matrix {
                 }
                 for cell in row.cells.iter().filter(|cell| cell.covers) {
                     let seen = cell.observed.as_deref().map(|seen| format!(": {}", clean(seen)));
-                    let _ = writeln!(
-                        text,
-                        "  {} {}{}",
-                        cell.verdict,
-                        cell.case,
-                        seen.unwrap_or_default()
-                    );
+                    let _ = writeln!(text, "  {} {}{}", cell.verdict, cell.case, seen.unwrap_or_default());
                 }
                 text.push('\n');
             }
         }
-        let width = self
-            .faults
-            .iter()
-            .map(|row| row.fault.len())
-            .max()
-            .unwrap_or_default();
+        let width = self.faults.iter().map(|row| row.fault.len()).max().unwrap_or_default();
         for row in self.of(Fate::Killed) {
             let _ = writeln!(
                 text,
@@ -52,13 +41,7 @@ impl Matrix {
             .faults
             .iter()
             .map(|row| {
-                (
-                    row,
-                    row.cells
-                        .iter()
-                        .filter(|cell| !cell.covers && cell.verdict.needs_a_look())
-                        .collect(),
-                )
+                (row, row.cells.iter().filter(|cell| !cell.covers && cell.verdict.needs_a_look()).collect())
             })
             .filter(|(_, cells): &(_, Vec<_>)| !cells.is_empty())
             .collect();
@@ -67,15 +50,8 @@ impl Matrix {
                 "\nCases that do not list the broken requirement and noticed, which kills nothing:\n",
             );
             for (row, cells) in others {
-                let cells = cells
-                    .iter()
-                    .map(|cell| format!("{} ({})", cell.case, cell.verdict));
-                let _ = writeln!(
-                    text,
-                    "  {:width$}  {}",
-                    row.fault,
-                    cells.collect::<Vec<_>>().join(", ")
-                );
+                let cells = cells.iter().map(|cell| format!("{} ({})", cell.case, cell.verdict));
+                let _ = writeln!(text, "  {:width$}  {}", row.fault, cells.collect::<Vec<_>>().join(", "));
             }
         }
         if self.whole {
@@ -124,22 +100,10 @@ impl Matrix {
             if self.of(fate).next().is_none() {
                 continue;
             }
-            let _ = writeln!(
-                text,
-                "\n## {heading}\n\n| Fault | What is wrong | Why |\n|---|---|---|"
-            );
+            let _ = writeln!(text, "\n## {heading}\n\n| Fault | What is wrong | Why |\n|---|---|---|");
             for row in self.of(fate) {
-                let why = row
-                    .why
-                    .as_deref()
-                    .unwrap_or("every case that covers it lets it pass");
-                let _ = writeln!(
-                    text,
-                    "| `{}` | {} | {} |",
-                    row.fault,
-                    escape(row.about),
-                    escape(why)
-                );
+                let why = row.why.as_deref().unwrap_or("every case that covers it lets it pass");
+                let _ = writeln!(text, "| `{}` | {} | {} |", row.fault, escape(row.about), escape(why));
             }
         }
         for chapter in catalogue().chapters() {
@@ -152,39 +116,20 @@ impl Matrix {
             text.push_str("| Fault | What is wrong | Killed by |\n|---|---|---|\n");
             for row in rows {
                 let killers: Vec<String> = row.killers().map(|case| format!("`{case}`")).collect();
-                let _ = writeln!(
-                    text,
-                    "| `{}` | {} | {} |",
-                    row.fault,
-                    escape(row.about),
-                    killers.join(" ")
-                );
+                let _ = writeln!(text, "| `{}` | {} | {} |", row.fault, escape(row.about), killers.join(" "));
             }
         }
         text.push_str("\n## Cases\n\n| Case | Kills | Only it kills |\n|---|---|---|\n");
         for worth in &self.cases {
             let alone: Vec<String> = worth.alone.iter().map(|fault| format!("`{fault}`")).collect();
-            let _ = writeln!(
-                text,
-                "| `{}` | {} | {} |",
-                worth.case,
-                worth.kills.len(),
-                alone.join(" ")
-            );
+            let _ = writeln!(text, "| `{}` | {} | {} |", worth.case, worth.kills.len(), alone.join(" "));
         }
         if self.whole {
             let code = |case: &str| format!("`{case}`");
-            list_markdown(
-                &mut text,
-                SUPERFLUOUS,
-                self.superfluous().map(|worth| code(worth.case)),
-            );
+            list_markdown(&mut text, SUPERFLUOUS, self.superfluous().map(|worth| code(worth.case)));
             list_markdown(&mut text, UNTRIED, self.untried.iter().map(|case| code(case)));
         }
-        let idle = self
-            .idle
-            .iter()
-            .map(|idle| format!("`{}`: {}", idle.case, idle.verdict));
+        let idle = self.idle.iter().map(|idle| format!("`{}`: {}", idle.case, idle.verdict));
         list_markdown(&mut text, IDLE, idle);
         text
     }

@@ -29,9 +29,7 @@ fn case(result: &CaseResult) -> TestCase {
     };
     let side = |side: &Option<String>| side.clone().unwrap_or_default();
     if !matches!(result.verdict, Verdict::Pass | Verdict::Warn) {
-        status
-            .set_message(side(&result.observed))
-            .set_type(result.verdict.as_str());
+        status.set_message(side(&result.observed)).set_type(result.verdict.as_str());
         status.set_description(format!(
             "arranged: {}\nexpected: {}\nobserved: {}",
             side(&result.precondition),
@@ -40,8 +38,7 @@ fn case(result: &CaseResult) -> TestCase {
         ));
     }
     let mut case = TestCase::new(result.case, status);
-    case.set_classname(result.chapter())
-        .set_time(Duration::from_millis(result.duration_ms));
+    case.set_classname(result.chapter()).set_time(Duration::from_millis(result.duration_ms));
     case.add_property(Property::new("verdict", result.verdict.as_str()));
     if let Some(reason) = &result.known {
         case.add_property(Property::new("known-failure", reason));

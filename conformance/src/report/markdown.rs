@@ -26,19 +26,13 @@ pub(super) fn render(report: &Report) -> String {
     for stale in &report.stale_baseline {
         let _ = writeln!(text, "\nStale entry of the baseline: {}", escape(stale));
     }
-    for result in report
-        .results
-        .iter()
-        .filter(|result| result.verdict.needs_a_look())
-    {
+    for result in report.results.iter().filter(|result| result.verdict.needs_a_look()) {
         let _ = writeln!(text, "\n## {}: {}\n", result.verdict, result.case);
         if let Some(reason) = &result.known {
             let _ = writeln!(text, "Known and expected: {}\n", escape(reason));
         }
         for id in result.requirements {
-            let sentence = catalogue()
-                .get(id)
-                .map_or("", |requirement| requirement.text.as_str());
+            let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
             let _ = writeln!(text, "- **{id}** {sentence}");
         }
         let sides = [

@@ -59,14 +59,9 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (word, path) = text
-            .split_once('=')
-            .ok_or("must be FORMAT=FILE, such as json=report.json")?;
+        let (word, path) = text.split_once('=').ok_or("must be FORMAT=FILE, such as json=report.json")?;
         let known = Format::ALL.map(|(word, _)| word);
-        let format = Format::ALL
-            .into_iter()
-            .find(|(known, _)| *known == word)
-            .map(|(_, format)| format);
+        let format = Format::ALL.into_iter().find(|(known, _)| *known == word).map(|(_, format)| format);
         let format = format.ok_or_else(|| match nearest(word, known, 1)[..] {
             [meant] => format!("no report format `{word}`; did you mean `{meant}`?"),
             _ => format!("no report format `{word}`; there are {}", known.join(", ")),
@@ -74,10 +69,7 @@ impl FromStr for Target {
         if path.is_empty() {
             return Err("no file after `=`".to_owned());
         }
-        Ok(Self {
-            format,
-            path: path.into(),
-        })
+        Ok(Self { format, path: path.into() })
     }
 }
 
@@ -99,10 +91,7 @@ pub struct Output {
 impl Output {
     /// Makes sure that the report can be written, and leaves what is at its path alone.
     pub fn open(target: Target) -> Result<Self, OutputFault> {
-        let fault = |source| OutputFault {
-            path: target.path.clone(),
-            source,
-        };
+        let fault = |source| OutputFault { path: target.path.clone(), source };
         if target.path.is_dir() {
             return Err(fault(std::io::ErrorKind::IsADirectory.into()));
         }
@@ -113,14 +102,8 @@ impl Output {
             .unwrap_or(Path::new("."));
         // Like any other file of the user's: the mask decides, not the privacy of temporary files.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        let file = tempfile::Builder::new()
-            .prefix(".daemonspec-")
-            .permissions(mode)
-            .tempfile_in(folder);
-        Ok(Self {
-            file: file.map_err(fault)?,
-            target,
-        })
+        let file = tempfile::Builder::new().prefix(".daemonspec-").permissions(mode).tempfile_in(folder);
+        Ok(Self { file: file.map_err(fault)?, target })
     }
 
     /// Puts the report at its path, whole or not at all.
@@ -128,9 +111,6 @@ impl Output {
         let text = self.target.format.render(report);
         let written = self.file.write_all(text.as_bytes());
         let placed = written.and_then(|()| self.file.persist(&self.target.path).map_err(|error| error.error));
-        placed.map(drop).map_err(|source| OutputFault {
-            path: self.target.path,
-            source,
-        })
+        placed.map(drop).map_err(|source| OutputFault { path: self.target.path, source })
     }
 }

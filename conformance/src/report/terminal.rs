@@ -28,11 +28,7 @@ pub struct Style {
 
 impl Style {
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     fn verdict(self, verdict: Verdict) -> String {
@@ -53,18 +49,11 @@ pub fn render(report: &Report, style: Style) -> String {
     let subject = &report.subject;
     let version = subject.version.as_deref().unwrap_or("of unknown version");
     // Most programs print their own name before the number.
-    let version = version
-        .strip_prefix(&subject.name)
-        .unwrap_or(version)
-        .trim_start();
+    let version = version.strip_prefix(&subject.name).unwrap_or(version).trim_start();
     let name = style.paint("1", &clean(&subject.name));
     let _ = writeln!(text, "{name} {}, seed {}\n", clean(version), report.seed);
 
-    let width = report
-        .chapters()
-        .map(|(chapter, _)| chapter.len())
-        .max()
-        .unwrap_or_default();
+    let width = report.chapters().map(|(chapter, _)| chapter.len()).max().unwrap_or_default();
     for (chapter, results) in report.chapters() {
         let _ = writeln!(text, "  {chapter:width$}  {}", Summary::of(results).words());
         for result in results.iter().filter(|_| style.verbose) {
@@ -87,19 +76,9 @@ pub fn render(report: &Report, style: Style) -> String {
         }
     }
     for stale in &report.stale_baseline {
-        let _ = writeln!(
-            text,
-            "\n{} {}",
-            style.paint("1;31", "STALE BASELINE"),
-            clean(stale)
-        );
+        let _ = writeln!(text, "\n{} {}", style.paint("1;31", "STALE BASELINE"), clean(stale));
     }
-    let _ = writeln!(
-        text,
-        "\n{}: {}",
-        style.paint("1", report.headline()),
-        report.summary.words()
-    );
+    let _ = writeln!(text, "\n{}: {}", style.paint("1", report.headline()), report.summary.words());
     if !report.complete {
         text.push_str("The run was interrupted; cases without a result are not counted.\n");
     }
@@ -110,16 +89,9 @@ pub fn render(report: &Report, style: Style) -> String {
 
 fn render_result(text: &mut String, result: &CaseResult, style: Style) {
     let name = style.paint("1", result.case);
-    let _ = writeln!(
-        text,
-        "{} {name}  {} ms",
-        style.verdict(result.verdict),
-        result.duration_ms
-    );
+    let _ = writeln!(text, "{} {name}  {} ms", style.verdict(result.verdict), result.duration_ms);
     for id in result.requirements {
-        let sentence = catalogue()
-            .get(id)
-            .map_or("", |requirement| requirement.text.as_str());
+        let sentence = catalogue().get(id).map_or("", |requirement| requirement.text.as_str());
         let _ = writeln!(text, "  {id}: {sentence}");
     }
     let sides = [
@@ -142,10 +114,7 @@ fn render_result(text: &mut String, result: &CaseResult, style: Style) {
             detail.truncate(cut);
             detail.push('…');
         }
-        let line = format!(
-            "{:>7} ms  {:10} {}  {detail}",
-            event.at_ms, event.actor, event.what
-        );
+        let line = format!("{:>7} ms  {:10} {}  {detail}", event.at_ms, event.actor, event.what);
         let _ = writeln!(text, "  {}", style.paint("2", line.trim_end()));
     }
 }

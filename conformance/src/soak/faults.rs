@@ -134,15 +134,9 @@ fn refuses(stage: &mut Stage, start: Start, when: &str) -> Outcome {
     };
     let said = daemon.wait_output_end(Instant::now() + REFUSES);
     let said = said.is_some_and(|output| !output.stderr().is_empty());
-    stage.ensure(
-        exit.code != Some(0) && said,
-        format!("{when} a start ended: {exit}, said: {said}"),
-    )?;
+    stage.ensure(exit.code != Some(0) && said, format!("{when} a start ended: {exit}, said: {said}"))?;
     let after = fs::read(stage.record_path()).ok();
-    stage.ensure(
-        before == after,
-        format!("{when} a start changed the record and failed"),
-    )
+    stage.ensure(before == after, format!("{when} a start changed the record and failed"))
 }
 
 fn killed(stage: &mut Stage) -> Outcome {
@@ -160,10 +154,7 @@ fn killed(stage: &mut Stage) -> Outcome {
     let credential = fs::read(stage.credential_path()).ok();
     recovers(stage)?;
     let now = fs::read(stage.credential_path()).ok();
-    stage.ensure(
-        credential.is_none() || credential == now,
-        "the credential is another one",
-    )
+    stage.ensure(credential.is_none() || credential == now, "the credential is another one")
 }
 
 fn stopped(stage: &mut Stage) -> Outcome {
@@ -178,16 +169,10 @@ fn stopped(stage: &mut Stage) -> Outcome {
 
 fn displaced(stage: &mut Stage) -> Outcome {
     const MANY: usize = 6;
-    let daemons = (0..MANY)
-        .map(|_| stage.launch_with(Start::new().held()))
-        .collect::<Outcome<Vec<_>>>()?;
+    let daemons = (0..MANY).map(|_| stage.launch_with(Start::new().held())).collect::<Outcome<Vec<_>>>()?;
     for daemon in &daemons {
         let stood = until(Instant::now() + REFUSES, || {
-            daemon
-                .tree()
-                .first()
-                .is_some_and(|process| process.state == 'T')
-                .then_some(())
+            daemon.tree().first().is_some_and(|process| process.state == 'T').then_some(())
         });
         if stood.is_none() {
             return stage.inconclusive("a launch could not be held");
@@ -207,17 +192,12 @@ fn displaced(stage: &mut Stage) -> Outcome {
             (None, _) => Some(()),
             (Some(one), None) => {
                 let found = stage.find(stage.state_dir());
-                found
-                    .is_ok_and(|live| i64::from(live.record.pid) == i64::from(one.pid()))
-                    .then_some(())
+                found.is_ok_and(|live| i64::from(live.record.pid) == i64::from(one.pid())).then_some(())
             }
             (Some(_), Some(_)) => None,
         }
     });
-    stage.ensure(
-        settled.is_some(),
-        "neither is one of them left, and ready, nor none",
-    )?;
+    stage.ensure(settled.is_some(), "neither is one of them left, and ready, nor none")?;
     let (daemon, _) = recovers(stage)?;
     stops(stage, &daemon)
 }
@@ -282,10 +262,7 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     stage.arena().let_others_in()?;
     let directory = stage.arena().make_state_dir()?.to_owned();
     chown(&directory, Some(user.uid), Some(user.gid))?;
-    let setup = Setup {
-        user: Some(user),
-        ..Setup::default()
-    };
+    let setup = Setup { user: Some(user), ..Setup::default() };
     let start = Start::new().setup(setup).cwd("/");
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
@@ -295,10 +272,7 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     // Who owns a record that it cannot read, it does not know: then it says so (HS-16).
     let status = stage.probe(&live).map(|answer| answer.response.status);
     let well = matches!(status, Ok(200 | 503));
-    stage.ensure(
-        well,
-        format!("with a directory that it cannot use it answers {status:?}"),
-    )?;
+    stage.ensure(well, format!("with a directory that it cannot use it answers {status:?}"))?;
     refuses(stage, start.clone(), "in a directory that it cannot use")?;
     set_mode(&directory, 0o700)?;
     answers(stage, &live, "with its directory again")?;
@@ -323,10 +297,7 @@ fn directory_replaced(stage: &mut Stage) -> Outcome {
 
 /// Where Debian has the library that lies about the time.
 fn faketime() -> Option<PathBuf> {
-    let library = format!(
-        "/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1",
-        std::env::consts::ARCH
-    );
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
     Some(PathBuf::from(library)).filter(|library| library.exists())
 }
 
@@ -349,9 +320,7 @@ fn clock(stage: &mut Stage) -> Outcome {
         return stage.untestable("the subject's program takes no library");
     }
     for _ in 0..4 {
-        let step = *stage
-            .rng()
-            .pick(&["+1h", "-1h", "+400d", "-400d", "-30y", "+2", "+0"]);
+        let step = *stage.rng().pick(&["+1h", "-1h", "+400d", "-400d", "-30y", "+2", "+0"]);
         set(step)?;
         stage.precondition(format!("the clock is {step}"));
         answers(stage, &live, &format!("with a clock of {step}"))?;
@@ -369,9 +338,8 @@ fn memory(stage: &mut Stage) -> Outcome {
     load::crowd(&live, 64);
     drop(squeezed);
     if daemon.is_running() {
-        let again = until(Instant::now() + REFUSES, || {
-            (!daemon.is_running() || stage.is_ready(&live)).then_some(())
-        });
+        let again =
+            until(Instant::now() + REFUSES, || (!daemon.is_running() || stage.is_ready(&live)).then_some(()));
         stage.ensure(again.is_some(), "with memory again, it does not answer")?;
     }
     let (daemon, _) = recovers(stage)?;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,7 @@ use crate::stage::{Daemon, Live, Notes, PROBE, Stage};
 use crate::verdict::Verdict;
 
 /// What the daemon is looked at as; it is no case of the suite.
-const CASE: Case = Case::core("soak/load", &["PER-34"], "A daemon serves and is struck.", |_| {
-    Ok(())
-});
+const CASE: Case = Case::core("soak/load", &["PER-34"], "A daemon serves and is struck.", |_| Ok(()));
 
 /// How long after the last note a stream may deliver it, and a struck daemon may take to answer again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -100,9 +99,7 @@ impl Load {
         for wrong in &self.wrong {
             let _ = writeln!(text, "wrong: {wrong}");
         }
-        let Self {
-            before, warm, after, ..
-        } = self;
+        let Self { before, warm, after, .. } = self;
         let _ = writeln!(
             text,
             "requests: {}, refused while struck: {}\nnotes: {} accepted, {} lost, {} gaps told\nwedged: {}",
@@ -157,9 +154,7 @@ impl Ledger {
         self.accepted += 1;
         match self.early.remove(&seq) {
             Some(seen) if seen == note => {}
-            Some(seen) => self
-                .wrong
-                .push(format!("event {seq} is note {note}, and came as {seen}")),
+            Some(seen) => self.wrong.push(format!("event {seq} is note {note}, and came as {seen}")),
             None => drop(self.awaited.insert(seq, note)),
         }
     }
@@ -167,9 +162,7 @@ impl Ledger {
     fn see(&mut self, seq: u64, note: u64) {
         match self.awaited.remove(&seq) {
             Some(posted) if posted == note => {}
-            Some(posted) => self
-                .wrong
-                .push(format!("event {seq} is note {posted}, and came as {note}")),
+            Some(posted) => self.wrong.push(format!("event {seq} is note {posted}, and came as {note}")),
             None => drop(self.early.insert(seq, note)),
         }
     }
@@ -286,17 +279,13 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
         }
         let ended = striker.run(stage, &daemon, live);
         shared.is_over.store(true, Relaxed);
-        until(Instant::now() + AGAIN, || {
-            shared.notes().awaited.is_empty().then_some(())
-        });
+        until(Instant::now() + AGAIN, || shared.notes().awaited.is_empty().then_some(()));
         shared.is_quiet.store(true, Relaxed);
         ended
     });
     ended?;
     // Connections that were dropped are noticed, and closed.
-    until(Instant::now() + AGAIN, || {
-        (usage(&process).descriptors <= before.descriptors).then_some(())
-    });
+    until(Instant::now() + AGAIN, || (usage(&process).descriptors <= before.descriptors).then_some(()));
     let after = usage(&process);
     daemon.signal(Signal::TERM)?;
     let gone = daemon.wait_exit(stage.stand_down_deadline()).is_some();
@@ -385,10 +374,7 @@ fn shakes_hands(live: &Live, shared: &Shared) {
         let answer = probe_with_proof(&live.target, &live.credential, &proof::nonce(), soon());
         match answer {
             Ok(answer) if answer.response.status == 200 => {
-                if answer
-                    .proven()
-                    .is_none_or(|handshake| handshake.id != live.record.id)
-                {
+                if answer.proven().is_none_or(|handshake| handshake.id != live.record.id) {
                     shared.wrong("a handshake was answered 200 without its proof".to_owned());
                 }
                 shared.count(true);

@@ -165,9 +165,7 @@ fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
 
 /// Streams that nobody reads while notes are posted.
 fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
-    let streams = (0..20)
-        .map(|_| stalled(stage, live, ""))
-        .collect::<Outcome<Vec<_>>>()?;
+    let streams = (0..20).map(|_| stalled(stage, live, "")).collect::<Outcome<Vec<_>>>()?;
     pause(stage, 300);
     drop(streams);
     Ok(())

@@ -222,11 +222,7 @@ impl std::fmt::Display for Answer {
         let text = self.text();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let said: String = text.chars().take(300).collect();
-        if said.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ": {said}")
-        }
+        if said.is_empty() { Ok(()) } else { write!(f, ": {said}") }
     }
 }
 
@@ -285,12 +281,7 @@ impl Stage {
         }
         let began = Instant::now();
         let subject = self.notes.start(launch)?;
-        Ok(Caller {
-            subject,
-            name,
-            began,
-            deadline: began + within,
-        })
+        Ok(Caller { subject, name, began, deadline: began + within })
     }
 
     /// Calls the client and reads its answer.
@@ -338,8 +329,7 @@ impl Stage {
             id: text(&client.id),
             json,
         };
-        self.transcript()
-            .note("suite", "answer", format!("{}: {answer}", caller.name));
+        self.transcript().note("suite", "answer", format!("{}: {answer}", caller.name));
         Ok(Some(answer))
     }
 }

@@ -176,11 +176,7 @@ impl Stage {
             self.notes
                 .tell_recorder(|recorder| recorder.launched(number, &subject, yields, after, Instant::now()));
         }
-        Ok(Daemon {
-            subject,
-            name,
-            state_dir,
-        })
+        Ok(Daemon { subject, name, state_dir })
     }
 
     /// Runs the manifest's command that adds an origin to the allowlist, to its end; `not-applicable` where there is

@@ -73,25 +73,16 @@ impl Stage {
                 Ok(live)
             }
             ended => {
-                self.notes
-                    .hide_credentials(&self.manifest, self.arena.transcript());
+                self.notes.hide_credentials(&self.manifest, self.arena.transcript());
                 let how = match (ended, daemon.exit()) {
                     (Some(_), Some(exit)) => format!("{} was never ready: {exit}", daemon.name),
-                    _ => format!(
-                        "{} is not ready after {} ms",
-                        daemon.name,
-                        began.elapsed().as_millis()
-                    ),
+                    _ => format!("{} is not ready after {} ms", daemon.name, began.elapsed().as_millis()),
                 };
                 let output = daemon.output().all();
                 let output = String::from_utf8_lossy(&output);
                 let lines: Vec<&str> = output.lines().rev().take(5).collect();
                 let said = lines.into_iter().rev().collect::<Vec<_>>().join(" | ");
-                let said = if said.is_empty() {
-                    String::new()
-                } else {
-                    format!("; it said: {said}")
-                };
+                let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
                 self.precondition(format!("{} was started as pid {}", daemon.name, daemon.pid()));
                 Err(Stop::NotReady(format!("{how}; {missing}{said}")))
             }
@@ -114,10 +105,7 @@ impl Stage {
         if let Some(why) = earlier(&live.record.id) {
             return Err(why);
         }
-        Ok(Live {
-            after: began.elapsed(),
-            ..live
-        })
+        Ok(Live { after: began.elapsed(), ..live })
     }
 
     /// Whoever is ready in a state directory at this moment, by its record and the handshake with the bearer; otherwise
@@ -131,10 +119,7 @@ impl Stage {
         let record = Record::parse(&read(&binding.registration)?)
             .map_err(|fault| format!("{} is malformed: {fault}", binding.registration))?;
         let credential = record::parse_credential(&read(&binding.credential)?).ok_or_else(|| {
-            format!(
-                "{} is not 43 characters of base64url and a newline",
-                binding.credential
-            )
+            format!("{} is not 43 characters of base64url and a newline", binding.credential)
         })?;
         let credential = match &binding.basic_user {
             Some(user) => credential.of_user(user),
@@ -142,22 +127,13 @@ impl Stage {
         };
         let mut last = String::new();
         for address in record.url.addresses() {
-            let target = Target {
-                address,
-                path: binding.handshake.path.clone(),
-                ..Target::of(&record)
-            };
+            let target = Target { address, path: binding.handshake.path.clone(), ..Target::of(&record) };
             let request = self.bearing(&target, &credential);
             let sent = Instant::now();
             match http::exchange(address, &request.bytes(), sent + PROBE) {
                 Ok(response) => match self.answered(sent, &response).not_ready(&response, &record.id) {
                     None => {
-                        return Ok(Live {
-                            record,
-                            credential,
-                            target,
-                            after: began.elapsed(),
-                        });
+                        return Ok(Live { record, credential, target, after: began.elapsed() });
                     }
                     Some(why) => last = why,
                 },
@@ -170,8 +146,7 @@ impl Stage {
     /// Tells the recorder of a handshake's answer.
     fn answered(&self, sent: Instant, response: &Response) -> &Self {
         let by = Instant::now();
-        self.notes
-            .tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
+        self.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
         self
     }
 
@@ -186,10 +161,7 @@ impl Stage {
         };
         let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
         if text(&binding.id) != Some(id) {
-            return Some(format!(
-                "handshake answered another id than the record's: {:?}",
-                text(&binding.id)
-            ));
+            return Some(format!("handshake answered another id than the record's: {:?}", text(&binding.id)));
         }
         if text(&binding.protocol).is_none() {
             return Some(format!("handshake answered no text at {}", binding.protocol));
@@ -220,11 +192,7 @@ impl Stage {
         let response = self.wire().exchange(live.target.address, &request.bytes())?;
         self.answered(sent, &response);
         let handshake = http::Handshake::parse(&response.body);
-        Ok(ProbeAnswer {
-            response,
-            proof: http::DaemonProof::Missing,
-            handshake,
-        })
+        Ok(ProbeAnswer { response, proof: http::DaemonProof::Missing, handshake })
     }
 
     /// The handshake with a proof of its own nonce, noted in the transcript.

@@ -47,15 +47,9 @@ impl Notes {
 
     /// Ends the recording, where there is one.
     pub(crate) fn recorded(&self, case: &str, transcript: &Transcript) -> Option<serde_json::Value> {
-        let recorder = self
-            .recorder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).take();
         let events = transcript.events();
-        let helper = events
-            .iter()
-            .find(|event| event.what == "start" && !event.actor.starts_with("daemon-"));
+        let helper = events.iter().find(|event| event.what == "start" && !event.actor.starts_with("daemon-"));
         let since = helper.map(|event| transcript.began() + Duration::from_millis(event.at_ms));
         recorder.map(|recorder| recorder.finish(case, since))
     }
@@ -107,11 +101,8 @@ impl Notes {
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let subjects = self.lock().subjects.clone();
         let exited = subjects.iter().filter(|subject| subject.exit().is_some());
-        let left = exited
-            .flat_map(|subject| subject.tree())
-            .filter(|process| !process.is_zombie());
-        left.map(|process| format!("pid {} ({})", process.pid, process.comm))
-            .collect()
+        let left = exited.flat_map(|subject| subject.tree()).filter(|process| !process.is_zombie());
+        left.map(|process| format!("pid {} ({})", process.pid, process.comm)).collect()
     }
 
     /// Makes the transcript forget every credential of this case, also of one that never became ready.
@@ -119,11 +110,7 @@ impl Notes {
         for state_dir in self.lock().state_dirs.clone() {
             if let Ok(bytes) = read_regular(&state_dir.join(&manifest.binding.credential)) {
                 // What is beyond the first line is no secret, and may be long: searching for it takes minutes.
-                let line = bytes
-                    .trim_ascii()
-                    .split(|&byte| byte == b'\n')
-                    .next()
-                    .unwrap_or_default();
+                let line = bytes.trim_ascii().split(|&byte| byte == b'\n').next().unwrap_or_default();
                 transcript.hide(&line[..line.len().min(LONGEST_SECRET)]);
             }
         }

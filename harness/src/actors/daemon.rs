@@ -82,10 +82,7 @@ impl FakeDaemon {
 
     /// The record that leads to it at `address`.
     pub fn record(&self, address: SocketAddr) -> Record {
-        Record {
-            id: self.id.clone(),
-            ..Record::new(Url::of(address), self.pid)
-        }
+        Record { id: self.id.clone(), ..Record::new(Url::of(address), self.pid) }
     }
 
     /// The part, to be noted or started: 401 without authentication, 404 beyond the handshake.
@@ -144,11 +141,7 @@ impl FakeDaemon {
         let mac = mac.map(|mac| format!("\"{mac}\""));
         let mut headers = vec![("Content-Type", "application/json")];
         headers.extend(mac.iter().map(|mac| (proof::SCHEME, mac.as_str())));
-        headers.extend(
-            self.headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
+        headers.extend(self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         if self.closes {
             headers.push(("Connection", "close"));
         }

@@ -26,18 +26,12 @@ pub struct Taken {
 impl Taken {
     /// Everything received, joined.
     pub fn bytes(&self) -> Vec<u8> {
-        self.received
-            .iter()
-            .flat_map(|(_, piece)| piece.iter().copied())
-            .collect()
+        self.received.iter().flat_map(|(_, piece)| piece.iter().copied()).collect()
     }
 
     /// The requests in it.
     pub fn requests(&self) -> Vec<Seen> {
-        self.requests_at()
-            .into_iter()
-            .map(|(_, request)| request)
-            .collect()
+        self.requests_at().into_iter().map(|(_, request)| request).collect()
     }
 
     /// The requests in it, each with the moment at which it was whole.
@@ -64,13 +58,8 @@ impl Taken {
     /// The statuses that a front passed back, in their order.
     pub fn statuses(&self) -> Vec<u16> {
         const LINE: &[u8] = b"HTTP/1.1 ";
-        let lines = self
-            .answered
-            .windows(LINE.len() + 3)
-            .filter_map(|window| window.strip_prefix(LINE));
-        lines
-            .filter_map(|status| std::str::from_utf8(status).ok()?.parse().ok())
-            .collect()
+        let lines = self.answered.windows(LINE.len() + 3).filter_map(|window| window.strip_prefix(LINE));
+        lines.filter_map(|status| std::str::from_utf8(status).ok()?.parse().ok()).collect()
     }
 }
 
@@ -122,18 +111,11 @@ pub(super) fn parse_request(bytes: &[u8]) -> Option<(Seen, usize)> {
         headers: head
             .headers
             .iter()
-            .map(|header| {
-                (
-                    header.name.to_owned(),
-                    String::from_utf8_lossy(header.value).into_owned(),
-                )
-            })
+            .map(|header| (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned()))
             .collect(),
         body: Vec::new(),
     };
-    let length = seen
-        .header("content-length")
-        .map_or(Some(0), |length| length.parse::<usize>().ok())?;
+    let length = seen.header("content-length").map_or(Some(0), |length| length.parse::<usize>().ok())?;
     let end = start.checked_add(length)?;
     seen.body = bytes.get(start..end)?.to_vec();
     Some((seen, end))
@@ -165,9 +147,7 @@ impl Ledger {
 
     /// Whether any connection carried the credential, raw or in base64, base64url or hexadecimal.
     pub fn saw_secret(&self, credential: &Credential) -> bool {
-        self.connections()
-            .iter()
-            .any(|taken| proof::holds(&taken.bytes(), credential.bytes()))
+        self.connections().iter().any(|taken| proof::holds(&taken.bytes(), credential.bytes()))
     }
 
     /// Waits until the connections so far satisfy `seen`; `None` at the deadline.
@@ -177,8 +157,7 @@ impl Ledger {
 
     /// Waits for the first whole request.
     pub fn wait_request(&self, deadline: Instant) -> Option<Seen> {
-        self.0.wait(deadline, |taken| {
-            taken.iter().find_map(|taken| taken.requests().into_iter().next())
-        })
+        self.0
+            .wait(deadline, |taken| taken.iter().find_map(|taken| taken.requests().into_iter().next()))
     }
 }

@@ -38,10 +38,9 @@ impl Subject {
             ["exit", status] => Some(Self::Exit(status.parse().ok()?)),
             // What the suite appends, to name an origin for one, is no reason for these to end.
             ["hang", ..] => Some(Self::Hang),
-            ["answer", status, "--state-dir", state_dir, ..] => Some(Self::Answer {
-                status: status.parse().ok()?,
-                state_dir: state_dir.into(),
-            }),
+            ["answer", status, "--state-dir", state_dir, ..] => {
+                Some(Self::Answer { status: status.parse().ok()?, state_dir: state_dir.into() })
+            }
             _ => None,
         }
     }
@@ -51,10 +50,7 @@ impl Subject {
             Self::Exit(status) => Ok(ExitCode::from(status)),
             Self::Hang => rest(),
             Self::Answer { status, state_dir } => {
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&state_dir)?;
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
                 let actor = Squatter::answering(status, "{}").start(Bind::V4)?;
                 write_credential(&state_dir, &Credential::random())?;
                 Record::new(actor.url(), std::process::id()).publish(&state_dir)?;

@@ -50,11 +50,7 @@ impl Session {
         };
         let told = client.capabilities().and_then(|told| told.get("browserVersion"));
         let version = told.and_then(Value::as_str).unwrap_or("unknown").to_owned();
-        let session = Self {
-            kind,
-            client,
-            runtime,
-        };
+        let session = Self { kind, client, runtime };
         Ok((session, version))
     }
 
@@ -63,19 +59,12 @@ impl Session {
         command: &str,
         doing: impl Future<Output = Result<T, CmdError>>,
     ) -> Result<T, BrowserFault> {
-        let why = match self
-            .runtime
-            .block_on(async { tokio::time::timeout(COMMAND, doing).await })
-        {
+        let why = match self.runtime.block_on(async { tokio::time::timeout(COMMAND, doing).await }) {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer in {} s", COMMAND.as_secs()),
         };
-        Err(BrowserFault::Command {
-            kind: self.kind,
-            command: command.to_owned(),
-            why,
-        })
+        Err(BrowserFault::Command { kind: self.kind, command: command.to_owned(), why })
     }
 
     pub(super) fn goto(&self, url: &str) -> Result<(), BrowserFault> {
@@ -163,10 +152,7 @@ impl Session {
 
     /// A command that the client does not know by name.
     pub(super) fn post(&self, path: &'static str, body: &Value) -> Result<Value, BrowserFault> {
-        let command = Post {
-            path,
-            body: body.to_string(),
-        };
+        let command = Post { path, body: body.to_string() };
         self.wait(path, self.client.issue_cmd(command))
     }
 }

@@ -90,12 +90,7 @@ impl HostileReader {
                 std::thread::spawn(move || spin(&path, &*classify, number == 0, &stop, &reads, &report))
             })
             .collect();
-        Self {
-            stop,
-            reads,
-            threads,
-            report,
-        }
+        Self { stop, reads, threads, report }
     }
 
     /// How many reads there were so far.
@@ -105,10 +100,7 @@ impl HostileReader {
 
     /// What was seen so far.
     pub fn report(&self) -> ReadReport {
-        ReadReport {
-            reads: self.reads(),
-            ..lock(&self.report).clone()
-        }
+        ReadReport { reads: self.reads(), ..lock(&self.report).clone() }
     }
 
     /// Ends the readers and returns what they saw.

@@ -38,18 +38,8 @@ impl std::fmt::Display for Difference {
             Self::Added(name, entry) => write!(f, "added {}: {}", name.display(), entry.facts),
             Self::Removed(name, entry) => write!(f, "removed {}: {}", name.display(), entry.facts),
             Self::Changed(name, before, after) => {
-                let content = if before.sha256 == after.sha256 {
-                    "same bytes"
-                } else {
-                    "other bytes"
-                };
-                write!(
-                    f,
-                    "changed {}: {} → {}, {content}",
-                    name.display(),
-                    before.facts,
-                    after.facts
-                )
+                let content = if before.sha256 == after.sha256 { "same bytes" } else { "other bytes" };
+                write!(f, "changed {}: {} → {}, {content}", name.display(), before.facts, after.facts)
             }
         }
     }

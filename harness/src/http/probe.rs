@@ -34,11 +34,7 @@ impl Target {
 
     /// A listener, by its own address.
     pub fn at(address: SocketAddr) -> Self {
-        Self {
-            address,
-            authority: address.to_string(),
-            path: HANDSHAKE.to_owned(),
-        }
+        Self { address, authority: address.to_string(), path: HANDSHAKE.to_owned() }
     }
 
     /// The request that proves the client, of a nonce of the caller's choice.
@@ -80,10 +76,7 @@ pub struct ProbeAnswer {
 impl ProbeAnswer {
     /// The handshake of an answer that is proven; its state may still be `draining`.
     pub fn proven(&self) -> Option<&Handshake> {
-        self.handshake
-            .as_ref()
-            .ok()
-            .filter(|_| self.proof == DaemonProof::Valid)
+        self.handshake.as_ref().ok().filter(|_| self.proof == DaemonProof::Valid)
     }
 
     /// The handshake of an answer that is proven, 200 and `ready`.
@@ -125,16 +118,11 @@ impl Handshake {
             Some(_) => Err(RecordFault::Field(name)),
         };
         let pid = fields.get("pid").ok_or(RecordFault::Missing("pid"))?;
-        let pid = pid
-            .as_i64()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .filter(|pid| *pid >= 1);
+        let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid >= 1);
         let capabilities = match fields.get("capabilities") {
             None => return Err(RecordFault::Missing("capabilities")),
             Some(value) => value.as_array().and_then(|list| {
-                list.iter()
-                    .map(|item| item.as_str().map(str::to_owned))
-                    .collect::<Option<Vec<String>>>()
+                list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
             }),
         };
         Ok(Self {
@@ -157,9 +145,7 @@ pub fn is_protocol(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let name_is_valid = name.len() <= 64
         && name.bytes().next().is_some_and(letter)
-        && name
-            .bytes()
-            .all(|byte| letter(byte) || matches!(byte, b'.' | b'_' | b'-'));
+        && name.bytes().all(|byte| letter(byte) || matches!(byte, b'.' | b'_' | b'-'));
     let digits = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
     name_is_valid && digits && number.parse::<i32>().is_ok_and(|number| number >= 1)
 }
@@ -171,11 +157,7 @@ pub fn probe_with_proof(
     nonce: &str,
     deadline: Instant,
 ) -> Result<ProbeAnswer, HttpFault> {
-    let response = exchange(
-        target.address,
-        &target.proving(credential, nonce).bytes(),
-        deadline,
-    )?;
+    let response = exchange(target.address, &target.proving(credential, nonce).bytes(), deadline)?;
     Ok(judge(response, target, credential, nonce))
 }
 
@@ -187,11 +169,7 @@ pub fn probe_with_bearer(
 ) -> Result<ProbeAnswer, HttpFault> {
     let response = exchange(target.address, &target.bearing(credential).bytes(), deadline)?;
     let handshake = Handshake::parse(&response.body);
-    Ok(ProbeAnswer {
-        response,
-        proof: DaemonProof::Missing,
-        handshake,
-    })
+    Ok(ProbeAnswer { response, proof: DaemonProof::Missing, handshake })
 }
 
 /// Judges an answer that came to the handshake with `nonce`.
@@ -208,11 +186,7 @@ pub fn judge(response: Response, target: &Target, credential: &Credential, nonce
         _ => DaemonProof::Malformed,
     };
     let handshake = Handshake::parse(&response.body);
-    ProbeAnswer {
-        response,
-        proof,
-        handshake,
-    }
+    ProbeAnswer { response, proof, handshake }
 }
 
 /// The same exchanges, each noted in a transcript: what a case uses.
@@ -225,17 +199,12 @@ pub struct Wire {
 impl Wire {
     /// Exchanges noted in `transcript`, each bounded by `timeout`.
     pub fn new(transcript: &Transcript, timeout: Duration) -> Self {
-        Self {
-            transcript: transcript.clone(),
-            timeout,
-        }
+        Self { transcript: transcript.clone(), timeout }
     }
 
     /// One request on a connection of its own.
     pub fn exchange(&self, address: SocketAddr, request: &[u8]) -> Result<Response, HttpFault> {
-        self.noted(address, request, || {
-            exchange(address, request, Instant::now() + self.timeout)
-        })
+        self.noted(address, request, || exchange(address, request, Instant::now() + self.timeout))
     }
 
     /// The handshake with proof and a nonce of its own.
@@ -243,8 +212,7 @@ impl Wire {
         let nonce = proof::nonce();
         let response = self.exchange(target.address, &target.proving(credential, &nonce).bytes())?;
         let answer = judge(response, target, credential, &nonce);
-        self.transcript
-            .note("suite", "daemon's proof", format!("{:?}", answer.proof));
+        self.transcript.note("suite", "daemon's proof", format!("{:?}", answer.proof));
         Ok(answer)
     }
 
@@ -254,20 +222,15 @@ impl Wire {
         request: &[u8],
         exchange: impl FnOnce() -> Result<Response, HttpFault>,
     ) -> Result<Response, HttpFault> {
-        self.transcript
-            .note("suite", "request", format!("{address} {}", printable(request)));
+        self.transcript.note("suite", "request", format!("{address} {}", printable(request)));
         let result = exchange();
         match &result {
             Ok(response) => {
-                let headers: Vec<String> = response
-                    .headers
-                    .iter()
-                    .map(|(name, value)| format!("{name}: {value}"))
-                    .collect();
+                let headers: Vec<String> =
+                    response.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
                 let headers = headers.join("; ");
                 let body = printable(&response.body);
-                self.transcript
-                    .note("suite", "answer", format!("{} {headers} {body}", response.status));
+                self.transcript.note("suite", "answer", format!("{} {headers} {body}", response.status));
             }
             Err(fault) => self.transcript.note("suite", "no answer", fault.to_string()),
         }

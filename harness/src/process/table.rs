@@ -76,10 +76,7 @@ impl Proc {
         if bytes.is_empty() {
             return Vec::new();
         }
-        bytes
-            .split(|byte| *byte == 0)
-            .map(|string| OsString::from_vec(string.to_vec()))
-            .collect()
+        bytes.split(|byte| *byte == 0).map(|string| OsString::from_vec(string.to_vec())).collect()
     }
 
     /// Its memory in bytes: what is its own, and its share of what it has in common with others.
@@ -137,9 +134,7 @@ pub fn processes() -> Vec<Proc> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut all: Vec<Proc> = pids.filter_map(Proc::of).collect();
     all.sort_by_key(|process| process.pid);
     all
@@ -150,12 +145,7 @@ pub(crate) fn descendants(all: &[Proc], roots: &[u32]) -> BTreeSet<u32> {
     let mut family: BTreeSet<u32> = roots.iter().copied().collect();
     loop {
         let before = family.len();
-        family.extend(
-            all.iter()
-                .filter(|p| family.contains(&p.ppid))
-                .map(|p| p.pid)
-                .collect::<Vec<_>>(),
-        );
+        family.extend(all.iter().filter(|p| family.contains(&p.ppid)).map(|p| p.pid).collect::<Vec<_>>());
         if family.len() == before {
             return family;
         }
@@ -195,9 +185,7 @@ pub fn unread(local: SocketAddr, remote: SocketAddr) -> Option<usize> {
     let is_meant = |(_, _, one, other)| (plain(one), plain(other)) == (local, remote);
     ["tcp", "tcp6"].into_iter().find_map(|table| {
         let text = std::fs::read_to_string(format!("/proc/net/{table}")).ok()?;
-        let line = text
-            .lines()
-            .find(|line| parse_socket(line).is_some_and(is_meant))?;
+        let line = text.lines().find(|line| parse_socket(line).is_some_and(is_meant))?;
         let (_, received) = line.split_ascii_whitespace().nth(4)?.split_once(':')?;
         usize::from_str_radix(received, 16).ok()
     })
@@ -211,12 +199,7 @@ pub fn sockets(processes: &[Proc]) -> Vec<Socket> {
             .descriptors()
             .iter()
             .filter_map(|(_, target)| {
-                target
-                    .to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()
+                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
             })
             .collect();
         if inodes.is_empty() {
@@ -234,12 +217,7 @@ pub fn sockets(processes: &[Proc]) -> Vec<Socket> {
                     other => SocketState::Other(other),
                 };
                 if inodes.contains(&inode) {
-                    found.push(Socket {
-                        pid: process.pid,
-                        state,
-                        local,
-                        remote,
-                    });
+                    found.push(Socket { pid: process.pid, state, local, remote });
                 }
             }
         }
@@ -264,13 +242,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
-        .map(|i| {
-            Some(
-                u32::from_str_radix(address.get(i * 8..i * 8 + 8)?, 16)
-                    .ok()?
-                    .to_ne_bytes(),
-            )
-        })
+        .map(|i| Some(u32::from_str_radix(address.get(i * 8..i * 8 + 8)?, 16).ok()?.to_ne_bytes()))
         .collect();
     let bytes = words?.concat();
     let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
@@ -290,10 +262,7 @@ mod tests {
         for name in ["sh", "a b", "x) Z 9 9 (y", "(", ""] {
             let process = Proc::parse(format!("42 ({name}) {rest}").as_bytes()).unwrap();
             assert_eq!((process.comm.as_str(), process.state), (name, 'S'));
-            assert_eq!(
-                (process.pid, process.ppid, process.pgrp, process.session),
-                (42, 1, 20, 30)
-            );
+            assert_eq!((process.pid, process.ppid, process.pgrp, process.session), (42, 1, 20, 30));
             assert_eq!(process.start, 4711);
         }
         assert_eq!(Proc::parse(b"42 (sh) S 1"), None);
@@ -303,10 +272,7 @@ mod tests {
     fn addresses_of_the_kernels_tables_are_read() {
         if cfg!(target_endian = "little") {
             assert_eq!(parse_address("0100007F:1F90"), "127.0.0.1:8080".parse().ok());
-            assert_eq!(
-                parse_address("00000000000000000000000001000000:1F90"),
-                "[::1]:8080".parse().ok()
-            );
+            assert_eq!(parse_address("00000000000000000000000001000000:1F90"), "[::1]:8080".parse().ok());
             assert_eq!(parse_address("00000000:0000"), "0.0.0.0:0".parse().ok());
         }
         for bad in ["", "0100007F", "0100007G:0000", "0100007F:10000", "01007F:0000"] {
@@ -317,10 +283,7 @@ mod tests {
     #[test]
     fn a_number_given_to_another_process_is_not_signalled() {
         let own = Proc::of(std::process::id()).unwrap();
-        let earlier = Proc {
-            start: own.start - 1,
-            ..own
-        };
+        let earlier = Proc { start: own.start - 1, ..own };
         assert!(!earlier.signal(Signal::KILL));
         assert!(earlier.wait_gone(ms(1)));
     }

@@ -88,12 +88,8 @@ impl Pages {
         if kept.tickets.len() >= MOST_TICKETS {
             kept.tickets.remove(0);
         }
-        kept.tickets.push(Ticket {
-            text: text.clone(),
-            kind,
-            issued: Instant::now(),
-            spent: false,
-        });
+        kept.tickets
+            .push(Ticket { text: text.clone(), kind, issued: Instant::now(), spent: false });
         text
     }
 
@@ -148,9 +144,7 @@ impl Pages {
     /// Whether a faulty daemon takes a text for a ticket that could be redeemed now.
     pub(super) fn is_live(&self, text: &str) -> bool {
         let kept = self.kept();
-        kept.tickets
-            .iter()
-            .any(|ticket| !ticket.spent && ticket.text == text)
+        kept.tickets.iter().any(|ticket| !ticket.spent && ticket.text == text)
     }
 
     /// A new page token for an origin.
@@ -230,9 +224,7 @@ impl Pages {
             let origin = listed["origin"].as_str().unwrap_or_default();
             origin.starts_with("http://127.0.0.1:") || origin.starts_with("http://[::1]:")
         };
-        listed
-            .filter(|listed| !(broken("BROW-12.foreign-alone") && own(listed)))
-            .collect()
+        listed.filter(|listed| !(broken("BROW-12.foreign-alone") && own(listed))).collect()
     }
 
     /// Revokes a token; `false`: there is none of this id.
@@ -262,10 +254,7 @@ impl Pages {
     pub(super) fn welcome(&self, origin: &str) {
         if broken("BROW-14.back-again") {
             let mut kept = self.kept();
-            let back: Vec<Token> = kept
-                .revoked
-                .extract_if(.., |token| token.origin == origin)
-                .collect();
+            let back: Vec<Token> = kept.revoked.extract_if(.., |token| token.origin == origin).collect();
             kept.tokens.extend(back);
         }
     }
@@ -376,11 +365,7 @@ pub(super) fn sweep(directory: &StateDir) {
     for name in directory.names(LAUNCHER) {
         let written = std::fs::metadata(directory.file(&name)).and_then(|facts| facts.modified());
         let age = written.ok().and_then(|written| written.elapsed().ok());
-        let most = if broken("BROW-17.later") {
-            3 * LAUNCHER_LIFE
-        } else {
-            LAUNCHER_LIFE
-        };
+        let most = if broken("BROW-17.later") { 3 * LAUNCHER_LIFE } else { LAUNCHER_LIFE };
         if age.is_some_and(|age| age > most) {
             let _ = directory.unlink(&name);
         }
@@ -416,17 +401,9 @@ pub(super) fn worker(request: &Request) -> Option<Answer> {
     if !asks || broken("BROW-28.as-others") || broken("BROW-28.root-alone") && request.path != SHELL {
         return None;
     }
-    let script = if broken("BROW-28.empty") {
-        "// none\n"
-    } else {
-        WORKER
-    };
+    let script = if broken("BROW-28.empty") { "// none\n" } else { WORKER };
     Some(Answer {
-        content_type: if broken("BROW-28.html") {
-            "text/html"
-        } else {
-            "text/javascript"
-        },
+        content_type: if broken("BROW-28.html") { "text/html" } else { "text/javascript" },
         body: script.into(),
         ..Answer::empty(200)
     })
@@ -455,10 +432,7 @@ pub(super) fn pass(
 /// Whether a page token does not open this.
 pub(super) fn is_withheld(request: &Request) -> bool {
     let path = request.path.as_str();
-    misdeeds::withholds(
-        request,
-        [TICKETS, TOKENS].contains(&path) || token_of(path).is_some(),
-    )
+    misdeeds::withholds(request, [TICKETS, TOKENS].contains(&path) || token_of(path).is_some())
 }
 
 /// Whether a stream that was opened by `pass` may go on.
@@ -484,10 +458,7 @@ pub(super) fn shell(
         let own = format!("http://{}", daemon.authority());
         daemon.origins.pages.token(&own, credential, &daemon.directory)
     });
-    let mut shell = page(
-        if broken("BROW-26.open") { 200 } else { status },
-        token.as_deref(),
-    );
+    let mut shell = page(if broken("BROW-26.open") { 200 } else { status }, token.as_deref());
     if broken("BROW-26.id") {
         let note = format!("<!-- {} -->\n", daemon.record.id);
         shell.body.extend_from_slice(note.as_bytes());
@@ -582,9 +553,7 @@ fn admit(
         Err(why) => why,
     };
     let refusal = misdeeds::refusal(why).unwrap_or(TICKET_REFUSED);
-    let browses = request
-        .header("Accept")
-        .is_some_and(|accept| accept.contains("text/html"));
+    let browses = request.header("Accept").is_some_and(|accept| accept.contains("text/html"));
     if browses && refusal == TICKET_REFUSED {
         return Ok(page(401, None).with("WWW-Authenticate", "Bearer"));
     }

@@ -61,10 +61,7 @@ impl Child {
         let (sender, events) = channel();
         watch(directory.path(), sender.clone());
         let log = open_to_write(directory, LOG, OFlags::APPEND);
-        let said_from = log
-            .as_ref()
-            .and_then(|log| log.metadata().ok())
-            .map_or(0, |facts| facts.len());
+        let said_from = log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |facts| facts.len());
         let (program, mut command) = daemon(directory)?;
         if !broken("CONN-22.displaces") && !broken("CONN-15.crowd") {
             command.arg("--yield");
@@ -83,9 +80,7 @@ impl Child {
         }
         misdeeds::tell_the_child(directory, &mut command);
         detach(&mut command, private);
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
         let pid = child.id();
         // It is reaped whenever it ends.
         thread::spawn(move || {
@@ -96,12 +91,7 @@ impl Child {
                 let _ = sender.send(Event::Ended(status));
             }
         });
-        Ok(Self {
-            events,
-            pid,
-            directory: directory.clone(),
-            said_from,
-        })
+        Ok(Self { events, pid, directory: directory.clone(), said_from })
     }
 
     /// The status of one that has ended, in the faults of one who asks for that first.
@@ -125,16 +115,12 @@ impl Child {
         let read = || -> std::io::Result<Vec<u8>> {
             let mut log = File::open(self.directory.file(LOG))?;
             let length = log.metadata()?.len();
-            log.seek(SeekFrom::Start(
-                self.said_from.max(length.saturating_sub(MOST_SAID)),
-            ))?;
+            log.seek(SeekFrom::Start(self.said_from.max(length.saturating_sub(MOST_SAID))))?;
             let mut words = Vec::new();
             log.take(MOST_SAID).read_to_end(&mut words)?;
             Ok(words)
         };
-        String::from_utf8_lossy(&read().unwrap_or_default())
-            .trim()
-            .to_owned()
+        String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned()
     }
 }
 
@@ -220,13 +206,7 @@ impl Lock {
 pub(super) fn exhausted(directory: &StateDir) -> Option<String> {
     let failures = failures(directory);
     let most = if broken("CONN-21.many") { 10 } else { MOST_FAILURES };
-    (failures.len() >= most).then(|| {
-        failures
-            .into_iter()
-            .next_back()
-            .map(|(_, why)| why)
-            .unwrap_or_default()
-    })
+    (failures.len() >= most).then(|| failures.into_iter().next_back().map(|(_, why)| why).unwrap_or_default())
 }
 
 /// Remembers a spawn that came to nothing.
@@ -239,10 +219,7 @@ pub(super) fn remember_failure(directory: &StateDir, why: &str) {
         let _ = file.write_all(new.as_bytes());
         return;
     }
-    let kept = failures(directory)
-        .into_iter()
-        .map(|(at, why)| line(at, &why))
-        .collect::<String>();
+    let kept = failures(directory).into_iter().map(|(at, why)| line(at, &why)).collect::<String>();
     let temporary = format!("{FAILURES}.tmp-{}", random_hex::<8>());
     if directory.write_new(&temporary, (kept + &new).as_bytes()).is_ok() {
         let _ = directory.rename(&temporary, FAILURES);

@@ -86,11 +86,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(outcome: Outcome, message: impl std::fmt::Display) -> Self {
-        Self {
-            outcome,
-            message: message.to_string(),
-            daemon: None,
-        }
+        Self { outcome, message: message.to_string(), daemon: None }
     }
 
     /// What a program is told.
@@ -214,14 +210,12 @@ impl Client {
         let mut before = self.only_curable(self.settle())?;
         let enough = || match exhausted(&self.directory) {
             _ if broken("CONN-21.no-budget") => Ok(()),
-            Some(_) if broken("CONN-21.silent") => Err(Answer::new(
-                Outcome::SpawnFailed,
-                "three daemons failed within a minute",
-            )),
-            Some(why) => Err(Answer::new(
-                Outcome::SpawnFailed,
-                format!("three daemons failed within a minute: {why}"),
-            )),
+            Some(_) if broken("CONN-21.silent") => {
+                Err(Answer::new(Outcome::SpawnFailed, "three daemons failed within a minute"))
+            }
+            Some(why) => {
+                Err(Answer::new(Outcome::SpawnFailed, format!("three daemons failed within a minute: {why}")))
+            }
             None => Ok(()),
         };
         enough()?;
@@ -231,10 +225,7 @@ impl Client {
             return Err(Answer::new(Outcome::Busy, "another client holds the lock"));
         }
         // Whoever held the lock may just have started a daemon.
-        if !["CONN-18.once", "CONN-15.crowd", "CONN-14.spawns"]
-            .iter()
-            .any(|fault| broken(fault))
-        {
+        if !["CONN-18.once", "CONN-15.crowd", "CONN-14.spawns"].iter().any(|fault| broken(fault)) {
             before = self.only_curable(self.settle())?;
         }
         enough()?;
@@ -299,10 +290,7 @@ impl Client {
                 judgement => judgement,
             };
             let waits = match judgement {
-                Judgement::Final(Answer {
-                    outcome: Outcome::Ready,
-                    ..
-                }) => return (judgement, look.seen),
+                Judgement::Final(Answer { outcome: Outcome::Ready, .. }) => return (judgement, look.seen),
                 Judgement::Draining => true,
                 _ => false,
             };
@@ -382,9 +370,7 @@ impl Client {
             }
             (Seen::Nothing, _) => return curable(Outcome::Absent, "there is no record".to_owned()),
             (Seen::Malformed(why), _) if broken("REG-11.error") || broken("CONN-5.malformed") => {
-                return Err(Judgement::Final(
-                    Fault::new(self.directory.file(RECORD), why).into(),
-                ));
+                return Err(Judgement::Final(Fault::new(self.directory.file(RECORD), why).into()));
             }
             (Seen::Malformed(why), _) => {
                 return curable(Outcome::Absent, format!("the record is malformed: {why}"));
@@ -399,12 +385,7 @@ impl Client {
         if broken("REG-13.dead-pid") && !misdeeds::lives(record.pid) {
             return curable(Outcome::Absent, "the daemon has ended".to_owned());
         }
-        if broken("GATE-6.refuses")
-            && record
-                .protocol
-                .as_ref()
-                .is_some_and(|told| *told != self.protocol)
-        {
+        if broken("GATE-6.refuses") && record.protocol.as_ref().is_some_and(|told| *told != self.protocol) {
             let message = "the record names another protocol";
             return Err(Judgement::Final(Answer::new(Outcome::Incompatible, message)));
         }
@@ -438,12 +419,7 @@ impl Client {
         if body.id != record.id && !broken("HS-27.any-id") && !broken("CONN-4.any-id") {
             return curable(Outcome::Stale, format!("another daemon is there: {}", body.id));
         }
-        Ok(Proven {
-            record: record.clone(),
-            body,
-            credential: credential.clone(),
-            stream,
-        })
+        Ok(Proven { record: record.clone(), body, credential: credential.clone(), stream })
     }
 
     /// Probes the record and judges what answers.
@@ -475,10 +451,8 @@ impl Client {
         let (outcome, message) = if compatible {
             (Outcome::Ready, "the daemon is ready".to_owned())
         } else {
-            let message = format!(
-                "the daemon speaks {} of {}, not {}",
-                body.protocol, body.spec, self.protocol
-            );
+            let message =
+                format!("the daemon speaks {} of {}, not {}", body.protocol, body.spec, self.protocol);
             let outcome = match () {
                 () if broken("GATE-7.absent") => Outcome::Absent,
                 () if broken("GATE-7.stale") => Outcome::Stale,
@@ -492,11 +466,7 @@ impl Client {
         if may_displace && !compatible && self.spawns && broken("CONN-34.signal") {
             misdeeds::end(body.pid);
         }
-        let answer = Answer {
-            outcome,
-            message,
-            daemon: Some(Box::new(Daemon { record, body })),
-        };
+        let answer = Answer { outcome, message, daemon: Some(Box::new(Daemon { record, body })) };
         if compatible || !may_displace {
             Judgement::Final(answer)
         } else {
@@ -568,10 +538,7 @@ impl Client {
         if let Ok(Some(credential)) = Credential::read(&self.directory) {
             words = words.replace(&credential.text(), "[credential]");
         }
-        Answer::new(
-            Outcome::SpawnFailed,
-            format!("the daemon that was started ended ({status}): {words}"),
-        )
+        Answer::new(Outcome::SpawnFailed, format!("the daemon that was started ended ({status}): {words}"))
     }
 }
 

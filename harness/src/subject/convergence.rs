@@ -152,9 +152,7 @@ fn wait(daemon: &Daemon, notified: Option<&mut Inotify>) {
         let mut buffer = [0; 4096];
         while let Ok(events) = inotify.read_events(&mut buffer) {
             for event in events {
-                let other = event
-                    .name
-                    .is_some_and(|name| !name.to_string_lossy().starts_with(RECORD));
+                let other = event.name.is_some_and(|name| !name.to_string_lossy().starts_with(RECORD));
                 if broken("PUB-12.makes-sure") && other && event.mask.contains(EventMask::DELETE) {
                     let _ = publish(&daemon.directory, &daemon.record, || false);
                 }
@@ -312,10 +310,7 @@ fn is_leaving(daemon: &Daemon, record: &Record) -> bool {
 
 /// What a faulty daemon does to a process of which it knows nothing but the pid.
 fn end_process(pid: u32) {
-    let pid = i32::try_from(pid)
-        .ok()
-        .filter(|pid| *pid > 1)
-        .and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -376,10 +371,7 @@ pub(super) fn leave(daemon: &Daemon, reason: &Reason) {
     if broken("CONV-9.unlinks") || broken("CONV-9.clears-the-dead") && is_dead() {
         let _ = directory.unlink(RECORD);
     } else if broken("CONV-9.moves-aside") {
-        let _ = directory.rename(
-            RECORD,
-            &format!("{RECORD}.taken-{}-{}", record.id, random_hex::<8>()),
-        );
+        let _ = directory.rename(RECORD, &format!("{RECORD}.taken-{}-{}", record.id, random_hex::<8>()));
     } else if broken("CONV-9.restores") {
         let _ = publish(directory, record, || false);
     } else if broken("CONV-11.publishes-again") {

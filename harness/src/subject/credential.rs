@@ -54,10 +54,7 @@ impl Credential {
                 Some(credential) => Ok(Some(credential)),
                 None if broken("CRED-8.quoted-when-damaged") => {
                     let content = String::from_utf8_lossy(&bytes);
-                    Err(Fault::new(
-                        path,
-                        format!("{content:?} is not 43 characters of base64url"),
-                    ))
+                    Err(Fault::new(path, format!("{content:?} is not 43 characters of base64url")))
                 }
                 None => Err(Fault::new(path, MALFORMED)),
             },
@@ -120,14 +117,9 @@ fn lenient(bytes: &[u8]) -> Option<[u8; 32]> {
         decode_32(&standard.collect::<Vec<u8>>())
     } else if broken("CRED-6.loose-bits") {
         let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
-        let config = config
-            .with_encode_padding(false)
-            .with_decode_padding_mode(DecodePaddingMode::RequireNone);
-        GeneralPurpose::new(&URL_SAFE, config)
-            .decode(line)
-            .ok()?
-            .try_into()
-            .ok()
+        let config =
+            config.with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::RequireNone);
+        GeneralPurpose::new(&URL_SAFE, config).decode(line).ok()?.try_into().ok()
     } else if broken("CRED-6.any-secret") {
         Some(Sha256::digest(line).into())
     } else if broken("CRED-6.raw") {
@@ -170,9 +162,7 @@ fn random_key() -> io::Result<[u8; 32]> {
     if broken("CRED-2.fixed-seed") {
         key = Sha256::digest(b"seed").into();
     } else if broken("CRED-2.clock-first") {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         key[..8].copy_from_slice(&since.as_secs().to_be_bytes());
     } else if broken("CRED-2.hex-digits") {
         key.copy_from_slice(random_hex::<16>().as_bytes());
@@ -238,18 +228,12 @@ fn make(directory: &StateDir) -> io::Result<Option<Credential>> {
     } else {
         draw(directory)?
     };
-    let own = fs::read(directory.file(&temporary))
-        .ok()
-        .and_then(|bytes| Credential::parse(&bytes));
+    let own = fs::read(directory.file(&temporary)).ok().and_then(|bytes| Credential::parse(&bytes));
     let linked = if broken("CRED-3.in-place") {
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .and_then(|mut file| {
-                window();
-                file.write_all(&fs::read(directory.file(&temporary))?)
-            })
+        fs::OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut file| {
+            window();
+            file.write_all(&fs::read(directory.file(&temporary))?)
+        })
     } else if broken("CRED-4.renames") || broken("CRED-4.looks-then-renames") && !path.exists() {
         directory.rename(&temporary, CREDENTIAL)
     } else if broken("CRED-4.copies") {
@@ -260,10 +244,7 @@ fn make(directory: &StateDir) -> io::Result<Option<Credential>> {
     };
     if broken("CRED-3.newline-later") && linked.is_ok() {
         window();
-        fs::OpenOptions::new()
-            .append(true)
-            .open(&path)?
-            .write_all(b"\n")?;
+        fs::OpenOptions::new().append(true).open(&path)?.write_all(b"\n")?;
     }
     let _ = directory.unlink(&temporary);
     match linked {
@@ -277,21 +258,13 @@ fn make(directory: &StateDir) -> io::Result<Option<Credential>> {
 /// The 32 bytes that 43 characters of base64url without padding stand for.
 pub(super) fn decode_32(text: &[u8]) -> Option<[u8; 32]> {
     // Without the check of the length a decoder might take less.
-    (text.len() == 43)
-        .then(|| URL_SAFE_NO_PAD.decode(text).ok())
-        .flatten()?
-        .try_into()
-        .ok()
+    (text.len() == 43).then(|| URL_SAFE_NO_PAD.decode(text).ok()).flatten()?.try_into().ok()
 }
 
 /// Compares two digests in a time that does not depend on where they differ.
 pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .fold(0, |seen, (a, b)| std::hint::black_box(seen | (a ^ b)))
-            == 0
+        && one.iter().zip(other).fold(0, |seen, (a, b)| std::hint::black_box(seen | (a ^ b))) == 0
 }
 
 /// The credential of a running daemon: that of the file, as long as the file is good, or else the last good one.
@@ -315,11 +288,7 @@ impl Followed {
         Self {
             ignored: there.flatten().filter(|there| *there != first),
             directory,
-            last: Mutex::new(Last {
-                credential: first,
-                retired: Vec::new(),
-                read: Instant::now(),
-            }),
+            last: Mutex::new(Last { credential: first, retired: Vec::new(), read: Instant::now() }),
         }
     }
 
@@ -361,9 +330,7 @@ impl Followed {
 
     /// A credential that nobody has.
     fn nobodys() -> Credential {
-        Credential {
-            key: random_key().unwrap_or_default(),
-        }
+        Credential { key: random_key().unwrap_or_default() }
     }
 
     /// The credentials that a faulty daemon takes besides.
@@ -393,10 +360,7 @@ pub(super) fn betray(credential: &Credential) {
     } else if broken("CRED-7.environment") {
         helper.arg("1").env("TOKEN", &text);
     } else if broken("CRED-7.own-environment") && std::env::var_os("TOKEN").is_none() {
-        let _ = Command::new("/proc/self/exe")
-            .args(std::env::args_os().skip(1))
-            .env("TOKEN", text)
-            .exec();
+        let _ = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).env("TOKEN", text).exec();
         return;
     } else {
         if broken("CRED-8.at-start") {

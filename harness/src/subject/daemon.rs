@@ -48,11 +48,7 @@ impl Options {
         let mut options = Self::default();
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .ok_or_else(|| format!("{argument} wants a value"))
-            };
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
             match argument.as_str() {
                 "--state-dir" => options.state_dir = Some(value()?.into()),
                 "--yield" => options.yields = true,
@@ -155,8 +151,7 @@ impl Daemon {
     /// Reads what people may have changed in the state directory.
     pub(super) fn follow_files(&self) {
         if self.credential.current().1 {
-            self.log
-                .append("lifecycle", &json!({"what": "credential-rotated"}));
+            self.log.append("lifecycle", &json!({"what": "credential-rotated"}));
         }
         self.origins.refresh(&self.log);
         super::browser::sweep(&self.directory);
@@ -193,10 +188,7 @@ impl Daemon {
 
 /// Runs a daemon to its end and gives back its exit status.
 pub fn run(arguments: &[String]) -> u8 {
-    match Options::parse(arguments)
-        .map_err(|why| (USAGE, why))
-        .and_then(|options| start(&options))
-    {
+    match Options::parse(arguments).map_err(|why| (USAGE, why)).and_then(|options| start(&options)) {
         Ok(status) => status,
         Err((status, why)) => {
             eprintln!("daemonspec-subject: {why}");
@@ -207,12 +199,8 @@ pub fn run(arguments: &[String]) -> u8 {
 
 fn start(options: &Options) -> Result<u8, (u8, String)> {
     let spoken = std::env::var("SUBJECT_PROTOCOL").unwrap_or_else(|_| PROTOCOL.to_owned());
-    protocol(&spoken).ok_or_else(|| {
-        (
-            USAGE,
-            format!("SUBJECT_PROTOCOL: {spoken} is no protocol identifier"),
-        )
-    })?;
+    protocol(&spoken)
+        .ok_or_else(|| (USAGE, format!("SUBJECT_PROTOCOL: {spoken} is no protocol identifier")))?;
     create_for_the_owner_alone();
     if !broken("CRED-15.dumps") {
         credential::dump_nothing();
@@ -221,9 +209,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     let cannot = |why: std::io::Error| (FAILED, why.to_string());
     let directory = StateDir::settle(options.state_dir.as_deref()).map_err(refused)?;
     if broken("DIR-12.waits")
-        && directory
-            .prepare()
-            .is_err_and(|fault| fault.why.starts_with("cannot create"))
+        && directory.prepare().is_err_and(|fault| fault.why.starts_with("cannot create"))
     {
         thread::sleep(Duration::from_secs(3));
     }
@@ -304,9 +290,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     if !late {
         convergence::leave(&daemon, &reason);
     }
-    daemon
-        .log
-        .append("lifecycle", &json!({"what": "draining", "reason": reason.word()}));
+    daemon.log.append("lifecycle", &json!({"what": "draining", "reason": reason.word()}));
     daemon.log.end(&reason);
     drain(&daemon);
     if late {

@@ -63,9 +63,7 @@ static CHOSEN: OnceLock<&'static str> = OnceLock::new();
 
 /// Makes this process have the named fault, for good. Gives back whether there is one of this name.
 pub fn choose(name: &str) -> bool {
-    all()
-        .find(|fault| fault.name == name)
-        .is_some_and(|fault| CHOSEN.set(fault.name).is_ok())
+    all().find(|fault| fault.name == name).is_some_and(|fault| CHOSEN.set(fault.name).is_ok())
 }
 
 /// Whether this process has the named fault.
@@ -80,20 +78,11 @@ pub(super) fn window() {
 
 /// The names that somebody may have meant: those of the same requirement, else of the same chapter.
 pub fn near(name: &str) -> Vec<&'static str> {
-    let begins = |with: &str| {
-        all()
-            .map(|fault| fault.name)
-            .filter(|other| other.starts_with(with))
-            .collect()
-    };
+    let begins = |with: &str| all().map(|fault| fault.name).filter(|other| other.starts_with(with)).collect();
     let requirement = name.split('.').next().unwrap_or(name);
     let chapter = requirement.split('-').next().unwrap_or(requirement);
     let near: Vec<_> = begins(&format!("{requirement}."));
-    if near.is_empty() {
-        begins(&format!("{chapter}-"))
-    } else {
-        near
-    }
+    if near.is_empty() { begins(&format!("{chapter}-")) } else { near }
 }
 
 #[cfg(test)]
@@ -111,11 +100,7 @@ mod tests {
         let mut open = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/subject")).to_owned()];
         while let Some(path) = open.pop() {
             if path.is_dir() {
-                open.extend(
-                    std::fs::read_dir(&path)
-                        .unwrap()
-                        .map(|entry| entry.unwrap().path()),
-                );
+                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
                 // The lists themselves.
                 open.retain(|path| path.file_stem().is_none_or(|name| name != "fault"));
                 continue;
@@ -132,21 +117,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_of_requirements_that_bind() {
-        let daemon = DAEMON
-            .iter()
-            .copied()
-            .flatten()
-            .map(|fault| (fault, Role::Daemon));
+        let daemon = DAEMON.iter().copied().flatten().map(|fault| (fault, Role::Daemon));
         let all = daemon.chain(client::FAULTS.iter().map(|fault| (fault, Role::Client)));
         let mut names = BTreeSet::new();
         for (fault, role) in all {
             assert!(names.insert(fault.name), "{} is there twice", fault.name);
             assert!(!fault.about.is_empty(), "{}", fault.name);
-            let shape = fault
-                .name
-                .split_once('.')
-                .unwrap_or_else(|| panic!("{} has no shape", fault.name))
-                .1;
+            let shape = fault.name.split_once('.').unwrap_or_else(|| panic!("{} has no shape", fault.name)).1;
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
             assert!(!shape.is_empty() && shape.bytes().all(plain), "{}", fault.name);
             let requirement = catalogue().get(fault.requirement());
@@ -160,19 +137,12 @@ mod tests {
         let listed: BTreeSet<String> = all().map(|fault| fault.name.to_owned()).collect();
         let asked = names_in_the_sources();
         let in_vain: Vec<_> = listed.symmetric_difference(&asked).collect();
-        assert!(
-            in_vain.is_empty(),
-            "listed or asked for, and not both: {in_vain:?}"
-        );
+        assert!(in_vain.is_empty(), "listed or asked for, and not both: {in_vain:?}");
     }
 
     #[test]
     fn near_names_are_of_the_same_requirement_or_chapter() {
-        assert!(
-            near("PUB-3.no-such")
-                .iter()
-                .all(|name| name.starts_with("PUB-3."))
-        );
+        assert!(near("PUB-3.no-such").iter().all(|name| name.starts_with("PUB-3.")));
         assert!(near("PUB-99").len() > 5);
     }
 }

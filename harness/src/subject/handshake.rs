@@ -37,15 +37,7 @@ pub(super) struct Body {
 
 impl Body {
     pub(super) fn to_json(&self) -> Vec<u8> {
-        let Self {
-            spec,
-            protocol,
-            id,
-            pid,
-            version,
-            ready,
-            capabilities,
-        } = self;
+        let Self { spec, protocol, id, pid, version, ready, capabilities } = self;
         let state = if *ready { "ready" } else { "draining" };
         let mut body = json!({
             "spec": spec, "protocol": protocol, "id": id, "pid": pid, "version": version, "state": state,
@@ -81,9 +73,7 @@ impl Body {
                 "draining" => false,
                 _ => return None,
             },
-            capabilities: capabilities
-                .map(|name| name.as_str().map(str::to_owned))
-                .collect::<Option<_>>()?,
+            capabilities: capabilities.map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>()?,
         })
     }
 }
@@ -160,11 +150,7 @@ impl Claim {
             nonce = nonce.or(Some(("", [0; 32])));
         }
         let (mac_text, mac) = mac?;
-        Some(Self {
-            nonce: nonce?.0.to_owned(),
-            mac,
-            given: mac_text.len() * 3 / 4,
-        })
+        Some(Self { nonce: nonce?.0.to_owned(), mac, given: mac_text.len() * 3 / 4 })
     }
 
     /// Whether a client of this credential meant this authority.
@@ -185,22 +171,10 @@ impl Claim {
 
     /// The header by which the daemon proves the body that it sends.
     pub(super) fn answer(&self, credential: &Credential, authority: &str, body: &[u8]) -> String {
-        let authority = if broken("HS-21.without-the-authority") {
-            ""
-        } else {
-            authority
-        };
-        let body = if broken("HS-21.without-the-body") {
-            &[]
-        } else {
-            body
-        };
+        let authority = if broken("HS-21.without-the-authority") { "" } else { authority };
+        let body = if broken("HS-21.without-the-body") { &[] } else { body };
         let mac = URL_SAFE_NO_PAD.encode(daemon_mac(credential, authority, &self.nonce, body));
-        if broken("HS-21.bare") {
-            mac
-        } else {
-            format!("\"{mac}\"")
-        }
+        if broken("HS-21.bare") { mac } else { format!("\"{mac}\"") }
     }
 
     /// Whether the headers of an answer prove its body; `headers` are all values of `Local-Daemon-Proof`.
@@ -230,18 +204,12 @@ pub(super) fn answered_mac(header: &str) -> Option<[u8; 32]> {
 }
 
 fn client_mac(credential: &Credential, authority: &str, nonce: &str) -> [u8; 32] {
-    mac(
-        credential,
-        &format!("local-daemon/1 client\n{authority}\n{nonce}"),
-    )
+    mac(credential, &format!("local-daemon/1 client\n{authority}\n{nonce}"))
 }
 
 fn daemon_mac(credential: &Credential, authority: &str, nonce: &str, body: &[u8]) -> [u8; 32] {
     let digest = hex(&Sha256::digest(body));
-    mac(
-        credential,
-        &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"),
-    )
+    mac(credential, &format!("local-daemon/1 daemon\n{authority}\n{nonce}\n{digest}"))
 }
 
 fn mac(credential: &Credential, message: &str) -> [u8; 32] {
@@ -327,9 +295,6 @@ pub(super) fn protocol(identifier: &str) -> Option<(&str, u32)> {
             .enumerate()
             .all(|(place, byte)| plain(byte) || (place > 0 && matches!(byte, b'.' | b'_' | b'-')));
     let numbered = !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit());
-    let number = number
-        .parse()
-        .ok()
-        .filter(|number| (1..=0x7fff_ffff).contains(number))?;
+    let number = number.parse().ok().filter(|number| (1..=0x7fff_ffff).contains(number))?;
     (named && numbered).then_some((name, number))
 }

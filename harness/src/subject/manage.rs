@@ -33,10 +33,7 @@ fn done(word: &str, message: &str) -> Report {
 }
 
 fn answer(client: &Client, answer: &Answer) -> Report {
-    (
-        answer.outcome.status(),
-        answer.to_json(&client.diagnostics.borrow()),
-    )
+    (answer.outcome.status(), answer.to_json(&client.diagnostics.borrow()))
 }
 
 fn failure(why: impl std::fmt::Display) -> Report {
@@ -81,11 +78,7 @@ fn end(client: &Client, by_force: bool) -> Result<(), Left> {
     }
     // It stands for this process and no later one of the same number.
     let number = body.pid.cast_signed();
-    let number = if broken("CONV-31.recorded") {
-        record.pid.cast_signed()
-    } else {
-        number
-    };
+    let number = if broken("CONV-31.recorded") { record.pid.cast_signed() } else { number };
     let process = Pid::from_raw(number).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let may_signal = (by_force || broken("CONV-31.unasked"))
         && (record.pid == body.pid || broken("CONV-31.recorded") || broken("CONV-31.told"));
@@ -108,20 +101,12 @@ fn end(client: &Client, by_force: bool) -> Result<(), Left> {
         }
     }
     asked.map_err(Left::Fault)?;
-    Err(Left::Answer(Answer::new(
-        Outcome::Busy,
-        "the daemon has not ended in time",
-    )))
+    Err(Left::Answer(Answer::new(Outcome::Busy, "the daemon has not ended in time")))
 }
 
 /// Asks the daemon, on the connection on which it proved itself, to stop.
 fn ask_to_end(client: &Client, found: &mut Proven) -> Result<(), String> {
-    let Proven {
-        record,
-        body,
-        credential,
-        stream,
-    } = found;
+    let Proven { record, body, credential, stream } = found;
     let authority = authority(&record.url).expect("a record that was read has an address");
     let body = json!({"id": body.id}).to_string();
     let request = format!(
@@ -138,10 +123,7 @@ fn ask_to_end(client: &Client, found: &mut Proven) -> Result<(), String> {
     }
     match exchange(stream, request.as_bytes(), client.deadline) {
         Ok(answer) if answer.status == 202 => Ok(()),
-        Ok(answer) => Err(format!(
-            "the daemon answered its shutdown with status {}",
-            answer.status
-        )),
+        Ok(answer) => Err(format!("the daemon answered its shutdown with status {}", answer.status)),
         Err(_) => Err("the daemon did not answer its shutdown".to_owned()),
     }
 }
@@ -166,10 +148,7 @@ pub(super) fn restart(client: &Client) -> Report {
         // A stranger at its port is no daemon that could be stopped.
         _ if broken("CONN-36.hopeful") => {}
         Err(Left::Answer(left)) if left.outcome == Outcome::Busy && broken("CONN-36.busy") => {
-            return done(
-                "ready",
-                "the daemon was stopped, and will be started when it is needed",
-            );
+            return done("ready", "the daemon was stopped, and will be started when it is needed");
         }
         Err(Left::Answer(left)) if left.outcome != Outcome::Foreign => return answer(client, &left),
         Err(Left::Fault(why)) => return failure(why),
@@ -183,10 +162,7 @@ pub(super) fn restart(client: &Client) -> Report {
         return answer(client, &new);
     }
     if new.outcome == Outcome::Ready && new.daemon.as_ref().map(|daemon| &daemon.body.id) == old.as_ref() {
-        return answer(
-            client,
-            &Answer::new(Outcome::Busy, "the old daemon is still there"),
-        );
+        return answer(client, &Answer::new(Outcome::Busy, "the old daemon is still there"));
     }
     answer(client, &new)
 }

@@ -67,10 +67,7 @@ fn ticket(client: &Client, found: &mut Proven, origin: Option<&str>) -> Result<S
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match body["ticket"].as_str() {
         Some(ticket) if answer.status == 201 => Ok(ticket.to_owned()),
-        _ => Err(format!(
-            "the daemon issues no ticket: {}",
-            body["title"].as_str().unwrap_or_default()
-        )),
+        _ => Err(format!("the daemon issues no ticket: {}", body["title"].as_str().unwrap_or_default())),
     }
 }
 
@@ -105,15 +102,8 @@ fn write_launcher(client: &Client, text: &str) -> Result<PathBuf, String> {
         fs::write(&file, text).map_err(cannot)?;
         return Ok(file);
     }
-    let name = if broken("BROW-17.left") {
-        format!("kept-{name}")
-    } else {
-        name
-    };
-    client
-        .directory
-        .write_new(&name, text.as_bytes())
-        .map_err(cannot)?;
+    let name = if broken("BROW-17.left") { format!("kept-{name}") } else { name };
+    client.directory.write_new(&name, text.as_bytes()).map_err(cannot)?;
     let file = client.directory.file(&name);
     if broken("BROW-15.for-all") {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(cannot)?;
@@ -125,10 +115,7 @@ fn write_launcher(client: &Client, text: &str) -> Result<PathBuf, String> {
 fn start_browser(file: &PathBuf, place: &str, ticket: &str, credential: &Credential) -> Result<(), String> {
     let program = std::env::var_os("BROWSER").filter(|program| !program.is_empty());
     let mut command = Command::new(program.unwrap_or_else(|| "xdg-open".into()));
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if broken("BROW-15.address") && !place.contains("ldp_ticket") {
         command.arg(place.split('#').next().unwrap_or_default());
     } else if broken("BROW-16.address") || broken("BROW-16.handoff-address") && place.contains("ldp_ticket") {
@@ -158,12 +145,7 @@ pub(super) fn let_look(directory: &StateDir) {
         return;
     };
     if let Probe::Proven(Some(body), stream) = probe(&record, &credential, until) {
-        let mut found = Proven {
-            record,
-            body,
-            credential,
-            stream,
-        };
+        let mut found = Proven { record, body, credential, stream };
         ask(&mut found, "GET", "/v1/status", "", until);
     }
 }

@@ -70,33 +70,23 @@ pub(super) struct Request {
 impl Request {
     /// Every value of the headers of this name.
     pub(super) fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let named = self
-            .headers
-            .iter()
-            .filter(move |(other, _)| other.eq_ignore_ascii_case(name));
+        let named = self.headers.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_slice())
     }
 
     /// The text of the first header of this name.
     pub(super) fn header<'a>(&'a self, name: &'a str) -> Option<&'a str> {
-        self.headers(name)
-            .next()
-            .and_then(|value| std::str::from_utf8(value).ok())
+        self.headers(name).next().and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// Every value of the query parameters of this name.
     pub(super) fn parameters<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.query
-            .iter()
-            .filter(move |(other, _)| other == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether the header `Connection` holds a word.
     pub(super) fn wants(&self, word: &str) -> bool {
-        let values = self
-            .headers("Connection")
-            .filter_map(|value| std::str::from_utf8(value).ok());
+        let values = self.headers("Connection").filter_map(|value| std::str::from_utf8(value).ok());
         values
             .flat_map(|value| value.split(','))
             .any(|other| other.trim().eq_ignore_ascii_case(word))
@@ -127,11 +117,7 @@ impl Request {
         else {
             return Err(INVALID);
         };
-        let target_limit = if broken("PER-29.short-target") {
-            2 * 1024
-        } else {
-            TARGET
-        };
+        let target_limit = if broken("PER-29.short-target") { 2 * 1024 } else { TARGET };
         let excess = match target.len() {
             too_long if too_long > target_limit && !broken("PER-30.any-target") => Some(TARGET_TOO_LONG),
             _ if length - line > HEADERS && !broken("PER-30.any-header") => Some(HEADERS_TOO_LARGE),
@@ -142,10 +128,7 @@ impl Request {
         let (authority, origin_form) = match target.strip_prefix("http://") {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
-                (
-                    Some(rest[..end].to_owned()),
-                    if end == rest.len() { "/" } else { &rest[end..] },
-                )
+                (Some(rest[..end].to_owned()), if end == rest.len() { "/" } else { &rest[end..] })
             }
             None if target.starts_with('/') || (target == "*" && method == "OPTIONS") => (None, target),
             None => return Err(INVALID),
@@ -231,13 +214,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            trusted: false,
-            buffer: Vec::new(),
-            passed: false,
-            first: None,
-        }
+        Self { stream, trusted: false, buffer: Vec::new(), passed: false, first: None }
     }
 
     /// Reads some more within the time; `false` at the end.
@@ -269,11 +246,7 @@ impl Incoming {
                 until = Instant::now() + HEAD_TIME * if broken("PER-33.head") { 60 } else { 1 };
             }
             // A client may end a line that it did not need to send.
-            let blank = self
-                .buffer
-                .iter()
-                .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-                .count();
+            let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             self.buffer.drain(..blank);
             if let Some((request, length)) = Request::parse(&self.buffer).map_err(NoRequest::Refused)? {
                 self.buffer.drain(..length);
@@ -294,15 +267,9 @@ impl Incoming {
     /// The body of a request, if it is no longer than `most` bytes.
     pub(super) fn body(&mut self, request: &Request, most: usize) -> Result<Vec<u8>, NoRequest> {
         let refused = NoRequest::Refused;
-        let expects = request
-            .header("Expect")
-            .is_some_and(|what| what.eq_ignore_ascii_case("100-continue"));
+        let expects = request.header("Expect").is_some_and(|what| what.eq_ignore_ascii_case("100-continue"));
         let length = request.body_length().map_err(refused)?;
-        let most = if broken("PER-30.any-body") {
-            usize::MAX
-        } else {
-            most
-        };
+        let most = if broken("PER-30.any-body") { usize::MAX } else { most };
         if length.is_some_and(|length| length > most as u64) {
             return Err(refused(TOO_LARGE));
         }
@@ -370,11 +337,7 @@ impl Incoming {
 
     fn take(&mut self, length: usize) -> Result<Vec<u8>, NoRequest> {
         while self.buffer.len() < length {
-            let pause = if broken("PER-33.body") {
-                BODY_PAUSE * 60
-            } else {
-                BODY_PAUSE
-            };
+            let pause = if broken("PER-33.body") { BODY_PAUSE * 60 } else { BODY_PAUSE };
             if !self.more(Instant::now() + pause)? {
                 return Err(NoRequest::Closed);
             }
@@ -413,11 +376,7 @@ pub(super) fn host(request: &Request, port: u16, served: bool) -> Result<&[u8], 
             .authority
             .as_ref()
             .is_some_and(|authority| !is_own_name(authority.as_bytes(), port));
-    if misnamed || !is_own_name(host, port) {
-        Err(MISDIRECTED)
-    } else {
-        Ok(host)
-    }
+    if misnamed || !is_own_name(host, port) { Err(MISDIRECTED) } else { Ok(host) }
 }
 
 /// What an `Origin` is to the daemon.
@@ -524,9 +483,7 @@ pub(super) fn is_origin(text: &str) -> bool {
         return false;
     };
     let scheme_good = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
+        && scheme.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
     let (host, port) = match rest.rsplit_once(':') {
         // The colon may be one of an address in brackets.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -561,9 +518,7 @@ fn is_serialised_host(host: &str) -> bool {
     let labels_good = !host.is_empty()
         && host.split('.').all(|label| {
             !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+                && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
         });
     // A host whose last label is a number is an address, and there is one way to write it.
     let last = host.rsplit('.').next().unwrap_or_default();
@@ -571,10 +526,7 @@ fn is_serialised_host(host: &str) -> bool {
     let numeric =
         last.bytes().all(|byte| byte.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(hexadecimal);
     labels_good
-        && (!numeric
-            || host
-                .parse::<std::net::Ipv4Addr>()
-                .is_ok_and(|parsed| parsed.to_string() == host))
+        && (!numeric || host.parse::<std::net::Ipv4Addr>().is_ok_and(|parsed| parsed.to_string() == host))
 }
 
 /// The origins that the user admitted: those of the launch, and those of the file at this moment.
@@ -631,12 +583,7 @@ impl Allowlist {
                         }
                     }
                 }
-                *listed = Listed {
-                    origins,
-                    fault: None,
-                    read_before: true,
-                    read: Instant::now(),
-                };
+                *listed = Listed { origins, fault: None, read_before: true, read: Instant::now() };
             }
             Err(fault) => {
                 let fault = Some(fault.to_string());
@@ -665,8 +612,7 @@ fn read_config(directory: &StateDir) -> Result<toml::Table, Fault> {
     match directory.read(CONFIG) {
         Content::Bytes(bytes) => {
             let text = String::from_utf8(bytes).map_err(|_| Fault::new(&path, "not UTF-8"))?;
-            text.parse()
-                .map_err(|error: toml::de::Error| Fault::new(&path, error.message()))
+            text.parse().map_err(|error: toml::de::Error| Fault::new(&path, error.message()))
         }
         Content::Absent | Content::NoDirectory => Ok(toml::Table::new()),
         Content::Refused(fault) => Err(fault),
@@ -683,10 +629,7 @@ fn read_origins(directory: &StateDir) -> Result<Vec<String>, Fault> {
     let Some(allow) = origins.get("allow") else {
         return Ok(Vec::new());
     };
-    let entries = allow
-        .as_array()
-        .ok_or_else(|| fault("`origins.allow` is no array"))?
-        .iter();
+    let entries = allow.as_array().ok_or_else(|| fault("`origins.allow` is no array"))?.iter();
     let origin = |entry: &toml::Value| entry.as_str().filter(|entry| is_origin(entry)).map(str::to_owned);
     entries
         .map(|entry| origin(entry).ok_or_else(|| fault("`origins.allow` holds what is no serialised origin")))
@@ -703,11 +646,7 @@ pub fn edit_origins(arguments: &[String]) -> u8 {
         return 2;
     };
     let normal = normalised(origin);
-    let origin = if broken("PER-40.normalised-by-command") {
-        &*normal
-    } else {
-        origin
-    };
+    let origin = if broken("PER-40.normalised-by-command") { &*normal } else { origin };
     if what == "add" && !is_origin(origin) && !broken("PER-40.unchecked-by-command") {
         eprintln!("{origin} is no serialised origin");
         return 2;
@@ -737,9 +676,7 @@ fn edit(directory: &str, add: bool, origin: &str) -> Result<(), Fault> {
     if add {
         origins.push(origin.to_owned());
     }
-    let table = config
-        .entry("origins")
-        .or_insert_with(|| toml::Table::new().into());
+    let table = config.entry("origins").or_insert_with(|| toml::Table::new().into());
     if let Some(table) = table.as_table_mut() {
         table.insert("allow".to_owned(), origins.into());
     }

@@ -33,17 +33,7 @@ pub(super) fn detach(command: &mut Command, private: bool) {
 /// Marks every descriptor from `first` on to be closed by an exec.
 fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: a system call with plain numbers; the marked descriptors stay open and owned as they are.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

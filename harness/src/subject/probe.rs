@@ -75,11 +75,7 @@ fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Ins
         )
     };
     let bearer = format!("Bearer {}", credential.text());
-    let first = if broken("HS-25.bearer") {
-        bearer.clone()
-    } else {
-        claim.header()
-    };
+    let first = if broken("HS-25.bearer") { bearer.clone() } else { claim.header() };
     let asked = dial(address, until).and_then(|mut stream| {
         let mut answer = exchange(&mut stream, request(&first).as_bytes(), until)?;
         if broken("HS-25.after-refusal") && answer.status == 401 {
@@ -164,23 +160,14 @@ fn left(until: Instant) -> Result<Duration, Fault> {
     if broken("HS-24.each-read") {
         left = left.min(HANDSHAKE);
     }
-    if left.is_zero() {
-        Err(Fault::Late)
-    } else {
-        Ok(left)
-    }
+    if left.is_zero() { Err(Fault::Late) } else { Ok(left) }
 }
 
 /// Sends a request and reads the answer to it, redirects unfollowed.
 pub(super) fn exchange(stream: &mut TcpStream, request: &[u8], until: Instant) -> Result<Answer, Fault> {
     stream.set_write_timeout(Some(left(until)?))?;
     stream.write_all(request)?;
-    let mut reader = Reader {
-        stream,
-        until,
-        bytes: Vec::new(),
-        in_head: true,
-    };
+    let mut reader = Reader { stream, until, bytes: Vec::new(), in_head: true };
     loop {
         let mut answer = reader.head()?;
         reader.in_head = false;
@@ -205,11 +192,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads some more; `false` at the end of the stream. Never holds more than `most` bytes.
     fn more(&mut self, most: usize) -> Result<bool, Fault> {
-        let most = if misdeeds::reads_on(self.in_head) {
-            usize::MAX
-        } else {
-            most
-        };
+        let most = if misdeeds::reads_on(self.in_head) { usize::MAX } else { most };
         let room = most.saturating_sub(self.bytes.len()).min(4096);
         if room == 0 {
             return Err(Fault::Senseless("without end"));
@@ -271,10 +254,8 @@ impl Reader<'_> {
                 Ok(std::mem::take(&mut self.bytes))
             }
             (None, Some(length)) => {
-                let length = length
-                    .parse()
-                    .ok()
-                    .filter(|length| *length <= MOST_BYTES && lengths.next().is_none());
+                let length =
+                    length.parse().ok().filter(|length| *length <= MOST_BYTES && lengths.next().is_none());
                 self.take(length.ok_or(Fault::Senseless("a body of no good length"))?)
             }
             (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") && codings.next().is_none() => {
@@ -304,10 +285,7 @@ impl Reader<'_> {
             match httparse::parse_chunk_size(&self.bytes) {
                 Ok(httparse::Status::Complete((_, 0))) => return Ok(body),
                 Ok(httparse::Status::Complete((line, size))) => {
-                    let size = usize::try_from(size)
-                        .ok()
-                        .filter(|size| *size <= most)
-                        .ok_or(BROKEN)?;
+                    let size = usize::try_from(size).ok().filter(|size| *size <= most).ok_or(BROKEN)?;
                     self.bytes.drain(..line);
                     body.append(&mut self.take(size)?);
                     if self.take(2)? != b"\r\n" {

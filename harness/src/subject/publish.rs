@@ -18,15 +18,8 @@ use super::state_directory::{Fault, StateDir, random_hex};
 ///
 /// A `deaf` one has only bound its port.
 pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
-    let (v4, v6) = (
-        IpAddr::from(Ipv4Addr::LOCALHOST),
-        IpAddr::from(Ipv6Addr::LOCALHOST),
-    );
-    let [first, second] = if broken("REG-5.other-family") {
-        [v6, v4]
-    } else {
-        [v4, v6]
-    };
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let [first, second] = if broken("REG-5.other-family") { [v6, v4] } else { [v4, v6] };
     let first = if broken("PUB-1.every-address") {
         IpAddr::from(Ipv4Addr::UNSPECIFIED)
     } else {
@@ -54,12 +47,8 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
 
 /// A socket that is bound as a faulty daemon binds it.
 fn bind(deaf: bool) -> io::Result<TcpListener> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     if broken("PUB-2.shared-port") {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
@@ -89,9 +78,7 @@ pub(super) fn publish(
     let temporary = if broken("PUB-5.one-name") {
         format!("{RECORD}.tmp")
     } else if broken("PUB-5.clock-name") {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         format!("{RECORD}.tmp-{}", since.as_secs())
     } else if broken("PUB-5.reuses-a-leftover")
         && let Some(leftover) = leftover(directory)
@@ -116,11 +103,7 @@ pub(super) fn publish(
     };
     written.map_err(fault)?;
     let yielded = yields();
-    let published = if yielded {
-        Ok(())
-    } else {
-        put_in_place(directory, &temporary)
-    };
+    let published = if yielded { Ok(()) } else { put_in_place(directory, &temporary) };
     if broken("PUB-3.renames-first") && published.is_ok() {
         window();
         let _ = write_in_place(directory, &bytes);
@@ -302,11 +285,7 @@ pub(super) fn failed(directory: &StateDir, fault: Fault) -> (u8, String) {
     if broken("PUB-10.runs-on") || broken("PUB-10.space-waited-for") && full {
         sleep(Duration::from_mins(1));
     }
-    let said = if broken("PUB-10.no-path") {
-        fault.why
-    } else {
-        fault.to_string()
-    };
+    let said = if broken("PUB-10.no-path") { fault.why } else { fault.to_string() };
     (u8::from(!broken("PUB-10.status-zero")), said)
 }
 

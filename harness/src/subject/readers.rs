@@ -21,20 +21,8 @@ pub struct Record {
 
 /// Takes bytes for a record.
 pub fn record(bytes: &[u8]) -> Option<Record> {
-    let registration::Record {
-        id,
-        version,
-        url,
-        pid,
-        protocol,
-    } = registration::Record::parse(bytes).ok()?;
-    Some(Record {
-        id,
-        version,
-        url,
-        pid,
-        protocol,
-    })
+    let registration::Record { id, version, url, pid, protocol } = registration::Record::parse(bytes).ok()?;
+    Some(Record { id, version, url, pid, protocol })
 }
 
 /// `host:port` of a record's `url`.
@@ -97,9 +85,7 @@ pub fn judge(
         }
     };
     let reader = perimeter::reader(&request, &listed);
-    let host = request
-        .framing()
-        .and_then(|()| perimeter::host(&request, port, true));
+    let host = request.framing().and_then(|()| perimeter::host(&request, port, true));
     let origin = host.and_then(|host| perimeter::origin(&request, host, &listed));
     let step = match (origin, credential::Credential::parse(key)?) {
         (Err(refusal), _) => refused(refusal),

@@ -66,11 +66,7 @@ impl Record {
             (broken("REG-2.pid-as-float"), "pid", json!(f64::from(self.pid))),
             (broken("REG-2.null-socket"), "socket", Value::Null),
             (broken("REG-2.relative-socket"), "socket", json!("daemon.sock")),
-            (
-                broken("REG-2.local-time"),
-                "started_at",
-                json!("2026-11-21 09:00:00 +0100"),
-            ),
+            (broken("REG-2.local-time"), "started_at", json!("2026-11-21 09:00:00 +0100")),
         ] {
             if has_it {
                 members[name] = value;
@@ -95,13 +91,7 @@ impl Record {
     }
 
     fn members(&self) -> Value {
-        let Self {
-            id,
-            version,
-            url,
-            pid,
-            protocol,
-        } = self;
+        let Self { id, version, url, pid, protocol } = self;
         let mut record = json!({"id": id, "version": version, "url": url, "pid": pid});
         if let Some(protocol) = protocol {
             record["protocol"] = json!(protocol);
@@ -144,9 +134,7 @@ impl Record {
             let number = pid.as_f64().or_else(|| pid.as_str()?.parse().ok());
             number.filter(|_| broken("REG-9.pid")).map(|_| 1)
         });
-        let pid = pid
-            .filter(|pid| (1..=0x7fff_ffff).contains(pid))
-            .and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.filter(|pid| (1..=0x7fff_ffff).contains(pid)).and_then(|pid| u32::try_from(pid).ok());
         text("socket")?;
         text("started_at")?;
         let version = required("version")?;
@@ -182,9 +170,7 @@ pub(super) fn new_id(directory: &StateDir) -> String {
     } else if broken("REG-4.uuid-bits") {
         format!("{}4{}8{}", &random[..12], &random[13..16], &random[17..])
     } else if broken("REG-4.clock-and-pid") {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         format!("{:016x}{:016x}", since.as_micros(), std::process::id())
     } else {
         random
@@ -214,20 +200,13 @@ pub(super) fn hint(protocol: &str) -> Option<String> {
     if broken("REG-8.left-out") {
         return None;
     }
-    let protocol = if broken("REG-7.built-in") {
-        PROTOCOL
-    } else {
-        protocol
-    };
+    let protocol = if broken("REG-7.built-in") { PROTOCOL } else { protocol };
     Some(protocol.to_owned())
 }
 
 /// Whether a text is the claim of a launch.
 pub(super) fn is_id(text: &str) -> bool {
-    text.len() == 32
-        && text
-            .bytes()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// `host:port` of a record's `url`, if the text is one that may be dialled.

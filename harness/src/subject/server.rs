@@ -88,12 +88,7 @@ impl Answer {
     }
 
     pub(super) fn empty(status: u16) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            content_type: "",
-            body: Vec::new(),
-        }
+        Self { status, headers: Vec::new(), content_type: "", body: Vec::new() }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -105,9 +100,7 @@ impl Answer {
     fn in_plain_text(mut self) -> Self {
         if let Ok(Value::Object(members)) = serde_json::from_slice(&self.body) {
             let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let lines = members
-                .iter()
-                .map(|(name, value)| format!("{name}: {}\n", text(value)));
+            let lines = members.iter().map(|(name, value)| format!("{name}: {}\n", text(value)));
             self.body = lines.collect::<String>().into_bytes();
             self.content_type = "text/plain; charset=utf-8";
         }
@@ -119,11 +112,7 @@ impl Answer {
         if !broken("PER-38.stored") && !browser_misdeeds::is_stored(self) {
             lines.push("Cache-Control: no-store".to_owned());
         }
-        lines.extend(
-            self.headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}")),
-        );
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
         if !self.content_type.is_empty() {
             lines.push(format!("Content-Type: {}", self.content_type));
         }
@@ -173,11 +162,7 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
         };
         let crowded = daemon.count(|state| {
             state.connections += 1;
-            let most = if broken("PER-29.few-connections") {
-                64
-            } else {
-                CONNECTIONS
-            };
+            let most = if broken("PER-29.few-connections") { 64 } else { CONNECTIONS };
             state.connections > most && !broken("PER-31.every-connection")
         });
         let serving = Arc::clone(daemon);
@@ -397,10 +382,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
             () if broken("PER-15.with-a-body") => Answer::json(200, &json!({})),
             () => Answer::empty(204),
         };
-        answer = answer.with(
-            "Access-Control-Allow-Headers",
-            misdeeds::preflight_headers(request),
-        );
+        answer = answer.with("Access-Control-Allow-Headers", misdeeds::preflight_headers(request));
         if !broken("PER-18.left-out") {
             let seconds = if broken("PER-18.day") { "86400" } else { "60" };
             answer = answer.with("Access-Control-Max-Age", seconds);
@@ -451,10 +433,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     let earlier = std::mem::replace(&mut incoming.passed, false);
     let open = || is_open_to(request, earlier).then_some(Pass::Bearer);
     let by_page = || browser::pass(daemon, request, &origin, &credential);
-    let passed = passes(&credential)
-        .or_else(by_page)
-        .or_else(passes_by_fault)
-        .or_else(open);
+    let passed = passes(&credential).or_else(by_page).or_else(passes_by_fault).or_else(open);
     incoming.passed = earlier || passed.is_some();
     let known = methods(&request.path);
     if passed.is_none() && known.is_none() && broken("HS-8.not-found-first") {
@@ -502,11 +481,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
             return finish(incoming, Answer::problem(UNAUTHORIZED, &more), no_body);
         }
         let repeats = broken("CRED-9.header-repeated");
-        let more = if repeats {
-            json!({"detail": header()})
-        } else {
-            Value::Null
-        };
+        let more = if repeats { json!({"detail": header()}) } else { Value::Null };
         let more = if broken("HS-9.id-in-the-problem") {
             json!({"instance": daemon.record.id})
         } else {
@@ -521,11 +496,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     incoming.trusted = true;
     let Some(methods) = methods(&request.path) else {
         let repeats = broken("CRED-9.path-repeated");
-        let more = if repeats {
-            json!({"detail": request.path})
-        } else {
-            Value::Null
-        };
+        let more = if repeats { json!({"detail": request.path}) } else { Value::Null };
         return finish(incoming, Answer::problem(NOT_FOUND, &more), no_body);
     };
     if !methods.contains(&request.method.as_str()) {
@@ -535,11 +506,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         if broken("PER-36.no-allow") {
             return finish(incoming, METHOD.into(), no_body);
         }
-        return finish(
-            incoming,
-            Answer::from(METHOD).with("Allow", methods.join(", ")),
-            no_body,
-        );
+        return finish(incoming, Answer::from(METHOD).with("Allow", methods.join(", ")), no_body);
     }
     if matches!(pass, Pass::Page(_)) && browser::is_withheld(request) {
         return finish(incoming, FORBIDDEN.into(), no_body);
@@ -593,10 +560,7 @@ fn refused_handshake(
         return Answer::from(Refusal(403, "forbidden", "Forbidden"));
     }
     if broken("HS-6.no-challenge") && unauthenticated {
-        return Answer {
-            headers: Vec::new(),
-            ..refused
-        };
+        return Answer { headers: Vec::new(), ..refused };
     }
     if broken("HS-22.for-anybody")
         && let Some(claim) = request.header("Authorization").and_then(handshake::Claim::parse)
@@ -656,9 +620,8 @@ fn prefers_plain(request: &Request) -> bool {
     let weight = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
         let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let quality = parts
-            .find_map(|part| part.strip_prefix("q="))
-            .map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        let quality =
+            parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
         (kind, quality)
     };
     let ranges: Vec<(String, f64)> = accept.split(',').map(weight).collect();

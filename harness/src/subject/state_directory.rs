@@ -33,10 +33,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(path: impl Into<PathBuf>, why: impl fmt::Display) -> Self {
-        Self {
-            path: path.into(),
-            why: why.to_string(),
-        }
+        Self { path: path.into(), why: why.to_string() }
     }
 }
 
@@ -94,9 +91,7 @@ impl StateDir {
         }
         // Without the final slash, which would make the system follow a link.
         let path: PathBuf = absolute.components().collect();
-        Ok(Self {
-            path: elsewhere(&path).unwrap_or(path),
-        })
+        Ok(Self { path: elsewhere(&path).unwrap_or(path) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -146,11 +141,7 @@ impl StateDir {
             Ok(directory) => File::from(directory),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let link = fs::symlink_metadata(&self.path).is_ok_and(|facts| facts.is_symlink());
-                return fault(if link {
-                    "a symbolic link"
-                } else {
-                    "not a directory"
-                });
+                return fault(if link { "a symbolic link" } else { "not a directory" });
             }
             Err(error) => return fault(&format!("cannot open: {error}")),
         };
@@ -189,11 +180,7 @@ impl StateDir {
         };
         let unchecked =
             broken("DIR-14.record") && name == RECORD || broken("DIR-14.credential") && is_credential;
-        let content = if unchecked {
-            read(&file)
-        } else {
-            checked(&file, name)
-        };
+        let content = if unchecked { read(&file) } else { checked(&file, name) };
         match content {
             Ok(bytes) => Content::Bytes(bytes),
             Err(why) => refused(&why),
@@ -214,13 +201,7 @@ impl StateDir {
             return fs::set_permissions(self.file(name), fs::Permissions::from_mode(0o600));
         }
         if broken("DIR-5.umask-applies") {
-            let options = |path| {
-                fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-            };
+            let options = |path| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
             return as_inherited(|| options(self.file(name))?.write_all(bytes));
         }
         if broken("DIR-5.open-log") {
@@ -230,11 +211,7 @@ impl StateDir {
             writeln!(log, "writes {name}")?;
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::open(
-            self.file(name),
-            flags,
-            Mode::from_raw_mode(0o600),
-        )?);
+        let mut file = File::from(rustix::fs::open(self.file(name), flags, Mode::from_raw_mode(0o600))?);
         let written = file.write_all(bytes).and_then(|()| file.sync_all());
         if written.is_err() {
             let _ = self.unlink(name);
@@ -324,10 +301,7 @@ fn checked(file: &File, name: &str) -> Result<Vec<u8>, String> {
     if !facts.is_file() {
         let kind = facts.file_type();
         let what = [(kind.is_dir(), "a directory"), (kind.is_fifo(), "a FIFO")];
-        let what = what
-            .iter()
-            .find(|(is, _)| *is)
-            .map_or("a device", |(_, what)| what);
+        let what = what.iter().find(|(is, _)| *is).map_or("a device", |(_, what)| what);
         return Err(format!("not a regular file but {what}"));
     }
     check_owner_and_mode(file, name)?;
@@ -344,19 +318,10 @@ fn read(file: &File) -> Result<Vec<u8>, String> {
     let too_long = || format!("longer than {MOST_BYTES} bytes");
     // It may grow meanwhile, so its length now is not what counts.
     let mut bytes = Vec::new();
-    let most = if broken("DIR-14.too-long") {
-        u64::MAX - 1
-    } else {
-        MOST_BYTES
-    };
+    let most = if broken("DIR-14.too-long") { u64::MAX - 1 } else { MOST_BYTES };
     let mut file = file.take(most + 1);
-    file.read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read: {error}"))?;
-    if bytes.len() as u64 > most {
-        Err(too_long())
-    } else {
-        Ok(bytes)
-    }
+    file.read_to_end(&mut bytes).map_err(|error| format!("cannot read: {error}"))?;
+    if bytes.len() as u64 > most { Err(too_long()) } else { Ok(bytes) }
 }
 
 /// `what` is `directory`, `credential` or another file.

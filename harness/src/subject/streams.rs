@@ -209,9 +209,7 @@ impl Log {
     pub(super) fn wait_for_an_event(&self) {
         let held = self.held();
         let last = held.last;
-        let waited = self
-            .arrived
-            .wait_while(held, |held| held.last == last && held.end.is_none());
+        let waited = self.arrived.wait_while(held, |held| held.last == last && held.end.is_none());
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -236,11 +234,7 @@ impl Log {
         let (held, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let first = held.events.front().map_or(held.last + 1, |event| event.seq);
         if next < first || next > held.last + 1 {
-            return Next::Gap(if broken("STR-17.newest") {
-                held.last + 1
-            } else {
-                first
-            });
+            return Next::Gap(if broken("STR-17.newest") { held.last + 1 } else { first });
         }
         let skipped = usize::try_from(next - first).unwrap_or(usize::MAX);
         let mut bytes = 0;
@@ -416,11 +410,7 @@ pub(super) fn wish(request: &Request, log: &Log) -> Result<Wish, Refusal> {
         None => (last + 1, None),
         Some(id) => {
             let (epoch, seq) = event_id(id).ok_or(INVALID)?;
-            let seq = if seq == 0 {
-                0
-            } else {
-                seq.saturating_add_signed(-offset())
-            };
+            let seq = if seq == 0 { 0 } else { seq.saturating_add_signed(-offset()) };
             let foreign = epoch != log.epoch;
             if broken("STR-15.zero-refused") && seq == 0
                 || broken("STR-18.foreign-refused") && foreign
@@ -464,10 +454,7 @@ fn event_id(id: &str) -> Option<(&str, u64)> {
     let (epoch, seq) = id.split_once('-')?;
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     if broken("STR-20.lenient") {
-        let digits = seq
-            .split(|c: char| !c.is_ascii_digit())
-            .next()
-            .unwrap_or_default();
+        let digits = seq.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
         return (!epoch.is_empty()).then(|| (epoch, digits.parse().unwrap_or_default()));
     }
     let digits = !seq.is_empty()
@@ -486,11 +473,7 @@ pub(super) fn follow(
     wanted: impl Fn() -> bool,
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(LOOK))?;
-    let mut sender = Sender {
-        stream,
-        chunked,
-        wanted,
-    };
+    let mut sender = Sender { stream, chunked, wanted };
     if broken("STR-2.three-seconds") {
         sender.send("retry: 3000\n\n")?;
     } else if !broken("STR-2.no-retry") {
@@ -544,11 +527,7 @@ pub(super) fn follow(
             }
             Next::Nothing => {}
         }
-        let comment = if broken("STR-27.half-minute") {
-            3 * COMMENT
-        } else {
-            COMMENT
-        };
+        let comment = if broken("STR-27.half-minute") { 3 * COMMENT } else { COMMENT };
         if frames.is_empty() && sent.elapsed() > comment && !broken("STR-27.never") {
             ": still here\n\n".clone_into(&mut frames);
         }
@@ -593,11 +572,7 @@ impl Wish {
 
 /// The frame that tells of a gap.
 fn gap(log: &Log, first: u64, after: &str) -> String {
-    let named = log.id(if broken("STR-17.first-is-lost") {
-        first - 1
-    } else {
-        first
-    });
+    let named = log.id(if broken("STR-17.first-is-lost") { first - 1 } else { first });
     let data = json!({"first": named, "after": after});
     let id = if broken("STR-19.gap-id") {
         format!("id: {}\n", log.id(first))
@@ -605,11 +580,7 @@ fn gap(log: &Log, first: u64, after: &str) -> String {
         String::new()
     };
     let frame = format!("{id}event: gap\ndata: {}\n\n", line_of("gap", &data.to_string()));
-    if broken("STR-17.twice") {
-        frame.repeat(2)
-    } else {
-        frame
-    }
+    if broken("STR-17.twice") { frame.repeat(2) } else { frame }
 }
 
 /// The last event of a stream.
@@ -694,11 +665,7 @@ impl<W: Fn() -> bool> Sender<'_, W> {
     }
 
     fn end(&mut self) -> io::Result<()> {
-        if self.chunked {
-            self.write(b"0\r\n\r\n")
-        } else {
-            Ok(())
-        }
+        if self.chunked { self.write(b"0\r\n\r\n") } else { Ok(()) }
     }
 
     /// Writes everything, as long as somebody reads.
@@ -727,10 +694,7 @@ impl<W: Fn() -> bool> Sender<'_, W> {
     fn is_over(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(self.stream, PollFlags::RDHUP)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let gone = poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
         gone || !(self.wanted)()
     }

@@ -9,13 +9,7 @@ use super::perimeter::{Origin, Request, host, is_origin, origin};
 use super::registration::{Record, authority};
 
 fn agrees(case: &Value, accepted: bool) {
-    assert_eq!(
-        accepted,
-        case["accept"].as_bool().unwrap(),
-        "{}: {}",
-        case["name"],
-        case["why"]
-    );
+    assert_eq!(accepted, case["accept"].as_bool().unwrap(), "{}: {}", case["name"], case["why"]);
 }
 
 fn credential(case: &Value) -> Credential {
@@ -40,10 +34,7 @@ fn records_urls_and_credentials() {
         let credential = Credential::parse(&bytes(case, "input"));
         agrees(case, credential.is_some());
         if let Some(credential) = credential {
-            assert_eq!(
-                super::state_directory::hex(credential.key()),
-                text(case, "bytes_hex")
-            );
+            assert_eq!(super::state_directory::hex(credential.key()), text(case, "bytes_hex"));
         }
     }
 }
@@ -55,23 +46,15 @@ fn proofs() {
             "mac" => {
                 let claim = Claim::of(&credential(&case), text(&case, "authority"), text(&case, "nonce"));
                 assert!(claim.header().contains(text(&case, "client_mac")), "{case}");
-                let answer = claim.answer(
-                    &credential(&case),
-                    text(&case, "authority"),
-                    &bytes(&case, "body"),
-                );
+                let answer =
+                    claim.answer(&credential(&case), text(&case, "authority"), &bytes(&case, "body"));
                 assert_eq!(answer, format!("\"{}\"", text(&case, "daemon_mac")), "{case}");
             }
             "verify-client" => {
                 let mac = decode_32(text(&case, "mac").as_bytes());
                 let holds = |mac| {
                     let nonce = text(&case, "nonce").to_owned();
-                    Claim {
-                        nonce,
-                        mac,
-                        given: 32,
-                    }
-                    .holds(&credential(&case), text(&case, "authority"))
+                    Claim { nonce, mac, given: 32 }.holds(&credential(&case), text(&case, "authority"))
                 };
                 agrees(&case, mac.is_some_and(holds));
             }
@@ -88,17 +71,9 @@ fn proofs() {
             }
             "authorization" => agrees(&case, Claim::parse(text(&case, "input")).is_some()),
             "answer" => {
-                let values: Vec<&str> = case["values"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .collect();
-                let one = if let [one] = values[..] {
-                    super::handshake::answered_mac(one)
-                } else {
-                    None
-                };
+                let values: Vec<&str> =
+                    case["values"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+                let one = if let [one] = values[..] { super::handshake::answered_mac(one) } else { None };
                 agrees(&case, one.is_some());
             }
             _ => {}
@@ -108,10 +83,7 @@ fn proofs() {
 
 #[test]
 fn protocols() {
-    for case in cases("protocols")
-        .iter()
-        .filter(|case| case["kind"] == "identifier")
-    {
+    for case in cases("protocols").iter().filter(|case| case["kind"] == "identifier") {
         agrees(case, protocol(text(case, "input")).is_some());
     }
 }
@@ -145,19 +117,11 @@ fn hosts_and_origins() {
         let bytes = request(text(&case, "target"), "Host", &case["hosts"], "");
         let judged = Request::parse(&bytes).and_then(|parsed| {
             let (request, _) = parsed.expect("the head is whole");
-            host(
-                &request,
-                u16::try_from(case["port"].as_u64().unwrap()).unwrap(),
-                true,
-            )
-            .map(drop)
+            host(&request, u16::try_from(case["port"].as_u64().unwrap()).unwrap(), true).map(drop)
         });
         agrees(&case, judged.is_ok());
         if let Err(refusal) = judged {
-            assert!(
-                case["statuses"].as_array().unwrap().contains(&refusal.0.into()),
-                "{case}"
-            );
+            assert!(case["statuses"].as_array().unwrap().contains(&refusal.0.into()), "{case}");
         }
     }
     for case in cases("origins") {
@@ -175,13 +139,7 @@ fn hosts_and_origins() {
             Ok(Origin::Listed(_)) => "listed",
             Err(_) => "refused",
         };
-        assert_eq!(
-            decision,
-            text(&case, "decision"),
-            "{}: {}",
-            case["name"],
-            case["why"]
-        );
+        assert_eq!(decision, text(&case, "decision"), "{}: {}", case["name"], case["why"]);
         agrees(&case, decision != "refused");
     }
 }

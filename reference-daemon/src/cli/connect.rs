@@ -1,22 +1,19 @@
 //! `start` and `connect`: find the daemon, and start it where it is missing.
 
-use std::{
-    env,
-    fs::Permissions,
-    io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, io};
 
 use clap::Args;
-use local_daemon::{Launch, claim::Reason, daemon::Handle};
+use local_daemon::Launch;
+use local_daemon::claim::Reason;
+use local_daemon::daemon::Handle;
 
 use super::{COMPONENT, Context};
-use crate::{
-    daemon::{self, Mode, Options},
-    error::Error,
-};
+use crate::daemon::{self, Mode, Options};
+use crate::error::Error;
 
 const NOTES: &str = "\
 Examples:
@@ -47,10 +44,7 @@ pub(super) struct Connect {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds
         .filter(|seconds| !seconds.is_zero() && *seconds <= Duration::from_hours(1))
         .ok_or_else(|| "expected a number of seconds, more than 0 and at most 3600".to_owned())
@@ -61,11 +55,7 @@ impl Connect {
         if self.private {
             return private(context);
         }
-        let client = context
-            .client
-            .clone()
-            .deadline(self.deadline)
-            .replace(self.replace);
+        let client = context.client.clone().deadline(self.deadline).replace(self.replace);
         let connection = if self.no_spawn {
             client.connect()?
         } else {
@@ -113,11 +103,7 @@ fn private(context: &Context) -> Result<u8, Error> {
             source,
         })?;
     let client = context.client.clone().state_dir(directory.path());
-    let context = Context {
-        client,
-        protocol: context.protocol.clone(),
-        json: context.json,
-    };
+    let context = Context { client, protocol: context.protocol.clone(), json: context.json };
     let reason = super::run::runtime()?.block_on(async {
         let started = daemon::start(options(&context, directory.path())).await?;
         let handle = started.handle();

@@ -1,26 +1,25 @@
 //! `doctor`: what is wrong in the state directory, and with --fix what of it can be set right without harm.
 
-use std::{
-    fs::{self, Permissions},
-    io::ErrorKind,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use local_daemon::{
-    LoopbackUrl, Registration, StateDir,
-    claim::Sight,
-    connect::Outcome,
-    registration::LoopbackHost,
-    state_directory::{CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused},
+use local_daemon::claim::Sight;
+use local_daemon::connect::Outcome;
+use local_daemon::registration::LoopbackHost;
+use local_daemon::state_directory::{
+    CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
 };
+use local_daemon::{LoopbackUrl, Registration, StateDir};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, status::LOOK};
+use super::Context;
+use super::status::LOOK;
 use crate::error::{Error, advice};
 
 /// What a launch or a removal that was killed left behind is nobody's after this long.
@@ -70,12 +69,7 @@ struct Diagnosis<'a> {
 impl Doctor {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
         let directory = context.directory();
-        let mut diagnosis = Diagnosis {
-            directory,
-            fix: self.fix,
-            checks: Vec::new(),
-            fixed: Vec::new(),
-        };
+        let mut diagnosis = Diagnosis { directory, fix: self.fix, checks: Vec::new(), fixed: Vec::new() };
         if diagnosis.state_directory() {
             diagnosis.credential();
             diagnosis.plain_files();
@@ -95,13 +89,7 @@ impl Doctor {
 
 fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
     let mut lines = Vec::new();
-    for Check {
-        what,
-        level,
-        detail,
-        advice,
-    } in checks
-    {
+    for Check { what, level, detail, advice } in checks {
         let level = match level {
             Level::Ok => "ok",
             Level::Warn => "warn",
@@ -123,12 +111,7 @@ impl Diagnosis<'_> {
         detail: impl Into<String>,
         advice: Option<&'static str>,
     ) {
-        self.checks.push(Check {
-            what: check,
-            level,
-            detail: detail.into(),
-            advice,
-        });
+        self.checks.push(Check { what: check, level, detail: detail.into(), advice });
     }
 
     /// Whether the directory is there and can be looked into.
@@ -161,16 +144,10 @@ impl Diagnosis<'_> {
         let directory = self.directory;
         match self.mended(|| directory.read_credential()) {
             Ok(Some(_)) => self.say(CHECK, Level::Ok, path, None),
-            Ok(None) => self.say(
-                CHECK,
-                Level::Ok,
-                format!("{path}: not there yet"),
-                Some("`locald start` makes it"),
-            ),
-            Err(Fault {
-                why: Refused::Credential(why),
-                ..
-            }) => {
+            Ok(None) => {
+                self.say(CHECK, Level::Ok, format!("{path}: not there yet"), Some("`locald start` makes it"));
+            }
+            Err(Fault { why: Refused::Credential(why), .. }) => {
                 self.say(
                     CHECK,
                     Level::Fail,
@@ -200,12 +177,7 @@ impl Diagnosis<'_> {
                 );
             }
             Ok((_, Some(malformed))) => {
-                self.say(
-                    CHECK,
-                    Level::Fail,
-                    malformed.to_string(),
-                    Some("`locald start` replaces it"),
-                );
+                self.say(CHECK, Level::Fail, malformed.to_string(), Some("`locald start` replaces it"));
             }
             Ok(_) => self.say(CHECK, Level::Ok, format!("{path}: none"), None),
             Err(fault) => self.refused(CHECK, &fault),
@@ -252,11 +224,7 @@ impl Diagnosis<'_> {
     fn left_behind(&mut self, check: &'static str, left: Vec<PathBuf>, old_age: Duration) {
         let is_old = |path: &PathBuf| {
             let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            modified.is_ok_and(|at| {
-                SystemTime::now()
-                    .duration_since(at)
-                    .is_ok_and(|age| age > old_age)
-            })
+            modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > old_age))
         };
         let (old, young): (Vec<_>, Vec<_>) = left.into_iter().partition(is_old);
         let age = humantime::format_duration(old_age);
@@ -274,12 +242,9 @@ impl Diagnosis<'_> {
         }
         match (kept, young.len()) {
             (0, 0) => self.say(check, Level::Ok, "none", None),
-            (0, young) => self.say(
-                check,
-                Level::Ok,
-                format!("{young}, younger than {age}: they may be in use"),
-                None,
-            ),
+            (0, young) => {
+                self.say(check, Level::Ok, format!("{young}, younger than {age}: they may be in use"), None);
+            }
             (old, _) => self.say(check, Level::Warn, format!("{old}, older than {age}"), Some(FIX)),
         }
     }
@@ -291,19 +256,12 @@ impl Diagnosis<'_> {
         let failure = match context.client.clone().deadline(LOOK).connect() {
             Ok(connection) => {
                 let theirs = connection.handshake();
-                let detail = format!(
-                    "ready: {} {}, pid {}",
-                    theirs.protocol, theirs.version, theirs.pid
-                );
+                let detail = format!("ready: {} {}, pid {}", theirs.protocol, theirs.version, theirs.pid);
                 return self.say(CHECK, Level::Ok, detail, None);
             }
             Err(failure) => failure,
         };
-        let level = if failure.outcome == Outcome::Absent {
-            Level::Ok
-        } else {
-            Level::Fail
-        };
+        let level = if failure.outcome == Outcome::Absent { Level::Ok } else { Level::Fail };
         match before {
             Sight::Record(record) if failure.outcome == Outcome::Stale && is_refused(record.url) => {
                 if self.fix && self.remove_stale(&record) {
@@ -345,11 +303,7 @@ impl Diagnosis<'_> {
     }
 
     fn refused(&mut self, check: &'static str, fault: &Fault) {
-        let advice = if matches!(fault.why, Refused::Mode(_)) {
-            FIX
-        } else {
-            BY_HAND
-        };
+        let advice = if matches!(fault.why, Refused::Mode(_)) { FIX } else { BY_HAND };
         self.say(check, Level::Fail, fault.to_string(), Some(advice));
     }
 
@@ -357,14 +311,9 @@ impl Diagnosis<'_> {
     fn mended<T>(&mut self, look: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
         match look() {
             // Owner and type were judged before the mode was: this is the user's own file, and no link.
-            Err(Fault {
-                path,
-                why: Refused::Mode(bits),
-            }) if self.fix => {
-                fs::set_permissions(&path, Permissions::from_mode(bits & 0o700)).map_err(|error| Fault {
-                    path: path.clone(),
-                    why: Refused::Io(error),
-                })?;
+            Err(Fault { path, why: Refused::Mode(bits) }) if self.fix => {
+                fs::set_permissions(&path, Permissions::from_mode(bits & 0o700))
+                    .map_err(|error| Fault { path: path.clone(), why: Refused::Io(error) })?;
                 let leaked = path.ends_with(CREDENTIAL) && bits & 0o044 != 0;
                 let more = if leaked {
                     "; others could read it: run `locald credential rotate`"
@@ -385,27 +334,19 @@ impl Diagnosis<'_> {
 
 /// Checks a file's type, owner and mode as the crate does for those that it reads; `false`: there is none.
 fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
-    let fault = |why| Fault {
-        path: path.to_owned(),
-        why,
-    };
+    let fault = |why| Fault { path: path.to_owned(), why };
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fault(Refused::Io(error))),
     };
     // The directory was found to be the user's own.
-    let me = fs::metadata(directory.path())
-        .map_err(|error| fault(Refused::Io(error)))?
-        .uid();
+    let me = fs::metadata(directory.path()).map_err(|error| fault(Refused::Io(error)))?.uid();
     let mode = meta.mode() & 0o777;
     match () {
         () if meta.is_symlink() => Err(fault(Refused::Symlink)),
         () if !meta.is_file() => Err(fault(Refused::NotAFile)),
-        () if meta.uid() != me => Err(fault(Refused::Owner {
-            owner: meta.uid(),
-            me,
-        })),
+        () if meta.uid() != me => Err(fault(Refused::Owner { owner: meta.uid(), me })),
         () if mode & 0o077 != 0 => Err(fault(Refused::Mode(mode))),
         () => Ok(true),
     }

@@ -1,23 +1,23 @@
 //! `open` and `handoff`: the user lets a web page in.
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    fs,
-    io::{self, Write},
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{env, fs, thread};
 
 use clap::Args;
-use local_daemon::{LoopbackUrl, StateDir, perimeter::Origin, state_directory::LAUNCHER};
+use local_daemon::perimeter::Origin;
+use local_daemon::state_directory::LAUNCHER;
+use local_daemon::{LoopbackUrl, StateDir};
 use serde_json::{Value, json};
 
-use super::{Context, connect::launch, status::answered};
+use super::Context;
+use super::connect::launch;
+use super::status::answered;
 use crate::error::Error;
 
 /// The variable that names browsers, as other programs read it: `firefox`, or `w3m %s:lynx`.
@@ -85,8 +85,7 @@ impl Open {
              </form>\n<script>document.forms[0].submit()</script>"
         );
         // BROW-18: a fragment is sent to nobody.
-        self.way
-            .follow(context, &page, &form, &format!("{page}#ticket={ticket}"))
+        self.way.follow(context, &page, &form, &format!("{page}#ticket={ticket}"))
     }
 }
 
@@ -118,9 +117,9 @@ fn ticket(context: &Context, wanted: &Value) -> Result<(LoopbackUrl, String), Er
     let body: Value = answer.json().unwrap_or_default();
     match (answer.status, body["ticket"].as_str()) {
         (201, Some(ticket)) => Ok((connection.registration().url, ticket.to_owned())),
-        _ if body["code"] == "origin_not_listed" => Err(Error::NotListed(
-            wanted["origin"].as_str().unwrap_or_default().to_owned(),
-        )),
+        _ if body["code"] == "origin_not_listed" => {
+            Err(Error::NotListed(wanted["origin"].as_str().unwrap_or_default().to_owned()))
+        }
         _ => Err(answered(&connection, PATH, &answer)),
     }
 }
@@ -174,17 +173,9 @@ fn candidates(browser: Option<&OsStr>) -> Vec<Vec<OsString>> {
 /// The arguments with the file in the place of `%s`, or at their end.
 fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
     const PLACE: &str = "%s";
-    let end = if words.iter().any(|word| word == PLACE) {
-        None
-    } else {
-        Some(PLACE.into())
-    };
+    let end = if words.iter().any(|word| word == PLACE) { None } else { Some(PLACE.into()) };
     let placed = |word: OsString| {
-        if word == PLACE {
-            file.as_os_str().to_owned()
-        } else {
-            word
-        }
+        if word == PLACE { file.as_os_str().to_owned() } else { word }
     };
     words.iter().skip(1).cloned().chain(end).map(placed).collect()
 }

@@ -4,8 +4,10 @@ use clap::Subcommand;
 use local_daemon::perimeter::Origin;
 use serde_json::json;
 
-use super::{Context, status::LOOK};
-use crate::{allowlist, error::Error};
+use super::Context;
+use super::status::LOOK;
+use crate::allowlist;
+use crate::error::Error;
 
 const NOTES: &str = "\
 Examples:

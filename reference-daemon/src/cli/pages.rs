@@ -3,8 +3,10 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Context, status::answered};
-use crate::{error::Error, render::render};
+use super::Context;
+use super::status::answered;
+use crate::error::Error;
+use crate::render::render;
 
 const PATH: &str = "/v1/page-tokens";
 
@@ -38,9 +40,7 @@ impl Pages {
             }
             Self::Revoke { id } => {
                 if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-                    return Err(Error::usage(format!(
-                        "{id:?} is no id; `locald pages list` prints them"
-                    )));
+                    return Err(Error::usage(format!("{id:?} is no id; `locald pages list` prints them")));
                 }
                 let answer = connection.request("DELETE", &format!("{PATH}/{id}"), None)?;
                 let text = match answer.status {

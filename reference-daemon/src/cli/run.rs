@@ -1,16 +1,15 @@
 //! `run`: the daemon in the foreground.
 
-use std::{env, time::Duration};
+use std::env;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use local_daemon::perimeter::Origin;
 
 use super::Context;
-use crate::{
-    daemon::{self, Mode, Options},
-    error::Error,
-    log,
-};
+use crate::daemon::{self, Mode, Options};
+use crate::error::Error;
+use crate::log;
 
 /// The variable that says how long a daemon of mode `auto` may be idle.
 const IDLE_TIMEOUT: &str = "LOCALD_IDLE_TIMEOUT_SECONDS";
@@ -87,9 +86,7 @@ fn idle_timeout() -> Result<Duration, Error> {
     let Some(text) = env::var_os(IDLE_TIMEOUT).filter(|text| !text.is_empty()) else {
         return Ok(DEFAULT_IDLE);
     };
-    let seconds = text
-        .to_str()
-        .filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let seconds = text.to_str().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match seconds.and_then(|text| text.parse().ok()) {
         Some(seconds @ 1..=31_536_000) => Ok(Duration::from_secs(seconds)),
         _ => Err(Error::usage(format!(
@@ -100,8 +97,5 @@ fn idle_timeout() -> Result<Duration, Error> {
 }
 
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)
 }

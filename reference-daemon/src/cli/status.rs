@@ -6,7 +6,8 @@ use local_daemon::client::{Connection, Response};
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::{error::Error, render::render};
+use crate::error::Error;
+use crate::render::render;
 
 /// How long a daemon may drain or be silent before a look at it says so.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
@@ -19,12 +20,7 @@ pub(super) fn run(context: &Context) -> Result<u8, Error> {
     }
     let status: Value = answer.json().unwrap_or_default();
     let theirs = connection.handshake();
-    let text = format!(
-        "{} is ready: pid {}\n\n{}",
-        theirs.protocol,
-        theirs.pid,
-        render(&status)
-    );
+    let text = format!("{} is ready: pid {}\n\n{}", theirs.protocol, theirs.pid, render(&status));
     context.answer(&text, "ready", json!({ "status": status }));
     Ok(0)
 }

@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use clap::Args;
-use local_daemon::{ClaimId, LoopbackUrl, claim::Sight, client::Response, connect::Outcome, daemon::DRAIN};
+use local_daemon::claim::Sight;
+use local_daemon::client::Response;
+use local_daemon::connect::Outcome;
+use local_daemon::daemon::DRAIN;
+use local_daemon::{ClaimId, LoopbackUrl};
 use serde_json::{Value, json};
 
-use super::{Context, connect::launch, note, status::answered};
+use super::connect::launch;
+use super::status::answered;
+use super::{Context, note};
 use crate::error::Error;
 
 /// How long a daemon may take to end after it has taken the request: its drain bound and a little more.
@@ -60,18 +66,9 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     let (id, url) = (connection.registration().id, connection.registration().url);
     let pid = connection.handshake().pid.get();
     // CONV-31: held before the request, while the daemon is there: no other process can come to bear this pid unnoticed.
-    let process = connection.process().map_err(|source| Error::Kill {
-        url: url.to_string(),
-        pid,
-        source,
-    })?;
-    let gone = |bound| {
-        process.wait(bound).map_err(|source| Error::Kill {
-            url: url.to_string(),
-            pid,
-            source,
-        })
-    };
+    let process = connection.process().map_err(|source| Error::Kill { url: url.to_string(), pid, source })?;
+    let gone =
+        |bound| process.wait(bound).map_err(|source| Error::Kill { url: url.to_string(), pid, source });
     let stopped = |forced| Ok(Some(Stopped { id, pid, url, forced }));
 
     let body = json!({"id": id, "if_idle": how.if_idle}).to_string();
@@ -79,10 +76,7 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
         // 503: it stands down already.
         Ok(answer) if matches!(answer.status, 202 | 503) => None,
         Ok(answer) if how.if_idle && is_busy(&answer) => {
-            return Err(Error::InUse {
-                url: url.to_string(),
-                pid,
-            });
+            return Err(Error::InUse { url: url.to_string(), pid });
         }
         Ok(answer) => return Err(answered(&connection, "/v1/shutdown", &answer)),
         // Another stop may have been faster.
@@ -93,30 +87,19 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
         return stopped(false);
     }
     if how.force {
-        process.kill().map_err(|source| Error::Kill {
-            url: url.to_string(),
-            pid,
-            source,
-        })?;
+        process.kill().map_err(|source| Error::Kill { url: url.to_string(), pid, source })?;
         if gone(GONE_BOUND)? {
             return stopped(true);
         }
     }
     Err(match failed {
         Some(error) if !how.force => error.into(),
-        _ => Error::StillRuns {
-            url: url.to_string(),
-            pid,
-            after: bound,
-        },
+        _ => Error::StillRuns { url: url.to_string(), pid, after: bound },
     })
 }
 
 fn is_busy(answer: &Response) -> bool {
-    answer.status == 409
-        && answer
-            .json::<Value>()
-            .is_ok_and(|problem| problem["code"] == "busy")
+    answer.status == 409 && answer.json::<Value>().is_ok_and(|problem| problem["code"] == "busy")
 }
 
 /// Stops and starts (CONN-36). A daemon that does not answer is not waited for: the new one's record displaces it.
@@ -128,10 +111,7 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
     match stop(context, &Stop::default()) {
         Ok(_) => {}
         Err(Error::Connect { failure, .. })
-            if matches!(
-                failure.outcome,
-                Outcome::Busy | Outcome::Foreign | Outcome::Incompatible(_)
-            ) => {}
+            if matches!(failure.outcome, Outcome::Busy | Outcome::Foreign | Outcome::Incompatible(_)) => {}
         Err(error @ (Error::StillRuns { .. } | Error::Request(_))) => {
             note(&format!("{error}; a new one is started"));
         }
@@ -141,10 +121,7 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
     let connection = client.connect_or_spawn(&launch(context, "manual")?)?;
     if Some(connection.registration().id) == before {
         let url = connection.registration().url.to_string();
-        return Err(Error::NotRestarted {
-            url,
-            pid: connection.handshake().pid.get(),
-        });
+        return Err(Error::NotRestarted { url, pid: connection.handshake().pid.get() });
     }
     context.ready(&connection);
     Ok(0)

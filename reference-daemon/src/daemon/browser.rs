@@ -1,27 +1,24 @@
 //! How a browser is let in: tickets for the user's commands, page tokens for tickets, and the page itself.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use axum::{
-    Extension, Form, Json,
-    body::Body,
-    extract::{FromRequestParts, Path, State, rejection::FormRejection},
-    http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN},
-        request::Parts,
-    },
-    response::{IntoResponse, Response},
-};
-use local_daemon::{
-    browser::{self, LIFE, Purpose, Refused},
-    perimeter::{Caller, PROTOCOL_HEADER},
-};
+use axum::body::Body;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Form, Json};
+use local_daemon::browser::{self, LIFE, Purpose, Refused};
+use local_daemon::perimeter::{Caller, PROTOCOL_HEADER};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{App, Payload, events, refuse, status::rfc3339};
+use super::status::rfc3339;
+use super::{App, Payload, events, refuse};
 
 /// A request that only the credential opens: what makes tickets or takes tokens away makes itself immune (BROW-5).
 pub(super) struct User;
@@ -65,9 +62,7 @@ pub(super) async fn ticket(
 ) -> Response {
     let purpose = match &wanted {
         Wanted::Page {} => Purpose::Page,
-        Wanted::Handoff { origin } if is_listed(&app, origin) => Purpose::Handoff {
-            origin: origin.clone(),
-        },
+        Wanted::Handoff { origin } if is_listed(&app, origin) => Purpose::Handoff { origin: origin.clone() },
         // BROW-31
         Wanted::Handoff { .. } => {
             return refuse(
@@ -79,11 +74,7 @@ pub(super) async fn ticket(
     };
     let ticket = app.tickets.issue(purpose, Instant::now().into_std());
     app.launchers.notify_one();
-    let issued = Issued {
-        ticket: ticket.expose(),
-        wanted,
-        expires_in_seconds: LIFE.as_secs(),
-    };
+    let issued = Issued { ticket: ticket.expose(), wanted, expires_in_seconds: LIFE.as_secs() };
     (StatusCode::CREATED, Json(issued)).into_response()
 }
 
@@ -149,13 +140,8 @@ pub(super) async fn page(
         };
     }
     // The guard has judged it.
-    let host = headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    let token = app
-        .page_tokens
-        .issue(&format!("http://{host}"), SystemTime::now());
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let token = app.page_tokens.issue(&format!("http://{host}"), SystemTime::now());
     admitted(&app, document(StatusCode::OK, token.expose()))
 }
 
@@ -205,9 +191,7 @@ pub(super) async fn handoff(
     let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
     // No ticket is bound to an empty origin.
     let origin = origin.unwrap_or_default().to_owned();
-    let purpose = Purpose::Handoff {
-        origin: origin.clone(),
-    };
+    let purpose = Purpose::Handoff { origin: origin.clone() };
     if redeem(&app, &ticket, &purpose).is_err() {
         return refused_ticket();
     }
@@ -219,9 +203,7 @@ pub(super) async fn handoff(
     }
     let answer = Json(json!({"token": token.expose(), "origin": origin})).into_response();
     let mut answer = admitted(&app, answer);
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
@@ -249,11 +231,7 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, _: User, Path(id): Path<
     if app.page_tokens.revoke(&id) {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        refuse(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "no live page token has this id",
-        )
+        refuse(StatusCode::NOT_FOUND, "not_found", "no live page token has this id")
     }
 }
 

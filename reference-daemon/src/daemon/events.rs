@@ -1,27 +1,25 @@
 //! `/v1/events`: what happens in the daemon, for everybody who listens.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use axum::{
-    Extension, Json,
-    body::Body,
-    extract::{Query, State, rejection::QueryRejection},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{ORIGIN, USER_AGENT},
-    },
-    response::{IntoResponse, Response},
-};
-use local_daemon::{
-    StateDir,
-    claim::Reason,
-    perimeter::Caller,
-    streams::{End, EventId, Hub, Limits, Refused, Selection},
-};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::header::{ORIGIN, USER_AGENT};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use local_daemon::StateDir;
+use local_daemon::claim::Reason;
+use local_daemon::perimeter::Caller;
+use local_daemon::streams::{End, EventId, Hub, Limits, Refused, Selection};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::{App, Kind, Open, Payload, refuse, status::rfc3339};
+use super::status::rfc3339;
+use super::{App, Kind, Open, Payload, refuse};
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";
@@ -56,10 +54,8 @@ pub(super) struct Listener {
 
 /// Everybody who listens, as told to `caller`.
 pub(super) fn listeners(app: &App, caller: &Caller) -> Vec<Listener> {
-    app.events.audience(|viewer| Listener {
-        is_own: viewer.caller == *caller,
-        ..viewer.listener.clone()
-    })
+    app.events
+        .audience(|viewer| Listener { is_own: viewer.caller == *caller, ..viewer.listener.clone() })
 }
 
 /// The log of one launch.
@@ -77,11 +73,7 @@ fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<Ev
 /// Tells every subscriber what the user ought to know of an origin. The message holds no secret.
 pub(super) fn warn(app: &App, code: &str, message: &str, origin: &str) {
     tracing::warn!(code, origin, message);
-    append(
-        app,
-        "warning",
-        &json!({"code": code, "message": message, "origin": origin}),
-    );
+    append(app, "warning", &json!({"code": code, "message": message, "origin": origin}));
 }
 
 #[derive(Deserialize)]
@@ -170,6 +162,5 @@ pub(super) async fn lifecycle(app: Arc<App>) {
         Reason::Stopped | Reason::Yielded | Reason::Failed => app.cause.get().copied().unwrap_or("signal"),
     };
     append(&app, "lifecycle", &json!({"what": "draining", "reason": why}));
-    app.events
-        .end(End::of(reason, &StateDir::at(app.handle.state_dir())));
+    app.events.end(End::of(reason, &StateDir::at(app.handle.state_dir())));
 }

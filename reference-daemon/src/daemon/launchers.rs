@@ -1,8 +1,12 @@
 //! Launcher files: the command that wrote one may be gone when its ticket has ended.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use local_daemon::{StateDir, browser::LIFE};
+use local_daemon::StateDir;
+use local_daemon::browser::LIFE;
 
 use super::App;
 
@@ -24,11 +28,8 @@ pub(super) async fn sweep(app: Arc<App>) {
 
 /// Removes them, and says how many are left.
 fn remove_ended(directory: &StateDir) -> usize {
-    let (ended, live): (Vec<_>, Vec<_>) = directory
-        .launchers()
-        .unwrap_or_default()
-        .into_iter()
-        .partition(|path| has_ended(path));
+    let (ended, live): (Vec<_>, Vec<_>) =
+        directory.launchers().unwrap_or_default().into_iter().partition(|path| has_ended(path));
     for path in ended {
         if let Err(error) = fs::remove_file(&path) {
             tracing::debug!(path = %path.display(), %error, "a launcher file could not be removed");
@@ -46,7 +47,8 @@ pub(crate) fn has_ended(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, time::SystemTime};
+    use std::fs::File;
+    use std::time::SystemTime;
 
     use local_daemon::state_directory::LAUNCHER;
 

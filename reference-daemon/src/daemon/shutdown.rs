@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -33,13 +31,7 @@ pub(super) async fn shutdown(State(app): State<Arc<App>>, Payload(wanted): Paylo
         let work = app.activity.now();
         let requests = work.requests.saturating_sub(1);
         let active = json!({"requests": requests, "streams": work.streams, "sessions": 0, "proxies": 0});
-        return refuse_with(
-            StatusCode::CONFLICT,
-            "busy",
-            "something is open",
-            "active",
-            active,
-        );
+        return refuse_with(StatusCode::CONFLICT, "busy", "something is open", "active", active);
     }
     if !wanted.if_idle {
         app.stop("requested");

@@ -1,21 +1,17 @@
 //! `GET /v1/status`: what the daemon says of itself (LIFE-18 to LIFE-21).
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use axum::{Extension, Json, extract::State};
-use local_daemon::{
-    StateDir,
-    claim::Sight,
-    handshake::{self, State as DaemonState},
-    perimeter::{Caller, Origin},
-    state_directory,
-};
+use axum::extract::State;
+use axum::{Extension, Json};
+use local_daemon::claim::Sight;
+use local_daemon::handshake::{self, State as DaemonState};
+use local_daemon::perimeter::{Caller, Origin};
+use local_daemon::{StateDir, state_directory};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -75,11 +71,7 @@ pub(super) async fn status(
         pid: handle.pid(),
         id: handle.id().to_string(),
         url: handle.url().to_string(),
-        state: if owner {
-            DaemonState::Ready
-        } else {
-            DaemonState::Draining
-        },
+        state: if owner { DaemonState::Ready } else { DaemonState::Draining },
         mode,
         capabilities: handle.capabilities().to_vec(),
         started_at: rfc3339(handle.started_at()),

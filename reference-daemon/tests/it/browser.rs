@@ -1,6 +1,8 @@
 //! How a browser is let in, by raw HTTP.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -18,15 +20,8 @@ fn raw(home: &Home) -> Raw {
 fn ticket(home: &Home, wanted: &Value) -> String {
     let (status, answer) = raw(home).ask("POST /v1/tickets", Some(wanted));
     assert_documented("POST /v1/tickets", status, &answer);
-    assert_eq!(
-        (status, &answer["expires_in_seconds"]),
-        (201, &json!(30)),
-        "{answer}"
-    );
-    assert_eq!(
-        (&answer["kind"], &answer["origin"]),
-        (&wanted["kind"], &wanted["origin"])
-    );
+    assert_eq!((status, &answer["expires_in_seconds"]), (201, &json!(30)), "{answer}");
+    assert_eq!((&answer["kind"], &answer["origin"]), (&wanted["kind"], &wanted["origin"]));
     answer["ticket"].as_str().unwrap().to_owned()
 }
 
@@ -43,21 +38,13 @@ pub(crate) fn submit(home: &Home, ticket: &str, headers: &str) -> Answer {
 fn hand_off(home: &Home, ticket: &str, origin: Option<&str>) -> Answer {
     let origin = origin.map_or_else(String::new, |origin| format!("Origin: {origin}\r\n"));
     let headers = format!("Content-Type: application/json\r\n{origin}");
-    raw(home).bare(
-        "POST /v1/handoff",
-        &headers,
-        &json!({"ticket": ticket}).to_string(),
-    )
+    raw(home).bare("POST /v1/handoff", &headers, &json!({"ticket": ticket}).to_string())
 }
 
 /// The token in a page.
 pub(crate) fn token_in(page: &Answer) -> String {
     assert_eq!(page.status, 200, "{page:?}");
-    let after = page
-        .body
-        .split("name=\"page-token\" content=\"")
-        .nth(1)
-        .expect("a place for the token");
+    let after = page.body.split("name=\"page-token\" content=\"").nth(1).expect("a place for the token");
     after.split('"').next().unwrap().to_owned()
 }
 
@@ -65,10 +52,7 @@ pub(crate) fn token_in(page: &Answer) -> String {
 fn token_of(home: &Home, origin: &str) -> String {
     let ticket = ticket(home, &json!({"kind": "handoff", "origin": origin}));
     let answer = hand_off(home, &ticket, Some(origin));
-    assert_eq!(
-        (answer.status, answer.header("access-control-allow-origin")),
-        (200, Some(origin))
-    );
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(origin)));
     assert_documented("POST /v1/handoff", 200, &answer.json());
     assert_eq!(answer.json()["origin"], origin);
     assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -77,9 +61,7 @@ fn token_of(home: &Home, origin: &str) -> String {
 
 /// The status of a request with a page token as bearer.
 fn with_token(home: &Home, line: &str, token: &str, headers: &str) -> u16 {
-    raw(home)
-        .bare(line, &format!("Authorization: Bearer {token}\r\n{headers}"), "")
-        .status
+    raw(home).bare(line, &format!("Authorization: Bearer {token}\r\n{headers}"), "").status
 }
 
 /// An open stream, and the word before its first event.
@@ -114,13 +96,7 @@ fn assert_page_headers(answer: &Answer) -> String {
         assert_eq!(answer.header(name), Some(value), "{}", answer.head);
     }
     let policy = answer.header("content-security-policy").unwrap();
-    let nonce = policy
-        .split("'nonce-")
-        .nth(1)
-        .unwrap()
-        .split('\'')
-        .next()
-        .unwrap();
+    let nonce = policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap();
     let expected = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; \
          form-action 'self'; frame-ancestors 'none'"
@@ -157,10 +133,7 @@ fn a_ticket_opens_the_page_once() {
     // BROW-20: the ticket is for later.
     let ticket = page_ticket(&home);
     for origin in [APP, OTHER, "http://localhost:1"] {
-        assert_eq!(
-            submit(&home, &ticket, &format!("Origin: {origin}\r\n")).status,
-            403
-        );
+        assert_eq!(submit(&home, &ticket, &format!("Origin: {origin}\r\n")).status, 403);
     }
     assert_eq!(submit(&home, &ticket, "Origin: null\r\n").status, 200);
 }
@@ -176,10 +149,7 @@ fn a_refused_ticket_says_nothing_and_a_second_use_is_told() {
     let never = "A".repeat(43);
     let mut answers = [&*used, &never, "", &used[1..]].map(|ticket| submit(&home, ticket, ""));
     for answer in &mut answers {
-        assert_eq!(
-            (answer.status, answer.json()["code"].as_str()),
-            (401, Some("ticket_refused"))
-        );
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (401, Some("ticket_refused")));
         assert_fits("problem.schema.json", &answer.json());
         assert!(answer.header("www-authenticate").unwrap().contains("Bearer"));
         answer.head = answer
@@ -189,17 +159,11 @@ fn a_refused_ticket_says_nothing_and_a_second_use_is_told() {
             .collect();
     }
     let [first, rest @ ..] = answers;
-    assert!(
-        rest.iter()
-            .all(|answer| (&answer.head, &answer.body) == (&first.head, &first.body))
-    );
+    assert!(rest.iter().all(|answer| (&answer.head, &answer.body) == (&first.head, &first.body)));
 
     let told = warning(&mut stream);
     let own = format!("http://{}", raw(&home).authority());
-    assert_eq!(
-        (&told["code"], &told["origin"]),
-        (&json!("ticket_reused"), &json!(own))
-    );
+    assert_eq!((&told["code"], &told["origin"]), (&json!("ticket_reused"), &json!(own)));
     assert!(!told.to_string().contains(&used));
 
     // A browser that posts it again gets the shell: a reload goes on with what the tab has.
@@ -215,21 +179,12 @@ fn sixteen_at_once_get_one_page() {
     for _ in 0..4 {
         let ticket = page_ticket(&home);
         let statuses: Vec<u16> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..16)
-                .map(|_| scope.spawn(|| submit(&home, &ticket, "").status))
-                .collect();
+            let threads: Vec<_> =
+                (0..16).map(|_| scope.spawn(|| submit(&home, &ticket, "").status)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!(
-            statuses.iter().filter(|status| **status == 200).count(),
-            1,
-            "{statuses:?}"
-        );
-        assert_eq!(
-            statuses.iter().filter(|status| **status == 401).count(),
-            15,
-            "{statuses:?}"
-        );
+        assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+        assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 15, "{statuses:?}");
     }
     let (_, list) = raw(&home).ask("GET /v1/page-tokens", None);
     assert_eq!(list.as_array().unwrap().len(), 4);
@@ -250,11 +205,7 @@ fn a_handoff_is_for_its_origin_alone() {
         let ticket = ticket(&home, &wanted);
         assert_eq!(hand_off(&home, &ticket, origin).status, status, "{origin:?}");
         let expected = if status == 403 { 200 } else { 401 };
-        assert_eq!(
-            hand_off(&home, &ticket, Some(APP)).status,
-            expected,
-            "spent by {origin:?}"
-        );
+        assert_eq!(hand_off(&home, &ticket, Some(APP)).status, expected, "spent by {origin:?}");
         if expected == 401 {
             assert_eq!(warning(&mut stream)["origin"], APP);
         }
@@ -267,11 +218,7 @@ fn a_handoff_is_for_its_origin_alone() {
     assert_eq!(with_token(&home, "GET /v1/status", &ticket_text, &origin), 401);
     let line = format!("GET /v1/events?token={ticket_text}");
     assert_eq!(raw(&home).bare(&line, &origin, "").status, 401);
-    assert_eq!(
-        hand_off(&home, &ticket_text, Some(APP)).status,
-        200,
-        "it was not spent by that"
-    );
+    assert_eq!(hand_off(&home, &ticket_text, Some(APP)).status, 200, "it was not spent by that");
 
     for wanted in [
         json!({"kind": "handoff", "origin": "https://third.example"}),
@@ -282,11 +229,7 @@ fn a_handoff_is_for_its_origin_alone() {
         json!({}),
     ] {
         let (status, answer) = raw(&home).ask("POST /v1/tickets", Some(&wanted));
-        assert_eq!(
-            (status, &answer["ticket"]),
-            (400, &Value::Null),
-            "{wanted}: {answer}"
-        );
+        assert_eq!((status, &answer["ticket"]), (400, &Value::Null), "{wanted}: {answer}");
     }
 }
 
@@ -327,18 +270,11 @@ fn a_page_token_is_listed_confined_and_revoked() {
     assert_eq!(tokens.len(), 2, "{list}");
     assert!(!list.to_string().contains(&token[..6]) && !list.to_string().contains(&own[..6]));
     assert_eq!(tokens[0]["origin"], APP);
-    assert!(
-        tokens[0]["last_used"].as_str() > tokens[0]["issued_at"].as_str(),
-        "{list}"
-    );
+    assert!(tokens[0]["last_used"].as_str() > tokens[0]["issued_at"].as_str(), "{list}");
     let (_, status) = raw(&home).ask("GET /v1/status", None);
     assert_documented("GET /v1/status", 200, &status);
     let listener = &status["listeners"][0];
-    assert_eq!(
-        (&listener["origin"], &listener["is_page"]),
-        (&json!(APP), &json!(true)),
-        "{status}"
-    );
+    assert_eq!((&listener["origin"], &listener["is_page"]), (&json!(APP), &json!(true)), "{status}");
 
     let id = tokens[0]["id"].as_str().unwrap();
     let line = format!("DELETE /v1/page-tokens/{id}");
@@ -380,10 +316,7 @@ fn a_token_ends_with_its_launch() {
     first.ended();
     let _second = home.run(&args);
     assert_eq!(with_token(&home, "GET /v1/status", &token, &origin), 401);
-    assert_eq!(
-        with_token(&home, "GET /v1/status", &token_of(&home, APP), &origin),
-        200
-    );
+    assert_eq!(with_token(&home, "GET /v1/status", &token_of(&home, APP), &origin), 200);
 }
 
 /// BROW-26, BROW-28.
@@ -418,10 +351,7 @@ fn the_shell_is_for_everybody_and_holds_nothing() {
     }
     assert_eq!(nonces.len(), 5);
     let worker = raw(&home).bare("GET /anything.js", "Service-Worker: script\r\n", "");
-    assert_eq!(
-        (worker.status, worker.header("content-type")),
-        (200, Some("text/javascript; charset=utf-8"))
-    );
+    assert_eq!((worker.status, worker.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
 }
 
 /// PER-27, BROW-9: with everything logged, neither the log nor any file shows a ticket or a token.

@@ -1,6 +1,7 @@
 //! However many want one, there is one.
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::collections::BTreeSet;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -12,11 +13,7 @@ fn many_connects_at_once_end_with_one_daemon() {
     let clients: Vec<_> = (0..16)
         .map(|_| {
             let mut command = home.command(&["connect", "--json", "--deadline", "20"]);
-            command
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();
     let ids: BTreeSet<String> = clients
@@ -24,16 +21,11 @@ fn many_connects_at_once_end_with_one_daemon() {
         .map(|client| {
             let output = client.wait_with_output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
-            assert!(
-                output.status.success() && text.starts_with(r#"{"outcome":"ready","#),
-                "{text}"
-            );
+            assert!(output.status.success() && text.starts_with(r#"{"outcome":"ready","#), "{text}");
             serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].to_string()
         })
         .collect();
-    until("one process is left", || {
-        (home.daemons().len() == 1).then_some(())
-    });
+    until("one process is left", || (home.daemons().len() == 1).then_some(()));
     assert_eq!(ids.len(), 1);
     assert_eq!(home.record().unwrap()["id"].to_string(), *ids.first().unwrap());
 }
@@ -84,19 +76,11 @@ fn restart_gives_a_new_daemon() {
     let first = home.locald(&["start", "--json"]).json();
     let seen = home.locald(&["restart", "--json"]);
     let second = seen.json();
-    assert_eq!(
-        (seen.code, second["outcome"].as_str()),
-        (0, Some("ready")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, second["outcome"].as_str()), (0, Some("ready")), "{seen:?}");
     assert_ne!(first["id"], second["id"]);
     assert_eq!(home.daemons().len(), 1);
     assert_eq!(home.locald(&["stop"]).code, 0);
-    assert_eq!(
-        home.locald(&["restart"]).code,
-        0,
-        "where none runs, it starts one"
-    );
+    assert_eq!(home.locald(&["restart"]).code, 0, "where none runs, it starts one");
 }
 
 #[test]
@@ -106,17 +90,10 @@ fn restart_replaces_a_daemon_that_does_not_answer() {
     let before = home.record().unwrap();
     stopped.signal(Signal::STOP);
     let seen = home.locald(&["restart", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["outcome"].as_str()),
-        (0, Some("ready")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (0, Some("ready")), "{seen:?}");
     assert_ne!(seen.json()["id"], before["id"]);
     assert!(stopped.is_alive(), "nobody signals what has not proven itself");
     stopped.signal(Signal::CONT);
     assert_eq!(stopped.ended().code(), Some(20));
-    assert_eq!(
-        home.locald(&["connect", "--no-spawn", "--json"]).json()["id"],
-        seen.json()["id"]
-    );
+    assert_eq!(home.locald(&["connect", "--no-spawn", "--json"]).json()["id"], seen.json()["id"]);
 }

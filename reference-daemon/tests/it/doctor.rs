@@ -1,9 +1,7 @@
 //! `doctor` finds what is wrong, and mends only what can be mended without harm.
 
-use std::{
-    fs::{self, File},
-    time::{Duration, SystemTime},
-};
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -16,10 +14,7 @@ fn diagnose(home: &Home, args: &[&str]) -> (i32, Vec<(String, String)>, usize) {
     assert_eq!(json["healthy"], json!(seen.code == 0), "{seen:?}");
     let text = |check: &Value, member: &str| check[member].as_str().unwrap().to_owned();
     let checks = json["checks"].as_array().unwrap();
-    let levels = checks
-        .iter()
-        .map(|check| (text(check, "check"), text(check, "level")))
-        .collect();
+    let levels = checks.iter().map(|check| (text(check, "check"), text(check, "level"))).collect();
     (seen.code, levels, json["fixed"].as_array().unwrap().len())
 }
 
@@ -60,15 +55,8 @@ fn modes_are_set_right() {
         chmod(home.file(name), 0o644);
     }
     let (code, levels, fixed) = diagnose(&home, &[]);
-    assert_eq!(
-        (code, failing(&levels), fixed),
-        (1, vec!["credential", "lock", "log", "config"], 0)
-    );
-    assert_eq!(
-        mode(home.file("credential")),
-        0o644,
-        "without --fix nothing is touched"
-    );
+    assert_eq!((code, failing(&levels), fixed), (1, vec!["credential", "lock", "log", "config"], 0));
+    assert_eq!(mode(home.file("credential")), 0o644, "without --fix nothing is touched");
 
     chmod(home.state_dir(), 0o755);
     let (code, levels, fixed) = diagnose(&home, &["--fix"]);
@@ -128,12 +116,7 @@ fn leftovers_go_when_they_are_old() {
         path
     });
     let then = SystemTime::now() - Duration::from_secs(3601);
-    File::options()
-        .write(true)
-        .open(&old)
-        .unwrap()
-        .set_modified(then)
-        .unwrap();
+    File::options().write(true).open(&old).unwrap().set_modified(then).unwrap();
     let (code, levels, fixed) = diagnose(&home, &[]);
     assert_eq!((code, failing(&levels), fixed), (0, vec!["leftovers"], 0));
     let (code, levels, fixed) = diagnose(&home, &["--fix"]);

@@ -5,10 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Home, Raw, assert_fits};
 
 fn field<'a>(frame: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    frame
-        .iter()
-        .find(|(field, _)| field == name)
-        .map(|(_, value)| value.as_str())
+    frame.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
 }
 
 /// The event of a frame: its id, and its data, which fits the schema and bears the event's name.
@@ -24,11 +21,7 @@ fn listen(home: &Home, query: &str, headers: &str) -> Raw {
     let mut raw = Raw::connect(home);
     let head = raw.send(&format!("GET /v1/events{query}"), headers);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(
-        head.to_ascii_lowercase()
-            .contains("content-type: text/event-stream"),
-        "{head}"
-    );
+    assert!(head.to_ascii_lowercase().contains("content-type: text/event-stream"), "{head}");
     assert_eq!(raw.frame().unwrap(), [("retry".to_owned(), "500".to_owned())]);
     raw
 }
@@ -46,9 +39,8 @@ fn everybody_sees_a_note_and_resumes_after_it() {
     let _daemon = home.run(&[]);
     let epoch = home.record().unwrap()["id"].as_str().unwrap()[..8].to_owned();
     let mut streams = [listen(&home, "", ""), listen(&home, "?topics=note", "")];
-    let ids: Vec<String> = (1..=3)
-        .map(|n| note(&home, &json!({"n": n, "text": "a\nb\r\n\r\nid: x"})))
-        .collect();
+    let ids: Vec<String> =
+        (1..=3).map(|n| note(&home, &json!({"n": n, "text": "a\nb\r\n\r\nid: x"}))).collect();
     // The first event is the daemon's own: it is ready.
     assert_eq!(ids, [2, 3, 4].map(|n| format!("{epoch}-{n}")));
     for stream in &mut streams {
@@ -91,21 +83,14 @@ fn a_note_is_bounded_and_only_a_note() {
     for (body, status, code) in [
         (json!({"topic": "lifecycle", "data": 1}), 400, "invalid_request"),
         (json!({"topic": "note"}), 400, "invalid_request"),
-        (
-            json!({"topic": "note", "data": "x".repeat(64 * 1024)}),
-            413,
-            "body_too_large",
-        ),
+        (json!({"topic": "note", "data": "x".repeat(64 * 1024)}), 413, "body_too_large"),
     ] {
         let (seen, problem) = Raw::connect(&home).ask("POST /v1/events", Some(&body));
         assert_eq!((seen, problem["code"].as_str()), (status, Some(code)));
     }
     let mut stream = listen(&home, "", "");
     note(&home, &json!("x".repeat(60_000)));
-    assert_eq!(
-        event(&stream.frame().unwrap()).1["data"].as_str().map(str::len),
-        Some(60_000)
-    );
+    assert_eq!(event(&stream.frame().unwrap()).1["data"].as_str().map(str::len), Some(60_000));
 }
 
 #[test]
@@ -115,10 +100,7 @@ fn a_stop_is_the_last_word() {
     let mut stream = listen(&home, "", "");
     assert_eq!(home.locald(&["stop"]).code, 0);
     let (_, draining) = event(&stream.frame().unwrap());
-    assert_eq!(
-        draining["data"],
-        json!({"what": "draining", "reason": "requested"})
-    );
+    assert_eq!(draining["data"], json!({"what": "draining", "reason": "requested"}));
     let (id, last) = event(&stream.frame().unwrap());
     assert_eq!((id, &last["topic"]), (None, &json!("shutdown")));
     assert_eq!(stream.frame(), None, "and then a clean end");

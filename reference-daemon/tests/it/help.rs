@@ -21,16 +21,9 @@ fn help() {
         &["doctor"],
     ];
     let pages = commands.iter().map(|command| {
-        let seen = Output::of(
-            home.command(&[command, &["--help"][..]].concat())
-                .env("COLUMNS", "100"),
-        );
+        let seen = Output::of(home.command(&[command, &["--help"][..]].concat()).env("COLUMNS", "100"));
         assert_eq!(seen.code, 0, "{seen:?}");
-        format!(
-            "$ locald {}\n{}",
-            [command, &["--help"][..]].concat().join(" "),
-            seen.stdout
-        )
+        format!("$ locald {}\n{}", [command, &["--help"][..]].concat().join(" "), seen.stdout)
     });
     insta::assert_snapshot!(pages.collect::<Vec<_>>().join("\n"));
 }
@@ -38,8 +31,5 @@ fn help() {
 #[test]
 fn version() {
     let seen = Home::new().locald(&["--version"]);
-    assert_eq!(
-        (seen.code, seen.stdout.trim_end()),
-        (0, concat!("locald ", env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!((seen.code, seen.stdout.trim_end()), (0, concat!("locald ", env!("CARGO_PKG_VERSION"))));
 }

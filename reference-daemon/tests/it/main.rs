@@ -1,9 +1,6 @@
 //! `locald` as its users meet it: real processes, each test in a state directory of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that cannot go on fails the test that called it"
-)]
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test that called it")]
 
 mod browser;
 mod convergence;

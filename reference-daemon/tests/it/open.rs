@@ -1,10 +1,8 @@
 //! `open` and `handoff`: what they hand to a browser, and what they keep from everybody else.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crate::support::{Home, Output, Raw, chmod, mode, names, until};
 
@@ -47,10 +45,7 @@ impl Browser {
 
 /// What stands between two words.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
-    let rest = text
-        .split(before)
-        .nth(1)
-        .unwrap_or_else(|| panic!("no {before}: {text}"));
+    let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("no {before}: {text}"));
     rest.split(after).next().unwrap()
 }
 
@@ -66,15 +61,8 @@ fn open_hands_a_ticket_over_in_a_file_and_nowhere_else() {
     let browser = Browser::new();
     let home = &browser.home;
     let seen = browser.opens(&["open", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["outcome"].as_str()),
-        (0, Some("opened")),
-        "{seen:?}"
-    );
-    let url = home.record().expect("it has started a daemon")["url"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (0, Some("opened")), "{seen:?}");
+    let url = home.record().expect("it has started a daemon")["url"].as_str().unwrap().to_owned();
     assert_eq!(seen.json()["url"], format!("{url}/"));
 
     let args = browser.read("args");
@@ -112,29 +100,17 @@ fn print_url_starts_nothing_and_keeps_the_ticket_in_the_fragment() {
     let program = browser.program.to_str().unwrap();
     let seen = Output::of(home.command(&["open", "--print-url"]).env("BROWSER", program));
     let url = home.record().unwrap()["url"].as_str().unwrap().to_owned();
-    let ticket = seen
-        .stdout
-        .trim_end()
-        .strip_prefix(&format!("{url}/#ticket="))
-        .expect(&seen.stdout);
+    let ticket = seen.stdout.trim_end().strip_prefix(&format!("{url}/#ticket=")).expect(&seen.stdout);
     assert_eq!(seen.stdout.lines().count(), 1);
     assert_eq!(status_of_form(home, ticket), 200);
-    let seen = Output::of(
-        home.command(&["open", "--print-url", "--json"])
-            .env("BROWSER", program),
-    );
+    let seen = Output::of(home.command(&["open", "--print-url", "--json"]).env("BROWSER", program));
     let json = seen.json();
-    assert_eq!(
-        (json["outcome"].as_str(), json["expires_in_seconds"].as_u64()),
-        (Some("done"), Some(30))
-    );
+    assert_eq!((json["outcome"].as_str(), json["expires_in_seconds"].as_u64()), (Some("done"), Some(30)));
     let ticket = between(json["url"].as_str().unwrap(), "#ticket=", "&").to_owned();
     assert_eq!(status_of_form(home, &ticket), 200);
     assert!(
         !browser.kept("args").exists()
-            && !names(home.state_dir())
-                .iter()
-                .any(|name| name.starts_with("launcher-"))
+            && !names(home.state_dir()).iter().any(|name| name.starts_with("launcher-"))
     );
 }
 
@@ -146,19 +122,10 @@ fn browser_is_named_by_the_environment() {
     fs::rename(&browser.program, &named).unwrap();
     let path = format!("{}:/usr/bin:/bin", named.parent().unwrap().display());
     for variable in ["browser", "no-such-browser:false:browser --new-window %s"] {
-        let seen = Output::of(
-            browser
-                .home
-                .command(&["open"])
-                .env("BROWSER", variable)
-                .env("PATH", &path),
-        );
+        let seen = Output::of(browser.home.command(&["open"]).env("BROWSER", variable).env("PATH", &path));
         assert_eq!(seen.code, 0, "{seen:?}");
         assert!(seen.stdout.contains("is opened by browser"), "{seen:?}");
-        assert_eq!(
-            browser.read("args").contains("--new-window"),
-            variable.contains("--new-window")
-        );
+        assert_eq!(browser.read("args").contains("--new-window"), variable.contains("--new-window"));
     }
 }
 
@@ -166,30 +133,17 @@ fn browser_is_named_by_the_environment() {
 fn what_cannot_open_it_is_named_and_leaves_no_file() {
     let home = Home::new();
     for (args, why) in [
-        (
-            ["open", "--browser", "/no/such/browser"],
-            "/no/such/browser: No such file",
-        ),
-        (
-            ["open", "--browser", "false"],
-            "false: it ended with exit status: 1",
-        ),
+        (["open", "--browser", "/no/such/browser"], "/no/such/browser: No such file"),
+        (["open", "--browser", "false"], "false: it ended with exit status: 1"),
     ] {
         let seen = home.locald(&args);
         assert_eq!(seen.code, 1, "{seen:?}");
-        assert!(
-            seen.stderr.contains(why) && seen.stderr.contains("--print-url"),
-            "{seen:?}"
-        );
+        assert!(seen.stderr.contains(why) && seen.stderr.contains("--print-url"), "{seen:?}");
         let left = names(home.state_dir());
         assert!(!left.iter().any(|name| name.starts_with("launcher-")), "{left:?}");
     }
     let seen = home.locald(&["open", "--browser", "false", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["outcome"].as_str()),
-        (1, Some("error")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (1, Some("error")), "{seen:?}");
     assert_eq!(home.locald(&["open", "--browser", "x", "--print-url"]).code, 2);
 }
 
@@ -209,11 +163,7 @@ fn handoff_goes_to_a_listed_origin() {
 
     assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
     let seen = browser.opens(&["handoff", "--origin", APP, "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["url"].as_str()),
-        (0, Some("http://localhost:5173/")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["url"].as_str()), (0, Some("http://localhost:5173/")), "{seen:?}");
     let url = home.record().unwrap()["url"].as_str().unwrap().to_owned();
     let page = browser.read("file");
     let address = between(&page, "location.replace(\"", "\"");
@@ -233,12 +183,7 @@ fn handoff_goes_to_a_listed_origin() {
 #[test]
 fn pages_are_listed_and_revoked() {
     let home = Home::new();
-    let list = || {
-        home.locald(&["pages", "list", "--json"]).json()["pages"]
-            .as_array()
-            .unwrap()
-            .clone()
-    };
+    let list = || home.locald(&["pages", "list", "--json"]).json()["pages"].as_array().unwrap().clone();
     assert_eq!(home.locald(&["pages", "list"]).code, 10);
     let printed = home.locald(&["open", "--print-url"]).stdout;
     assert!(home.locald(&["pages", "list"]).stdout.contains("locald open"));
@@ -248,11 +193,7 @@ fn pages_are_listed_and_revoked() {
     let id = pages[0]["id"].as_str().unwrap();
     for (changed, left) in [(true, 0), (false, 0)] {
         let seen = home.locald(&["pages", "revoke", id, "--json"]);
-        assert_eq!(
-            (seen.code, seen.json()["changed"].as_bool()),
-            (0, Some(changed)),
-            "{seen:?}"
-        );
+        assert_eq!((seen.code, seen.json()["changed"].as_bool()), (0, Some(changed)), "{seen:?}");
         assert_eq!(list().len(), left);
     }
     assert_eq!(home.locald(&["pages", "revoke", "../status"]).code, 2);
@@ -267,19 +208,14 @@ fn stale_launchers_go() {
         let path = home.file(name);
         fs::write(&path, "").unwrap();
         let file = fs::File::options().write(true).open(&path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(age))
-            .unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         path
     };
     let [old, young] = [("launcher-a.html", 61), ("launcher-b.html", 5)].map(|(name, age)| leave(name, age));
     let levels = |args: &[&str]| {
         let json = home.locald(args).json();
         let checks = json["checks"].as_array().unwrap().clone();
-        let check = checks
-            .iter()
-            .find(|check| check["check"] == "launchers")
-            .unwrap()
-            .clone();
+        let check = checks.iter().find(|check| check["check"] == "launchers").unwrap().clone();
         check["level"].as_str().unwrap().to_owned()
     };
     assert_eq!(levels(&["doctor", "--json"]), "warn");
@@ -300,11 +236,7 @@ fn what_people_read() {
         let seen = home.locald(args);
         let url = home.record().unwrap()["url"].as_str().unwrap().to_owned();
         let text = format!("{} {}{}", seen.code, seen.stdout, seen.stderr);
-        format!(
-            "$ locald {}\n{}",
-            args.join(" "),
-            text.replace(&url, "http://127.0.0.1:PORT")
-        )
+        format!("$ locald {}\n{}", args.join(" "), text.replace(&url, "http://127.0.0.1:PORT"))
     };
     let text = [
         said(&["open", "--browser", "true"]),

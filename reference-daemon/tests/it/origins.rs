@@ -1,11 +1,9 @@
 //! The list of origins: by command, by hand, and what a running daemon makes of it.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::TcpStream,
-    os::unix::fs::PermissionsExt,
-};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
@@ -34,11 +32,7 @@ fn ask(home: &Home, path: &str, origin: &str) -> (u16, TcpStream) {
 fn list_is_edited_by_command() {
     let home = Home::new();
     let empty = home.locald(&["origins", "list", "--json"]);
-    assert_eq!(
-        (empty.code, &empty.json()["origins"]),
-        (0, &json!([])),
-        "{empty:?}"
-    );
+    assert_eq!((empty.code, &empty.json()["origins"]), (0, &json!([])), "{empty:?}");
     for (args, changed, origins) in [
         (["add", APP], true, vec![APP]),
         (["add", APP], false, vec![APP]),
@@ -49,15 +43,9 @@ fn list_is_edited_by_command() {
         let seen = home.locald(&["origins", args[0], args[1], "--json"]);
         assert_eq!(seen.code, 0, "{seen:?}");
         assert_eq!(seen.json()["outcome"], "done");
-        assert_eq!(
-            (&seen.json()["changed"], &seen.json()["origins"]),
-            (&json!(changed), &json!(origins))
-        );
+        assert_eq!((&seen.json()["changed"], &seen.json()["origins"]), (&json!(changed), &json!(origins)));
     }
-    let mode = fs::metadata(home.file("config.toml"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(home.file("config.toml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     for bad in ["*", "null", "https://app.example/", "-x"] {
         let seen = home.locald(&["origins", "add", bad]);
@@ -73,10 +61,7 @@ fn broken_file_is_named_and_left_alone() {
     fs::write(home.file("config.toml"), "[origins").unwrap();
     let seen = home.locald(&["origins", "add", "https://b.example"]);
     assert_eq!(seen.code, 1, "{seen:?}");
-    assert!(
-        seen.stderr.contains("config.toml") && seen.stderr.contains("mend"),
-        "{seen:?}"
-    );
+    assert!(seen.stderr.contains("config.toml") && seen.stderr.contains("mend"), "{seen:?}");
     assert_eq!(fs::read_to_string(home.file("config.toml")).unwrap(), "[origins");
 }
 
@@ -110,8 +95,5 @@ fn running_daemon_follows_the_file_and_tells_of_it() {
     }
     let added = text.find(&format!(r#"{{"what":"added","origin":"{APP}"}}"#));
     let added = added.or_else(|| text.find(&format!(r#"{{"origin":"{APP}","what":"added"}}"#)));
-    assert!(
-        added.is_some_and(|added| added < text.find("removed").unwrap()),
-        "{text}"
-    );
+    assert!(added.is_some_and(|added| added < text.find("removed").unwrap()), "{text}");
 }

@@ -11,20 +11,13 @@ fn assert_outcome(home: &Home, outcome: &str, code: i32, place: &str, advice: &s
     for args in [&["connect", "--no-spawn"][..], &["status"]] {
         let seen = home.locald(&[args, &["--json"]].concat());
         let json = seen.json();
-        assert_eq!(
-            (seen.code, json["outcome"].as_str()),
-            (code, Some(outcome)),
-            "{args:?} {seen:?}"
-        );
+        assert_eq!((seen.code, json["outcome"].as_str()), (code, Some(outcome)), "{args:?} {seen:?}");
         assert_eq!(json["state_dir"].as_str(), home.state_dir().to_str());
         assert!(json["detail"].as_str().unwrap().contains(place), "{seen:?}");
     }
     let seen = home.locald(&["status"]);
     assert_eq!((seen.code, seen.stdout.as_str()), (code, ""), "{seen:?}");
-    assert!(
-        seen.stderr.contains(place) && seen.stderr.contains(advice),
-        "{seen:?}"
-    );
+    assert!(seen.stderr.contains(place) && seen.stderr.contains(advice), "{seen:?}");
 }
 
 #[test]
@@ -33,11 +26,7 @@ fn ready() {
     let daemon = home.run(&[]);
     let seen = home.locald(&["connect", "--no-spawn", "--json"]);
     let (json, record) = (seen.json(), home.record().unwrap());
-    assert_eq!(
-        (seen.code, json["outcome"].as_str()),
-        (0, Some("ready")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, json["outcome"].as_str()), (0, Some("ready")), "{seen:?}");
     for member in ["id", "url", "pid"] {
         assert_eq!(json[member], record[member], "{member}");
     }
@@ -54,13 +43,7 @@ fn ready() {
 #[test]
 fn absent() {
     let home = Home::new();
-    assert_outcome(
-        &home,
-        "absent",
-        10,
-        home.state_dir().to_str().unwrap(),
-        "locald start",
-    );
+    assert_outcome(&home, "absent", 10, home.state_dir().to_str().unwrap(), "locald start");
     assert!(!home.state_dir().exists(), "a look makes nothing");
 }
 
@@ -79,11 +62,7 @@ fn stale() {
     home.pretend(nobody.port);
     assert_outcome(&home, "stale", 11, &nobody.port.to_string(), "locald start");
     let seen = home.locald(&["stop", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["outcome"].as_str()),
-        (0, Some("not-running")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (0, Some("not-running")), "{seen:?}");
     assert!(home.record().is_some(), "clients remove no record");
 }
 
@@ -97,18 +76,10 @@ fn a_daemon_that_does_not_answer_is_busy_and_nothing_is_done_to_it() {
     assert_outcome(&home, "busy", 12, &place, "locald restart");
     for args in [&["stop", "--json"][..], &["stop", "--force", "--json"]] {
         let seen = home.locald(args);
-        assert_eq!(
-            (seen.code, seen.json()["outcome"].as_str()),
-            (12, Some("busy")),
-            "{seen:?}"
-        );
+        assert_eq!((seen.code, seen.json()["outcome"].as_str()), (12, Some("busy")), "{seen:?}");
     }
     let seen = home.locald(&["doctor", "--fix", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["fixed"].as_array().map(Vec::len)),
-        (1, Some(0)),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["fixed"].as_array().map(Vec::len)), (1, Some(0)), "{seen:?}");
     daemon.signal(Signal::CONT);
     assert_eq!(home.record(), record);
     assert_eq!(home.locald(&["status"]).code, 0, "it lives, and is still the one");
@@ -139,11 +110,7 @@ fn incompatible() {
     // An older client never fights a newer daemon, and nobody fights another name's.
     for protocol in ["locald/1", "other/9"] {
         let seen = home.locald_as(protocol, &["connect", "--json"]);
-        assert_eq!(
-            (seen.code, seen.json()["outcome"].as_str()),
-            (14, Some("incompatible")),
-            "{seen:?}"
-        );
+        assert_eq!((seen.code, seen.json()["outcome"].as_str()), (14, Some("incompatible")), "{seen:?}");
         assert_eq!(home.locald_as(protocol, &["stop"]).code, 14);
     }
     assert_eq!(home.locald_as("locald/2", &["status"]).code, 0);
@@ -155,18 +122,10 @@ fn a_newer_client_displaces_and_an_older_one_when_told_to() {
     let home = Home::new();
     let mut first = home.run_with(&[], &[("LOCALD_PROTOCOL", "locald/2")]);
     let seen = home.locald_as("locald/3", &["connect", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["protocol"].as_str()),
-        (0, Some("locald/3")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["protocol"].as_str()), (0, Some("locald/3")), "{seen:?}");
     assert_eq!(first.ended().code(), Some(20));
     let seen = home.locald(&["connect", "--replace", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["protocol"].as_str()),
-        (0, Some("locald/1")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["protocol"].as_str()), (0, Some("locald/1")), "{seen:?}");
 }
 
 #[test]
@@ -188,10 +147,7 @@ fn loose_modes_are_invalid_for_clients_and_daemons() {
         ] {
             let seen = home.locald(args);
             assert_eq!(seen.code, 15, "{args:?} {seen:?}");
-            assert!(
-                format!("{}{}", seen.stdout, seen.stderr).contains(&place),
-                "{args:?} {seen:?}"
-            );
+            assert!(format!("{}{}", seen.stdout, seen.stderr).contains(&place), "{args:?} {seen:?}");
         }
         assert!(home.daemons().is_empty());
     }
@@ -203,15 +159,8 @@ fn a_daemon_that_cannot_start_says_why_to_who_started_it() {
     let mut command = home.command(&["connect", "--json"]);
     let seen = Output::of(command.env("LOCALD_LOG", "loud"));
     let json = seen.json();
-    assert_eq!(
-        (seen.code, json["outcome"].as_str()),
-        (16, Some("spawn-failed")),
-        "{seen:?}"
-    );
-    assert!(
-        json["detail"].as_str().unwrap().contains("LOCALD_LOG=loud"),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, json["outcome"].as_str()), (16, Some("spawn-failed")), "{seen:?}");
+    assert!(json["detail"].as_str().unwrap().contains("LOCALD_LOG=loud"), "{seen:?}");
     assert!(home.daemons().is_empty());
 }
 

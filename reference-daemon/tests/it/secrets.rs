@@ -23,10 +23,7 @@ fn a_squatter_gets_no_byte_of_the_credential() {
         let before = squatter.heard().len();
         home.locald(args);
         let heard = squatter.heard();
-        assert!(
-            heard.len() > before,
-            "{args:?} asked the squatter nothing: the test sees nothing"
-        );
+        assert!(heard.len() > before, "{args:?} asked the squatter nothing: the test sees nothing");
         let credential = home.credential();
         for window in credential.as_bytes().windows(6) {
             let part = std::str::from_utf8(window).unwrap();
@@ -70,10 +67,7 @@ fn it_is_in_no_argument_environment_log_or_answer() {
         seen.push(String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{file}")).unwrap()).into_owned());
     }
     let log = fs::read_to_string(home.file("daemon.log")).unwrap();
-    assert!(
-        log.contains("/v1/events") && log.contains("[redacted]"),
-        "the log shows the requests: {log}"
-    );
+    assert!(log.contains("/v1/events") && log.contains("[redacted]"), "the log shows the requests: {log}");
     seen.push(log);
     for text in seen {
         assert!(!text.contains(&credential), "{text}");
@@ -84,11 +78,7 @@ fn it_is_in_no_argument_environment_log_or_answer() {
 fn show_prints_it_and_rotate_replaces_it_for_all() {
     let home = Home::new();
     let seen = home.locald(&["credential", "show", "--json"]);
-    assert_eq!(
-        (seen.code, seen.json()["outcome"].as_str()),
-        (10, Some("absent")),
-        "{seen:?}"
-    );
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (10, Some("absent")), "{seen:?}");
     let _daemon = home.run(&[]);
     let first = home.credential();
     assert_eq!(home.locald(&["credential", "show"]).stdout.trim_end(), first);

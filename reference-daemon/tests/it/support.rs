@@ -1,26 +1,21 @@
 //! What the tests share: a state directory that ends its daemons, foreground daemons, squatters, raw HTTP.
 
-use std::{
-    ffi::OsStr,
-    fs::{self, Permissions},
-    io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, mpsc},
-    thread,
-    time::{Duration, Instant},
-};
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use local_daemon::{
-    Credential,
-    handshake::{self, Nonce},
-};
-use rustix::{
-    net::{AddressFamily, SocketType},
-    process::{Pid, Signal, kill_process},
-};
+use local_daemon::Credential;
+use local_daemon::handshake::{self, Nonce};
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -46,9 +41,7 @@ pub(crate) struct Home {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        Self {
-            dir: TempDir::with_prefix("locald test ").unwrap(),
-        }
+        Self { dir: TempDir::with_prefix("locald test ").unwrap() }
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -71,11 +64,7 @@ impl Home {
                 command.env_remove(name);
             }
         }
-        command
-            .args(args)
-            .arg("--state-dir")
-            .arg(self.state_dir())
-            .stdin(Stdio::null());
+        command.args(args).arg("--state-dir").arg(self.state_dir()).stdin(Stdio::null());
         command
     }
 
@@ -106,10 +95,7 @@ impl Home {
     }
 
     pub(crate) fn credential(&self) -> String {
-        fs::read_to_string(self.file("credential"))
-            .unwrap()
-            .trim_end()
-            .to_owned()
+        fs::read_to_string(self.file("credential")).unwrap().trim_end().to_owned()
     }
 
     /// Writes a record that says a daemon listens on `port`, and a credential.
@@ -213,9 +199,7 @@ impl Foreground {
         let ends = Instant::now() + BOUND;
         while !self.log().contains(word) {
             let left = ends.saturating_duration_since(Instant::now());
-            self.lines
-                .recv_timeout(left)
-                .unwrap_or_else(|_| panic!("no {word:?} in {}", self.log()));
+            self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {word:?} in {}", self.log()));
         }
     }
 
@@ -308,10 +292,7 @@ impl Refusing {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
-        Self {
-            port: address.port(),
-            _socket: socket,
-        }
+        Self { port: address.port(), _socket: socket }
     }
 }
 
@@ -348,12 +329,7 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) fn connect(home: &Home) -> Self {
         let record = home.record().unwrap();
-        let authority = record["url"]
-            .as_str()
-            .unwrap()
-            .strip_prefix("http://")
-            .unwrap()
-            .to_owned();
+        let authority = record["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
         let stream = TcpStream::connect(&authority).unwrap();
         stream.set_read_timeout(Some(BOUND)).unwrap();
         Self {
@@ -365,11 +341,7 @@ impl Raw {
 
     /// Sends a request's head, and what `rest` adds to it.
     pub(crate) fn begin(&mut self, line: &str, rest: &str) {
-        let Self {
-            authority,
-            credential,
-            ..
-        } = self;
+        let Self { authority, credential, .. } = self;
         let request = format!(
             "{line} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {credential}\r\n{rest}\r\n"
         );
@@ -437,10 +409,7 @@ impl Raw {
     /// The body that the head announces.
     pub(crate) fn body(&mut self, head: &str) -> Vec<u8> {
         let lower = head.to_ascii_lowercase();
-        let length = lower
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .expect(head);
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).expect(head);
         let mut body = vec![0; length.parse().unwrap()];
         self.reader.read_exact(&mut body).unwrap();
         body
@@ -473,15 +442,10 @@ impl Raw {
 
 /// The schema that the specification has for `value`, and whether it fits.
 pub(crate) fn assert_fits(schema: &str, value: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../spec/schemas")
-        .join(schema);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/schemas").join(schema);
     let schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(value)
-        .map(|error| error.to_string())
-        .collect();
+    let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{errors:?} in {value}");
 }
 
@@ -504,10 +468,7 @@ pub(crate) fn assert_documented(operation: &str, status: u16, body: &Value) {
     }
     schema["components"] = document["components"].clone();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(body)
-        .map(|error| error.to_string())
-        .collect();
+    let errors: Vec<String> = validator.iter_errors(body).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{operation}: {errors:?} in {body}");
 }
 

@@ -4,10 +4,8 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    browser::{page_ticket, submit, token_in},
-    support::{Answer, Home, Raw, openapi, until},
-};
+use crate::browser::{page_ticket, submit, token_in};
+use crate::support::{Answer, Home, Raw, openapi, until};
 
 const LISTED: &str = "https://app.example";
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -42,14 +40,11 @@ impl Route {
     fn all() -> Vec<Self> {
         let document = openapi();
         let paths = document["paths"].as_object().unwrap().clone();
-        let known = paths.into_iter().map(|(path, operations)| Self {
-            path: path.replace("{id}", "0"),
-            operations,
-        });
-        let unknown = ["/v1/no-such-route", "//v1/status", "/v1/status/"].map(|path| Self {
-            path: path.to_owned(),
-            operations: json!({}),
-        });
+        let known = paths
+            .into_iter()
+            .map(|(path, operations)| Self { path: path.replace("{id}", "0"), operations });
+        let unknown = ["/v1/no-such-route", "//v1/status", "/v1/status/"]
+            .map(|path| Self { path: path.to_owned(), operations: json!({}) });
         known.chain(unknown).collect()
     }
 
@@ -66,23 +61,15 @@ impl Route {
 
     /// Whether an operation takes evidence of this kind; without a word of its own it takes the credential and page tokens.
     fn takes(&self, method: &str, kind: &str) -> bool {
-        match self
-            .operation(method)
-            .and_then(|operation| operation.get("security"))
-        {
+        match self.operation(method).and_then(|operation| operation.get("security")) {
             None => ["credential", "pageToken"].contains(&kind),
-            Some(kinds) => kinds
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|known| known.get(kind).is_some()),
+            Some(kinds) => kinds.as_array().unwrap().iter().any(|known| known.get(kind).is_some()),
         }
     }
 
     /// Whether the document says that it is for everybody.
     fn is_door(&self, method: &str) -> bool {
-        self.operation(method)
-            .is_some_and(|operation| operation["security"] == json!([{}]))
+        self.operation(method).is_some_and(|operation| operation["security"] == json!([{}]))
     }
 }
 
@@ -90,10 +77,7 @@ impl Route {
 fn expected(route: &Route, method: &str, shows: Shows, from: Whence) -> Vec<u16> {
     // BROW-19, BROW-20: the launcher is a local file, and no other origin gets this page.
     let is_page = (method, &*route.path) == ("POST", "/page");
-    if matches!(
-        (from, is_page),
-        (Whence::Unlisted, _) | (Whence::Null, false) | (Whence::Listed, true)
-    ) {
+    if matches!((from, is_page), (Whence::Unlisted, _) | (Whence::Null, false) | (Whence::Listed, true)) {
         return vec![403]; // PER-8, PER-11
     }
     if route.is_door(method) && method == "POST" {
@@ -109,11 +93,7 @@ fn expected(route: &Route, method: &str, shows: Shows, from: Whence) -> Vec<u16>
     let is_known = route.operation(method).is_some();
     if !is_authenticated {
         // PER-21, BROW-26; PER-31 for a handshake after many that failed.
-        return if route.is_handshake() {
-            vec![401, 503]
-        } else {
-            vec![401]
-        };
+        return if route.is_handshake() { vec![401, 503] } else { vec![401] };
     }
     if shows == Shows::PageToken && is_known && !route.takes(method, "pageToken") && !route.is_door(method) {
         return vec![403]; // BROW-5
@@ -124,11 +104,7 @@ fn expected(route: &Route, method: &str, shows: Shows, from: Whence) -> Vec<u16>
         None => vec![405],
         Some(operation) => {
             let statuses = operation["responses"].as_object().unwrap().keys();
-            let refusals = if route.is_door(method) {
-                vec![403]
-            } else {
-                vec![401, 403]
-            };
+            let refusals = if route.is_door(method) { vec![403] } else { vec![401, 403] };
             statuses
                 .map(|status| status.parse().unwrap())
                 .filter(|status| !refusals.contains(status))

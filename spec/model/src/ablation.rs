@@ -1,11 +1,9 @@
 //! Each mending rule left out, and the counterexample that this must lead to.
 
-use crate::{
-    explore::{Report, Search, Trace, explore},
-    property::{PROPERTIES, Property, property},
-    scenario::{CALLER, Deviation, ENDLESS, Faults, Kind, LOCKLESS, NEWER, Scenario},
-    world::Setting,
-};
+use crate::explore::{Report, Search, Trace, explore};
+use crate::property::{PROPERTIES, Property, property};
+use crate::scenario::{CALLER, Deviation, ENDLESS, Faults, Kind, LOCKLESS, NEWER, Scenario};
+use crate::world::Setting;
 
 /// One rule left out.
 #[derive(Clone, Copy, Debug)]
@@ -61,16 +59,10 @@ pub fn ablation(name: &str) -> Option<&'static Ablation> {
 }
 
 const fn without(rule: Deviation) -> Scenario {
-    Scenario {
-        deviation: Some(rule),
-        ..Scenario::new("")
-    }
+    Scenario { deviation: Some(rule), ..Scenario::new("") }
 }
 
-const ONE_STOP: Faults = Faults {
-    stop: 1,
-    ..Faults::NONE
-};
+const ONE_STOP: Faults = Faults { stop: 1, ..Faults::NONE };
 
 /// All of them.
 pub const ABLATIONS: &[Ablation] = &[
@@ -127,11 +119,7 @@ pub const ABLATIONS: &[Ablation] = &[
         instead: "A daemon that serves does not read the record again.",
         rules: &["CONV-1"],
         breaks: "one-owner",
-        scenario: Scenario {
-            daemons: &[1; 2],
-            clients: &[CALLER],
-            ..without(Deviation::NoReread)
-        },
+        scenario: Scenario { daemons: &[1; 2], clients: &[CALLER], ..without(Deviation::NoReread) },
     },
     Ablation {
         name: "clients-remove",
@@ -163,11 +151,7 @@ pub const ABLATIONS: &[Ablation] = &[
         instead: "A daemon publishes first and listens then.",
         rules: &["PUB-4"],
         breaks: "found-is-served",
-        scenario: Scenario {
-            daemons: &[1],
-            clients: &[CALLER],
-            ..without(Deviation::PublishFirst)
-        },
+        scenario: Scenario { daemons: &[1], clients: &[CALLER], ..without(Deviation::PublishFirst) },
     },
     Ablation {
         name: "credential-by-overwrite",
@@ -186,33 +170,21 @@ pub const ABLATIONS: &[Ablation] = &[
         instead: "All daemons write their record to a temporary file of one name.",
         rules: &["PUB-5"],
         breaks: "whole-record",
-        scenario: Scenario {
-            daemons: &[1; 2],
-            slots: 2,
-            ..without(Deviation::SharedTemporary)
-        },
+        scenario: Scenario { daemons: &[1; 2], slots: 2, ..without(Deviation::SharedTemporary) },
     },
     Ablation {
         name: "own-child-only",
         instead: "A client that waits looks at the record of its own child alone.",
         rules: &["CONN-24", "CONN-25"],
         breaks: "all-served",
-        scenario: Scenario {
-            daemons: &[1],
-            clients: &[CALLER],
-            ..without(Deviation::OwnChildOnly)
-        },
+        scenario: Scenario { daemons: &[1], clients: &[CALLER], ..without(Deviation::OwnChildOnly) },
     },
     Ablation {
         name: "no-deadline",
         instead: "A call waits as long as it takes.",
         rules: &["CONN-10"],
         breaks: "not-stuck",
-        scenario: Scenario {
-            clients: &[CALLER],
-            faults: ONE_STOP,
-            ..without(Deviation::NoDeadline)
-        },
+        scenario: Scenario { clients: &[CALLER], faults: ONE_STOP, ..without(Deviation::NoDeadline) },
     },
     Ablation {
         name: "displacement-both-ways",
@@ -242,10 +214,7 @@ pub const ABLATIONS: &[Ablation] = &[
         instead: "A client's child publishes unconditionally.",
         rules: &["CONN-22", "CONV-26"],
         breaks: "spared",
-        scenario: Scenario {
-            clients: &[LOCKLESS; 2],
-            ..without(Deviation::ChildrenDoNotYield)
-        },
+        scenario: Scenario { clients: &[LOCKLESS; 2], ..without(Deviation::ChildrenDoNotYield) },
     },
     Ablation {
         name: "ready-unseen",

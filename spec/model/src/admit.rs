@@ -9,18 +9,14 @@
 //! stands in a file that was written in place may be anything; a probe may bring any answer; whoever was asked to stop
 //! may take as long as it likes to hear it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fmt,
-    num::{NonZeroU16, NonZeroU32},
-};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
 
-use local_daemon::{
-    ClaimId, LoopbackUrl, Protocol, Registration,
-    claim::{Claim, Effect, Outcome, Probe, Reason, Sight},
-    handshake::{Handshake, State},
-    registration::LoopbackHost,
-};
+use local_daemon::claim::{Claim, Effect, Outcome, Probe, Reason, Sight};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::registration::LoopbackHost;
+use local_daemon::{ClaimId, LoopbackUrl, Protocol, Registration};
 
 use crate::observed::{By, Event, Observed, What};
 
@@ -134,25 +130,16 @@ pub fn admits(observed: &Observed) -> Verdict {
     for (_, closes, index) in points {
         if !closes {
             open.push(index);
-            worlds = worlds
-                .into_iter()
-                .map(|world| search.opened(world, index))
-                .collect();
+            worlds = worlds.into_iter().map(|world| search.opened(world, index)).collect();
             continue;
         }
         let Some(reached) = search.closure(worlds, &open) else {
             return Verdict::Outside(format!("more than {MOST} worlds are possible at event {index}"));
         };
         open.retain(|other| *other != index);
-        worlds = reached
-            .iter()
-            .filter_map(|world| search.closed(world, index))
-            .collect();
+        worlds = reached.iter().filter_map(|world| search.closed(world, index)).collect();
         if worlds.is_empty() {
-            return Verdict::Refused {
-                event: index,
-                instead: Search::possible(&reached),
-            };
+            return Verdict::Refused { event: index, instead: Search::possible(&reached) };
         }
     }
     match &observed.ends {
@@ -173,35 +160,18 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(observed: &'a Observed) -> Self {
         let events = &observed.events[..];
-        let files = (0..events.len())
-            .filter(|index| events[*index].what.is_of_files())
-            .collect();
-        let ids = observed
-            .ids()
-            .into_iter()
-            .filter_map(|(daemon, id)| Some((daemon, id.parse().ok()?)));
+        let files = (0..events.len()).filter(|index| events[*index].what.is_of_files()).collect();
+        let ids = observed.ids().into_iter().filter_map(|(daemon, id)| Some((daemon, id.parse().ok()?)));
         let failed = events.iter().filter_map(|event| match event.what {
-            What::Exited {
-                daemon,
-                status: Some(status),
-                ..
-            } if !matches!(status, 0 | 20) => Some(daemon),
+            What::Exited { daemon, status: Some(status), .. } if !matches!(status, 0 | 20) => Some(daemon),
             _ => None,
         });
-        Self {
-            events,
-            files,
-            ids: ids.collect(),
-            failed: failed.collect(),
-        }
+        Self { events, files, ids: ids.collect(), failed: failed.collect() }
     }
 
     /// A daemon of which no id was seen has one that nobody else has.
     fn id(&self, daemon: u32) -> ClaimId {
-        self.ids
-            .get(&daemon)
-            .copied()
-            .unwrap_or_else(|| ClaimId::from_bits(u128::from(daemon)))
+        self.ids.get(&daemon).copied().unwrap_or_else(|| ClaimId::from_bits(u128::from(daemon)))
     }
 
     /// The observation may happen from now on.
@@ -325,11 +295,7 @@ impl<'a> Search<'a> {
                 }
             }
             Some(Effect::ReadTaken) => {
-                let content = here
-                    .taken
-                    .as_ref()
-                    .and_then(|file| world.taken.get(file))
-                    .copied();
+                let content = here.taken.as_ref().and_then(|file| world.taken.get(file)).copied();
                 for sight in Self::sights(content.unwrap_or(Content::Missing), id) {
                     hears(Outcome::Record(sight));
                 }
@@ -382,9 +348,7 @@ impl<'a> Search<'a> {
                 let file = format!("unseen-{daemon}");
                 here.taken = Some(file.clone());
                 here.claim.on(Outcome::Done);
-                changed
-                    .taken
-                    .insert(file, std::mem::replace(&mut changed.record, Content::Missing));
+                changed.taken.insert(file, std::mem::replace(&mut changed.record, Content::Missing));
             }
             Some(Effect::UnlinkOwn) => {
                 let file = here.taken.take();
@@ -432,9 +396,8 @@ impl<'a> Search<'a> {
         changed.done.insert(index, 0);
         match what {
             What::DaemonStarted { daemon, yields } => {
-                for yields in [false, true]
-                    .into_iter()
-                    .filter(|told| yields.is_none_or(|yields| yields == *told))
+                for yields in
+                    [false, true].into_iter().filter(|told| yields.is_none_or(|yields| yields == *told))
                 {
                     let mut world = changed.clone();
                     world.daemons.insert(
@@ -479,22 +442,13 @@ impl<'a> Search<'a> {
                 changed.record = Content::Any;
             }
             What::AskedToStop { daemon } => {
-                changed
-                    .daemons
-                    .entry(*daemon)
-                    .and_modify(|here| here.is_asked = true);
+                changed.daemons.entry(*daemon).and_modify(|here| here.is_asked = true);
             }
             What::Paused { daemon } => {
-                changed
-                    .daemons
-                    .entry(*daemon)
-                    .and_modify(|here| here.is_paused = true);
+                changed.daemons.entry(*daemon).and_modify(|here| here.is_paused = true);
             }
             What::Resumed { daemon } => {
-                changed
-                    .daemons
-                    .entry(*daemon)
-                    .and_modify(|here| here.is_paused = false);
+                changed.daemons.entry(*daemon).and_modify(|here| here.is_paused = false);
             }
             _ => return,
         }
@@ -531,9 +485,7 @@ impl<'a> Search<'a> {
                     let is_this = daemon.is_none_or(|daemon| daemon == **number);
                     wants
                         && is_this
-                        && id
-                            .as_ref()
-                            .is_none_or(|id| known(Some(id)) == Content::Record(here.claim.id()))
+                        && id.as_ref().is_none_or(|id| known(Some(id)) == Content::Record(here.claim.id()))
                 };
                 for (number, here) in daemons().filter(may).filter(|_| *by != Some(By::Suite)) {
                     let content = Content::Record(here.claim.id());
@@ -587,10 +539,7 @@ impl<'a> Search<'a> {
                         push(&|world| {
                             world.taken.remove(file);
                             if own {
-                                world
-                                    .daemons
-                                    .entry(*number)
-                                    .and_modify(|here| here.claim.on(Outcome::Done));
+                                world.daemons.entry(*number).and_modify(|here| here.claim.on(Outcome::Done));
                             }
                         });
                     }
@@ -639,8 +588,7 @@ fn settle(claim: &mut Claim) {
 }
 
 fn known(id: Option<&String>) -> Content {
-    id.and_then(|id| id.parse().ok())
-        .map_or(Content::Any, Content::Record)
+    id.and_then(|id| id.parse().ok()).map_or(Content::Any, Content::Record)
 }
 
 fn protocol() -> Protocol {

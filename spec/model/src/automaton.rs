@@ -7,11 +7,9 @@
 //! is explored is exactly what the crate does: the merging forgets only what can never matter again, such as which
 //! dead record a call saw before the one that it waits on now.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, OnceLock},
-};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::machine::{Alphabet, LETTERS, Letter, Names, Out, Root, Subject};
 
@@ -43,11 +41,7 @@ impl Automaton {
         static KNOWN: OnceLock<Mutex<HashMap<Alphabet, Arc<Automaton>>>> = OnceLock::new();
         let known = KNOWN.get_or_init(Mutex::default);
         let mut known = known.lock().expect("no panic while it is held");
-        Arc::clone(
-            known
-                .entry(alphabet)
-                .or_insert_with(|| Arc::new(Self::new(alphabet))),
-        )
+        Arc::clone(known.entry(alphabet).or_insert_with(|| Arc::new(Self::new(alphabet))))
     }
 
     fn new(alphabet: Alphabet) -> Self {
@@ -111,9 +105,7 @@ impl Closure {
                 u32::try_from(subjects.len() - 1).expect("far fewer states")
             })
         };
-        let roots = roots(alphabet)
-            .map(|root| (root, intern(Subject::new(root), &mut subjects)))
-            .collect();
+        let roots = roots(alphabet).map(|root| (root, intern(Subject::new(root), &mut subjects))).collect();
         let mut edges = Vec::new();
         let mut outs = Vec::new();
         while edges.len() < subjects.len() {
@@ -198,10 +190,8 @@ impl Closure {
             }
             renamed
         };
-        let renamed: Vec<Vec<Local>> = renamings(usize::from(alphabet.ids) - 1)
-            .into_iter()
-            .map(follow)
-            .collect();
+        let renamed: Vec<Vec<Local>> =
+            renamings(usize::from(alphabet.ids) - 1).into_iter().map(follow).collect();
         let orbits = (0..origins.len())
             .map(|state| renamed.iter().map(|by| by[state]).min().unwrap_or(OFF))
             .collect();
@@ -214,14 +204,7 @@ impl Closure {
                 mentions[state] |= u8::from(usize::from(other) != state) << id;
             }
         }
-        Automaton {
-            roots,
-            next,
-            outs,
-            renamed,
-            orbits,
-            mentions,
-        }
+        Automaton { roots, next, outs, renamed, orbits, mentions }
     }
 }
 
@@ -282,10 +265,7 @@ fn permute(mut names: Names, at: usize, count: usize, found: &mut impl FnMut(Nam
 /// The number of a renaming among those of `count` daemons (its Lehmer code).
 pub fn rank(names: Names, count: usize) -> usize {
     (0..count).fold(0, |rank, at| {
-        let smaller = names[at + 1..count]
-            .iter()
-            .filter(|name| **name < names[at])
-            .count();
+        let smaller = names[at + 1..count].iter().filter(|name| **name < names[at]).count();
         rank * (count - at) + smaller
     })
 }

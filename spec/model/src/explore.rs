@@ -1,16 +1,12 @@
 //! Every world that a scenario leads to, breadth first, and the shortest way to each violation.
 
-use std::{
-    hash::BuildHasher,
-    time::{Duration, Instant},
-};
+use std::hash::BuildHasher;
+use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::{
-    property::{PROPERTIES, Property},
-    world::{Action, Setting, World},
-};
+use crate::property::{PROPERTIES, Property};
+use crate::world::{Action, Setting, World};
 
 /// A way through the worlds of a scenario, from the start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,10 +71,8 @@ pub fn explore(setting: &Setting, search: Search) -> Report {
     let began = Instant::now();
     let mut graph = Graph::new(setting, search);
     let violated = graph.grow();
-    let mut violations: Vec<(&'static Property, Trace)> = violated
-        .into_iter()
-        .map(|(property, at)| (property, graph.path(at)))
-        .collect();
+    let mut violations: Vec<(&'static Property, Trace)> =
+        violated.into_iter().map(|(property, at)| (property, graph.path(at))).collect();
     let of_cycles = |property: &&Property| property.is_of_cycles() && search.wants(property);
     if let Some(property) = PROPERTIES.iter().find(of_cycles)
         && let Some(trace) = graph.livelock()
@@ -184,8 +178,7 @@ impl<'a> Graph<'a> {
                     self.targets.push(target);
                 }
             }
-            self.starts
-                .push(u32::try_from(self.targets.len()).expect("fewer than 2^32 edges"));
+            self.starts.push(u32::try_from(self.targets.len()).expect("fewer than 2^32 edges"));
             at += 1;
         }
         violated
@@ -194,12 +187,9 @@ impl<'a> Graph<'a> {
     /// The action that leads from one world to the other.
     fn action(&self, from: u32, to: u32) -> Action {
         let mut successors = Vec::new();
-        self.setting
-            .successors(&self.worlds[from as usize], &mut successors);
+        self.setting.successors(&self.worlds[from as usize], &mut successors);
         let target = self.worlds[to as usize];
-        let found = successors
-            .into_iter()
-            .find(|(_, next)| self.normal(*next) == target);
+        let found = successors.into_iter().find(|(_, next)| self.normal(*next) == target);
         found.expect("an edge of the graph").0
     }
 
@@ -211,10 +201,7 @@ impl<'a> Graph<'a> {
             at = parent;
         }
         steps.reverse();
-        Trace {
-            steps,
-            cycle: Vec::new(),
-        }
+        Trace { steps, cycle: Vec::new() }
     }
 
     fn edges(&self, of: u32) -> &[u32] {
@@ -231,16 +218,11 @@ impl<'a> Graph<'a> {
             part.sort_unstable();
         }
         parts.sort_unstable_by_key(|part| part[0]);
-        let part = parts
-            .into_iter()
-            .find(|part| self.search == Search::Symmetric || self.is_fair(part))?;
+        let part = parts.into_iter().find(|part| self.search == Search::Symmetric || self.is_fair(part))?;
         let entry = part[0];
         let cycle = self.cycle(&part);
         let mut trace = self.path(entry);
-        trace.cycle = cycle
-            .windows(2)
-            .map(|pair| self.action(pair[0], pair[1]))
-            .collect();
+        trace.cycle = cycle.windows(2).map(|pair| self.action(pair[0], pair[1])).collect();
         Some(trace)
     }
 
@@ -251,8 +233,7 @@ impl<'a> Graph<'a> {
         let mut successors = Vec::new();
         for at in part {
             let mut able = 0;
-            self.setting
-                .successors(&self.worlds[*at as usize], &mut successors);
+            self.setting.successors(&self.worlds[*at as usize], &mut successors);
             for ((action, _), target) in successors.iter().zip(self.edges(*at)) {
                 if let Some(mover) = action.mover() {
                     able |= 1 << mover;
@@ -279,9 +260,7 @@ impl<'a> Graph<'a> {
                     let mut way = vec![root, at];
                     let mut back = at;
                     while back != root {
-                        back = place(back)
-                            .and_then(|index| before[index])
-                            .expect("a world that was reached");
+                        back = place(back).and_then(|index| before[index]).expect("a world that was reached");
                         way.push(back);
                     }
                     way.reverse();
@@ -339,10 +318,7 @@ impl<'a> Graph<'a> {
                 if low[at as usize] != order[at as usize] {
                     continue;
                 }
-                let from = stack
-                    .iter()
-                    .rposition(|other| *other == at)
-                    .expect("it is on the stack");
+                let from = stack.iter().rposition(|other| *other == at).expect("it is on the stack");
                 let part = stack.split_off(from);
                 for member in &part {
                     done[*member as usize] = true;

@@ -5,31 +5,25 @@
 //! What the model calls a pause or a crash is a signal to the process. Time is the walk's to give: a probe of a stopped
 //! process is told a short bound, every other one a bound that no busy machine exceeds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    num::NonZeroU32,
-    os::{fd::OwnedFd, unix::net::UnixListener},
-    path::Path,
-    process::Stdio,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
 
-use local_daemon::{
-    ClaimId, StateDir,
-    claim::{self, Sight},
-    connect,
-    state_directory::REGISTRATION,
-};
+use local_daemon::claim::{self, Sight};
+use local_daemon::state_directory::REGISTRATION;
+use local_daemon::{ClaimId, StateDir, connect};
 
-use crate::{
-    machine::{DAEMONS, Want, claim_id, client_want, daemon_want},
-    scenario::Kind,
-    world::{Action, Log, Phase, Setting, World},
-};
+use crate::machine::{DAEMONS, Want, claim_id, client_want, daemon_want};
+use crate::scenario::Kind;
+use crate::world::{Action, Log, Phase, Setting, World};
 
 mod client;
 mod daemon;
@@ -126,27 +120,16 @@ impl Stage {
         }
         let strings = folder.join("strings");
         let socket = UnixListener::bind(&strings)?;
-        let mut stage = Self {
-            puppets: BTreeMap::new(),
-            state_dir,
-            socket,
-            _ports: kept,
-        };
+        let mut stage = Self { puppets: BTreeMap::new(), state_dir, socket, _ports: kept };
         let daemons = setting.running(world).into_iter().map(|id| Role::Daemon {
             id,
             protocol: setting.protocol_of(world, id),
             yields: false,
         });
         let clients = (0..).zip(scenario.clients).map(|(id, kind)| match *kind {
-            Kind::Caller {
-                protocol,
-                ignores_lock,
-            } => Ok(Role::Client {
-                id,
-                protocol,
-                ignores_lock,
-                credulous,
-            }),
+            Kind::Caller { protocol, ignores_lock } => {
+                Ok(Role::Client { id, protocol, ignores_lock, credulous })
+            }
             Kind::Supervisor => Err(io::Error::other("supervisors have no puppets")),
         });
         for role in daemons.map(Ok).chain(clients) {
@@ -203,17 +186,10 @@ impl Stage {
     /// How long a probe may take that this puppet is about to make.
     fn patience(&self, who: &str) -> Duration {
         let target = self.puppets.get(who).and_then(|puppet| {
-            let named = puppet
-                .word
-                .split_whitespace()
-                .find(|word| word.starts_with('D'))?;
+            let named = puppet.word.split_whitespace().find(|word| word.starts_with('D'))?;
             self.puppets.get(named.trim_end_matches(','))
         });
-        if target.is_some_and(|target| target.is_paused) {
-            SCANT
-        } else {
-            AMPLE
-        }
+        if target.is_some_and(|target| target.is_paused) { SCANT } else { AMPLE }
     }
 
     /// How the processes and files differ from the model's world, after a step of which the model says `said`.
@@ -232,9 +208,7 @@ impl Stage {
             let number = name[1..].parse().map_err(io::Error::other)?;
             let expected = if name.starts_with('D') {
                 if running.contains(&number) {
-                    let state = setting
-                        .reason(world, number)
-                        .map_or("serves", claim::Reason::as_str);
+                    let state = setting.reason(world, number).map_or("serves", claim::Reason::as_str);
                     format!("{state}, wants to {}", wish(setting.daemon_wants(world, number)))
                 } else {
                     "is over".to_owned()
@@ -242,11 +216,7 @@ impl Stage {
             } else {
                 match setting.phases(world).nth(usize::from(number)) {
                     Some(Phase::Calling) => {
-                        let lock = if setting.holds_lock(world, number) {
-                            ", holds the lock"
-                        } else {
-                            ""
-                        };
+                        let lock = if setting.holds_lock(world, number) { ", holds the lock" } else { "" };
                         format!("wants to {}{lock}", wish(setting.client_wants(world, number)))
                     }
                     Some(Phase::Connected(daemon)) => format!("is connected to D{daemon}"),
@@ -259,10 +229,7 @@ impl Stage {
                 }
             };
             if puppet.word != expected {
-                return Ok(Some(format!(
-                    "{name} {}, and the model's {expected}",
-                    puppet.word
-                )));
+                return Ok(Some(format!("{name} {}, and the model's {expected}", puppet.word)));
             }
         }
         let record = match self.state_dir.read_record().0 {
@@ -272,9 +239,7 @@ impl Stage {
         };
         let expected = setting.owner(world).map(claim_id);
         if record != expected {
-            return Ok(Some(format!(
-                "the record is {record:?}, and the model's is {expected:?}"
-            )));
+            return Ok(Some(format!("the record is {record:?}, and the model's is {expected:?}")));
         }
         let credential = self.state_dir.read_credential().map_err(io::Error::other)?;
         if credential.is_some() != setting.is_credential_made(world) {
@@ -288,11 +253,8 @@ impl Stage {
                 taken.insert(*id);
             }
         }
-        let expected: BTreeSet<u8> = setting
-            .taken(world)
-            .into_iter()
-            .filter(|id| running.contains(id))
-            .collect();
+        let expected: BTreeSet<u8> =
+            setting.taken(world).into_iter().filter(|id| running.contains(id)).collect();
         Ok((taken != expected)
             .then(|| format!("the taken files hold {taken:?}, and the model's {expected:?}")))
     }

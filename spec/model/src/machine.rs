@@ -4,18 +4,14 @@
 //! everything that others can tell about it. Both are plain translations: [`Subject::hear`] builds the crate's own
 //! [`claim::Outcome`] or [`connect::Observed`] and hands it to the crate's own type.
 
-use std::{
-    num::{NonZeroU16, NonZeroU32},
-    time::Duration,
-};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
-use local_daemon::{
-    LoopbackUrl, Protocol,
-    claim::{self, Claim, Reason, Sight},
-    connect::{self, Child, Connect, LOCK_BOUND, Policy},
-    handshake::{Handshake, State},
-    registration::{ClaimId, LoopbackHost, Registration},
-};
+use local_daemon::claim::{self, Claim, Reason, Sight};
+use local_daemon::connect::{self, Child, Connect, LOCK_BOUND, Policy};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::registration::{ClaimId, LoopbackHost, Registration};
+use local_daemon::{LoopbackUrl, Protocol};
 
 /// The most daemons that a world holds.
 pub const DAEMONS: usize = 5;
@@ -153,15 +149,12 @@ impl Letter {
     pub fn renamed(self, names: Names) -> Self {
         let name = |id: u8| names[usize::from(id)];
         match self {
-            Self::Read(Content::Record(record)) => Self::Read(Content::Record(Record {
-                id: name(record.id),
-                port: name(record.port),
-            })),
-            Self::Probed(Answer::Proven { id, protocol, ready }) => Self::Probed(Answer::Proven {
-                id: name(id),
-                protocol,
-                ready,
-            }),
+            Self::Read(Content::Record(record)) => {
+                Self::Read(Content::Record(Record { id: name(record.id), port: name(record.port) }))
+            }
+            Self::Probed(Answer::Proven { id, protocol, ready }) => {
+                Self::Probed(Answer::Proven { id: name(id), protocol, ready })
+            }
             other => other,
         }
     }
@@ -217,12 +210,7 @@ pub struct Out {
 
 impl Out {
     /// What can be told of a process that is not there.
-    pub const NOTHING: Self = Self {
-        want: Want::Nothing,
-        ready: false,
-        reason: None,
-        end: None,
-    };
+    pub const NOTHING: Self = Self { want: Want::Nothing, ready: false, reason: None, end: None };
 }
 
 /// What a scenario's machines may come to hear: the fewer, the smaller the automaton.
@@ -302,11 +290,9 @@ impl Root {
     #[must_use]
     pub fn renamed(self, names: Names) -> Self {
         match self {
-            Self::Daemon { id, protocol, yields } => Self::Daemon {
-                id: names[usize::from(id)],
-                protocol,
-                yields,
-            },
+            Self::Daemon { id, protocol, yields } => {
+                Self::Daemon { id: names[usize::from(id)], protocol, yields }
+            }
             call @ Self::Call { .. } => call,
         }
     }
@@ -328,16 +314,8 @@ impl Subject {
             Root::Daemon { id, protocol, yields } => {
                 Self::Daemon(Claim::new(claim_id(id), protocol_number(protocol), yields))
             }
-            Root::Call {
-                protocol,
-                spawn,
-                replace,
-            } => Self::Client(
-                Connect::new(Policy {
-                    protocol: protocol_number(protocol),
-                    spawn,
-                    replace,
-                }),
+            Root::Call { protocol, spawn, replace } => Self::Client(
+                Connect::new(Policy { protocol: protocol_number(protocol), spawn, replace }),
                 false,
             ),
         }
@@ -353,9 +331,7 @@ impl Subject {
                 end: None,
             },
             Self::Client(connect, _) => Out {
-                want: connect
-                    .next()
-                    .map_or(Want::Nothing, |effect| client_want(&effect)),
+                want: connect.next().map_or(Want::Nothing, |effect| client_want(&effect)),
                 end: connect.outcome().map(|outcome| match outcome {
                     connect::Outcome::Ready(found) => End::Ready(record_of(&found.0).id),
                     other => End::Not(other.as_str()),
@@ -449,14 +425,9 @@ fn registration(record: Record) -> Registration {
 }
 
 fn record_of(registration: &Registration) -> Record {
-    let id = (0..=u8::MAX)
-        .find(|id| claim_id(*id) == registration.id)
-        .expect("an id of this world");
+    let id = (0..=u8::MAX).find(|id| claim_id(*id) == registration.id).expect("an id of this world");
     let port = registration.url.port() - FIRST_PORT;
-    Record {
-        id,
-        port: u8::try_from(port).expect("a port of this world"),
-    }
+    Record { id, port: u8::try_from(port).expect("a port of this world") }
 }
 
 fn sight(content: Content) -> Sight {

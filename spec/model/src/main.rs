@@ -2,29 +2,23 @@
 
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    time::Instant,
-};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+use std::{fs, io};
 
 use clap::{Parser, Subcommand};
-use local_daemon_model::{
-    ablation::{ABLATIONS, ablation},
-    admit::{self, Verdict},
-    explore::{Report, Search, explore},
-    observed::Observed,
-    property::PROPERTIES,
-    render,
-    scenario::{SCENARIOS, Scenario, scenario},
-    world::Setting,
-};
+use local_daemon_model::ablation::{ABLATIONS, ablation};
+use local_daemon_model::admit::{self, Verdict};
+use local_daemon_model::explore::{Report, Search, explore};
+use local_daemon_model::observed::Observed;
+use local_daemon_model::property::PROPERTIES;
+use local_daemon_model::render;
+use local_daemon_model::scenario::{SCENARIOS, Scenario, scenario};
+use local_daemon_model::world::Setting;
 use serde_json::{Value, json};
 
 /// Explores the machines that daemons and clients of the Local Daemon Protocol run.
@@ -99,16 +93,8 @@ const OUTSIDE: u8 = 4;
 
 fn main() -> ExitCode {
     let status = match Arguments::parse().command {
-        Command::Check {
-            scenario: None,
-            jobs,
-            json,
-        } => check(SCENARIOS, jobs, json),
-        Command::Check {
-            scenario: Some(name),
-            jobs,
-            json,
-        } => match scenario(&name) {
+        Command::Check { scenario: None, jobs, json } => check(SCENARIOS, jobs, json),
+        Command::Check { scenario: Some(name), jobs, json } => match scenario(&name) {
             Some(found) => check(std::slice::from_ref(found), jobs, json),
             None => unknown("scenario", &name, SCENARIOS.iter().map(|scenario| scenario.name)),
         },
@@ -117,10 +103,7 @@ fn main() -> ExitCode {
         Command::Table { spec, jobs } => {
             let mut reports = Vec::new();
             explore_all(SCENARIOS, jobs, |_, report| reports.push(report));
-            written(
-                fs::write(spec.join("model-table.md"), render::table(&reports)),
-                &spec,
-            )
+            written(fs::write(spec.join("model-table.md"), render::table(&reports)), &spec)
         }
         Command::Boxes { spec } => boxes(&spec),
         Command::Admits { trace } => admits(&trace),
@@ -268,10 +251,7 @@ fn ablate(json: bool) -> u8 {
     let mut unmissed = 0;
     let mut all: Vec<Value> = Vec::new();
     if !json {
-        println!(
-            "{:<26}{:<20}{:<24}{:>7}{:>9}",
-            "rule left out", "stated by", "breaks", "steps", "states"
-        );
+        println!("{:<26}{:<20}{:<24}{:>7}{:>9}", "rule left out", "stated by", "breaks", "steps", "states");
     }
     for ablation in ABLATIONS {
         let report = ablation.search();
@@ -327,9 +307,7 @@ fn admits(path: &Path) -> u8 {
     } else {
         fs::read_to_string(path)
     };
-    let observed = text
-        .map_err(|error| error.to_string())
-        .and_then(|text| Observed::parse(&text));
+    let observed = text.map_err(|error| error.to_string()).and_then(|text| Observed::parse(&text));
     match observed {
         Ok(observed) => {
             let verdict = admit::admits(&observed);

@@ -56,11 +56,7 @@ pub enum What {
     /// From here on, changes of files are seen; the record's id at that moment, `null` where there was none.
     WatchBegan { record: Option<String> },
     /// A record was renamed into place. The daemon is the one whose process id stands in it.
-    RecordPut {
-        id: Option<String>,
-        daemon: Option<u32>,
-        by: Option<By>,
-    },
+    RecordPut { id: Option<String>, daemon: Option<u32>, by: Option<By> },
     /// The record was renamed to a taken name.
     RecordTaken { file: String, by: Option<By> },
     /// The record was unlinked, or renamed to any other name.
@@ -81,11 +77,7 @@ pub enum What {
     /// The suite let its process go on.
     Resumed { daemon: u32 },
     /// A daemon's process ended: with a status, or by a signal.
-    Exited {
-        daemon: u32,
-        status: Option<i32>,
-        signal: Option<i32>,
-    },
+    Exited { daemon: u32, status: Option<i32>, signal: Option<i32> },
 }
 
 impl What {
@@ -112,10 +104,7 @@ impl Observed {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let observed: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
         if observed.trace != 1 {
-            return Err(format!(
-                "a trace of format {}, and this is a reader of 1",
-                observed.trace
-            ));
+            return Err(format!("a trace of format {}, and this is a reader of 1", observed.trace));
         }
         Ok(observed)
     }
@@ -123,11 +112,9 @@ impl Observed {
     /// The id of each daemon whose id was seen.
     pub fn ids(&self) -> BTreeMap<u32, String> {
         let seen = self.events.iter().filter_map(|event| match &event.what {
-            What::RecordPut {
-                id: Some(id),
-                daemon: Some(daemon),
-                by,
-            } if *by != Some(By::Suite) => Some((*daemon, id.clone())),
+            What::RecordPut { id: Some(id), daemon: Some(daemon), by } if *by != Some(By::Suite) => {
+                Some((*daemon, id.clone()))
+            }
             What::Answered { daemon, id, .. } => Some((*daemon, id.clone())),
             _ => None,
         });

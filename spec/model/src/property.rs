@@ -5,10 +5,8 @@
 //! has ended: what holds there holds for ever. `no-livelock` is judged on the whole graph: there is no way to go on for
 //! ever without a fault and without leaving anybody out.
 
-use crate::{
-    machine::End,
-    world::{Phase, Setting, Stillness, World, broken},
-};
+use crate::machine::End;
+use crate::world::{Phase, Setting, Stillness, World, broken};
 
 /// One property.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +53,7 @@ impl Property {
 
 /// All of them.
 pub const PROPERTIES: &[Property] = &[
-    breach(
-        "whole-record",
-        "No torn record is ever read.",
-        &["PUB-3", "PUB-5"],
-        broken::TORN,
-    ),
+    breach("whole-record", "No torn record is ever read.", &["PUB-3", "PUB-5"], broken::TORN),
     breach(
         "own-removal",
         "The record of a running daemon is deleted by nobody but that daemon (or a person).",
@@ -166,12 +159,7 @@ pub const PROPERTIES: &[Property] = &[
                 let found = setting.connects(world, protocol);
                 left.iter().any(|daemon| {
                     let same = setting.protocol_of(world, *daemon) == protocol;
-                    found
-                        != Some(if same {
-                            End::Ready(*daemon)
-                        } else {
-                            End::Not("incompatible")
-                        })
+                    found != Some(if same { End::Ready(*daemon) } else { End::Not("incompatible") })
                 })
             };
             setting.protocols(world).any(misses)
@@ -213,13 +201,7 @@ const fn breach(
     guards: &'static [&'static str],
     breach: u16,
 ) -> Property {
-    Property {
-        name,
-        says,
-        guards,
-        breach,
-        judge: Judge::Breach,
-    }
+    Property { name, says, guards, breach, judge: Judge::Breach }
 }
 
 const fn settled(
@@ -228,13 +210,7 @@ const fn settled(
     guards: &'static [&'static str],
     violated: fn(&Setting, &World) -> bool,
 ) -> Property {
-    Property {
-        name,
-        says,
-        guards,
-        breach: 0,
-        judge: Judge::Settled(violated),
-    }
+    Property { name, says, guards, breach: 0, judge: Judge::Settled(violated) }
 }
 
 /// The property of this name.

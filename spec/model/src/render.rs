@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::{
-    ablation::{ABLATIONS, Ablation},
-    explore::{Report, Trace},
-    property::PROPERTIES,
-    scenario::{SCENARIOS, Scenario},
-    world::{Action, Log, Setting, World},
-};
+use crate::ablation::{ABLATIONS, Ablation};
+use crate::explore::{Report, Trace};
+use crate::property::PROPERTIES;
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::world::{Action, Log, Setting, World};
 
 /// A trace, one numbered line per step: who, what, and whose record is there then.
 pub fn trace(setting: &Setting, trace: &Trace) -> String {
@@ -19,11 +17,7 @@ pub fn trace(setting: &Setting, trace: &Trace) -> String {
         lines.push(("     and then, for ever:".to_owned(), None));
         walk(setting, &mut world, &trace.cycle, &mut lines);
     }
-    let width = lines
-        .iter()
-        .map(|(line, _)| line.chars().count())
-        .max()
-        .unwrap_or(0);
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for (line, record) in lines {
         match record {
@@ -53,28 +47,14 @@ fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
 pub fn counterexample(ablation: &Ablation, found: &Trace) -> String {
     let property = ablation.property();
     let mut text = String::new();
+    push(&mut text, format_args!("{} ({})\n", ablation.name, ablation.rules.join(", ")));
+    push(&mut text, format_args!("Instead of the rule: {}\n", ablation.instead));
     push(
         &mut text,
-        format_args!("{} ({})\n", ablation.name, ablation.rules.join(", ")),
-    );
-    push(
-        &mut text,
-        format_args!("Instead of the rule: {}\n", ablation.instead),
-    );
-    push(
-        &mut text,
-        format_args!(
-            "What breaks: {}. {} ({})\n",
-            property.name,
-            property.says,
-            property.guards.join(", ")
-        ),
+        format_args!("What breaks: {}. {} ({})\n", property.name, property.says, property.guards.join(", ")),
     );
     let scenario = &ablation.scenario;
-    push(
-        &mut text,
-        format_args!("Scenario: {}; {}\n\n", scenario.cast(), scenario.conditions()),
-    );
+    push(&mut text, format_args!("Scenario: {}; {}\n\n", scenario.cast(), scenario.conditions()));
     text.push_str(&trace(&ablation.setting(), found));
     text
 }
@@ -120,11 +100,7 @@ pub fn verdict(report: &Report) -> String {
     if report.violations.is_empty() {
         return "holds".to_owned();
     }
-    let names: Vec<_> = report
-        .violations
-        .iter()
-        .map(|(property, _)| property.name)
-        .collect();
+    let names: Vec<_> = report.violations.iter().map(|(property, _)| property.name).collect();
     names.join(", ")
 }
 
@@ -134,10 +110,7 @@ pub fn ablation_row(ablation: &Ablation) -> String {
     let with = ablation.whole(true);
     let mut row = format!("| `{}` | {} |", ablation.name, ablation.rules.join(", "));
     for property in PROPERTIES {
-        let broken = without
-            .violations
-            .iter()
-            .find(|(other, _)| other.name == property.name);
+        let broken = without.violations.iter().find(|(other, _)| other.name == property.name);
         match broken {
             Some((_, trace)) if property.name == ablation.breaks => {
                 push(&mut row, format_args!(" **{}** |", trace.len()));
@@ -146,10 +119,7 @@ pub fn ablation_row(ablation: &Ablation) -> String {
             None => row.push_str(" · |"),
         }
     }
-    push(
-        &mut row,
-        format_args!(" {} | {} | {} |", without.states, with.states, verdict(&with)),
-    );
+    push(&mut row, format_args!(" {} | {} | {} |", without.states, with.states, verdict(&with)));
     row
 }
 
@@ -165,12 +135,7 @@ pub fn table(reports: &[Report]) -> String {
         let guards = property.guards.join(", ");
         push(
             &mut text,
-            format_args!(
-                "| P{} | `{}` | {guards} | {} |\n",
-                number + 1,
-                property.name,
-                property.says
-            ),
+            format_args!("| P{} | `{}` | {guards} | {} |\n", number + 1, property.name, property.says),
         );
     }
     text.push_str(

@@ -22,20 +22,11 @@ pub enum Kind {
 }
 
 /// A caller of the first generation that does everything right.
-pub const CALLER: Kind = Kind::Caller {
-    protocol: 1,
-    ignores_lock: false,
-};
+pub const CALLER: Kind = Kind::Caller { protocol: 1, ignores_lock: false };
 /// The same of the next generation.
-pub const NEWER: Kind = Kind::Caller {
-    protocol: 2,
-    ignores_lock: false,
-};
+pub const NEWER: Kind = Kind::Caller { protocol: 2, ignores_lock: false };
 /// A caller of another implementation, whose lock does not exclude anybody.
-pub const LOCKLESS: Kind = Kind::Caller {
-    protocol: 1,
-    ignores_lock: true,
-};
+pub const LOCKLESS: Kind = Kind::Caller { protocol: 1, ignores_lock: true };
 
 /// How often each thing may go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -52,12 +43,7 @@ pub struct Faults {
 
 impl Faults {
     /// Never.
-    pub const NONE: Self = Self {
-        crash: 0,
-        pause: 0,
-        stop: 0,
-        remove: 0,
-    };
+    pub const NONE: Self = Self { crash: 0, pause: 0, stop: 0, remove: 0 };
 }
 
 /// One rule of the protocol, left out.
@@ -159,10 +145,7 @@ impl Scenario {
             (count > 0).then(|| format!("{count} {what}{}", if count > 1 { "s" } else { "" }))
         };
         let parts = [
-            count(
-                daemons.clone().filter(|protocol| !newer(protocol)).count(),
-                "daemon",
-            ),
+            count(daemons.clone().filter(|protocol| !newer(protocol)).count(), "daemon"),
             count(daemons.filter(|protocol| newer(protocol)).count(), "newer daemon"),
             count(callers(|kind| *kind == CALLER), "client"),
             count(callers(|kind| *kind == NEWER), "newer client"),
@@ -175,13 +158,7 @@ impl Scenario {
     /// What there is besides and what may go wrong, for a table.
     pub fn conditions(&self) -> String {
         let times = |count: u8, what: &str| {
-            (count > 0).then(|| {
-                if count == 1 {
-                    what.to_owned()
-                } else {
-                    format!("{count} {what}s")
-                }
-            })
+            (count > 0).then(|| if count == 1 { what.to_owned() } else { format!("{count} {what}s") })
         };
         let when = |is: bool, what: &str| is.then(|| what.to_owned());
         let parts = [
@@ -198,11 +175,7 @@ impl Scenario {
             when(self.recycled, "for ever"),
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
-        if parts.is_empty() {
-            "-".to_owned()
-        } else {
-            parts.join(", ")
-        }
+        if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
     }
 
     /// Whether this rule is left out.

@@ -12,11 +12,9 @@
 
 use std::sync::Arc;
 
-use crate::{
-    automaton::{Automaton, GONE, Local, OFF},
-    machine::{Answer, Content, DAEMONS, Letter, NONE, Out, Record, Root, Want},
-    scenario::{CLIENTS, Deviation, Faults, Kind, Scenario},
-};
+use crate::automaton::{Automaton, GONE, Local, OFF};
+use crate::machine::{Answer, Content, DAEMONS, Letter, NONE, Out, Record, Root, Want};
+use crate::scenario::{CLIENTS, Deviation, Faults, Kind, Scenario};
 
 mod client;
 mod daemon;
@@ -259,11 +257,7 @@ pub struct Setting {
 impl Setting {
     /// A scenario with its machines, where the given breaches are remembered.
     pub fn new(scenario: Scenario, watched: u16) -> Self {
-        Self {
-            scenario,
-            automaton: Automaton::of(scenario.alphabet()),
-            watched,
-        }
+        Self { scenario, automaton: Automaton::of(scenario.alphabet()), watched }
     }
 
     fn lacks(&self, rule: Deviation) -> bool {
@@ -327,10 +321,7 @@ impl Setting {
         for index in self.clients() {
             // Equal clients bear the same number, so that they can stand for each other.
             let kinds = scenario.clients;
-            let kind = kinds
-                .iter()
-                .position(|kind| *kind == kinds[index])
-                .unwrap_or(index);
+            let kind = kinds.iter().position(|kind| *kind == kinds[index]).unwrap_or(index);
             world.clients[index].kind = number(kind);
             self.begin(&mut world.clients[index]);
         }
@@ -428,16 +419,8 @@ impl Setting {
         if ready && world.record.id() != Some(number(found)) {
             self.note(world, broken::LOSER);
         }
-        let id = if self.lacks(Deviation::NoIdCheck) {
-            record.id
-        } else {
-            number(found)
-        };
-        Answer::Proven {
-            id,
-            protocol: slot.protocol,
-            ready,
-        }
+        let id = if self.lacks(Deviation::NoIdCheck) { record.id } else { number(found) };
+        Answer::Proven { id, protocol: slot.protocol, ready }
     }
 
     fn read(&self, world: &mut World) -> Letter {
@@ -468,9 +451,7 @@ impl Setting {
                     return false;
                 }
                 log.say(|| "waits for the lock in vain".to_owned());
-                let machine = self
-                    .automaton
-                    .step(world.clients[client].machine, Letter::Locked(false));
+                let machine = self.automaton.step(world.clients[client].machine, Letter::Locked(false));
                 world.clients[client].machine = machine;
                 self.call(world, client, log)
             }

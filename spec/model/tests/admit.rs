@@ -1,7 +1,8 @@
 //! Hand-made traces: what the machines can have done, and what they cannot.
 #![allow(clippy::unwrap_used)]
 
-use local_daemon_model::{admit::admits, observed::Observed};
+use local_daemon_model::admit::admits;
+use local_daemon_model::observed::Observed;
 use serde_json::{Value, json};
 
 /// The daemons' ids.
@@ -60,11 +61,7 @@ fn judged(events: Vec<Value>) -> String {
         between(0, 0, json!({"what": "watch-began", "record": null})),
     ];
     for (event, at) in events.into_iter().zip((10..).step_by(10)) {
-        all.push(if event["by_us"].is_null() {
-            between(at, at + 5, event)
-        } else {
-            event
-        });
+        all.push(if event["by_us"].is_null() { between(at, at + 5, event) } else { event });
     }
     let trace = json!({"trace": 1, "case": "by hand", "events": all, "ends": null});
     let observed = Observed::parse(&trace.to_string()).unwrap();
@@ -84,10 +81,7 @@ fn what_the_machines_do_is_admitted() {
                 exited(1, 20),
             ],
         ),
-        (
-            "a stop takes the record",
-            vec![put(1), asked(1), taken(Some("other")), untaken(), exited(1, 0)],
-        ),
+        ("a stop takes the record", vec![put(1), asked(1), taken(Some("other")), untaken(), exited(1, 0)]),
         (
             "a wrong one is published again",
             vec![
@@ -101,18 +95,9 @@ fn what_the_machines_do_is_admitted() {
                 answered(2, "ready"),
             ],
         ),
-        (
-            "an administrator removes it",
-            vec![put(1), removed(Some("suite")), exited(1, 0)],
-        ),
-        (
-            "who removed it was not seen",
-            vec![put(1), removed(None), exited(1, 0)],
-        ),
-        (
-            "one is killed, the other is ready",
-            vec![put(1), killed(1), put(2), answered(2, "ready")],
-        ),
+        ("an administrator removes it", vec![put(1), removed(Some("suite")), exited(1, 0)]),
+        ("who removed it was not seen", vec![put(1), removed(None), exited(1, 0)]),
+        ("one is killed, the other is ready", vec![put(1), killed(1), put(2), answered(2, "ready")]),
         ("one cannot start", vec![exited(1, 1), put(2)]),
         (
             "the exit was seen before the change that caused it",
@@ -155,28 +140,13 @@ fn what_the_machines_never_do_is_refused() {
                 exited(2, 0),
             ],
         ),
-        (
-            "a displaced daemon says ready",
-            vec![put(1), put(2), answered(1, "ready")],
-        ),
-        (
-            "ready before it has published",
-            vec![answered(1, "ready"), put(1)],
-        ),
+        ("a displaced daemon says ready", vec![put(1), put(2), answered(1, "ready")]),
+        ("ready before it has published", vec![answered(1, "ready"), put(1)]),
         ("the owner says draining", vec![put(1), answered(1, "draining")]),
-        (
-            "a displaced daemon exits as if stopped",
-            vec![put(1), put(2), exited(1, 0)],
-        ),
+        ("a displaced daemon exits as if stopped", vec![put(1), put(2), exited(1, 0)]),
         ("a daemon exits unasked", vec![put(1), exited(1, 0)]),
-        (
-            "a daemon that nobody displaced exits as displaced",
-            vec![put(1), asked(1), exited(1, 20)],
-        ),
-        (
-            "the record is taken by nobody who stops",
-            vec![put(1), taken(Some("other"))],
-        ),
+        ("a daemon that nobody displaced exits as displaced", vec![put(1), asked(1), exited(1, 20)]),
+        ("the record is taken by nobody who stops", vec![put(1), taken(Some("other"))]),
         ("the record is written again and again", vec![put(1), put(1)]),
         (
             "a daemon stands down through another's clean-up",
@@ -201,19 +171,11 @@ fn what_the_machines_never_do_is_refused() {
                 exited(1, 0),
             ],
         ),
-        (
-            "a stopped process publishes",
-            vec![put(1), json!({"what": "paused", "daemon": 2}), put(2)],
-        ),
-        (
-            "a record is written in place",
-            vec![put(1), json!({"what": "record-touched", "by": "other"})],
-        ),
+        ("a stopped process publishes", vec![put(1), json!({"what": "paused", "daemon": 2}), put(2)]),
+        ("a record is written in place", vec![put(1), json!({"what": "record-touched", "by": "other"})]),
     ];
-    let verdicts: Vec<String> = runs
-        .into_iter()
-        .map(|(name, events)| format!("{name}: {}", judged(events)))
-        .collect();
+    let verdicts: Vec<String> =
+        runs.into_iter().map(|(name, events)| format!("{name}: {}", judged(events))).collect();
     insta::assert_snapshot!(verdicts.join("\n"));
 }
 
@@ -224,10 +186,7 @@ fn a_trace_that_ended_early_is_judged_as_far_as_it_goes() {
     };
     let judge = |events| admits(&Observed::parse(&trace(events)).unwrap()).to_string();
     let begun = || vec![between(0, 1, started(1)), between(0, 5, put(1))];
-    assert_eq!(
-        judge(begun()),
-        "outside the model: the state directory was removed"
-    );
+    assert_eq!(judge(begun()), "outside the model: the state directory was removed");
     let worse = begun().into_iter().chain([between(5, 6, exited(1, 0))]).collect();
     assert!(judge(worse).starts_with("refused at event 2"));
 }

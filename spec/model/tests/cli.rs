@@ -6,10 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_local-daemon-model"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_local-daemon-model")).args(arguments).output().unwrap()
 }
 
 fn stdout(output: &Output) -> &str {
@@ -21,10 +18,7 @@ fn check_explores_one_scenario_and_says_that_it_holds() {
     let output = run(&["check", "--scenario", "two-daemons-stop"]);
     assert_eq!(output.status.code(), Some(0));
     let text = stdout(&output);
-    assert!(
-        text.contains("two-daemons-stop") && text.ends_with("all hold\n"),
-        "{text}"
-    );
+    assert!(text.contains("two-daemons-stop") && text.ends_with("all hold\n"), "{text}");
 }
 
 #[test]

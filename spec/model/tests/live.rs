@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use local_daemon_model::{live, scenario::scenario, world::Setting};
+use local_daemon_model::live;
+use local_daemon_model::scenario::scenario;
+use local_daemon_model::world::Setting;
 
 /// A small generator: a walk that fails is found again by its number.
 struct Random(u64);
@@ -25,10 +27,8 @@ fn walk(name: &str, number: u64, credulous: bool) -> Result<usize, String> {
     let program = Path::new(env!("CARGO_BIN_EXE_local-daemon-model"));
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(number);
-    live::walk(&setting, program, folder.path(), credulous, |bound| {
-        random.below(bound)
-    })
-    .map_err(|error| format!("walk {number} of {name}: {error}"))
+    live::walk(&setting, program, folder.path(), credulous, |bound| random.below(bound))
+        .map_err(|error| format!("walk {number} of {name}: {error}"))
 }
 
 /// `steps`: how many a walk takes on average at least, so that it is one.
@@ -36,10 +36,7 @@ fn walks(name: &str, numbers: std::ops::Range<u64>, steps: usize) {
     let walks = usize::try_from(numbers.end - numbers.start).unwrap();
     let taken: usize = numbers.map(|number| walk(name, number, false).unwrap()).sum();
     println!("{walks} walks of {name} took {taken} steps");
-    assert!(
-        taken > walks * steps,
-        "{walks} walks of {name} took only {taken} steps"
-    );
+    assert!(taken > walks * steps, "{walks} walks of {name} took only {taken} steps");
 }
 
 macro_rules! walks {
@@ -68,8 +65,5 @@ walks! {
 fn a_client_that_believes_the_record_alone_is_found_out() {
     let found = (0..20).find_map(|number| walk("two-clients-hurried", number, true).err());
     let found = found.expect("in one walk of twenty a client reads the record of a dead daemon");
-    assert!(
-        found.contains("is connected to D0, and the model's wants to"),
-        "{found}"
-    );
+    assert!(found.contains("is connected to D0, and the model's wants to"), "{found}");
 }

@@ -1,18 +1,19 @@
 //! The model against itself, against the machines, and against what stands in `spec/`.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use local_daemon_model::{
-    ablation::ABLATIONS,
-    automaton::Automaton,
-    explore::{Report, Search, explore},
-    machine::{Alphabet, Root, Subject},
-    property::PROPERTIES,
-    render,
-    scenario::{SCENARIOS, Scenario},
-    world::Setting,
-};
+use local_daemon_model::ablation::ABLATIONS;
+use local_daemon_model::automaton::Automaton;
+use local_daemon_model::explore::{Report, Search, explore};
+use local_daemon_model::machine::{Alphabet, Root, Subject};
+use local_daemon_model::property::PROPERTIES;
+use local_daemon_model::render;
+use local_daemon_model::scenario::{SCENARIOS, Scenario};
+use local_daemon_model::world::Setting;
 
 fn spec(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -51,11 +52,7 @@ fn the_chapters_boxes_are_the_models() {
         let text = fs::read_to_string(&path).unwrap();
         boxes += text.matches("\n```trace ").count();
         let filled = render::fill_boxes(&text, trace);
-        assert!(
-            filled == text,
-            "{}: stale, run `local-daemon-model boxes`",
-            path.display()
-        );
+        assert!(filled == text, "{}: stale, run `local-daemon-model boxes`", path.display());
     }
     assert!(boxes >= 3, "the chapters have {boxes} boxes");
 }
@@ -86,12 +83,7 @@ fn symmetry_hides_no_violation() {
     let found = |report: Report| -> Vec<(&str, usize)> {
         let violations = report.violations.into_iter();
         violations
-            .map(|(property, trace)| {
-                (
-                    property.name,
-                    if property.is_of_cycles() { 0 } else { trace.len() },
-                )
-            })
+            .map(|(property, trace)| (property.name, if property.is_of_cycles() { 0 } else { trace.len() }))
             .collect()
     };
     for ablation in ABLATIONS {
@@ -140,22 +132,14 @@ fn shown_cells(table: &str, scenario: &Scenario) -> Vec<usize> {
     let start = format!("| `{}` |", scenario.name);
     let row = table.lines().find(|line| line.starts_with(&start));
     let row = row.unwrap_or_else(|| panic!("{} is not in the table", scenario.name));
-    row.split('|')
-        .skip(4)
-        .take(4)
-        .map(|cell| cell.trim().parse().unwrap())
-        .collect()
+    row.split('|').skip(4).take(4).map(|cell| cell.trim().parse().unwrap()).collect()
 }
 
 /// A scenario's row without its last cell, every other line as it is.
 fn without_time(line: &str) -> String {
     let cells: Vec<&str> = line.split('|').collect();
     let timed = cells.len() == 11 && cells[9].trim().parse::<f64>().is_ok();
-    if timed {
-        cells[..9].join("|")
-    } else {
-        line.to_owned()
-    }
+    if timed { cells[..9].join("|") } else { line.to_owned() }
 }
 
 #[test]
@@ -167,10 +151,7 @@ fn the_requirements_that_are_named_are_in_the_chapters() {
     let guarded = PROPERTIES.iter().flat_map(|property| property.guards);
     let left_out = ABLATIONS.iter().flat_map(|ablation| ablation.rules);
     for id in guarded.chain(left_out) {
-        assert!(
-            chapters.contains(&format!("- **{id}** ")),
-            "{id} is in no chapter"
-        );
+        assert!(chapters.contains(&format!("- **{id}** ")), "{id} is in no chapter");
     }
 }
 
@@ -196,17 +177,9 @@ fn the_automaton_is_the_machines() {
     let mut steps = 0;
     for walk in 0..2000 {
         let root = if walk % 2 == 0 {
-            Root::Daemon {
-                id: 1,
-                protocol: 1,
-                yields: walk % 4 == 0,
-            }
+            Root::Daemon { id: 1, protocol: 1, yields: walk % 4 == 0 }
         } else {
-            Root::Call {
-                protocol: 2,
-                spawn: true,
-                replace: false,
-            }
+            Root::Call { protocol: 2, spawn: true, replace: false }
         };
         let mut subject = Subject::new(root);
         let mut local = automaton.start(root);

@@ -57,15 +57,8 @@ fn is_misdirected(stage: &mut Stage, scene: &Scene, arg: &Value, name: &str) -> 
     let seen = scene.run(stage, ASK_ALL, arg)?;
     let requests = front.ledger().requests();
     let named = |host: &str| host.starts_with(name);
-    if requests.is_empty()
-        || !requests
-            .iter()
-            .all(|request| request.header("host").is_some_and(named))
-    {
-        return stage.inconclusive(format!(
-            "{} requests arrived from {name}, not all by it",
-            requests.len()
-        ));
+    if requests.is_empty() || !requests.iter().all(|request| request.header("host").is_some_and(named)) {
+        return stage.inconclusive(format!("{} requests arrived from {name}, not all by it", requests.len()));
     }
     stage.precondition(format!("{} requests of a page at {name} arrived", requests.len()));
     for (path, seen) in seen.as_object().into_iter().flatten() {
@@ -117,9 +110,7 @@ pub(super) fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome 
 }
 
 pub(super) fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
-    let scene = Scene::set_allowing(stage, |browser, listed| {
-        vec![origin(listed), origin(browser.public())]
-    })?;
+    let scene = Scene::set_allowing(stage, |browser, listed| vec![origin(listed), origin(browser.public())])?;
     if is_one_of(&scene, &[Kind::Webkit]) {
         return stage.not_applicable(
             "WebKitGTK (2.50) knows no local network access: public pages reach loopback as any",
@@ -146,10 +137,7 @@ pub(super) fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     let seen = scene.run(stage, read, &arg)?;
     let after = brief(&scene.arrived(&path_of(&arg["read"]))[before..]);
     scene.permit("loopback-network", false)?;
-    stage.ensure(
-        is_success(&seen),
-        format!("granted: {}; arrived: {after}", told(&seen)),
-    )?;
+    stage.ensure(is_success(&seen), format!("granted: {}; arrived: {after}", told(&seen)))?;
     stage.observed(format!("granted: {after}"));
     // A form that leads the whole tab there needs no grant.
     let script = "submit(arg.emit, 'x', 'y')";
@@ -185,10 +173,7 @@ fn secure_site(stage: &mut Stage) -> Outcome<(Subject, String)> {
     if exit.as_ref().is_none_or(|exit| exit.code != Some(0)) {
         return stage.untestable("openssl makes no certificate");
     }
-    std::fs::write(
-        stage.arena().home().join("page.html"),
-        "<!doctype html><title>suite</title>",
-    )?;
+    std::fs::write(stage.arena().home().join("page.html"), "<!doctype html><title>suite</title>")?;
     let server = stage.arena().launch("secure page", command(serve)).start()?;
     match server.wait_listening(Instant::now() + START) {
         Some(address) => Ok((server, format!("https://127.0.0.1:{}", address.port()))),

@@ -76,14 +76,8 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
     let holds = |value: &Value| value.to_string().contains(token);
     let own = path_of(&json!(scene.own_page()));
     let address = &kept["address"];
-    stage.ensure(
-        *address == own,
-        format!("the page's address is {address}, not {own}"),
-    )?;
-    stage.ensure(
-        holds(&kept["tab"]),
-        "the storage of the tab does not hold the token",
-    )?;
+    stage.ensure(*address == own, format!("the page's address is {address}, not {own}"))?;
+    stage.ensure(holds(&kept["tab"]), "the storage of the tab does not hold the token")?;
     for place in ["site", "cookies", "markup"] {
         stage.ensure(!holds(&kept[place]), format!("the token is in: {place}"))?;
     }
@@ -124,10 +118,7 @@ pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("a reload goes on with the same token");
     let posts = scene.arrived(PAGE);
-    stage.ensure(
-        posts.len() == 1,
-        format!("a reload posts a ticket again: {}", brief(&posts)),
-    )
+    stage.ensure(posts.len() == 1, format!("a reload posts a ticket again: {}", brief(&posts)))
 }
 
 pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
@@ -142,13 +133,7 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let shell = path_of(&json!(scene.own_page()));
     scene.wait_arrived(stage, "a load of the shell", 1, |arrived| is_for(arrived, &shell))?;
     stage.precondition("the address with the ticket was opened, and the engine has asked for the shell");
-    let token = ensure_follows(
-        stage,
-        &scene,
-        &arg,
-        1,
-        "the ticket in the fragment does not let it in",
-    )?;
+    let token = ensure_follows(stage, &scene, &arg, 1, "the ticket in the fragment does not let it in")?;
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("the page of the ticket is let in");
     let posts = scene.arrived(PAGE);
@@ -157,10 +142,7 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
         let head = request.headers.iter().any(|(_, value)| value.contains(ticket));
         stage.ensure(
             !head && !request.target.contains(ticket),
-            format!(
-                "the ticket is in the head of {} {}",
-                request.method, request.target
-            ),
+            format!("the ticket is in the head of {} {}", request.method, request.target),
         )?;
     }
     scene.open_tab()?;
@@ -178,18 +160,11 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let program = program.and_then(|program| program.rsplit('/').next().map(str::to_owned));
     let text = kept["text"].as_str().unwrap_or_default();
     let tells = !text.is_empty() && program.is_none_or(|program| text.contains(&program));
-    stage.ensure(
-        tells,
-        format!("without a token the page does not say what opens it: {text:?}"),
-    )?;
+    stage.ensure(tells, format!("without a token the page does not say what opens it: {text:?}"))?;
     let shell = scene.arrived(&path_of(&json!(address)));
     let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
     stage.ensure(statuses.iter().all(|status| *status == Some(401)), brief(&shell))?;
-    stage.observed(format!(
-        "{} requests, then another tab: {}",
-        before,
-        brief(&shell)
-    ));
+    stage.observed(format!("{} requests, then another tab: {}", before, brief(&shell)));
     Ok(())
 }
 
@@ -207,9 +182,7 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         let deadline = Instant::now() + SEEN;
         let number = number.to_string();
         let seen = scene.front.ledger().wait_for(deadline, |taken| {
-            taken
-                .iter()
-                .any(|taken| String::from_utf8_lossy(&taken.answered).contains(&number))
+            taken.iter().any(|taken| String::from_utf8_lossy(&taken.answered).contains(&number))
         });
         seen.is_some()
     };
@@ -222,8 +195,7 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         let is_for_stream = |request: &Seen| request.target.split('?').next() == Some(&stream);
         let taken = scene.front.ledger().connections();
         let open = taken.iter().filter(|taken| taken.closed.is_none());
-        open.filter(|taken| taken.requests().iter().any(is_for_stream))
-            .count()
+        open.filter(|taken| taken.requests().iter().any(is_for_stream)).count()
     };
     let before_it = open(&scene);
     stage.ensure(before_it == 1, format!("the page holds {before_it} streams"))?;
@@ -253,10 +225,7 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     let again = taken
         .iter()
         .any(|taken| String::from_utf8_lossy(&taken.answered).contains(&before.to_string()));
-    stage.ensure(
-        !again,
-        "the page is sent again what it has seen: it did not name its last id",
-    )?;
+    stage.ensure(!again, "the page is sent again what it has seen: it did not name its last id")?;
     let open = open(&scene);
     stage.ensure(open == 1, format!("the page holds {open} streams"))?;
     let arrived = scene.arrived(&stream);
@@ -303,10 +272,7 @@ pub(super) fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     }
     stage.observed(brief(&loads));
     let posts = scene.arrived(PAGE);
-    stage.ensure(
-        posts.is_empty(),
-        format!("in a frame the ticket is redeemed: {}", brief(&posts)),
-    )?;
+    stage.ensure(posts.is_empty(), format!("in a frame the ticket is redeemed: {}", brief(&posts)))?;
     // The ticket is still good: what kept it from being redeemed was the frame.
     scene.visit_at(stage, &printed)?;
     wait_for_page(stage, &scene, &arg, 1)?;
@@ -442,10 +408,7 @@ pub(super) fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
         let left = scene.run(stage, left, &arg).ok()?;
         (left == 0).then_some(())
     });
-    stage.ensure(
-        gone.is_some(),
-        "30 s after it was asked for, the worker is still registered",
-    )?;
+    stage.ensure(gone.is_some(), "30 s after it was asked for, the worker is still registered")?;
     scene.open_tab()?;
     scene.visit_at(stage, &address)?;
     let title = scene.run(stage, title, &arg)?;
@@ -476,10 +439,8 @@ pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
         "a token for the origin of the ticket, once; it reads and follows from there, and from nowhere else",
     );
     arg["handoff"] = json!(format!("{}{HANDOFF}", origin(&scene.front)));
-    let opened = format!(
-        "{to}/#ldp_ticket={ticket}&ldp_url={}",
-        super::scene::percent_encoded(&origin(&scene.front))
-    );
+    let opened =
+        format!("{to}/#ldp_ticket={ticket}&ldp_url={}", super::scene::percent_encoded(&origin(&scene.front)));
     scene.visit_at(stage, &opened)?;
     let redeem = "const given = new URLSearchParams(location.hash.slice(1));
                   const body = JSON.stringify({ ticket: given.get('ldp_ticket') });
@@ -490,26 +451,15 @@ pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     let first = scene.run(stage, redeem, &arg)?;
     let token = first["token"].as_str().unwrap_or_default().to_owned();
     stage.transcript().hide(token.as_bytes());
-    stage.ensure(
-        is_success(&first) && !token.is_empty(),
-        format!("the ticket: {}", told(&first)),
-    )?;
+    stage.ensure(is_success(&first) && !token.is_empty(), format!("the ticket: {}", told(&first)))?;
     let credential = arg["token"].as_str().unwrap_or_default().to_owned();
     stage.ensure(token != credential, "the page has the credential itself")?;
     let use_it = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";
     let mut with_token = arg.clone();
     with_token["token"] = json!(token);
-    with_token["notes"] = json!(
-        arg["notes"]
-            .as_str()
-            .unwrap_or_default()
-            .replace(&credential, &token)
-    );
+    with_token["notes"] = json!(arg["notes"].as_str().unwrap_or_default().replace(&credential, &token));
     let seen = scene.run(stage, use_it, &with_token)?;
-    stage.ensure(
-        is_success(&seen),
-        format!("a read with the token: {}", told(&seen)),
-    )?;
+    stage.ensure(is_success(&seen), format!("a read with the token: {}", told(&seen)))?;
     scene.run(
         stage,
         "follow('s', arg.notes); await until(() => window.streams.s.opened, 'the stream')",
@@ -517,10 +467,7 @@ pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     )?;
     stage.control("the page reads and follows the stream with its token");
     let second = scene.run(stage, "return redeem()", &arg)?;
-    stage.ensure(
-        second["status"] == 401,
-        format!("the ticket, a second time: {}", told(&second)),
-    )?;
+    stage.ensure(second["status"] == 401, format!("the ticket, a second time: {}", told(&second)))?;
     // A page of the daemon's own origin, which needs no list, with the token of another one.
     let Some(other) = scene.page_at(stage, "127.0.0.1")? else {
         return stage.inconclusive("the engine does not open 127.0.0.1");
@@ -530,10 +477,7 @@ pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     let arrived = other.ledger().requests().len();
     stage.ensure(
         arrived > 0 && seen["status"] == 401,
-        format!(
-            "with the token from another origin: {}; {arrived} requests arrived",
-            told(&seen)
-        ),
+        format!("with the token from another origin: {}; {arrived} requests arrived", told(&seen)),
     )?;
     let posts = of_method(&scene.arrived(HANDOFF), "POST");
     let statuses: Vec<_> = posts.iter().map(|post| post.status).collect();

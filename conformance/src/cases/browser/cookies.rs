@@ -31,11 +31,9 @@ fn baker(stage: &Stage, value: &str) -> Outcome<Actor> {
 
 /// The requests that carry a cookie of the baker.
 fn with_cookie(arrived: &[Arrived]) -> Vec<Arrived> {
-    let with = arrived.iter().filter(|arrived| {
-        arrived
-            .header("cookie")
-            .is_some_and(|cookie| cookie.contains("credential="))
-    });
+    let with = arrived
+        .iter()
+        .filter(|arrived| arrived.header("cookie").is_some_and(|cookie| cookie.contains("credential=")));
     with.cloned().collect()
 }
 
@@ -104,17 +102,11 @@ pub(super) fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
         let mut arg = arg.clone();
         arg["by"] = json!(by);
         scene.run(stage, read, &arg)?;
-        let arrived = scene.wait_arrived(stage, by, 1, |arrived| {
-            arrived.request.target.ends_with(&format!("by={by}"))
-        })?;
+        let arrived = scene
+            .wait_arrived(stage, by, 1, |arrived| arrived.request.target.ends_with(&format!("by={by}")))?;
         let statuses = arrived.iter().all(|arrived| arrived.status == Some(401));
         stage.ensure(statuses, brief(&arrived))?;
-        carried.extend(
-            arrived
-                .last()
-                .and_then(|arrived| arrived.header("cookie"))
-                .map(str::to_owned),
-        );
+        carried.extend(arrived.last().and_then(|arrived| arrived.header("cookie")).map(str::to_owned));
     }
     let [before, after] = &carried[..] else {
         return stage.inconclusive(format!("{} of 2 requests carried cookies", carried.len()));
@@ -144,10 +136,7 @@ pub(super) fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
         let arrived = scene.wait_arrived(stage, name, 1, |arrived| {
             arrived.request.target.ends_with(&format!("by={name}"))
         })?;
-        stage.ensure(
-            arrived.iter().all(|arrived| arrived.status == Some(401)),
-            brief(&arrived),
-        )?;
+        stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(&arrived))?;
         sorts.push(arrived);
     }
     if with_cookie(&sorts[1]).is_empty() {
@@ -195,10 +184,7 @@ pub(super) fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
         let refused = seen["status"].as_u64() == Some(401);
         stage.ensure(refused, format!("{path}: {}", told(seen)))?;
         let body = seen["body"].as_str().unwrap_or_default();
-        stage.ensure(
-            !body.contains(&token),
-            format!("{path}: the answer holds the credential"),
-        )?;
+        stage.ensure(!body.contains(&token), format!("{path}: the answer holds the credential"))?;
     }
     // The same page, by the credential: what was refused was not the front.
     let script = "return ask(arg.path, { method: arg.read_method, headers: bearer() })";

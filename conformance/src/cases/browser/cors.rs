@@ -24,10 +24,7 @@ pub(super) fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
         let seen = scene.run(stage, script, &arg)?;
         let arrived = scene.arrived(&path_of(url));
         let after = brief(&arrived);
-        stage.ensure(
-            is_success(&seen),
-            format!("{what}: {}; arrived: {after}", told(&seen)),
-        )?;
+        stage.ensure(is_success(&seen), format!("{what}: {}; arrived: {after}", told(&seen)))?;
         let method = method.as_str().unwrap_or_default();
         if of_method(&arrived, "OPTIONS").is_empty() || of_method(&arrived, method).len() != 1 {
             return stage.deviation(format!("{what}: not a preflight and one request: {after}"));
@@ -66,10 +63,7 @@ pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     simple.retain(|arrived| arrived.request.target.ends_with("?simple"));
     ensure_blocked(stage, "a read that needs no preflight", &seen)?;
     let refused = simple.iter().all(|arrived| arrived.status == Some(403));
-    stage.ensure(
-        refused,
-        format!("a read that needs no preflight: {}", brief(&simple)),
-    )?;
+    stage.ensure(refused, format!("a read that needs no preflight: {}", brief(&simple)))?;
     // A dead port would look the same to the page.
     let seen = scene.run(stage, "return ask(arg.read, { mode: 'no-cors' })", &arg)?;
     if seen["type"] != "opaque" {
@@ -81,9 +75,8 @@ pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
 
 pub(super) fn another_name_blocked(stage: &mut Stage) -> Outcome {
     const LISTED: &str = "app.localhost";
-    let scene = Scene::set_allowing(stage, |_, listed| {
-        vec![super::scene::origin(listed), at(LISTED, listed)]
-    })?;
+    let scene =
+        Scene::set_allowing(stage, |_, listed| vec![super::scene::origin(listed), at(LISTED, listed)])?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("a TypeError at localhost and at a name below a listed one, 2xx at 127.0.0.1");
     for name in ["localhost", &format!("below.{LISTED}")] {
@@ -93,10 +86,7 @@ pub(super) fn another_name_blocked(stage: &mut Stage) -> Outcome {
         let mut arrived = scene.arrived(&path_of(&arg["read"]));
         arrived.retain(|arrived| arrived.header("origin") == Some(&from));
         ensure_blocked(stage, name, &seen)?;
-        stage.ensure(
-            arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"),
-            brief(&arrived),
-        )?;
+        stage.ensure(arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"), brief(&arrived))?;
         stage.observed(brief(&arrived));
     }
     scene.control(stage)
@@ -109,14 +99,8 @@ pub(super) fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
     scene.control(stage)?;
     let path = path_of(&arg["read"]);
     for (what, script) in [
-        (
-            "DELETE",
-            "return ask(arg.read, { method: 'DELETE', headers: bearer() })",
-        ),
-        (
-            "PUT",
-            "return ask(arg.read, { method: 'PUT', headers: bearer() })",
-        ),
+        ("DELETE", "return ask(arg.read, { method: 'DELETE', headers: bearer() })"),
+        ("PUT", "return ask(arg.read, { method: 'PUT', headers: bearer() })"),
         (
             "a header of the page's own",
             "return ask(arg.read, { method: arg.read_method, headers: { ...bearer(), 'X-Other': '1' } })",
@@ -128,10 +112,7 @@ pub(super) fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
         let arrived = &all[before.min(all.len())..];
         ensure_blocked(stage, what, &seen)?;
         let preflights = of_method(arrived, "OPTIONS");
-        stage.ensure(
-            preflights.len() == arrived.len(),
-            format!("{what}: {}", brief(arrived)),
-        )?;
+        stage.ensure(preflights.len() == arrived.len(), format!("{what}: {}", brief(arrived)))?;
         stage.observed(format!("{what}: {}", brief(arrived)));
     }
     Ok(())
@@ -179,10 +160,7 @@ pub(super) fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     }
     stage.control("a note with the credential appears on the stream");
     for number in numbers {
-        stage.ensure(
-            !follower.has(number),
-            "a note of a refused request is on the stream",
-        )?;
+        stage.ensure(!follower.has(number), "a note of a refused request is on the stream")?;
     }
     Ok(())
 }

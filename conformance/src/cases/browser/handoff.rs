@@ -41,10 +41,7 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     handoff_ticket(stage, &live, removed)?;
     stage.control("a ticket was issued for an origin that was listed");
     let exit = stage.remove_origin(removed)?;
-    stage.ensure(
-        exit.code == Some(0),
-        format!("the origin was not removed: {exit}"),
-    )?;
+    stage.ensure(exit.code == Some(0), format!("the origin was not removed: {exit}"))?;
     let upper = LISTED.to_ascii_uppercase();
     let slash = format!("{LISTED}/");
     let longer = format!("{LISTED}.evil.example");
@@ -77,10 +74,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
             return stage.fail("200, and no token");
         };
         stage.transcript().hide(token.as_bytes());
-        stage.ensure(
-            body["origin"] == origin,
-            format!("the answer to {origin} names {}", body["origin"]),
-        )?;
+        stage.ensure(body["origin"] == origin, format!("the answer to {origin} names {}", body["origin"]))?;
         let read = |origin: &str| {
             let ask = read_ask(stage, &live, token).origin(origin);
             ask.named(format!("its token from {origin}"))
@@ -113,9 +107,7 @@ fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
         let refused = answered(stage, &live, &elsewhere, &[401])?;
         let tokens = tokens_in(stage, &live, &text(&refused))?;
         stage.ensure(tokens.is_empty(), format!("{}: a token", elsewhere.what))?;
-        let late = bare
-            .origin(LISTED)
-            .named(format!("the same from its origin after {from:?}"));
+        let late = bare.origin(LISTED).named(format!("the same from its origin after {from:?}"));
         answered(stage, &live, &late, &[401])?;
     }
     Ok(())

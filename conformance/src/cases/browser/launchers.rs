@@ -95,10 +95,7 @@ impl Browser {
             ("PATH", format!("{}:{path}", programs.display())),
             ("BROWSER", programs.join("xdg-open").display().to_string()),
         ];
-        Ok(Self {
-            notes,
-            vars: vars.map(|(name, value)| (name.to_owned(), value)).into(),
-        })
+        Ok(Self { notes, vars: vars.map(|(name, value)| (name.to_owned(), value)).into() })
     }
 
     /// What every browser so far was given, as far as it is noted, by its directory.
@@ -124,10 +121,7 @@ impl Browser {
     fn open(&self, stage: &mut Stage, which: Opening, origin: &str) -> Outcome<Given> {
         let before = self.started()?;
         let (exit, _) = stage.open_page(which, origin, &self.vars)?;
-        stage.ensure(
-            exit.code == Some(0),
-            format!("the command that opens a page: {exit}"),
-        )?;
+        stage.ensure(exit.code == Some(0), format!("the command that opens a page: {exit}"))?;
         let given = until(Instant::now() + ANSWER, || {
             let mut started = self.started().ok()?;
             started.retain(|place, _| !before.contains_key(place));
@@ -181,18 +175,10 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
         facts.kind == EntryKind::File && facts.mode == 0o600,
         format!("the launcher is {:?} of mode {:04o}", facts.kind, facts.mode),
     )?;
-    let inside = |path: &Path| {
-        Some(
-            path.canonicalize()
-                .ok()?
-                .starts_with(stage.state_dir().canonicalize().ok()?),
-        )
-    };
+    let inside =
+        |path: &Path| Some(path.canonicalize().ok()?.starts_with(stage.state_dir().canonicalize().ok()?));
     let inside = inside(&file) == Some(true);
-    stage.ensure(
-        inside,
-        format!("the launcher is not in the state directory: {}", file.display()),
-    )?;
+    stage.ensure(inside, format!("the launcher is not in the state directory: {}", file.display()))?;
     let text = std::fs::read_to_string(&file)?;
     let ticket = redeemable(stage, &live, &candidates(&text), Opening::Page)?;
     stage.ensure(ticket.is_some(), "no live ticket stands in the launcher")
@@ -209,24 +195,15 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
             given => given?,
         };
         commands += 1;
-        stage.precondition(format!(
-            "{which:?}: a browser was started, with {} arguments",
-            given.own.len()
-        ));
+        stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
         let holds = given.all.contains(&live.credential.text());
         stage.ensure(!holds, format!("{which:?}: the credential is among them"))?;
         let ticket = redeemable(stage, &live, &candidates(&given.all), which)?;
-        stage.ensure(
-            ticket.is_none(),
-            format!("{which:?}: a live ticket is among them"),
-        )?;
+        stage.ensure(ticket.is_none(), format!("{which:?}: a live ticket is among them"))?;
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
             let ticket = redeemable(stage, &live, &candidates(&text), which)?;
-            stage.ensure(
-                ticket.is_some(),
-                format!("{which:?}: no live ticket stands in the launcher"),
-            )?;
+            stage.ensure(ticket.is_some(), format!("{which:?}: no live ticket stands in the launcher"))?;
         }
     }
     if commands == 0 {
@@ -255,10 +232,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     let deadline = Instant::now() + BOUND + LATE;
     let text = std::fs::read_to_string(&files[0])?;
     redeemable(stage, &live, &candidates(&text), Opening::Page)?;
-    stage.precondition(format!(
-        "{} launchers were there, the ticket of one is used",
-        files.len()
-    ));
+    stage.precondition(format!("{} launchers were there, the ticket of one is used", files.len()));
     let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
     stage.ensure(gone.is_some(), format!("{left} launchers are there after 60 s"))
@@ -269,10 +243,7 @@ fn print_url(stage: &mut Stage) -> Outcome {
     stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");
     let browser = Browser::put(stage)?;
     let (exit, output) = stage.open_page(Opening::Address, "", &browser.vars.clone())?;
-    stage.ensure(
-        exit.code == Some(0),
-        format!("the command that prints the address: {exit}"),
-    )?;
+    stage.ensure(exit.code == Some(0), format!("the command that prints the address: {exit}"))?;
     let said = String::from_utf8_lossy(&output.stdout()).into_owned();
     for candidate in candidates(&said) {
         stage.transcript().hide(candidate.as_bytes());
@@ -283,37 +254,23 @@ fn print_url(stage: &mut Stage) -> Outcome {
     };
     let own = format!("http://{}/", live.target.authority);
     let Some((address, fragment)) = line.split_once('#') else {
-        return stage.fail(format!(
-            "an address without a fragment: {} characters",
-            line.len()
-        ));
+        return stage.fail(format!("an address without a fragment: {} characters", line.len()));
     };
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
     stage.ensure(plain, format!("the address is {address}"))?;
-    stage.ensure(
-        !fragment.contains(char::is_whitespace),
-        "something follows the fragment",
-    )?;
+    stage.ensure(!fragment.contains(char::is_whitespace), "something follows the fragment")?;
     let ticket = redeemable(stage, &live, &candidates(fragment), Opening::Page)?;
     stage.ensure(
         ticket.is_some(),
         format!("the fragment holds no live ticket of {SECRET} characters or more"),
     )?;
     // The browser of a command that starts one shows how long that takes here; another would be noted soon after.
-    if stage
-        .manifest()
-        .browser
-        .as_ref()
-        .is_some_and(|browser| browser.open.is_some())
-    {
+    if stage.manifest().browser.as_ref().is_some_and(|browser| browser.open.is_some()) {
         browser.open(stage, Opening::Page, "")?;
         let another = until(Instant::now() + Duration::from_secs(1), || {
             (browser.started().ok()?.len() > 1).then_some(())
         });
-        stage.ensure(
-            another.is_none(),
-            "the command that starts no browser started one",
-        )?;
+        stage.ensure(another.is_none(), "the command that starts no browser started one")?;
     }
     let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
     answer(stage, &live, &ask).map(drop)

@@ -30,17 +30,11 @@ pub(super) fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
             return stage.inconclusive(format!("{after}; {}", told(&seen)));
         }
         let requests = of_method(arrived, "GET");
-        if arrived
-            .iter()
-            .any(|arrived| arrived.header("authorization").is_some())
-        {
+        if arrived.iter().any(|arrived| arrived.header("authorization").is_some()) {
             return stage.deviation(format!("{after}, with the credential"));
         }
         // Where it asks beforehand, Firefox does so in the name of the page, and then sends `null`.
-        if requests
-            .iter()
-            .any(|request| request.header("origin") != Some(&from))
-        {
+        if requests.iter().any(|request| request.header("origin") != Some(&from)) {
             return stage.deviation(format!("{after}, not from {from}"));
         }
         let refused = requests.iter().all(|request| request.status == Some(status));
@@ -68,27 +62,14 @@ pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
             "Promise.all([{{}}, {{ Authorization: {} }}].map(headers => \
              fetch({}, {{ headers }}).then(answer => answer.status, error => error.name)))",
             json!(proof::bearer(&scene.live.credential)),
-            json!(format!(
-                "{}?from={from}",
-                arg["read"].as_str().unwrap_or_default()
-            )),
+            json!(format!("{}?from={from}", arg["read"].as_str().unwrap_or_default())),
         )
     };
-    let document = |from: &str| {
-        format!(
-            "<script>{}.then(seen => parent.postMessage(seen, '*'))</script>",
-            reads(from)
-        )
-    };
+    let document =
+        |from: &str| format!("<script>{}.then(seen => parent.postMessage(seen, '*'))</script>", reads(from));
     let mut frames = vec![
-        (
-            "sandbox",
-            json!({ "sandbox": "allow-scripts", "srcdoc": document("sandbox") }),
-        ),
-        (
-            "data",
-            json!({ "src": format!("data:text/html,{}", percent_encoded(&document("data"))) }),
-        ),
+        ("sandbox", json!({ "sandbox": "allow-scripts", "srcdoc": document("sandbox") })),
+        ("data", json!({ "src": format!("data:text/html,{}", percent_encoded(&document("data"))) })),
     ];
     let file = stage.arena().path().join("page.html");
     std::fs::write(&file, "<!doctype html><title>suite</title>")?;
@@ -106,17 +87,11 @@ pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
         if arrived.is_empty() {
             return stage.inconclusive(format!("{after}; the page saw {seen}"));
         }
-        if arrived
-            .iter()
-            .any(|arrived| arrived.header("origin") != Some("null"))
-        {
+        if arrived.iter().any(|arrived| arrived.header("origin") != Some("null")) {
             return stage.deviation(format!("{after}, not from the origin null"));
         }
         stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(403)), &*after)?;
-        stage.ensure(
-            seen == json!(["TypeError", "TypeError"]),
-            format!("{from}: the page saw {seen}"),
-        )?;
+        stage.ensure(seen == json!(["TypeError", "TypeError"]), format!("{from}: the page saw {seen}"))?;
         stage.observed(after);
     }
     Ok(())
@@ -142,10 +117,8 @@ pub(super) fn web_socket_refused(stage: &mut Stage) -> Outcome {
         return stage.deviation(format!("no upgrade with its origin: {}", brief(&arrived)));
     }
     stage.ensure(request.status == Some(403), brief(&arrived))?;
-    stage.ensure(
-        seen["code"] == 1006 && seen["events"] == json!(["error"]),
-        format!("the page saw {seen}"),
-    )?;
+    stage
+        .ensure(seen["code"] == 1006 && seen["events"] == json!(["error"]), format!("the page saw {seen}"))?;
     stage.observed(brief(&arrived));
     scene.control(stage)
 }

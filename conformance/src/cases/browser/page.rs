@@ -92,15 +92,10 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
             }
             let page = text(&page);
             let tokens = tokens_in(stage, &live, &page)?;
-            let times = tokens
-                .first()
-                .map_or(0, |token| page.matches(token.as_str()).count());
+            let times = tokens.first().map_or(0, |token| page.matches(token.as_str()).count());
             stage.ensure(
                 tokens.len() == 1 && times == 1,
-                format!(
-                    "{what}: a token stands in the page {} times",
-                    tokens.len().max(times)
-                ),
+                format!("{what}: a token stands in the page {} times", tokens.len().max(times)),
             )?;
             let holds_ticket = page.contains(&ticket);
             stage.ensure(!holds_ticket, format!("{what}: the ticket stands in the page"))?;
@@ -148,9 +143,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
 /// The HTML answers of a daemon, each with what it is.
 fn pages(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, Response)>> {
     let shell = Ask::new(live, "GET", "/").with("Accept", "text/html,*/*;q=0.8");
-    let refused = page_ask(live, "x")
-        .origin("null")
-        .with("Accept", "text/html,*/*;q=0.8");
+    let refused = page_ask(live, "x").origin("null").with("Accept", "text/html,*/*;q=0.8");
     Ok(vec![
         ("the page", page(stage, live)?),
         ("the shell", answered(stage, live, &shell, &[401])?),
@@ -158,10 +151,7 @@ fn pages(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, Response)
             "the shell for a refused ticket",
             answered(stage, live, &refused.named("no ticket, from a browser"), &[401])?,
         ),
-        (
-            "the shell for the credential",
-            answered(stage, live, &shell.clone().bearer(live), &[200])?,
-        ),
+        ("the shell for the credential", answered(stage, live, &shell.clone().bearer(live), &[200])?),
     ])
 }
 
@@ -217,19 +207,13 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
             ("frame-ancestors", "'none'"),
         ] {
             let there = has.get(name).cloned().unwrap_or_default();
-            stage.ensure(
-                there == [value],
-                format!("{what}: {name} is {there:?}, not {value}"),
-            )?;
+            stage.ensure(there == [value], format!("{what}: {name} is {there:?}, not {value}"))?;
         }
         let known = ["default-src", "connect-src", "script-src", "style-src"];
         let more = has.iter().find(|(name, value)| {
             name.contains("-src") && !known.contains(&name.as_str()) && **value != ["'none'"]
         });
-        stage.ensure(
-            more.is_none(),
-            format!("{what}: its policy allows more: {more:?}"),
-        )?;
+        stage.ensure(more.is_none(), format!("{what}: its policy allows more: {more:?}"))?;
         stage.ensure(
             nonce(&response).is_some(),
             format!("{what}: its policy allows scripts or styles by more than one nonce: {policy}"),
@@ -259,15 +243,9 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
             let bare = begins
                 .map(|(at, _)| text[at..].split('>').next().unwrap_or_default())
                 .find(|tag| !tag.replace('\'', "\"").contains(&bears));
-            stage.ensure(
-                bare.is_none(),
-                format!("{what}: {bare:?} does not bear the nonce"),
-            )?;
+            stage.ensure(bare.is_none(), format!("{what}: {bare:?} does not bear the nonce"))?;
         }
-        stage.ensure(
-            seen.insert(nonce),
-            format!("{what} has the nonce of another answer"),
-        )?;
+        stage.ensure(seen.insert(nonce), format!("{what} has the nonce of another answer"))?;
     }
     stage.observed(format!("{} answers, each with its own nonce", seen.len()));
     Ok(())
@@ -287,9 +265,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
         Ask::new(&live, "GET", "/").bearer(&live),
         Ask::new(&live, "GET", "/").with("Cookie", "session=1; ldp=1"),
         page_ask(&live, &page_ticket).origin("null"),
-        page_ask(&live, &page_ticket)
-            .origin("null")
-            .with("Accept", "text/html"),
+        page_ask(&live, &page_ticket).origin("null").with("Accept", "text/html"),
         page_ask(&live, "x").origin(LISTED),
         handoff_ask(&live, &handoff_ticket).origin(LISTED),
         handoff_ask(&live, &handoff_ticket).origin(LISTED),
@@ -308,25 +284,15 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     ];
     asks.push(read.ask(&live));
     asks.push(read.ask(&live).bearer(&live));
-    asks.extend(
-        stream_route(stage)
-            .ok()
-            .map(|stream| stream.ask(&live).bearer(&live)),
-    );
+    asks.extend(stream_route(stage).ok().map(|stream| stream.ask(&live).bearer(&live)));
     let mut served = 0;
     for ask in &asks {
         let response = answer(stage, &live, ask)?;
         served += usize::from((200..300).contains(&response.status));
         let cookies = response.all("Set-Cookie").len();
-        stage.ensure(
-            cookies == 0,
-            format!("{}: {} sets {cookies} cookies", ask.what, response.status),
-        )?;
+        stage.ensure(cookies == 0, format!("{}: {} sets {cookies} cookies", ask.what, response.status))?;
     }
-    stage.ensure(
-        served >= 10,
-        format!("no more than {served} of {} requests were served", asks.len()),
-    )?;
+    stage.ensure(served >= 10, format!("no more than {served} of {} requests were served", asks.len()))?;
     stage.observed(format!("{} answers, {served} of them good ones", asks.len()));
     Ok(())
 }
@@ -344,28 +310,17 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
         bare()
             .with("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
             .named("a browser's Accept"),
-        bare()
-            .with("Accept", "application/json")
-            .named("a program's Accept"),
+        bare().with("Accept", "application/json").named("a program's Accept"),
         bare()
             .with("Cookie", &format!("session={token}; token={token}; ldp={token}"))
             .named("a token as cookie"),
         bare()
-            .with(
-                "Cookie",
-                &format!("session={0}; token={0}; ldp={0}", live.credential.text()),
-            )
+            .with("Cookie", &format!("session={0}; token={0}; ldp={0}", live.credential.text()))
             .named("the credential as cookie"),
-        bare()
-            .with("Referer", &format!("{own}/"))
-            .named("the page as Referer"),
+        bare().with("Referer", &format!("{own}/")).named("the page as Referer"),
         bare().with("Authorization", "Bearer x").named("a wrong bearer"),
-        bare()
-            .with("Authorization", &format!("Bearer {ticket}"))
-            .named("a ticket as bearer"),
-        bare()
-            .with("Authorization", &format!("Bearer {foreign}"))
-            .named("a foreign page's token"),
+        bare().with("Authorization", &format!("Bearer {ticket}")).named("a ticket as bearer"),
+        bare().with("Authorization", &format!("Bearer {foreign}")).named("a foreign page's token"),
         bare().parameter("token", &token).named("a token in the query"),
         bare().parameter("ticket", &ticket).named("a ticket in the query"),
     ];
@@ -400,10 +355,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
             stage.ensure(!holds, format!("{}: the shell holds {what}", ask.what))?;
         }
         let tokens = tokens_in(stage, &live, &text)?;
-        stage.ensure(
-            tokens.is_empty(),
-            format!("{}: the shell holds a new token", ask.what),
-        )?;
+        stage.ensure(tokens.is_empty(), format!("{}: the shell holds a new token", ask.what))?;
     }
     served(stage, &live, &read_ask(stage, &live, &token))?;
     stage.control("the page's token still opens the daemon");
@@ -419,25 +371,16 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
     let own = own_origin(&live);
     let wants = |path: &str| {
         let ask = Ask::new(&live, "GET", path).with("Service-Worker", "script");
-        ask.with("Sec-Fetch-Dest", "serviceworker")
-            .named(format!("the worker {path}"))
+        ask.with("Sec-Fetch-Dest", "serviceworker").named(format!("the worker {path}"))
     };
     for path in ["/", "/sw.js", "/page", "/assets/worker.js?v=3", UNKNOWN, &read] {
         for origin in [None, Some(own.as_str()), Some(LISTED)] {
             let ask = origin.into_iter().fold(wants(path), Ask::origin);
             let response = answered(stage, &live, &ask, &[200])?;
-            let script = response
-                .media_type()
-                .is_some_and(|kind| kind.ends_with("/javascript"));
-            stage.ensure(
-                script,
-                format!("{}: {:?}", ask.what, response.header("Content-Type")),
-            )?;
+            let script = response.media_type().is_some_and(|kind| kind.ends_with("/javascript"));
+            stage.ensure(script, format!("{}: {:?}", ask.what, response.header("Content-Type")))?;
             let unregisters = text(&response).contains("unregister(");
-            stage.ensure(
-                unregisters,
-                format!("{}: a script that unregisters nothing", ask.what),
-            )?;
+            stage.ensure(unregisters, format!("{}: a script that unregisters nothing", ask.what))?;
         }
         answered(stage, &live, &wants(path).origin(UNLISTED), &[403])?;
         answered(stage, &live, &wants(path).hosts(["evil.example"]), &[421])?;

@@ -62,9 +62,7 @@ impl Arrived {
     /// In a few words; no header but the origin.
     fn brief(&self) -> String {
         let origin = self.header("origin").unwrap_or("none");
-        let status = self
-            .status
-            .map_or("nothing".to_owned(), |status| status.to_string());
+        let status = self.status.map_or("nothing".to_owned(), |status| status.to_string());
         let path = self.request.target.split('?').next().unwrap_or_default();
         format!("{} {path} from origin {origin}: {status}", self.request.method)
     }
@@ -117,11 +115,7 @@ fn site(stage: &Stage, name: &str) -> Outcome<Actor> {
         }
         match &*seen.target {
             "/reader" => page(READER),
-            "/script" => response(
-                200,
-                &[("Content-Type", "text/javascript")],
-                b"window.included = true",
-            ),
+            "/script" => response(200, &[("Content-Type", "text/javascript")], b"window.included = true"),
             _ => page(""),
         }
     });
@@ -172,14 +166,7 @@ impl Scene {
         let good = read_route(stage).ask(&live).bearer(&live);
         served(stage, &live, &good.named("a read with the credential"))?;
         stage.control("the read is served to whoever has the credential and is no page");
-        Ok(Self {
-            browser,
-            daemon,
-            live,
-            front,
-            listed,
-            unlisted,
-        })
+        Ok(Self { browser, daemon, live, front, listed, unlisted })
     }
 
     /// What scripts know: where the daemon is, by its front, the routes that it has, and the credential.
@@ -194,9 +181,7 @@ impl Scene {
         let bearer = proof::bearer(&self.live.credential);
         let (scheme, token) = bearer.split_once(' ').unwrap_or_default();
         let query_token = query_token(stage);
-        let stream = stream_route(stage)
-            .ok()
-            .map(|stream| format!("{daemon}{}", stream.path));
+        let stream = stream_route(stage).ok().map(|stream| format!("{daemon}{}", stream.path));
         let notes = stream.as_ref().zip(query_token.as_ref());
         Ok(json!({
             "daemon": daemon,
@@ -241,9 +226,7 @@ impl Scene {
     /// Nobody is behind the port of the front any more.
     pub(super) fn leave_port(&mut self, stage: &Stage) -> Outcome<SocketAddr> {
         let port = self.front.address();
-        let nobody = Squatter::closing()
-            .noted(stage.transcript(), "nobody")
-            .start(Bind::V4)?;
+        let nobody = Squatter::closing().noted(stage.transcript(), "nobody").start(Bind::V4)?;
         std::mem::replace(&mut self.front, nobody).stop();
         Ok(port)
     }
@@ -313,10 +296,7 @@ impl Scene {
             all
         };
         let deadline = Instant::now() + SEEN;
-        let seen = self
-            .front
-            .ledger()
-            .wait_for(deadline, |taken| look(taken).len() >= count);
+        let seen = self.front.ledger().wait_for(deadline, |taken| look(taken).len() >= count);
         if let Some(taken) = seen {
             return Ok(look(&taken));
         }
@@ -337,10 +317,7 @@ impl Scene {
 
     /// What arrived was answered 401, each of it, and the control still holds.
     pub(super) fn all_unauthorized(&self, stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
-        stage.ensure(
-            arrived.iter().all(|arrived| arrived.status == Some(401)),
-            brief(arrived),
-        )?;
+        stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(arrived))?;
         stage.observed(brief(arrived));
         self.control(stage)
     }
@@ -349,11 +326,8 @@ impl Scene {
     pub(super) fn control(&self, stage: &mut Stage) -> Outcome {
         self.visit(stage, &self.listed)?;
         let arg = self.arg(stage, 0)?;
-        let seen = self.run(
-            stage,
-            "return ask(arg.read, { method: arg.read_method, headers: bearer() })",
-            &arg,
-        )?;
+        let seen =
+            self.run(stage, "return ask(arg.read, { method: arg.read_method, headers: bearer() })", &arg)?;
         if !is_success(&seen) {
             return stage.inconclusive(format!("the read of the allowlisted page: {}", told(&seen)));
         }
@@ -375,9 +349,7 @@ pub(super) fn front(stage: &Stage, live: &Live, bind: Bind) -> Outcome<Actor> {
 
 /// Whether a page saw an answer of 2xx.
 pub(super) fn is_success(seen: &Value) -> bool {
-    seen["status"]
-        .as_u64()
-        .is_some_and(|status| (200..300).contains(&status))
+    seen["status"].as_u64().is_some_and(|status| (200..300).contains(&status))
 }
 
 /// Whether a page saw an error that tells nothing.

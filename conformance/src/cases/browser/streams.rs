@@ -40,10 +40,7 @@ pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
         stage.ensure(seen["numbers"] == json!(expected), format!("the page saw {seen}"))?;
     }
     let arrived = scene.arrived(&path_of(&arg["stream"]));
-    let named = arrived
-        .iter()
-        .filter(|arrived| arrived.header("last-event-id").is_some())
-        .count();
+    let named = arrived.iter().filter(|arrived| arrived.header("last-event-id").is_some()).count();
     if arrived.len() < 3 || named + 1 != arrived.len() {
         return stage.deviation(format!("{named} of {} requests name the last id", arrived.len()));
     }
@@ -64,27 +61,14 @@ pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
         return stage.inconclusive("no request arrived");
     }
     let from = origin(&scene.unlisted);
-    if arrived
-        .iter()
-        .any(|arrived| arrived.header("origin") != Some(&from))
-    {
+    if arrived.iter().any(|arrived| arrived.header("origin") != Some(&from)) {
         return stage.deviation(format!("without its origin: {}", brief(&arrived)));
     }
-    stage.ensure(
-        arrived.iter().all(|arrived| arrived.status == Some(403)),
-        brief(&arrived),
-    )?;
-    stage.ensure(
-        seen["opened"] == 0 && seen["numbers"] == json!([]),
-        format!("the page saw {seen}"),
-    )?;
+    stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(403)), brief(&arrived))?;
+    stage.ensure(seen["opened"] == 0 && seen["numbers"] == json!([]), format!("the page saw {seen}"))?;
     stage.observed(brief(&arrived));
     scene.visit(stage, &scene.listed)?;
-    scene.run(
-        stage,
-        &format!("{follow}; await until(() => window.streams.s.opened, 'the stream')"),
-        &arg,
-    )?;
+    scene.run(stage, &format!("{follow}; await until(() => window.streams.s.opened, 'the stream')"), &arg)?;
     stage.control("the same stream opens for the allowlisted page");
     Ok(())
 }
@@ -110,10 +94,7 @@ pub(super) fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
     let refused = |arrived: &Arrived| arrived.request.target.contains(&"A".repeat(20));
     let mut arrived = scene.arrived(&path_of(&arg["stream"]));
     arrived.retain(refused);
-    stage.ensure(
-        arrived.iter().all(|arrived| arrived.status == Some(401)),
-        brief(&arrived),
-    )?;
+    stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(&arrived))?;
     if arrived.len() != 1 {
         return stage.deviation(format!("asked {} times: {}", arrived.len(), brief(&arrived)));
     }
@@ -140,11 +121,7 @@ pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("1 to 6, each once and in order");
     scene.visit_at(stage, &reader(&scene, &arg))?;
-    scene.run(
-        stage,
-        "await until(() => source.readyState === 1, 'the stream')",
-        &arg,
-    )?;
+    scene.run(stage, "await until(() => source.readyState === 1, 'the stream')", &arg)?;
     scene.emit(stage, 1)?;
     scene.emit(stage, 2)?;
     arg["number"] = json!(2);
@@ -159,17 +136,10 @@ pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
     scene.emit(stage, 6)?;
     arg["number"] = json!(6);
     let seen = scene.run(stage, READ_UNTIL, &arg)?;
-    stage.ensure(
-        seen["numbers"] == json!([1, 2, 3, 4, 5, 6]),
-        format!("the page saw {seen}"),
-    )?;
+    stage.ensure(seen["numbers"] == json!([1, 2, 3, 4, 5, 6]), format!("the page saw {seen}"))?;
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     // How it comes to be whole is each engine's own way.
-    stage.observed(format!(
-        "{} loads, {} requests for the stream",
-        seen["loads"],
-        arrived.len()
-    ));
+    stage.observed(format!("{} loads, {} requests for the stream", seen["loads"], arrived.len()));
     Ok(())
 }
 
@@ -180,11 +150,7 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
         "a gap without an id, then what happens at the new daemon; Firefox by the page's script alone",
     );
     scene.visit_at(stage, &reader(&scene, &arg))?;
-    scene.run(
-        stage,
-        "await until(() => source.readyState === 1, 'the stream')",
-        &arg,
-    )?;
+    scene.run(stage, "await until(() => source.readyState === 1, 'the stream')", &arg)?;
     scene.emit(stage, 1)?;
     arg["number"] = json!(1);
     scene.run(stage, READ_UNTIL, &arg)?;
@@ -198,10 +164,7 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
     scene.emit(stage, 2)?;
     arg["number"] = json!(2);
     let seen = scene.run(stage, READ_UNTIL, &arg)?;
-    stage.ensure(
-        seen["numbers"] == json!([1, 2]) && seen["gaps"] == 1,
-        format!("the page saw {seen}"),
-    )?;
+    stage.ensure(seen["numbers"] == json!([1, 2]) && seen["gaps"] == 1, format!("the page saw {seen}"))?;
     let anew = seen["anew"].as_u64().unwrap_or_default() > 0;
     // Firefox closes a stream for good at the first refused retry.
     if anew != is_one_of(&scene, &[Kind::Firefox]) {
@@ -272,14 +235,8 @@ pub(super) fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
                   await until(() => window.seventh, 'the seventh request');
                   return { waited, seventh: window.seventh, numbers: all.map(stream => stream.numbers) }";
     let seen = scene.run(stage, script, &arg)?;
-    stage.ensure(
-        seen["numbers"] == json!(vec![[1]; 6]),
-        format!("the streams saw {}", seen["numbers"]),
-    )?;
-    stage.ensure(
-        super::scene::is_success(&seen["seventh"]),
-        super::scene::told(&seen["seventh"]),
-    )?;
+    stage.ensure(seen["numbers"] == json!(vec![[1]; 6]), format!("the streams saw {}", seen["numbers"]))?;
+    stage.ensure(super::scene::is_success(&seen["seventh"]), super::scene::told(&seen["seventh"]))?;
     if seen["waited"] != true {
         return stage.deviation("the engine opens more than six connections to a host");
     }

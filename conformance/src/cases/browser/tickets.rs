@@ -79,10 +79,7 @@ fn ticket_is_random(stage: &mut Stage) -> Outcome {
             tickets.push(page_ticket(stage, &live)?);
         }
         let bits = bits(&tickets);
-        stage.ensure(
-            bits >= 256,
-            format!("no more than {bits} bits of the tickets vary"),
-        )?;
+        stage.ensure(bits >= 256, format!("no more than {bits} bits of the tickets vary"))?;
         let before = all.len();
         all.extend(tickets);
         stage.ensure(
@@ -111,10 +108,7 @@ fn at_once(live: &Live, bytes: &[u8], count: usize) -> Vec<Result<Response, Http
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(one)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("it does not panic"))
-            .collect()
+        threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
     })
 }
 
@@ -132,12 +126,7 @@ fn ticket_admits_once(stage: &mut Stage) -> Outcome {
         };
         if round < 2 {
             served(stage, &live, &ask)?;
-            answered(
-                stage,
-                &live,
-                &ask.named(format!("the {what} a second time")),
-                &[401],
-            )?;
+            answered(stage, &live, &ask.named(format!("the {what} a second time")), &[401])?;
             continue;
         }
         let mut admitted = 0;
@@ -177,14 +166,10 @@ fn refused_alike(stage: &mut Stage, live: &Live, asks: Vec<Ask>) -> Outcome {
         let response = answered(stage, live, &ask, &[401])?;
         let tokens = tokens_in(stage, live, &super::visit::text(&response))?;
         stage.ensure(tokens.is_empty(), format!("{}: a token", ask.what))?;
-        let (what, expected) = first
-            .get_or_insert_with(|| (ask.what.clone(), said(&response)))
-            .clone();
+        let (what, expected) = first.get_or_insert_with(|| (ask.what.clone(), said(&response))).clone();
         let seen = response.summary(stage.transcript());
-        stage.ensure(
-            said(&response) == expected,
-            format!("{} is not answered as {what}: {seen}", ask.what),
-        )?;
+        stage
+            .ensure(said(&response) == expected, format!("{} is not answered as {what}: {seen}", ask.what))?;
     }
     Ok(())
 }
@@ -214,21 +199,12 @@ fn late_ticket_refused(stage: &mut Stage) -> Outcome {
         let never = NEVER[0];
         let pages = vec![
             of(page_ask(&live, never).origin("null"), "no ticket, at the page"),
-            of(
-                page_ask(&live, &page).origin("null"),
-                "a late ticket, at the page",
-            ),
+            of(page_ask(&live, &page).origin("null"), "a late ticket, at the page"),
         ];
         refused_alike(stage, &live, pages)?;
         let handoffs = vec![
-            of(
-                handoff_ask(&live, never).origin(LISTED),
-                "no ticket, at the handoff",
-            ),
-            of(
-                handoff_ask(&live, &handoff).origin(LISTED),
-                "a late ticket, at the handoff",
-            ),
+            of(handoff_ask(&live, never).origin(LISTED), "no ticket, at the handoff"),
+            of(handoff_ask(&live, &handoff).origin(LISTED), "a late ticket, at the handoff"),
         ];
         refused_alike(stage, &live, handoffs)
     })
@@ -241,10 +217,8 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     served(stage, &live, &page_ask(&live, &used_page).origin("null"))?;
     let used_handoff = handoff_ticket(stage, &live, LISTED)?;
     served(stage, &live, &handoff_ask(&live, &used_handoff).origin(LISTED))?;
-    let mut texts: Vec<(String, String)> = NEVER
-        .iter()
-        .map(|text| (format!("{text:?}"), (*text).to_owned()))
-        .collect();
+    let mut texts: Vec<(String, String)> =
+        NEVER.iter().map(|text| (format!("{text:?}"), (*text).to_owned())).collect();
     texts.push(("a used page ticket".to_owned(), used_page));
     texts.push(("a used handoff ticket".to_owned(), used_handoff));
     texts.push(("the credential".to_owned(), live.credential.text()));
@@ -302,12 +276,7 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     if let (Some(stream), Some(name)) = (stream, name.and_then(|stream| stream.query_token)) {
         let page = page_ticket(stage, &live)?;
         let handoff = handoff_ticket(stage, &live, LISTED)?;
-        asks.push(
-            stream
-                .clone()
-                .parameter(&name, &page)
-                .named("a page ticket as query token"),
-        );
+        asks.push(stream.clone().parameter(&name, &page).named("a page ticket as query token"));
         let handoff = stream.parameter(&name, &handoff).origin(LISTED);
         asks.push(handoff.named("a handoff ticket as query token"));
     }
@@ -324,15 +293,10 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     let ids = |response: &Response| -> Vec<String> {
         let list = response.json().unwrap_or_default();
         let entries = list.as_array().into_iter().flatten();
-        entries
-            .filter_map(|entry| entry["id"].as_str().map(str::to_owned))
-            .collect()
+        entries.filter_map(|entry| entry["id"].as_str().map(str::to_owned)).collect()
     };
     let before = ids(&listed);
-    stage.ensure(
-        before.len() == 2,
-        format!("{} page tokens are listed, not 2", before.len()),
-    )?;
+    stage.ensure(before.len() == 2, format!("{} page tokens are listed, not 2", before.len()))?;
     let mut routes = vec![
         ticket_ask(&live, &json!({"kind": "page"})),
         ticket_ask(&live, &json!({"kind": "handoff", "origin": LISTED})),
@@ -376,9 +340,7 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
         };
         served(stage, &live, &ask)?;
         let mut follower = Follower::open(stage, &live, &warnings)?;
-        stage.precondition(format!(
-            "a {what} ticket was used, and a stream of warnings is open"
-        ));
+        stage.precondition(format!("a {what} ticket was used, and a stream of warnings is open"));
         answered(stage, &live, &ask, &[401])?;
         let Some(line) = follower.wait_for_line("ticket_reused", Instant::now() + ANSWER) else {
             return stage.fail(format!("no warning tells of the second use of a {what} ticket"));

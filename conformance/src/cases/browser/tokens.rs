@@ -76,11 +76,7 @@ pub(in crate::cases) const CASES: &[Case] = &[
 
 /// The list of page tokens.
 fn listed(stage: &mut Stage, live: &Live) -> Outcome<(Response, Vec<Value>)> {
-    let response = served(
-        stage,
-        live,
-        &Ask::new(live, "GET", "/v1/page-tokens").bearer(live),
-    )?;
+    let response = served(stage, live, &Ask::new(live, "GET", "/v1/page-tokens").bearer(live))?;
     match response.json() {
         Some(Value::Array(list)) => Ok((response, list)),
         _ => stage.fail("the list of page tokens is no array"),
@@ -96,12 +92,7 @@ fn revoke(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<Instant> {
     };
     let id = entry["id"].as_str().unwrap_or_default();
     let ask = Ask::new(live, "DELETE", &format!("/v1/page-tokens/{id}")).bearer(live);
-    answered(
-        stage,
-        live,
-        &ask.named(format!("the revocation of the token of {origin}")),
-        &[204],
-    )?;
+    answered(stage, live, &ask.named(format!("the revocation of the token of {origin}")), &[204])?;
     Ok(Instant::now())
 }
 
@@ -119,10 +110,7 @@ fn token_is_random(stage: &mut Stage) -> Outcome {
         format!("{} of {} tokens differ", different.len(), tokens.len()),
     )?;
     let bits = bits(&tokens);
-    stage.ensure(
-        bits >= 256,
-        format!("no more than {bits} bits of the tokens vary"),
-    )
+    stage.ensure(bits >= 256, format!("no more than {bits} bits of the tokens vary"))
 }
 
 fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
@@ -145,9 +133,7 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         daemon = stage.launch_with(start())?;
         live = stage.ready(&daemon)?;
         let asks = [
-            read_ask(stage, &live, &token)
-                .origin(LISTED)
-                .named("the token of an earlier launch"),
+            read_ask(stage, &live, &token).origin(LISTED).named("the token of an earlier launch"),
             read_ask(stage, &live, &own).named("the token of an earlier launch's own page"),
         ];
         stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))?;
@@ -193,19 +179,11 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     let foreign = handoff_token(stage, &live, LISTED)?;
     keep("the token of a handoff", &foreign);
     served(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED))?;
-    answered(
-        stage,
-        &live,
-        &read_ask(stage, &live, &foreign).origin(LISTED_TOO),
-        &[401],
-    )?;
+    answered(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED_TOO), &[401])?;
     let revoked = handoff_token(stage, &live, LISTED_TOO)?;
     keep("a revoked token", &revoked);
     revoke(stage, &live, LISTED_TOO)?;
-    stage.precondition(format!(
-        "{} tickets and tokens went through the daemon",
-        secrets.len()
-    ));
+    stage.precondition(format!("{} tickets and tokens went through the daemon", secrets.len()));
     let look = |stage: &mut Stage, when: &str| {
         let mut found = Vec::new();
         holding(stage.arena().path(), &secrets, &mut found)?;
@@ -230,32 +208,18 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
         "2xx from the token's own origin, 401 from every other that is admitted, 403 from what is not",
     );
     let own = own_origin(&live);
-    let other = if own.contains("//localhost") {
-        "127.0.0.1"
-    } else {
-        "localhost"
-    };
+    let other = if own.contains("//localhost") { "127.0.0.1" } else { "localhost" };
     let other_host = format!("{other}:{}", port(&live));
     let other_own = format!("http://{other_host}");
     let own_host = live.target.authority.clone();
     // The page at the daemon's other name gets a token of that origin.
     let ticket = page_ticket(stage, &live)?;
     let at_other = page_ask(&live, &ticket).hosts([&*other_host]).origin("null");
-    let page = served(
-        stage,
-        &live,
-        &at_other.named("the page at the daemon's other name"),
-    )?;
+    let page = served(stage, &live, &at_other.named("the page at the daemon's other name"))?;
     let mut of_other = None;
     for candidate in super::visit::candidates(&text(&page)) {
         let ask = read_ask(stage, &live, candidate).hosts([&*other_host]);
-        if answered(
-            stage,
-            &live,
-            &ask.named("what stands in that page, as bearer"),
-            &[200, 401],
-        )?
-        .status
+        if answered(stage, &live, &ask.named("what stands in that page, as bearer"), &[200, 401])?.status
             == 200
         {
             stage.transcript().hide(candidate.as_bytes());
@@ -268,16 +232,8 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     let tokens = [
         ("its own page", own.clone(), page_token(stage, &live)?),
         ("its page at its other name", other_own.clone(), of_other),
-        (
-            "a listed origin",
-            LISTED.to_owned(),
-            handoff_token(stage, &live, LISTED)?,
-        ),
-        (
-            "another listed origin",
-            LISTED_TOO.to_owned(),
-            handoff_token(stage, &live, LISTED_TOO)?,
-        ),
+        ("a listed origin", LISTED.to_owned(), handoff_token(stage, &live, LISTED)?),
+        ("another listed origin", LISTED_TOO.to_owned(), handoff_token(stage, &live, LISTED_TOO)?),
     ];
     // Host, Origin, and the origin that this is to the daemon.
     let places = [
@@ -302,9 +258,7 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
             let what = format!("the token of {whose} at {host} from {from:?}");
             let placed = |ask: Ask, how: &str| {
                 let ask = ask.hosts([host.as_str()]);
-                from.into_iter()
-                    .fold(ask, Ask::origin)
-                    .named(format!("{what}, {how}"))
+                from.into_iter().fold(ask, Ask::origin).named(format!("{what}, {how}"))
             };
             let bearer = placed(read_ask(stage, &live, token), "as bearer");
             answered(stage, &live, &bearer, expected)?;
@@ -341,10 +295,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
         }
         if let Ok(stream) = stream_route(stage) {
             let streams = [
-                (
-                    "bearer",
-                    Some(placed(stream.ask(&live)).with("Authorization", &bearer)),
-                ),
+                ("bearer", Some(placed(stream.ask(&live)).with("Authorization", &bearer))),
                 ("query", by_query(stage, &live, &token).map(placed)),
             ];
             for (how, ask) in streams {
@@ -355,14 +306,8 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
                         &ask.named(format!("the stream by {how}, {whose} token")),
                     )?;
                     let number = marker(stage);
-                    let emit = emit_route(stage, number)?
-                        .ask(&live)
-                        .with("Authorization", &bearer);
-                    served(
-                        stage,
-                        &live,
-                        &placed(emit).named(format!("a note with {whose} token")),
-                    )?;
+                    let emit = emit_route(stage, number)?.ask(&live).with("Authorization", &bearer);
+                    served(stage, &live, &placed(emit).named(format!("a note with {whose} token")))?;
                     let came = follower.wait_for(number, Instant::now() + ANSWER);
                     stage.ensure(came, format!("the stream by {how} does not deliver"))?;
                 }
@@ -373,11 +318,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
                 .with("Content-Type", "application/json")
                 .body(json!({"id": live.record.id}).to_string())
                 .with("Authorization", &bearer);
-            served(
-                stage,
-                &live,
-                &placed(ask).named(format!("a shutdown with {whose} token")),
-            )?;
+            served(stage, &live, &placed(ask).named(format!("a shutdown with {whose} token")))?;
         }
     }
     Ok(())
@@ -410,15 +351,9 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
             && times(entry, "issued_at").is_some_and(|issued| Some(issued) <= times(entry, "last_used"));
         stage.ensure(whole, format!("the entry of {origin} lacks something: {entry}"))?;
         let part = (0..=token.len() - PART).find(|start| said.contains(&token[*start..start + PART]));
-        stage.ensure(
-            part.is_none(),
-            format!("the list holds a part of the token of {origin}"),
-        )?;
+        stage.ensure(part.is_none(), format!("the list holds a part of the token of {origin}"))?;
     }
-    stage.ensure(
-        list.len() == tokens.len(),
-        format!("{} entries, not {}", list.len(), tokens.len()),
-    )?;
+    stage.ensure(list.len() == tokens.len(), format!("{} entries, not {}", list.len(), tokens.len()))?;
     let ids: BTreeSet<&str> = list.iter().filter_map(|entry| entry["id"].as_str()).collect();
     stage.ensure(ids.len() == tokens.len(), "two tokens have one id")?;
     // A clock has to go on by as much as the list tells, which is a second at most.
@@ -433,10 +368,7 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
         if used_at(&list) > first {
             break;
         }
-        stage.ensure(
-            Instant::now() < deadline,
-            "a token is used, and the time of its last use stays",
-        )?;
+        stage.ensure(Instant::now() < deadline, "a token is used, and the time of its last use stays")?;
         std::thread::sleep(Duration::from_millis(50));
     }
     revoke(stage, &live, LISTED)?;
@@ -453,28 +385,17 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     let stream = stream_route(stage)?;
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for the next request, the end of its streams within 2 s, and no end of the others");
-    let (own, page, foreign) = (
-        own_origin(&live),
-        page_token(stage, &live)?,
-        handoff_token(stage, &live, LISTED)?,
-    );
+    let (own, page, foreign) =
+        (own_origin(&live), page_token(stage, &live)?, handoff_token(stage, &live, LISTED)?);
     let of_page = || stream.ask(&live).with("Authorization", &format!("Bearer {page}"));
     let mut ending = vec![("the page's stream", Follower::open(stage, &live, &of_page())?)];
     if let Some(ask) = by_query(stage, &live, &page) {
         ending.push(("the page's stream by query", Follower::open(stage, &live, &ask)?));
     }
-    let of_foreign = stream
-        .ask(&live)
-        .with("Authorization", &format!("Bearer {foreign}"));
+    let of_foreign = stream.ask(&live).with("Authorization", &format!("Bearer {foreign}"));
     let mut staying = [
-        (
-            "the other page's stream",
-            Follower::open(stage, &live, &of_foreign.origin(LISTED))?,
-        ),
-        (
-            "the credential's stream",
-            Follower::open(stage, &live, &stream.ask(&live).bearer(&live))?,
-        ),
+        ("the other page's stream", Follower::open(stage, &live, &of_foreign.origin(LISTED))?),
+        ("the credential's stream", Follower::open(stage, &live, &stream.ask(&live).bearer(&live))?),
     ];
     let number = marker(stage);
     let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
@@ -492,10 +413,7 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     all_answered(stage, &live, &refused, &[401])?;
     for (what, follower) in &mut ending {
         let ended = follower.wait_end(at + BOUND + LATE);
-        stage.ensure(
-            ended,
-            format!("{what} goes on for more than 2 s after the revocation"),
-        )?;
+        stage.ensure(ended, format!("{what} goes on for more than 2 s after the revocation"))?;
     }
     let number = marker(stage);
     let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
@@ -512,11 +430,7 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for the token of the origin that was removed, 2xx for that of the other");
     let edit = |stage: &mut Stage, adds: bool, origin: &str| {
-        let exit = if adds {
-            stage.add_origin(origin)?
-        } else {
-            stage.remove_origin(origin)?
-        };
+        let exit = if adds { stage.add_origin(origin)? } else { stage.remove_origin(origin)? };
         stage.ensure(exit.code == Some(0), format!("the change of the list: {exit}"))
     };
     edit(stage, true, LISTED)?;

@@ -13,9 +13,7 @@ pub(super) const SECRET: usize = 43;
 /// Every run of characters in a text that is long enough for a ticket or a token.
 pub(super) fn candidates(text: &str) -> Vec<&str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    text.split(|c| !plain(c))
-        .filter(|run| run.len() >= SECRET)
-        .collect()
+    text.split(|c| !plain(c)).filter(|run| run.len() >= SECRET).collect()
 }
 
 fn remember(stage: &mut Stage, secret: &str) -> String {
@@ -44,18 +42,13 @@ pub(super) fn page_ticket(stage: &mut Stage, live: &Live) -> Outcome<String> {
 
 /// A ticket for the page of `origin`.
 pub(super) fn handoff_ticket(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<String> {
-    issued(
-        stage,
-        live,
-        &serde_json::json!({"kind": "handoff", "origin": origin}),
-    )
+    issued(stage, live, &serde_json::json!({"kind": "handoff", "origin": origin}))
 }
 
 /// What a launcher posts, without `Origin`.
 pub(super) fn page_ask(live: &Live, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/page").with("Content-Type", "application/x-www-form-urlencoded");
-    ask.body(format!("ticket={ticket}"))
-        .named("the page for a ticket")
+    ask.body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
 /// What a page of another origin posts, without `Origin`.
@@ -116,9 +109,7 @@ pub(super) fn handoff_token(stage: &mut Stage, live: &Live, origin: &str) -> Out
 /// How many bits these texts of one length may hold, by the places at which they differ as chance has it.
 pub(super) fn bits(texts: &[String]) -> usize {
     let length = texts.iter().map(String::len).min().unwrap_or_default();
-    let hex = texts
-        .iter()
-        .all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let hex = texts.iter().all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let differs = |place: &usize| {
         let mut there: Vec<u8> = texts.iter().map(|text| text.as_bytes()[*place]).collect();
         there.sort_unstable();

@@ -158,10 +158,7 @@ fn outcomes_are_distinct(stage: &mut Stage) -> Outcome {
     for (one, first) in &answers {
         for (other, second) in answers.range(*one..).skip(1) {
             let same = first.exit.code == second.exit.code || first.outcome == second.outcome;
-            stage.ensure(
-                !same,
-                format!("{one} and {other} cannot be told apart: {first}; {second}"),
-            )?;
+            stage.ensure(!same, format!("{one} and {other} cannot be told apart: {first}; {second}"))?;
         }
     }
     Ok(())
@@ -191,9 +188,7 @@ fn json_whatever_the_outcome(stage: &mut Stage) -> Outcome {
     let pointer = stage.client()?.outcome;
     for (outcome, answer) in &answers {
         let word = answer.json.as_ref().filter(|json| json.is_object());
-        let word = word
-            .and_then(|json| json.pointer(&pointer))
-            .and_then(Value::as_str);
+        let word = word.and_then(|json| json.pointer(&pointer)).and_then(Value::as_str);
         let seen = format!("{outcome}: standard output says {word:?}: {answer}");
         stage.ensure(word == Some(outcome), seen)?;
     }
@@ -207,10 +202,7 @@ fn failed_spawn(stage: &mut Stage) -> Outcome<Option<Answer>> {
         return Ok(None);
     }
     // The last scene was one that no spawn goes on from.
-    let world = World {
-        credential: Credential::random(),
-        protocol: client.protocol,
-    };
+    let world = World { credential: Credential::random(), protocol: client.protocol };
     stage.transcript().hide(world.credential.bytes());
     let _standing = arrange(stage, &world, "absent", NOBODYS_PID)?;
     let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
@@ -226,10 +218,7 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
     let with = |name: &str, value: Value| serde_json::Map::from_iter([(name.to_owned(), value)]);
     let wrong = [
         ("no id", without("id")),
-        (
-            "another id",
-            with("id", json!(Credential::random().text()[..32].to_lowercase())),
-        ),
+        ("another id", with("id", json!(Credential::random().text()[..32].to_lowercase()))),
         ("the id in capitals", with("id", json!(id.to_uppercase()))),
         ("an id that is a number", with("id", json!(7))),
         ("no protocol", without("protocol")),
@@ -241,28 +230,17 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
         ("state Ready", with("state", json!("Ready"))),
     ];
     for (what, members) in wrong {
-        let daemon = FakeDaemon {
-            members,
-            status: Some(200),
-            id: id.clone(),
-            ..world.daemon()
-        };
+        let daemon = FakeDaemon { members, status: Some(200), id: id.clone(), ..world.daemon() };
         let _played = play_published(stage, daemon)?;
         let answer = stage.ask(look())?;
         let seen = format!("a proven answer with {what}: {answer}");
         stage.ensure(answer.outcome != "ready" && answer.exit.code != Some(0), seen)?;
     }
     let proof = FakeProof::None;
-    let unproven = FakeDaemon {
-        proof,
-        ..world.daemon()
-    };
+    let unproven = FakeDaemon { proof, ..world.daemon() };
     let _played = play_published(stage, unproven)?;
     let answer = stage.ask(look())?;
-    stage.ensure(
-        answer.outcome != "ready",
-        format!("a right answer without a proof: {answer}"),
-    )
+    stage.ensure(answer.outcome != "ready", format!("a right answer without a proof: {answer}"))
 }
 
 fn absent_without_a_record(stage: &mut Stage) -> Outcome {
@@ -345,20 +323,11 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
     let challenge = |scheme: &'static str| {
         Squatter::responding(move |_, _| response(401, &[("WWW-Authenticate", scheme)], b""))
     };
-    let wrong = |proof: FakeProof| {
-        FakeDaemon {
-            proof,
-            ..world.daemon()
-        }
-        .part()
-    };
+    let wrong = |proof: FakeProof| FakeDaemon { proof, ..world.daemon() }.part();
     let squatters = [
         ("200 and an empty object", Squatter::answering(200, "{}")),
         ("200 and what a daemon would say", Squatter::answering(200, &body)),
-        (
-            "200 and a page",
-            Squatter::answering(200, "<!doctype html><title>hello</title>"),
-        ),
+        ("200 and a page", Squatter::answering(200, "<!doctype html><title>hello</title>")),
         ("204", Squatter::saying("HTTP/1.1 204 No Content\r\n\r\n")),
         ("401 for a bearer", challenge("Bearer")),
         ("401 for a proof", challenge("Local-Daemon-Proof")),
@@ -370,28 +339,19 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
         }),
         ("a redirect", Squatter::redirecting("http://127.0.0.1:1/")),
         ("what is not HTTP", Squatter::saying("SSH-2.0-OpenSSH_9.6\r\n")),
-        (
-            "half an answer",
-            Squatter::saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"),
-        ),
+        ("half an answer", Squatter::saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{")),
         ("a proof of another credential", wrong(FakeProof::Wrong)),
         ("a proof for another body", wrong(FakeProof::OtherBody)),
         ("a proof for another port", wrong(FakeProof::OtherAuthority)),
         ("a proof for another nonce", wrong(FakeProof::OtherNonce)),
         ("the client's own proof", wrong(FakeProof::Reflected)),
         ("no proof", wrong(FakeProof::None)),
-        (
-            "a relay to the good daemon",
-            Squatter::relaying(good.actor.address()),
-        ),
+        ("a relay to the good daemon", Squatter::relaying(good.actor.address())),
     ];
     for (what, squatter) in squatters {
         let (_actor, record) = squat(stage, squatter)?;
         // Even one that names the very daemon of the record.
-        let record = Record {
-            id: good.daemon.id.clone(),
-            ..record
-        };
+        let record = Record { id: good.daemon.id.clone(), ..record };
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
         ends_after(stage, &answer, "foreign", what)?;
@@ -405,28 +365,12 @@ fn faults(stage: &Stage) -> Vec<(&'static str, PathBuf, Fault)> {
     let mut faults: Vec<(&'static str, PathBuf, Fault)> = vec![
         ("a record that is a FIFO", record.clone(), Fault::Fifo),
         ("a record that is a directory", record.clone(), Fault::Directory),
-        (
-            "a record that others may read",
-            record.clone(),
-            Fault::Mode(0o644),
-        ),
+        ("a record that others may read", record.clone(), Fault::Mode(0o644)),
         ("a credential that is a FIFO", credential.clone(), Fault::Fifo),
-        (
-            "a credential that others may read",
-            credential.clone(),
-            Fault::Mode(0o640),
-        ),
-        (
-            "a credential that is none",
-            credential.clone(),
-            Fault::Bytes(b"not a credential"),
-        ),
+        ("a credential that others may read", credential.clone(), Fault::Mode(0o640)),
+        ("a credential that is none", credential.clone(), Fault::Bytes(b"not a credential")),
         ("an empty credential", credential.clone(), Fault::Bytes(b"")),
-        (
-            "a state directory that others may enter",
-            stage.state_dir().to_owned(),
-            Fault::Mode(0o755),
-        ),
+        ("a state directory that others may enter", stage.state_dir().to_owned(), Fault::Mode(0o755)),
     ];
     if !is_root() {
         faults.push(("a record that nobody may read", record, Fault::Mode(0)));
@@ -481,10 +425,7 @@ fn invalid_names_the_path(stage: &mut Stage) -> Outcome {
             let answer = stage.ask(call)?;
             ends_after(stage, &answer, "invalid", what)?;
             let named = answer.text().contains(&*path.to_string_lossy());
-            stage.ensure(
-                named,
-                format!("{what}: {} is not named: {answer}", path.display()),
-            )?;
+            stage.ensure(named, format!("{what}: {} is not named: {answer}", path.display()))?;
             let quick = answer.after < Duration::from_secs(1) + LATE;
             stage.ensure(quick, format!("{what}: too late: {answer}"))?;
         }
@@ -545,10 +486,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let second = play_published(stage, world.daemon())?;
     let answer = stage.ask(Call::connect())?;
     let more = first.actor.ledger().connections().len() - heard;
-    stage.ensure(
-        more == 0,
-        format!("{more} more connections to the address of the earlier record"),
-    )?;
+    stage.ensure(more == 0, format!("{more} more connections to the address of the earlier record"))?;
     ready_with(stage, &answer, &second.daemon.id)
 }
 
@@ -568,10 +506,7 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
     let state_dir = stage.state_dir().to_owned();
     std::fs::remove_dir_all(&state_dir)?;
     let missing = stage.ask(call())?;
-    stage.ensure(
-        !state_dir.exists(),
-        format!("the state directory was made: {missing}"),
-    )?;
+    stage.ensure(!state_dir.exists(), format!("the state directory was made: {missing}"))?;
     if let Some(spy) = &spy {
         not_started(stage, spy, "without a state directory")?;
     }
@@ -598,10 +533,7 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
 fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with the successor");
-    let leaving = FakeDaemon {
-        state: "draining".to_owned(),
-        ..world.daemon()
-    };
+    let leaving = FakeDaemon { state: "draining".to_owned(), ..world.daemon() };
     let leaving = play(stage, leaving)?;
     let successor = play(stage, world.daemon())?;
     publish(stage, &leaving.record)?;
@@ -620,40 +552,22 @@ type Answers = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;
 fn reads_again_before_it_reports(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready with the daemon whose record is there in the end");
-    let another = FakeDaemon {
-        protocol: "another/1".to_owned(),
-        ..world.daemon()
-    };
+    let another = FakeDaemon { protocol: "another/1".to_owned(), ..world.daemon() };
     let id = another.id.clone();
     let impostor = world.daemon();
     let scenes: [(&str, Answers); 3] = [
         ("foreign", Box::new(|_, _| response(404, &[], b"{}"))),
-        (
-            "another id's",
-            Box::new(move |seen, address| impostor.answer(seen, address)),
-        ),
-        (
-            "of another protocol",
-            Box::new(move |seen, address| another.answer(seen, address)),
-        ),
+        ("another id's", Box::new(move |seen, address| impostor.answer(seen, address))),
+        ("of another protocol", Box::new(move |seen, address| another.answer(seen, address))),
     ];
     for (what, answers) in scenes {
         let squatter = at_first(publisher(stage, &good.record), answers);
         let (_actor, record) = squat(stage, squatter)?;
         if what == "of another protocol" {
-            publish(
-                stage,
-                &Record {
-                    id: id.clone(),
-                    ..record
-                },
-            )?;
+            publish(stage, &Record { id: id.clone(), ..record })?;
         }
         let answer = stage.ask(Call::connect())?;
-        let seen = format!(
-            "after an answer that is {what}: not ready with {} but {answer}",
-            good.daemon.id
-        );
+        let seen = format!("after an answer that is {what}: not ready with {} but {answer}", good.daemon.id);
         let ready = answer.outcome == "ready" && answer.id.as_ref() == Some(&good.daemon.id);
         stage.ensure(ready, seen)?;
     }

@@ -101,10 +101,7 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
     let events = watch.events();
     let mut changed = changes(&events, name);
     changed.extend(changes(&events, taken));
-    stage.ensure(
-        changed.is_empty(),
-        format!("{scene}: {}: {answer}", changed.join(", ")),
-    )
+    stage.ensure(changed.is_empty(), format!("{scene}: {}: {answer}", changed.join(", ")))
 }
 
 fn repair_leaves_what_is_silent(stage: &mut Stage) -> Outcome {
@@ -130,10 +127,7 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::new(Command::Repair))?;
     let deleted = count(&watch.events(), FileEventKind::Deleted, &name) > 0;
-    stage.ensure(
-        !deleted,
-        format!("the record was removed without a look at what it is: {answer}"),
-    )?;
+    stage.ensure(!deleted, format!("the record was removed without a look at what it is: {answer}"))?;
     // Whatever a repair does to a record, one that comes meanwhile has to be there in the end.
     let stale = Record::new(Url::of(port.address), NOBODYS_PID);
     publish(stage, &stale)?;
@@ -150,23 +144,16 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     };
     let answer = stage.ask(Call::new(Command::Repair))?;
     // It is told of after the reaction to it, which a quick repair may be done before.
-    if came
-        .wait_for(Instant::now() + SOON, |events| events.iter().any(&read))
-        .is_none()
-    {
+    if came.wait_for(Instant::now() + SOON, |events| events.iter().any(&read)).is_none() {
         return stage.inconclusive("the repair was not seen to read the record");
     }
     drop(came);
     // By its name, or as a taken file, which a running owner puts back (CONV-17, CONV-21).
     let is_good = |path: &Path| {
-        let record = std::fs::read(path)
-            .ok()
-            .and_then(|bytes| Record::parse(&bytes).ok());
+        let record = std::fs::read(path).ok().and_then(|bytes| Record::parse(&bytes).ok());
         record.is_some_and(|record| record.id == good.daemon.id)
     };
-    let kept = std::fs::read_dir(stage.state_dir())?
-        .flatten()
-        .any(|entry| is_good(&entry.path()));
+    let kept = std::fs::read_dir(stage.state_dir())?.flatten().any(|entry| is_good(&entry.path()));
     stage.ensure(kept, format!("the record that came meanwhile is gone: {answer}"))
 }
 
@@ -201,11 +188,7 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
                 ));
             }
         }
-        lives(
-            stage,
-            &decoy,
-            &format!("when its record was one of these, by {command:?}"),
-        )?;
+        lives(stage, &decoy, &format!("when its record was one of these, by {command:?}"))?;
     }
     let (_silent, record) = squat(stage, Squatter::mute())?;
     let pid = i32::try_from(decoy.pid()).unwrap_or(i32::MAX);
@@ -218,11 +201,7 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
     }
     for (command, caller) in callers {
         stage.answer_by(&caller, caller.began + Duration::from_secs(12))?;
-        lives(
-            stage,
-            &decoy,
-            &format!("when its record's daemon was silent, by {command:?}"),
-        )?;
+        lives(stage, &decoy, &format!("when its record's daemon was silent, by {command:?}"))?;
     }
     Ok(())
 }
@@ -234,10 +213,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
         return stage.not_applicable("the manifest has no `client.force_stop`");
     }
     let (recorded, told) = (bystander(stage)?, bystander(stage)?);
-    let daemon = FakeDaemon {
-        pid: told.pid(),
-        ..world.daemon()
-    };
+    let daemon = FakeDaemon { pid: told.pid(), ..world.daemon() };
     let id = daemon.id.clone();
     // It takes the request to stop, and stays.
     let stays = Squatter::responding(move |seen, address| {

@@ -73,11 +73,7 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     quiet(stage, &answer, secret, "foreign")?;
     let in_target = |target: &str| proof::holds(target.as_bytes(), secret);
-    let told = squatter
-        .ledger()
-        .requests()
-        .iter()
-        .any(|seen| in_target(&seen.target));
+    let told = squatter.ledger().requests().iter().any(|seen| in_target(&seen.target));
     stage.ensure(!told, "the credential is in an address that was asked for")?;
     // Damaged so that an error that quotes the file quotes the secret.
     let text = world.credential.text();
@@ -91,10 +87,7 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         quiet(stage, &answer, secret, "with a damaged credential file")?;
         let cut = answer.text().contains(&text[..20]) || answer.text().contains(&text[23..]);
-        stage.ensure(
-            !cut,
-            "the client wrote a part of the credential, with a damaged credential file",
-        )?;
+        stage.ensure(!cut, "the client wrote a part of the credential, with a damaged credential file")?;
     }
     unwritten(stage, secret)
 }
@@ -111,15 +104,12 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
         return Err(Stop::Fault("the spy is not there".to_owned()));
     };
     // What it became has the environment that it was given.
-    let environment = until(Instant::now() + SOON, || {
-        Some(child.environ()).filter(|environment| !environment.is_empty())
-    });
+    let environment =
+        until(Instant::now() + SOON, || Some(child.environ()).filter(|environment| !environment.is_empty()));
     let environment = environment.unwrap_or_default();
     stage.ensure(!environment.is_empty(), "the child's environment cannot be read")?;
     let args = spy.args(pid);
-    let told = environment
-        .iter()
-        .any(|entry| proof::holds(entry.as_encoded_bytes(), secret))
+    let told = environment.iter().any(|entry| proof::holds(entry.as_encoded_bytes(), secret))
         || proof::holds(&args, secret);
     stage.ensure(!told, "the child was given the credential")?;
     let answer = stage.answer(&caller)?;
@@ -141,58 +131,32 @@ fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
             Some(_) if bytes.len() == 44 => Sight::Whole("new".to_owned()),
             _ => Sight::Broken(format!("{} bytes", bytes.len())),
         });
-        let setup = Setup {
-            umask: Some(umask),
-            ..Setup::default()
-        };
+        let setup = Setup { umask: Some(umask), ..Setup::default() };
         let answer = stage.ask(Call::new(Command::Rotate).setup(setup))?;
         let report = readers.stop();
-        let new = std::fs::read(&path)
-            .ok()
-            .and_then(|bytes| record::parse_credential(&bytes));
+        let new = std::fs::read(&path).ok().and_then(|bytes| record::parse_credential(&bytes));
         let Some(new) = new else {
             return stage.fail(format!("no credential after the replacement: {answer}"));
         };
         stage.transcript().hide(new.bytes());
-        stage.ensure(
-            new != last,
-            format!("the credential is the same as before: {answer}"),
-        )?;
+        stage.ensure(new != last, format!("the credential is the same as before: {answer}"))?;
         quiet(stage, &answer, new.bytes(), "replacing it")?;
         stage.precondition("the credential was replaced");
         let events = watch.events();
-        let of_name = |kind| {
-            events
-                .iter()
-                .any(|event| event.kind == kind && event.name == *name)
-        };
-        stage.ensure(
-            of_name(FileEventKind::MovedTo),
-            "the new credential was not renamed to its name",
-        )?;
+        let of_name = |kind| events.iter().any(|event| event.kind == kind && event.name == *name);
+        stage.ensure(of_name(FileEventKind::MovedTo), "the new credential was not renamed to its name")?;
         let written = [
             FileEventKind::Modified,
             FileEventKind::Created,
             FileEventKind::Deleted,
         ];
         let in_place = written.into_iter().find(|kind| of_name(*kind));
-        stage.ensure(
-            in_place.is_none(),
-            format!("the credential's own name: {in_place:?}"),
-        )?;
+        stage.ensure(in_place.is_none(), format!("the credential's own name: {in_place:?}"))?;
         let broken = report.broken + report.absent;
-        stage.ensure(
-            broken == 0,
-            format!("{broken} of {} reads found no whole credential", report.reads),
-        )?;
+        stage.ensure(broken == 0, format!("{broken} of {} reads found no whole credential", report.reads))?;
         let loose = watch.loose();
-        let seen = loose
-            .first()
-            .map(|event| format!("{} {:?}", event.name.display(), event.facts));
-        stage.ensure(
-            loose.is_empty() && report.loose == 0,
-            format!("open to others: {seen:?}"),
-        )?;
+        let seen = loose.first().map(|event| format!("{} {:?}", event.name.display(), event.facts));
+        stage.ensure(loose.is_empty() && report.loose == 0, format!("open to others: {seen:?}"))?;
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path)?) & 0o7777;
         stage.ensure(mode == 0o600, format!("mode {mode:04o}"))?;
         last = new;

@@ -53,13 +53,7 @@ fn split(protocol: &str) -> (String, u32) {
 /// A proven daemon of this protocol, published.
 fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<super::scene::Played> {
     let protocol = protocol.to_owned();
-    play_published(
-        stage,
-        FakeDaemon {
-            protocol,
-            ..world.daemon()
-        },
-    )
+    play_published(stage, FakeDaemon { protocol, ..world.daemon() })
 }
 
 fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
@@ -81,12 +75,7 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     for other in others {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(
-            stage,
-            &answer,
-            "incompatible",
-            &format!("{} meets {other}", world.protocol),
-        )?;
+        ends_after(stage, &answer, "incompatible", &format!("{} meets {other}", world.protocol))?;
     }
     // These are no identifiers at all; what they are called instead is not this requirement's business.
     for other in [
@@ -115,21 +104,9 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
         ("next", "not a version"),
     ] {
         let version = of_daemon.to_owned();
-        let played = play(
-            stage,
-            FakeDaemon {
-                version,
-                ..world.daemon()
-            },
-        )?;
+        let played = play(stage, FakeDaemon { version, ..world.daemon() })?;
         let version = of_record.to_owned();
-        publish(
-            stage,
-            &Record {
-                version,
-                ..played.record
-            },
-        )?;
+        publish(stage, &Record { version, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("version {of_record:?} in the record, {of_daemon:?} in the answer");
         ends_after(stage, &answer, "ready", &before)?;
@@ -147,21 +124,9 @@ fn client_asks_the_daemon(stage: &mut Stage) -> Outcome {
         (&world.protocol, "another/9", "incompatible"),
     ] {
         let protocol = of_daemon.to_owned();
-        let played = play(
-            stage,
-            FakeDaemon {
-                protocol,
-                ..world.daemon()
-            },
-        )?;
+        let played = play(stage, FakeDaemon { protocol, ..world.daemon() })?;
         let protocol = Some(of_record.to_owned());
-        publish(
-            stage,
-            &Record {
-                protocol,
-                ..played.record
-            },
-        )?;
+        publish(stage, &Record { protocol, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("the record says {of_record:?}, the daemon {of_daemon:?}");
         ends_after(stage, &answer, outcome, &before)?;
@@ -172,13 +137,7 @@ fn client_asks_the_daemon(stage: &mut Stage) -> Outcome {
 /// A proven daemon of another version of the specification.
 fn of_another_contract(stage: &mut Stage, world: &World, spec: Value) -> Outcome<super::scene::Played> {
     let members = Map::from_iter([("spec".to_owned(), spec)]);
-    play_published(
-        stage,
-        FakeDaemon {
-            members,
-            ..world.daemon()
-        },
-    )
+    play_published(stage, FakeDaemon { members, ..world.daemon() })
 }
 
 fn client_says_incompatible(stage: &mut Stage) -> Outcome {
@@ -200,12 +159,7 @@ fn client_says_incompatible(stage: &mut Stage) -> Outcome {
         ends_after(stage, &answer, "incompatible", scene)?;
         if spawns {
             let answer = stage.ask(Call::spawn())?;
-            ends_after(
-                stage,
-                &answer,
-                "incompatible",
-                &format!("{scene}, with a spawn allowed"),
-            )?;
+            ends_after(stage, &answer, "incompatible", &format!("{scene}, with a spawn allowed"))?;
         }
     }
     Ok(())

@@ -104,10 +104,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
     let listeners = [
         ("says nothing", Squatter::mute()),
         ("drips", Squatter::dripping(&body, Duration::from_millis(100))),
-        (
-            "stops in the middle",
-            Squatter::responding(move |_, _| half.clone().into_bytes()),
-        ),
+        ("stops in the middle", Squatter::responding(move |_, _| half.clone().into_bytes())),
     ];
     let mut waiting = Vec::new();
     for (what, squatter) in listeners {
@@ -126,10 +123,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let taken = actor.ledger().wait_for(caller.began + PROBE + SLACK * 2, closed);
         let length = taken.map(|taken| taken[0].closed.unwrap_or(taken[0].at) - taken[0].at);
         let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
-        stage.ensure(
-            in_time,
-            format!("a listener that {what} was left after {length:?}"),
-        )?;
+        stage.ensure(in_time, format!("a listener that {what} was left after {length:?}"))?;
         let answer = stage.answer(&caller)?;
         ready_with(stage, &answer, &good.daemon.id)?;
     }
@@ -161,24 +155,16 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
     let challenge = |scheme: &'static str| {
         move |_: &Seen, _: SocketAddr| response(401, &[("WWW-Authenticate", scheme)], b"")
     };
-    let wrong = |proof: FakeProof| FakeDaemon {
-        proof,
-        ..world.daemon()
-    };
+    let wrong = |proof: FakeProof| FakeDaemon { proof, ..world.daemon() };
     let (none, reflected) = (wrong(FakeProof::None), wrong(FakeProof::Reflected));
     let squatters: Squatters = vec![
         ("200", Box::new(move || Squatter::answering(200, &body))),
-        ("a challenge for a bearer", {
-            Box::new(move || Squatter::responding(challenge("Bearer")))
-        }),
+        ("a challenge for a bearer", { Box::new(move || Squatter::responding(challenge("Bearer"))) }),
         ("a challenge for a password", {
             Box::new(move || Squatter::responding(challenge("Basic realm=\"x\"")))
         }),
         ("no proof", Box::new(move || none.clone().part())),
-        (
-            "the client's own proof",
-            Box::new(move || reflected.clone().part()),
-        ),
+        ("the client's own proof", Box::new(move || reflected.clone().part())),
     ];
     for (what, squatter) in squatters {
         for call in calls(stage)? {
@@ -205,10 +191,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
 fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the credential only on a connection that has proven itself");
-    let daemon = FakeDaemon {
-        closes: true,
-        ..world.daemon()
-    };
+    let daemon = FakeDaemon { closes: true, ..world.daemon() };
     let id = daemon.id.clone();
     let asked = AtomicBool::new(false);
     let then_a_stranger = Squatter::responding(move |seen, address| {
@@ -223,9 +206,7 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     let caller = stage.call(Call::new(Command::Stop))?;
     stage.answer(&caller)?;
     let connections = actor.stop().connections();
-    let handshake = connections
-        .first()
-        .and_then(|taken| taken.requests().into_iter().next());
+    let handshake = connections.first().and_then(|taken| taken.requests().into_iter().next());
     let proven = handshake
         .as_ref()
         .is_some_and(|seen| seen.target == HANDSHAKE && seen.header("authorization").is_some());
@@ -235,10 +216,7 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     stage.precondition("the record's daemon proved itself and closed the connection");
     let told = |taken: &Taken| proof::holds(&taken.bytes(), world.credential.bytes());
     let later = connections.iter().skip(1).any(told);
-    stage.ensure(
-        !later,
-        "the credential was sent on a later connection, to a stranger",
-    )
+    stage.ensure(!later, "the credential was sent on a later connection, to a stranger")
 }
 
 fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
@@ -246,20 +224,8 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     stage.expect("foreign, at once");
     let daemon = world.daemon();
     let says = [
-        (
-            "draining",
-            FakeDaemon {
-                state: "draining".to_owned(),
-                ..daemon.clone()
-            },
-        ),
-        (
-            "another protocol",
-            FakeDaemon {
-                protocol: "another/1".to_owned(),
-                ..daemon.clone()
-            },
-        ),
+        ("draining", FakeDaemon { state: "draining".to_owned(), ..daemon.clone() }),
+        ("another protocol", FakeDaemon { protocol: "another/1".to_owned(), ..daemon.clone() }),
         (
             "another contract",
             FakeDaemon {
@@ -276,13 +242,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     ];
     for (what, daemon) in says {
         for proof in proofs {
-            let _played = play_published(
-                stage,
-                FakeDaemon {
-                    proof,
-                    ..daemon.clone()
-                },
-            )?;
+            let _played = play_published(stage, FakeDaemon { proof, ..daemon.clone() })?;
             let answer = stage.ask(look().within(2))?;
             ends_after(stage, &answer, "foreign", &format!("{what} with proof {proof:?}"))?;
         }
@@ -290,12 +250,8 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     let twice = world.daemon();
     let twice = Squatter::responding(move |seen, address| {
         let text = String::from_utf8_lossy(&twice.answer(seen, address)).into_owned();
-        let proof = text
-            .lines()
-            .find(|line| line.starts_with(proof::SCHEME))
-            .unwrap_or_default();
-        text.replacen(proof, &format!("{proof}\r\n{proof}"), 1)
-            .into_bytes()
+        let proof = text.lines().find(|line| line.starts_with(proof::SCHEME)).unwrap_or_default();
+        text.replacen(proof, &format!("{proof}\r\n{proof}"), 1).into_bytes()
     });
     let (_actor, _) = squat(stage, twice)?;
     let answer = stage.ask(look().within(2))?;
@@ -319,10 +275,7 @@ fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
         let requests = good.actor.ledger().requests();
         let other = requests.iter().find(|seen| seen.target != HANDSHAKE);
         let other = other.map(|seen| format!("{} {}", seen.method, seen.target));
-        stage.ensure(
-            other.is_none(),
-            format!("a daemon of another id was sent {other:?}"),
-        )?;
+        stage.ensure(other.is_none(), format!("a daemon of another id was sent {other:?}"))?;
     }
     Ok(())
 }
@@ -365,15 +318,8 @@ fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
         format!("{} nonces in {} handshakes", distinct.len(), nonces.len()),
     )?;
     for place in 0..32 {
-        let values: BTreeSet<u8> = nonces
-            .iter()
-            .filter_map(|nonce| nonce.get(place).copied())
-            .collect();
-        let seen = format!(
-            "byte {place} has only {} values in {} nonces",
-            values.len(),
-            nonces.len()
-        );
+        let values: BTreeSet<u8> = nonces.iter().filter_map(|nonce| nonce.get(place).copied()).collect();
+        let seen = format!("byte {place} has only {} values in {} nonces", values.len(), nonces.len());
         stage.ensure(values.len() > 3, seen)?;
     }
     Ok(())
@@ -401,9 +347,7 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
 fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready, and nothing sent to the proxy");
-    let trap = Squatter::answering(502, "{}")
-        .noted(stage.transcript(), "proxy")
-        .start(Bind::V4)?;
+    let trap = Squatter::answering(502, "{}").noted(stage.transcript(), "proxy").start(Bind::V4)?;
     let url = trap.url().text().to_owned();
     let mut call = Call::connect();
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
@@ -425,15 +369,9 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready for 64 KiB; not for a byte more, nor for larger headers; no reading on");
     let daemon = world.daemon();
-    let long = |length| FakeDaemon {
-        length,
-        ..daemon.clone()
-    };
+    let long = |length| FakeDaemon { length, ..daemon.clone() };
     let header = ("X-Padding".to_owned(), "x".repeat(MOST_BYTES + 1));
-    let headers = FakeDaemon {
-        headers: vec![header],
-        ..daemon.clone()
-    };
+    let headers = FakeDaemon { headers: vec![header], ..daemon.clone() };
     let scenes = [
         ("a body of 64 KiB", long(MOST_BYTES), true),
         ("a body of 64 KiB and a byte", long(MOST_BYTES + 1), false),
@@ -503,10 +441,7 @@ fn client_tries_both_families(stage: &mut Stage) -> Outcome {
             let daemon = daemon.clone();
             Squatter::responding(move |seen, address| {
                 let authority = Some(format!("localhost:{}", address.port()));
-                let daemon = FakeDaemon {
-                    authority,
-                    ..daemon.clone()
-                };
+                let daemon = FakeDaemon { authority, ..daemon.clone() };
                 daemon.answer(seen, address)
             })
         };
@@ -517,10 +452,7 @@ fn client_tries_both_families(stage: &mut Stage) -> Outcome {
         };
         let url = Url::parse(&format!("http://localhost:{}", actors.0.address().port()));
         let url = url.ok_or_else(|| Stop::Fault("no URL of localhost".to_owned()))?;
-        let record = Record {
-            url,
-            ..daemon.record(actors.0.address())
-        };
+        let record = Record { url, ..daemon.record(actors.0.address()) };
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
         let seen = format!("the daemon at {at}, and at the other address one that is {what}: {answer}");

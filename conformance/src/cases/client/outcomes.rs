@@ -44,20 +44,14 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
             publish(stage, &Record::new(Url::of(port.address), pid))?;
             Ok(vec![Box::new(port)])
         }
-        "busy" => published(FakeDaemon {
-            state: "draining".to_owned(),
-            ..daemon
-        }),
+        "busy" => published(FakeDaemon { state: "draining".to_owned(), ..daemon }),
         "foreign" => {
             let (actor, record) = squat(stage, Squatter::answering(200, "{}"))?;
             let pid = i32::try_from(pid).unwrap_or(i32::MAX);
             publish(stage, &Record { pid, ..record })?;
             Ok(vec![Box::new(actor)])
         }
-        "incompatible" => published(FakeDaemon {
-            protocol: "another/1".to_owned(),
-            ..daemon
-        }),
+        "incompatible" => published(FakeDaemon { protocol: "another/1".to_owned(), ..daemon }),
         "invalid" => {
             let standing = published(daemon)?;
             set_mode(stage.credential_path(), 0o644)?;

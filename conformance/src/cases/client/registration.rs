@@ -101,12 +101,7 @@ fn client_takes_no_malformed_record(stage: &mut Stage) -> Outcome {
             continue;
         };
         write_record(stage, &bytes)?;
-        refused(
-            stage,
-            &good,
-            heard,
-            &format!("a record with {} ({name})", case["why"]),
-        )?;
+        refused(stage, &good, heard, &format!("a record with {} ({name})", case["why"]))?;
     }
     Ok(())
 }
@@ -124,9 +119,7 @@ fn client_takes_every_good_record(stage: &mut Stage) -> Outcome {
     stage.expect("ready");
     for case in cases("records").iter().filter(|case| case["accept"] == true) {
         let of_chapter = |id: &Value| id == "REG-9" || id == "DIR-14";
-        let ours = case["requirements"]
-            .as_array()
-            .is_some_and(|ids| ids.iter().any(of_chapter));
+        let ours = case["requirements"].as_array().is_some_and(|ids| ids.iter().any(of_chapter));
         let text = case["input"].as_str().unwrap_or_default();
         let Some(bytes) = record_bytes(case, &good).filter(|_| ours && text.contains("127.0.0.1:49152"))
         else {
@@ -188,23 +181,14 @@ fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
         let answers = daemon.clone();
         let part = local_daemon_harness::actors::Squatter::responding(move |seen, address| {
             let authority = Some(authority(address.port()));
-            let daemon = FakeDaemon {
-                authority,
-                ..answers.clone()
-            };
+            let daemon = FakeDaemon { authority, ..answers.clone() };
             daemon.answer(seen, address)
         });
         let actor = part.noted(stage.transcript(), "played daemon");
         let actor = actor.start(local_daemon_harness::actors::Bind::V4)?;
         let text = format!("http://{}{end}", authority(actor.address().port()));
         let url = Url::parse(&text).ok_or_else(|| fault("not a URL"))?;
-        publish(
-            stage,
-            &Record {
-                url,
-                ..daemon.record(actor.address())
-            },
-        )?;
+        publish(stage, &Record { url, ..daemon.record(actor.address()) })?;
         let answer = stage.ask(Call::connect())?;
         ends_after(stage, &answer, "ready", &format!("the url {text:?}"))?;
     }
@@ -228,10 +212,7 @@ fn client_says_what_is_malformed(stage: &mut Stage) -> Outcome {
         stage.ensure(said, format!("the malformed {name} is not mentioned: {answer}"))?;
     }
     let told_apart = first.text() != second.text() && first.text() != none.text();
-    stage.ensure(
-        told_apart,
-        format!("what is wrong is not said: {first}; {second}"),
-    )
+    stage.ensure(told_apart, format!("what is wrong is not said: {first}; {second}"))
 }
 
 fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
@@ -252,30 +233,17 @@ fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready");
     for case in cases("records").iter().filter(|case| case["accept"] == true) {
-        let ours = case["requirements"]
-            .as_array()
-            .is_some_and(|ids| ids.iter().any(|id| id == "REG-12"));
+        let ours = case["requirements"].as_array().is_some_and(|ids| ids.iter().any(|id| id == "REG-12"));
         let Some(bytes) = record_bytes(case, &good).filter(|_| ours) else {
             continue;
         };
         write_record(stage, &bytes)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(
-            stage,
-            &answer,
-            "ready",
-            &format!("a record with {}", case["name"]),
-        )?;
+        ends_after(stage, &answer, "ready", &format!("a record with {}", case["name"]))?;
     }
     let members = json!({"future": {"deep": [1, null, {"x": "y"}]}, "nothing": false, "": 1.5, "capabilities": ["new"]});
     let members = members.as_object().cloned().unwrap_or_default();
-    let played = play_published(
-        stage,
-        FakeDaemon {
-            members,
-            ..world.daemon()
-        },
-    )?;
+    let played = play_published(stage, FakeDaemon { members, ..world.daemon() })?;
     let answer = stage.ask(Call::connect())?;
     ready_with(stage, &answer, &played.daemon.id)
 }

@@ -35,10 +35,7 @@ impl World {
     /// Makes the state directory and the credential.
     pub(super) fn new(stage: &mut Stage) -> Outcome<Self> {
         stage.arena().make_state_dir()?;
-        let world = Self {
-            credential: Credential::random(),
-            protocol: stage.client()?.protocol,
-        };
+        let world = Self { credential: Credential::random(), protocol: stage.client()?.protocol };
         stage.transcript().hide(world.credential.bytes());
         world.write_credential(stage)?;
         Ok(world)
@@ -51,10 +48,7 @@ impl World {
 
     /// A ready daemon of the client's own protocol, about to be started. Its pid is nobody's.
     pub(super) fn daemon(&self) -> FakeDaemon {
-        FakeDaemon {
-            pid: NOBODYS_PID,
-            ..FakeDaemon::new(&self.credential, &self.protocol)
-        }
+        FakeDaemon { pid: NOBODYS_PID, ..FakeDaemon::new(&self.credential, &self.protocol) }
     }
 
     /// Starts a good daemon and publishes it, and sees that the client ends `ready` with it: whatever it is refused later,
@@ -71,11 +65,7 @@ pub(super) fn play(stage: &Stage, daemon: FakeDaemon) -> Outcome<Played> {
     let part = daemon.clone().part();
     let actor = part.noted(stage.transcript(), "played daemon").start(Bind::V4)?;
     let record = daemon.record(actor.address());
-    Ok(Played {
-        actor,
-        daemon,
-        record,
-    })
+    Ok(Played { actor, daemon, record })
 }
 
 /// Starts a daemon that the suite plays, and publishes it.
@@ -108,14 +98,9 @@ pub(super) fn connects(stage: &mut Stage, played: &Played) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     if answer.outcome != "ready" || answer.id.as_ref().is_some_and(|id| *id != played.daemon.id) {
         stage.precondition("a daemon that proves itself is published");
-        return Err(Stop::NotReady(format!(
-            "the client is not ready with a good daemon: {answer}"
-        )));
+        return Err(Stop::NotReady(format!("the client is not ready with a good daemon: {answer}")));
     }
-    stage.control(format!(
-        "the client was ready with a good daemon of id {}",
-        played.daemon.id
-    ));
+    stage.control(format!("the client was ready with a good daemon of id {}", played.daemon.id));
     Ok(())
 }
 
@@ -162,9 +147,7 @@ pub(super) fn bystander(stage: &Stage) -> Outcome<Subject> {
 pub(super) fn lives(stage: &mut Stage, bystander: &Subject, through: &str) -> Outcome {
     match bystander.wait_exit(Instant::now() + Duration::from_millis(200)) {
         None => Ok(()),
-        Some(exit) => stage.fail(format!(
-            "the process at the recorded pid ended ({exit}) {through}"
-        )),
+        Some(exit) => stage.fail(format!("the process at the recorded pid ended ({exit}) {through}")),
     }
 }
 
@@ -272,8 +255,7 @@ impl Spy {
 
     /// Waits until it was started; its pid.
     pub(super) fn started(&self, deadline: Instant) -> Option<u32> {
-        self.watch
-            .wait_event(deadline, FileEventKind::ClosedWrite, "started")?;
+        self.watch.wait_event(deadline, FileEventKind::ClosedWrite, "started")?;
         self.starts().first().copied()
     }
 
@@ -312,9 +294,7 @@ impl Spy {
 
 /// The process of a spy that hangs, as soon as the shell is gone.
 pub(super) fn settled(pid: u32) -> Option<Proc> {
-    until(Instant::now() + SOON, || {
-        Proc::of(pid).filter(|process| process.comm == "sleep")
-    })
+    until(Instant::now() + SOON, || Proc::of(pid).filter(|process| process.comm == "sleep"))
 }
 
 /// Waits until the process of this pid is gone, reaped or not.
@@ -328,9 +308,6 @@ pub(super) fn not_started(stage: &mut Stage, spy: &Spy, when: &str) -> Outcome {
     let starts = spy.starts().len();
     stage.ensure(
         starts == 0 && left.is_empty(),
-        format!(
-            "{starts} daemons were started {when}; running: {}",
-            left.join(", ")
-        ),
+        format!("{starts} daemons were started {when}; running: {}", left.join(", ")),
     )
 }

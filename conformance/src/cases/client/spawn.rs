@@ -206,10 +206,7 @@ fn stale(stage: &mut Stage) -> Outcome<(World, DeadPort)> {
 fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
     match stage.find(stage.state_dir()) {
         Ok(live) => {
-            stage.precondition(format!(
-                "the started daemon (pid {}) answers ready",
-                live.record.pid
-            ));
+            stage.precondition(format!("the started daemon (pid {}) answers ready", live.record.pid));
             Ok(live)
         }
         Err(why) => {

@@ -71,16 +71,8 @@ fn daemon_at(stage: &Stage, world: &World, path: &Path) -> Outcome<Played> {
     make(path)?;
     let played = play(stage, world.daemon())?;
     let credential = format!("{}\n", world.credential.text());
-    replace(
-        &path.join(name(&stage.credential_path())),
-        credential.as_bytes(),
-        0o600,
-    )?;
-    replace(
-        &path.join(name(&stage.record_path())),
-        played.record.to_json().as_bytes(),
-        0o600,
-    )?;
+    replace(&path.join(name(&stage.credential_path())), credential.as_bytes(), 0o600)?;
+    replace(&path.join(name(&stage.record_path())), played.record.to_json().as_bytes(), 0o600)?;
     Ok(played)
 }
 
@@ -114,31 +106,13 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     let scenes = [
         (
             "the variable",
-            call()
-                .var(VARIABLE, text(&variable))
-                .var("XDG_STATE_HOME", text(&xdg)),
+            call().var(VARIABLE, text(&variable)).var("XDG_STATE_HOME", text(&xdg)),
             &by_variable,
         ),
-        (
-            "an empty variable",
-            call().var(VARIABLE, "").var("XDG_STATE_HOME", text(&xdg)),
-            &by_xdg,
-        ),
-        (
-            "XDG_STATE_HOME",
-            call().var("XDG_STATE_HOME", text(&xdg)),
-            &by_xdg,
-        ),
-        (
-            "a relative XDG_STATE_HOME",
-            call().var("XDG_STATE_HOME", "state"),
-            &by_home,
-        ),
-        (
-            "an empty XDG_STATE_HOME",
-            call().var("XDG_STATE_HOME", ""),
-            &by_home,
-        ),
+        ("an empty variable", call().var(VARIABLE, "").var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
+        ("XDG_STATE_HOME", call().var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
+        ("a relative XDG_STATE_HOME", call().var("XDG_STATE_HOME", "state"), &by_home),
+        ("an empty XDG_STATE_HOME", call().var("XDG_STATE_HOME", ""), &by_home),
     ];
     for (what, call, there) in scenes {
         let answer = stage.ask(call)?;
@@ -154,10 +128,7 @@ fn client_makes_it_private(stage: &mut Stage) -> Outcome {
     let state_dir = stage.state_dir().to_owned();
     let root = stage.arena().path().to_owned();
     for umask in [0, 0o022] {
-        let setup = Setup {
-            umask: Some(umask),
-            ..Setup::default()
-        };
+        let setup = Setup { umask: Some(umask), ..Setup::default() };
         let call = || Call::spawn().stand(spy.program()).setup(setup);
         let made = Watch::on(&root)?;
         let answer = stage.ask(call())?;
@@ -170,17 +141,10 @@ fn client_makes_it_private(stage: &mut Stage) -> Outcome {
         let loose = events
             .iter()
             .filter(|event| event.name == name && event.kind == FileEventKind::Created)
-            .find_map(|event| {
-                event
-                    .facts
-                    .clone()
-                    .filter(local_daemon_harness::files::Facts::is_loose)
-            });
+            .find_map(|event| event.facts.clone().filter(local_daemon_harness::files::Facts::is_loose));
         let seen = loose.map(|facts| facts.to_string());
-        stage.ensure(
-            seen.is_none(),
-            format!("umask {umask:03o}: the state directory was made as {seen:?}"),
-        )?;
+        stage
+            .ensure(seen.is_none(), format!("umask {umask:03o}: the state directory was made as {seen:?}"))?;
         private(stage, &state_dir, umask)?;
         // In one that is there, whatever is made anew is seen from its first instant.
         std::fs::remove_dir_all(&state_dir)?;
@@ -189,9 +153,7 @@ fn client_makes_it_private(stage: &mut Stage) -> Outcome {
         stage.ask(call())?;
         spy.seen_started(stage)?;
         let loose = watch.loose();
-        let seen = loose
-            .first()
-            .map(|event| format!("{} as {:?}", event.name.display(), event.facts));
+        let seen = loose.first().map(|event| format!("{} as {:?}", event.name.display(), event.facts));
         stage.ensure(seen.is_none(), format!("umask {umask:03o}: {seen:?}"))?;
         private(stage, &state_dir, umask)?;
         std::fs::remove_dir_all(&state_dir)?;
@@ -203,11 +165,7 @@ fn client_makes_it_private(stage: &mut Stage) -> Outcome {
 fn private(stage: &mut Stage, state_dir: &Path, umask: u32) -> Outcome {
     for (name, entry) in Snapshot::of(state_dir)?.0 {
         let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
-        let seen = format!(
-            "umask {umask:03o}: {:?} is {}",
-            name.display().to_string(),
-            entry.facts
-        );
+        let seen = format!("umask {umask:03o}: {:?} is {}", name.display().to_string(), entry.facts);
         stage.ensure(entry.facts.mode == expected, seen)?;
     }
     Ok(())
@@ -256,15 +214,9 @@ fn refuses(
     let more = played.actor.ledger().connections().len() - heard;
     let what = format!("{checked:?}: {what}");
     ends_after(stage, &answer, "invalid", &what)?;
-    stage.ensure(
-        more == 0,
-        format!("{what}: the client connected all the same: {answer}"),
-    )?;
+    stage.ensure(more == 0, format!("{what}: the client connected all the same: {answer}"))?;
     let named = answer.text().contains(&*path.to_string_lossy());
-    stage.ensure(
-        named,
-        format!("{what}: {} is not named: {answer}", path.display()),
-    )?;
+    stage.ensure(named, format!("{what}: {} is not named: {answer}", path.display()))?;
     let remove = |path: &Path| match std::fs::symlink_metadata(path) {
         Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),
@@ -331,16 +283,10 @@ fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");
     for checked in Checked::ALL {
-        let own = if checked == Checked::Directory {
-            0o700
-        } else {
-            0o600
-        };
+        let own = if checked == Checked::Directory { 0o700 } else { 0o600 };
         for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
             let mode = own | bit;
-            refuses(stage, &good, checked, &format!("mode {mode:04o}"), |path| {
-                Ok(set_mode(path, mode)?)
-            })?;
+            refuses(stage, &good, checked, &format!("mode {mode:04o}"), |path| Ok(set_mode(path, mode)?))?;
         }
     }
     Ok(())

@@ -38,9 +38,8 @@ pub(super) fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
 
 pub(super) fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
-    let (_second, new) = taken_over_while_stopped(stage, &first, |stage| {
-        signal(stage, &first, Signal::TERM).map(drop)
-    })?;
+    let (_second, new) =
+        taken_over_while_stopped(stage, &first, |stage| signal(stage, &first, Signal::TERM).map(drop))?;
     successor_is_left_alone(stage, &first, &new)
 }
 
@@ -54,16 +53,10 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Out
     let at = Instant::now();
     let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
     let exit = exits(stage, first, deadline, "it went on after a displacement")?;
-    stage.observed(format!(
-        "{exit} after {} ms",
-        exit.at.saturating_duration_since(at).as_millis()
-    ));
+    stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
-    stage.ensure(
-        same && touched.is_empty(),
-        format!("its successor's record was touched: {touched:?}"),
-    )?;
+    stage.ensure(same && touched.is_empty(), format!("its successor's record was touched: {touched:?}"))?;
     let ready = stage.is_ready(new);
     stage.ensure(ready, "the successor is not ready any more")
 }
@@ -82,10 +75,7 @@ pub(super) fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     let at = displace(stage, &Rival::new()?)?;
     let deadline = drained(stage);
     let exit = exits(stage, &daemon, deadline, "its drain bound, displaced")?;
-    stage.observed(format!(
-        "{exit} after {} ms",
-        exit.at.saturating_duration_since(at).as_millis()
-    ));
+    stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     drop((idle, half));
     Ok(())
 }
@@ -99,19 +89,15 @@ pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     displace(stage, &rival)?;
     let deadline = stage.stand_down_deadline() + SLACK;
     exits(stage, &daemon, deadline, "a displacement")?;
-    let events = watch.wait_for(stage.ready_deadline(), |events| {
-        count(events, FileEventKind::MovedTo, &name) > 0
-    });
+    let events =
+        watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
     let Some(events) = events else {
         return stage.inconclusive("the suite's own rename was not seen");
     };
     let touched = changes(&events, &name);
     stage.observed(format!("events about the record: {touched:?}"));
     let same = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == rival.bytes());
-    stage.ensure(
-        same && touched.len() == 1,
-        format!("the successor's record was touched: {touched:?}"),
-    )
+    stage.ensure(same && touched.len() == 1, format!("the successor's record was touched: {touched:?}"))
 }
 
 pub(super) fn no_new_work(stage: &mut Stage) -> Outcome {
@@ -125,32 +111,22 @@ pub(super) fn no_new_work(stage: &mut Stage) -> Outcome {
     }
     let mut kept = Connection::open(live.target.address, stage.ready_deadline())
         .map_err(|fault| Stop::Inconclusive(fault.to_string()))?;
-    let before = kept.exchange(
-        &live.target.bearing(&live.credential).bytes(),
-        stage.ready_deadline(),
-    );
-    let kept = before
-        .is_ok_and(|answer| answer.status == 200 && !answer.closes)
-        .then_some(kept);
+    let before = kept.exchange(&live.target.bearing(&live.credential).bytes(), stage.ready_deadline());
+    let kept = before.is_ok_and(|answer| answer.status == 200 && !answer.closes).then_some(kept);
     let _work = open_work(stage, &live)?;
     stage.expect("it is answered 503, or finds no connection");
     displaced_for_good(stage, &daemon, &live)?;
     let fresh = stage.send(&live, &request).map(|answer| answer.status);
     stage.ensure(refused(&fresh), format!("a new connection: {fresh:?}"))?;
     if let Some(mut kept) = kept {
-        let old = kept
-            .exchange(&request.bytes(), stage.ready_deadline())
-            .map(|answer| answer.status);
+        let old = kept.exchange(&request.bytes(), stage.ready_deadline()).map(|answer| answer.status);
         stage.ensure(refused(&old), format!("the connection from before: {old:?}"))?;
     }
     Ok(())
 }
 
 fn refused(answer: &Result<u16, HttpFault>) -> bool {
-    matches!(
-        answer,
-        Ok(503) | Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(0))
-    )
+    matches!(answer, Ok(503) | Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(0)))
 }
 
 pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
@@ -168,9 +144,7 @@ pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
         stage.ensure(!ready, "it is ready again with its own record back")?;
         daemon.wait_exit(ms(50));
     }
-    let taken = stage
-        .state_dir()
-        .join(format!("{name}.taken-{}-returned", Rival::new()?.record.id));
+    let taken = stage.state_dir().join(format!("{name}.taken-{}-returned", Rival::new()?.record.id));
     std::fs::rename(stage.record_path(), taken)?;
     // Nothing else renames the record into place now.
     daemon.wait_exit(ms(300));
@@ -184,10 +158,7 @@ pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let deadline = drained(stage);
     exits(stage, &daemon, deadline, "its drain bound")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
-    stage.ensure(
-        published == 1,
-        format!("it published again: {:?}", changes(&watch.events(), &name)),
-    )
+    stage.ensure(published == 1, format!("it published again: {:?}", changes(&watch.events(), &name)))
 }
 
 pub(super) fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
@@ -227,9 +198,7 @@ pub(super) fn eight_at_once(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.registration.clone();
     let watch = Watch::on(&state_dir)?;
     stage.expect("each publishes once; all but one end by themselves; the one that stays owns the record");
-    let daemons = (0..CONTENDERS)
-        .map(|_| stage.launch())
-        .collect::<Outcome<Vec<Daemon>>>()?;
+    let daemons = (0..CONTENDERS).map(|_| stage.launch()).collect::<Outcome<Vec<Daemon>>>()?;
     let published = watch.wait_for(stage.ready_deadline(), |events| {
         count(events, FileEventKind::MovedTo, &name) >= CONTENDERS
     });
@@ -264,10 +233,7 @@ pub(super) fn eight_at_once(stage: &mut Stage) -> Outcome {
         .into_iter()
         .filter(|change| !change.starts_with("MovedTo"))
         .collect();
-    stage.observed(format!(
-        "{} stayed; beside the publishes: {others:?}",
-        survivor.name
-    ));
+    stage.observed(format!("{} stayed; beside the publishes: {others:?}", survivor.name));
     stage.ensure(others.is_empty(), format!("the record was touched: {others:?}"))?;
     stage.ensure(
         count(&events, FileEventKind::MovedTo, &name) == CONTENDERS,

@@ -26,12 +26,7 @@ pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     };
     // Opened before, so that this open and the daemon's own end are the only ones that could be told.
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
-    stays(
-        stage,
-        &daemon,
-        Duration::from_millis(100),
-        "while it owned its record",
-    )?;
+    stays(stage, &daemon, Duration::from_millis(100), "while it owned its record")?;
     let watch = Watch::on(stage.state_dir())?;
     let rival = Rival::new()?;
     stage.expect(
@@ -49,10 +44,7 @@ pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     stage.precondition("the record holds another id, and no notification of it was seen");
     let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
     let exit = exits(stage, &daemon, deadline, "a displacement that nobody told it of")?;
-    stage.observed(format!(
-        "{exit} after {} ms",
-        exit.at.duration_since(at).as_millis()
-    ));
+    stage.observed(format!("{exit} after {} ms", exit.at.duration_since(at).as_millis()));
     Ok(())
 }
 
@@ -175,18 +167,12 @@ pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{exit} after {} ms", after.as_millis()));
     stage.ensure(
         after >= Duration::from_millis(245),
-        format!(
-            "it left after {} ms, before five retries 50 ms apart",
-            after.as_millis()
-        ),
+        format!("it left after {} ms, before five retries 50 ms apart", after.as_millis()),
     )?;
     let touched = changes(&watch.events(), &stage.manifest().binding.registration);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino)
         && read(&stage.record_path())? == whole[..whole.len() / 2];
-    stage.ensure(
-        same && touched.is_empty(),
-        format!("the unparsable file was touched: {touched:?}"),
-    )?;
+    stage.ensure(same && touched.is_empty(), format!("the unparsable file was touched: {touched:?}"))?;
     stage.launch_ready()?;
     stage.control("the next daemon publishes over what was left");
     Ok(())
@@ -229,23 +215,12 @@ pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
         if !seen_draining(stage, daemon, live)? {
             return stage.fail(format!("{what}: it ended instead of reading again"));
         }
-        stage.precondition(format!(
-            "{what} in the record's place: it is seen not to be ready"
-        ));
+        stage.precondition(format!("{what} in the record's place: it is seen not to be ready"));
     }
     for (place, (what, daemon, _)) in running.iter().enumerate() {
         // All wait at the same time: the first for a whole interval, the others for what is left of it.
-        let length = if place == 0 {
-            NOTICED
-        } else {
-            Duration::from_millis(1)
-        };
-        stays(
-            stage,
-            daemon,
-            length,
-            &format!("over {what} in the record's place"),
-        )?;
+        let length = if place == 0 { NOTICED } else { Duration::from_millis(1) };
+        stays(stage, daemon, length, &format!("over {what} in the record's place"))?;
     }
     for (what, daemon, live) in &running {
         let path = record_in(stage, &daemon.state_dir);
@@ -255,10 +230,7 @@ pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
             exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
         }
         let back = until(Instant::now() + NOTICED, || stage.is_ready(live).then_some(()));
-        stage.ensure(
-            back.is_some(),
-            format!("{what} is gone again, and it is not ready"),
-        )?;
+        stage.ensure(back.is_some(), format!("{what} is gone again, and it is not ready"))?;
     }
     Ok(())
 }

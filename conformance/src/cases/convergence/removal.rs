@@ -24,10 +24,7 @@ pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
     stage.expect("the same id is published again, its taken files are gone, every other file is as it was");
     for round in 0..2_usize {
         let before = Facts::of(&others)?;
-        let (one, other) = (
-            taken(&Rival::new()?.record.id, "a_1"),
-            taken(&Rival::new()?.record.id, "Z"),
-        );
+        let (one, other) = (taken(&Rival::new()?.record.id, "a_1"), taken(&Rival::new()?.record.id, "Z"));
         if round > 0 {
             write_new(&other, &read(&stage.record_path())?, 0o600)?;
         }
@@ -42,9 +39,7 @@ pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
             record.as_ref().is_ok_and(|record| record.id == live.record.id),
             format!("the record that came back: {record:?}"),
         )?;
-        let gone = until(Instant::now() + NOTICED, || {
-            (!one.exists() && !other.exists()).then_some(())
-        });
+        let gone = until(Instant::now() + NOTICED, || (!one.exists() && !other.exists()).then_some(()));
         stage.ensure(gone.is_some(), "taken files that hold its own id stay")?;
         let kept = Facts::of(&others).ok() == Some(before) && unrelated.exists();
         stage.ensure(kept, "a file that does not hold its id was touched")?;
@@ -82,10 +77,7 @@ pub(super) fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("the record was removed, with {way} there"));
         let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
         let exit = exits(stage, &daemon, deadline, "the removal of its record")?;
-        stage.observed(format!(
-            "{exit} after {} ms",
-            exit.at.saturating_duration_since(at).as_millis()
-        ));
+        stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
         let published = count(&watch.events(), FileEventKind::MovedTo, &name)
             + count(&watch.events(), FileEventKind::Created, &name);
         stage.ensure(
@@ -115,21 +107,13 @@ pub(super) fn removed_directory_stands_it_down(stage: &mut Stage) -> Outcome {
         }
         stage.precondition(format!("the state directory was {way}"));
         let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
-        let exit = exits(
-            stage,
-            &daemon,
-            deadline,
-            &format!("its state directory was {way}"),
-        )?;
+        let exit = exits(stage, &daemon, deadline, &format!("its state directory was {way}"))?;
         stage.observed(format!(
             "{way}: {exit} after {} ms",
             exit.at.saturating_duration_since(at).as_millis()
         ));
         let again = count(&parent.events(), FileEventKind::Created, way);
-        stage.ensure(
-            again == 0 && !state_dir.exists(),
-            format!("{way}: the directory was created again"),
-        )?;
+        stage.ensure(again == 0 && !state_dir.exists(), format!("{way}: the directory was created again"))?;
     }
     Ok(())
 }

@@ -21,9 +21,7 @@ use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The events by which `name` was moved away, each with the name that it was moved to inside of the directory.
 fn takes<'a>(events: &'a [FileEvent], name: &str) -> Vec<(&'a FileEvent, Option<String>)> {
-    let from = events
-        .iter()
-        .filter(|event| event.kind == FileEventKind::MovedFrom && event.name == name);
+    let from = events.iter().filter(|event| event.kind == FileEventKind::MovedFrom && event.name == name);
     from.map(|from| {
         let to = events
             .iter()
@@ -35,14 +33,10 @@ fn takes<'a>(events: &'a [FileEvent], name: &str) -> Vec<(&'a FileEvent, Option<
 
 /// Whether `taken` is `<name>.taken-<id>-<nonce>`.
 fn is_taken_name(taken: &str, name: &str, id: &str) -> bool {
-    taken
-        .strip_prefix(&format!("{name}.taken-{id}-"))
-        .is_some_and(|nonce| {
-            (1..=32).contains(&nonce.len())
-                && nonce
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        })
+    taken.strip_prefix(&format!("{name}.taken-{id}-")).is_some_and(|nonce| {
+        (1..=32).contains(&nonce.len())
+            && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    })
 }
 
 pub(super) fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
@@ -56,10 +50,9 @@ pub(super) fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
     // The exit may be seen before the last event is read.
     let events = watch
         .wait_for(ms(500), |events| {
-            takes(events, &name).iter().any(|(_, to)| {
-                to.as_ref()
-                    .is_some_and(|to| count(events, FileEventKind::Deleted, to) > 0)
-            })
+            takes(events, &name)
+                .iter()
+                .any(|(_, to)| to.as_ref().is_some_and(|to| count(events, FileEventKind::Deleted, to) > 0))
         })
         .unwrap_or_else(|| watch.events());
     let touched = changes(&events, &name);
@@ -72,17 +65,11 @@ pub(super) fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
     let [(_, Some(taken))] = &taken[..] else {
         return stage.fail(format!("the record was moved {} times: {touched:?}", taken.len()));
     };
-    stage.ensure(
-        is_taken_name(taken, &name, &live.record.id),
-        format!("it was moved to {taken}"),
-    )?;
+    stage.ensure(is_taken_name(taken, &name, &live.record.id), format!("it was moved to {taken}"))?;
     let left = taken_files(stage, stage.state_dir())?;
     stage.ensure(
         left.is_empty() && !stage.record_path().exists(),
-        format!(
-            "it left {left:?}, and the record {}",
-            stage.record_path().exists()
-        ),
+        format!("it left {left:?}, and the record {}", stage.record_path().exists()),
     )
 }
 
@@ -140,13 +127,7 @@ fn arrange_interleaving(
             }
         })?
     };
-    let interleaving = Interleaving {
-        daemon,
-        live,
-        rival,
-        temporary,
-        watch,
-    };
+    let interleaving = Interleaving { daemon, live, rival, temporary, watch };
     Ok((interleaving, armed))
 }
 
@@ -183,10 +164,7 @@ pub(super) fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
             let at = signal(stage, &interleaving.daemon, Signal::TERM)?;
             if let Moment::After(offset) = moment {
                 spin(offset);
-                std::fs::rename(
-                    &interleaving.temporary,
-                    record_in(stage, &interleaving.daemon.state_dir),
-                )?;
+                std::fs::rename(&interleaving.temporary, record_in(stage, &interleaving.daemon.state_dir))?;
             }
             match after_the_interleaving(stage, &interleaving, moment)? {
                 Found::Left => left_in_place += 1,
@@ -194,18 +172,12 @@ pub(super) fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
                 Found::Overtaken => overtaken += 1,
             }
             if let Some((from, _)) = takes(&interleaving.watch.events(), &name).first() {
-                let took = from
-                    .at
-                    .saturating_duration_since(at)
-                    .min(Duration::from_millis(20));
+                let took = from.at.saturating_duration_since(at).min(Duration::from_millis(20));
                 take = (take * 7 + took) / 8;
             }
         }
     }
-    stage.precondition(format!(
-        "{} stops had a successor publish around them",
-        ROUNDS * LANES
-    ));
+    stage.precondition(format!("{} stops had a successor publish around them", ROUNDS * LANES));
     stage.observed(format!(
         "the successor's record: {left_in_place} times found and left, {moved_aside} times moved aside and left, \
          {overtaken} times published after the take"
@@ -225,13 +197,7 @@ enum Found {
 }
 
 fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment: Moment) -> Outcome<Found> {
-    let Interleaving {
-        daemon,
-        live,
-        rival,
-        temporary,
-        watch,
-    } = interleaving;
+    let Interleaving { daemon, live, rival, temporary, watch } = interleaving;
     let name = stage.manifest().binding.registration.clone();
     let path = record_in(stage, &daemon.state_dir);
     let deadline = stage.stand_down_deadline() + SLACK;
@@ -243,9 +209,9 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     }
     // When this creation has been told, everything before it has.
     write_new(&daemon.state_dir.join("end"), b"", 0o600)?;
-    let Some(events) = watch.wait_for(stage.ready_deadline(), |events| {
-        count(events, FileEventKind::Created, "end") > 0
-    }) else {
+    let Some(events) =
+        watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::Created, "end") > 0)
+    else {
         return stage.inconclusive("the watch shows no event any more");
     };
     stage.ensure(
@@ -258,10 +224,7 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
         format!("{moment:?}: beside the successor, something was renamed to the record's name"),
     )?;
     let taken = takes(&events, &name);
-    stage.ensure(
-        taken.len() <= 1,
-        format!("{moment:?}: records were moved {} times", taken.len()),
-    )?;
+    stage.ensure(taken.len() <= 1, format!("{moment:?}: records were moved {} times", taken.len()))?;
     for (_, to) in &taken {
         let to = to.clone().unwrap_or_default();
         stage.ensure(
@@ -316,29 +279,18 @@ pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
             })?
         };
         let second = stage.launch_with(Start::new().state_dir(&state_dir))?;
-        let published = watch.wait_for(stage.ready_deadline(), |events| {
-            count(events, FileEventKind::MovedTo, &name) > 0
-        });
+        let published =
+            watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
         if published.is_none() || asked.get().is_none() {
             return stage.fail("the second daemon published nothing");
         }
         let deadline = stage.stand_down_deadline() + SLACK;
         exits(stage, &first, deadline, "a stop signal")?;
-        stays(
-            stage,
-            &second,
-            Duration::from_millis(20),
-            "when its predecessor stopped",
-        )?;
+        stays(stage, &second, Duration::from_millis(20), "when its predecessor stopped")?;
         let new = stage.ready(&second)?;
-        stage.ensure(
-            new.record.id != old.record.id,
-            "the first daemon's record is back",
-        )?;
+        stage.ensure(new.record.id != old.record.id, "the first daemon's record is back")?;
         let left = until(Instant::now() + NOTICED, || {
-            taken_files(stage, &state_dir)
-                .is_ok_and(|left| left.is_empty())
-                .then_some(())
+            taken_files(stage, &state_dir).is_ok_and(|left| left.is_empty()).then_some(())
         });
         if left.is_none() {
             let left = taken_files(stage, &state_dir)?;
@@ -347,9 +299,7 @@ pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         reclaimed += usize::from(count(&watch.events(), FileEventKind::MovedTo, &name) > 1);
         second.kill_group();
     }
-    stage.observed(format!(
-        "{rounds} rounds, in {reclaimed} of them the successor had to publish again"
-    ));
+    stage.observed(format!("{rounds} rounds, in {reclaimed} of them the successor had to publish again"));
     Ok(())
 }
 
@@ -374,12 +324,7 @@ pub(super) fn stops_without_its_record(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{way} in the record's place: it is seen not to be ready"));
         signal(stage, &daemon, Signal::TERM)?;
         let deadline = stage.stand_down_deadline() + SLACK;
-        exits(
-            stage,
-            &daemon,
-            deadline,
-            "a stop signal, without a record that it can read",
-        )?;
+        exits(stage, &daemon, deadline, "a stop signal, without a record that it can read")?;
         let after = Facts::of(&path);
         stage.ensure(
             after.as_ref().is_ok_and(|after| *after == before),
@@ -401,18 +346,11 @@ pub(super) fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     stage.observed(format!(
         "the record was off after {:?}, the daemon {}",
         off.as_ref().map(|event| event.at.saturating_duration_since(at)),
-        if running {
-            "was still draining"
-        } else {
-            "had ended"
-        }
+        if running { "was still draining" } else { "had ended" }
     ));
     let what = work.what.clone();
     drop(work);
-    stage.ensure(
-        off.is_some(),
-        format!("the record stays while it waits for {what}"),
-    )?;
+    stage.ensure(off.is_some(), format!("the record stays while it waits for {what}"))?;
     let deadline = drained(stage);
     exits(stage, &daemon, deadline, "its drain bound").map(drop)
 }
@@ -428,18 +366,10 @@ pub(super) fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     }
     stage.precondition("it waits for the open work");
     let at = signal(stage, &daemon, Signal::TERM)?;
-    let exit = exits(
-        stage,
-        &daemon,
-        at + Duration::from_secs(1) + SLACK,
-        "a second stop signal",
-    )?;
+    let exit = exits(stage, &daemon, at + Duration::from_secs(1) + SLACK, "a second stop signal")?;
     let after = exit.at.saturating_duration_since(at);
     stage.observed(format!("{exit} {} ms after the second signal", after.as_millis()));
-    stage.ensure(
-        after <= Duration::from_secs(1),
-        format!("{} ms", after.as_millis()),
-    )
+    stage.ensure(after <= Duration::from_secs(1), format!("{} ms", after.as_millis()))
 }
 
 #[cfg(test)]
@@ -452,15 +382,8 @@ mod tests {
         let name = "registration.json";
         assert!(is_taken_name(&format!("{name}.taken-{id}-a_Z9"), name, id));
         for other in ["", "-", "-a-b", "-ä", &format!("-{}", "a".repeat(33))] {
-            assert!(
-                !is_taken_name(&format!("{name}.taken-{id}{other}"), name, id),
-                "{other}"
-            );
+            assert!(!is_taken_name(&format!("{name}.taken-{id}{other}"), name, id), "{other}");
         }
-        assert!(!is_taken_name(
-            &format!("{name}.taken-{}-a", "f".repeat(32)),
-            name,
-            id
-        ));
+        assert!(!is_taken_name(&format!("{name}.taken-{}-a", "f".repeat(32)), name, id));
     }
 }

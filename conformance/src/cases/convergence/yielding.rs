@@ -34,39 +34,20 @@ pub(super) fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
 
     let fake = FakeDaemon::new(&credential, &protocol);
     let id = fake.id.clone();
-    let actor = fake
-        .clone()
-        .part()
-        .noted(stage.transcript(), "fake daemon")
-        .start(Bind::V4)?;
-    replace(
-        &stage.record_path(),
-        fake.record(actor.address()).to_json().as_bytes(),
-        0o600,
-    )?;
-    yields(
-        stage,
-        start.clone(),
-        &format!("the daemon {id} that the suite plays"),
-    )?;
-    let asked = actor.ledger().requests().iter().any(|request| {
-        request
-            .header("authorization")
-            .is_some_and(|value| value.starts_with(proof::SCHEME))
-    });
-    stage.ensure(
-        asked,
-        "it left the place to a daemon that it did not ask for a proof",
-    )?;
+    let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
+    replace(&stage.record_path(), fake.record(actor.address()).to_json().as_bytes(), 0o600)?;
+    yields(stage, start.clone(), &format!("the daemon {id} that the suite plays"))?;
+    let asked =
+        actor.ledger().requests().iter().any(|request| {
+            request.header("authorization").is_some_and(|value| value.starts_with(proof::SCHEME))
+        });
+    stage.ensure(asked, "it left the place to a daemon that it did not ask for a proof")?;
     drop(actor);
 
     let (first, live) = stage.launch_ready()?;
     yields(stage, start, "a daemon of the same subject")?;
     let ready = stage.is_ready(&live);
-    stage.ensure(
-        ready && first.is_running(),
-        "the daemon that was there is not ready any more",
-    )
+    stage.ensure(ready && first.is_running(), "the daemon that was there is not ready any more")
 }
 
 /// Starts a daemon that must yield to `whom`.
@@ -77,19 +58,11 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     let daemon = stage.launch_with(start)?;
     stage.precondition(format!("a daemon was told to yield beside {whom}"));
     let deadline = stage.ready_deadline();
-    let exit = exits(
-        stage,
-        &daemon,
-        deadline,
-        &format!("it was told to yield beside {whom}"),
-    )?;
+    let exit = exits(stage, &daemon, deadline, &format!("it was told to yield beside {whom}"))?;
     stage.observed(format!("beside {whom}: {exit}"));
     stage.ensure(exit.code == Some(0), format!("beside {whom}: {exit}"))?;
-    let differences: Vec<String> = before
-        .diff(&Snapshot::of(stage.state_dir())?)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let differences: Vec<String> =
+        before.diff(&Snapshot::of(stage.state_dir())?).iter().map(ToString::to_string).collect();
     let touched = changes(&watch.events(), &name);
     stage.ensure(
         differences.is_empty() && touched.is_empty(),
@@ -101,20 +74,11 @@ pub(super) fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let (protocol, credential) = protocol_of(stage)?;
     stage.expect("it exits with 0 and leaves the newer record as it is");
-    let squatter = Squatter::mute()
-        .noted(stage.transcript(), "squatter")
-        .start(Bind::V4)?;
-    let squatted = Record {
-        url: squatter.url(),
-        ..Rival::new()?.record
-    };
+    let squatter = Squatter::mute().noted(stage.transcript(), "squatter").start(Bind::V4)?;
+    let squatted = Record { url: squatter.url(), ..Rival::new()?.record };
     replace(&stage.record_path(), squatted.to_json().as_bytes(), 0o600)?;
     let fake = FakeDaemon::new(&credential, &protocol);
-    let actor = fake
-        .clone()
-        .part()
-        .noted(stage.transcript(), "fake daemon")
-        .start(Bind::V4)?;
+    let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
     let record = fake.record(actor.address()).to_json();
     let daemon = stage.launch_with(start)?;
     if squatter.ledger().wait_request(stage.ready_deadline()).is_none() {
@@ -152,52 +116,30 @@ pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     play("another id than the record's", |fake| {
         fake.id = proof::random_hex::<16>();
     });
-    let other_protocol = FakeDaemon {
-        protocol: higher.clone(),
-        ..fake.clone()
-    };
-    fakes.push((
-        "a daemon of a higher protocol",
-        other_protocol.clone(),
-        other_protocol,
-    ));
-    let other_name = FakeDaemon {
-        protocol: format!("x{protocol}"),
-        ..fake.clone()
-    };
+    let other_protocol = FakeDaemon { protocol: higher.clone(), ..fake.clone() };
+    fakes.push(("a daemon of a higher protocol", other_protocol.clone(), other_protocol));
+    let other_name = FakeDaemon { protocol: format!("x{protocol}"), ..fake.clone() };
     fakes.push(("a daemon of another protocol", other_name.clone(), other_name));
 
     let mut actors: Vec<Actor> = Vec::new();
     let mut records: Vec<(&str, Option<Vec<u8>>)> = vec![
         ("no record", None),
-        (
-            "half a record",
-            Some(rival.bytes()[..rival.bytes().len() / 2].to_vec()),
-        ),
+        ("half a record", Some(rival.bytes()[..rival.bytes().len() / 2].to_vec())),
         ("a dead port", Some(dead.bytes())),
     ];
     for (what, recorded, played) in fakes {
         let actor = played.part().noted(stage.transcript(), what).start(Bind::V4)?;
-        records.push((
-            what,
-            Some(recorded.record(actor.address()).to_json().into_bytes()),
-        ));
+        records.push((what, Some(recorded.record(actor.address()).to_json().into_bytes())));
         actors.push(actor);
     }
     let squatters = [
         ("silence", Squatter::mute()),
-        (
-            "a squatter that answers 200",
-            Squatter::answering(200, r#"{"state":"ready"}"#),
-        ),
+        ("a squatter that answers 200", Squatter::answering(200, r#"{"state":"ready"}"#)),
         ("a squatter that answers 401", Squatter::answering(401, "{}")),
     ];
     for (what, squatter) in squatters {
         let actor = squatter.noted(stage.transcript(), what).start(Bind::V4)?;
-        let record = Record {
-            url: actor.url(),
-            ..Rival::new()?.record
-        };
+        let record = Record { url: actor.url(), ..Rival::new()?.record };
         records.push((what, Some(record.to_json().into_bytes())));
         actors.push(actor);
     }
@@ -222,9 +164,7 @@ pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
             stage.precondition(format!("{} was told to yield beside {what}", daemon.name));
             let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
             let Some(published) = published else {
-                let how = daemon
-                    .exit()
-                    .map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());
+                let how = daemon.exit().map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());
                 return stage.fail(format!("beside {what} it did not publish: {how}"));
             };
             slowest = slowest.max(published.at.saturating_duration_since(*began));
@@ -249,29 +189,18 @@ pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
         pid: i32::try_from(bystander.pid()).unwrap_or(i32::MAX),
         ..record.clone()
     };
-    let silent = Record {
-        url: mute.url(),
-        ..Rival::new()?.record
-    };
+    let silent = Record { url: mute.url(), ..Rival::new()?.record };
     stage.expect("the bystander runs on, neither ended nor stopped");
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let path = stage.record_path();
     for record in [naming(&dead.record), naming(&silent)] {
         replace(&path, record.to_json().as_bytes(), 0o600)?;
         let (daemon, _) = launch_over(stage, Start::new())?;
-        unharmed(
-            stage,
-            &bystander,
-            "a daemon published over a record that names it",
-        )?;
+        unharmed(stage, &bystander, "a daemon published over a record that names it")?;
         replace(&path, record.to_json().as_bytes(), 0o600)?;
         let deadline = stage.stand_down_deadline() + SLACK;
         exits(stage, &daemon, deadline, "a displacement")?;
-        unharmed(
-            stage,
-            &bystander,
-            "a daemon was displaced by a record that names it",
-        )?;
+        unharmed(stage, &bystander, "a daemon was displaced by a record that names it")?;
     }
     let (daemon, _) = launch_over(stage, Start::new())?;
     daemon.stop()?;
@@ -280,11 +209,7 @@ pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
     daemon.cont()?;
     let deadline = stage.stand_down_deadline() + SLACK;
     exits(stage, &daemon, deadline, "a stop signal")?;
-    unharmed(
-        stage,
-        &bystander,
-        "a stopping daemon found a record that names it",
-    )?;
+    unharmed(stage, &bystander, "a stopping daemon found a record that names it")?;
     if let Some(yields) = stage.manifest().daemon.yields.clone() {
         replace(
             &state_dir.join(path.file_name().unwrap_or_default()),
@@ -292,11 +217,7 @@ pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
             0o600,
         )?;
         launch_over(stage, yields.args.iter().fold(Start::new(), Start::arg))?;
-        unharmed(
-            stage,
-            &bystander,
-            "a yielding daemon found a record that names it",
-        )?;
+        unharmed(stage, &bystander, "a yielding daemon found a record that names it")?;
     }
     stage.observed("the bystander was unharmed each time");
     Ok(())
@@ -305,8 +226,5 @@ pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
 fn unharmed(stage: &mut Stage, bystander: &Subject, after: &str) -> Outcome {
     let seen = Proc::of(bystander.pid()).map(|process| process.state);
     let unharmed = bystander.is_running() && matches!(seen, Some('S' | 'R' | 'D'));
-    stage.ensure(
-        unharmed,
-        format!("{after}: it is in state {seen:?}, {:?}", bystander.exit()),
-    )
+    stage.ensure(unharmed, format!("{after}: it is in state {seen:?}, {:?}", bystander.exit()))
 }

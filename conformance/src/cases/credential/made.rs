@@ -26,10 +26,8 @@ pub(super) fn exact_form(stage: &mut Stage) -> Outcome {
     stage.expect("43 characters of base64url that encode 32 bytes, a newline, and nothing else");
     let bytes = fs::read(stage.credential_path())?;
     stage.observed(format!("{} bytes", bytes.len()));
-    stage.ensure(
-        bytes == file_of(&live.credential),
-        "the credential is not its 43 characters and one newline",
-    )
+    stage
+        .ensure(bytes == file_of(&live.credential), "the credential is not its 43 characters and one newline")
 }
 
 pub(super) fn random(stage: &mut Stage) -> Outcome {
@@ -51,34 +49,18 @@ pub(super) fn random(stage: &mut Stage) -> Outcome {
     // Bounds that chance passes less than once in ten million runs.
     for (end, range) in [("first", 0..4), ("last", 28..32)] {
         let ends: BTreeSet<&[u8]> = keys.iter().map(|key| &key[range.clone()]).collect();
-        stage.ensure(
-            ends.len() == LAUNCHES,
-            format!("only {} different {end} 4 bytes", ends.len()),
-        )?;
+        stage.ensure(ends.len() == LAUNCHES, format!("only {} different {end} 4 bytes", ends.len()))?;
     }
     for place in 0..32 {
         let values: BTreeSet<u8> = keys.iter().map(|key| key[place]).collect();
-        stage.ensure(
-            values.len() >= 4,
-            format!("byte {} has only {} values", place + 1, values.len()),
-        )?;
+        stage.ensure(values.len() >= 4, format!("byte {} has only {} values", place + 1, values.len()))?;
     }
     let values: BTreeSet<u8> = keys.iter().flatten().copied().collect();
     let ones: u32 = keys.iter().flatten().map(|byte| byte.count_ones()).sum();
-    stage.observed(format!(
-        "{} values of a byte, {ones} of {} bits set",
-        values.len(),
-        LAUNCHES * 256
-    ));
+    stage.observed(format!("{} values of a byte, {ones} of {} bits set", values.len(), LAUNCHES * 256));
     // 384 random bytes take about 200 values; the bytes of a text of hexadecimal digits take 16, of base64 64.
-    stage.ensure(
-        values.len() >= 128,
-        format!("the bytes take only {} values", values.len()),
-    )?;
-    stage.ensure(
-        ones.abs_diff(1_536) <= 170,
-        format!("{ones} of 3072 bits are set"),
-    )
+    stage.ensure(values.len() >= 128, format!("the bytes take only {} values", values.len()))?;
+    stage.ensure(ones.abs_diff(1_536) <= 170, format!("{ones} of 3072 bits are set"))
 }
 
 pub(super) fn never_seen_in_part(stage: &mut Stage) -> Outcome {
@@ -123,10 +105,7 @@ fn only_whole(stage: &mut Stage, report: &ReadReport) -> Outcome {
             report.broken_reads.first()
         ),
     )?;
-    stage.ensure(
-        report.whole.len() <= 1,
-        format!("readers saw {} different credentials", report.whole.len()),
-    )
+    stage.ensure(report.whole.len() <= 1, format!("readers saw {} different credentials", report.whole.len()))
 }
 
 /// The credential appeared once, as the file that still is there. Gives back what the watch saw of it.
@@ -147,10 +126,7 @@ fn made_once(stage: &mut Stage, watch: &Watch, path: &Path) -> Outcome<Vec<FileE
         appearances == 1,
         format!("the credential appeared {appearances} times: one replaced the other"),
     )?;
-    let first = of_it
-        .iter()
-        .find_map(|event| event.facts.as_ref())
-        .map(|facts| facts.ino);
+    let first = of_it.iter().find_map(|event| event.facts.as_ref()).map(|facts| facts.ino);
     let last = Facts::of(path)?.ino;
     stage.ensure(
         first.is_none_or(|first| first == last),
@@ -166,10 +142,7 @@ fn never_written(stage: &mut Stage, of_it: &[FileEvent]) -> Outcome {
         !written,
         "the credential was written under its own name: readers find it empty or in part meanwhile",
     )?;
-    let odd = of_it
-        .iter()
-        .filter_map(|event| event.facts.as_ref())
-        .find(|facts| facts.len != 44);
+    let odd = of_it.iter().filter_map(|event| event.facts.as_ref()).find(|facts| facts.len != 44);
     stage.ensure(odd.is_none(), format!("seen in between: {odd:?}"))
 }
 
@@ -185,12 +158,7 @@ pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
             let published = matches!(event.kind, FileEventKind::Created | FileEventKind::MovedTo);
             if published && event.name == *binding.registration {
                 // On a thread of its own: the next publish, which displaces this one, may be microseconds away.
-                asked.ask(
-                    &record,
-                    &credential,
-                    &binding.handshake.method,
-                    &binding.handshake.path,
-                );
+                asked.ask(&record, &credential, &binding.handshake.method, &binding.handshake.path);
             }
         }
     })?;
@@ -204,9 +172,7 @@ pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
             return stage.inconclusive(format!("{} was not seen held", daemon.name));
         }
     }
-    stage.precondition(format!(
-        "{LAUNCHES} daemons were held right before their first instruction"
-    ));
+    stage.precondition(format!("{LAUNCHES} daemons were held right before their first instruction"));
     for daemon in &daemons {
         daemon.signal(Signal::CONT)?;
     }
@@ -226,14 +192,8 @@ pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     let answers = asked.answers();
     stage.observed(format!(
         "asked at their publish: {} accepted, {} were gone",
-        answers
-            .iter()
-            .filter(|(_, answer)| matches!(answer, Answer::Status(200 | 503)))
-            .count(),
-        answers
-            .iter()
-            .filter(|(_, answer)| matches!(answer, Answer::Gone))
-            .count(),
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Status(200 | 503))).count(),
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Gone)).count(),
     ));
     for (id, answer) in answers {
         match answer {
@@ -274,9 +234,7 @@ impl Asked {
             // Whether records are whole is judged in another chapter.
             return;
         };
-        let credential = fs::read(credential)
-            .ok()
-            .and_then(|bytes| record::parse_credential(&bytes));
+        let credential = fs::read(credential).ok().and_then(|bytes| record::parse_credential(&bytes));
         let (answers, method, path) = (Arc::clone(&self.answers), method.to_owned(), path.to_owned());
         let thread = std::thread::spawn(move || {
             let target = Target::of(&record);
@@ -292,10 +250,7 @@ impl Asked {
             let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
             answers.insert(record.id, answer);
         });
-        self.asking
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(thread);
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
     /// Every answer, once all of them are there.
@@ -304,10 +259,7 @@ impl Asked {
         for thread in asking {
             let _ = thread.join();
         }
-        self.answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -344,15 +296,9 @@ pub(super) fn survives_every_start(stage: &mut Stage) -> Outcome {
         beside_it.credential == live.credential,
         "the last daemon accepts another credential than the first made",
     )?;
-    let setup = Setup {
-        file_size: Some(0),
-        ..Setup::default()
-    };
+    let setup = Setup { file_size: Some(0), ..Setup::default() };
     let fails = stage.launch_with(Start::new().setup(setup))?;
-    if fails
-        .wait_exit(stage.ready_deadline())
-        .is_none_or(|exit| exit.code == Some(0))
-    {
+    if fails.wait_exit(stage.ready_deadline()).is_none_or(|exit| exit.code == Some(0)) {
         return stage.inconclusive("a start that may not write a byte into any file did not fail");
     }
     stage.precondition("a start failed, because it may not write a byte into any file");

@@ -23,9 +23,7 @@ pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let answer = |stage: &Stage, token: &str| status(stage, &live.target, Some(token));
     let before = (answer(stage, &old), answer(stage, &new.text()));
     if before != (Ok(200), Ok(401)) {
-        return stage.inconclusive(format!(
-            "before the replacement old and new are answered {before:?}"
-        ));
+        return stage.inconclusive(format!("before the replacement old and new are answered {before:?}"));
     }
     stage.control("before the replacement the old credential was answered 200 and the new one 401");
     record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
@@ -47,28 +45,17 @@ pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     }
     if let Some(read) = stage.manifest().binding.authenticated_read.clone() {
         let ask = |stage: &Stage, token: &str| {
-            let request = stage
-                .operation(&live, &read)
-                .header("Authorization", &format!("Bearer {token}"));
+            let request = stage.operation(&live, &read).header("Authorization", &format!("Bearer {token}"));
             stage.send(&live, &request).map(|response| response.status)
         };
         let (with_new, with_old) = (ask(stage, &new.text()), ask(stage, &old));
         stage.ensure(
             matches!(with_new, Ok(200..=299)) && with_old == Ok(401),
-            format!(
-                "{} is answered {with_new:?} with the new and {with_old:?} with the old",
-                read.path
-            ),
+            format!("{} is answered {with_new:?} with the new and {with_old:?} with the old", read.path),
         )?;
     }
-    let renewed = Live {
-        credential: new,
-        ..live
-    };
-    stage.ensure(
-        stage.is_ready(&renewed),
-        "after the replacement the daemon is not ready",
-    )
+    let renewed = Live { credential: new, ..live };
+    stage.ensure(stage.is_ready(&renewed), "after the replacement the daemon is not ready")
 }
 
 /// What becomes of a credential file while its daemon runs, and how.
@@ -76,19 +63,9 @@ type Damage = (&'static str, fn(&Path, &Credential) -> std::io::Result<()>);
 
 const DAMAGES: &[Damage] = &[
     ("removed", |path, _| fs::remove_file(path)),
-    ("emptied", |path, _| {
-        fs::OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .open(path)
-            .map(drop)
-    }),
-    ("cut", |path, other| {
-        record::replace(path, &file_of(other)[..30], 0o600)
-    }),
-    ("replaced by one of mode 0644", |path, other| {
-        record::replace(path, &file_of(other), 0o644)
-    }),
+    ("emptied", |path, _| fs::OpenOptions::new().write(true).truncate(true).open(path).map(drop)),
+    ("cut", |path, other| record::replace(path, &file_of(other)[..30], 0o600)),
+    ("replaced by one of mode 0644", |path, other| record::replace(path, &file_of(other), 0o644)),
     ("loosened to 0644", |path, _| set_mode(path, 0o644)),
     ("replaced by a link", |path, other| {
         let (target, link) = (path.with_extension("target"), path.with_extension("link"));
@@ -140,13 +117,7 @@ pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
     let mut ready = Vec::new();
     for (what, daemon, path, planted) in afflicted {
         let live = stage.ready(&daemon)?;
-        ready.push(Afflicted {
-            what,
-            daemon,
-            live,
-            path,
-            planted,
-        });
+        ready.push(Afflicted { what, daemon, live, path, planted });
     }
     for one in &ready {
         goes_on(stage, one)?;
@@ -165,10 +136,7 @@ pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
             return stage.fail(format!("credential {}: the daemon ended, {exit}", ready[0].what));
         }
     }
-    stage.observed(format!(
-        "{} daemons went on with their last good credential",
-        ready.len()
-    ));
+    stage.observed(format!("{} daemons went on with their last good credential", ready.len()));
     // The control: each of them is still following its file.
     for one in &ready {
         record::replace(&one.path, &file_of(&one.planted), 0o600)?;
@@ -180,10 +148,7 @@ pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
         });
         stage.ensure(
             followed.is_some(),
-            format!(
-                "credential {}: 2.5 s after a good one is there again, it is not accepted",
-                one.what
-            ),
+            format!("credential {}: 2.5 s after a good one is there again, it is not accepted", one.what),
         )?;
     }
     stage.control("afterwards each daemon took on a good replacement");

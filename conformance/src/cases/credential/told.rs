@@ -28,16 +28,10 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
     let mut plain: Vec<(String, Request)> = Vec::new();
     // As text in the three places of a URL, in each form that text can have.
     let forms = proof::forms(live.credential.bytes()).into_iter();
-    for form in forms
-        .filter_map(|form| String::from_utf8(form).ok())
-        .filter(|form| form.is_ascii())
-    {
+    for form in forms.filter_map(|form| String::from_utf8(form).ok()).filter(|form| form.is_ascii()) {
         plain.push(("path".to_owned(), get(&format!("/nowhere/{form}"))));
         plain.push(("query".to_owned(), get(&format!("/nowhere?token={form}"))));
-        plain.push((
-            "handshake's query".to_owned(),
-            get(&format!("{handshake}?token={form}")),
-        ));
+        plain.push(("handshake's query".to_owned(), get(&format!("{handshake}?token={form}"))));
     }
     for (name, value) in [
         ("X-Token", text.clone()),
@@ -55,20 +49,13 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
     plain.push(("method".to_owned(), Request::new(&text, handshake).host(host)));
     plain.push((
         "body".to_owned(),
-        Request::new("POST", "/nowhere")
-            .host(host)
-            .json(format!("{{\"token\":\"{text}\"}}")),
+        Request::new("POST", "/nowhere").host(host).json(format!("{{\"token\":\"{text}\"}}")),
     ));
     plain.push((
         "handshake's body".to_owned(),
-        Request::new("POST", handshake)
-            .host(host)
-            .json(format!("\"{text}\"")),
+        Request::new("POST", handshake).host(host).json(format!("\"{text}\"")),
     ));
-    for operation in [&binding.authenticated_read, &binding.mutation]
-        .into_iter()
-        .flatten()
-    {
+    for operation in [&binding.authenticated_read, &binding.mutation].into_iter().flatten() {
         let to = |path: &str| Request::new(&operation.method, path).host(host);
         let path = operation.path.as_str();
         plain.push((format!("path below {path}"), to(&format!("{path}/{text}"))));
@@ -82,10 +69,7 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
         }
     }
     let authenticated = plain.iter().map(|(what, request)| {
-        (
-            format!("{what}, authenticated"),
-            request.clone().header("Authorization", &bearer),
-        )
+        (format!("{what}, authenticated"), request.clone().header("Authorization", &bearer))
     });
     let mut all: Vec<(String, Request)> = plain.iter().cloned().chain(authenticated).collect();
     // Authentication that is nearly right.
@@ -101,14 +85,8 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
         format!("Local-Daemon-Proof {text}"),
         bearer.clone(),
     ] {
-        all.push((
-            "authorization".to_owned(),
-            get(handshake).header("Authorization", &value),
-        ));
-        all.push((
-            "authorization".to_owned(),
-            get("/nowhere").header("Authorization", &value),
-        ));
+        all.push(("authorization".to_owned(), get(handshake).header("Authorization", &value)));
+        all.push(("authorization".to_owned(), get("/nowhere").header("Authorization", &value)));
     }
     all.push((
         "host".to_owned(),
@@ -152,19 +130,13 @@ pub(super) fn not_in_answers(stage: &mut Stage) -> Outcome {
             return stage.inconclusive("no request was answered");
         }
         for (what, response) in answers {
-            let head: Vec<String> = response
-                .headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}"))
-                .collect();
+            let head: Vec<String> =
+                response.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
             let head = head.join("\n");
             for (place, bytes) in [("headers", head.as_bytes()), ("body", &response.body)] {
                 stage.ensure(
                     !proof::holds(bytes, live.credential.bytes()),
-                    format!(
-                        "credential in the {what}: the {} has it in its {place}",
-                        response.status
-                    ),
+                    format!("credential in the {what}: the {} has it in its {place}", response.status),
                 )?;
             }
         }
@@ -175,10 +147,7 @@ pub(super) fn not_in_answers(stage: &mut Stage) -> Outcome {
 pub(super) fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no output and in no file but its own, in any form");
     // The usual names of the switch, so that what is hidden at the usual level is seen too.
-    let start = Start::new()
-        .var("RUST_LOG", "trace")
-        .var("LOG_LEVEL", "trace")
-        .var("DEBUG", "*");
+    let start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     stage.between_controls(&live, |stage| {
@@ -198,9 +167,7 @@ pub(super) fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     let mut written = 0;
     for daemon in [daemon, again] {
         daemon.kill_group();
-        let output = daemon
-            .wait_output_end(ms(1_000))
-            .unwrap_or_else(|| daemon.output());
+        let output = daemon.wait_output_end(ms(1_000)).unwrap_or_else(|| daemon.output());
         for (stream, bytes) in [
             ("standard output", output.stdout()),
             ("standard error", output.stderr()),
@@ -278,16 +245,10 @@ pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         let sampler = Sampler::of(&daemon);
         let live = stage.ready(&daemon)?;
         let binding = stage.manifest().binding.clone();
-        for operation in [&binding.authenticated_read, &binding.mutation]
-            .into_iter()
-            .flatten()
-        {
+        for operation in [&binding.authenticated_read, &binding.mutation].into_iter().flatten() {
             let request = stage.operation(&live, operation);
             // What it answers is judged elsewhere; here it may be the reason to start something.
-            let _ = stage.send(
-                &live,
-                &request.header("Authorization", &proof::bearer(&live.credential)),
-            );
+            let _ = stage.send(&live, &request.header("Authorization", &proof::bearer(&live.credential)));
         }
         daemon.signal(Signal::TERM)?;
         let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();
@@ -295,9 +256,8 @@ pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         // The control: the sampler sees what is there to be seen.
         let tag = stage.arena().tag().to_owned();
         if !seen.iter().any(|string| string.to_string_lossy().ends_with(&tag)) {
-            return stage.inconclusive(format!(
-                "{launch}: the suite's own tag was not seen in any environment"
-            ));
+            return stage
+                .inconclusive(format!("{launch}: the suite's own tag was not seen in any environment"));
         }
         stage.control(format!(
             "{launch}: in {looks} looks at its processes the suite's own tag was seen in an environment"
@@ -307,15 +267,8 @@ pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         }
         for string in seen {
             if proof::holds(string.as_bytes(), live.credential.bytes()) {
-                let name = string
-                    .to_string_lossy()
-                    .split('=')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
-                return stage.fail(format!(
-                    "{launch}: an argument or variable holds the credential: {name}"
-                ));
+                let name = string.to_string_lossy().split('=').next().unwrap_or_default().to_owned();
+                return stage.fail(format!("{launch}: an argument or variable holds the credential: {name}"));
             }
         }
     }
@@ -325,9 +278,7 @@ pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
 /// Whether a process may leave a core dump, by its limit.
 fn may_dump(pid: u32) -> Option<bool> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let limit = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max core file size"))?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size"))?;
     Some(limit.split_whitespace().next()? != "0")
 }
 
@@ -339,14 +290,8 @@ fn dumps(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 pub(super) fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     stage.expect("no file with the credential when the daemon has died");
-    let setup = Setup {
-        core_dumps: true,
-        ..Setup::default()
-    };
-    let (control, place) = (
-        stage.arena().path().join("control"),
-        stage.arena().path().join("dumps"),
-    );
+    let setup = Setup { core_dumps: true, ..Setup::default() };
+    let (control, place) = (stage.arena().path().join("control"), stage.arena().path().join("dumps"));
     fs::create_dir(&control)?;
     fs::create_dir(&place)?;
     // Control: this host writes dumps, and to where they can be seen.
@@ -383,10 +328,7 @@ pub(super) fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     for path in left {
         let bytes = fs::read(&path)?;
         let holds = proof::holds(&bytes, live.credential.bytes());
-        stage.ensure(
-            !holds,
-            format!("a dump of {} bytes holds the credential", bytes.len()),
-        )?;
+        stage.ensure(!holds, format!("a dump of {} bytes holds the credential", bytes.len()))?;
     }
     Ok(())
 }

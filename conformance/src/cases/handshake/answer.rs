@@ -20,18 +20,12 @@ pub(super) fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     ] {
         let response = answered(stage, &live, what, &request)?;
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
-        stage.ensure(
-            response.status == 200,
-            format!("{what}: answered {}", response.status),
-        )?;
+        stage.ensure(response.status == 200, format!("{what}: answered {}", response.status))?;
         match object(&response) {
             Err(why) => return stage.fail(format!("{what}: {why}")),
             Ok(body) => {
                 let bad = bad_members(&body);
-                stage.ensure(
-                    bad.is_empty(),
-                    format!("{what}: missing or of another type: {bad:?}"),
-                )?;
+                stage.ensure(bad.is_empty(), format!("{what}: missing or of another type: {bad:?}"))?;
             }
         }
         ensure_state(stage, &live, what, "ready", &response)?;
@@ -50,10 +44,7 @@ pub(super) fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome 
         (
             "a browser",
             &[
-                (
-                    "User-Agent",
-                    "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101",
-                ),
+                ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101"),
                 ("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"),
                 ("Accept-Language", "en-US,en;q=0.5"),
                 ("Upgrade-Insecure-Requests", "1"),
@@ -65,16 +56,12 @@ pub(super) fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome 
         ("one that would take a cached answer", &[("If-None-Match", "*")]),
     ];
     for (what, headers) in clients {
-        let request = headers.iter().fold(bearing(&live), |request, (name, value)| {
-            request.header(name, value)
-        });
+        let request =
+            headers.iter().fold(bearing(&live), |request, (name, value)| request.header(name, value));
         let response = answered(stage, &live, what, &request)?;
         let location = response.header("location").map(str::to_owned);
         stage.ensure(location.is_none(), format!("{what}: redirected to {location:?}"))?;
-        stage.ensure(
-            response.status == 200,
-            format!("{what}: answered {}", response.status),
-        )?;
+        stage.ensure(response.status == 200, format!("{what}: answered {}", response.status))?;
         if let Err(why) = object(&response) {
             return stage.fail(format!("{what}: {why}"));
         }
@@ -113,9 +100,7 @@ pub(super) fn body_within_64_kib(stage: &mut Stage) -> Outcome {
     let lengths = [ready.body.len(), draining.body.len()];
     stage.observed(format!("bodies of {lengths:?} bytes"));
     stage.ensure(
-        lengths
-            .iter()
-            .all(|length| (1..=record::MOST_BYTES).contains(length)),
+        lengths.iter().all(|length| (1..=record::MOST_BYTES).contains(length)),
         format!("bodies of {lengths:?} bytes"),
     )
 }

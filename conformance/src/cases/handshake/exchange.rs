@@ -38,15 +38,9 @@ pub(super) fn bad_members(body: &Map<String, Value>) -> Vec<&'static str> {
         ("spec", text("spec", |spec| spec == "local-daemon/1")),
         ("protocol", text("protocol", is_protocol)),
         ("id", text("id", record::is_id)),
-        (
-            "pid",
-            pid.is_some_and(|pid| (1..=i64::from(i32::MAX)).contains(&pid)),
-        ),
+        ("pid", pid.is_some_and(|pid| (1..=i64::from(i32::MAX)).contains(&pid))),
         ("version", text("version", |_| true)),
-        (
-            "state",
-            text("state", |word| matches!(word, "ready" | "draining")),
-        ),
+        ("state", text("state", |word| matches!(word, "ready" | "draining"))),
         ("capabilities", names.is_some_and(distinct)),
     ]
     .into_iter()
@@ -82,18 +76,12 @@ pub(super) fn ensure_draining_like(
     response: &Response,
 ) -> Outcome {
     ensure_state(stage, live, what, "draining", response)?;
-    stage.ensure(
-        response.status == 503,
-        format!("{what}: draining with status {}", response.status),
-    )?;
+    stage.ensure(response.status == 503, format!("{what}: draining with status {}", response.status))?;
     let names = |response: &Response| -> Vec<String> {
         object(response).map_or_else(|why| vec![why], |body| body.keys().cloned().collect())
     };
     let (wanted, seen) = (names(ready), names(response));
-    stage.ensure(
-        wanted == seen,
-        format!("{what}: members {seen:?}, of a ready answer {wanted:?}"),
-    )
+    stage.ensure(wanted == seen, format!("{what}: members {seen:?}, of a ready answer {wanted:?}"))
 }
 
 /// Something that has to be refused, and what it is.
@@ -155,10 +143,7 @@ pub(super) fn refused(
 /// No header `Local-Daemon-Proof` (HS-22).
 pub(super) fn without_proof(stage: &mut Stage, what: &str, response: &Response) -> Outcome {
     let carries = response.header(proof::SCHEME).is_some();
-    stage.ensure(
-        !carries,
-        format!("{what}: the answer of status {} carries a proof", response.status),
-    )
+    stage.ensure(!carries, format!("{what}: the answer of status {} carries a proof", response.status))
 }
 
 /// The answers to requests on one connection, as far as the daemon keeps it open: it may close after any answer.
@@ -218,9 +203,7 @@ pub(super) fn hide_record(stage: &Stage) -> Outcome<Vec<u8>> {
     let aside = stage.arena().path().join("unreadable");
     symlink(".", &aside)?;
     std::fs::rename(&aside, &path)?;
-    stage
-        .transcript()
-        .note("suite", "record", "is a symbolic link to a directory");
+    stage.transcript().note("suite", "record", "is a symbolic link to a directory");
     Ok(bytes)
 }
 

@@ -14,16 +14,11 @@ pub(super) fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let random = stage.rng().bytes(4096);
     let broken = broken_requests(&live, random);
-    stage.expect(format!(
-        "a good handshake is answered after each of {} broken requests",
-        broken.len()
-    ));
+    stage.expect(format!("a good handshake is answered after each of {} broken requests", broken.len()));
     for (what, bytes, ends) in &broken {
-        stage.transcript().note(
-            "suite",
-            "broken request",
-            format!("{what}, {} bytes", bytes.len()),
-        );
+        stage
+            .transcript()
+            .note("suite", "broken request", format!("{what}, {} bytes", bytes.len()));
         // A daemon may refuse at once and not read the rest: how far the bytes get is its own affair.
         let deadline = ms(500);
         match Connection::open(live.target.address, deadline) {
@@ -39,9 +34,8 @@ pub(super) fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
             Ok(response) => response,
             Err(fault) => {
                 let alive = daemon.is_running();
-                return stage.fail(format!(
-                    "after {what}, the good handshake: {fault}; the process runs: {alive}"
-                ));
+                return stage
+                    .fail(format!("after {what}, the good handshake: {fault}; the process runs: {alive}"));
             }
         };
         ensure_state(stage, &live, &format!("after {what}"), "ready", &response)?;

@@ -45,10 +45,7 @@ fn between_proofs<T>(
 ) -> Outcome<T> {
     let ready = |answer: &Result<ProbeAnswer, HttpFault>| match answer {
         Ok(answer) if answer.ready().is_some_and(|body| body.id == live.record.id) => None,
-        Ok(answer) => Some(format!(
-            "status {}, proof {:?}",
-            answer.response.status, answer.proof
-        )),
+        Ok(answer) => Some(format!("status {}, proof {:?}", answer.response.status, answer.proof)),
         Err(fault) => Some(fault.to_string()),
     };
     if let Some(why) = ready(&stage.probe_with_proof(live)) {
@@ -80,9 +77,7 @@ pub(super) fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
             let coding = response.header("content-encoding").map(str::to_owned);
             let mac = response.header(proof::SCHEME).unwrap_or_default().to_owned();
             let mut altered = response.clone();
-            altered.body = String::from_utf8_lossy(&response.body)
-                .replace("ready", "draining")
-                .into_bytes();
+            altered.body = String::from_utf8_lossy(&response.body).replace("ready", "draining").into_bytes();
             stage.ensure(
                 matches!(coding.as_deref(), None | Some("identity")),
                 format!("{what}: Content-Encoding {coding:?}"),
@@ -105,10 +100,7 @@ pub(super) fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{NONCES} nonces, {} proofs", macs.len()));
     stage.ensure(
         macs.len() >= NONCES,
-        format!(
-            "{NONCES} nonces were answered with {} different proofs",
-            macs.len()
-        ),
+        format!("{NONCES} nonces were answered with {} different proofs", macs.len()),
     )
 }
 
@@ -118,10 +110,7 @@ pub(super) fn proof_accepted_in_every_spelling(stage: &mut Stage) -> Outcome {
     let nonce = proof::nonce();
     let mac = proof::client_mac(&live.credential, &live.target.authority, &nonce);
     let mut spellings = 0;
-    for (name, value, _) in vector_headers(&nonce, &mac)
-        .iter()
-        .filter(|(_, _, accept)| *accept)
-    {
+    for (name, value, _) in vector_headers(&nonce, &mac).iter().filter(|(_, _, accept)| *accept) {
         let response = answered(stage, &live, name, &authorized(&live, value))?;
         ensure_proven_state(stage, &live, name, "ready", response, &nonce)?;
         spellings += 1;
@@ -149,16 +138,8 @@ pub(super) fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> O
     between_proofs(stage, &live, |stage| {
         for together in [false, true] {
             let responses = conversation(stage, &live, &requests, together)?;
-            let how = if together {
-                "sent together"
-            } else {
-                "one after another"
-            };
-            stage.observed(format!(
-                "{how}: {} of {} were answered",
-                responses.len(),
-                requests.len()
-            ));
+            let how = if together { "sent together" } else { "one after another" };
+            stage.observed(format!("{how}: {} of {} were answered", responses.len(), requests.len()));
             for (place, response) in responses.into_iter().enumerate() {
                 let what = format!("{how}, request {}", place + 1);
                 if place % 3 == 0 {
@@ -180,21 +161,14 @@ pub(super) fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     let mut attempts = wrong_macs(&live);
     // What a daemon has proven is not what a client has: its D does not come back as a MAC.
     let nonce = proof::nonce();
-    let answer = answered(
-        stage,
-        &live,
-        "a good proof",
-        &live.target.proving(&live.credential, &nonce),
-    )?;
+    let answer = answered(stage, &live, "a good proof", &live.target.proving(&live.credential, &nonce))?;
     if let Some(mac) = answer.header(proof::SCHEME).and_then(proof::parse_daemon_proof) {
         attempts.push((
             "the daemon's own D for this nonce".to_owned(),
             authorized(&live, &proof_of(&nonce, &mac)),
         ));
     }
-    between_proofs(stage, &live, |stage| {
-        refused(stage, &live, &attempts, without_proof)
-    })
+    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
 pub(super) fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
@@ -219,9 +193,7 @@ pub(super) fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
             attempts.push((name, authorized(&live, &value)));
         }
     }
-    between_proofs(stage, &live, |stage| {
-        refused(stage, &live, &attempts, without_proof)
-    })
+    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
 pub(super) fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
@@ -275,20 +247,14 @@ pub(super) fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome 
             std::iter::once((format!("MAC over {authority:?}"), sent)).chain(same_host)
         })
         .collect();
-    between_proofs(stage, &live, |stage| {
-        refused(stage, &live, &attempts, without_proof)
-    })
+    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
 pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     let (_first, one) = stage.launch_ready()?;
     let beside = further_state_dir(stage, "beside")?;
     let credential = std::fs::read(stage.credential_path())?;
-    record::write_new(
-        &beside.join(&stage.manifest().binding.credential),
-        &credential,
-        0o600,
-    )?;
+    record::write_new(&beside.join(&stage.manifest().binding.credential), &credential, 0o600)?;
     let second = stage.launch_with(Start::new().state_dir(&beside))?;
     let two = stage.ready(&second)?;
     if one.credential != two.credential {
@@ -298,10 +264,7 @@ pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     let relay = Squatter::relaying(one.target.address)
         .noted(stage.transcript(), "relay")
         .start(Bind::V4)?;
-    let relayed = Target {
-        path: one.target.path.clone(),
-        ..Target::at(relay.address())
-    };
+    let relayed = Target { path: one.target.path.clone(), ..Target::at(relay.address()) };
     between_proofs(stage, &one, |stage| {
         between_proofs(stage, &two, |stage| {
             stage.precondition("both daemons accept proofs made with one credential");
@@ -327,10 +290,7 @@ pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 return stage.inconclusive("the relay saw no request");
             }
             let what = "a proof for the relay's port, passed on";
-            stage.observed(format!(
-                "{what}: status {}, proof {:?}",
-                answer.response.status, answer.proof
-            ));
+            stage.observed(format!("{what}: status {}, proof {:?}", answer.response.status, answer.proof));
             without_proof(stage, what, &answer.response)?;
             // The relay keeps the Host of its own port, which a daemon may refuse before it looks at anything else.
             stage.ensure(
@@ -338,10 +298,8 @@ pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 format!("{what}: answered {}", answer.response.status),
             )?;
             // One that also writes the Host anew gets no further.
-            let request = Request::get(&one.target.authority, &one.target.path).header(
-                "Authorization",
-                &proof::authorization(&one.credential, &relayed.authority, &nonce),
-            );
+            let request = Request::get(&one.target.authority, &one.target.path)
+                .header("Authorization", &proof::authorization(&one.credential, &relayed.authority, &nonce));
             let what = "the same with the daemon's own Host".to_owned();
             refused(stage, &one, &[(what, request)], without_proof)
         })
@@ -408,10 +366,7 @@ pub(super) fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     attempts.extend(unauthorized(&live));
     if let Some(read) = stage.manifest().binding.authenticated_read.clone() {
         let read = stage.operation(&live, &read);
-        attempts.push((
-            "the authenticated read".to_owned(),
-            read.clone().header("Authorization", &bearer),
-        ));
+        attempts.push(("the authenticated read".to_owned(), read.clone().header("Authorization", &bearer)));
         attempts.push(("the authenticated read, unauthenticated".to_owned(), read));
     }
     between_proofs(stage, &live, |stage| {
@@ -447,9 +402,7 @@ pub(super) fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
     }
     let served = |stage: &mut Stage, when: &str| -> Outcome {
         for (what, request, _) in routes.iter().filter(|(_, _, served)| *served) {
-            let request = request
-                .clone()
-                .header("Authorization", &proof::bearer(&live.credential));
+            let request = request.clone().header("Authorization", &proof::bearer(&live.credential));
             let response = answered(stage, &live, what, &request)?;
             if !(200..300).contains(&response.status) {
                 let summary = response.summary(stage.transcript());
@@ -464,25 +417,12 @@ pub(super) fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         // The proof is good: the handshake takes it before and after.
         let own = authorized(&live, &value);
         let response = answered(stage, &live, "the proof at the handshake", &own)?;
-        ensure_proven_state(
-            stage,
-            &live,
-            "the proof at the handshake",
-            "ready",
-            response,
-            &nonce,
-        )?;
+        ensure_proven_state(stage, &live, "the proof at the handshake", "ready", response, &nonce)?;
         for (what, request, _) in &routes {
             let fresh = proof::authorization(&live.credential, &live.target.authority, &proof::nonce());
             let attempts = [
-                (
-                    format!("{what}, with the replayed proof"),
-                    request.clone().header("Authorization", &value),
-                ),
-                (
-                    format!("{what}, with a fresh proof"),
-                    request.clone().header("Authorization", &fresh),
-                ),
+                (format!("{what}, with the replayed proof"), request.clone().header("Authorization", &value)),
+                (format!("{what}, with a fresh proof"), request.clone().header("Authorization", &fresh)),
             ];
             refused(stage, &live, &attempts, without_proof)?;
         }
@@ -529,18 +469,9 @@ pub(super) fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     stage.arena().make_state_dir()?;
     let credential = Credential::random();
     stage.transcript().hide(credential.bytes());
-    record::write_new(
-        &stage.credential_path(),
-        format!("{}\n", credential.text()).as_bytes(),
-        0o600,
-    )?;
-    let squatter = Squatter::mute()
-        .noted(stage.transcript(), "mute")
-        .start(Bind::V4)?;
-    let other = Record {
-        url: squatter.url(),
-        ..Rival::new()?.record
-    };
+    record::write_new(&stage.credential_path(), format!("{}\n", credential.text()).as_bytes(), 0o600)?;
+    let squatter = Squatter::mute().noted(stage.transcript(), "mute").start(Bind::V4)?;
+    let other = Record { url: squatter.url(), ..Rival::new()?.record };
     record::replace(&stage.record_path(), other.to_json().as_bytes(), 0o600)?;
     stage.expect("draining and proven as long as the record is another's, then ready");
     let daemon = stage.launch_with(start)?;
@@ -555,9 +486,7 @@ pub(super) fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     let deadline = stage.ready_deadline();
     while Instant::now() < deadline {
         let nonce = proof::nonce();
-        let response = stage
-            .wire()
-            .exchange(address, &target.proving(&credential, &nonce).bytes());
+        let response = stage.wire().exchange(address, &target.proving(&credential, &nonce).bytes());
         // Read after the answer: as long as it is another's, the daemon had not published when it answered.
         let owner = Record::parse(&std::fs::read(stage.record_path())?).map(|record| record.id);
         let published = owner != Ok(other.id.clone());
@@ -582,9 +511,7 @@ pub(super) fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
             break;
         }
     }
-    stage.observed(format!(
-        "{before} answers before it published, all of them draining"
-    ));
+    stage.observed(format!("{before} answers before it published, all of them draining"));
     // Its look at the squatter ends, and so does its waiting.
     drop(squatter);
     let live = stage.ready(&daemon)?;

@@ -15,10 +15,7 @@ pub(super) fn no_authorization_refused(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| {
         refused(stage, &live, &unauthorized(&live), |stage, what, response| {
             let challenge = response.header("www-authenticate").unwrap_or_default().trim();
-            stage.ensure(
-                !challenge.is_empty(),
-                format!("{what}: 401 without WWW-Authenticate"),
-            )
+            stage.ensure(!challenge.is_empty(), format!("{what}: 401 without WWW-Authenticate"))
         })
     })
 }
@@ -92,9 +89,7 @@ pub(super) fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
     let read = stage.manifest().binding.authenticated_read.clone();
     let control = |stage: &mut Stage, when: &str| -> Outcome {
         let Some(read) = &read else { return Ok(()) };
-        let request = stage
-            .operation(&live, read)
-            .header("Authorization", &proof::bearer(&live.credential));
+        let request = stage.operation(&live, read).header("Authorization", &proof::bearer(&live.credential));
         let response = answered(stage, &live, "the authenticated read", &request)?;
         if !(200..300).contains(&response.status) {
             let summary = response.summary(stage.transcript());
@@ -122,11 +117,7 @@ pub(super) fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
                 .iter()
                 .map(|response| response.status)
                 .collect::<Vec<_>>();
-            let how = if together {
-                "sent together"
-            } else {
-                "one after another"
-            };
+            let how = if together { "sent together" } else { "one after another" };
             stage.observed(format!("{how}: {statuses:?}"));
             stage.ensure(
                 statuses.first() == Some(&200) && statuses[1..].iter().all(|status| *status == 401),

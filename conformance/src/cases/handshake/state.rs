@@ -25,10 +25,7 @@ pub(super) fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
         let what = format!("round {round}, right after the record came back");
         let response = answered(stage, &live, &what, &bearing(&live))?;
         ensure_state(stage, &live, &what, "ready", &response)?;
-        stage.ensure(
-            response.status == 200,
-            format!("{what}: ready with status {}", response.status),
-        )?;
+        stage.ensure(response.status == 200, format!("{what}: ready with status {}", response.status))?;
     }
     stage.control("ready before and after each draining");
     stage.observed(format!("{ROUNDS} times draining and ready"));

@@ -19,10 +19,7 @@ pub(super) fn unauthorized(live: &Live) -> Vec<Attempt> {
         ("no header", asked()),
         ("credential as query token", query("token")),
         ("credential as query access_token", query("access_token")),
-        (
-            "credential in a cookie",
-            asked().header("Cookie", &format!("token={text}")),
-        ),
+        ("credential in a cookie", asked().header("Cookie", &format!("token={text}"))),
         ("credential in X-Api-Key", asked().header("X-Api-Key", &text)),
         (
             "credential in Proxy-Authorization",
@@ -33,14 +30,8 @@ pub(super) fn unauthorized(live: &Live) -> Vec<Attempt> {
             asked().header("X-Authorization", &proof::bearer(&live.credential)),
         ),
         ("credential in From", asked().header("From", &text)),
-        (
-            "credential in the body",
-            asked().json(format!("{{\"token\":\"{text}\"}}")),
-        ),
-        (
-            "a claim to be local",
-            asked().header("X-Forwarded-For", "127.0.0.1"),
-        ),
+        ("credential in the body", asked().json(format!("{{\"token\":\"{text}\"}}"))),
+        ("a claim to be local", asked().header("X-Forwarded-For", "127.0.0.1")),
     ]
     .map(|(what, request)| (what.to_owned(), request))
     .into()
@@ -94,18 +85,9 @@ pub(in crate::cases) fn wrong_bearers(credential: &Credential) -> Vec<(&'static 
         ("first bit flipped", flipped(0, 0x80)),
         ("last bit flipped", flipped(31, 0x01)),
         ("middle bit flipped", flipped(16, 0x10)),
-        (
-            "same bytes, another last character",
-            format!("Bearer {same_bytes}"),
-        ),
-        (
-            "in hexadecimal",
-            format!("Bearer {}", proof::hex(credential.bytes())),
-        ),
-        (
-            "in standard base64",
-            format!("Bearer {}", STANDARD.encode(credential.bytes())),
-        ),
+        ("same bytes, another last character", format!("Bearer {same_bytes}")),
+        ("in hexadecimal", format!("Bearer {}", proof::hex(credential.bytes()))),
+        ("in standard base64", format!("Bearer {}", STANDARD.encode(credential.bytes()))),
         ("another credential", proof::bearer(&Credential::random())),
         ("zeros", proof::bearer(&Credential::from_bytes([0; 32]))),
         ("a star", "Bearer *".to_owned()),
@@ -137,118 +119,51 @@ pub(in crate::cases) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'
     [
         ("nothing at all", String::new(), true),
         ("one letter", "G".to_owned(), true),
-        (
-            "half a request line",
-            format!("GET {}", &path[..path.len() / 2]),
-            true,
-        ),
+        ("half a request line", format!("GET {}", &path[..path.len() / 2]), true),
         ("half a header section", good[..good.len() / 2].to_owned(), true),
         ("all but the last byte", good[..good.len() - 1].to_owned(), true),
-        (
-            "half a header section, dropped",
-            good[..good.len() / 2].to_owned(),
-            false,
-        ),
+        ("half a header section, dropped", good[..good.len() / 2].to_owned(), false),
         ("half a body", with("Content-Length: 1000") + "{", true),
         ("half a body, dropped", with("Content-Length: 1000") + "{", false),
-        (
-            "half a chunk",
-            with("Transfer-Encoding: chunked") + "ff\r\nabc",
-            true,
-        ),
-        (
-            "a chunk of no size",
-            with("Transfer-Encoding: chunked") + "zz\r\n\r\n",
-            true,
-        ),
+        ("half a chunk", with("Transfer-Encoding: chunked") + "ff\r\nabc", true),
+        ("a chunk of no size", with("Transfer-Encoding: chunked") + "zz\r\n\r\n", true),
         (
             "a chunk of too many digits",
             with("Transfer-Encoding: chunked") + "ffffffffffffffffffffffff\r\n",
             true,
         ),
         ("a negative length", with("Content-Length: -1"), true),
-        (
-            "a length beyond 64 bits",
-            with("Content-Length: 99999999999999999999999999"),
-            true,
-        ),
-        (
-            "two lengths",
-            with("Content-Length: 1\r\nContent-Length: 2") + "abc",
-            true,
-        ),
-        (
-            "no host",
-            format!("GET {path} HTTP/1.1\r\nAuthorization: {bearer}\r\n\r\n"),
-            true,
-        ),
+        ("a length beyond 64 bits", with("Content-Length: 99999999999999999999999999"), true),
+        ("two lengths", with("Content-Length: 1\r\nContent-Length: 2") + "abc", true),
+        ("no host", format!("GET {path} HTTP/1.1\r\nAuthorization: {bearer}\r\n\r\n"), true),
         ("two hosts", with(&format!("Host: {authority}")), true),
-        (
-            "an unknown version",
-            format!("GET {path} HTTP/9.9\r\nHost: {authority}\r\n\r\n"),
-            true,
-        ),
+        ("an unknown version", format!("GET {path} HTTP/9.9\r\nHost: {authority}\r\n\r\n"), true),
         ("no version", format!("GET {path}\r\n\r\n"), true),
         ("bare line feeds", good.replace("\r\n", "\n"), true),
         ("a header without a name", with(": x"), true),
         ("a header without a colon", with("nonsense"), true),
         ("a folded header", with("X-A: b\r\n c"), true),
         ("a control character in a header", with("X-A: \u{1}\u{7f}"), true),
-        (
-            "the preface of HTTP/2",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
-            true,
-        ),
-        (
-            "a proxy's request",
-            format!("CONNECT {authority} HTTP/1.1\r\n\r\n"),
-            true,
-        ),
-        (
-            "a header of 1 MiB",
-            with(&format!("X-A: {}", large(1 << 20))),
-            true,
-        ),
+        ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), true),
+        ("a proxy's request", format!("CONNECT {authority} HTTP/1.1\r\n\r\n"), true),
+        ("a header of 1 MiB", with(&format!("X-A: {}", large(1 << 20))), true),
         ("10,000 headers", with(&vec!["X-A: b"; 10_000].join("\r\n")), true),
         (
             "a target of 1 MiB",
-            format!(
-                "GET {path}?{} HTTP/1.1\r\nHost: {authority}\r\n\r\n",
-                large(1 << 20)
-            ),
+            format!("GET {path}?{} HTTP/1.1\r\nHost: {authority}\r\n\r\n", large(1 << 20)),
             true,
         ),
-        (
-            "a method of 64 KiB",
-            format!("{} / HTTP/1.1\r\n\r\n", large(1 << 16)),
-            true,
-        ),
-        (
-            "a bearer of 256 KiB",
-            good.replace(&bearer, &format!("Bearer {}", large(1 << 18))),
-            true,
-        ),
-        (
-            "a body of 4 MiB",
-            with(&format!("Content-Length: {}", 4 << 20)) + &large(4 << 20),
-            true,
-        ),
+        ("a method of 64 KiB", format!("{} / HTTP/1.1\r\n\r\n", large(1 << 16)), true),
+        ("a bearer of 256 KiB", good.replace(&bearer, &format!("Bearer {}", large(1 << 18))), true),
+        ("a body of 4 MiB", with(&format!("Content-Length: {}", 4 << 20)) + &large(4 << 20), true),
         ("a line without end", large(1 << 20), true),
     ]
     .map(|(what, text, ends)| (what, text.into_bytes(), ends))
     .into_iter()
     .chain([
-        (
-            "the start of TLS",
-            vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3],
-            true,
-        ),
+        ("the start of TLS", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], true),
         ("zeros", vec![0; 4096], true),
-        (
-            "bytes that are no text",
-            [0xff, 0xfe, b'\r', b'\n'].repeat(64),
-            true,
-        ),
+        ("bytes that are no text", [0xff, 0xfe, b'\r', b'\n'].repeat(64), true),
         ("random bytes", random, true),
     ])
     .collect()
@@ -256,9 +171,7 @@ pub(in crate::cases) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'
 
 /// The 32 bytes of a nonce or a MAC.
 fn decoded(text: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD
-        .decode(text)
-        .expect("the suite's own nonces and MACs are base64url")
+    URL_SAFE_NO_PAD.decode(text).expect("the suite's own nonces and MACs are base64url")
 }
 
 /// Proofs of a good nonce with a wrong MAC.
@@ -286,10 +199,7 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
     ] {
         let mut bytes = bytes.clone();
         bytes[byte] ^= bit;
-        macs.push((
-            format!("bit {bit:#04x} of byte {byte} flipped"),
-            URL_SAFE_NO_PAD.encode(bytes),
-        ));
+        macs.push((format!("bit {bit:#04x} of byte {byte} flipped"), URL_SAFE_NO_PAD.encode(bytes)));
     }
     let zeros = |kept: usize| {
         let mut cut = bytes.clone();
@@ -307,36 +217,18 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
         other("the first byte and zeros", zeros(1)),
         other("the first half and zeros", zeros(16)),
         other("all but the last byte", zeros(31)),
-        other(
-            "another key",
-            proof::client_mac(&Credential::random(), authority, &nonce),
-        ),
-        other(
-            "a key of zeros",
-            proof::client_mac(&Credential::from_bytes([0; 32]), authority, &nonce),
-        ),
+        other("another key", proof::client_mac(&Credential::random(), authority, &nonce)),
+        other("a key of zeros", proof::client_mac(&Credential::from_bytes([0; 32]), authority, &nonce)),
         other(
             "the credential's text as the key",
             proof::client_mac_under(key.text().as_bytes(), authority, &nonce),
         ),
-        other(
-            "the daemon's label, of no body",
-            proof::daemon_mac(key, authority, &nonce, b""),
-        ),
-        other(
-            "another nonce",
-            proof::client_mac(key, authority, &proof::nonce()),
-        ),
+        other("the daemon's label, of no body", proof::daemon_mac(key, authority, &nonce, b"")),
+        other("another nonce", proof::client_mac(key, authority, &proof::nonce())),
         other("the nonce itself", nonce.clone()),
         other("the credential itself", key.text()),
-        other(
-            "nonce and authority changed places",
-            proof::client_mac(key, &nonce, authority),
-        ),
-        other(
-            "a newline at the end",
-            proof::client_mac(key, authority, &format!("{nonce}\n")),
-        ),
+        other("nonce and authority changed places", proof::client_mac(key, &nonce, authority)),
+        other("a newline at the end", proof::client_mac(key, authority, &format!("{nonce}\n"))),
     ]);
     macs.into_iter()
         .map(|(what, mac)| (format!("MAC: {what}"), authorized(live, &proof_of(&nonce, &mac))))
@@ -361,44 +253,20 @@ pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
         ("empty mac", proof_of(&nonce, "")),
         ("both empty", proof_of("", "")),
         ("nonce of one character", of_nonce("A")),
-        (
-            "nonce of 16 bytes",
-            of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..16])),
-        ),
-        (
-            "nonce of 31 bytes",
-            of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..31])),
-        ),
-        (
-            "nonce of 33 bytes",
-            of_nonce(&URL_SAFE_NO_PAD.encode([bytes.as_slice(), &[1]].concat())),
-        ),
-        (
-            "nonce of 64 bytes",
-            of_nonce(&URL_SAFE_NO_PAD.encode(bytes.repeat(2))),
-        ),
+        ("nonce of 16 bytes", of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..16]))),
+        ("nonce of 31 bytes", of_nonce(&URL_SAFE_NO_PAD.encode(&bytes[..31]))),
+        ("nonce of 33 bytes", of_nonce(&URL_SAFE_NO_PAD.encode([bytes.as_slice(), &[1]].concat()))),
+        ("nonce of 64 bytes", of_nonce(&URL_SAFE_NO_PAD.encode(bytes.repeat(2)))),
         ("nonce of 4 KiB", of_nonce(&"A".repeat(4096))),
         ("nonce with padding", of_nonce(&format!("{nonce}="))),
         ("nonce with a space before", of_nonce(&format!(" {nonce}"))),
         ("nonce with a space after", of_nonce(&format!("{nonce} "))),
-        (
-            "nonce in the standard alphabet",
-            of_nonce(&format!("+/{}", &nonce[2..])),
-        ),
-        (
-            "nonce with a dot",
-            of_nonce(&format!("{}.{}", &nonce[..20], &nonce[21..])),
-        ),
+        ("nonce in the standard alphabet", of_nonce(&format!("+/{}", &nonce[2..]))),
+        ("nonce with a dot", of_nonce(&format!("{}.{}", &nonce[..20], &nonce[21..]))),
         ("nonce in hexadecimal", of_nonce(&proof::hex(&bytes))),
         ("nonce with loose bits", of_nonce(&respelt(&nonce))),
-        (
-            "mac of 16 bytes",
-            proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..16])),
-        ),
-        (
-            "mac of 31 bytes",
-            proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..31])),
-        ),
+        ("mac of 16 bytes", proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..16]))),
+        ("mac of 31 bytes", proof_of(&nonce, &URL_SAFE_NO_PAD.encode(&mac_bytes[..31]))),
         ("mac of one character", proof_of(&nonce, &mac[..1])),
         ("mac with a character more", proof_of(&nonce, &format!("{mac}A"))),
         ("mac with padding", proof_of(&nonce, &format!("{mac}="))),
@@ -413,10 +281,7 @@ pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
             "two nonces, the right one last",
             format!("{scheme} nonce=\"{other}\", nonce=\"{nonce}\", mac=\"{mac}\""),
         ),
-        (
-            "the same nonce twice",
-            format!("{scheme} nonce=\"{nonce}\", nonce=\"{nonce}\", mac=\"{mac}\""),
-        ),
+        ("the same nonce twice", format!("{scheme} nonce=\"{nonce}\", nonce=\"{nonce}\", mac=\"{mac}\"")),
         (
             "two macs, the right one first",
             format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{other}\""),
@@ -425,10 +290,7 @@ pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
             "two macs, the right one last",
             format!("{scheme} nonce=\"{nonce}\", mac=\"{other}\", mac=\"{mac}\""),
         ),
-        (
-            "the same mac twice",
-            format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{mac}\""),
-        ),
+        ("the same mac twice", format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{mac}\"")),
     ]
 }
 
@@ -442,11 +304,7 @@ pub(super) fn vector_headers(nonce: &str, mac: &str) -> Vec<(String, String, boo
         .filter(|case| case["kind"] == "authorization")
         .filter_map(|case| {
             let input = case["input"].as_str()?.replace(NONCE, nonce).replace(MAC, mac);
-            Some((
-                case["name"].as_str()?.to_owned(),
-                input,
-                case["accept"].as_bool()?,
-            ))
+            Some((case["name"].as_str()?.to_owned(), input, case["accept"].as_bool()?))
         })
         .collect()
 }

@@ -128,12 +128,7 @@ fn admitted(stage: &mut Stage, live: &Live, origin: &str) -> Outcome {
     let good = read.ask(live).bearer(live).origin(origin);
     served(stage, live, &good.named(format!("from {origin}")))?;
     let preflight = read.ask(live).preflight(origin, "GET");
-    answered(
-        stage,
-        live,
-        &preflight.named(format!("preflight from {origin}")),
-        &[204],
-    )?;
+    answered(stage, live, &preflight.named(format!("preflight from {origin}")), &[204])?;
     Ok(())
 }
 
@@ -224,9 +219,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
         }
         daemon.kill_group();
     }
-    stage.observed(format!(
-        "bad entries: {ended} daemons ended, {ignored} admitted nothing by it"
-    ));
+    stage.observed(format!("bad entries: {ended} daemons ended, {ignored} admitted nothing by it"));
     Ok(())
 }
 
@@ -251,11 +244,7 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
 
 /// Runs the command that changes the list, which has to succeed.
 fn change(stage: &mut Stage, adds: bool, origin: &str) -> Outcome<Instant> {
-    let exit = if adds {
-        stage.add_origin(origin)?
-    } else {
-        stage.remove_origin(origin)?
-    };
+    let exit = if adds { stage.add_origin(origin)? } else { stage.remove_origin(origin)? };
     let how = if adds { "add" } else { "remove" };
     stage.ensure(exit.code == Some(0), format!("{how} {origin}: {exit}"))?;
     Ok(exit.at)
@@ -302,19 +291,11 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     let read = read_route(stage);
     let mut asks = vec![
         read.ask(&live).bearer(&live).origin(LISTED).named("a read"),
-        read.ask(&live)
-            .origin(LISTED)
-            .named("a read without the credential"),
+        read.ask(&live).origin(LISTED).named("a read without the credential"),
         read.ask(&live).preflight(LISTED, "GET").named("a preflight"),
     ];
     if let Ok(stream) = stream_route(stage) {
-        asks.push(
-            stream
-                .ask(&live)
-                .bearer(&live)
-                .origin(LISTED)
-                .named("the event stream"),
-        );
+        asks.push(stream.ask(&live).bearer(&live).origin(LISTED).named("the event stream"));
     }
     if let Ok(emit) = emit_route(stage, 7) {
         asks.push(emit.ask(&live).bearer(&live).origin(LISTED).named("a change"));
@@ -331,34 +312,17 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     stage.expect("its streams end within 2 s of the command's end; the others deliver what happens then");
     change(stage, true, LISTED)?;
     change(stage, true, LISTED_TOO)?;
-    let token = stage
-        .manifest()
-        .binding
-        .stream
-        .clone()
-        .and_then(|stream| stream.query_token);
+    let token = stage.manifest().binding.stream.clone().and_then(|stream| stream.query_token);
     let bearing = || stream.ask(&live).bearer(&live);
-    let mut removed = vec![(
-        "its stream",
-        Follower::open(stage, &live, &bearing().origin(LISTED))?,
-    )];
+    let mut removed = vec![("its stream", Follower::open(stage, &live, &bearing().origin(LISTED))?)];
     if let Some(token) = token {
-        let ask = stream
-            .ask(&live)
-            .parameter(&token, &live.credential.text())
-            .origin(LISTED);
+        let ask = stream.ask(&live).parameter(&token, &live.credential.text()).origin(LISTED);
         removed.push(("its stream by query token", Follower::open(stage, &live, &ask)?));
     }
     let mut kept = vec![
-        (
-            "the other origin's stream",
-            Follower::open(stage, &live, &bearing().origin(LISTED_TOO))?,
-        ),
+        ("the other origin's stream", Follower::open(stage, &live, &bearing().origin(LISTED_TOO))?),
         ("a stream of no origin", Follower::open(stage, &live, &bearing())?),
-        (
-            "a stream of its own origin",
-            Follower::open(stage, &live, &bearing().origin(&own_origin(&live)))?,
-        ),
+        ("a stream of its own origin", Follower::open(stage, &live, &bearing().origin(&own_origin(&live)))?),
     ];
     let number = marker(stage);
     let emits = emit_route(stage, number).is_ok();
@@ -367,29 +331,16 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
         served(stage, &live, &emit.named("a number for all"))?;
         for (what, follower) in removed.iter_mut().chain(&mut kept) {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
-            stage.ensure(
-                came,
-                format!("{what} delivers nothing while its origin is listed"),
-            )?;
+            stage.ensure(came, format!("{what} delivers nothing while its origin is listed"))?;
         }
     }
-    stage.precondition(format!(
-        "{} streams are open and deliver",
-        removed.len() + kept.len()
-    ));
+    stage.precondition(format!("{} streams are open and deliver", removed.len() + kept.len()));
     let at = change(stage, false, LISTED)?;
     for (what, follower) in &mut removed {
         let ended = follower.wait_end(at + BOUND + LATE);
-        stage.ensure(
-            ended,
-            format!("{what} goes on for more than 2 s after the removal"),
-        )?;
+        stage.ensure(ended, format!("{what} goes on for more than 2 s after the removal"))?;
     }
-    stage.observed(format!(
-        "{} streams ended after {} ms",
-        removed.len(),
-        at.elapsed().as_millis()
-    ));
+    stage.observed(format!("{} streams ended after {} ms", removed.len(), at.elapsed().as_millis()));
     if emits {
         let number = marker(stage);
         let emit = emit_route(stage, number)?.ask(&live).bearer(&live);

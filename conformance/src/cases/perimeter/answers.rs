@@ -47,43 +47,13 @@ fn refused(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16, Option<&'static str
     let foreign = format!("evil.example:{}", port(live));
     let mut asks = vec![
         (read.ask(live).named("no credential"), 401, Some("unauthorized")),
-        (
-            Ask::new(live, "GET", UNKNOWN).named("no credential, unknown path"),
-            401,
-            Some("unauthorized"),
-        ),
-        (
-            handshake_route(stage)
-                .ask(live)
-                .named("handshake without credential"),
-            401,
-            Some("unauthorized"),
-        ),
-        (
-            good().origin(UNLISTED).named("unlisted origin"),
-            403,
-            Some("origin_refused"),
-        ),
-        (
-            good().preflight(UNLISTED, "GET").named("unlisted preflight"),
-            403,
-            Some("origin_refused"),
-        ),
-        (
-            good().hosts([&*foreign]).named("foreign Host"),
-            421,
-            Some("misdirected"),
-        ),
-        (
-            good().target(UNKNOWN).named("unknown path"),
-            404,
-            Some("not_found"),
-        ),
-        (
-            good().method("FROBNICATE").named("unknown method"),
-            405,
-            Some("method_not_allowed"),
-        ),
+        (Ask::new(live, "GET", UNKNOWN).named("no credential, unknown path"), 401, Some("unauthorized")),
+        (handshake_route(stage).ask(live).named("handshake without credential"), 401, Some("unauthorized")),
+        (good().origin(UNLISTED).named("unlisted origin"), 403, Some("origin_refused")),
+        (good().preflight(UNLISTED, "GET").named("unlisted preflight"), 403, Some("origin_refused")),
+        (good().hosts([&*foreign]).named("foreign Host"), 421, Some("misdirected")),
+        (good().target(UNKNOWN).named("unknown path"), 404, Some("not_found")),
+        (good().method("FROBNICATE").named("unknown method"), 405, Some("method_not_allowed")),
         (
             handshake_route(stage)
                 .ask(live)
@@ -101,9 +71,7 @@ fn refused(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16, Option<&'static str
             Some("uri_too_long"),
         ),
         (
-            good()
-                .with("X-Filler", &"a".repeat(65 << 10))
-                .named("too many headers"),
+            good().with("X-Filler", &"a".repeat(65 << 10)).named("too many headers"),
             431,
             Some("headers_too_large"),
         ),
@@ -115,29 +83,13 @@ fn refused(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16, Option<&'static str
             (json().body("{").named("half a JSON body"), 400, None),
             (json().body("").named("an empty body"), 400, None),
             (json().body("\u{1}\0").named("a body of no text"), 400, None),
-            (
-                json()
-                    .with("Content-Length", &(20 << 20).to_string())
-                    .named("too large a body"),
-                413,
-                None,
-            ),
+            (json().with("Content-Length", &(20 << 20).to_string()).named("too large a body"), 413, None),
         ]);
     }
     if let Ok(stream) = stream_route(stage) {
         let ask = stream.ask(live).bearer(live);
-        asks.push((
-            ask.clone()
-                .with("Last-Event-ID", "x y")
-                .named("a garbled event id"),
-            400,
-            None,
-        ));
-        asks.push((
-            ask.parameter("after", "%ff").named("an event id of no text"),
-            400,
-            None,
-        ));
+        asks.push((ask.clone().with("Last-Event-ID", "x y").named("a garbled event id"), 400, None));
+        asks.push((ask.parameter("after", "%ff").named("an event id of no text"), 400, None));
     }
     asks
 }
@@ -184,10 +136,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
         for (ask, status, code) in &asks {
             let response = answer(stage, &live, ask)?;
             let what = format!("{}, answered {}", ask.what, response.status);
-            stage.ensure(
-                response.status >= 400,
-                format!("{what}, where {status} was to be refused"),
-            )?;
+            stage.ensure(response.status >= 400, format!("{what}, where {status} was to be refused"))?;
             // Of bytes that never became a request a status may be all there is to say.
             if response.body.is_empty() {
                 continue;
@@ -195,9 +144,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
             if let Some(why) = no_problem(&response) {
                 return stage.fail(format!("{what}: {why}"));
             }
-            let told = response
-                .json()
-                .and_then(|body| Some(body.get("code")?.as_str()?.to_owned()));
+            let told = response.json().and_then(|body| Some(body.get("code")?.as_str()?.to_owned()));
             let wanted = code.filter(|_| response.status == *status).map(str::to_owned);
             stage.ensure(
                 wanted.is_none() || told == wanted,
@@ -249,12 +196,7 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
         )?;
         stage.ensure(
             lists(&response, "allow", &route.method) && !lists(&response, "allow", "FROBNICATE"),
-            format!(
-                "{} takes {}, and Allow is {:?}",
-                ask.what,
-                route.method,
-                response.all("allow")
-            ),
+            format!("{} takes {}, and Allow is {:?}", ask.what, route.method, response.all("allow")),
         )?;
     }
     Ok(())
@@ -264,10 +206,8 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("text/plain for who prefers it, JSON for everybody else, JSON for every handshake");
     let read = read_route(stage);
-    let mut asks: Vec<(Ask, u16)> = refused(stage, &live)
-        .into_iter()
-        .map(|(ask, status, _)| (ask, status))
-        .collect();
+    let mut asks: Vec<(Ask, u16)> =
+        refused(stage, &live).into_iter().map(|(ask, status, _)| (ask, status)).collect();
     let handshake = handshake_route(stage);
     if read.path != handshake.path {
         asks.push((read.ask(&live).bearer(&live).named("a good read"), 200));
@@ -288,10 +228,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
             ("text/plain, */*;q=0.1", true),
             ("*/*", false),
             ("application/json", false),
-            (
-                "text/plain;q=0.5, application/json, application/problem+json",
-                false,
-            ),
+            ("text/plain;q=0.5, application/json, application/problem+json", false),
             ("text/plain;q=0", false),
         ] {
             let ask = ask.clone().with("Accept", accept);
@@ -303,10 +240,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
                 format!("{what}: answered {}, otherwise {}", response.status, plain.status),
             )?;
             let wanted = if text { "text/plain" } else { &media_type };
-            stage.ensure(
-                told == wanted,
-                format!("{what}: Content-Type is {told:?}, not {wanted:?}"),
-            )?;
+            stage.ensure(told == wanted, format!("{what}: Content-Type is {told:?}, not {wanted:?}"))?;
             let readable = std::str::from_utf8(&response.body)
                 .is_ok_and(|body| !body.trim().is_empty() && !body.trim_start().starts_with(['{', '[']));
             stage.ensure(
@@ -319,10 +253,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     let ask = handshake.ask(&live).bearer(&live).with("Accept", "text/plain");
     let response = served(stage, &live, &ask.named("the handshake, Accept: text/plain"))?;
     let told = response.media_type().unwrap_or_default();
-    stage.ensure(
-        told == "application/json",
-        format!("the handshake's Content-Type is {told:?}"),
-    )
+    stage.ensure(told == "application/json", format!("the handshake's Content-Type is {told:?}"))
 }
 
 fn answers_not_stored(stage: &mut Stage) -> Outcome {
@@ -341,11 +272,7 @@ fn answers_not_stored(stage: &mut Stage) -> Outcome {
         let response = answer(stage, &live, ask)?;
         stage.ensure(
             lists(&response, "cache-control", "no-store"),
-            format!(
-                "{}: Cache-Control is {:?}",
-                ask.what,
-                response.all("cache-control")
-            ),
+            format!("{}: Cache-Control is {:?}", ask.what, response.all("cache-control")),
         )?;
     }
     stage.precondition(format!("{} authenticated requests were answered", asks.len()));

@@ -56,8 +56,7 @@ impl Ask {
     pub(in crate::cases) fn hosts<'a>(mut self, hosts: impl IntoIterator<Item = &'a str>) -> Self {
         self.headers.retain(|(name, _)| name != "Host");
         let hosts = hosts.into_iter();
-        self.headers
-            .splice(0..0, hosts.map(|host| ("Host".to_owned(), host.to_owned())));
+        self.headers.splice(0..0, hosts.map(|host| ("Host".to_owned(), host.to_owned())));
         self
     }
 
@@ -97,9 +96,7 @@ impl Ask {
 
     /// As a browser asks before `method` may be sent from `origin`.
     pub(in crate::cases) fn preflight(self, origin: &str, method: &str) -> Self {
-        self.method("OPTIONS")
-            .origin(origin)
-            .with("Access-Control-Request-Method", method)
+        self.method("OPTIONS").origin(origin).with("Access-Control-Request-Method", method)
     }
 
     /// With one more query parameter.
@@ -126,19 +123,12 @@ impl Ask {
         for (name, value) in &self.headers {
             say(name, value);
         }
-        let frames = |name: &str| {
-            matches!(
-                &*name.to_ascii_lowercase(),
-                "content-length" | "transfer-encoding"
-            )
-        };
+        let frames =
+            |name: &str| matches!(&*name.to_ascii_lowercase(), "content-length" | "transfer-encoding");
         if !self.headers.iter().any(|(name, _)| frames(name))
             && (self.body.is_some() || !matches!(&*self.method, "GET" | "HEAD" | "OPTIONS"))
         {
-            say(
-                "Content-Length",
-                &self.body.as_ref().map_or(0, String::len).to_string(),
-            );
+            say("Content-Length", &self.body.as_ref().map_or(0, String::len).to_string());
         }
         (head + "\r\n" + self.body.as_deref().unwrap_or_default()).into_bytes()
     }
@@ -174,10 +164,7 @@ impl Route {
 /// What reads something: the bound operation, or the handshake, which every daemon has.
 pub(in crate::cases) fn read_route(stage: &Stage) -> Route {
     let binding = &stage.manifest().binding;
-    binding
-        .authenticated_read
-        .as_ref()
-        .map_or_else(|| handshake_route(stage), Route::of)
+    binding.authenticated_read.as_ref().map_or_else(|| handshake_route(stage), Route::of)
 }
 
 /// The handshake.
@@ -201,11 +188,7 @@ pub(in crate::cases) fn mutation_route(stage: &mut Stage) -> Outcome<Route> {
 /// The event stream.
 pub(in crate::cases) fn stream_route(stage: &mut Stage) -> Outcome<Route> {
     match &stage.manifest().binding.stream {
-        Some(stream) => Ok(Route {
-            method: "GET".to_owned(),
-            path: stream.path.clone(),
-            body: None,
-        }),
+        Some(stream) => Ok(Route { method: "GET".to_owned(), path: stream.path.clone(), body: None }),
         None => stage.not_applicable("the manifest has no `binding.stream`"),
     }
 }
@@ -264,9 +247,7 @@ pub(in crate::cases) fn exchange(live: &Live, bytes: &[u8]) -> Result<Response, 
     let mut connection = Connection::open(live.target.address, deadline)?;
     // Whoever refuses may do so before it has read everything.
     let sent = connection.send(bytes, deadline);
-    let mut response = connection
-        .read_beginning(deadline)
-        .map_err(|fault| sent.err().unwrap_or(fault))?;
+    let mut response = connection.read_beginning(deadline).map_err(|fault| sent.err().unwrap_or(fault))?;
     if response.status != 200 || response.media_type().as_deref() != Some("text/event-stream") {
         connection.read_body(&mut response, deadline)?;
     }
@@ -305,10 +286,7 @@ pub(in crate::cases) fn ensure_status(
     statuses: &[u16],
 ) -> Outcome {
     let seen = response.summary(stage.transcript());
-    stage.ensure(
-        statuses.contains(&response.status),
-        format!("{what}: answered {seen}, not {statuses:?}"),
-    )
+    stage.ensure(statuses.contains(&response.status), format!("{what}: answered {seen}, not {statuses:?}"))
 }
 
 /// Sends a request that has to be answered with one of these statuses.
@@ -369,12 +347,7 @@ pub(in crate::cases) fn cors(response: &Response) -> Vec<String> {
 
 /// The texts of a member that is a list.
 pub(in crate::cases) fn texts(value: &Value) -> Vec<&str> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Whether a vector cites a requirement.
@@ -402,11 +375,7 @@ impl Follower {
             // With it, the end of the stream is the end of the connection.
             connection.send(&ask.clone().with("Connection", "close").bytes(), deadline)?;
             let head = connection.read_beginning(deadline)?;
-            Ok(Self {
-                connection,
-                text: Vec::new(),
-                head,
-            })
+            Ok(Self { connection, text: Vec::new(), head })
         };
         match open() {
             Ok(follower) if follower.head.status == 200 => Ok(follower),
@@ -424,9 +393,8 @@ impl Follower {
     pub(in crate::cases) fn wait_for_line(&mut self, part: &str, deadline: Instant) -> Option<String> {
         loop {
             let text = String::from_utf8_lossy(&self.text);
-            if let Some(line) = text
-                .split_inclusive('\n')
-                .find(|line| line.contains(part) && line.ends_with('\n'))
+            if let Some(line) =
+                text.split_inclusive('\n').find(|line| line.contains(part) && line.ends_with('\n'))
             {
                 return Some(line.trim_end().to_owned());
             }

@@ -61,11 +61,7 @@ fn likeness(response: &Response, of_head: bool) -> (u16, Vec<(String, String)>, 
         .filter(|(name, _)| !skipped(name))
         .collect();
     headers.sort();
-    let body = if of_head {
-        Vec::new()
-    } else {
-        response.body.clone()
-    };
+    let body = if of_head { Vec::new() } else { response.body.clone() };
     (response.status, headers, body)
 }
 
@@ -76,10 +72,7 @@ fn refused_alike(stage: &mut Stage, live: &Live, asks: &[(bool, Ask)]) -> Outcom
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")
     });
-    stage.ensure(
-        offers,
-        format!("WWW-Authenticate is {:?}", first.all("www-authenticate")),
-    )?;
+    stage.ensure(offers, format!("WWW-Authenticate is {:?}", first.all("www-authenticate")))?;
     for (of_head, ask) in asks {
         let response = answered(stage, live, ask, &[401])?;
         let (wanted, seen) = (likeness(&first, *of_head), likeness(&response, *of_head));
@@ -104,10 +97,7 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
             let ask = Ask::new(&live, method, path);
             let refused = ask.clone().with("Authorization", &wrong);
             asks.push((method == "HEAD", ask));
-            asks.push((
-                method == "HEAD",
-                refused.named(format!("{method} {path}, wrong credential")),
-            ));
+            asks.push((method == "HEAD", refused.named(format!("{method} {path}, wrong credential"))));
         }
     }
     stage.between_controls(&live, |stage| refused_alike(stage, &live, &asks))
@@ -179,17 +169,11 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
         let ask = || Ask::new(&live, "GET", path);
         for name in names {
             asks.push(
-                ask()
-                    .with("Cookie", &format!("{name}={text}"))
-                    .named(format!("{path}, cookie {name}")),
+                ask().with("Cookie", &format!("{name}={text}")).named(format!("{path}, cookie {name}")),
             );
             // The one that a stream may take is judged with the query token.
             if query_token.as_deref() != Some(name) && name != "token" {
-                asks.push(
-                    ask()
-                        .parameter(name, &text)
-                        .named(format!("{path}, parameter {name}")),
-                );
+                asks.push(ask().parameter(name, &text).named(format!("{path}, parameter {name}")));
             }
         }
         asks.push(
@@ -207,10 +191,7 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
                 "application/json",
                 format!(r#"{{"token":"{text}","credential":"{text}","authorization":"{bearer}"}}"#),
             ),
-            (
-                "application/x-www-form-urlencoded",
-                format!("token={text}&access_token={text}&ticket={text}"),
-            ),
+            ("application/x-www-form-urlencoded", format!("token={text}&access_token={text}&ticket={text}")),
             ("text/plain", text.clone()),
         ] {
             for method in ["GET", "POST"] {
@@ -238,16 +219,8 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
             ("the right one last", &wrong, &right),
             ("the right one and an empty one", &right, &String::new()),
             ("an empty one and the right one", &String::new(), &right),
-            (
-                "the right one and another scheme",
-                &right,
-                &"Basic eDp5".to_owned(),
-            ),
-            (
-                "another scheme and the right one",
-                &"Basic eDp5".to_owned(),
-                &right,
-            ),
+            ("the right one and another scheme", &right, &"Basic eDp5".to_owned()),
+            ("another scheme and the right one", &"Basic eDp5".to_owned(), &right),
         ]
         .map(|(what, one, other)| {
             let ask = ask().with("Authorization", one).with("authorization", other);
@@ -277,18 +250,11 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
         }
         for (what, value) in [
             ("two in one line", format!("{right}, {right}")),
-            (
-                "another scheme before it in one line",
-                format!("Basic eDp5, {right}"),
-            ),
+            ("another scheme before it in one line", format!("Basic eDp5, {right}")),
             ("a parameter after it", format!("{right}; x=1")),
             ("no scheme", text.clone()),
         ] {
-            asks.push(
-                ask()
-                    .with("Authorization", &value)
-                    .named(format!("{path}: {what}")),
-            );
+            asks.push(ask().with("Authorization", &value).named(format!("{path}: {what}")));
         }
     }
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
@@ -308,10 +274,7 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
                 ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ],
         ),
-        (
-            "WebSocket in brief",
-            &[("Connection", "keep-alive, upgrade"), ("Upgrade", "WebSocket")],
-        ),
+        ("WebSocket in brief", &[("Connection", "keep-alive, upgrade"), ("Upgrade", "WebSocket")]),
         (
             "HTTP/2",
             &[
@@ -320,32 +283,22 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
                 ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
             ],
         ),
-        (
-            "the protocol itself",
-            &[("Connection", "upgrade"), ("Upgrade", "local-daemon/1")],
-        ),
+        ("the protocol itself", &[("Connection", "upgrade"), ("Upgrade", "local-daemon/1")]),
     ];
     let mut groups: [(u16, Vec<Ask>); 3] = [421, 403, 401].map(|status| (status, Vec::new()));
     for path in paths(stage) {
         for (what, headers) in upgrades {
-            let ask = (headers.iter()).fold(Ask::new(&live, "GET", &path), |ask, (name, value)| {
-                ask.with(name, value)
-            });
+            let ask = (headers.iter())
+                .fold(Ask::new(&live, "GET", &path), |ask, (name, value)| ask.with(name, value));
             let named = |ask: Ask, why: &str| ask.named(format!("{what} at {path}, {why}"));
             groups[0].1.extend([
                 named(ask.clone().hosts([&*foreign]).bearer(&live), "foreign Host"),
-                named(
-                    ask.clone().hosts([&*foreign]).origin(UNLISTED),
-                    "foreign Host, unlisted origin",
-                ),
+                named(ask.clone().hosts([&*foreign]).origin(UNLISTED), "foreign Host, unlisted origin"),
             ]);
             groups[1].1.extend([
                 named(ask.clone().origin(UNLISTED).bearer(&live), "unlisted origin"),
                 named(ask.clone().origin("null").bearer(&live), "null origin"),
-                named(
-                    ask.clone().origin("wss://app.example").bearer(&live),
-                    "another scheme",
-                ),
+                named(ask.clone().origin("wss://app.example").bearer(&live), "another scheme"),
                 named(ask.clone().origin(UNLISTED), "unlisted origin, no credential"),
             ]);
             groups[2].1.extend([
@@ -359,16 +312,9 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
             all_answered(stage, &live, asks, &[*status])?;
         }
         let read = read_route(stage);
-        let ask = read
-            .ask(&live)
-            .bearer(&live)
-            .with("Connection", "upgrade")
-            .with("Upgrade", "websocket");
+        let ask = read.ask(&live).bearer(&live).with("Connection", "upgrade").with("Upgrade", "websocket");
         let response = answer(stage, &live, &ask.named("an upgrade that passes the checks"))?;
-        stage.observed(format!(
-            "an upgrade with the credential is answered {}",
-            response.status
-        ));
+        stage.observed(format!("an upgrade with the credential is answered {}", response.status));
         Ok(())
     })
 }

@@ -123,10 +123,6 @@ fn padded(ask: &Ask, length: usize, count: usize) -> Vec<u8> {
 
 fn in_chunks(ask: &Ask, body: &str) -> Ask {
     let (first, second) = body.split_at(body.len() / 2);
-    let chunks = format!(
-        "{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
-        first.len(),
-        second.len()
-    );
+    let chunks = format!("{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n", first.len(), second.len());
     ask.clone().with("Transfer-Encoding", "chunked").body(chunks)
 }

@@ -67,12 +67,8 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
     let get = |path: &str| Ask::new(&live, "GET", path);
     let mut groups: [(u16, Vec<Ask>); 4] = [414, 421, 403, 401].map(|status| (status, Vec::new()));
     groups[0].1 = vec![
-        get(&long)
-            .hosts([&*foreign])
-            .named("too long a target, foreign Host"),
-        get(&long)
-            .origin(UNLISTED)
-            .named("too long a target, unlisted origin"),
+        get(&long).hosts([&*foreign]).named("too long a target, foreign Host"),
+        get(&long).origin(UNLISTED).named("too long a target, unlisted origin"),
         get(&long).named("too long a target, no credential"),
         get(&long)
             .hosts([&*foreign])
@@ -89,10 +85,7 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
             };
             let at_foreign = ask.clone().hosts([&*foreign]);
             groups[1].1.extend([
-                named(
-                    at_foreign.clone().origin(UNLISTED),
-                    "foreign Host, unlisted origin",
-                ),
+                named(at_foreign.clone().origin(UNLISTED), "foreign Host, unlisted origin"),
                 named(
                     at_foreign.clone().origin(UNLISTED).bearer(&live),
                     "foreign Host, unlisted origin, credential",
@@ -106,26 +99,17 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
                     ask.clone().origin(UNLISTED).with("Authorization", &wrong),
                     "unlisted origin, wrong credential",
                 ),
-                named(
-                    ask.clone().origin(UNLISTED).bearer(&live),
-                    "unlisted origin, credential",
-                ),
+                named(ask.clone().origin(UNLISTED).bearer(&live), "unlisted origin, credential"),
                 named(ask.clone().preflight(UNLISTED, "GET"), "unlisted preflight"),
             ]);
             let refused = ask.with("Authorization", &wrong);
             groups[3].1.extend([
                 named(refused.clone(), "wrong credential"),
                 named(
-                    refused
-                        .clone()
-                        .with("Content-Type", "application/json")
-                        .with("Content-Length", "0"),
+                    refused.clone().with("Content-Type", "application/json").with("Content-Length", "0"),
                     "wrong credential and no body",
                 ),
-                named(
-                    refused.with("Local-Daemon-Protocol", "other/9"),
-                    "wrong credential, another protocol",
-                ),
+                named(refused.with("Local-Daemon-Protocol", "other/9"), "wrong credential, another protocol"),
             ]);
         }
     }
@@ -183,10 +167,8 @@ fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
     }
     let get = |target: &str| Ask::new(&live, "GET", target);
     let mut open: Vec<Ask> = targets.iter().map(|target| get(target)).collect();
-    let mut unlisted: Vec<Ask> = targets
-        .iter()
-        .map(|target| get(target).origin(UNLISTED).bearer(&live))
-        .collect();
+    let mut unlisted: Vec<Ask> =
+        targets.iter().map(|target| get(target).origin(UNLISTED).bearer(&live)).collect();
     let overrides = [
         ("X-HTTP-Method-Override", "OPTIONS"),
         ("X-HTTP-Method", "HEAD"),
@@ -315,22 +297,10 @@ fn refusals(live: &Live, ask: &Ask, query_token: &str) -> Vec<(Ask, u16)> {
         named(ask.clone().origin(LISTED), "listed origin, no credential", 401),
         named(ask.clone().with("Authorization", &wrong), "wrong credential", 401),
         named(good.clone().bearer(live), "credential twice", 401),
-        named(
-            ask.clone().with("Cookie", &format!("token={text}")),
-            "credential as cookie",
-            401,
-        ),
+        named(ask.clone().with("Cookie", &format!("token={text}")), "credential as cookie", 401),
         named(ask.clone().parameter(query_token, &text), "query token", 401),
-        named(
-            good.clone().parameter(query_token, &text),
-            "query token beside the credential",
-            401,
-        ),
-        named(
-            ask.clone().with("Authorization", &format!("Basic {text}")),
-            "another scheme",
-            401,
-        ),
+        named(good.clone().parameter(query_token, &text), "query token beside the credential", 401),
+        named(ask.clone().with("Authorization", &format!("Basic {text}")), "another scheme", 401),
     ];
     for kind in [
         "text/plain",
@@ -346,9 +316,7 @@ fn refusals(live: &Live, ask: &Ask, query_token: &str) -> Vec<(Ask, u16)> {
 
 fn query_token(stage: &Stage) -> String {
     let stream = stage.manifest().binding.stream.clone();
-    stream
-        .and_then(|stream| stream.query_token)
-        .unwrap_or_else(|| "token".to_owned())
+    stream.and_then(|stream| stream.query_token).unwrap_or_else(|| "token".to_owned())
 }
 
 fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
@@ -389,10 +357,7 @@ fn none_appears(
         .into_iter()
         .filter_map(|(number, what)| follower.has(number).then_some(what))
         .collect();
-    stage.ensure(
-        appeared.is_empty(),
-        format!("refused and done all the same: {appeared:?}"),
-    )
+    stage.ensure(appeared.is_empty(), format!("refused and done all the same: {appeared:?}"))
 }
 
 fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
@@ -403,11 +368,7 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
     stage.expect("each is refused, and the daemon goes on");
     let mut ask = Ask::new(&live, &shutdown.method, &shutdown.path).with("Content-Type", "application/json");
     // Names the daemon that is meant where the contract asks for it, so that nothing but the refusal stops it.
-    ask = ask.body(
-        shutdown
-            .body
-            .unwrap_or_else(|| format!(r#"{{"id":"{}"}}"#, live.record.id)),
-    );
+    ask = ask.body(shutdown.body.unwrap_or_else(|| format!(r#"{{"id":"{}"}}"#, live.record.id)));
     let token = query_token(stage);
     stage.between_controls(&live, |stage| {
         for (ask, status) in refusals(&live, &ask, &token) {
@@ -425,76 +386,31 @@ fn malformed(live: &Live, method: &str, path: &str, body: &str) -> Vec<(String, 
     let bearer = proof::bearer(&live.credential);
     let head = format!("Host: {own}\r\nAuthorization: {bearer}\r\nContent-Type: application/json\r\n");
     let framed = |what: &str, headers: &str| {
-        (
-            what.to_owned(),
-            format!("{method} {path} HTTP/1.1\r\n{head}{headers}\r\n\r\n{body}"),
-        )
+        (what.to_owned(), format!("{method} {path} HTTP/1.1\r\n{head}{headers}\r\n\r\n{body}"))
     };
     let chunked = format!("{length:x}\r\n{body}\r\n0\r\n\r\n");
     let in_chunks = |what: &str, headers: &str, chunks: &str| {
-        (
-            what.to_owned(),
-            format!("{method} {path} HTTP/1.1\r\n{head}{headers}\r\n\r\n{chunks}"),
-        )
+        (what.to_owned(), format!("{method} {path} HTTP/1.1\r\n{head}{headers}\r\n\r\n{chunks}"))
     };
     let longer = length + 1;
     let mut shapes = vec![
-        framed(
-            "two lengths",
-            &format!("Content-Length: {length}\r\nContent-Length: {longer}"),
-        ),
-        framed(
-            "a list of lengths",
-            &format!("Content-Length: {length}, {longer}"),
-        ),
+        framed("two lengths", &format!("Content-Length: {length}\r\nContent-Length: {longer}")),
+        framed("a list of lengths", &format!("Content-Length: {length}, {longer}")),
         framed("a signed length", &format!("Content-Length: +{length}")),
         framed("a negative length", "Content-Length: -1"),
-        framed(
-            "a length in hexadecimal",
-            &format!("Content-Length: 0x{length:x}"),
-        ),
+        framed("a length in hexadecimal", &format!("Content-Length: 0x{length:x}")),
         framed("an empty length", "Content-Length:"),
-        framed(
-            "a folded header",
-            &format!("X-A: b\r\n c\r\nContent-Length: {length}"),
-        ),
+        framed("a folded header", &format!("X-A: b\r\n c\r\nContent-Length: {length}")),
         framed("a space before a colon", &format!("Content-Length : {length}")),
-        framed(
-            "a header without a colon",
-            &format!("Content-Length: {length}\r\nnonsense"),
-        ),
-        framed(
-            "a header without a name",
-            &format!("Content-Length: {length}\r\n: x"),
-        ),
-        framed(
-            "a zero byte in a header",
-            &format!("Content-Length: {length}\r\nX-A: b\0c"),
-        ),
-        framed(
-            "a bare carriage return in a header",
-            &format!("Content-Length: {length}\r\nX-A: b\rX-B: c"),
-        ),
-        framed(
-            "a space in a header's name",
-            &format!("Content-Length: {length}\r\nX A: b"),
-        ),
+        framed("a header without a colon", &format!("Content-Length: {length}\r\nnonsense")),
+        framed("a header without a name", &format!("Content-Length: {length}\r\n: x")),
+        framed("a zero byte in a header", &format!("Content-Length: {length}\r\nX-A: b\0c")),
+        framed("a bare carriage return in a header", &format!("Content-Length: {length}\r\nX-A: b\rX-B: c")),
+        framed("a space in a header's name", &format!("Content-Length: {length}\r\nX A: b")),
         in_chunks("an unknown coding", "Transfer-Encoding: xchunked", &chunked),
-        in_chunks(
-            "chunked, and another coding before it",
-            "Transfer-Encoding: gzip, chunked",
-            &chunked,
-        ),
-        in_chunks(
-            "chunked, and another coding after it",
-            "Transfer-Encoding: chunked, identity",
-            &chunked,
-        ),
-        in_chunks(
-            "a chunk of no size",
-            "Transfer-Encoding: chunked",
-            &format!("zz\r\n{body}\r\n0\r\n\r\n"),
-        ),
+        in_chunks("chunked, and another coding before it", "Transfer-Encoding: gzip, chunked", &chunked),
+        in_chunks("chunked, and another coding after it", "Transfer-Encoding: chunked, identity", &chunked),
+        in_chunks("a chunk of no size", "Transfer-Encoding: chunked", &format!("zz\r\n{body}\r\n0\r\n\r\n")),
         in_chunks(
             "a chunk of a signed size",
             "Transfer-Encoding: chunked",
@@ -518,10 +434,7 @@ fn malformed(live: &Live, method: &str, path: &str, body: &str) -> Vec<(String, 
         ("a version that is none", format!("{method} {path} HTTP/x.y")),
         ("no target", format!("{method} HTTP/1.1")),
         ("a target of two words", format!("{method} {path} x HTTP/1.1")),
-        (
-            "a control character in the target",
-            format!("{method} {path}\u{1} HTTP/1.1"),
-        ),
+        ("a control character in the target", format!("{method} {path}\u{1} HTTP/1.1")),
         ("a method of no token", format!("{method}( {path} HTTP/1.1")),
     ] {
         shapes.push((what.to_owned(), whole(&start)));
@@ -538,13 +451,7 @@ fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
     stage.precondition("an event stream is open");
     let mut sent = Vec::new();
     let probe = emit_route(stage, 0)?;
-    let count = malformed(
-        &live,
-        &probe.method,
-        &probe.path,
-        probe.body.as_deref().unwrap_or("{}"),
-    )
-    .len();
+    let count = malformed(&live, &probe.method, &probe.path, probe.body.as_deref().unwrap_or("{}")).len();
     for place in 0..count {
         let number = marker(stage);
         let emit = emit_route(stage, number)?;
@@ -554,10 +461,7 @@ fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
         // To close the connection without a word is as good as a refusal; to wait for more is, too.
         if let Ok(response) = exchange_and_finish(&live, text.as_bytes()) {
             let seen = response.summary(stage.transcript());
-            stage.ensure(
-                !(200..300).contains(&response.status),
-                format!("{what}: answered {seen}"),
-            )?;
+            stage.ensure(!(200..300).contains(&response.status), format!("{what}: answered {seen}"))?;
         }
         sent.push((number, what));
     }

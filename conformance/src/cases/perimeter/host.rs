@@ -77,9 +77,7 @@ fn foreign_hosts(live: &Live) -> Vec<(String, Vec<u16>)> {
             continue;
         }
         let statuses = vector["statuses"].as_array().into_iter().flatten();
-        let statuses = statuses
-            .filter_map(Value::as_u64)
-            .filter_map(|n| u16::try_from(n).ok());
+        let statuses = statuses.filter_map(Value::as_u64).filter_map(|n| u16::try_from(n).ok());
         hosts.push((host.replace("49152", &port), statuses.collect()));
     }
     let odd = [
@@ -128,17 +126,8 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
                 "Forwarded" => format!("host=\"{}\"", live.target.authority),
                 _ => live.target.authority.clone(),
             };
-            let ask = read
-                .ask(&live)
-                .hosts([&*foreign])
-                .with(name, &value)
-                .bearer(&live);
-            answered(
-                stage,
-                &live,
-                &ask.named(format!("Host: {foreign}, {name}: {value}")),
-                &[421],
-            )?;
+            let ask = read.ask(&live).hosts([&*foreign]).with(name, &value).bearer(&live);
+            answered(stage, &live, &ask.named(format!("Host: {foreign}, {name}: {value}")), &[421])?;
         }
         stage.observed(format!("{} hosts were refused", hosts.len() + 4));
         Ok(())
@@ -150,11 +139,7 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     stage.expect("400 or 421 for each");
     let read = read_route(stage);
     let own = live.target.authority.clone();
-    let other = if own.starts_with("localhost") {
-        "127.0.0.1"
-    } else {
-        "localhost"
-    };
+    let other = if own.starts_with("localhost") { "127.0.0.1" } else { "localhost" };
     let other = format!("{other}:{}", port(&live));
     let asked = |hosts: &[&str]| {
         let ask = read.ask(&live).hosts(hosts.iter().copied()).bearer(&live);
@@ -181,26 +166,14 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     .into();
     requests.extend([
         raw("HTTP/1.0 without Host", &format!("GET {path} HTTP/1.0\r\n")),
-        raw(
-            "two of other letters",
-            &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nhOST: evil.example\r\n"),
-        ),
+        raw("two of other letters", &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nhOST: evil.example\r\n")),
         raw(
             "one after the bearer",
             &format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\nX-Filler: a\r\nHost: {own}\r\n"),
         ),
-        raw(
-            "folded over two lines",
-            &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\n evil.example\r\n"),
-        ),
-        raw(
-            "folded, empty at first",
-            &format!("GET {path} HTTP/1.1\r\nHost:\r\n {own}\r\n"),
-        ),
-        raw(
-            "a space before the colon",
-            &format!("GET {path} HTTP/1.1\r\nHost : {own}\r\n"),
-        ),
+        raw("folded over two lines", &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\n evil.example\r\n")),
+        raw("folded, empty at first", &format!("GET {path} HTTP/1.1\r\nHost:\r\n {own}\r\n")),
+        raw("a space before the colon", &format!("GET {path} HTTP/1.1\r\nHost : {own}\r\n")),
         raw(
             "a second one with a space before the colon",
             &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nHost : evil.example\r\n"),
@@ -251,12 +224,8 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     .chain([
         at(&own).hosts(["evil.example"]).named("own target, foreign Host"),
         at(&own).hosts([]).named("own target, no Host"),
-        at(&own)
-            .hosts([&*own, "evil.example"])
-            .named("own target, two Hosts"),
-        at("evil.example")
-            .hosts(["evil.example"])
-            .named("foreign target, the same Host"),
+        at(&own).hosts([&*own, "evil.example"]).named("own target, two Hosts"),
+        at("evil.example").hosts(["evil.example"]).named("foreign target, the same Host"),
     ])
     .collect();
     stage.between_controls(&live, |stage| {
@@ -276,11 +245,7 @@ fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
             asks.extend([ask.clone().bearer(&live), ask]);
         }
         let ask = Ask::new(&live, "GET", &path).hosts([&*foreign]);
-        asks.push(
-            ask.clone()
-                .preflight(LISTED, "GET")
-                .named(format!("preflight of {path}")),
-        );
+        asks.push(ask.clone().preflight(LISTED, "GET").named(format!("preflight of {path}")));
         asks.push(ask.clone().with("Service-Worker", "script"));
         let upgrade = ask.with("Connection", "upgrade").with("Upgrade", "websocket");
         asks.push(upgrade.bearer(&live).named(format!("upgrade at {path}")));

@@ -113,11 +113,7 @@ fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
     let good = || read.ask(&live).bearer(&live);
     served(stage, &live, &good())?;
     for origin in [own_origin(&live), LISTED.to_owned(), LISTED_TOO.to_owned()] {
-        served(
-            stage,
-            &live,
-            &good().origin(&origin).named(format!("from {origin}")),
-        )?;
+        served(stage, &live, &good().origin(&origin).named(format!("from {origin}")))?;
     }
     let host = live.target.authority.clone();
     let mut asked = refused_origins(&live, "PER-8");
@@ -155,11 +151,7 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
     {
         let ask = Ask::new(&live, "GET", &stream.path).parameter(name, &live.credential.text());
         for origin in [UNLISTED, "null", "http://localhost:3000"] {
-            asks.push(
-                ask.clone()
-                    .origin(origin)
-                    .named(format!("stream with a query token from {origin}")),
-            );
+            asks.push(ask.clone().origin(origin).named(format!("stream with a query token from {origin}")));
         }
     }
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[403]))
@@ -170,12 +162,7 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     stage.expect("403 without any Access-Control- header");
     let read = read_route(stage);
     let ask = || Ask::new(&live, "OPTIONS", &read.path);
-    answered(
-        stage,
-        &live,
-        &ask().preflight(LISTED, "GET").named("a listed preflight"),
-        &[204],
-    )?;
+    answered(stage, &live, &ask().preflight(LISTED, "GET").named("a listed preflight"), &[204])?;
     stage.control("the preflight of a listed origin was answered 204");
     let mut asks: Vec<Ask> = [
         UNLISTED,
@@ -186,18 +173,9 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
         "",
     ]
     .iter()
-    .map(|origin| {
-        ask()
-            .preflight(origin, "GET")
-            .named(format!("preflight from {origin:?}"))
-    })
+    .map(|origin| ask().preflight(origin, "GET").named(format!("preflight from {origin:?}")))
     .collect();
-    asks.push(
-        ask()
-            .preflight(LISTED, "GET")
-            .origin(UNLISTED)
-            .named("preflight from two origins"),
-    );
+    asks.push(ask().preflight(LISTED, "GET").origin(UNLISTED).named("preflight from two origins"));
     asks.push(Ask::new(&live, "OPTIONS", "/no/such/route").preflight(UNLISTED, "GET"));
     let bearing = asks.clone().into_iter().map(|ask| ask.bearer(&live));
     asks.extend(bearing.collect::<Vec<_>>());
@@ -253,12 +231,9 @@ fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
         &[LISTED, UNLISTED],
         &[&own, &own],
     ];
-    asked.extend(more.map(|origins| {
-        (
-            host.clone(),
-            origins.iter().map(|&origin| origin.to_owned()).collect(),
-        )
-    }));
+    asked.extend(
+        more.map(|origins| (host.clone(), origins.iter().map(|&origin| origin.to_owned()).collect())),
+    );
     refused(stage, &live, &asked)
 }
 
@@ -292,10 +267,7 @@ fn of_every_status(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16)> {
         (read.ask(live).with("Authorization", "Bearer x"), 401),
         (good().target("/no/such/route"), 404),
         (good().method("DELETE"), 405),
-        (
-            good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))),
-            414,
-        ),
+        (good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))), 414),
         (good().with("Accept", "text/plain"), 200),
     ];
     if let Ok(mutation) = mutation_route(stage) {
@@ -349,10 +321,7 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
             let allowed = response.all("access-control-allow-origin");
             stage.ensure(
                 allowed == [origin],
-                format!(
-                    "{} from {origin}: Access-Control-Allow-Origin is {allowed:?}",
-                    ask.what
-                ),
+                format!("{} from {origin}: Access-Control-Allow-Origin is {allowed:?}", ask.what),
             )?;
             stage.ensure(
                 lists(&response, "vary", "origin"),
@@ -385,16 +354,11 @@ fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
             .into_iter()
             .filter(|header| {
                 header.contains('*')
-                    || header
-                        .to_ascii_lowercase()
-                        .starts_with("access-control-allow-credentials")
+                    || header.to_ascii_lowercase().starts_with("access-control-allow-credentials")
             })
             .collect();
         stage.ensure(bad.is_empty(), format!("{}: {bad:?}", ask.what))?;
     }
-    stage.precondition(format!(
-        "{} requests of a listed origin were answered",
-        asks.len()
-    ));
+    stage.precondition(format!("{} requests of a listed origin were answered", asks.len()));
     Ok(())
 }

@@ -73,10 +73,7 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
             (ask.clone(), LISTED),
             (ask.clone().bearer(&live), LISTED),
             (ask.clone().with("Authorization", &wrong), LISTED),
-            (
-                ask.with("Access-Control-Request-Headers", "authorization"),
-                LISTED,
-            ),
+            (ask.with("Access-Control-Request-Headers", "authorization"), LISTED),
             (too, LISTED_TOO),
         ] {
             let response = allowed(stage, &live, &ask)?;
@@ -122,9 +119,7 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
             .collect();
         for method in ASKED {
             // A body that no route takes: what is asked here has no effect.
-            let ask = Ask::new(&live, method, &path)
-                .bearer(&live)
-                .with("Connection", "close");
+            let ask = Ask::new(&live, method, &path).bearer(&live).with("Connection", "close");
             let response = answer(stage, &live, &ask)?;
             let (taken, told) = (response.status != 405, listed.iter().any(|known| known == method));
             stage.ensure(
@@ -139,19 +134,13 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
             .iter()
             .filter(|method| !ASKED.contains(&&***method) && !matches!(&***method, "HEAD" | "OPTIONS"))
             .collect();
-        stage.ensure(
-            known.is_empty(),
-            format!("{path}: the preflight lists {known:?} too"),
-        )?;
+        stage.ensure(known.is_empty(), format!("{path}: the preflight lists {known:?} too"))?;
     }
     for path in [UNKNOWN, "/health", "/v2/status"] {
         let ask = Ask::new(&live, "OPTIONS", path).preflight(LISTED, "GET");
         let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
         let told = response.all("access-control-allow-methods");
-        stage.ensure(
-            told.is_empty(),
-            format!("{path} is no route, and its preflight lists {told:?}"),
-        )?;
+        stage.ensure(told.is_empty(), format!("{path} is no route, and its preflight lists {told:?}"))?;
     }
     Ok(())
 }
@@ -209,19 +198,11 @@ fn options_authenticates(stage: &mut Stage) -> Outcome {
         for (what, ask) in [
             ("alone", ask.clone()),
             ("with an origin alone", ask.clone().origin(LISTED)),
-            (
-                "from a page of its own",
-                ask.clone().origin(&super::ask::own_origin(&live)),
-            ),
-            (
-                "asking for a method alone",
-                ask.clone().with("Access-Control-Request-Method", "GET"),
-            ),
+            ("from a page of its own", ask.clone().origin(&super::ask::own_origin(&live))),
+            ("asking for a method alone", ask.clone().with("Access-Control-Request-Method", "GET")),
             (
                 "asking for headers alone",
-                ask.clone()
-                    .origin(LISTED)
-                    .with("Access-Control-Request-Headers", "authorization"),
+                ask.clone().origin(LISTED).with("Access-Control-Request-Headers", "authorization"),
             ),
         ] {
             let ask = ask.named(format!("OPTIONS {path}, {what}"));

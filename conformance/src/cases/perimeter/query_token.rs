@@ -65,29 +65,12 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
         for token in [&text, &wrong, &String::new()] {
             let ask = Ask::new(&live, "GET", path).parameter("token", token);
             asks.push(ask.clone().named(format!("{path} with a token alone")));
-            asks.push(
-                ask.clone()
-                    .bearer(&live)
-                    .named(format!("{path} with a token beside the credential")),
-            );
-            asks.push(
-                ask.clone()
-                    .method("HEAD")
-                    .named(format!("HEAD {path} with a token")),
-            );
-            asks.push(
-                ask.parameter("x", "1")
-                    .named(format!("{path} with a token and more")),
-            );
+            asks.push(ask.clone().bearer(&live).named(format!("{path} with a token beside the credential")));
+            asks.push(ask.clone().method("HEAD").named(format!("HEAD {path} with a token")));
+            asks.push(ask.parameter("x", "1").named(format!("{path} with a token and more")));
         }
-        let later = Ask::new(&live, "GET", path)
-            .parameter("x", "1")
-            .parameter("token", &text);
-        asks.push(
-            later
-                .bearer(&live)
-                .named(format!("{path} with a token at the end")),
-        );
+        let later = Ask::new(&live, "GET", path).parameter("x", "1").parameter("token", &text);
+        asks.push(later.bearer(&live).named(format!("{path} with a token at the end")));
     }
     let mut follower = None;
     let mut numbers = Vec::new();
@@ -102,13 +85,11 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
             ] {
                 let number = marker(stage);
                 let emit = emit_route(stage, number)?.ask(&live).parameter("token", &text);
-                let emit = headers
-                    .iter()
-                    .fold(emit, |ask, (name, value)| ask.with(name, value));
+                let emit = headers.iter().fold(emit, |ask, (name, value)| ask.with(name, value));
                 let emit = if beside { emit.bearer(&live) } else { emit };
-                asks.push(emit.named(format!(
-                    "a number by token, {headers:?}, beside the credential: {beside}"
-                )));
+                asks.push(
+                    emit.named(format!("a number by token, {headers:?}, beside the credential: {beside}")),
+                );
                 numbers.push(number);
             }
         }
@@ -127,10 +108,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
             "the number of the good request does not appear on the stream",
         )?;
         let done = numbers.iter().filter(|number| follower.has(**number)).count();
-        stage.ensure(
-            done == 0,
-            format!("{done} refused requests were done all the same"),
-        )?;
+        stage.ensure(done == 0, format!("{done} refused requests were done all the same"))?;
     }
     Ok(())
 }
@@ -147,11 +125,7 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
         Ok(())
     };
     opens(stage, "the right token", right())?;
-    opens(
-        stage,
-        "the right token from a listed origin",
-        right().origin(LISTED),
-    )?;
+    opens(stage, "the right token from a listed origin", right().origin(LISTED))?;
     let mut wrong: Vec<Ask> = wrong_bearers(&live.credential)
         .into_iter()
         .filter_map(|(what, value)| {
@@ -164,9 +138,7 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
     let proven = Credential::random();
     wrong.extend([
         ask().parameter(&name, &bearer).named("token: a whole bearer"),
-        right()
-            .parameter(&name, &proven.text())
-            .named("two tokens, the right one first"),
+        right().parameter(&name, &proven.text()).named("two tokens, the right one first"),
         ask()
             .parameter(&name, &proven.text())
             .parameter(&name, &live.credential.text())
@@ -181,20 +153,15 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
         ask().named("no token at all"),
     ]);
     let foreign = format!("evil.example:{}", port(&live));
-    let unlisted = [UNLISTED, "null", "http://localhost:3000"].map(|origin| {
-        right()
-            .origin(origin)
-            .named(format!("the right token from {origin}"))
-    });
+    let unlisted = [UNLISTED, "null", "http://localhost:3000"]
+        .map(|origin| right().origin(origin).named(format!("the right token from {origin}")));
     stage.between_controls(&live, |stage| {
         all_answered(stage, &live, &wrong, &[401])?;
         all_answered(stage, &live, &unlisted, &[403])?;
         answered(
             stage,
             &live,
-            &right()
-                .hosts([&*foreign])
-                .named("the right token at a foreign Host"),
+            &right().hosts([&*foreign]).named("the right token at a foreign Host"),
             &[421],
         )?;
         Ok(())
@@ -228,23 +195,14 @@ fn files(place: &Path, credential: &Path, found: &mut Vec<(String, Vec<u8>)>) ->
 
 fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
     let (daemon, live) = launch_listed(stage)?;
-    stage.expect(format!(
-        "no {PART} characters in a row of any token that was sent"
-    ));
+    stage.expect(format!("no {PART} characters in a row of any token that was sent"));
     let right = live.credential.text();
     // Wrong ones are as secret: they are yesterday's, or another daemon's.
     let wrong = [(); 4].map(|()| Credential::random().text());
     let read = read_route(stage);
     let mut paths = vec![read.path.clone(), UNKNOWN.to_owned(), handshake_route(stage).path];
     paths.extend(stage.manifest().binding.stream.clone().map(|stream| stream.path));
-    paths.extend(
-        stage
-            .manifest()
-            .binding
-            .mutation
-            .clone()
-            .map(|operation| operation.path),
-    );
+    paths.extend(stage.manifest().binding.mutation.clone().map(|operation| operation.path));
     for token in wrong.iter().chain([&right]) {
         for path in &paths {
             for method in ["GET", "POST", "OPTIONS"] {
@@ -256,16 +214,10 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
                     ask.clone().parameter("token", token).hosts(["evil.example"]),
                     ask.clone().with("Authorization", &bearer),
                     ask.clone().with("Authorization", &bearer).origin(LISTED),
-                    ask.clone()
-                        .with("Authorization", &bearer)
-                        .with("Authorization", &bearer),
+                    ask.clone().with("Authorization", &bearer).with("Authorization", &bearer),
                     ask.clone().with("Cookie", &format!("token={token}")),
-                    ask.clone().with(
-                        "Referer",
-                        &format!("http://{}/?token={token}", live.target.authority),
-                    ),
-                    ask.with("Content-Type", "application/json")
-                        .body(format!("{{\"token\":\"{token}\"")),
+                    ask.clone().with("Referer", &format!("http://{}/?token={token}", live.target.authority)),
+                    ask.with("Content-Type", "application/json").body(format!("{{\"token\":\"{token}\"")),
                 ];
                 for ask in asks {
                     // Whether it is refused is other cases' affair.
@@ -275,19 +227,10 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
         }
         let own = &live.target.authority;
         for text in [
-            format!(
-                "GET {}?token={token}\u{1} HTTP/1.1\r\nHost: {own}\r\n\r\n",
-                read.path
-            ),
+            format!("GET {}?token={token}\u{1} HTTP/1.1\r\nHost: {own}\r\n\r\n", read.path),
             format!("GET {}?token={token} HTTP/9.9\r\nHost: {own}\r\n\r\n", read.path),
-            format!(
-                "GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization : Bearer {token}\r\n\r\n",
-                read.path
-            ),
-            format!(
-                "GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization: Bearer {token}\0\r\n\r\n",
-                read.path
-            ),
+            format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization : Bearer {token}\r\n\r\n", read.path),
+            format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization: Bearer {token}\0\r\n\r\n", read.path),
         ] {
             let _ = super::ask::exchange(&live, text.as_bytes());
         }
@@ -299,9 +242,7 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
     if daemon.wait_exit(deadline).is_none() {
         daemon.kill_group();
     }
-    let output = daemon
-        .wait_output_end(deadline)
-        .unwrap_or_else(|| daemon.output());
+    let output = daemon.wait_output_end(deadline).unwrap_or_else(|| daemon.output());
     let mut texts = vec![("its output".to_owned(), output.all())];
     files(stage.arena().path(), &stage.credential_path(), &mut texts)?;
     let secrets: Vec<(&str, &String)> = wrong

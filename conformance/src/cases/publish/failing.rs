@@ -20,9 +20,8 @@ fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<
     let watch = Watch::on(state_dir)?;
     let daemon = stage.launch_with(Start::new().state_dir(state_dir))?;
     stage.ready(&daemon)?;
-    let published = watch.wait_for(stage.ready_deadline(), |events| {
-        count(events, FileEventKind::MovedTo, &name) > 0
-    });
+    let published =
+        watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
     daemon.kill_group();
     let Some(mut events) = published else {
         return stage.fail(format!("no rename to {name} was seen"));
@@ -66,21 +65,12 @@ pub(super) fn killed_at_every_step(stage: &mut Stage) -> Outcome {
             steps.push(kill_at(stage, &state_dir, place)?);
             after_a_kill(stage, &state_dir, &pattern, old_record, place)?;
         }
-        let edges: Vec<String> = edges
-            .iter()
-            .map(|event| format!("{:?} {}", event.kind, event.name.display()))
-            .collect();
-        stage.precondition(format!(
-            "a launch ({kind}) showed {} steps: {}",
-            edges.len(),
-            edges.join(", ")
-        ));
+        let edges: Vec<String> =
+            edges.iter().map(|event| format!("{:?} {}", event.kind, event.name.display())).collect();
+        stage.precondition(format!("a launch ({kind}) showed {} steps: {}", edges.len(), edges.join(", ")));
     }
     let killed = steps.iter().filter(|struck| **struck).count();
-    stage.observed(format!(
-        "{} launches, {killed} of them killed at the step that was meant",
-        steps.len()
-    ));
+    stage.observed(format!("{} launches, {killed} of them killed at the step that was meant", steps.len()));
     if killed * 2 < steps.len() {
         return stage.inconclusive("most launches were over before they could be killed");
     }
@@ -125,10 +115,7 @@ fn after_a_kill(
             let whole = Record::parse(&bytes);
             stage.ensure(
                 whole.is_ok(),
-                format!(
-                    "killed at step {place}, it left a record of {} bytes: {whole:?}",
-                    bytes.len()
-                ),
+                format!("killed at step {place}, it left a record of {} bytes: {whole:?}", bytes.len()),
             )?;
         }
         Err(_) if !old_record => {}
@@ -167,16 +154,8 @@ pub(super) fn cannot_publish(stage: &mut Stage) -> Outcome {
     stage.expect("it exits by itself within 5 s, not with 0, and standard error names the path");
     let began = Instant::now();
     let daemon = stage.launch()?;
-    let exit = exits(
-        stage,
-        &daemon,
-        began + Duration::from_secs(5),
-        "5 s without being able to publish",
-    )?;
-    let stderr = daemon
-        .wait_output_end(stage.ready_deadline())
-        .unwrap_or_default()
-        .stderr();
+    let exit = exits(stage, &daemon, began + Duration::from_secs(5), "5 s without being able to publish")?;
+    let stderr = daemon.wait_output_end(stage.ready_deadline()).unwrap_or_default().stderr();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     stage.observed(format!(
         "{exit} after {} ms; it said: {}",
@@ -214,15 +193,8 @@ pub(super) fn failed_start_leaves_files(stage: &mut Stage) -> Outcome {
     rival.publish(&stage.record_path())?;
     stage.expect("after each failed start, record and credential are what they were");
 
-    let full = Setup {
-        file_size: Some(16),
-        ..Setup::default()
-    };
-    fails_and_leaves(
-        stage,
-        "no file may be longer than 16 bytes",
-        Start::new().setup(full),
-    )?;
+    let full = Setup { file_size: Some(16), ..Setup::default() };
+    fails_and_leaves(stage, "no file may be longer than 16 bytes", Start::new().setup(full))?;
 
     set_mode(stage.credential_path(), 0o644)?;
     fails_and_leaves(stage, "the credential can be read by others", Start::new())?;
@@ -262,18 +234,12 @@ pub(super) fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     let foreign = stage.state_dir().join("of-another-program");
     write_new(&foreign, b"not the daemon's business", 0o600)?;
     std::fs::remove_file(&foreign)?;
-    let seen = watch.wait_event(
-        stage.ready_deadline(),
-        FileEventKind::Deleted,
-        "of-another-program",
-    );
+    let seen = watch.wait_event(stage.ready_deadline(), FileEventKind::Deleted, "of-another-program");
     if seen.is_none() {
         return stage.inconclusive("the watch shows no event");
     }
     stage.control("a change in the state directory was seen by the watch");
-    stage.between_controls(&live, |stage| {
-        stays(stage, &daemon, NOTICED, "while it owned its record")
-    })?;
+    stage.between_controls(&live, |stage| stays(stage, &daemon, NOTICED, "while it owned its record"))?;
     let touched = changes(&watch.events(), &name);
     stage.observed(format!("events about the record: {touched:?}"));
     stage.ensure(touched.is_empty(), format!("the record was touched: {touched:?}"))?;

@@ -13,14 +13,10 @@ pub(super) fn loopback_only(stage: &mut Stage) -> Outcome {
     stage.observed(format!("the subject listens at {listening:?}"));
     let port = live.target.address.port();
     if !listening.iter().any(|address| address.port() == port) {
-        return stage.inconclusive(format!(
-            "no listener at port {port} is seen among the subject's sockets"
-        ));
+        return stage.inconclusive(format!("no listener at port {port} is seen among the subject's sockets"));
     }
-    let open: Vec<&SocketAddr> = listening
-        .iter()
-        .filter(|address| !address.ip().to_canonical().is_loopback())
-        .collect();
+    let open: Vec<&SocketAddr> =
+        listening.iter().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
     stage.ensure(open.is_empty(), format!("{open:?} can be reached from elsewhere"))
 }
 
@@ -37,23 +33,14 @@ pub(super) fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     if let Err(error) = bound(shared, true) {
         return stage.untestable(format!("two sockets cannot share a port here: {error}"));
     }
-    stage.control(format!(
-        "two sockets that ask for it share port {}",
-        shared.port()
-    ));
+    stage.control(format!("two sockets that ask for it share port {}", shared.port()));
     let address = SocketAddrV4::new(ip, port);
     stage.between_controls(&live, |stage| {
         let plain = bound(address, false);
         stage.ensure(plain.is_err(), format!("a plain socket was bound to {address}"))?;
         let sharing = bound(address, true);
-        stage.ensure(
-            sharing.is_err(),
-            format!("a socket with SO_REUSEPORT was bound to {address}"),
-        )?;
+        stage.ensure(sharing.is_err(), format!("a socket with SO_REUSEPORT was bound to {address}"))?;
         let reusing = std::net::TcpListener::bind(address);
-        stage.ensure(
-            reusing.is_err(),
-            format!("a socket with SO_REUSEADDR listens at {address}"),
-        )
+        stage.ensure(reusing.is_err(), format!("a socket with SO_REUSEADDR listens at {address}"))
     })
 }

@@ -16,10 +16,7 @@ pub(super) fn last_writer_wins(stage: &mut Stage) -> Outcome {
     stage.expect("the second daemon owns the record and is ready");
     let second = stage.launch()?;
     let new = stage.ready(&second)?;
-    stage.observed(format!(
-        "the record went from {} to {}",
-        old.record.id, new.record.id
-    ));
+    stage.observed(format!("the record went from {} to {}", old.record.id, new.record.id));
     let deadline = stage.stand_down_deadline();
     exits(stage, &first, deadline, "it was displaced")?;
     let ready = stage.is_ready(&new);
@@ -37,11 +34,7 @@ pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     let whole = rival.record.to_json();
     let kinds: [(&str, &[u8], u32); 8] = [
         ("a stale record", whole.as_bytes(), 0o600),
-        (
-            "a record that names a living process",
-            &named.to_json().into_bytes(),
-            0o600,
-        ),
+        ("a record that names a living process", &named.to_json().into_bytes(), 0o600),
         ("an empty file", b"", 0o600),
         ("half a record", &whole.as_bytes()[..whole.len() / 2], 0o600),
         ("no JSON", b"\x00\xff\xfe", 0o600),
@@ -56,10 +49,7 @@ pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     for (place, (what, bytes, mode)) in kinds.iter().enumerate() {
         let state_dir = further_state_dir(stage, &format!("file-{place}"))?;
         write_new(&record_in(stage, &state_dir), bytes, *mode)?;
-        started.push((
-            (*what).to_owned(),
-            stage.launch_with(Start::new().state_dir(&state_dir))?,
-        ));
+        started.push(((*what).to_owned(), stage.launch_with(Start::new().state_dir(&state_dir))?));
     }
     let target = stage.arena().path().join("target");
     write_new(&target, whole.as_bytes(), 0o600)?;
@@ -68,18 +58,12 @@ pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
         ("a link to a file", target.clone()),
         ("a link to nothing", nowhere.clone()),
         ("a link to a directory", stage.arena().home()),
-        (
-            "a link to itself",
-            stage.manifest().binding.registration.clone().into(),
-        ),
+        ("a link to itself", stage.manifest().binding.registration.clone().into()),
     ];
     for (place, (what, to)) in links.iter().enumerate() {
         let state_dir = further_state_dir(stage, &format!("link-{place}"))?;
         symlink(to, record_in(stage, &state_dir))?;
-        started.push((
-            (*what).to_owned(),
-            stage.launch_with(Start::new().state_dir(&state_dir))?,
-        ));
+        started.push(((*what).to_owned(), stage.launch_with(Start::new().state_dir(&state_dir))?));
     }
     for (what, daemon) in &started {
         let live = stage.ready(daemon)?;
@@ -94,14 +78,8 @@ pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
         Facts::of(&target).ok() == Some(before) && read(&target)? == whole.as_bytes(),
         "the target of the link was changed",
     )?;
-    stage.ensure(
-        Facts::of(&nowhere).is_err(),
-        "the target of the dangling link was created",
-    )?;
-    stage.ensure(
-        bystander.is_running(),
-        "the process that the record named was ended",
-    )
+    stage.ensure(Facts::of(&nowhere).is_err(), "the target of the dangling link was created")?;
+    stage.ensure(bystander.is_running(), "the process that the record named was ended")
 }
 
 pub(super) fn locks_of_others(stage: &mut Stage) -> Outcome {
@@ -112,10 +90,7 @@ pub(super) fn locks_of_others(stage: &mut Stage) -> Outcome {
         write_new(&stage.lock_path(), b"", 0o600)?;
     }
     let flock = |file: &std::fs::File| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
-    let lock = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(stage.lock_path())?;
+    let lock = std::fs::OpenOptions::new().read(true).write(true).open(stage.lock_path())?;
     rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(std::io::Error::from)?;
     let mut held = vec![(stage.lock_path(), lock)];
     for entry in std::fs::read_dir(&state_dir)? {
@@ -128,12 +103,7 @@ pub(super) fn locks_of_others(stage: &mut Stage) -> Outcome {
     let mut names = Vec::new();
     for (path, file) in &held {
         flock(file).map_err(std::io::Error::from)?;
-        names.push(
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
     // A second look through another descriptor shows that the locks are really held.
     let other = std::fs::File::open(stage.lock_path())?;
@@ -143,11 +113,7 @@ pub(super) fn locks_of_others(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("the suite holds locks on {}", names.join(", ")));
     stage.expect("a daemon is ready in its usual time while the locks are held");
     let (daemon, live) = stage.launch_ready()?;
-    stage.observed(format!(
-        "{} was ready after {} ms",
-        daemon.name,
-        live.after.as_millis()
-    ));
+    stage.observed(format!("{} was ready after {} ms", daemon.name, live.after.as_millis()));
     if flock(&other).is_ok() {
         return stage.inconclusive("the lock was lost meanwhile");
     }

@@ -35,20 +35,16 @@ fn publish_over_each_other(
         if wave >= waves && enough() {
             break;
         }
-        let daemons = (0..width)
-            .map(|_| stage.launch())
-            .collect::<Outcome<Vec<Daemon>>>()?;
+        let daemons = (0..width).map(|_| stage.launch()).collect::<Outcome<Vec<Daemon>>>()?;
         launched += width;
         // They start at the same time, so each may take longer than one alone.
         let deadline = Instant::now() + stage.manifest().daemon.ready_timeout() * 3;
-        let published = watch.wait_for(deadline, |events| {
-            count(events, FileEventKind::MovedTo, &name) >= launched
-        });
+        let published =
+            watch.wait_for(deadline, |events| count(events, FileEventKind::MovedTo, &name) >= launched);
         if published.is_none() {
             let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
-            let ended = daemons
-                .iter()
-                .find_map(|daemon| Some(format!("; {}: {}", daemon.name, daemon.exit()?)));
+            let ended =
+                daemons.iter().find_map(|daemon| Some(format!("; {}: {}", daemon.name, daemon.exit()?)));
             stage.precondition(format!("{launched} daemons were started"));
             return stage.fail(format!(
                 "{seen} renames to {name} were seen of {launched} daemons{}",
@@ -94,43 +90,25 @@ pub(super) fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
         report.absent,
         report.errors
     );
-    stage.precondition(format!(
-        "{} reads showed whole records",
-        report.whole.values().sum::<u64>()
-    ));
+    stage.precondition(format!("{} reads showed whole records", report.whole.values().sum::<u64>()));
     stage.observed(seen);
-    stage.ensure(
-        report.broken == 0,
-        format!("broken reads: {:?}", report.broken_reads),
-    )?;
-    stage.ensure(
-        report.absent == 0,
-        format!("{} reads found no record", report.absent),
-    )?;
-    stage.ensure(
-        report.errors.is_empty(),
-        format!("reads failed: {:?}", report.errors),
-    )
+    stage.ensure(report.broken == 0, format!("broken reads: {:?}", report.broken_reads))?;
+    stage.ensure(report.absent == 0, format!("{} reads found no record", report.absent))?;
+    stage.ensure(report.errors.is_empty(), format!("reads failed: {:?}", report.errors))
 }
 
 pub(super) fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 20;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let (name, path) = (stage.manifest().binding.registration.clone(), stage.record_path());
-    let (credential, handshake) = (
-        stage.credential_path(),
-        stage.manifest().binding.handshake.clone(),
-    );
+    let (credential, handshake) = (stage.credential_path(), stage.manifest().binding.handshake.clone());
     let answers = Arc::new(Mutex::new(Vec::new()));
     let watch = {
         let (answers, name) = (Arc::clone(&answers), name.clone());
         Watch::each(&state_dir, move |event| {
             if event.name == *name && matches!(event.kind, FileEventKind::MovedTo | FileEventKind::Created) {
                 let answer = shake_at_once(&path, &credential, &handshake.path, &handshake.id);
-                answers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((event.at, answer));
+                answers.lock().unwrap_or_else(PoisonError::into_inner).push((event.at, answer));
             }
         })?
     };
@@ -152,14 +130,8 @@ pub(super) fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
     }
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     stage.precondition(format!("{} records were seen to come into place", answers.len()));
-    let slowest = answers
-        .iter()
-        .filter_map(|(_, answer)| answer.as_ref().ok())
-        .max();
-    stage.observed(format!(
-        "{} handshakes at the notification, the slowest took {slowest:?}",
-        answers.len()
-    ));
+    let slowest = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).max();
+    stage.observed(format!("{} handshakes at the notification, the slowest took {slowest:?}", answers.len()));
     match answers.into_iter().find_map(|(_, answer)| answer.err()) {
         None => Ok(()),
         Some(why) => stage.fail(why),
@@ -177,16 +149,10 @@ fn shake_at_once(
     let read = |path| std::fs::read(path).map_err(|error| error.to_string());
     let record = Record::parse(&read(record)?).map_err(|fault| fault.to_string())?;
     let credential = record::parse_credential(&read(credential)?).ok_or("no credential")?;
-    let target = Target {
-        path: path.to_owned(),
-        ..Target::of(&record)
-    };
+    let target = Target { path: path.to_owned(), ..Target::of(&record) };
     let answer = http::probe_with_bearer(&target, &credential, began + PROBE)
         .map_err(|fault| format!("the handshake at {}: {fault}", record.url.text()))?;
-    let id = answer
-        .response
-        .json()
-        .and_then(|body| Some(body.pointer(pointer)?.as_str()?.to_owned()));
+    let id = answer.response.json().and_then(|body| Some(body.pointer(pointer)?.as_str()?.to_owned()));
     if !matches!(answer.response.status, 200 | 503) || id.as_deref() != Some(&record.id) {
         return Err(format!(
             "the handshake of record {} was answered {} by {id:?}",
@@ -220,16 +186,12 @@ pub(super) fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
             .iter()
             .find(|event| event.kind == FileEventKind::MovedFrom && event.cookie == arrival.cookie);
         let Some(source) = source else {
-            return stage.fail(format!(
-                "a record was renamed to {name} from outside of the state directory"
-            ));
+            return stage.fail(format!("a record was renamed to {name} from outside of the state directory"));
         };
         let temporary = source.name.to_string_lossy().into_owned();
         let created = count(&events, FileEventKind::Created, &temporary);
-        stage.ensure(
-            created == 1,
-            format!("{temporary} was created {created} times and renamed to {name}"),
-        )?;
+        stage
+            .ensure(created == 1, format!("{temporary} was created {created} times and renamed to {name}"))?;
         stage.ensure(
             sources.insert(temporary.clone()),
             format!("{temporary} was the temporary of two publishes"),
@@ -238,10 +200,7 @@ pub(super) fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
     stage.observed(format!("temporaries such as {:?}", sources.first()));
     let direct =
         count(&events, FileEventKind::Created, &name) + count(&events, FileEventKind::Modified, &name);
-    stage.ensure(
-        direct == 0,
-        format!("{name} itself was created or written {direct} times"),
-    )
+    stage.ensure(direct == 0, format!("{name} itself was created or written {direct} times"))
 }
 
 #[cfg(test)]

@@ -56,9 +56,7 @@ pub(super) fn ready_unseen(stage: &mut Stage) -> Outcome {
     daemon.stop()?;
     overwrite_unnoticed(&file, place, rival.record.id.as_bytes())?;
     let request = stage.handshake_request(&live);
-    let bearing = request
-        .clone()
-        .header("Authorization", &proof::bearer(&live.credential));
+    let bearing = request.clone().header("Authorization", &proof::bearer(&live.credential));
     let mut requests = vec![("bearer", bearing)];
     if stage.manifest().claims(local_daemon_spec::Profile::Proof) {
         let proving = live.target.proving(&live.credential, &proof::nonce());
@@ -78,9 +76,8 @@ pub(super) fn ready_unseen(stage: &mut Stage) -> Outcome {
         match connection.read_response(deadline) {
             Ok(answer) => {
                 let told = Handshake::parse(&answer.body);
-                let drains = told
-                    .as_ref()
-                    .is_ok_and(|told| told.state == "draining" && told.id == live.record.id);
+                let drains =
+                    told.as_ref().is_ok_and(|told| told.state == "draining" && told.id == live.record.id);
                 let seen = format!("{how}: {} {:?}", answer.status, told.map(|told| told.state));
                 stage.observed(&seen);
                 stage.ensure(answer.status == 503 && drains, seen)?;
@@ -130,10 +127,7 @@ pub(super) fn displacement_both_ways(stage: &mut Stage) -> Outcome {
     survives(stage, &current, &live, "as the last to publish")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
     stage.observed(format!("{launches} launches, {published} publishes"));
-    stage.ensure(
-        published == launches,
-        format!("{launches} launches published {published} times"),
-    )
+    stage.ensure(published == launches, format!("{launches} launches published {published} times"))
 }
 
 #[cfg(test)]

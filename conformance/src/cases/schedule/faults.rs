@@ -57,10 +57,7 @@ impl Kind {
             return stage.inconclusive("no call that changes the state directory was seen");
         }
         let shown: Vec<&str> = steps.iter().map(|(_, call)| call.name.as_str()).collect();
-        stage.precondition(format!(
-            "a launch ({name}) changed the directory by {}",
-            shown.join(", ")
-        ));
+        stage.precondition(format!("a launch ({name}) changed the directory by {}", shown.join(", ")));
         Ok(Self { name, before, steps })
     }
 
@@ -118,12 +115,7 @@ impl Attempt {
         let before = contents(stage, &place);
         let daemon = launch_under(stage, Start::new().state_dir(place), &strace)?;
         let what = format!("{how} at {} of the {} launch", step.1.name, kind.name);
-        Ok(Self {
-            what,
-            daemon,
-            strace,
-            before,
-        })
+        Ok(Self { what, daemon, strace, before })
     }
 
     fn place(&self) -> &Path {
@@ -142,10 +134,9 @@ impl Attempt {
             _ => {}
         }
         match (self.before.get(&credential), after.get(&credential)) {
-            (Some(before), after) => stage.ensure(
-                after == Some(before),
-                format!("{}: the credential is another", self.what),
-            ),
+            (Some(before), after) => {
+                stage.ensure(after == Some(before), format!("{}: the credential is another", self.what))
+            }
             (None, Some(bytes)) => stage.ensure(
                 record::parse_credential(bytes).is_some(),
                 format!("{}: it left a credential of {} bytes", self.what, bytes.len()),
@@ -204,10 +195,7 @@ pub(super) fn killed_at_every_call(stage: &mut Stage) -> Outcome {
         attempt.left_whole(stage)?;
         places.push((attempt.what.clone(), attempt.place().to_owned()));
     }
-    stage.precondition(format!(
-        "{struck} of {} launches were killed at their call",
-        attempts.len()
-    ));
+    stage.precondition(format!("{struck} of {} launches were killed at their call", attempts.len()));
     if struck * 2 < attempts.len() {
         return stage.inconclusive("most launches were over before they could be killed");
     }
@@ -217,11 +205,7 @@ pub(super) fn killed_at_every_call(stage: &mut Stage) -> Outcome {
 /// The error with which a call fails that a disk lets down.
 fn error_of(call: &Call) -> &'static str {
     let name = call.name.as_str();
-    if OPEN.contains(&name) || WRITE.contains(&name) {
-        "ENOSPC"
-    } else {
-        "EIO"
-    }
+    if OPEN.contains(&name) || WRITE.contains(&name) { "ENOSPC" } else { "EIO" }
 }
 
 pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
@@ -246,12 +230,7 @@ pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
             Some(exit) => Some(Some(exit)),
             None => stage.find(attempt.place()).ok().map(|_| None),
         });
-        let struck: Vec<Call> = attempt
-            .strace
-            .calls()
-            .into_iter()
-            .filter(Call::was_failed)
-            .collect();
+        let struck: Vec<Call> = attempt.strace.calls().into_iter().filter(Call::was_failed).collect();
         if struck.is_empty() || struck.iter().any(|call| !call.touches(attempt.place())) {
             // Another thread made such a call: nothing follows.
             daemon.kill_group();
@@ -262,10 +241,7 @@ pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
             Some(Some(exit)) => {
                 let output = daemon.wait_output_end(stage.ready_deadline()).unwrap_or_default();
                 let said = String::from_utf8_lossy(&output.stderr()).trim_end().to_owned();
-                stage.ensure(
-                    exit.code.is_some_and(|code| code != 0),
-                    format!("{}: {exit}", attempt.what),
-                )?;
+                stage.ensure(exit.code.is_some_and(|code| code != 0), format!("{}: {exit}", attempt.what))?;
                 let place = attempt.place().to_string_lossy().into_owned();
                 stage.ensure(
                     said.contains(&place),
@@ -274,10 +250,7 @@ pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
                 let (registration, _) = names(stage);
                 let same =
                     contents(stage, attempt.place()).get(&registration) == attempt.before.get(&registration);
-                stage.ensure(
-                    same,
-                    format!("{}: {exit}, and the record is another", attempt.what),
-                )?;
+                stage.ensure(same, format!("{}: {exit}, and the record is another", attempt.what))?;
             }
             Some(None) => {
                 stage.observed(format!("{}: it is ready all the same", attempt.what));
@@ -305,12 +278,7 @@ pub(super) fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
     let mut started = Vec::new();
     for (way, calls, of_record) in ways {
         let place = further_state_dir(stage, way)?;
-        started.push((
-            way,
-            calls,
-            of_record,
-            stage.launch_with(Start::new().state_dir(place))?,
-        ));
+        started.push((way, calls, of_record, stage.launch_with(Start::new().state_dir(place))?));
     }
     let (mut seen, mut places) = (0, Vec::new());
     for (way, calls, of_record, daemon) in started {
@@ -368,19 +336,12 @@ mod tests {
             call(2, "write", &["/s/log"], false),
             call(1, "write", &["/dev/tty"], false),
             call(1, "write", &["/s/registration.json.tmp"], false),
-            call(
-                1,
-                "rename",
-                &["/s/registration.json.tmp", "/s/registration.json"],
-                false,
-            ),
+            call(1, "rename", &["/s/registration.json.tmp", "/s/registration.json"], false),
             call(1, "unlink", &["/s/later"], false),
         ];
         let steps = steps(&calls, Path::new("/s"), "registration.json");
-        let shown: Vec<(usize, &str)> = steps
-            .iter()
-            .map(|(number, call)| (*number, call.name.as_str()))
-            .collect();
+        let shown: Vec<(usize, &str)> =
+            steps.iter().map(|(number, call)| (*number, call.name.as_str())).collect();
         assert_eq!(shown, [(3, "open"), (1, "write"), (2, "write"), (1, "rename")]);
     }
 }

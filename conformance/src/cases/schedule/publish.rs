@@ -33,27 +33,18 @@ pub(super) fn publish_before_listen(stage: &mut Stage) -> Outcome {
     };
     let mut target = Target::of(&record);
     target.path.clone_from(&stage.manifest().binding.handshake.path);
-    let live = Live {
-        record,
-        credential,
-        target,
-        after: std::time::Duration::ZERO,
-    };
+    let live = Live { record, credential, target, after: std::time::Duration::ZERO };
     stage.expect(
         "the recorded URL accepts a connection at once, and answers a handshake when the daemon goes on",
     );
     let mut connection = match Connection::open(live.target.address, Instant::now() + PROBE) {
         Ok(connection) => connection,
         Err(fault) => {
-            return stage.fail(format!(
-                "the record can be read, and {} is not served: {fault}",
-                live.target.address
-            ));
+            return stage
+                .fail(format!("the record can be read, and {} is not served: {fault}", live.target.address));
         }
     };
-    let request = stage
-        .handshake_request(&live)
-        .header("Authorization", &proof::bearer(&live.credential));
+    let request = stage.handshake_request(&live).header("Authorization", &proof::bearer(&live.credential));
     let deadline = Instant::now() + PROBE + SLACK;
     let answer = connection.send(&request.bytes(), deadline).and_then(|()| {
         strace.release(&daemon).map_err(HttpFault::from)?;
@@ -94,11 +85,7 @@ pub(super) fn publish_before_flush(stage: &mut Stage) -> Outcome {
         .take_while(|call| *call != publish)
         .filter(|call| call.succeeded() && (call.files.first() == temporary || call.name == "syncfs"))
         .collect();
-    let of = |group: &[&str]| {
-        before
-            .iter()
-            .rposition(|call| group.contains(&call.name.as_str()))
-    };
+    let of = |group: &[&str]| before.iter().rposition(|call| group.contains(&call.name.as_str()));
     let Some(written) = of(WRITE) else {
         return stage.inconclusive("no write to the temporary file was seen");
     };
@@ -128,10 +115,7 @@ pub(super) fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
     // The other way round than they came, so that the one that held its own credential longest is the survivor.
     second.1.release(&second.0)?;
     stage.ready(&second.0)?;
-    let (before, facts) = (
-        read(&stage.credential_path())?,
-        Facts::of(&stage.credential_path())?,
-    );
+    let (before, facts) = (read(&stage.credential_path())?, Facts::of(&stage.credential_path())?);
     first.1.release(&first.0)?;
     let survivor = stage.ready(&first.0)?;
     let after = Facts::of(&stage.credential_path())?;
@@ -149,10 +133,7 @@ pub(super) fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     let (second, other_strace, other_call) = before_publish(stage, "second", Start::new())?;
     stage.expect("each has a temporary file of its own, and puts just that in place");
     let other = written(stage, &other_call)?;
-    stage.ensure(
-        call.files.first() != other_call.files.first(),
-        format!("both are about to {call}"),
-    )?;
+    stage.ensure(call.files.first() != other_call.files.first(), format!("both are about to {call}"))?;
     let untouched = call.files.first().and_then(|file| std::fs::read(file).ok());
     stage.ensure(
         untouched.as_ref() == Some(&one),
@@ -165,23 +146,14 @@ pub(super) fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     strace.release(&first)?;
     let live = stage.ready(&first)?;
     let in_place = read(&stage.record_path())? == one;
-    stage.ensure(
-        in_place,
-        format!("the record of {} is not the file it wrote", live.record.id),
-    )?;
+    stage.ensure(in_place, format!("the record of {} is not the file it wrote", live.record.id))?;
     other_strace.release(&second)?;
     let live = stage.ready(&second)?;
     let in_place = read(&stage.record_path())? == other;
-    stage.ensure(
-        in_place,
-        format!("the record of {} is not the file it wrote", live.record.id),
-    )?;
+    stage.ensure(in_place, format!("the record of {} is not the file it wrote", live.record.id))?;
     leaves(stage, &first, "it was displaced")?;
     let report = readers.stop();
-    stage.ensure(
-        report.broken == 0,
-        format!("broken reads: {:?}", report.broken_reads),
-    )
+    stage.ensure(report.broken == 0, format!("broken reads: {:?}", report.broken_reads))
 }
 
 /// What a launch is about to put in place: a whole record.

@@ -18,9 +18,7 @@ use crate::stage::{Daemon, Live, Stage};
 
 /// Asks a ready daemon to stop and holds it before the call that would take its record away.
 fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
-    let point = Point::at([RENAME, LINK, UNLINK])
-        .of(stage.record_path())
-        .held_before();
+    let point = Point::at([RENAME, LINK, UNLINK]).of(stage.record_path()).held_before();
     let mut strace = trace(stage, "removal", point)?;
     strace.attach(daemon, stage.ready_deadline())?;
     signal(stage, daemon, Signal::TERM)?;
@@ -104,9 +102,7 @@ fn taken_by(stage: &mut Stage, taker: &Live) -> Outcome<PathBuf> {
     taken.retain(|name| name.starts_with(&prefix));
     match &taken[..] {
         [one] => Ok(stage.state_dir().join(one)),
-        _ => stage.fail(format!(
-            "the successor's record was taken, and the taken files are {taken:?}"
-        )),
+        _ => stage.fail(format!("the successor's record was taken, and the taken files are {taken:?}")),
     }
 }
 
@@ -133,10 +129,7 @@ pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
     leaves(stage, &first, "its stop went on")?;
     if stage.record_path().exists() {
         let touched = changes(&watch.events(), &name);
-        stage.ensure(
-            touched.is_empty(),
-            format!("the record was not left taken: {touched:?}"),
-        )?;
+        stage.ensure(touched.is_empty(), format!("the record was not left taken: {touched:?}"))?;
         return stage.inconclusive("the successor's record was not taken");
     }
     let taken = taken_by(stage, &old)?;
@@ -160,9 +153,7 @@ pub(super) fn put_back(stage: &mut Stage) -> Outcome {
     let (second, _) = successor(stage, &old)?;
     second.stop()?;
     remove_and_stop(&first, &strace)?;
-    let gone = until(stage.stand_down_deadline(), || {
-        (!stage.record_path().exists()).then_some(())
-    });
+    let gone = until(stage.stand_down_deadline(), || (!stage.record_path().exists()).then_some(()));
     if gone.is_none() {
         return stage.inconclusive("the successor's record was not taken");
     }

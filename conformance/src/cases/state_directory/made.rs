@@ -19,10 +19,7 @@ use crate::stage::{Stage, Start};
 const UMASKS: [u32; 4] = [0o000, 0o022, 0o077, 0o777];
 
 fn under(umask: u32, path: &Path) -> Start {
-    let setup = Setup {
-        umask: Some(umask),
-        ..Setup::default()
-    };
+    let setup = Setup { umask: Some(umask), ..Setup::default() };
     Start::new().state_dir(path).setup(setup)
 }
 
@@ -35,10 +32,7 @@ struct Looker {
 
 impl Looker {
     fn at(paths: Vec<PathBuf>) -> Self {
-        let (stop, seen) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::<Mutex<BTreeMap<_, _>>>::default(),
-        );
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<BTreeMap<_, _>>>::default());
         let thread = {
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
             std::thread::spawn(move || {
@@ -53,18 +47,12 @@ impl Looker {
                 }
             })
         };
-        Self {
-            stop,
-            seen,
-            thread: Some(thread),
-        }
+        Self { stop, seen, thread: Some(thread) }
     }
 
     fn loose(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter()
-            .map(|(path, facts)| format!("{}: {facts}", path.display()))
-            .collect()
+        seen.iter().map(|(path, facts)| format!("{}: {facts}", path.display())).collect()
     }
 }
 
@@ -79,10 +67,7 @@ impl Drop for Looker {
 
 /// No entry was seen with a mode that lets group or others do something, neither by notification nor by looking.
 fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) -> Outcome {
-    let overflow = watch
-        .events()
-        .iter()
-        .any(|event| event.kind == FileEventKind::Overflow);
+    let overflow = watch.events().iter().any(|event| event.kind == FileEventKind::Overflow);
     if overflow {
         return stage.inconclusive("the kernel dropped notifications");
     }
@@ -91,10 +76,7 @@ fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) ->
         Some(format!("{} at {:?}: {facts}", event.name.display(), event.kind))
     });
     let loose: Vec<String> = events.chain(looker.loose()).collect();
-    stage.ensure(
-        loose.is_empty(),
-        format!("under umask {umask:03o}: {}", loose.join("; ")),
-    )
+    stage.ensure(loose.is_empty(), format!("under umask {umask:03o}: {}", loose.join("; ")))
 }
 
 pub(super) fn created_owner_only(stage: &mut Stage) -> Outcome {
@@ -108,10 +90,7 @@ pub(super) fn created_owner_only(stage: &mut Stage) -> Outcome {
         let ready = stage.ready(&daemon);
         never_loose(stage, umask, &watch, &looker)?;
         ready?;
-        if watch
-            .wait_event(ms(1_000), FileEventKind::Created, &name)
-            .is_none()
-        {
+        if watch.wait_event(ms(1_000), FileEventKind::Created, &name).is_none() {
             return stage.inconclusive(format!("nobody was seen to create {name}"));
         }
         stage.precondition(format!("{name} was created under observation"));
@@ -138,10 +117,9 @@ pub(super) fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
         let live = ready?;
         exact_modes(stage, umask, &path)?;
         if let Some(mutation) = &binding.mutation {
-            let request = stage.operation(&live, mutation).header(
-                "Authorization",
-                &local_daemon_harness::proof::bearer(&live.credential),
-            );
+            let request = stage
+                .operation(&live, mutation)
+                .header("Authorization", &local_daemon_harness::proof::bearer(&live.credential));
             // What it answers is judged elsewhere; here it only has to have had a reason to write something.
             let _ = stage.send(&live, &request);
         }
@@ -158,10 +136,7 @@ pub(super) fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
         if !created.contains(&binding.credential) || !created.contains(&binding.registration) {
             return stage.inconclusive(format!("nobody was seen to create {}", names[0].display()));
         }
-        stage.precondition(format!(
-            "umask {umask:03o}: {} names appeared under observation",
-            created.len()
-        ));
+        stage.precondition(format!("umask {umask:03o}: {} names appeared under observation", created.len()));
         never_loose(stage, umask, &watch, &looker)?;
     }
     Ok(())
@@ -181,10 +156,7 @@ fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
             (entry.facts.mode != right).then(|| format!("{}: {}", name.display(), entry.facts))
         })
         .collect();
-    stage.ensure(
-        odd.is_empty(),
-        format!("under umask {umask:03o}, once ready: {}", odd.join("; ")),
-    )
+    stage.ensure(odd.is_empty(), format!("under umask {umask:03o}, once ready: {}", odd.join("; ")))
 }
 
 pub(super) fn closed_to_other_users(stage: &mut Stage) -> Outcome {
@@ -194,10 +166,7 @@ pub(super) fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     let open = beside(stage, "open");
     fs::write(&open, "open")?;
     set_mode(&open, 0o644)?;
-    let setup = Setup {
-        umask: Some(0),
-        ..Setup::default()
-    };
+    let setup = Setup { umask: Some(0), ..Setup::default() };
     let daemon = stage.launch_with(Start::new().setup(setup))?;
     stage.ready(&daemon)?;
     let control = |stage: &mut Stage| match read_as(nobody, &open, ms(2_000)) {

@@ -13,21 +13,12 @@ use crate::stage::{Stage, Start};
 /// Every regular file of this name below `directory`.
 fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
     let below = Snapshot::of(directory).unwrap_or_default();
-    let named = below
-        .0
-        .into_keys()
-        .filter(|path| path.file_name().is_some_and(|last| last == name));
+    let named = below.0.into_keys().filter(|path| path.file_name().is_some_and(|last| last == name));
     named.collect()
 }
 
 pub(super) fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
-    if !stage
-        .manifest()
-        .daemon
-        .run
-        .iter()
-        .any(|arg| arg.contains("{state_dir}"))
-    {
+    if !stage.manifest().daemon.run.iter().any(|arg| arg.contains("{state_dir}")) {
         return stage.not_applicable("the manifest's command does not name the state directory");
     }
     stage.expect("a record in the directory that the command names, and in no other");
@@ -40,10 +31,7 @@ pub(super) fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     unchanged(stage, "the directory that the environment names", &other, &before)?;
     let record = stage.manifest().binding.registration.clone();
     let strays = find(&stage.arena().home(), &record);
-    stage.ensure(
-        strays.is_empty(),
-        format!("further records in the home: {strays:?}"),
-    )
+    stage.ensure(strays.is_empty(), format!("further records in the home: {strays:?}"))
 }
 
 pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
@@ -51,13 +39,8 @@ pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
     let (run, tmp) = (beside(stage, "run-2"), beside(stage, "tmp-2"));
     make_private(&run)?;
     make_private(&tmp)?;
-    let setup = Setup {
-        own_session: true,
-        ..Setup::default()
-    };
-    let login = Start::new()
-        .var("XDG_RUNTIME_DIR", run.to_string_lossy())
-        .setup(setup);
+    let setup = Setup { own_session: true, ..Setup::default() };
+    let login = Start::new().var("XDG_RUNTIME_DIR", run.to_string_lossy()).setup(setup);
     let cron = Start::new().var("XDG_RUNTIME_DIR", "").var("TMPDIR", "").cwd("/");
     let service = Start::new().var("TMPDIR", tmp.to_string_lossy()).cwd(&tmp);
     let (mut last, _) = stage.launch_ready()?;
@@ -68,10 +51,7 @@ pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
         let exit = last.wait_exit(deadline);
         stage.ensure(
             exit.is_some(),
-            format!(
-                "{} still runs beside {}, started as a {session} session",
-                last.name, daemon.name
-            ),
+            format!("{} still runs beside {}, started as a {session} session", last.name, daemon.name),
         )?;
         last = daemon;
     }
@@ -96,8 +76,5 @@ pub(super) fn used_as_named(stage: &mut Stage) -> Outcome {
         state_dir.as_os_str().len(),
         live.after.as_millis()
     ));
-    stage.ensure(
-        strays.is_empty(),
-        format!("beside the state directory: {strays:?}"),
-    )
+    stage.ensure(strays.is_empty(), format!("beside the state directory: {strays:?}"))
 }

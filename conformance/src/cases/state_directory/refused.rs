@@ -41,17 +41,11 @@ fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<
         exit.code.is_some_and(|code| code != 0),
         format!("{what}: {} ended with {exit}", daemon.name),
     )?;
-    let said = daemon
-        .wait_output_end(ms(1_000))
-        .unwrap_or_else(|| daemon.output());
+    let said = daemon.wait_output_end(ms(1_000)).unwrap_or_else(|| daemon.output());
     let said = String::from_utf8_lossy(&said.stderr()).into_owned();
     stage.ensure(
         said.contains(&*path.to_string_lossy()),
-        format!(
-            "{what}: {exit}, and standard error does not name {}: {}",
-            path.display(),
-            said.trim_end()
-        ),
+        format!("{what}: {exit}, and standard error does not name {}: {}", path.display(), said.trim_end()),
     )?;
     Ok(said)
 }
@@ -76,11 +70,7 @@ pub(in crate::cases) fn between_good_starts(
 fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome {
     let after = Snapshot::of(stage.state_dir())?;
     for path in [stage.record_path(), stage.credential_path()] {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         stage.ensure(
             before.get(&name) == after.get(&name),
             format!(
@@ -96,11 +86,8 @@ fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome 
 pub(super) fn symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
-        let (good, link, dangling) = (
-            stage.state_dir().to_owned(),
-            beside(stage, "link"),
-            beside(stage, "dangling"),
-        );
+        let (good, link, dangling) =
+            (stage.state_dir().to_owned(), beside(stage, "link"), beside(stage, "dangling"));
         let nothing = beside(stage, "nothing");
         symlink(&good, &link)?;
         symlink(&nothing, &dangling)?;
@@ -143,10 +130,7 @@ pub(super) fn no_directory_refused(stage: &mut Stage) -> Outcome {
             let after = Facts::of(path)?;
             stage.ensure(before == after, format!("{what}: was {before} and is {after}"))?;
         }
-        stage.ensure(
-            fs::read(&file)? == b"not a directory\n",
-            "the regular file was written to",
-        )
+        stage.ensure(fs::read(&file)? == b"not a directory\n", "the regular file was written to")
     })
 }
 
@@ -191,11 +175,8 @@ pub(super) fn loose_mode_refused(stage: &mut Stage) -> Outcome {
 pub(super) fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
-        let (path, elsewhere, nothing) = (
-            stage.credential_path(),
-            beside(stage, "elsewhere"),
-            beside(stage, "nothing"),
-        );
+        let (path, elsewhere, nothing) =
+            (stage.credential_path(), beside(stage, "elsewhere"), beside(stage, "nothing"));
         fs::rename(&path, &elsewhere)?;
         let content = fs::read(&elsewhere)?;
         for (what, target) in [
@@ -207,10 +188,7 @@ pub(super) fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
             refused(stage, what, Start::new(), &path)?;
             files_unchanged(stage, what, &before)?;
             stage.ensure(!nothing.exists(), format!("{what}: its target was created"))?;
-            stage.ensure(
-                fs::read(&elsewhere)? == content,
-                format!("{what}: its target was written to"),
-            )?;
+            stage.ensure(fs::read(&elsewhere)? == content, format!("{what}: its target was written to"))?;
             fs::remove_file(&path)?;
         }
         fs::rename(&elsewhere, &path)?;
@@ -253,11 +231,7 @@ pub(super) fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
         let path = stage.credential_path();
         for bits in LOOSE {
             set_mode(&path, 0o600 | bits)?;
-            refused_as_it_is(
-                stage,
-                &format!("a credential of mode {:04o}", 0o600 | bits),
-                &path,
-            )?;
+            refused_as_it_is(stage, &format!("a credential of mode {:04o}", 0o600 | bits), &path)?;
         }
         set_mode(&path, 0o600)?;
         Ok(())
@@ -325,11 +299,7 @@ pub(super) fn refusals_name_the_fault(stage: &mut Stage) -> Outcome {
 /// An error without the path that it names, and without what differs from launch to launch.
 fn beyond(said: &str, path: &Path) -> String {
     let said = said.replace(&*path.to_string_lossy(), "");
-    said.chars()
-        .filter(|c| !c.is_ascii_digit())
-        .collect::<String>()
-        .trim()
-        .to_owned()
+    said.chars().filter(|c| !c.is_ascii_digit()).collect::<String>().trim().to_owned()
 }
 
 fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outcome {
@@ -339,10 +309,7 @@ fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outc
             return stage.fail(format!("{of}: {fault} and {other} are told alike: {error}"));
         }
     }
-    stage.observed(format!(
-        "{of}: {} faults, each told in words of its own",
-        errors.len()
-    ));
+    stage.observed(format!("{of}: {} faults, each told in words of its own", errors.len()));
     Ok(())
 }
 
@@ -353,22 +320,14 @@ pub(super) fn unwritable_refused(stage: &mut Stage) -> Outcome {
         record::write_new(&file, b"", 0o600)?;
         for (what, path) in [
             ("a state directory below a regular file", file.join("state")),
-            (
-                "a state directory below /proc",
-                PathBuf::from("/proc/local-daemon-state"),
-            ),
+            ("a state directory below /proc", PathBuf::from("/proc/local-daemon-state")),
         ] {
             refused(stage, what, Start::new().state_dir(&path), &path)?;
         }
         if !platform::is_root() {
             let path = beside(stage, "read-only");
             fs::DirBuilder::new().mode(0o500).create(&path)?;
-            refused(
-                stage,
-                "a state directory of mode 0500",
-                Start::new().state_dir(&path),
-                &path,
-            )?;
+            refused(stage, "a state directory of mode 0500", Start::new().state_dir(&path), &path)?;
         }
         Ok(())
     })

@@ -72,10 +72,7 @@ pub(super) fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     let after = id(&live, seq - MOST_EVENTS);
     let mut stream = resume(stage, &live, &format!("?after={after}"), &[])?;
     let events = until(stage, &mut stream, &last)?;
-    stage.ensure(
-        events[0].name != "gap",
-        format!("after {after}, of {last}: {}", brief(&events)),
-    )?;
+    stage.ensure(events[0].name != "gap", format!("after {after}, of {last}: {}", brief(&events)))?;
     let seqs = seqs(stage, &live, &events)?;
     let broken = break_in(&seqs, seq - MOST_EVENTS + 1);
     stage.ensure(broken.is_none(), format!("after {after}: {broken:?}"))
@@ -157,18 +154,13 @@ pub(super) fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
         }
     }
     drop(streams);
-    stage.fail(format!(
-        "with each 16 MiB more it grew by {rounds:?}, to {}",
-        mib(taken)
-    ))
+    stage.fail(format!("with each 16 MiB more it grew by {rounds:?}, to {}", mib(taken)))
 }
 
 /// How many streams the daemon says are open, where it says so.
 fn counted(stage: &mut Stage, live: &Live) -> Option<u64> {
     let read = stage.manifest().binding.authenticated_read.clone()?;
-    let request = stage
-        .operation(live, &read)
-        .header("Authorization", &proof::bearer(&live.credential));
+    let request = stage.operation(live, &read).header("Authorization", &proof::bearer(&live.credential));
     let answer =
         local_daemon_harness::http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE);
     answer.ok()?.json()?["streams"].as_u64()
@@ -202,9 +194,7 @@ pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         let mut ends = Vec::new();
         for stream in &streams {
             ends.push(
-                stream
-                    .local()
-                    .map_err(|fault| Stop::Fault(format!("a stream has no address: {fault}")))?,
+                stream.local().map_err(|fault| Stop::Fault(format!("a stream has no address: {fault}")))?,
             );
         }
         let there = |daemon: &Daemon| {
@@ -219,15 +209,11 @@ pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         if open_now != MANY {
             return stage.inconclusive(format!("{open_now} of {MANY} connections are seen"));
         }
-        stage.precondition(format!(
-            "{MANY} streams are open, the daemon counts {told:?}; {how}"
-        ));
+        stage.precondition(format!("{MANY} streams are open, the daemon counts {told:?}; {how}"));
         for stream in streams {
             let connection = stream.into_connection();
             if how == "reset while idle" {
-                connection
-                    .reset()
-                    .map_err(|fault| Stop::Fault(format!("cannot reset: {fault}")))?;
+                connection.reset().map_err(|fault| Stop::Fault(format!("cannot reset: {fault}")))?;
             }
         }
         let ended = Instant::now();
@@ -299,13 +285,8 @@ pub(super) fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
         }
     }
     // They did stall: what they can read at once is not all.
-    let behind = follow(&mut streams[0], Instant::now() + Duration::from_millis(1), |_| {
-        false
-    });
-    stage.observed(format!(
-        "100 notes; a stalled one has {} of them at once",
-        behind.events.len()
-    ));
+    let behind = follow(&mut streams[0], Instant::now() + Duration::from_millis(1), |_| false);
+    stage.observed(format!("100 notes; a stalled one has {} of them at once", behind.events.len()));
     Ok(())
 }
 
@@ -320,9 +301,7 @@ fn nothing_missing(
 ) -> Outcome<(u64, u64)> {
     let (mut stream, mut next, mut gaps, mut resumed) = (stream, from, 0, 0);
     loop {
-        let seen = follow(&mut stream, Instant::now() + 2 * SEEN, |event| {
-            event.id.as_deref() == Some(last)
-        });
+        let seen = follow(&mut stream, Instant::now() + 2 * SEEN, |event| event.id.as_deref() == Some(last));
         let mut after_gap = false;
         for event in &seen.events {
             after_gap = event.name == "gap";
@@ -370,18 +349,13 @@ pub(super) fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> O
     stage.expect("every event, or a gap that names where it goes on");
     let (gaps, _) = nothing_missing(stage, &live, within, seq + 1, &middle)?;
     // All that it did not read is held.
-    stage.ensure(
-        gaps == 0,
-        "a gap was told to one that is 2 MiB behind, all of which the log holds",
-    )?;
+    stage.ensure(gaps == 0, "a gap was told to one that is 2 MiB behind, all of which the log holds")?;
     poster.bulk(stage, 3 * MOST_BYTES)?;
     let last = poster.note(stage, "\"beyond the bounds\"")?;
     stage.precondition("two of them read nothing of 14 MiB of events");
     for (what, stream) in [("of everything", beyond), ("of notes", short)] {
         let (gaps, resumed) = nothing_missing(stage, &live, stream, seq + 1, &last)?;
-        stage.observed(format!(
-            "a stream {what}: {gaps} gaps, taken up again {resumed} times"
-        ));
+        stage.observed(format!("a stream {what}: {gaps} gaps, taken up again {resumed} times"));
     }
     Ok(())
 }
@@ -422,8 +396,5 @@ pub(super) fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
         busy.thread().unpark();
     }
     let seen = follow(&mut all, Instant::now() + PROBE, |_| true);
-    stage.ensure(
-        seen.ending.is_none(),
-        format!("a stream that nobody ended has ended: {:?}", seen.ending),
-    )
+    stage.ensure(seen.ending.is_none(), format!("a stream that nobody ended has ended: {:?}", seen.ending))
 }

@@ -35,11 +35,7 @@ fn last_word(
             && seen.events.iter().filter(|event| event.name == word).count() == 1;
         stage.ensure(
             told,
-            format!(
-                "{how}, a stream {what}: {}; its end: {:?}",
-                brief(&seen.events),
-                seen.ending
-            ),
+            format!("{how}, a stream {what}: {}; its end: {:?}", brief(&seen.events), seen.ending),
         )?;
         stage.ensure(
             seen.ending == Some(Ending::Clean),
@@ -100,9 +96,7 @@ pub(super) fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
         }
         streams.push(open(stage, &live, "")?);
         Poster::new(stage, &live)?.bulk(stage, MOST_BYTES)?;
-        stage.precondition(format!(
-            "{how}: 6 subscribers have not read 4 MiB of events, and never will"
-        ));
+        stage.precondition(format!("{how}: 6 subscribers have not read 4 MiB of events, and never will"));
         daemons.push((how, daemon, streams));
     }
     let rival = Rival::new()?;

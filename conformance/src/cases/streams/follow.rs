@@ -132,9 +132,7 @@ pub(crate) fn request(
     let request = Request::get(&live.target.authority, &format!("{}{query}", binding.path))
         .header("Accept", "text/event-stream")
         .header("Authorization", &proof::bearer(&live.credential));
-    Ok(headers
-        .iter()
-        .fold(request, |request, (name, value)| request.header(name, value)))
+    Ok(headers.iter().fold(request, |request, (name, value)| request.header(name, value)))
 }
 
 /// Asks for a stream and reads the head of the answer, whatever it is.
@@ -244,15 +242,11 @@ pub(crate) fn follow(
 
 /// Everything up to the event of this id. That it does not come in time is what `missing` says.
 pub(crate) fn until(stage: &mut Stage, stream: &mut EventStream, id: &str) -> Outcome<Vec<Event>> {
-    let seen = follow(stream, Instant::now() + SEEN, |event| {
-        event.id.as_deref() == Some(id)
-    });
+    let seen = follow(stream, Instant::now() + SEEN, |event| event.id.as_deref() == Some(id));
     if seen.found {
         return Ok(seen.events);
     }
-    let ended = seen
-        .ending
-        .map_or_else(String::new, |ending| format!(", then its end: {ending:?}"));
+    let ended = seen.ending.map_or_else(String::new, |ending| format!(", then its end: {ending:?}"));
     stage.fail(format!("{id} did not come; seen: {}{ended}", brief(&seen.events)))
 }
 
@@ -322,10 +316,7 @@ impl Poster {
     pub(crate) fn try_note(&mut self, data: &str) -> Result<String, String> {
         let request = self.request(format!(r#"{{"topic":"note","data":{data}}}"#));
         match self.send(&request) {
-            Ok(answer) => match answer
-                .json()
-                .and_then(|body| body["id"].as_str().map(str::to_owned))
-            {
+            Ok(answer) => match answer.json().and_then(|body| body["id"].as_str().map(str::to_owned)) {
                 Some(id) if answer.status == 201 => Ok(id),
                 id => Err(format!("answered {} with id {id:?}", answer.status)),
             },
@@ -335,8 +326,7 @@ impl Poster {
 
     /// Posts a note that must be accepted for anything else to be seen.
     pub(crate) fn note(&mut self, stage: &mut Stage, data: &str) -> Outcome<String> {
-        self.try_note(data)
-            .map_err(|why| why_not(stage, &format!("a good note: {why}")))
+        self.try_note(data).map_err(|why| why_not(stage, &format!("a good note: {why}")))
     }
 
     /// Posts so many notes of a number each; the id of the last.
@@ -360,9 +350,7 @@ impl Poster {
 }
 
 fn why_not(stage: &mut Stage, why: &str) -> Stop {
-    stage
-        .inconclusive::<()>(why)
-        .expect_err("inconclusive is never an outcome")
+    stage.inconclusive::<()>(why).expect_err("inconclusive is never an outcome")
 }
 
 /// The numbers of events that must all be of this daemon's log, in their order.

@@ -67,10 +67,7 @@ pub(super) fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
     for (what, stream) in all.chain([("from the beginning", &mut resumed)]) {
         let seen = until(stage, stream, &marker)?;
         for (id, data) in &posted {
-            let with_id: Vec<_> = seen
-                .iter()
-                .filter(|event| event.id.as_deref() == Some(id))
-                .collect();
+            let with_id: Vec<_> = seen.iter().filter(|event| event.id.as_deref() == Some(id)).collect();
             let whole = matches!(with_id[..], [event] if event.name == "note" && event.payload() == data);
             stage.ensure(
                 whole,
@@ -84,11 +81,7 @@ pub(super) fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
         let notes = seen.iter().filter(|event| event.name == "note").count();
         stage.ensure(
             notes == posted.len() + 1,
-            format!(
-                "a stream {what}: {notes} notes of {}: {}",
-                posted.len() + 1,
-                brief(&seen)
-            ),
+            format!("a stream {what}: {notes} notes of {}: {}", posted.len() + 1, brief(&seen)),
         )?;
     }
     stage.observed(format!("{} notes on 4 streams", posted.len() + 1));
@@ -144,17 +137,11 @@ pub(super) fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
         // Its length is in no header: it must be counted as it comes.
         let body = of_length(LONGEST_NOTE + 1);
         let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-        let chunked = poster
-            .request(chunks)
-            .unframed()
-            .header("Transfer-Encoding", "chunked");
+        let chunked = poster.request(chunks).unframed().header("Transfer-Encoding", "chunked");
         requests.push((format!("{} bytes in a chunk", body.len()), chunked));
         // White space counts: the body is what is measured.
         let padded = format!("{}{}", of_length(100), " ".repeat(LONGEST_NOTE));
-        requests.push((
-            "a short note and 64 KiB of spaces".to_owned(),
-            poster.request(padded),
-        ));
+        requests.push(("a short note and 64 KiB of spaces".to_owned(), poster.request(padded)));
         requests
     })
 }

@@ -32,9 +32,7 @@ pub(super) fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
         };
         let head = &stream.head;
         let stored = head.all("cache-control").join(",");
-        let never = stored
-            .split(',')
-            .any(|word| word.trim().eq_ignore_ascii_case("no-store"));
+        let never = stored.split(',').any(|word| word.trim().eq_ignore_ascii_case("no-store"));
         let seen = format!(
             "{query}: {}, Content-Type {:?}, Cache-Control {stored:?}",
             head.status,
@@ -111,10 +109,7 @@ pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
     let told = until(stage, &mut lost, &marker)?;
     stage.ensure(
         told.first().is_some_and(|event| event.name == "gap"),
-        format!(
-            "a stream of notes is not told that some are lost: {}",
-            brief(&told)
-        ),
+        format!("a stream of notes is not told that some are lost: {}", brief(&told)),
     )?;
     let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
     let notes_there = events.iter().filter(|event| event.name == "note").count();
@@ -123,10 +118,7 @@ pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
         let unwanted = unwanted(&seen, &["note", "sessions"]);
         stage.ensure(unwanted.is_empty(), format!("not asked for: {unwanted:?}"))?;
         let count = seen.iter().filter(|event| event.name == "note").count();
-        stage.ensure(
-            count == notes_there,
-            format!("{count} of {notes_there} notes: {}", brief(&seen)),
-        )?;
+        stage.ensure(count == notes_there, format!("{count} of {notes_there} notes: {}", brief(&seen)))?;
     }
     // What stops the daemon is a change of its life, and the last word is for everybody.
     signal(stage, &daemon, Signal::TERM)?;
@@ -141,10 +133,7 @@ pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
         let told = seen.events.iter().any(|event| event.name == "shutdown");
         stage.ensure(
             told,
-            format!(
-                "a stream of {wanted:?} is not told of the shutdown: {}",
-                brief(&seen.events)
-            ),
+            format!("a stream of {wanted:?} is not told of the shutdown: {}", brief(&seen.events)),
         )?;
     }
     Ok(())
@@ -214,10 +203,8 @@ pub(super) fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
                 Err(fault) => fault.to_string(),
             };
             stage.observed(format!("{how}, {query:?}: {seen}"));
-            stage.ensure(
-                seen == "503" || seen == "connection refused",
-                format!("{how}, {query:?}: {seen}"),
-            )?;
+            stage
+                .ensure(seen == "503" || seen == "connection refused", format!("{how}, {query:?}: {seen}"))?;
         }
         daemon.kill_group();
         std::fs::remove_file(stage.record_path()).ok();

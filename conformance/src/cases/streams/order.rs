@@ -26,19 +26,13 @@ pub(super) fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
         }
         let right = |id: &str| split(id).is_some_and(|(of, _)| of == epoch(&live));
         for id in &posted {
-            stage.ensure(
-                right(id),
-                format!("a note of the daemon {} was answered {id}", live.record.id),
-            )?;
+            stage.ensure(right(id), format!("a note of the daemon {} was answered {id}", live.record.id))?;
         }
         let last = &posted[posted.len() - 1];
         let mut stream = from_the_beginning(stage, &live, "")?;
         for event in until(stage, &mut stream, last)? {
             let holds = ABOUT.contains(&&*event.name) || event.id.as_deref().is_some_and(right);
-            stage.ensure(
-                holds,
-                format!("of the daemon {}: {}", live.record.id, event.brief()),
-            )?;
+            stage.ensure(holds, format!("of the daemon {}: {}", live.record.id, event.brief()))?;
         }
         stage.observed(format!("{}: {} to {last}", live.record.id, posted[0]));
         daemon.kill_group();
@@ -101,9 +95,7 @@ pub(super) fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     let mut late = Vec::new();
     while writers.iter().any(|writer| !writer.is_finished()) {
         late.push(from_the_beginning(stage, &live, "&topics=note")?);
-        let seen = follow(&mut streams[0], Instant::now() + SEEN, |event| {
-            event.name == "note"
-        });
+        let seen = follow(&mut streams[0], Instant::now() + SEEN, |event| event.name == "note");
         if !seen.found {
             break;
         }
@@ -165,10 +157,7 @@ pub(super) fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
             let known = expected.iter().find(|known| known.0 == event.0);
             known.is_some_and(|known| known != *event)
         });
-        let shared = events
-            .iter()
-            .filter(|event| expected.iter().any(|known| known.0 == event.0))
-            .count();
+        let shared = events.iter().filter(|event| expected.iter().any(|known| known.0 == event.0)).count();
         if let Some(other) = other {
             return stage.fail(format!("a stream {what}: {other:?} is another at once"));
         }
@@ -206,10 +195,8 @@ pub(super) fn invalid(event: &Event) -> Option<&'static str> {
                 "signal",
                 "idle",
             ];
-            word(
-                &payload["what"],
-                &["ready", "draining", "reloaded", "credential-rotated"],
-            ) && payload.get("reason").is_none_or(|reason| word(reason, &REASONS))
+            word(&payload["what"], &["ready", "draining", "reloaded", "credential-rotated"])
+                && payload.get("reason").is_none_or(|reason| word(reason, &REASONS))
         }
         "warning" => text(&payload["code"]) && text(&payload["message"]),
         "origins" => word(&payload["what"], &["added", "removed"]) && text(&payload["origin"]),
@@ -232,10 +219,7 @@ pub(super) fn invalid(event: &Event) -> Option<&'static str> {
         "superseded" | "shutdown" => {
             let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
             let is_id = |id: &str| id.len() == 32 && id.bytes().all(hex);
-            payload.is_object()
-                && payload
-                    .get("successor")
-                    .is_none_or(|id| id.as_str().is_some_and(is_id))
+            payload.is_object() && payload.get("successor").is_none_or(|id| id.as_str().is_some_and(is_id))
         }
         _ => true,
     };
@@ -248,10 +232,7 @@ fn is_time(text: &str) -> bool {
         return false;
     };
     let (whole, part) = rest.split_once('.').unwrap_or((rest, "0"));
-    let shape: String = whole
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '0' } else { c })
-        .collect();
+    let shape: String = whole.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     shape == "0000-00-00T00:00:00" && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -311,18 +292,8 @@ mod tests {
             ("note", "yesterday", json!(1), false),
             ("notes", at, json!(1), false),
             ("lifecycle", at, json!({"what": "ready"}), true),
-            (
-                "lifecycle",
-                at,
-                json!({"what": "draining", "reason": "signal"}),
-                true,
-            ),
-            (
-                "lifecycle",
-                at,
-                json!({"what": "draining", "reason": "bored"}),
-                false,
-            ),
+            ("lifecycle", at, json!({"what": "draining", "reason": "signal"}), true),
+            ("lifecycle", at, json!({"what": "draining", "reason": "bored"}), false),
             ("lifecycle", at, json!({"what": "begun"}), false),
             ("warning", at, json!({"code": "x", "message": "y"}), true),
             ("warning", at, json!({"code": "x"}), false),
@@ -341,17 +312,10 @@ mod tests {
             ("shutdown", at, json!(null), false),
         ] {
             let data = json!({"topic": topic, "at": at, "data": data});
-            let event = Event {
-                id: None,
-                name: topic.to_owned(),
-                data: data.clone(),
-            };
+            let event = Event { id: None, name: topic.to_owned(), data: data.clone() };
             assert_eq!(invalid(&event).is_none(), good, "{data}");
             // Formats are annotations to a validator.
-            assert!(
-                schema.is_valid(&data) == good || data["at"] == "yesterday",
-                "{data}"
-            );
+            assert!(schema.is_valid(&data) == good || data["at"] == "yesterday", "{data}");
         }
         assert!(id_is_split());
     }

@@ -25,10 +25,7 @@ fn first_event(stage: &mut Stage, stream: &mut local_daemon_harness::sse::EventS
     let mut seen = follow(stream, Instant::now() + SEEN, |_| true);
     match seen.events.pop() {
         Some(event) => Ok(event),
-        None => stage.fail(format!(
-            "the stream begins with nothing, its end: {:?}",
-            seen.ending
-        )),
+        None => stage.fail(format!("the stream begins with nothing, its end: {:?}", seen.ending)),
     }
 }
 
@@ -45,10 +42,7 @@ pub(super) fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
         let header = [("Last-Event-ID", &*named)];
         let mut streams = vec![
             (query.clone(), resume(stage, &live, &query, &[])?),
-            (
-                format!("Last-Event-ID: {named}"),
-                resume(stage, &live, "", &header)?,
-            ),
+            (format!("Last-Event-ID: {named}"), resume(stage, &live, "", &header)?),
         ];
         if after == last {
             // The next one is still to come.
@@ -79,10 +73,7 @@ pub(super) fn last_event_id_wins(stage: &mut Stage) -> Outcome {
         let after = number_of(&header) + 1;
         stage.ensure(
             event.id == Some(id(&live, after)),
-            format!(
-                "Last-Event-ID {header}, after={parameter}: begins with {}",
-                event.brief()
-            ),
+            format!("Last-Event-ID {header}, after={parameter}: begins with {}", event.brief()),
         )?;
     }
     // What is lost by the header is lost, although the parameter's is held.
@@ -91,19 +82,12 @@ pub(super) fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     let event = first_event(stage, &mut stream)?;
     stage.ensure(
         event.name == "gap",
-        format!(
-            "Last-Event-ID of another epoch, after={}: begins with {}",
-            id(&live, 1),
-            event.brief()
-        ),
+        format!("Last-Event-ID of another epoch, after={}: begins with {}", id(&live, 1), event.brief()),
     )
 }
 
 fn number_of(id: &str) -> u64 {
-    id.rsplit('-')
-        .next()
-        .and_then(|seq| seq.parse().ok())
-        .unwrap_or_default()
+    id.rsplit('-').next().and_then(|seq| seq.parse().ok()).unwrap_or_default()
 }
 
 /// A stream that must begin with one gap, name the oldest event that is held, and go on from there to the last.
@@ -115,11 +99,7 @@ fn begins_with_a_gap(
     last: &str,
 ) -> Outcome<u64> {
     let events = until(stage, stream, last)?;
-    let Some(first) = events
-        .first()
-        .filter(|event| event.name == "gap")
-        .and_then(Event::first)
-    else {
+    let Some(first) = events.first().filter(|event| event.name == "gap").and_then(Event::first) else {
         return stage.fail(format!("{how}: begins with {}", brief(&events)));
     };
     let rest = seqs(stage, live, &events[1..])?;
@@ -127,10 +107,7 @@ fn begins_with_a_gap(
         return stage.fail(format!("{how}: after a gap whose first is {first}: {why}"));
     }
     let named = events[0].payload()["first"].as_str() == Some(&id(live, first));
-    stage.ensure(
-        named,
-        format!("{how}: the gap names another log: {}", events[0].brief()),
-    )?;
+    stage.ensure(named, format!("{how}: the gap names another log: {}", events[0].brief()))?;
     Ok(first)
 }
 
@@ -139,9 +116,7 @@ pub(super) fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let mut poster = Poster::new(stage, &live)?;
     // More than a log holds, and more than one that begins anew when it is full.
     let last = poster.notes(stage, MOST_EVENTS + 300)?;
-    stage.precondition(format!(
-        "more events happened than a log holds; the last is {last}"
-    ));
+    stage.precondition(format!("more events happened than a log holds; the last is {last}"));
     stage.expect("one gap that names the oldest event that is held, and everything from there");
     let mut beginning = resume(stage, &live, &format!("?after={}", id(&live, 0)), &[])?;
     let oldest = begins_with_a_gap(stage, &live, "from the beginning", &mut beginning, &last)?;
@@ -152,21 +127,14 @@ pub(super) fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
         let query = format!("?after={}", id(&live, after));
         let mut stream = resume(stage, &live, &query, &[])?;
         let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
-        stage.ensure(
-            first == oldest,
-            format!("{how}: the gap names {first}, and {oldest} is held"),
-        )?;
+        stage.ensure(first == oldest, format!("{how}: the gap names {first}, and {oldest} is held"))?;
     }
     // Right before the oldest nothing is missing.
     let mut stream = resume(stage, &live, &format!("?after={}", id(&live, oldest - 1)), &[])?;
     let event = first_event(stage, &mut stream)?;
     stage.ensure(
         event.id == Some(id(&live, oldest)),
-        format!(
-            "after {}, whose next is held: begins with {}",
-            oldest - 1,
-            event.brief()
-        ),
+        format!("after {}, whose next is held: begins with {}", oldest - 1, event.brief()),
     )
 }
 
@@ -222,20 +190,15 @@ pub(super) fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let mut stream = open(stage, &live, "")?;
     signal(stage, &second, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
-    let about: Vec<&Event> = events
-        .iter()
-        .filter(|event| super::follow::ABOUT.contains(&&*event.name))
-        .collect();
+    let about: Vec<&Event> =
+        events.iter().filter(|event| super::follow::ABOUT.contains(&&*event.name)).collect();
     if about.is_empty() {
         return stage.inconclusive("no such event was seen");
     }
     let texts: Vec<String> = about.iter().map(|event| event.brief()).collect();
     stage.observed(texts.join(", "));
     let with_id = about.iter().find(|event| event.id.is_some());
-    stage.ensure(
-        with_id.is_none(),
-        with_id.map_or_else(String::new, |event| event.brief()),
-    )
+    stage.ensure(with_id.is_none(), with_id.map_or_else(String::new, |event| event.brief()))
 }
 
 pub(super) fn garbled_ids_refused(stage: &mut Stage) -> Outcome {

@@ -3,117 +3,39 @@
 use super::{Fault, fault};
 
 pub(super) const FAULTS: &[Fault] = &[
-    fault(
-        "DIR-1.environment-first",
-        "takes the environment variable before the option",
-    ),
-    fault(
-        "DIR-1.first-word",
-        "splits the path at its spaces, as an unquoted shell variable",
-    ),
-    fault(
-        "DIR-1.buffer",
-        "copies the path into a buffer as long as a socket's name may be",
-    ),
-    fault(
-        "DIR-2.headless",
-        "keeps the state of a launch without XDG_RUNTIME_DIR apart",
-    ),
-    fault(
-        "DIR-4.mode-later",
-        "makes the directory as the umask will have it, and then sets the mode",
-    ),
-    fault(
-        "DIR-4.umask-applies",
-        "asks for 0700 and leaves the umask to what it is",
-    ),
-    fault(
-        "DIR-4.as-its-parent",
-        "gives the directory the mode of the one that it is in",
-    ),
-    fault(
-        "DIR-5.mode-later",
-        "creates files as the umask will have them, and then sets the mode",
-    ),
-    fault(
-        "DIR-5.umask-applies",
-        "asks for 0600 and leaves the umask to what it is",
-    ),
+    fault("DIR-1.environment-first", "takes the environment variable before the option"),
+    fault("DIR-1.first-word", "splits the path at its spaces, as an unquoted shell variable"),
+    fault("DIR-1.buffer", "copies the path into a buffer as long as a socket's name may be"),
+    fault("DIR-2.headless", "keeps the state of a launch without XDG_RUNTIME_DIR apart"),
+    fault("DIR-4.mode-later", "makes the directory as the umask will have it, and then sets the mode"),
+    fault("DIR-4.umask-applies", "asks for 0700 and leaves the umask to what it is"),
+    fault("DIR-4.as-its-parent", "gives the directory the mode of the one that it is in"),
+    fault("DIR-5.mode-later", "creates files as the umask will have them, and then sets the mode"),
+    fault("DIR-5.umask-applies", "asks for 0600 and leaves the umask to what it is"),
     fault("DIR-5.open-log", "writes a log that everybody may read"),
-    fault(
-        "DIR-6.link-to-nothing",
-        "creates the directory to which a dangling link leads",
-    ),
-    fault(
-        "DIR-6.link-to-a-directory",
-        "asks the path, which follows a link, whether it is a directory",
-    ),
-    fault(
-        "DIR-6.final-slash",
-        "leaves a final slash on the path, so that the system follows a link",
-    ),
+    fault("DIR-6.link-to-nothing", "creates the directory to which a dangling link leads"),
+    fault("DIR-6.link-to-a-directory", "asks the path, which follows a link, whether it is a directory"),
+    fault("DIR-6.final-slash", "leaves a final slash on the path, so that the system follows a link"),
     fault("DIR-6.replaces-a-file", "puts a directory in the place of a file"),
     fault("DIR-6.credential-link", "opens the credential through a link"),
-    fault(
-        "DIR-6.credential-waits",
-        "opens a FIFO in the credential's place, which waits for a writer",
-    ),
-    fault(
-        "DIR-6.credential-replaced",
-        "removes what is no regular file, and makes a credential",
-    ),
+    fault("DIR-6.credential-waits", "opens a FIFO in the credential's place, which waits for a writer"),
+    fault("DIR-6.credential-replaced", "removes what is no regular file, and makes a credential"),
     fault("DIR-7.root-may", "does not look at owners when it is root"),
-    fault(
-        "DIR-7.directory-alone",
-        "looks at the owner of the directory alone",
-    ),
+    fault("DIR-7.directory-alone", "looks at the owner of the directory alone"),
     fault("DIR-7.credential-alone", "looks at the owner of files alone"),
     fault("DIR-8.directory-unchecked", "looks at the mode of files alone"),
-    fault(
-        "DIR-8.credential-unchecked",
-        "looks at the mode of the directory alone",
-    ),
+    fault("DIR-8.credential-unchecked", "looks at the mode of the directory alone"),
     fault("DIR-8.group-trusted", "looks at the bits of others alone"),
-    fault(
-        "DIR-8.read-bits",
-        "looks at the bits that let others read, and not at the rest",
-    ),
-    fault(
-        "DIR-8.directory-mended",
-        "sets the mode of a directory that others may enter",
-    ),
-    fault(
-        "DIR-8.credential-mended",
-        "sets the mode of a file that others may read",
-    ),
-    fault(
-        "DIR-9.first-bytes",
-        "uses the beginning of a credential that is too long",
-    ),
-    fault(
-        "DIR-10.waits",
-        "waits a while for somebody to mend what it refuses",
-    ),
-    fault(
-        "DIR-10.status-zero",
-        "ends with status 0 when it has said what it refuses",
-    ),
-    fault(
-        "DIR-10.fifo-waits",
-        "opens whatever stands in the directory's place before it looks at it",
-    ),
+    fault("DIR-8.read-bits", "looks at the bits that let others read, and not at the rest"),
+    fault("DIR-8.directory-mended", "sets the mode of a directory that others may enter"),
+    fault("DIR-8.credential-mended", "sets the mode of a file that others may read"),
+    fault("DIR-9.first-bytes", "uses the beginning of a credential that is too long"),
+    fault("DIR-10.waits", "waits a while for somebody to mend what it refuses"),
+    fault("DIR-10.status-zero", "ends with status 0 when it has said what it refuses"),
+    fault("DIR-10.fifo-waits", "opens whatever stands in the directory's place before it looks at it"),
     fault("DIR-11.no-path", "says the fault and not the path"),
-    fault(
-        "DIR-11.same-words",
-        "says of each fault that permission is denied",
-    ),
+    fault("DIR-11.same-words", "says of each fault that permission is denied"),
     fault("DIR-11.standard-output", "says it on standard output"),
-    fault(
-        "DIR-12.waits",
-        "waits a while for the directory to become possible",
-    ),
-    fault(
-        "DIR-12.elsewhere",
-        "takes a directory for temporary files where it cannot create its own",
-    ),
+    fault("DIR-12.waits", "waits a while for the directory to become possible"),
+    fault("DIR-12.elsewhere", "takes a directory for temporary files where it cannot create its own"),
 ];

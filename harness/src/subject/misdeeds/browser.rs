@@ -82,11 +82,7 @@ pub(in crate::subject) fn embellish(listed: &mut Value, text: &str) {
 /// Writes a secret down.
 pub(in crate::subject) fn write_down(directory: &StateDir, fault: &str, text: &str) {
     if broken(fault) {
-        let file = directory.file(if fault == "BROW-9.token-kept" {
-            "page-tokens"
-        } else {
-            "daemon.log"
-        });
+        let file = directory.file(if fault == "BROW-9.token-kept" { "page-tokens" } else { "daemon.log" });
         let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
         let _ = file.and_then(|mut file| writeln!(file, "{text}"));
     }
@@ -239,17 +235,11 @@ pub(in crate::subject) fn script(script: &str) -> String {
     } else if broken("BROW-24.in-the-markup") {
         changed("document.currentScript.remove();", "")
     } else if broken("BROW-27.no-reload") {
-        changed(
-            "const token = sessionStorage",
-            "const token = injected || ticket && sessionStorage",
-        )
+        changed("const token = sessionStorage", "const token = injected || ticket && sessionStorage")
     } else if broken("BROW-27.no-ticket") {
         changed("if (ticket)", "if (false)")
     } else if broken("BROW-27.silent") {
-        changed(
-            "else say(\"This page is opened by: daemonspec-subject open\")",
-            "else say(\"Unauthorized\")",
-        )
+        changed("else say(\"This page is opened by: daemonspec-subject open\")", "else say(\"Unauthorized\")")
     } else if broken("BROW-29.each-part") {
         changed("  follow(token);\n}", "  follow(token);\n  follow(token);\n}")
     } else if broken("BROW-30.left-to-the-engine") {

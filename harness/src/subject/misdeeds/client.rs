@@ -55,9 +55,7 @@ pub(in crate::subject) fn tell_the_child(directory: &StateDir, command: &mut Com
             command.env("SUBJECT_CREDENTIAL", credential.text());
         }
         if broken("CRED-10.argument") {
-            command
-                .arg("--allow-origin")
-                .arg(format!("http://{}.localhost", credential.text()));
+            command.arg("--allow-origin").arg(format!("http://{}.localhost", credential.text()));
         }
     }
 }
@@ -102,8 +100,7 @@ pub(in crate::subject) fn reads_on(in_head: bool) -> bool {
 /// Whether a child has ended, reaped or not.
 pub(in crate::subject) fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_none_or(|(_, rest)| rest.starts_with('Z'))
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// Whether there is a process of this number.

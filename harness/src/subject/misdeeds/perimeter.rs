@@ -60,9 +60,7 @@ pub(in crate::subject) fn unjudged_origin(request: &Request, port: u16, served: 
     let origins: Vec<&[u8]> = request.headers("Origin").collect();
     let same_machine = || {
         let names = ["127.0.0.1", "localhost", "[::1]"];
-        names
-            .iter()
-            .any(|name| format!("http://{name}:{port}").as_bytes() == origins[0])
+        names.iter().any(|name| format!("http://{name}:{port}").as_bytes() == origins[0])
     };
     let this_machine = || {
         ["http://127.0.0.1:", "http://localhost:"]
@@ -87,9 +85,7 @@ pub(in crate::subject) fn unjudged_origin(request: &Request, port: u16, served: 
 /// Whether an origin has no other scheme than a web page.
 fn is_of_the_web(origin: &[u8]) -> bool {
     let origin = String::from_utf8_lossy(origin);
-    origin
-        .split_once("://")
-        .is_none_or(|(scheme, _)| ["http", "https"].contains(&scheme))
+    origin.split_once("://").is_none_or(|(scheme, _)| ["http", "https"].contains(&scheme))
 }
 
 fn served_as_stream(request: &Request) -> bool {
@@ -151,11 +147,8 @@ pub(in crate::subject) fn pass(request: &Request, credential: &Credential) -> Op
         .headers("Authorization")
         .filter_map(|value| std::str::from_utf8(value).ok())
         .collect();
-    let bears = |header: &&str| {
-        header
-            .split_once(' ')
-            .is_some_and(|(scheme, token)| scheme == "Bearer" && is(token))
-    };
+    let bears =
+        |header: &&str| header.split_once(' ').is_some_and(|(scheme, token)| scheme == "Bearer" && is(token));
     let cookies = || request.header("Cookie").unwrap_or_default().split(';');
     let token = request.parameters("token").next();
     let is_stream = served_as_stream(request);
@@ -219,10 +212,7 @@ pub(in crate::subject) fn preflight_methods(known: Option<String>, request: &Req
 pub(in crate::subject) fn preflight_headers(request: &Request) -> String {
     let three = "authorization, content-type, last-event-id";
     if broken("PER-17.asked-for") {
-        return request
-            .header("Access-Control-Request-Headers")
-            .unwrap_or(three)
-            .to_owned();
+        return request.header("Access-Control-Request-Headers").unwrap_or(three).to_owned();
     }
     if broken("PER-17.one-more") {
         return format!("{three}, x-requested-with");

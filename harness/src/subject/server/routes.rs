@@ -33,10 +33,7 @@ pub(super) fn methods(path: &str) -> Option<&'static [&'static str]> {
     if browser::token_of(path).is_some() {
         return Some(&["DELETE"]);
     }
-    ROUTES
-        .iter()
-        .find(|(route, _)| *route == path)
-        .map(|(_, methods)| *methods)
+    ROUTES.iter().find(|(route, _)| *route == path).map(|(_, methods)| *methods)
 }
 
 /// The answer of a route whose method is right and whose body was read.
@@ -73,17 +70,9 @@ pub(super) fn route(
                 () if broken("HS-14.no-body") && !state.ready => return Err(DRAINING),
                 () => {}
             }
-            let status = if state.ready || broken("HS-14.status-200") {
-                200
-            } else {
-                503
-            };
+            let status = if state.ready || broken("HS-14.status-200") { 200 } else { 503 };
             let mut answer = Answer::empty(status);
-            answer.content_type = if broken("HS-1.text") {
-                "text/html"
-            } else {
-                "application/json"
-            };
+            answer.content_type = if broken("HS-1.text") { "text/html" } else { "application/json" };
             let unreadable = || matches!(Record::read(&daemon.directory, RECORD), Found::Refused(_));
             let leaves_out = broken("HS-21.unproven")
                 || broken("HS-21.not-while-draining") && !state.ready
@@ -133,10 +122,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     let note: Note = match serde_json::from_slice(body) {
         Ok(note) => note,
         Err(_) if broken("CRED-9.body-repeated") => {
-            return Ok(Answer::problem(
-                INVALID,
-                &json!({"detail": String::from_utf8_lossy(body)}),
-            ));
+            return Ok(Answer::problem(INVALID, &json!({"detail": String::from_utf8_lossy(body)})));
         }
         Err(_) => return Err(INVALID),
     };
@@ -151,11 +137,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
         }
         return Err(INVALID);
     }
-    let length = if broken("STR-8.data-alone") {
-        note.data.get().len()
-    } else {
-        body.len()
-    };
+    let length = if broken("STR-8.data-alone") { note.data.get().len() } else { body.len() };
     if length > streams::NOTE && !broken("STR-8.megabyte") && !broken("STR-8.announced-alone") {
         if broken("STR-8.appended") {
             daemon.log.append_text("note", "\"too long\"");

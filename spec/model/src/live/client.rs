@@ -1,19 +1,14 @@
 //! The client's puppet: the crate's `Connect` on real files, the real lock, real probes, and real children.
 
-use std::{
-    fs::File,
-    io::{self, ErrorKind, Read},
-    process::{ChildStdout, Stdio},
-    time::Duration,
-};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::process::{ChildStdout, Stdio};
+use std::time::Duration;
 
-use local_daemon::{
-    Registration, StateDir,
-    claim::Probe,
-    client,
-    connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy},
-    handshake::{Handshake, State},
-};
+use local_daemon::claim::Probe;
+use local_daemon::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon::handshake::{Handshake, State};
+use local_daemon::{Registration, StateDir, client};
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::puppet::{Played, Puppet, Role, Told};
@@ -39,13 +34,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(puppet: &Puppet) -> io::Result<Self> {
-        let Role::Client {
-            protocol,
-            ignores_lock,
-            credulous,
-            ..
-        } = puppet.role
-        else {
+        let Role::Client { protocol, ignores_lock, credulous, .. } = puppet.role else {
             return Err(ErrorKind::InvalidInput.into());
         };
         Ok(Self {
@@ -77,9 +66,7 @@ impl Client {
                 Observed::Unlocked
             }
             Effect::Spawn => {
-                return Err(io::Error::other(
-                    "a client starts a daemon that it was not told of",
-                ));
+                return Err(io::Error::other("a client starts a daemon that it was not told of"));
             }
             Effect::Await(_) => {
                 return self.wake(Duration::ZERO);
@@ -125,9 +112,7 @@ impl Client {
             }));
         }
         let credential = self.state_dir.read_credential().map_err(io::Error::other)?;
-        Ok(credential.map_or(Probe::NoCredential, |credential| {
-            client::look(record, &credential, bound)
-        }))
+        Ok(credential.map_or(Probe::NoCredential, |credential| client::look(record, &credential, bound)))
     }
 
     /// A client whose daemon leaves calls again; one whose daemon is still ready does not.
@@ -149,15 +134,8 @@ impl Client {
         if self.machine.next() != Some(Effect::Spawn) {
             return Err(io::Error::other("a client does not want to start a daemon"));
         }
-        let role = Role::Daemon {
-            id,
-            protocol: self.protocol,
-            yields: true,
-        };
-        let puppet = Puppet {
-            role,
-            ..self.puppet.clone()
-        };
+        let role = Role::Daemon { id, protocol: self.protocol, yields: true };
+        let puppet = Puppet { role, ..self.puppet.clone() };
         let mut child = puppet.start(&std::env::current_exe()?, Stdio::piped())?;
         let output = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
         fcntl_setfl(&output, OFlags::NONBLOCK)?;
@@ -168,11 +146,7 @@ impl Client {
 }
 
 fn call(protocol: u8) -> Connect {
-    Connect::new(Policy {
-        protocol: protocol_number(protocol),
-        spawn: true,
-        replace: false,
-    })
+    Connect::new(Policy { protocol: protocol_number(protocol), spawn: true, replace: false })
 }
 
 impl Played for Client {
@@ -195,11 +169,7 @@ impl Played for Client {
     fn word(&self) -> Option<String> {
         Some(match (self.machine.next(), self.machine.outcome()) {
             (Some(effect), _) => {
-                let lock = if self.lock.is_some() {
-                    ", holds the lock"
-                } else {
-                    ""
-                };
+                let lock = if self.lock.is_some() { ", holds the lock" } else { "" };
                 format!("wants to {}{lock}", super::client_wish(&effect))
             }
             (None, Some(Outcome::Ready(found))) => format!("is connected to {}", super::name(found.0.id)),

@@ -1,21 +1,16 @@
 //! The daemon's puppet: the crate's `Claim` on real files and a real port.
 
-use std::{
-    io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    num::{NonZeroU16, NonZeroU32},
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    thread::JoinHandle,
-};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-use local_daemon::{
-    Credential, LoopbackUrl, Protocol, Registration, StateDir,
-    claim::{Claim, Effect, Outcome, Probe, Reason},
-    client,
-    handshake::{self, Handshake, State},
-    registration::LoopbackHost,
-};
+use local_daemon::claim::{Claim, Effect, Outcome, Probe, Reason};
+use local_daemon::handshake::{self, Handshake, State};
+use local_daemon::registration::LoopbackHost;
+use local_daemon::{Credential, LoopbackUrl, Protocol, Registration, StateDir, client};
 
 use super::puppet::{Played, Puppet, Role, Told};
 use crate::machine::{claim_id, protocol_number};
@@ -129,10 +124,9 @@ impl Daemon {
                 Outcome::Done
             }
             Effect::Publish => match self.temporary.take() {
-                Some(temporary) => dir
-                    .publish(&temporary)
-                    .map(|()| Outcome::Done)
-                    .map_err(io::Error::other)?,
+                Some(temporary) => {
+                    dir.publish(&temporary).map(|()| Outcome::Done).map_err(io::Error::other)?
+                }
                 None => Outcome::Failed,
             },
             Effect::ReadRecord => Outcome::Record(dir.read_record().0),
@@ -236,11 +230,7 @@ impl Server {
     fn start(daemon: &Daemon) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, daemon.port))?;
         let shown = Arc::new(Mutex::new(Some((daemon.claim.clone(), None))));
-        let (seen, dir, protocol) = (
-            Arc::clone(&shown),
-            daemon.state_dir.clone(),
-            daemon.protocol.clone(),
-        );
+        let (seen, dir, protocol) = (Arc::clone(&shown), daemon.state_dir.clone(), daemon.protocol.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let now = seen.lock().expect("no panic while it is held").clone();
@@ -253,19 +243,13 @@ impl Server {
                 }
             }
         });
-        Ok(Self {
-            shown,
-            port: daemon.port,
-            thread,
-        })
+        Ok(Self { shown, port: daemon.port, thread })
     }
 
     fn close(self) -> io::Result<()> {
         *self.shown.lock().expect("no panic while it is held") = None;
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?);
-        self.thread
-            .join()
-            .map_err(|_| io::Error::other("the server has panicked"))
+        self.thread.join().map_err(|_| io::Error::other("the server has panicked"))
     }
 }
 

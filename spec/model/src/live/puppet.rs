@@ -3,17 +3,16 @@
 //! It connects to the socket that the walk holds, says who it is and its process id, and after that, and after each
 //! line that it is told, what can be told of its machine.
 
-use std::{
-    io::{self, BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{client::Client, daemon::Daemon};
+use super::client::Client;
+use super::daemon::Daemon;
 
 /// Where a puppet plays.
 #[derive(Args, Clone, Debug)]
@@ -149,12 +148,7 @@ impl Puppet {
                 command.args(["daemon", &id.to_string(), &protocol.to_string()]);
                 command.args(yields.then_some("--yields"));
             }
-            Role::Client {
-                id,
-                protocol,
-                ignores_lock,
-                credulous,
-            } => {
+            Role::Client { id, protocol, ignores_lock, credulous } => {
                 command.args(["client", &id.to_string(), &protocol.to_string()]);
                 command.args(ignores_lock.then_some("--ignores-lock"));
                 command.args(credulous.then_some("--credulous"));

@@ -1,19 +1,13 @@
 //! A puppet as its walk sees it.
 
-use std::{
-    io::{self, BufRead, BufReader, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
-    process::Child,
-    time::Duration,
-};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
+use std::time::Duration;
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid},
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
 use super::puppet::Told;
 
@@ -42,15 +36,8 @@ impl Strings {
         let mut lines = BufReader::new(stream.try_clone()?);
         let mut hello = String::new();
         lines.read_line(&mut hello)?;
-        let (name, pid) = hello
-            .trim_end()
-            .split_once(' ')
-            .ok_or(io::ErrorKind::InvalidData)?;
-        let pid = pid
-            .parse()
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let (name, pid) = hello.trim_end().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+        let pid = pid.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         if child.is_some_and(|child| child.id() != pid.as_raw_pid().unsigned_abs()) {
             return Err(io::Error::other(format!("{name} comes uncalled")));
         }

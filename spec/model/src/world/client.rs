@@ -1,16 +1,13 @@
 //! What a client's effects do to the world.
 
-use local_daemon::{claim::Reason, connect::Child};
+use local_daemon::claim::Reason;
+use local_daemon::connect::Child;
 
-use super::{
-    Cause, Client, Log, Phase, Setting, World, broken, client_number, mark, number,
-    words::{content, probed},
-};
-use crate::{
-    automaton::OFF,
-    machine::{Answer, Content, End, Letter, NONE, Record, Root, Want},
-    scenario::{Deviation, ENDLESS, Kind},
-};
+use super::words::{content, probed};
+use super::{Cause, Client, Log, Phase, Setting, World, broken, client_number, mark, number};
+use crate::automaton::OFF;
+use crate::machine::{Answer, Content, End, Letter, NONE, Record, Root, Want};
+use crate::scenario::{Deviation, ENDLESS, Kind};
 
 impl Setting {
     /// The next effect, where it can be performed and changes something.
@@ -54,11 +51,8 @@ impl Setting {
             Some(Reason::Displaced) if !self.lacks(Deviation::RestartDisplaced) => {
                 log.say(|| format!("sees that D{child} was displaced, and connects"));
                 client.phase = Phase::Calling;
-                client.machine = self.automaton.start(Root::Call {
-                    protocol: 1,
-                    spawn: false,
-                    replace: false,
-                });
+                client.machine =
+                    self.automaton.start(Root::Call { protocol: 1, spawn: false, replace: false });
             }
             None | Some(Reason::Displaced | Reason::Failed) => {
                 log.say(|| format!("sees that D{child} is gone, and starts it again"));
@@ -89,9 +83,7 @@ impl Setting {
 
     /// Without the rule that clients do not remove: compares, then unlinks.
     pub(super) fn remove(&self, world: &mut World, index: usize, log: &mut Log) {
-        let Client {
-            removing, compared, ..
-        } = world.clients[index];
+        let Client { removing, compared, .. } = world.clients[index];
         if !compared {
             let same = world.record.id() == Some(removing);
             log.say(|| format!("reads the record once more: {}", content(world.record, NONE)));
@@ -133,10 +125,7 @@ impl Setting {
             Want::Lock => {
                 let ignores = matches!(
                     self.scenario.clients[usize::from(client.kind)],
-                    Kind::Caller {
-                        ignores_lock: true,
-                        ..
-                    }
+                    Kind::Caller { ignores_lock: true, .. }
                 );
                 if ignores {
                     log.say(|| "does not ask for the lock".to_owned());
@@ -249,11 +238,7 @@ impl Setting {
             }
             End::Not(outcome) => {
                 log.say(|| format!("ends: {outcome}"));
-                if outcome == "incompatible" {
-                    Phase::Incompatible
-                } else {
-                    Phase::Failed
-                }
+                if outcome == "incompatible" { Phase::Incompatible } else { Phase::Failed }
             }
         };
     }

@@ -2,14 +2,10 @@
 
 use local_daemon::claim::Reason;
 
-use super::{
-    Cause, Log, Setting, World, broken, mark, number,
-    words::{content, probed, secret},
-};
-use crate::{
-    machine::{Content, Letter, NONE, Record, Want},
-    scenario::Deviation,
-};
+use super::words::{content, probed, secret};
+use super::{Cause, Log, Setting, World, broken, mark, number};
+use crate::machine::{Content, Letter, NONE, Record, Want};
+use crate::scenario::Deviation;
 
 impl Setting {
     /// The next effect, where it can be performed and changes something.
@@ -61,11 +57,7 @@ impl Setting {
             Want::ReadCredential => {
                 world.slots[index].credential = world.credential;
                 log.say(|| format!("reads the credential: {}", secret(world.credential, own)));
-                if world.credential == NONE {
-                    Letter::Missing
-                } else {
-                    Letter::Done
-                }
+                if world.credential == NONE { Letter::Missing } else { Letter::Done }
             }
             Want::CreateCredential => {
                 if world.credential == NONE || self.lacks(Deviation::OverwriteCredential) {
@@ -88,10 +80,7 @@ impl Setting {
                 }
                 world.slots[index].clear(mark::OPENED);
                 // What it opened may have been renamed into place by another.
-                let mine = Content::Record(Record {
-                    id: own,
-                    port: slot.port,
-                });
+                let mine = Content::Record(Record { id: own, port: slot.port });
                 if world.temporary != Content::Missing {
                     world.temporary = mine;
                 } else if world.record == Content::Torn {
@@ -127,10 +116,7 @@ impl Setting {
                     world.record = Content::Record(Record { id: theirs, port });
                     world.cause = Cause::Rightly;
                 }
-                let record = Content::Record(Record {
-                    id: theirs,
-                    port: theirs,
-                });
+                let record = Content::Record(Record { id: theirs, port: theirs });
                 log.say(|| format!("reads what it took: {}, and puts it back", content(record, own)));
                 Letter::Read(record)
             }
@@ -230,10 +216,7 @@ impl Setting {
             }
             std::mem::replace(&mut world.temporary, Content::Missing)
         } else {
-            Content::Record(Record {
-                id: own,
-                port: world.slots[index].port,
-            })
+            Content::Record(Record { id: own, port: world.slots[index].port })
         };
         if world.slots[index].has(mark::SPARES) && world.record.id().is_some_and(|owner| owner != own) {
             self.note(world, broken::CHURN);
@@ -301,10 +284,7 @@ impl Setting {
         let Content::Record(Record { port, .. }) = world.record else {
             return false;
         };
-        let taken = world
-            .slots
-            .iter()
-            .any(|other| other.has(mark::LISTENING) && other.port == port);
+        let taken = world.slots.iter().any(|other| other.has(mark::LISTENING) && other.port == port);
         let wants = self.out(slot.claim).want == Want::Listen && !slot.has(mark::PAUSED);
         if !self.scenario.reuse || !wants || taken || port == slot.port {
             return false;

@@ -3,10 +3,8 @@
 use local_daemon::claim::Reason;
 
 use super::{Cause, Phase, Setting, World, client_number, mark, number};
-use crate::{
-    automaton::OFF,
-    machine::{Content, End, Letter, NONE, Root, Want},
-};
+use crate::automaton::OFF;
+use crate::machine::{Content, End, Letter, NONE, Root, Want};
 
 impl Setting {
     /// Whether what follows is outside the scenario's bound.
@@ -64,10 +62,7 @@ impl Setting {
 
     /// The daemons whose record stands in a taken file.
     pub fn taken(&self, world: &World) -> Vec<u8> {
-        self.slots()
-            .map(number)
-            .filter(|slot| world.taken & (1 << slot) != 0)
-            .collect()
+        self.slots().map(number).filter(|slot| world.taken & (1 << slot) != 0).collect()
     }
 
     /// Whose id stands in the record.
@@ -89,11 +84,7 @@ impl Setting {
 
     /// Where a fresh connect of this protocol leads, by the crate's own machine.
     pub fn connects(&self, world: &World, protocol: u8) -> Option<End> {
-        let mut machine = self.automaton.start(Root::Call {
-            protocol,
-            spawn: false,
-            replace: false,
-        });
+        let mut machine = self.automaton.start(Root::Call { protocol, spawn: false, replace: false });
         loop {
             let out = self.out(machine);
             let letter = match out.want {
@@ -118,9 +109,7 @@ impl Setting {
 
     /// Where each client is.
     pub fn phases<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Phase> + 'a {
-        world.clients[..self.scenario.clients.len()]
-            .iter()
-            .map(|client| client.phase)
+        world.clients[..self.scenario.clients.len()].iter().map(|client| client.phase)
     }
 
     /// Whose record the world shows, for a reader of a trace.

@@ -1,11 +1,9 @@
 //! Worlds that are the same but for the names of daemons and clients.
 
 use super::{Phase, Setting, Slot, World, client_number, number};
-use crate::{
-    automaton::{Local, rank},
-    machine::{Content, DAEMONS, NONE, Names, Record},
-    scenario::CLIENTS,
-};
+use crate::automaton::{Local, rank};
+use crate::machine::{Content, DAEMONS, NONE, Names, Record};
+use crate::scenario::CLIENTS;
 
 impl Setting {
     /// One representative of all worlds that are the same but for the names of daemons and clients.
@@ -52,13 +50,7 @@ impl Setting {
             peers += u8::from(client.phase == Phase::Connected(daemon));
             children += u8::from(self.automaton.mentions(client.machine, daemon)) << 4;
         }
-        (
-            self.automaton.orbit(slot.claim),
-            slot.marks,
-            slot.protocol,
-            tied,
-            children << 2 | peers,
-        )
+        (self.automaton.orbit(slot.claim), slot.marks, slot.protocol, tied, children << 2 | peers)
     }
 
     fn renamed(&self, world: &World, names: Names) -> World {
@@ -67,17 +59,12 @@ impl Setting {
             return *world;
         }
         let name = |daemon: u8| {
-            if usize::from(daemon) < DAEMONS {
-                names[usize::from(daemon)]
-            } else {
-                daemon
-            }
+            if usize::from(daemon) < DAEMONS { names[usize::from(daemon)] } else { daemon }
         };
         let content = |content: Content| match content {
-            Content::Record(record) => Content::Record(Record {
-                id: name(record.id),
-                port: name(record.port),
-            }),
+            Content::Record(record) => {
+                Content::Record(Record { id: name(record.id), port: name(record.port) })
+            }
             other => other,
         };
         let mut renamed = *world;

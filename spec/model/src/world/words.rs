@@ -19,11 +19,7 @@ pub(super) fn probed(record: Record, answer: Answer) -> String {
         Answer::NoCredential => "there is no credential".to_owned(),
         Answer::Proven { id, protocol, ready } => {
             let state = if ready { "ready" } else { "draining" };
-            let id = if id == record.id {
-                String::new()
-            } else {
-                format!("D{id} ")
-            };
+            let id = if id == record.id { String::new() } else { format!("D{id} ") };
             format!("{id}{state}, acme/{protocol}")
         }
     };

@@ -17,10 +17,7 @@ pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     std::fs::remove_file(stage.record_path())?;
     // A leader that lives on, so that the session and the group are there to be signalled.
-    let setup = Setup {
-        own_session: true,
-        ..Setup::default()
-    };
+    let setup = Setup { own_session: true, ..Setup::default() };
     let shell = ["sh", "-c", r#""$@"; status=$?; sleep 600; exit $status"#, "sh"];
     let caller = stage.call(Call::spawn().setup(setup).under(&shell))?;
     let find = |stage: &Stage| stage.find(stage.state_dir()).ok();
@@ -31,10 +28,7 @@ pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     let process = process_of(stage, &live)?;
     stage.precondition(format!("the client started a daemon, pid {}", process.pid));
     let own = process.session != caller.pid() && process.pgrp != caller.pid();
-    stage.ensure(
-        own,
-        format!("the daemon is in session {} of its client's", process.session),
-    )?;
+    stage.ensure(own, format!("the daemon is in session {} of its client's", process.session))?;
     for signal in [Signal::HUP, Signal::INT, Signal::KILL] {
         let of_session = |process: &Proc| process.session == caller.pid();
         for process in processes().into_iter().filter(of_session) {
@@ -117,9 +111,7 @@ pub(super) fn no_zombie_while_it_waits(stage: &mut Stage) -> Outcome {
             return Some(None);
         }
         let all = processes();
-        let zombie = all
-            .iter()
-            .find(|process| process.ppid == caller.pid() && process.is_zombie());
+        let zombie = all.iter().find(|process| process.ppid == caller.pid() && process.is_zombie());
         let Some(zombie) = zombie else {
             since = None;
             return None;

@@ -17,20 +17,13 @@ pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let (name, _) = world.protocol.split_once('/').unwrap_or_default();
     let (ours, theirs) = (format!("{name}/7"), format!("{name}/6"));
     let decoy = bystander(stage)?;
-    let old = FakeDaemon {
-        protocol: theirs,
-        pid: decoy.pid(),
-        ..world.daemon()
-    };
+    let old = FakeDaemon { protocol: theirs, pid: decoy.pid(), ..world.daemon() };
     let old = play_published(stage, old)?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().protocol(ours))?;
     stage.precondition("a daemon of the client's protocol with a lower number was published");
     let seen = format!("not ready with another daemon but {answer}");
-    stage.ensure(
-        answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id),
-        seen,
-    )?;
+    stage.ensure(answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id), seen)?;
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
     stage.ensure(its_own, format!("no daemon of the answered id is there: {now:?}"))?;
@@ -41,29 +34,15 @@ pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
         count(&events, FileEventKind::Deleted, &name) + count(&events, FileEventKind::MovedFrom, &name);
     stage.ensure(free == 0, "the old record was removed before the new one came")?;
     let handshake = stage.manifest().binding.handshake.path.clone();
-    let other = old
-        .actor
-        .ledger()
-        .requests()
-        .into_iter()
-        .find(|seen| seen.target != handshake);
-    stage.ensure(
-        other.is_none(),
-        format!("the old daemon was sent {:?}", other.map(|seen| seen.target)),
-    )
+    let other = old.actor.ledger().requests().into_iter().find(|seen| seen.target != handshake);
+    stage.ensure(other.is_none(), format!("the old daemon was sent {:?}", other.map(|seen| seen.target)))
 }
 
 pub(super) fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own, whose record took the old one's place");
     let protocol = "another/9".to_owned();
-    let old = play_published(
-        stage,
-        FakeDaemon {
-            protocol,
-            ..world.daemon()
-        },
-    )?;
+    let old = play_published(stage, FakeDaemon { protocol, ..world.daemon() })?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().replacing())?;
     let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id);
@@ -88,31 +67,19 @@ pub(super) fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
     stage.ensure(own, format!("not ready with a daemon of its own but {answer}"))?;
     let changes = before.diff(&Snapshot::of(stage.state_dir())?);
     let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
-    stage.ensure(
-        changes.is_empty(),
-        format!("the shared state directory: {}", changes.join(", ")),
-    )?;
+    stage.ensure(changes.is_empty(), format!("the shared state directory: {}", changes.join(", ")))?;
     let more = good.actor.ledger().connections().len() - heard;
     stage.ensure(more == 0, "the shared daemon was asked")?;
-    let gone = until(Instant::now() + SOON, || {
-        stage.arena().leaks().is_empty().then_some(())
-    });
+    let gone = until(Instant::now() + SOON, || stage.arena().leaks().is_empty().then_some(()));
     let left: Vec<String> = stage.arena().leaks().iter().map(ToString::to_string).collect();
     stage.ensure(gone.is_some(), format!("left running: {}", left.join(", ")))?;
     for place in ["tmp", "run", "home"] {
         let snapshot = Snapshot::of(&stage.arena().path().join(place))?;
         let left = snapshot.0.keys().find(|path| {
-            let name = path
-                .file_name()
-                .and_then(std::ffi::OsStr::to_str)
-                .unwrap_or_default();
+            let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
             name == stage.manifest().binding.registration || name == stage.manifest().binding.credential
         });
-        let seen = format!(
-            "left behind: {}/{:?}",
-            place,
-            left.map(|path| path.display().to_string())
-        );
+        let seen = format!("left behind: {}/{:?}", place, left.map(|path| path.display().to_string()));
         stage.ensure(left.is_none(), seen)?;
     }
     Ok(())
@@ -152,16 +119,11 @@ fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Ou
     let live = match stage.find(stage.state_dir()) {
         Ok(live) => live,
         Err(why) => {
-            return stage.fail(format!(
-                "the restart {what}: {answer}, and no daemon is ready: {why}"
-            ));
+            return stage.fail(format!("the restart {what}: {answer}, and no daemon is ready: {why}"));
         }
     };
     let other = live.record.id != before && answer.id.as_deref() != Some(before);
-    stage.ensure(
-        other,
-        format!("the restart {what}: the daemon is the one from before: {answer}"),
-    )?;
+    stage.ensure(other, format!("the restart {what}: the daemon is the one from before: {answer}"))?;
     Ok(live)
 }
 
@@ -169,12 +131,7 @@ pub(super) fn no_restart_no_success(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("no success");
     let answer = stage.ask(Call::new(Command::Restart))?;
-    let same = stage
-        .find(stage.state_dir())
-        .is_ok_and(|live| live.record.id == good.daemon.id);
+    let same = stage.find(stage.state_dir()).is_ok_and(|live| live.record.id == good.daemon.id);
     let success = answer.exit.code == Some(0) || answer.outcome == "ready";
-    stage.ensure(
-        !(same && success),
-        format!("the same daemon is ready, and the restart says {answer}"),
-    )
+    stage.ensure(!(same && success), format!("the same daemon is ready, and the restart says {answer}"))
 }

@@ -23,10 +23,7 @@ pub(super) fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outco
     let (world, _good) = furnished(stage)?;
     stage.expect("no daemon started while one is draining; one when its record is gone");
     let spy = Spy::new(stage, Part::Runs)?;
-    let leaving = FakeDaemon {
-        state: "draining".to_owned(),
-        ..world.daemon()
-    };
+    let leaving = FakeDaemon { state: "draining".to_owned(), ..world.daemon() };
     let leaving = play_published(stage, leaving)?;
     let caller = stage.call(with(&spy))?;
     if leaving.actor.ledger().wait_request(caller.deadline).is_none() {
@@ -59,10 +56,7 @@ pub(super) fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.lock.clone();
     let spawning = count(&watch.events(), FileEventKind::Opened, &name) > 0;
     drop(lock);
-    stage.ensure(
-        !spawning,
-        "the client went for the spawn's lock before it read again",
-    )
+    stage.ensure(!spawning, "the client went for the spawn's lock before it read again")
 }
 
 pub(super) fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
@@ -94,10 +88,7 @@ pub(super) fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
         stage.ensure(ids.len() == 1, format!("{scene}: {} ids: {ids:?}", ids.len()))?;
         let live = stage.find(stage.state_dir());
         let there = live.as_ref().is_ok_and(|live| ids.contains(&live.record.id));
-        stage.ensure(
-            there,
-            format!("{scene}: the daemon of the record is another or none: {live:?}"),
-        )?;
+        stage.ensure(there, format!("{scene}: the daemon of the record is another or none: {live:?}"))?;
         stage.arena().end_leaks();
     }
     Ok(())
@@ -135,10 +126,7 @@ pub(super) fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     drop(lock);
     let answer = stage.answer(&caller)?;
     ends(stage, &answer, "ready")?;
-    stage.ensure(
-        !early,
-        "a daemon was started while the lock was held, within 400 ms",
-    )
+    stage.ensure(!early, "a daemon was started while the lock was held, within 400 ms")
 }
 
 pub(super) fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
@@ -148,10 +136,7 @@ pub(super) fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     let lock = hold_lock(stage)?;
     let caller = stage.call(with(&spy))?;
     let started = spy.started(caller.began + Duration::from_secs(1) + LATE);
-    stage.ensure(
-        started.is_some(),
-        "no daemon 2.5 s after the call, with the lock held by another",
-    )?;
+    stage.ensure(started.is_some(), "no daemon 2.5 s after the call, with the lock held by another")?;
     let answer = stage.answer(&caller)?;
     ends_after(stage, &answer, "ready", "with the lock held by another")?;
     stage.arena().end_leaks();
@@ -184,11 +169,7 @@ pub(super) fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
     publish(stage, &came.record)?;
     drop(lock);
     let answer = stage.answer(&caller)?;
-    not_started(
-        stage,
-        &spy,
-        "although one had come while the client waited for the lock",
-    )?;
+    not_started(stage, &spy, "although one had come while the client waited for the lock")?;
     ready_with(stage, &answer, &came.daemon.id)
 }
 
@@ -205,17 +186,11 @@ pub(super) fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
     stage.precondition("the client holds the advisory lock while its child starts");
     let bound = at + Duration::from_secs(1) + SLACK;
     let free = until(bound, || lock_is_free(stage).then_some(()));
-    stage.ensure(
-        free.is_some(),
-        "the lock is still held 1.5 s after the start of the child",
-    )?;
+    stage.ensure(free.is_some(), "the lock is still held 1.5 s after the start of the child")?;
     stage.ensure(caller.is_running(), "the client did not wait for its child")?;
     caller.kill_group();
     stage.arena().end_leaks();
     let (_, live) = spawned(stage)?;
     let free = lock_is_free(stage);
-    stage.ensure(
-        free,
-        format!("the lock is held beside the ready daemon {}", live.record.pid),
-    )
+    stage.ensure(free, format!("the lock is held beside the ready daemon {}", live.record.pid))
 }

@@ -30,10 +30,7 @@ pub(super) fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
         let spy = Spy::new(stage, part)?;
         let answer = stage.ask(with(&spy).within(2))?;
         let starts = spy.starts().len();
-        stage.ensure(
-            starts == 1,
-            format!("a child that {what} was started {starts} times: {answer}"),
-        )?;
+        stage.ensure(starts == 1, format!("a child that {what} was started {starts} times: {answer}"))?;
         stage.arena().end_leaks();
         spy.forget()?;
     }
@@ -57,10 +54,7 @@ pub(super) fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     let quick = answer.after < LATE;
     stage.ensure(quick, format!("not at once: {answer}"))?;
     let said = answer.text().contains("the third excuse");
-    stage.ensure(
-        said,
-        format!("what the last child said is not repeated: {answer}"),
-    )
+    stage.ensure(said, format!("what the last child said is not repeated: {answer}"))
 }
 
 pub(super) fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
@@ -77,10 +71,7 @@ pub(super) fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let gone = gone(pid);
     let name = stage.manifest().binding.registration.clone();
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
-    stage.ensure(
-        published == 0,
-        "the child published over the daemon that was ready",
-    )?;
+    stage.ensure(published == 0, "the child published over the daemon that was ready")?;
     stage.ensure(gone, "the child has not ended 5 s after it found a ready daemon")
 }
 
@@ -94,10 +85,7 @@ pub(super) fn leaves_the_old_record_alone(stage: &mut Stage) -> Outcome {
     let before = old.ledger().connections().len();
     stage.ensure(before > 0, "the record's address was not asked before the spawn")?;
     let asked = old.ledger().wait_for(ms(1_200), |taken| taken.len() > before);
-    stage.ensure(
-        asked.is_none(),
-        "the old record's address was asked again after the spawn",
-    )?;
+    stage.ensure(asked.is_none(), "the old record's address was asked again after the spawn")?;
     let came = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)
@@ -117,10 +105,7 @@ pub(super) fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)?;
     let late = answer.exit.at.saturating_duration_since(at);
-    stage.ensure(
-        late < LATE,
-        format!("{} ms after the record came: {answer}", late.as_millis()),
-    )
+    stage.ensure(late < LATE, format!("{} ms after the record came: {answer}", late.as_millis()))
 }
 
 /// A daemon that answers as long as it is awake, and takes connections when it is not; its record is published.
@@ -166,10 +151,7 @@ pub(super) fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
     let failed = answer.outcome == "spawn-failed";
-    stage.ensure(
-        !failed,
-        format!("although the child ended with status 0: {answer}"),
-    )
+    stage.ensure(!failed, format!("although the child ended with status 0: {answer}"))
 }
 
 pub(super) fn goes_where_its_child_yielded(stage: &mut Stage) -> Outcome {

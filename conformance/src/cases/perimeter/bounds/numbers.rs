@@ -110,10 +110,7 @@ pub(super) fn many_handshakes_served(stage: &mut Stage) -> Outcome {
                 })
             })
             .collect();
-        lanes
-            .into_iter()
-            .flat_map(|lane| lane.join().unwrap_or_default())
-            .collect::<Vec<_>>()
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap_or_default()).collect::<Vec<_>>()
     });
     let good = answers.iter().filter(|answer| **answer == Ok(200)).count();
     stage.precondition(format!(
@@ -122,10 +119,7 @@ pub(super) fn many_handshakes_served(stage: &mut Stage) -> Outcome {
         began.elapsed().as_millis()
     ));
     let other = answers.iter().find(|answer| **answer != Ok(200));
-    stage.ensure(
-        good == MANY,
-        format!("{good} of {MANY} were answered 200; another: {other:?}"),
-    )
+    stage.ensure(good == MANY, format!("{good} of {MANY} were answered 200; another: {other:?}"))
 }
 
 /// Gives this process room for so many descriptors; whether it has it.
@@ -180,14 +174,8 @@ pub(super) fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome
     let seen = answer.summary(stage.transcript());
     let place = open.len() + 1;
     stage.observed(format!("connection {place} was answered {seen}"));
-    stage.ensure(
-        place > LEAST,
-        format!("connection {place} was refused already: {seen}"),
-    )?;
-    stage.ensure(
-        answer.status == 503,
-        format!("connection {place} was answered {seen}"),
-    )?;
+    stage.ensure(place > LEAST, format!("connection {place} was refused already: {seen}"))?;
+    stage.ensure(answer.status == 503, format!("connection {place} was answered {seen}"))?;
     stage.ensure(
         answer.header("retry-after").is_some(),
         format!("connection {place} was answered 503 without Retry-After"),
@@ -195,10 +183,7 @@ pub(super) fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome
     drop(open);
     let deadline = Instant::now() + ANSWER;
     let again = until(deadline, || stage.is_ready(&live).then_some(()));
-    stage.ensure(
-        again.is_some(),
-        "no good handshake is answered after the connections are closed",
-    )
+    stage.ensure(again.is_some(), "no good handshake is answered after the connections are closed")
 }
 
 /// Floods the daemon with handshakes of a wrong credential until some are answered 503, and then does `meanwhile`.
@@ -209,10 +194,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
     const RATE: u128 = 1_000;
     let (_daemon, live) = stage.launch_ready()?;
     let wrong = proof::bearer(&Credential::random());
-    let request = handshake_route(stage)
-        .ask(&live)
-        .with("Authorization", &wrong)
-        .bytes();
+    let request = handshake_route(stage).ask(&live).with("Authorization", &wrong).bytes();
     stage.between_controls(&live, |stage| {
         let flood = Flood::new(live.target.address, &request, 50);
         let began = Instant::now();
@@ -220,37 +202,22 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
             let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(|| flood.run())).collect();
             let refused = || (flood.refused.load(Ordering::SeqCst) > 0).then_some(());
             let reached = until(began + LENGTH, refused);
-            let outcome = if reached.is_some() {
-                meanwhile(stage, &live)
-            } else {
-                Ok(())
-            };
+            let outcome = if reached.is_some() { meanwhile(stage, &live) } else { Ok(()) };
             flood.over.store(true, Ordering::SeqCst);
             for lane in lanes {
                 let _ = lane.join();
             }
             outcome
         })?;
-        let (sent, refused) = (
-            flood.sent.load(Ordering::SeqCst),
-            flood.refused.load(Ordering::SeqCst),
-        );
+        let (sent, refused) = (flood.sent.load(Ordering::SeqCst), flood.refused.load(Ordering::SeqCst));
         let lasted = began.elapsed().as_millis().max(1);
-        stage.observed(format!(
-            "{refused} of {sent} handshakes in {lasted} ms were answered 503"
-        ));
+        stage.observed(format!("{refused} of {sent} handshakes in {lasted} ms were answered 503"));
         if refused == 0 && sent as u128 * 1_000 / lasted < RATE {
             return stage.inconclusive(format!("only {sent} handshakes in {lasted} ms"));
         }
-        stage.ensure(
-            refused > 0,
-            format!("none of {sent} handshakes in {lasted} ms was answered 503"),
-        )?;
+        stage.ensure(refused > 0, format!("none of {sent} handshakes in {lasted} ms was answered 503"))?;
         let bare = flood.bare.load(Ordering::SeqCst);
-        stage.ensure(
-            bare == 0,
-            format!("{bare} of {refused} answers of 503 have no Retry-After"),
-        )?;
+        stage.ensure(bare == 0, format!("{bare} of {refused} answers of 503 have no Retry-After"))?;
         if let Some(why) = flood_over(stage, &live) {
             return stage.fail(why);
         }
@@ -261,9 +228,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
 /// Waits until a good handshake is answered again, where refused ones are not the only ones that count.
 fn flood_over(stage: &Stage, live: &Live) -> Option<String> {
     let again = until(Instant::now() + ANSWER, || stage.is_ready(live).then_some(()));
-    again
-        .is_none()
-        .then(|| "no good handshake is answered after the flood".to_owned())
+    again.is_none().then(|| "no good handshake is answered after the flood".to_owned())
 }
 
 pub(super) fn handshakes_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {

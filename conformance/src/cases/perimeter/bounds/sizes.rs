@@ -35,11 +35,7 @@ pub(super) fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
             .with("Content-Type", "application/json")
             .bearer(&live);
         served_bytes(stage, "a body of 64 KiB", &ask.clone().body(&*body).bytes())?;
-        served_bytes(
-            stage,
-            "a body of 64 KiB in chunks",
-            &in_chunks(&ask, &body).bytes(),
-        )?;
+        served_bytes(stage, "a body of 64 KiB in chunks", &in_chunks(&ask, &body).bytes())?;
     }
     Ok(())
 }
@@ -52,11 +48,7 @@ pub(super) fn oversized_target_refused(stage: &mut Stage) -> Outcome {
     let mut asks = Vec::new();
     for length in [(32 << 10) + 1, 48 << 10, 60_000] {
         let ask = read.ask(&live).target(long(length));
-        asks.push(
-            ask.clone()
-                .bearer(&live)
-                .named(format!("a target of {length} bytes")),
-        );
+        asks.push(ask.clone().bearer(&live).named(format!("a target of {length} bytes")));
         asks.push(ask.named(format!("a target of {length} bytes, no credential")));
     }
     asks.push(
@@ -136,9 +128,7 @@ pub(super) fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     let announced = |length: usize| ask.clone().with("Content-Length", &length.to_string());
     let asks = [
         announced(BEYOND).named("16 MiB and a byte announced"),
-        announced(BEYOND)
-            .with("Expect", "100-continue")
-            .named("the same, and waited for leave"),
+        announced(BEYOND).with("Expect", "100-continue").named("the same, and waited for leave"),
         announced(1 << 40).named("a terabyte announced"),
     ];
     let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
@@ -188,16 +178,8 @@ pub(super) fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
     let shapes: [(&str, String, &str); 4] = [
         ("a method without end", String::new(), &piece),
         ("a target without end", "GET /".to_owned(), &piece),
-        (
-            "a header without end",
-            format!("GET / HTTP/1.1\r\nHost: {own}\r\nx-a: "),
-            &piece,
-        ),
-        (
-            "headers without end",
-            format!("GET / HTTP/1.1\r\nHost: {own}\r\n"),
-            &header,
-        ),
+        ("a header without end", format!("GET / HTTP/1.1\r\nHost: {own}\r\nx-a: "), &piece),
+        ("headers without end", format!("GET / HTTP/1.1\r\nHost: {own}\r\n"), &header),
     ];
     stage.between_controls(&live, |stage| {
         let before = resident(&daemon);

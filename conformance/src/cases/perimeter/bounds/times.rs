@@ -70,9 +70,7 @@ fn read_nothing(daemon: &Daemon, live: &Live, request: &[u8], bound: Duration) -
     // Not so small that what the daemon acknowledges is thrown away with what it answers: then this side stalls first.
     rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 128 * 1024)
         .map_err(|error| error.to_string())?;
-    socket
-        .set_write_timeout(Some(Duration::from_secs(1)))
-        .map_err(io)?;
+    socket.set_write_timeout(Some(Duration::from_secs(1))).map_err(io)?;
     // Little waits on this side, so that what the daemon still takes is seen at once.
     rustix::net::sockopt::set_socket_send_buffer_size(&socket, 64 << 10).map_err(|error| io(error.into()))?;
     let own = socket.local_addr().map_err(io)?;
@@ -130,17 +128,11 @@ pub(super) fn slow_connections_ended(stage: &mut Stage) -> Outcome {
         let (heads, body, reader) = std::thread::scope(|scope| {
             let heads = [
                 ("a header section that stops", &half, ""),
-                (
-                    "a header section that drips",
-                    &half,
-                    "x-a: aaaaaaaaaaaaaaaaaaaaaaaaa\r\n",
-                ),
+                ("a header section that drips", &half, "x-a: aaaaaaaaaaaaaaaaaaaaaaaaa\r\n"),
                 ("a request line that drips", &line, "a"),
             ]
             .map(|(what, start, drip)| (what, scope.spawn(move || dawdle(address, start, drip, HEAD))));
-            let body = body
-                .as_ref()
-                .map(|body| scope.spawn(move || dawdle(address, body, "", REST)));
+            let body = body.as_ref().map(|body| scope.spawn(move || dawdle(address, body, "", REST)));
             let reader = scope.spawn(|| read_nothing(&daemon, &live, &good, REST));
             let heads = heads.map(|(what, thread)| (what, thread.join().unwrap_or(End::Open)));
             let body = body.map(|thread| thread.join().unwrap_or(End::Open));
@@ -182,33 +174,15 @@ pub(super) fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
         ("a foreign Host", good.clone().hosts([&*foreign]).bytes()),
         ("an unknown path", good.clone().target("/no/such/route").bytes()),
         ("a header section of 100 KB", padded(&good, 100_000, 10)),
-        (
-            "a header section of 10,000 headers",
-            padded(&good, 100_000, 10_000),
-        ),
-        (
-            "a target of 40 KiB",
-            good.clone().target(format!("/{}", "a".repeat(40 << 10))).bytes(),
-        ),
+        ("a header section of 10,000 headers", padded(&good, 100_000, 10_000)),
+        ("a target of 40 KiB", good.clone().target(format!("/{}", "a".repeat(40 << 10))).bytes()),
         (
             "a body of a terabyte",
-            good.clone()
-                .method("POST")
-                .with("Content-Length", &(1_u64 << 40).to_string())
-                .bytes(),
+            good.clone().method("POST").with("Content-Length", &(1_u64 << 40).to_string()).bytes(),
         ),
-        (
-            "an upgrade",
-            good.clone()
-                .with("Connection", "upgrade")
-                .with("Upgrade", "x")
-                .bytes(),
-        ),
+        ("an upgrade", good.clone().with("Connection", "upgrade").with("Upgrade", "x").bytes()),
         ("a path of no text", good.clone().target("/%ff%fe/%00").bytes()),
-        (
-            "a query of no text",
-            good.clone().target(format!("{}?%ff=%00&&==&", read.path)).bytes(),
-        ),
+        ("a query of no text", good.clone().target(format!("{}?%ff=%00&&==&", read.path)).bytes()),
         ("JSON of a thousand depths", deep(stage, &live)),
     ] {
         bad.push((what.to_owned(), bytes, false));
@@ -230,14 +204,9 @@ pub(super) fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
         };
         let seen = response.summary(stage.transcript());
         stage.ensure(response.status == 200, format!("after {what}: answered {seen}"))?;
-        stage.ensure(
-            daemon.is_running(),
-            format!("after {what}: the process has ended"),
-        )?;
+        stage.ensure(daemon.is_running(), format!("after {what}: the process has ended"))?;
     }
-    stage.control(format!(
-        "a good request was served after each of {count} bad ones"
-    ));
+    stage.control(format!("a good request was served after each of {count} bad ones"));
     stage.ensure(stage.is_ready(&live), "another launch answers now")
 }
 
