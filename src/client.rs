@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use local_daemon_proto::Credential;
+use local_daemon_proto::connect::{Budget, Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon_proto::gate::{NotAProtocol, Protocol};
+use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
+use local_daemon_proto::registration::{Invalid, MAX_BYTES, Registration, Sight};
 use zeroize::Zeroizing;
 
-use crate::claim::Probe;
-use crate::connect::{Budget, Child, Connect, Effect, Observed, Outcome, Policy};
 use crate::exchange::{self, Answer, Wire};
-use crate::gate::NotAProtocol;
-use crate::handshake::{self, Handshake, Nonce};
-use crate::registration::{Invalid, MAX_BYTES};
-use crate::state_directory::{self, NoHome};
-use crate::{Credential, Protocol, Registration, StateDir, platform};
+use crate::platform;
+use crate::state_directory::{self, NoHome, StateDir};
 
 /// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
             }
             Effect::Probe(record) => Observed::Probed(self.probe(&record)),
             Effect::Lock => {
-                let bound = crate::connect::LOCK_BOUND.min(self.left());
+                let bound = LOCK_BOUND.min(self.left());
                 self.lock = state_dir.lock(bound);
                 Observed::Locked(self.lock.is_some())
             }
@@ -309,7 +309,7 @@ impl<'a> Run<'a> {
         command.env(state_directory::VARIABLE, state_dir.path());
         let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
             let error = format!("{} could not be started: {e}", launch.program.display());
-            state_dir.note_failure(&error);
+            state_dir.note_failure(unix_millis(), &error);
             error
         })?;
         self.pipe = Some((pipe, Vec::new()));
@@ -336,7 +336,7 @@ impl<'a> Run<'a> {
         match has_spoken.then(|| self.child_word()).flatten() {
             Some(Word::Done) => self.child = Child::Done,
             Some(Word::Failed(error)) => {
-                self.client.state_dir.note_failure(&error);
+                self.client.state_dir.note_failure(unix_millis(), &error);
                 self.spawn_error = Some(error);
                 self.child = Child::Failed;
             }
@@ -371,7 +371,7 @@ impl<'a> Run<'a> {
     fn failure(&mut self, outcome: Outcome) -> Failure {
         let state_dir = self.client.state_dir.path();
         let record = match self.client.state_dir.read_record().0 {
-            crate::claim::Sight::Record(record) => Some(record),
+            Sight::Record(record) => Some(record),
             _ => None,
         };
         let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
@@ -493,7 +493,7 @@ fn last_line(log: &Path) -> Option<String> {
     tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
 }
 
-pub(crate) fn unix_millis() -> u64 {
+fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

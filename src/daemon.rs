@@ -21,6 +21,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
+use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::gate::{NotAProtocol, Protocol};
+use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -33,13 +36,9 @@ use self::serve::{Admit, accept};
 pub use self::shared::Handle;
 use self::shared::{OriginSource, Shared};
 use crate::browser::PageTokens;
-use crate::claim::{Claim, Effect, Outcome, Reason};
-use crate::gate::NotAProtocol;
 use crate::perimeter::{Guard, Origins, RouteMethods};
 use crate::platform::{self, Watch};
-use crate::registration::LoopbackHost;
-use crate::state_directory::{self, Fault, NoHome};
-use crate::{LoopbackUrl, Protocol, StateDir};
+use crate::state_directory::{self, Fault, NoHome, StateDir};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);

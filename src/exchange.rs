@@ -5,9 +5,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use zeroize::Zeroizing;
-
-use crate::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]

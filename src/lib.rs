@@ -29,32 +29,27 @@
 //!
 //! The modules bear the names of the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
-//! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` do no I/O and read no clock; [`Daemon`] and
-//! [`Client`] drive them.
+//! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` are those of [`local_daemon_proto`], which does no
+//! I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
 
 #[cfg(feature = "daemon")]
 pub mod browser;
-pub mod claim;
 pub mod client;
-pub mod connect;
-pub mod credential;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 mod exchange;
-pub mod gate;
-pub mod handshake;
 #[cfg(feature = "daemon")]
 pub mod perimeter;
 mod platform;
-pub mod registration;
 pub mod state_directory;
 #[cfg(feature = "daemon")]
 pub mod streams;
 
 pub use client::{Client, Launch};
-pub use credential::Credential;
 #[cfg(feature = "daemon")]
 pub use daemon::Daemon;
-pub use gate::Protocol;
-pub use registration::{ClaimId, LoopbackUrl, Registration};
+pub use local_daemon_proto::{
+    ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
+    registration,
+};
 pub use state_directory::StateDir;

@@ -33,6 +33,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
+use local_daemon_proto::Credential;
+use local_daemon_proto::Protocol;
+use local_daemon_proto::handshake::{self, Handshake, Nonce, State};
 use pin_project_lite::pin_project;
 use serde_json::Map;
 use tokio::sync::watch;
@@ -48,9 +51,6 @@ use self::request::{
 };
 use self::revocable::Revocable;
 use crate::browser::{self, Accepted, PageTokens};
-use crate::credential::Credential;
-use crate::gate::Protocol;
-use crate::handshake::{self, Handshake, Nonce, State};
 
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
 /// may name the one that it speaks.

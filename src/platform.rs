@@ -1,6 +1,9 @@
 //! What differs between operating systems, behind one face: owner-only files, directories, detached children,
 //! readiness pipes, locks. Windows (DIR-15) has its seam here and no code.
 
+mod refused;
+pub use refused::Refused;
+
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]

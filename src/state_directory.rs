@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fmt, fs};
 
-use crate::claim::Sight;
-use crate::connect::Budget;
-use crate::credential::{Credential, NotACredential};
+use local_daemon_proto::Credential;
+use local_daemon_proto::connect::Budget;
+use local_daemon_proto::registration::{ClaimId, Invalid, Registration, Sight};
+
 use crate::platform;
-use crate::registration::{ClaimId, Invalid, Registration};
+
+pub use crate::platform::Refused;
 
 /// The registration's file name.
 pub const REGISTRATION: &str = "registration.json";
@@ -31,54 +33,6 @@ pub const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
 const FAILURES: &str = "spawn-failures.json";
 const TAKEN: &str = "registration.json.taken-";
 const TEMPORARY: &str = ".tmp-";
-
-/// Why a file or directory must not be trusted, or cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// A symbolic link.
-    #[error("it is a symbolic link")]
-    Symlink,
-    /// Not a regular file.
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// Not a directory.
-    #[error("it is not a directory")]
-    NotADirectory,
-    /// Another user's.
-    #[error("it belongs to user {owner}, and this is user {me}")]
-    Owner {
-        /// The file's owner.
-        owner: u32,
-        /// The reader.
-        me: u32,
-    },
-    /// Group or others may do something with it.
-    #[error("its mode {0:04o} lets others in; it has to be owner-only (chmod go= PATH)")]
-    Mode(u32),
-    /// More than 64 KiB.
-    #[error("it is larger than 64 KiB")]
-    TooLarge,
-    /// On a network filesystem.
-    #[error(
-        "it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir"
-    )]
-    Network,
-    /// It is not there.
-    #[error("it does not exist")]
-    Missing,
-    /// It is locked.
-    #[error("another process writes to it")]
-    Locked,
-    /// Nothing in it is of the log that it was opened for.
-    #[error("it is not empty and holds no event of this log")]
-    Foreign,
-    /// Its content is no credential.
-    #[error("its content is damaged: {0}; `credential rotate` makes a new one")]
-    Credential(#[from] NotACredential),
-    /// The operating system said no.
-    #[error("{0}")]
-    Io(#[source] io::Error),
-}
 
 /// A [`Refused`] and the path that it is about (DIR-11).
 #[derive(Debug, thiserror::Error)]
@@ -373,10 +327,10 @@ impl StateDir {
         }
     }
 
-    /// Counts one spawn that did not become ready.
-    pub(crate) fn note_failure(&self, error: &str) {
+    /// Counts one spawn that did not become ready at `now` (milliseconds since 1970).
+    pub(crate) fn note_failure(&self, now: u64, error: &str) {
         let mut budget = self.read_budget();
-        budget.failed(crate::client::unix_millis(), error);
+        budget.failed(now, error);
         self.write_budget(&budget);
     }
 }

@@ -13,8 +13,11 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-use crate::claim::{Reason, Sight};
-use crate::{ClaimId, StateDir};
+use local_daemon_proto::ClaimId;
+use local_daemon_proto::claim::Reason;
+use local_daemon_proto::registration::Sight;
+
+use crate::state_directory::StateDir;
 
 pub use self::body::{BEAT, EventBody};
 pub use self::hub::{Hub, Next, Refused, Selection, Subscriber};

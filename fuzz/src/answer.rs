@@ -7,8 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use local_daemon::claim::Probe;
-use local_daemon::handshake::{SPEC, State};
+use local_daemon::handshake::{Probe, SPEC, State};
 use local_daemon::{Credential, LoopbackUrl, Registration, client};
 use local_daemon_harness::http::{self, DaemonProof, HttpFault, ProbeAnswer, Response, Target};
 use local_daemon_harness::proof as suite;

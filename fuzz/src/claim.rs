@@ -1,8 +1,9 @@
 //! `Claim`, told anything: whatever the world answers, also what makes no sense, what the model's properties demand of one
 //! daemon holds after each step.
 
-use local_daemon::claim::{Claim, Effect, Outcome, PARSE_RETRIES, Probe, Reason, Sight};
-use local_daemon::handshake::State;
+use local_daemon_proto::claim::{Claim, Effect, Outcome, PARSE_RETRIES, Reason};
+use local_daemon_proto::handshake::{Probe, State};
+use local_daemon_proto::registration::Sight;
 
 use crate::Seed;
 use crate::script::{Choices, id, probes, protocol, record, sights};

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use local_daemon::claim::{Probe, Sight};
-use local_daemon::connect::{
+use local_daemon_proto::connect::{
     Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy,
 };
-use local_daemon::handshake::State;
+use local_daemon_proto::handshake::{Probe, State};
+use local_daemon_proto::registration::{Registration, Sight};
 
 use crate::Seed;
 use crate::script::{Choices, id, probes, protocol, record, sights};
@@ -47,7 +47,7 @@ struct Watched {
 #[derive(Clone, Debug)]
 enum Look {
     Record(Sight),
-    Probe(local_daemon::Registration, Probe),
+    Probe(Registration, Probe),
 }
 
 impl Watched {

@@ -1,8 +1,8 @@
 //! The body of a handshake: the crate reads what the suite reads, member by member.
 
-use local_daemon::handshake::{Handshake, SPEC, State};
-use local_daemon::registration::{Invalid, MAX_BYTES};
 use local_daemon_harness::http;
+use local_daemon_proto::handshake::{Handshake, SPEC, State};
+use local_daemon_proto::registration::{Invalid, MAX_BYTES};
 use local_daemon_spec::vectors::{bytes, text};
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! The proof's two headers: read as the independent subject and the suite read them.
 
-use local_daemon::handshake;
 use local_daemon_harness::proof as suite;
 use local_daemon_harness::subject::readers;
+use local_daemon_proto::handshake;
 use local_daemon_spec::vectors::text;
 
 use crate::{Seed, vectors};

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use local_daemon::claim::{Probe, Sight};
-use local_daemon::handshake::{Handshake, State};
-use local_daemon::{ClaimId, Protocol, Registration};
+use local_daemon_proto::Protocol;
+use local_daemon_proto::handshake::{Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, Registration, Sight};
 
 /// The bytes of an input one by one, each as a choice.
 pub(crate) struct Choices<'a>(std::slice::Iter<'a, u8>);

@@ -13,6 +13,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use local_daemon_proto::registration::MAX_BYTES;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use tokio::time::sleep;
 use tower_service::Service;
 
 use super::patience::{Patient, RequestBody};
-use super::shared::Shared;
+use super::shared::{FLUSH_BOUND, Shared};
 use crate::{perimeter, platform};
 
 /// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
@@ -30,8 +31,6 @@ const HEAD_BOUND: Duration = Duration::from_secs(10);
 const MOST_HEADERS: usize = 2048;
 /// So many connections at a time leave memory behind that is worth giving back.
 const CROWD: usize = 256;
-/// How long answers that are written already may take to leave after the drain.
-pub(super) const FLUSH_BOUND: Duration = Duration::from_millis(500);
 
 /// Accepts until told to close; then lets written answers leave.
 pub(super) async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
@@ -126,7 +125,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_BOUND)
         // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
-        .max_buf_size(crate::registration::MAX_BYTES)
+        .max_buf_size(MAX_BYTES)
         .max_headers(MOST_HEADERS)
         .serve_connection(io, service)
         .with_upgrades();

@@ -6,20 +6,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use local_daemon_proto::claim::{Claim, Outcome, Reason};
+use local_daemon_proto::handshake::{Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::{Credential, Protocol};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
-use super::serve::FLUSH_BOUND;
 use crate::browser::PageTokens;
-use crate::claim::{Claim, Outcome, Probe, Reason, Sight};
-use crate::handshake::{Handshake, State};
+use crate::client;
 use crate::perimeter::{Identity, Origins};
-use crate::{ClaimId, Credential, LoopbackUrl, Protocol, Registration, StateDir, client};
+use crate::state_directory::StateDir;
 
 /// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
 /// notification.
 const READER_BOUND: Duration = Duration::from_secs(1);
+/// How long answers that are written already may take to leave after the drain.
+pub(super) const FLUSH_BOUND: Duration = Duration::from_millis(500);
 
 /// What connections, routes and the driver share.
 #[derive(Debug)]

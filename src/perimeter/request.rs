@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use http::header::{HOST, ORIGIN};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-
-use crate::registration::LoopbackHost;
+use local_daemon_proto::registration::LoopbackHost;
 
 /// The header's value where it is there exactly once.
 pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use local_daemon_proto::registration::MAX_BYTES;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -22,9 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 #[cfg(feature = "daemon")]
 use super::Watch;
-use super::system;
-use crate::registration::MAX_BYTES;
-use crate::state_directory::Refused;
+use super::{Refused, system};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 

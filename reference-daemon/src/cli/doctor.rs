@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use local_daemon::claim::Sight;
 use local_daemon::connect::Outcome;
-use local_daemon::registration::LoopbackHost;
+use local_daemon::registration::{LoopbackHost, Sight};
 use local_daemon::state_directory::{
     CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
 };

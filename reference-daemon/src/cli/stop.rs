@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use local_daemon::claim::Sight;
 use local_daemon::client::Response;
 use local_daemon::connect::Outcome;
 use local_daemon::daemon::DRAIN;
+use local_daemon::registration::Sight;
 use local_daemon::{ClaimId, LoopbackUrl};
 use serde_json::{Value, json};
 

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use local_daemon::claim::Sight;
 use local_daemon::handshake::{self, State as DaemonState};
 use local_daemon::perimeter::{Caller, Origin};
+use local_daemon::registration::Sight;
 use local_daemon::{StateDir, state_directory};
 use serde::Serialize;
 use tokio::time::Instant;

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use local_daemon::claim::{Claim, Effect, Outcome, Probe, Reason, Sight};
-use local_daemon::handshake::{Handshake, State};
-use local_daemon::registration::LoopbackHost;
-use local_daemon::{ClaimId, LoopbackUrl, Protocol, Registration};
+use local_daemon_proto::Protocol;
+use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::handshake::{Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
 
 use crate::observed::{By, Event, Observed, What};
 

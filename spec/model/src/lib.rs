@@ -1,5 +1,5 @@
 //! The formal model of the Local Daemon Protocol: a small model checker that explores the crate's own machines,
-//! [`Claim`](local_daemon::claim::Claim) and [`Connect`](local_daemon::connect::Connect), in a modelled world.
+//! [`Claim`](local_daemon_proto::claim::Claim) and [`Connect`](local_daemon_proto::connect::Connect), in a modelled world.
 //!
 //! * [`machine`] translates between a world's small values and the crate's effects and outcomes;
 //! * [`automaton`] computes everything that the machines can do, once, into a table;
@@ -8,7 +8,6 @@
 //! * [`property`] says what must hold, and which requirements that guards;
 //! * [`explore`] finds every world and the shortest way to a violation;
 //! * [`ablation`] leaves out one rule at a time, in the world and never in the machines;
-//! * [`live`] walks the same worlds with real processes beside them;
 //! * [`admit`] judges whether the machines can have done what a suite has [`observed`] of a run;
 //! * [`render`] writes the traces and the table that the specification shows.
 //!
@@ -33,8 +32,6 @@ pub mod ablation;
 pub mod admit;
 pub mod automaton;
 pub mod explore;
-#[cfg(target_os = "linux")]
-pub mod live;
 pub mod machine;
 pub mod observed;
 pub mod property;

@@ -7,11 +7,11 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use local_daemon::claim::{self, Claim, Reason, Sight};
-use local_daemon::connect::{self, Child, Connect, LOCK_BOUND, Policy};
-use local_daemon::handshake::{Handshake, State};
-use local_daemon::registration::{ClaimId, LoopbackHost, Registration};
-use local_daemon::{LoopbackUrl, Protocol};
+use local_daemon_proto::Protocol;
+use local_daemon_proto::claim::{self, Claim, Reason};
+use local_daemon_proto::connect::{self, Child, Connect, LOCK_BOUND, Policy};
+use local_daemon_proto::handshake::{Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
 
 /// The most daemons that a world holds.
 pub const DAEMONS: usize = 5;
@@ -401,11 +401,13 @@ impl Subject {
     }
 }
 
-pub(crate) fn claim_id(id: u8) -> ClaimId {
+/// Returns the claim id of the daemon of this number.
+pub fn claim_id(id: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(id))
 }
 
-pub(crate) fn protocol_number(number: u8) -> Protocol {
+/// Returns the protocol of this number.
+pub fn protocol_number(number: u8) -> Protocol {
     format!("acme/{number}").parse().expect("a protocol identifier")
 }
 
@@ -438,13 +440,13 @@ fn sight(content: Content) -> Sight {
     }
 }
 
-fn probe(answer: Answer) -> claim::Probe {
+fn probe(answer: Answer) -> Probe {
     match answer {
-        Answer::Refused => claim::Probe::Refused,
-        Answer::TimedOut => claim::Probe::TimedOut,
-        Answer::Foreign => claim::Probe::Foreign,
-        Answer::NoCredential => claim::Probe::NoCredential,
-        Answer::Proven { id, protocol, ready } => claim::Probe::Proven(Handshake {
+        Answer::Refused => Probe::Refused,
+        Answer::TimedOut => Probe::TimedOut,
+        Answer::Foreign => Probe::Foreign,
+        Answer::NoCredential => Probe::NoCredential,
+        Answer::Proven { id, protocol, ready } => Probe::Proven(Handshake {
             protocol: protocol_number(protocol),
             id: claim_id(id),
             pid: NonZeroU32::MIN,
@@ -455,7 +457,8 @@ fn probe(answer: Answer) -> claim::Probe {
     }
 }
 
-pub(crate) fn daemon_want(effect: &claim::Effect) -> Want {
+/// Translates what a daemon's machine wants.
+pub fn daemon_want(effect: &claim::Effect) -> Want {
     use claim::Effect;
     match effect {
         Effect::Listen => Want::Listen,
@@ -477,7 +480,8 @@ pub(crate) fn daemon_want(effect: &claim::Effect) -> Want {
     }
 }
 
-pub(crate) fn client_want(effect: &connect::Effect) -> Want {
+/// Translates what a client's machine wants.
+pub fn client_want(effect: &connect::Effect) -> Want {
     use connect::Effect;
     match effect {
         Effect::ReadRecord => Want::ReadRecord,

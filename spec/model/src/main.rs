@@ -73,10 +73,6 @@ enum Command {
         /// `spec/schemas/observed-trace.schema.json`; `-` is standard input.
         trace: PathBuf,
     },
-    /// One real process of a walk; `tests/live.rs` pulls its strings.
-    #[cfg(target_os = "linux")]
-    #[command(hide = true)]
-    Puppet(local_daemon_model::live::Puppet),
     /// Write `spec/traces/` anew, and the boxes of the chapters that show them.
     Boxes {
         /// The folder of the specification.
@@ -107,14 +103,6 @@ fn main() -> ExitCode {
         }
         Command::Boxes { spec } => boxes(&spec),
         Command::Admits { trace } => admits(&trace),
-        #[cfg(target_os = "linux")]
-        Command::Puppet(puppet) => match puppet.play() {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{puppet:?}: {error}");
-                WRONG
-            }
-        },
     };
     ExitCode::from(status)
 }

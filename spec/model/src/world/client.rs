@@ -1,7 +1,7 @@
 //! What a client's effects do to the world.
 
-use local_daemon::claim::Reason;
-use local_daemon::connect::Child;
+use local_daemon_proto::claim::Reason;
+use local_daemon_proto::connect::Child;
 
 use super::words::{content, probed};
 use super::{Cause, Client, Log, Phase, Setting, World, broken, client_number, mark, number};

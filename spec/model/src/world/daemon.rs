@@ -1,6 +1,6 @@
 //! What a daemon's effects do to the world.
 
-use local_daemon::claim::Reason;
+use local_daemon_proto::claim::Reason;
 
 use super::words::{content, probed, secret};
 use super::{Cause, Log, Setting, World, broken, mark, number};

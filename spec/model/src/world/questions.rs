@@ -1,6 +1,6 @@
 //! What properties and traces ask of a world.
 
-use local_daemon::claim::Reason;
+use local_daemon_proto::claim::Reason;
 
 use super::{Cause, Phase, Setting, World, client_number, mark, number};
 use crate::automaton::OFF;

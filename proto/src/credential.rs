@@ -1,6 +1,7 @@
 //! The credential: the secret that every client of one user's daemon holds. No I/O.
 
-use std::fmt;
+use alloc::string::String;
+use core::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

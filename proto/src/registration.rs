@@ -3,9 +3,13 @@
 //! A value of a type in this module cannot hold what a reader has to refuse: a [`LoopbackUrl`] is one of three
 //! hosts and a port, a [`ClaimId`] is 128 bits.
 
-use std::fmt;
-use std::num::{NonZeroU16, NonZeroU32};
-use std::str::FromStr;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::{NonZeroU16, NonZeroU32};
+use core::str::FromStr;
 
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -200,6 +204,32 @@ impl Registration {
         let mut bytes = serde_json::to_vec(self).expect("strings and numbers always serialise");
         bytes.push(b'\n');
         bytes
+    }
+}
+
+/// What a read of the record showed. Only [`Sight::Missing`] means "no such file".
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Sight {
+    /// No such file, in a directory that is there.
+    Missing,
+    /// The state directory itself is gone.
+    DirectoryGone,
+    /// A valid record.
+    Record(Registration),
+    /// A file that was read whole and is no valid record, with its `id` where that much could be read.
+    Malformed(Option<ClaimId>),
+    /// A file that could not be read, or must not be: an I/O error, a wrong mode, owner or type.
+    Unreadable,
+}
+
+impl Sight {
+    /// The id that stands in it, as far as it could be read.
+    pub fn id(&self) -> Option<ClaimId> {
+        match self {
+            Self::Record(record) => Some(record.id),
+            Self::Malformed(id) => *id,
+            Self::Missing | Self::DirectoryGone | Self::Unreadable => None,
+        }
     }
 }
 

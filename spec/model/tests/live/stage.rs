@@ -17,22 +17,18 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use local_daemon::claim::{self, Sight};
+use local_daemon::StateDir;
 use local_daemon::state_directory::REGISTRATION;
-use local_daemon::{ClaimId, StateDir, connect};
+use local_daemon_model::machine::claim_id;
+use local_daemon_model::scenario::Kind;
+use local_daemon_model::world::{Action, Log, Phase, Setting, World};
+use local_daemon_proto::claim;
+use local_daemon_proto::registration::Sight;
 
-use crate::machine::{DAEMONS, Want, claim_id, client_want, daemon_want};
-use crate::scenario::Kind;
-use crate::world::{Action, Log, Phase, Setting, World};
-
-mod client;
-mod daemon;
-mod puppet;
-mod strings;
-
-pub use puppet::Puppet;
-use puppet::{Role, Told};
-use strings::Strings;
+use super::daemon;
+use super::role::{Puppet, Role, Told};
+use super::strings::Strings;
+use super::words::wish;
 
 /// A probe of a process that answers may take this long.
 const AMPLE: Duration = Duration::from_secs(20);
@@ -40,14 +36,13 @@ const AMPLE: Duration = Duration::from_secs(20);
 const SCANT: Duration = Duration::from_millis(20);
 
 /// Walks once through the worlds of `setting`, which has daemons and callers and gives no id out twice, along the
-/// successors that `choose` picks (it is given how many there are), with real processes of `program` beside it. With
+/// successors that `choose` picks (it is given how many there are), with real processes beside it. With
 /// `credulous`, the clients are broken, and the walk has to notice. Returns the number of steps.
 ///
 /// # Errors
 /// What differed, with the walk that led there; or a process or file that could not be had.
-pub fn walk(
+pub(crate) fn walk(
     setting: &Setting,
-    program: &Path,
     folder: &Path,
     credulous: bool,
     mut choose: impl FnMut(usize) -> usize,
@@ -55,7 +50,7 @@ pub fn walk(
     // So that the children of killed clients can be waited for.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let mut world = setting.initial();
-    let mut stage = Stage::set(setting, &world, program, folder, credulous)?;
+    let mut stage = Stage::set(setting, &world, folder, credulous)?;
     let mut lines = Vec::new();
     let mut successors = Vec::new();
     loop {
@@ -92,13 +87,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(
-        setting: &Setting,
-        world: &World,
-        program: &Path,
-        folder: &Path,
-        credulous: bool,
-    ) -> io::Result<Self> {
+    fn set(setting: &Setting, world: &World, folder: &Path, credulous: bool) -> io::Result<Self> {
         let scenario = &setting.scenario;
         let state_dir = StateDir::at(&folder.join("state"));
         state_dir.create().map_err(io::Error::other)?;
@@ -140,7 +129,7 @@ impl Stage {
                 ports: ports.clone(),
                 first_launch: scenario.first_launch,
             };
-            let child = puppet.start(program, Stdio::null())?;
+            let child = puppet.start(Stdio::null())?;
             stage.welcome(Some(&child))?;
         }
         Ok(stage)
@@ -258,33 +247,6 @@ impl Stage {
         Ok((taken != expected)
             .then(|| format!("the taken files hold {taken:?}, and the model's {expected:?}")))
     }
-}
-
-/// What a machine wants to do, without what differs between a model's record and a real one.
-fn wish(want: Want) -> String {
-    match want {
-        Want::Probe(record) => format!("probe D{}", record.id),
-        other => format!("{other:?}"),
-    }
-}
-
-fn daemon_wish(effect: &claim::Effect) -> String {
-    match effect {
-        claim::Effect::Probe(record) => format!("probe {}", name(record.id)),
-        other => wish(daemon_want(other)),
-    }
-}
-
-fn client_wish(effect: &connect::Effect) -> String {
-    match effect {
-        connect::Effect::Probe(record) => format!("probe {}", name(record.id)),
-        other => wish(client_want(other)),
-    }
-}
-
-fn name(id: ClaimId) -> String {
-    let known = (0_u8..).take(DAEMONS).find(|known| claim_id(*known) == id);
-    known.map_or_else(|| format!("{id}"), |known| format!("D{known}"))
 }
 
 /// A port that refuses connections until somebody who asks for it by number listens.

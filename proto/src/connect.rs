@@ -3,14 +3,17 @@
 //! [`Connect::next`] names the one effect that is wanted now and [`Connect::on`] takes what was observed. Time comes
 //! in with the end of a wait; the whole deadline is the driver's, who calls [`Connect::expire`].
 
-use std::time::Duration;
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::claim::{Probe, Sight};
 use crate::gate::Protocol;
-use crate::handshake::{Handshake, State};
-use crate::registration::Registration;
+use crate::handshake::{Handshake, Probe, State};
+use crate::registration::{Registration, Sight};
 
 /// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).
 pub const LOCK_BOUND: Duration = Duration::from_secs(1);
@@ -247,7 +250,7 @@ impl Connect {
 
     /// Takes what the effect that [`next`](Self::next) named led to. What does not fit is ignored.
     pub fn on(&mut self, observed: Observed) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Finished);
+        let phase = core::mem::replace(&mut self.phase, Phase::Finished);
         self.phase = match (phase, observed) {
             (Phase::Unlock, Observed::Unlocked) => {
                 self.locked = false;

@@ -1,6 +1,10 @@
 //! The handshake and its mutual proof: each side shows that it holds the credential, and neither sends it. No I/O.
 
-use std::num::NonZeroU32;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -75,7 +79,7 @@ pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Co
 /// another's (HS-21).
 pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body: &[u8]) -> Code {
     let digest = Sha256::digest(body).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        use std::fmt::Write as _;
+        use core::fmt::Write as _;
         write!(hex, "{byte:02x}").expect("a String takes every write");
         hex
     });
@@ -201,4 +205,23 @@ impl Handshake {
             capabilities: capabilities.ok_or(Invalid::Type("capabilities"))?,
         })
     }
+}
+
+/// What one time-bounded handshake showed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Probe {
+    /// The daemon proved that it holds the credential, and this is what it says.
+    Proven(Handshake),
+    /// The connection was refused or reset: nobody listens there.
+    Refused,
+    /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.
+    TimedOut,
+    /// The credential's holder answered, and by another contract than this one.
+    OtherSpec,
+    /// Something answered and did not prove itself.
+    Foreign,
+    /// There is no credential to prove anything with.
+    NoCredential,
+    /// The credential's file must not be trusted.
+    CredentialRefused,
 }

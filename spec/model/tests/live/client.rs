@@ -5,21 +5,22 @@ use std::io::{self, ErrorKind, Read};
 use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 
-use local_daemon::claim::Probe;
-use local_daemon::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
-use local_daemon::handshake::{Handshake, State};
-use local_daemon::{Registration, StateDir, client};
+use local_daemon::{StateDir, client};
+use local_daemon_model::machine::protocol_number;
+use local_daemon_proto::Registration;
+use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon_proto::handshake::{Handshake, Probe, State};
 use rustix::fs::{OFlags, fcntl_setfl};
 
-use super::puppet::{Played, Puppet, Role, Told};
-use crate::machine::protocol_number;
+use super::role::{DONE, Played, Puppet, Role, Told};
+use super::words::{client_wish, name};
 
 /// Long enough to see that the lock does not come.
 const VAIN: Duration = Duration::from_millis(10);
 /// Long enough for a lock that nobody holds.
 const FREE: Duration = Duration::from_secs(10);
 
-pub(super) struct Client {
+pub(crate) struct Client {
     puppet: Puppet,
     state_dir: StateDir,
     protocol: u8,
@@ -33,7 +34,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(puppet: &Puppet) -> io::Result<Self> {
+    pub(crate) fn new(puppet: &Puppet) -> io::Result<Self> {
         let Role::Client { protocol, ignores_lock, credulous, .. } = puppet.role else {
             return Err(ErrorKind::InvalidInput.into());
         };
@@ -88,12 +89,16 @@ impl Client {
     /// So is the end of a wait.
     fn wake(&mut self, waited: Duration) -> io::Result<()> {
         if let Some(output) = &mut self.child {
-            match output.read(&mut [0; 64]) {
-                Ok(0) if self.said == Child::Silent => self.said = Child::Failed,
-                Ok(0) => {}
-                Ok(_) => self.said = Child::Done,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            let mut said = Vec::new();
+            let ended = match output.read_to_end(&mut said) {
+                Ok(_) => true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                 Err(error) => return Err(error),
+            };
+            if said.ends_with(DONE) {
+                self.said = Child::Done;
+            } else if ended && self.said == Child::Silent {
+                self.said = Child::Failed;
             }
         }
         self.machine.on(Observed::Woken(self.said, waited));
@@ -136,7 +141,7 @@ impl Client {
         }
         let role = Role::Daemon { id, protocol: self.protocol, yields: true };
         let puppet = Puppet { role, ..self.puppet.clone() };
-        let mut child = puppet.start(&std::env::current_exe()?, Stdio::piped())?;
+        let mut child = puppet.start(Stdio::piped())?;
         let output = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
         fcntl_setfl(&output, OFlags::NONBLOCK)?;
         self.child = Some(output);
@@ -170,9 +175,9 @@ impl Played for Client {
         Some(match (self.machine.next(), self.machine.outcome()) {
             (Some(effect), _) => {
                 let lock = if self.lock.is_some() { ", holds the lock" } else { "" };
-                format!("wants to {}{lock}", super::client_wish(&effect))
+                format!("wants to {}{lock}", client_wish(&effect))
             }
-            (None, Some(Outcome::Ready(found))) => format!("is connected to {}", super::name(found.0.id)),
+            (None, Some(Outcome::Ready(found))) => format!("is connected to {}", name(found.0.id)),
             (None, outcome) => format!("ends: {}", outcome.map_or("in silence", Outcome::as_str)),
         })
     }

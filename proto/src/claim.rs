@@ -5,11 +5,11 @@
 //! runtime, the formal model and the fuzzers all drive this type. No rule here looks at a pid (CONV-28), and the daemon
 //! takes no lock (PUB-8); that one of many remains (CONV-13) follows from all of them together.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::gate::Protocol;
-use crate::handshake::State;
-use crate::registration::{ClaimId, Registration};
+use crate::handshake::{Probe, State};
+use crate::registration::{ClaimId, Registration, Sight};
 
 /// How often a running daemon reads the record again at least (CONV-1).
 pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -17,51 +17,6 @@ pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
 pub const PARSE_RETRIES: u8 = 5;
 /// The pause before such a retry.
 pub const PARSE_PAUSE: Duration = Duration::from_millis(50);
-
-/// What a read of the record showed. Only [`Sight::Missing`] means "no such file".
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Sight {
-    /// No such file, in a directory that is there.
-    Missing,
-    /// The state directory itself is gone.
-    DirectoryGone,
-    /// A valid record.
-    Record(Registration),
-    /// A file that was read whole and is no valid record, with its `id` where that much could be read.
-    Malformed(Option<ClaimId>),
-    /// A file that could not be read, or must not be: an I/O error, a wrong mode, owner or type.
-    Unreadable,
-}
-
-impl Sight {
-    /// The id that stands in it, as far as it could be read.
-    pub fn id(&self) -> Option<ClaimId> {
-        match self {
-            Self::Record(record) => Some(record.id),
-            Self::Malformed(id) => *id,
-            Self::Missing | Self::DirectoryGone | Self::Unreadable => None,
-        }
-    }
-}
-
-/// What one time-bounded handshake showed.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Probe {
-    /// The daemon proved that it holds the credential, and this is what it says.
-    Proven(crate::handshake::Handshake),
-    /// The connection was refused or reset: nobody listens there.
-    Refused,
-    /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.
-    TimedOut,
-    /// The credential's holder answered, and by another contract than this one.
-    OtherSpec,
-    /// Something answered and did not prove itself.
-    Foreign,
-    /// There is no credential to prove anything with.
-    NoCredential,
-    /// The credential's file must not be trusted.
-    CredentialRefused,
-}
 
 /// What the machine wants done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -284,7 +239,7 @@ impl Claim {
             self.phase = self.stop_now(&outcome);
             return;
         }
-        self.phase = match (std::mem::replace(&mut self.phase, Phase::Exited), outcome) {
+        self.phase = match (core::mem::replace(&mut self.phase, Phase::Exited), outcome) {
             // CRED-4: one credential, whoever is first.
             (Phase::Listen, Outcome::Done) => Phase::ReadCredential,
             (Phase::ReadCredential, Outcome::Missing) => Phase::CreateCredential,

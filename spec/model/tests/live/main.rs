@@ -2,9 +2,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+mod client;
+mod daemon;
+mod puppet;
+mod role;
+mod stage;
+mod strings;
+mod words;
 
-use local_daemon_model::live;
 use local_daemon_model::scenario::scenario;
 use local_daemon_model::world::Setting;
 
@@ -24,10 +29,9 @@ impl Random {
 
 fn walk(name: &str, number: u64, credulous: bool) -> Result<usize, String> {
     let setting = Setting::new(*scenario(name).unwrap(), 0);
-    let program = Path::new(env!("CARGO_BIN_EXE_local-daemon-model"));
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(number);
-    live::walk(&setting, program, folder.path(), credulous, |bound| random.below(bound))
+    stage::walk(&setting, folder.path(), credulous, |bound| random.below(bound))
         .map_err(|error| format!("walk {number} of {name}: {error}"))
 }
 

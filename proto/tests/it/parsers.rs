@@ -1,10 +1,9 @@
 //! What others wrote, read: round trips, and never a panic on any bytes.
-#![allow(clippy::unwrap_used)]
 
 use std::num::NonZeroU32;
 
-use local_daemon::handshake::{self, Handshake, Nonce, State};
-use local_daemon::{ClaimId, Credential, LoopbackUrl, Protocol, Registration};
+use local_daemon_proto::handshake::{self, Handshake, Nonce, State};
+use local_daemon_proto::{ClaimId, Credential, LoopbackUrl, Protocol, Registration};
 use proptest::prelude::*;
 
 fn texts() -> impl Strategy<Value = String> {

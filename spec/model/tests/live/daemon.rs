@@ -7,15 +7,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use local_daemon::claim::{Claim, Effect, Outcome, Probe, Reason};
-use local_daemon::handshake::{self, Handshake, State};
-use local_daemon::registration::LoopbackHost;
-use local_daemon::{Credential, LoopbackUrl, Protocol, Registration, StateDir, client};
+use local_daemon::{StateDir, client};
+use local_daemon_model::machine::{claim_id, protocol_number};
+use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::handshake::{self, Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration};
+use local_daemon_proto::{Credential, Protocol};
 
-use super::puppet::{Played, Puppet, Role, Told};
-use crate::machine::{claim_id, protocol_number};
+use super::role::{DONE, Played, Puppet, Role, Told};
+use super::words::daemon_wish;
 
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     state_dir: StateDir,
     claim: Claim,
     protocol: Protocol,
@@ -28,7 +30,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn new(puppet: &Puppet) -> io::Result<Self> {
+    pub(crate) fn new(puppet: &Puppet) -> io::Result<Self> {
         let Role::Daemon { id, protocol, yields } = puppet.role else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -86,7 +88,7 @@ impl Daemon {
             self.claim.on(outcome);
             if published || self.claim.reason() == Some(Reason::Yielded) {
                 // Whoever started it may have gone.
-                let _ = writeln!(io::stdout(), "done");
+                let _ = io::stdout().write_all(DONE);
             }
         }
         Ok(())
@@ -191,18 +193,14 @@ impl Played for Daemon {
     }
 
     fn word(&self) -> Option<String> {
-        let wants = super::daemon_wish(&self.claim.next()?);
+        let wants = daemon_wish(&self.claim.next()?);
         let state = self.claim.reason().map_or("serves", Reason::as_str);
         Some(format!("{state}, wants to {wants}"))
     }
 }
 
 /// The record of a daemon at `port`.
-pub(super) fn registration(
-    id: local_daemon::ClaimId,
-    port: u16,
-    pid: NonZeroU32,
-) -> io::Result<Registration> {
+pub(crate) fn registration(id: ClaimId, port: u16, pid: NonZeroU32) -> io::Result<Registration> {
     let port = NonZeroU16::new(port).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(Registration {
         id,

@@ -9,16 +9,16 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::puppet::Told;
+use super::role::Told;
 
 /// Long after a puppet has spoken or ended, however busy the machine is.
 const BOUND: Duration = Duration::from_secs(20);
 
-pub(super) struct Strings {
-    pub(super) name: String,
+pub(crate) struct Strings {
+    pub(crate) name: String,
     /// What could last be told of it.
-    pub(super) word: String,
-    pub(super) is_paused: bool,
+    pub(crate) word: String,
+    pub(crate) is_paused: bool,
     stream: UnixStream,
     lines: BufReader<UnixStream>,
     pid: Pid,
@@ -27,7 +27,7 @@ pub(super) struct Strings {
 
 impl Strings {
     /// The next puppet that comes to the walk's socket. `child`: the process, where the walk has started it.
-    pub(super) fn of_next(socket: &UnixListener, child: Option<&Child>) -> io::Result<Self> {
+    pub(crate) fn of_next(socket: &UnixListener, child: Option<&Child>) -> io::Result<Self> {
         if !is_soon(socket)? {
             return Err(io::Error::other("a puppet does not come"));
         }
@@ -54,7 +54,7 @@ impl Strings {
         Ok(puppet)
     }
 
-    pub(super) fn tell(&mut self, told: Told) -> io::Result<()> {
+    pub(crate) fn tell(&mut self, told: Told) -> io::Result<()> {
         writeln!(self.stream, "{}", told.line())?;
         self.listen()
     }
@@ -77,13 +77,13 @@ impl Strings {
         Ok(())
     }
 
-    pub(super) fn kill(&mut self) -> io::Result<()> {
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
         pidfd_send_signal(&self.process, Signal::KILL)?;
         self.ends()
     }
 
     /// Stops the process, and returns once it has stopped.
-    pub(super) fn pause(&mut self) -> io::Result<()> {
+    pub(crate) fn pause(&mut self) -> io::Result<()> {
         pidfd_send_signal(&self.process, Signal::STOP)?;
         self.is_paused = true;
         let status = format!("/proc/{}/stat", self.pid.as_raw_pid());
@@ -98,7 +98,7 @@ impl Strings {
         Ok(())
     }
 
-    pub(super) fn resume(&mut self) -> io::Result<()> {
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
         self.is_paused = false;
         Ok(pidfd_send_signal(&self.process, Signal::CONT)?)
     }
@@ -107,7 +107,7 @@ impl Strings {
 impl Drop for Strings {
     fn drop(&mut self) {
         // It may have ended by itself; either way nothing is left of it. What its parent cannot wait for any more is
-        // this process's to wait for (see `super::walk`).
+        // this process's to wait for (see `super::stage::walk`).
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
         let _ = is_soon(&self.process);
         let _ = waitpid(Some(self.pid), WaitOptions::NOHANG);

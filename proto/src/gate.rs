@@ -1,8 +1,10 @@
 //! The gate: which wire protocols may talk to each other, and who may displace whom. No I/O.
 
-use std::fmt;
-use std::num::NonZeroU32;
-use std::str::FromStr;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::fmt;
+use core::num::NonZeroU32;
+use core::str::FromStr;
 
 use serde::Serialize;
 

@@ -1,12 +1,12 @@
 //! `Claim` and `Connect` driven by hand. That the rules hold whatever the world answers is for `fuzz/` to show.
-#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use local_daemon::claim::{self, Claim, Probe, Reason, Sight};
-use local_daemon::connect::{self, Budget, Child, Connect, Observed, Policy};
-use local_daemon::handshake::{Handshake, State};
-use local_daemon::{ClaimId, Protocol, Registration};
+use local_daemon_proto::Protocol;
+use local_daemon_proto::claim::{self, Claim, Reason};
+use local_daemon_proto::connect::{self, Budget, Child, Connect, Observed, Policy};
+use local_daemon_proto::handshake::{self, Handshake, Probe, State};
+use local_daemon_proto::registration::{ClaimId, Registration, Sight};
 
 fn id(n: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(n))
@@ -306,7 +306,7 @@ fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
     use connect::Effect::*;
     let mut connect = connecting();
     let stale = || Observed::Record(Sight::Record(record(2)));
-    let refused = || Observed::Probed(claim::Probe::Refused);
+    let refused = || Observed::Probed(handshake::Probe::Refused);
     walk_connect(
         &mut connect,
         &[

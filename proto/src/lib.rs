@@ -1,0 +1,26 @@
+//! The Local Daemon Protocol without I/O: what a daemon publishes, how both sides prove themselves, and who decides what
+//! when.
+//!
+//! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts. [`claim`] (the daemon's side,
+//! publish and convergence) and [`connect`] (the client's side) are machines: each names one effect that it wants and
+//! takes one outcome. The crate `local-daemon` drives them with real files and sockets; the formal model and the fuzzers
+//! drive the same types with simulated ones.
+//!
+//! The crate is `no_std`, so it can reach no file, socket, clock, thread or environment. Time and randomness are
+//! arguments.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod claim;
+pub mod connect;
+pub mod credential;
+pub mod gate;
+pub mod handshake;
+pub mod registration;
+
+pub use credential::Credential;
+pub use gate::Protocol;
+pub use registration::{ClaimId, LoopbackUrl, Registration};
