@@ -3,6 +3,7 @@
 mod connect;
 mod credential;
 mod doctor;
+mod launch;
 mod open;
 mod origins;
 mod pages;
@@ -21,10 +22,9 @@ use local_daemon::{Client, StateDir};
 use miette::Diagnostic;
 use serde_json::{Value, json};
 
+use crate::daemon::COMPONENT;
 use crate::error::Error;
 
-/// The state directory's name below the user's state directory.
-pub(crate) const COMPONENT: &str = "locald";
 /// The variable that names the wire protocol to run as and to ask for.
 const PROTOCOL: &str = "LOCALD_PROTOCOL";
 

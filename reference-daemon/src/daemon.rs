@@ -29,10 +29,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::allowlist::Allowlist;
-use crate::cli::COMPONENT;
 use crate::render::render;
 use events::Events;
 
+/// The state directory's name below the user's state directory.
+pub(crate) const COMPONENT: &str = "locald";
 /// The largest body that a route takes (64 KiB).
 const MAX_BODY: usize = 64 * 1024;
 
@@ -391,6 +392,10 @@ async fn idle_out(app: Arc<App>, timeout: Duration) {
             }
         }
     }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 impl App {

@@ -2,16 +2,16 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use std::{env, io};
 
 use clap::Args;
-use local_daemon::Launch;
 use local_daemon::claim::Reason;
 use local_daemon::daemon::Handle;
 
-use super::{COMPONENT, Context};
+use super::Context;
+use super::launch::{launch, runtime};
 use crate::daemon::{self, Mode, Options};
 use crate::error::Error;
 
@@ -72,25 +72,6 @@ pub(super) fn start(context: &Context) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// The variable that names another program to start as the daemon, such as one that runs it under a debugger.
-const DAEMON: &str = "LOCALD_DAEMON";
-
-/// How to start this very program, or the one that the environment names, as the daemon of the context's state directory.
-pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
-    let program = match env::var_os(DAEMON).filter(|program| !program.is_empty()) {
-        Some(program) => PathBuf::from(program),
-        None => env::current_exe().map_err(|source| Error::Io {
-            path: COMPONENT.into(),
-            doing: "the running program's own path is not known",
-            source,
-        })?,
-    };
-    let directory = context.directory().path().as_os_str();
-    Ok(Launch::new(program)
-        .args(["run", "--yield", "--mode", mode, "--state-dir"])
-        .args([directory]))
-}
-
 /// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
 fn private(context: &Context) -> Result<u8, Error> {
     let directory = tempfile::Builder::new()
@@ -104,7 +85,7 @@ fn private(context: &Context) -> Result<u8, Error> {
         })?;
     let client = context.client.clone().state_dir(directory.path());
     let context = Context { client, protocol: context.protocol.clone(), json: context.json };
-    let reason = super::run::runtime()?.block_on(async {
+    let reason = runtime()?.block_on(async {
         let started = daemon::start(options(&context, directory.path())).await?;
         let handle = started.handle();
         let serving = tokio::spawn(started.serve());

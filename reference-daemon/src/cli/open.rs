@@ -16,7 +16,7 @@ use local_daemon::{LoopbackUrl, StateDir};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::connect::launch;
+use super::launch::launch;
 use super::status::answered;
 use crate::error::Error;
 

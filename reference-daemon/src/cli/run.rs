@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use local_daemon::perimeter::Origin;
 
 use super::Context;
+use super::launch::runtime;
 use crate::daemon::{self, Mode, Options};
 use crate::error::Error;
 use crate::log;
@@ -94,8 +95,4 @@ fn idle_timeout() -> Result<Duration, Error> {
             text.display()
         ))),
     }
-}
-
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)
 }

@@ -10,7 +10,7 @@ use local_daemon::registration::Sight;
 use local_daemon::{ClaimId, LoopbackUrl};
 use serde_json::{Value, json};
 
-use super::connect::launch;
+use super::launch::launch;
 use super::status::answered;
 use super::{Context, note};
 use crate::error::Error;

@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::status::rfc3339;
-use super::{App, Payload, events, refuse};
+use super::{App, Payload, events, refuse, rfc3339};
 
 /// A request that only the credential opens: what makes tickets or takes tokens away makes itself immune (BROW-5).
 pub(super) struct User;

@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::status::rfc3339;
-use super::{App, Kind, Open, Payload, refuse};
+use super::{App, Kind, Open, Payload, refuse, rfc3339};
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";

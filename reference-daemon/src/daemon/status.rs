@@ -15,7 +15,7 @@ use local_daemon::{StateDir, state_directory};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{App, Mode, Work, events};
+use super::{App, Mode, Work, events, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -90,10 +90,6 @@ pub(super) async fn status(
         origins: handle.origins().borrow().iter().map(Origin::to_string).collect(),
         listeners: events::listeners(&app, &caller),
     })
-}
-
-pub(super) fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Resident memory, where the platform tells it.
