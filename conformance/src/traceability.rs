@@ -53,7 +53,7 @@ impl Trace<'_> {
 }
 
 /// The folders whose code meets requirements, relative to the repository.
-const CODE: [&str; 2] = ["src", "reference-daemon/src"];
+const CODE: [&str; 3] = ["proto/src", "src", "reference-daemon/src"];
 
 /// The group of cases that replay a trace of the model, each across the chapters.
 pub const SCHEDULES: &str = "schedule";
