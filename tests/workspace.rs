@@ -52,7 +52,7 @@ const OURS: &[&str] = &[
 
 /// Which package must not depend on which, at any distance.
 const WALLS: &[(&str, Including, &[&str])] = &[
-    // The machines, and whoever drives them without a world.
+    // The machines do no I/O, and the model explores these very machines.
     ("local-daemon-proto", Including::BuildOnly, IO),
     ("local-daemon-model", Including::BuildOnly, &["local-daemon", "rustix"]),
     // The judge shares no code with the judged.
