@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use local_daemon_harness::subject::fault::Fault;
 use local_daemon_spec::{Catalogue, Requirement};
+use local_daemon_subject::fault::Fault;
 use serde::Serialize;
 
 use crate::case::Case;

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use local_daemon_conformance::cases;
-use local_daemon_harness::subject::fault;
 use local_daemon_spec::catalogue;
+use local_daemon_subject::fault;
 
 /// The words in back quotes.
 fn names(cell: &str) -> Vec<&str> {

@@ -262,7 +262,7 @@ fn degenerate(subject: &str) -> Value {
     json
 }
 
-/// Builds the binary with the harness's subjects beside `daemonspec`; it belongs to another package, so that running
+/// Builds the binary with the subjects beside `daemonspec`; it belongs to another package, so that running
 /// this package's tests alone does not.
 fn build_subjects() -> PathBuf {
     let beside = cargo_bin!("daemonspec").parent().unwrap().to_owned();
@@ -271,7 +271,7 @@ fn build_subjects() -> PathBuf {
         "build",
         "--quiet",
         "--package",
-        "local-daemon-harness",
+        "local-daemon-subject",
         "--package",
         "local-daemon-conformance",
     ]);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
-use local_daemon_harness::subject::fault;
+use local_daemon_subject::fault;
 
 /// The names in back quotes with which lines begin behind `mark`.
 fn names<'a>(text: &'a str, mark: &str) -> BTreeSet<&'a str> {

@@ -10,8 +10,8 @@ use local_daemon_conformance::mutants::{Fate, Matrix, Plan, judge, sample};
 use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::stage::Stage;
 use local_daemon_conformance::verdict::Verdict;
-use local_daemon_harness::subject::fault::Fault;
 use local_daemon_spec::{Profile, catalogue};
+use local_daemon_subject::fault::Fault;
 
 /// What the subject, which prints its arguments, was told.
 fn said(stage: &mut Stage) -> Outcome<String> {

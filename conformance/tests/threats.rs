@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use local_daemon_conformance::cases;
-use local_daemon_harness::subject::fault;
 use local_daemon_spec::{catalogue, chapters};
+use local_daemon_subject::fault;
 
 /// Where nothing is promised, or only what is planned.
 const UNHELD: [&str; 5] = [

@@ -2,8 +2,8 @@
 
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::{cases, traceability};
-use local_daemon_harness::subject::fault::{self, Fault};
 use local_daemon_spec::catalogue;
+use local_daemon_subject::fault::{self, Fault};
 
 #[test]
 fn no_end_dangles() {

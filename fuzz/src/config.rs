@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use local_daemon::StateDir;
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::CONFIG;
-use local_daemon_harness::subject::readers;
+use local_daemon_subject::readers;
 use tempfile::TempDir;
 use toml::{Table, Value};
 

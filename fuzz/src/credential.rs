@@ -1,9 +1,9 @@
 //! The credential file: accepted where the independent subject and a decoder by hand accept it, for the same 32 bytes.
 
 use local_daemon_harness::record::parse_credential;
-use local_daemon_harness::subject::readers;
 use local_daemon_proto::Credential;
 use local_daemon_proto::registration::MAX_BYTES;
+use local_daemon_subject::readers;
 
 use crate::{Seed, vectors};
 

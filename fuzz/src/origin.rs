@@ -2,8 +2,8 @@
 //! listed admits itself and nothing else.
 
 use local_daemon::perimeter::{Origin, Origins};
-use local_daemon_harness::subject::readers;
 use local_daemon_spec::vectors::text;
+use local_daemon_subject::readers;
 use url::Url;
 
 use crate::{Seed, vectors};

@@ -1,9 +1,9 @@
 //! The proof's two headers: read as the independent subject and the suite read them.
 
 use local_daemon_harness::proof as suite;
-use local_daemon_harness::subject::readers;
 use local_daemon_proto::handshake;
 use local_daemon_spec::vectors::text;
+use local_daemon_subject::readers;
 
 use crate::{Seed, vectors};
 

@@ -1,9 +1,9 @@
 //! The registration record: the crate, the suite and the independent subject take the same bytes for the same record.
 
 use local_daemon_harness::record::Record;
-use local_daemon_harness::subject::readers;
 use local_daemon_proto::Registration;
 use local_daemon_proto::registration::MAX_BYTES;
+use local_daemon_subject::readers;
 
 use crate::{Seed, vectors};
 

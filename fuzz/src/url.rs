@@ -1,8 +1,8 @@
 //! The record's URL: accepted by its text, as by the independent subject; and what is accepted is loopback to a URL library.
 
 use local_daemon_harness::record::Url;
-use local_daemon_harness::subject::readers;
 use local_daemon_proto::LoopbackUrl;
+use local_daemon_subject::readers;
 use url::Host;
 
 use crate::{Seed, vectors};

@@ -14,7 +14,6 @@
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
 //! - [`observe`]: what happened on a state directory, as a trace for the model
-//! - [`subject`]: the independent subject and its faults
 //! - [`host`], [`platform`]: what this host lets the suite observe, and what only its system can do
 //! - [`transcript`]: what happened, in order of time, without secrets
 //!
@@ -36,6 +35,5 @@ pub mod proof;
 pub mod record;
 pub mod sse;
 pub mod strace;
-pub mod subject;
 pub mod transcript;
 pub mod wait;

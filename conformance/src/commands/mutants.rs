@@ -13,8 +13,8 @@ use local_daemon_conformance::nearest::nearest;
 use local_daemon_conformance::report::{Report, SubjectFacts};
 use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::verdict::ExitCode;
-use local_daemon_harness::subject::fault::{self, Fault};
 use local_daemon_spec::catalogue;
+use local_daemon_subject::fault::{self, Fault};
 
 use super::{Problem, jobs, print, progress, show, stop_on_signal};
 use crate::MutantsArgs;

@@ -7,16 +7,16 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::subject::credential::Credential;
-use crate::subject::daemon::VERSION;
-use crate::subject::fault::broken;
-use crate::subject::handshake::{Body, PATH, protocol};
-use crate::subject::probe::{Answer, Probe};
-use crate::subject::registration::{Found, RECORD, Record};
-use crate::subject::state_directory::StateDir;
+use crate::credential::Credential;
+use crate::daemon::VERSION;
+use crate::fault::broken;
+use crate::handshake::{Body, PATH, protocol};
+use crate::probe::{Answer, Probe};
+use crate::registration::{Found, RECORD, Record};
+use crate::state_directory::StateDir;
 
 /// Where the handshake is asked for.
-pub(in crate::subject) fn target(credential: &Credential) -> String {
+pub(crate) fn target(credential: &Credential) -> String {
     if broken("CRED-10.url") {
         format!("{PATH}?token={}", credential.text())
     } else {
@@ -25,7 +25,7 @@ pub(in crate::subject) fn target(credential: &Credential) -> String {
 }
 
 /// Whether an answer is believed without a look at its proof.
-pub(in crate::subject) fn believes(answer: &Answer, proofs: &[&str]) -> bool {
+pub(crate) fn believes(answer: &Answer, proofs: &[&str]) -> bool {
     let body = || Body::parse(&answer.body);
     let unproven = [
         "HS-26.unproven",
@@ -38,7 +38,7 @@ pub(in crate::subject) fn believes(answer: &Answer, proofs: &[&str]) -> bool {
 }
 
 /// What an answer without proof is taken for.
-pub(in crate::subject) fn unproven(answer: &Answer, why: &str, credential: &Credential) -> Option<Probe> {
+pub(crate) fn unproven(answer: &Answer, why: &str, credential: &Credential) -> Option<Probe> {
     match answer.status {
         401 if broken("CONN-8.unauthorized") => Some(Probe::Reset(why.to_owned())),
         503 if broken("CONN-8.unavailable") => Some(Probe::Late(why.to_owned())),
@@ -49,7 +49,7 @@ pub(in crate::subject) fn unproven(answer: &Answer, why: &str, credential: &Cred
 }
 
 /// What a child is told that it should find out by itself.
-pub(in crate::subject) fn tell_the_child(directory: &StateDir, command: &mut Command) {
+pub(crate) fn tell_the_child(directory: &StateDir, command: &mut Command) {
     if let Ok(Some(credential)) = Credential::read(directory) {
         if broken("CRED-10.environment") {
             command.env("SUBJECT_CREDENTIAL", credential.text());
@@ -61,7 +61,7 @@ pub(in crate::subject) fn tell_the_child(directory: &StateDir, command: &mut Com
 }
 
 /// Waits for the end of a child and leaves it as it is.
-pub(in crate::subject) fn see_its_end(pid: u32) {
+pub(crate) fn see_its_end(pid: u32) {
     let Some(pid) = Pid::from_raw(pid.cast_signed()) else {
         return;
     };
@@ -73,13 +73,13 @@ pub(in crate::subject) fn see_its_end(pid: u32) {
 }
 
 /// The address that a redirect leads to.
-pub(in crate::subject) fn redirect(answer: &Answer) -> Option<SocketAddr> {
+pub(crate) fn redirect(answer: &Answer) -> Option<SocketAddr> {
     let location = answer.headers("location").next()?.strip_prefix("http://")?;
     location.split('/').next()?.parse().ok()
 }
 
 /// The proxy that the environment names.
-pub(in crate::subject) fn proxy() -> Option<SocketAddr> {
+pub(crate) fn proxy() -> Option<SocketAddr> {
     let names: &[&str] = if broken("HS-30.http-proxy") {
         &["http_proxy", "HTTP_PROXY"]
     } else if broken("HS-30.all-proxy") {
@@ -93,30 +93,30 @@ pub(in crate::subject) fn proxy() -> Option<SocketAddr> {
 }
 
 /// Whether an answer is read to its end, however far that is.
-pub(in crate::subject) fn reads_on(in_head: bool) -> bool {
+pub(crate) fn reads_on(in_head: bool) -> bool {
     broken(if in_head { "HS-31.header" } else { "HS-31.body" })
 }
 
 /// Whether a child has ended, reaped or not.
-pub(in crate::subject) fn has_ended(pid: u32) -> bool {
+pub(crate) fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// Whether there is a process of this number.
-pub(in crate::subject) fn lives(pid: u32) -> bool {
+pub(crate) fn lives(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Ends the process of this number.
-pub(in crate::subject) fn end(pid: u32) {
+pub(crate) fn end(pid: u32) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
         let _ = kill_process(pid, Signal::TERM);
     }
 }
 
 /// Ends the process that the record names, whoever that is.
-pub(in crate::subject) fn end_recorded(directory: &StateDir) {
+pub(crate) fn end_recorded(directory: &StateDir) {
     if let Found::Record(record) = Record::read(directory, RECORD) {
         end(record.pid);
     }
@@ -126,7 +126,7 @@ pub(in crate::subject) fn end_recorded(directory: &StateDir) {
 const LAST: &str = "last-daemon";
 
 /// The daemon that an earlier call was ready with.
-pub(in crate::subject) fn remembered(directory: &StateDir) -> Option<Record> {
+pub(crate) fn remembered(directory: &StateDir) -> Option<Record> {
     if !broken("CONN-11.remembers") {
         return None;
     }
@@ -134,14 +134,14 @@ pub(in crate::subject) fn remembered(directory: &StateDir) -> Option<Record> {
 }
 
 /// Remembers a daemon for later calls.
-pub(in crate::subject) fn remember(directory: &StateDir, record: &Record) {
+pub(crate) fn remember(directory: &StateDir, record: &Record) {
     if broken("CONN-11.remembers") {
         let _ = fs::write(directory.file(LAST), record.to_json());
     }
 }
 
 /// What is done about a record whose probe has failed.
-pub(in crate::subject) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Probe) {
+pub(crate) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Probe) {
     match probed {
         Probe::Refused(_) | Probe::Reset(_) => {
             if broken("CONV-29.stale") {
@@ -175,7 +175,7 @@ pub(in crate::subject) fn after_a_probe(directory: &StateDir, record: &Record, p
 }
 
 /// What is done to the state directory before a daemon is started in it.
-pub(in crate::subject) fn before_a_spawn(directory: &StateDir) {
+pub(crate) fn before_a_spawn(directory: &StateDir) {
     if broken("CONV-29.spawn") || broken("CONN-34.removes") {
         remove_record(directory);
     }
@@ -187,12 +187,12 @@ pub(in crate::subject) fn before_a_spawn(directory: &StateDir) {
 }
 
 /// Whether a version begins with another number than the own one.
-pub(in crate::subject) fn is_of_another_release(version: &str) -> bool {
+pub(crate) fn is_of_another_release(version: &str) -> bool {
     version.split('.').next() != VERSION.split('.').next()
 }
 
 /// Whether another protocol is taken for the own one.
-pub(in crate::subject) fn tolerates(theirs: &str, ours: &str) -> bool {
+pub(crate) fn tolerates(theirs: &str, ours: &str) -> bool {
     let number = |identifier| protocol(identifier).map_or(0, |(_, number)| number);
     let name = |identifier| protocol(identifier).map(|(name, _)| name);
     (broken("GATE-4.prefix") && (theirs.starts_with(ours) || ours.starts_with(theirs)))
@@ -204,7 +204,7 @@ pub(in crate::subject) fn tolerates(theirs: &str, ours: &str) -> bool {
 }
 
 /// Whether a daemon of another protocol is displaced that should not be.
-pub(in crate::subject) fn displaces(theirs: &str, ours: &str) -> bool {
+pub(crate) fn displaces(theirs: &str, ours: &str) -> bool {
     let (Some((their_name, their_number)), Some((our_name, our_number))) = (protocol(theirs), protocol(ours))
     else {
         return false;
@@ -216,6 +216,6 @@ pub(in crate::subject) fn displaces(theirs: &str, ours: &str) -> bool {
 }
 
 /// Takes the record away.
-pub(in crate::subject) fn remove_record(directory: &StateDir) {
+pub(crate) fn remove_record(directory: &StateDir) {
     let _ = directory.unlink(RECORD);
 }

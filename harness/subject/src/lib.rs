@@ -1,7 +1,7 @@
 //! The independent subject: a second daemon and a second client, small and plain, written from the specification alone,
 //! and their faults.
 //!
-//! It takes nothing from the rest of the harness: what judges and what is judged would otherwise be wrong together.
+//! It shares no code with the harness or with the crate: what judges and what is judged would otherwise be wrong together.
 
 mod browser;
 mod child;
@@ -10,6 +10,7 @@ mod connect;
 mod convergence;
 mod credential;
 pub mod daemon;
+pub mod degenerate;
 pub mod fault;
 mod handshake;
 mod manage;

@@ -9,12 +9,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::subject::browser::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
-use crate::subject::credential::Credential;
-use crate::subject::fault::broken;
-use crate::subject::perimeter::{Origin, Refusal, Request};
-use crate::subject::server::Answer;
-use crate::subject::state_directory::{StateDir, random_hex};
+use crate::browser::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::perimeter::{Origin, Refusal, Request};
+use crate::server::Answer;
+use crate::state_directory::{StateDir, random_hex};
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
@@ -23,7 +23,7 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
 }
 
 /// A faulty ticket, of which there were so many before.
-pub(in crate::subject) fn ticket(number: usize) -> Option<String> {
+pub(crate) fn ticket(number: usize) -> Option<String> {
     if broken("BROW-1.half") {
         return Some(URL_SAFE_NO_PAD.encode(random::<16>()));
     }
@@ -36,7 +36,7 @@ pub(in crate::subject) fn ticket(number: usize) -> Option<String> {
 }
 
 /// A faulty token.
-pub(in crate::subject) fn token(origin: &str, credential: &Credential) -> Option<String> {
+pub(crate) fn token(origin: &str, credential: &Credential) -> Option<String> {
     if broken("BROW-7.half") {
         return Some(URL_SAFE_NO_PAD.encode(random::<16>()));
     }
@@ -48,7 +48,7 @@ pub(in crate::subject) fn token(origin: &str, credential: &Credential) -> Option
 }
 
 /// The id of a token that a faulty daemon knows by its signature.
-pub(in crate::subject) fn signed(text: &str, origin: &str, credential: &Credential) -> Option<String> {
+pub(crate) fn signed(text: &str, origin: &str, credential: &Credential) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD
         .decode(text)
         .ok()
@@ -56,12 +56,12 @@ pub(in crate::subject) fn signed(text: &str, origin: &str, credential: &Credenti
     (bytes[16..] == sign(credential, &bytes[..16], origin)).then(|| "signed".to_owned())
 }
 
-pub(in crate::subject) fn is_signed(id: &str) -> bool {
+pub(crate) fn is_signed(id: &str) -> bool {
     broken("BROW-8.signed") && id == "signed"
 }
 
 /// The id that a faulty daemon gives a token.
-pub(in crate::subject) fn token_id(text: &str) -> Option<String> {
+pub(crate) fn token_id(text: &str) -> Option<String> {
     if broken("BROW-12.token") {
         return Some(text.to_owned());
     }
@@ -69,7 +69,7 @@ pub(in crate::subject) fn token_id(text: &str) -> Option<String> {
 }
 
 /// What a faulty daemon tells of a token besides, or leaves out.
-pub(in crate::subject) fn embellish(listed: &mut Value, text: &str) {
+pub(crate) fn embellish(listed: &mut Value, text: &str) {
     if broken("BROW-12.hint") {
         listed["hint"] = json!(format!("…{}", &text[text.len() - 8..]));
     }
@@ -80,7 +80,7 @@ pub(in crate::subject) fn embellish(listed: &mut Value, text: &str) {
 }
 
 /// Writes a secret down.
-pub(in crate::subject) fn write_down(directory: &StateDir, fault: &str, text: &str) {
+pub(crate) fn write_down(directory: &StateDir, fault: &str, text: &str) {
     if broken(fault) {
         let file = directory.file(if fault == "BROW-9.token-kept" { "page-tokens" } else { "daemon.log" });
         let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
@@ -89,7 +89,7 @@ pub(in crate::subject) fn write_down(directory: &StateDir, fault: &str, text: &s
 }
 
 /// How long a ticket of a faulty daemon works.
-pub(in crate::subject) fn life() -> Option<Duration> {
+pub(crate) fn life() -> Option<Duration> {
     if broken("BROW-3.for-ever") {
         return Some(Duration::from_hours(24));
     }
@@ -97,7 +97,7 @@ pub(in crate::subject) fn life() -> Option<Duration> {
 }
 
 /// Whether a faulty daemon takes a ticket of `kind` for what `wants` is.
-pub(in crate::subject) fn takes(kind: &Kind, wants: &Kind) -> bool {
+pub(crate) fn takes(kind: &Kind, wants: &Kind) -> bool {
     match (kind, wants) {
         (Kind::Handoff(_), Kind::Page) => broken("BROW-4.handoff-opens-the-page"),
         (Kind::Page, Kind::Handoff(_)) => broken("BROW-4.page-hands-off"),
@@ -108,19 +108,19 @@ pub(in crate::subject) fn takes(kind: &Kind, wants: &Kind) -> bool {
 }
 
 /// Whether a faulty daemon takes a ticket for a bearer.
-pub(in crate::subject) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
+pub(crate) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
     let by_query = request.parameters("token").next().is_some();
     let taken = broken("BROW-4.as-bearer") && !by_query || broken("BROW-4.as-query-token") && by_query;
     taken && presented(request).is_some_and(|text| pages.is_live(text))
 }
 
 /// Whether a faulty daemon says nothing of the second use of a ticket.
-pub(in crate::subject) fn is_silent(kind: &Kind) -> bool {
+pub(crate) fn is_silent(kind: &Kind) -> bool {
     broken("BROW-34.silent") || broken("BROW-34.handoff-alone") && *kind == Kind::Page
 }
 
 /// Whether a token of this origin is good enough for a faulty daemon, for a request from `from`.
-pub(in crate::subject) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
+pub(crate) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
     let own =
         |origin: &str| origin.starts_with("http://127.0.0.1:") || origin.starts_with("http://localhost:");
     broken("BROW-10.any-origin")
@@ -131,7 +131,7 @@ pub(in crate::subject) fn is_content(of: &str, origin: &Origin, from: &str) -> b
 }
 
 /// Whether a faulty daemon withholds a route from page tokens, or opens to them what it is to withhold.
-pub(in crate::subject) fn withholds(request: &Request, withheld: bool) -> bool {
+pub(crate) fn withholds(request: &Request, withheld: bool) -> bool {
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", TICKETS) if broken("BROW-5.tickets") => false,
         ("GET", TOKENS) if broken("BROW-5.list") => false,
@@ -142,7 +142,7 @@ pub(in crate::subject) fn withholds(request: &Request, withheld: bool) -> bool {
 }
 
 /// What a faulty daemon says of a refused ticket, of which this is so.
-pub(in crate::subject) fn refusal(why: &str) -> Option<Refusal> {
+pub(crate) fn refusal(why: &str) -> Option<Refusal> {
     match why {
         "used" if broken("BROW-6.gone") => Some(Refusal(410, "ticket_used", "Ticket used")),
         "used" if broken("BROW-6.names-the-used") => Some(Refusal(401, "ticket_used", "Ticket used")),
@@ -153,7 +153,7 @@ pub(in crate::subject) fn refusal(why: &str) -> Option<Refusal> {
 }
 
 /// The nonce of a faulty daemon.
-pub(in crate::subject) fn nonce() -> Option<String> {
+pub(crate) fn nonce() -> Option<String> {
     static OF_THE_LAUNCH: OnceLock<String> = OnceLock::new();
     if broken("BROW-23.of-the-launch") {
         return Some(OF_THE_LAUNCH.get_or_init(random_hex::<16>).clone());
@@ -165,7 +165,7 @@ pub(in crate::subject) fn nonce() -> Option<String> {
 }
 
 /// Takes from the headers of a page, or changes them.
-pub(in crate::subject) fn dress(headers: &mut Vec<(&'static str, String)>) {
+pub(crate) fn dress(headers: &mut Vec<(&'static str, String)>) {
     for (fault, name) in [
         ("BROW-22.no-policy", "Content-Security-Policy"),
         ("BROW-22.no-frame-options", "X-Frame-Options"),
@@ -200,7 +200,7 @@ pub(in crate::subject) fn dress(headers: &mut Vec<(&'static str, String)>) {
 }
 
 /// Whether a faulty daemon gives a page of this request a token, though it brings no ticket.
-pub(in crate::subject) fn gives_unasked(request: &Request) -> bool {
+pub(crate) fn gives_unasked(request: &Request) -> bool {
     let says = |name: &str, value: &str| request.header(name).is_some_and(|given| given.contains(value));
     broken("BROW-26.same-origin") && says("Sec-Fetch-Site", "same-origin")
         || broken("BROW-26.navigation") && says("Sec-Fetch-Mode", "navigate")
@@ -208,12 +208,12 @@ pub(in crate::subject) fn gives_unasked(request: &Request) -> bool {
 }
 
 /// Whether a faulty daemon lets an answer be stored.
-pub(in crate::subject) fn is_stored(answer: &Answer) -> bool {
+pub(crate) fn is_stored(answer: &Answer) -> bool {
     broken("BROW-22.stored") && answer.content_type.starts_with("text/html")
 }
 
 /// Sets a cookie as a faulty daemon does.
-pub(in crate::subject) fn set_cookie(request: &Request, answer: &mut Answer) {
+pub(crate) fn set_cookie(request: &Request, answer: &mut Answer) {
     let admitted = request.path == PAGE && answer.status == 200;
     if broken("BROW-25.page") && admitted
         || broken("BROW-25.shell") && request.path == SHELL
@@ -226,7 +226,7 @@ pub(in crate::subject) fn set_cookie(request: &Request, answer: &mut Answer) {
 }
 
 /// The script of a page whose programmer did otherwise.
-pub(in crate::subject) fn script(script: &str) -> String {
+pub(crate) fn script(script: &str) -> String {
     let changed = |from: &str, to: &str| script.replace(from, to);
     if broken("BROW-24.local-storage") {
         changed("sessionStorage", "localStorage")

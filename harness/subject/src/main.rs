@@ -3,14 +3,10 @@
 //! The independent subject, whole or with a fault, and the degenerate ones, which do no more than a careless check would
 //! accept.
 
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use local_daemon_harness::actors::{Bind, Squatter};
-use local_daemon_harness::proof::Credential;
-use local_daemon_harness::record::{Record, write_credential};
-use local_daemon_harness::subject::{client, daemon, fault, perimeter};
+use local_daemon_subject::degenerate::Degenerate;
+use local_daemon_subject::{client, daemon, fault, perimeter};
 
 const USAGE: &str = "\
 usage: daemonspec-subject daemon --state-dir DIR [--yield] [--allow-origin ORIGIN]... [--fault NAME]
@@ -24,48 +20,6 @@ origins edits the list of origins that it admits
 exit    ends at once
 hang    does nothing, for ever
 answer  publishes a record and a credential that look right, and answers every request with STATUS";
-
-enum Subject {
-    Exit(u8),
-    Hang,
-    Answer { status: u16, state_dir: PathBuf },
-}
-
-impl Subject {
-    fn parse(arguments: &[String]) -> Option<Self> {
-        match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["exit"] => Some(Self::Exit(0)),
-            ["exit", status] => Some(Self::Exit(status.parse().ok()?)),
-            // What the suite appends, to name an origin for one, is no reason for these to end.
-            ["hang", ..] => Some(Self::Hang),
-            ["answer", status, "--state-dir", state_dir, ..] => {
-                Some(Self::Answer { status: status.parse().ok()?, state_dir: state_dir.into() })
-            }
-            _ => None,
-        }
-    }
-
-    fn run(self) -> std::io::Result<ExitCode> {
-        match self {
-            Self::Exit(status) => Ok(ExitCode::from(status)),
-            Self::Hang => rest(),
-            Self::Answer { status, state_dir } => {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
-                let actor = Squatter::answering(status, "{}").start(Bind::V4)?;
-                write_credential(&state_dir, &Credential::random())?;
-                Record::new(actor.url(), std::process::id()).publish(&state_dir)?;
-                rest()
-            }
-        }
-    }
-}
-
-/// Until a signal ends the process.
-fn rest() -> ! {
-    loop {
-        std::thread::park();
-    }
-}
 
 /// Takes `--fault NAME` out of the arguments and makes this process have it.
 fn take_fault(arguments: &mut Vec<String>) -> Result<(), String> {
@@ -95,7 +49,7 @@ fn main() -> ExitCode {
     if let Some(status) = client::run(&arguments) {
         return ExitCode::from(status);
     }
-    let Some(subject) = Subject::parse(&arguments) else {
+    let Some(subject) = Degenerate::parse(&arguments) else {
         eprintln!("{USAGE}\n\n{}", client::USAGE);
         return ExitCode::from(2);
     };

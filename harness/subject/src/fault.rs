@@ -97,7 +97,7 @@ mod tests {
     /// Every text in quotation marks that has the form of a fault's name, in the sources that are no list of faults.
     fn names_in_the_sources() -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        let mut open = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/subject")).to_owned()];
+        let mut open = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).to_owned()];
         while let Some(path) = open.pop() {
             if path.is_dir() {
                 open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));

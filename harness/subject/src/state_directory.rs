@@ -43,6 +43,8 @@ impl fmt::Display for Fault {
     }
 }
 
+impl std::error::Error for Fault {}
+
 /// What a read of a file in the state directory came to.
 #[derive(Debug)]
 pub(super) enum Content {

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::subject::credential::Credential;
-use crate::subject::fault::broken;
-use crate::subject::handshake;
-use crate::subject::perimeter::{Origin, Pass, Refusal, Request, is_preflight};
-use crate::subject::streams;
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::handshake;
+use crate::perimeter::{Origin, Pass, Refusal, Request, is_preflight};
+use crate::streams;
 
 /// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.
-pub(in crate::subject) fn own_name(name: &[u8], port: u16) -> Option<bool> {
+pub(crate) fn own_name(name: &[u8], port: u16) -> Option<bool> {
     let name = std::str::from_utf8(name).ok()?;
     let (host, named) = name.rsplit_once(':').unwrap_or((name, ""));
     let is = |host: &str| ["127.0.0.1", "localhost", "[::1]"].contains(&host);
@@ -36,7 +36,7 @@ pub(in crate::subject) fn own_name(name: &[u8], port: u16) -> Option<bool> {
 }
 
 /// The `Host` that a faulty daemon does not judge.
-pub(in crate::subject) fn unjudged_host(request: &Request, served: bool) -> Option<&[u8]> {
+pub(crate) fn unjudged_host(request: &Request, served: bool) -> Option<&[u8]> {
     let (first, last) = (request.headers("Host").next(), request.headers("Host").last());
     let several = request.headers("Host").count() > 1;
     let unjudged = broken("PER-3.unjudged")
@@ -56,7 +56,7 @@ pub(in crate::subject) fn unjudged_host(request: &Request, served: bool) -> Opti
 }
 
 /// Whether a faulty daemon takes an origin that it is to refuse for none.
-pub(in crate::subject) fn unjudged_origin(request: &Request, port: u16, served: bool, bears: bool) -> bool {
+pub(crate) fn unjudged_origin(request: &Request, port: u16, served: bool, bears: bool) -> bool {
     let origins: Vec<&[u8]> = request.headers("Origin").collect();
     let same_machine = || {
         let names = ["127.0.0.1", "localhost", "[::1]"];
@@ -93,12 +93,12 @@ fn served_as_stream(request: &Request) -> bool {
 }
 
 /// Whether a request asks for another protocol on its connection.
-pub(in crate::subject) fn upgrades(request: &Request) -> bool {
+pub(crate) fn upgrades(request: &Request) -> bool {
     request.headers("Upgrade").next().is_some()
 }
 
 /// Whether a faulty comparison takes an origin for one that is on the list.
-pub(in crate::subject) fn alike(origin: &str, listed: &str) -> bool {
+pub(crate) fn alike(origin: &str, listed: &str) -> bool {
     let parts = |origin: &str| {
         let (scheme, rest) = origin.split_once("://").unwrap_or(("", origin));
         let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
@@ -117,7 +117,7 @@ pub(in crate::subject) fn alike(origin: &str, listed: &str) -> bool {
 }
 
 /// Whether a faulty daemon admits an origin that nobody put on the list.
-pub(in crate::subject) fn admitted_by_default(origin: &str) -> bool {
+pub(crate) fn admitted_by_default(origin: &str) -> bool {
     broken("PER-39.development") && (origin == "http://localhost:3000" || origin == "http://localhost:5173")
         || broken("PER-39.extensions") && origin.starts_with("chrome-extension://")
         || broken("PER-39.shells") && origin == "tauri://localhost"
@@ -127,7 +127,7 @@ pub(in crate::subject) fn admitted_by_default(origin: &str) -> bool {
 static PREFLIGHTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Remembers the origin of a preflight.
-pub(in crate::subject) fn remember(origin: &Origin) {
+pub(crate) fn remember(origin: &Origin) {
     if let Origin::Listed(origin) = origin {
         let mut known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
         known.push(origin.clone());
@@ -135,13 +135,13 @@ pub(in crate::subject) fn remember(origin: &Origin) {
 }
 
 /// Whether a faulty daemon admits an origin because of its preflight.
-pub(in crate::subject) fn remembered(origin: &str) -> bool {
+pub(crate) fn remembered(origin: &str) -> bool {
     let known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
     broken("PER-19.remembered") && known.iter().any(|other| other == origin)
 }
 
 /// How a faulty daemon lets a request in that shows no credential, or shows it elsewhere.
-pub(in crate::subject) fn pass(request: &Request, credential: &Credential) -> Option<Pass> {
+pub(crate) fn pass(request: &Request, credential: &Credential) -> Option<Pass> {
     let is = |token: &str| credential.is(token.as_bytes());
     let all: Vec<&str> = request
         .headers("Authorization")
@@ -176,14 +176,14 @@ pub(in crate::subject) fn pass(request: &Request, credential: &Credential) -> Op
 }
 
 /// A path as a faulty router reads it.
-pub(in crate::subject) fn respelt(path: &str) -> String {
+pub(crate) fn respelt(path: &str) -> String {
     let lower = path.to_ascii_lowercase();
     let parts = lower.split('/').filter(|part| !part.is_empty() && *part != ".");
     format!("/{}", parts.collect::<Vec<_>>().join("/"))
 }
 
 /// What a faulty daemon logs of a request before it answers.
-pub(in crate::subject) fn log(request: &Request) {
+pub(crate) fn log(request: &Request) {
     let bearer = request.header("Authorization").unwrap_or_default();
     let token = request.parameters("token").next().unwrap_or_default();
     if broken("PER-27.query") && !token.is_empty() {
@@ -195,7 +195,7 @@ pub(in crate::subject) fn log(request: &Request) {
 }
 
 /// The methods that a faulty daemon names to a preflight.
-pub(in crate::subject) fn preflight_methods(known: Option<String>, request: &Request) -> Option<String> {
+pub(crate) fn preflight_methods(known: Option<String>, request: &Request) -> Option<String> {
     if broken("PER-16.every-method") && known.is_some() {
         return Some("GET, POST, PUT, PATCH, DELETE".to_owned());
     }
@@ -209,7 +209,7 @@ pub(in crate::subject) fn preflight_methods(known: Option<String>, request: &Req
 }
 
 /// The headers that a faulty daemon names to a preflight.
-pub(in crate::subject) fn preflight_headers(request: &Request) -> String {
+pub(crate) fn preflight_headers(request: &Request) -> String {
     let three = "authorization, content-type, last-event-id";
     if broken("PER-17.asked-for") {
         return request.header("Access-Control-Request-Headers").unwrap_or(three).to_owned();
@@ -221,12 +221,12 @@ pub(in crate::subject) fn preflight_headers(request: &Request) -> String {
 }
 
 /// Whether a faulty daemon takes a request for a preflight.
-pub(in crate::subject) fn preflight(request: &Request) -> bool {
+pub(crate) fn preflight(request: &Request) -> bool {
     is_preflight(request) || broken("PER-20.with-an-origin") && request.method == "OPTIONS"
 }
 
 /// What a faulty daemon adds to every answer of a request, or takes away.
-pub(in crate::subject) fn share(
+pub(crate) fn share(
     headers: &mut Vec<(&'static str, String)>,
     origin: &Result<Origin, Refusal>,
     request: &Request,

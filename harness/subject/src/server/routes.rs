@@ -7,14 +7,14 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Answer;
-use crate::subject::browser;
-use crate::subject::convergence::Reason;
-use crate::subject::daemon::{Daemon, VERSION};
-use crate::subject::fault::broken;
-use crate::subject::handshake::{self, PROOF, SPEC};
-use crate::subject::perimeter::{DRAINING, INVALID, Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED};
-use crate::subject::registration::{Found, RECORD, Record};
-use crate::subject::streams;
+use crate::browser;
+use crate::convergence::Reason;
+use crate::daemon::{Daemon, VERSION};
+use crate::fault::broken;
+use crate::handshake::{self, PROOF, SPEC};
+use crate::perimeter::{DRAINING, INVALID, Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED};
+use crate::registration::{Found, RECORD, Record};
+use crate::streams;
 
 /// The routes, and the methods that each takes.
 const ROUTES: &[(&str, &[&str])] = &[
@@ -41,7 +41,7 @@ pub(super) fn route(
     daemon: &Daemon,
     request: &Request,
     pass: &Pass,
-    credential: &crate::subject::credential::Credential,
+    credential: &crate::credential::Credential,
     body: &[u8],
 ) -> Result<Answer, Refusal> {
     match request.path.as_str() {
@@ -155,7 +155,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
 fn shut_down(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     const OTHER: Refusal = Refusal(409, "not_this_daemon", "Not this daemon");
     const BUSY: Refusal = Refusal(409, "busy", "Busy");
-    let asked = crate::subject::registration::parse_object(body).map_err(|_| INVALID)?;
+    let asked = crate::registration::parse_object(body).map_err(|_| INVALID)?;
     let id = asked.get("id").and_then(Value::as_str).ok_or(INVALID)?;
     if id != daemon.record.id {
         return Ok(Answer::problem(OTHER, &json!({"id": daemon.record.id})));
