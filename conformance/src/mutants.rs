@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use local_daemon_spec::{Requirement, Role, catalogue};
-use local_daemon_subject::fault::Fault;
+use local_daemon_subject::faults::Fault;
 use serde::Serialize;
 
 use crate::case::Case;

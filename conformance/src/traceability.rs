@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use local_daemon_spec::{Catalogue, Requirement};
-use local_daemon_subject::fault::Fault;
+use local_daemon_subject::faults::Fault;
 use serde::Serialize;
 
 use crate::case::Case;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use local_daemon_conformance::cases;
 use local_daemon_spec::catalogue;
-use local_daemon_subject::fault;
+use local_daemon_subject::faults;
 
 /// The words in back quotes.
 fn names(cell: &str) -> Vec<&str> {
@@ -37,7 +37,7 @@ fn wrongs(row: &str) -> Vec<String> {
         }
     }
     for name in names(faults) {
-        match fault::all().find(|fault| fault.name == name) {
+        match faults::all().find(|fault| fault.name == name) {
             None => wrong(format!("no fault {name}")),
             Some(fault) if !ids.contains(&fault.requirement()) => {
                 wrong(format!("{name} breaks none of {requirements}"));
@@ -46,8 +46,8 @@ fn wrongs(row: &str) -> Vec<String> {
         }
     }
     for id in &ids {
-        let of_it = |name: &str| fault::all().any(|fault| fault.name == name && fault.requirement() == *id);
-        if fault::all().any(|fault| fault.requirement() == *id) && !names(faults).into_iter().any(of_it) {
+        let of_it = |name: &str| faults::all().any(|fault| fault.name == name && fault.requirement() == *id);
+        if faults::all().any(|fault| fault.requirement() == *id) && !names(faults).into_iter().any(of_it) {
             wrong(format!("faults break {id}, and none of them is named"));
         }
     }

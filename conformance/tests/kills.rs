@@ -6,7 +6,7 @@ use std::path::Path;
 
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
-use local_daemon_subject::fault;
+use local_daemon_subject::faults;
 
 /// The names in back quotes with which lines begin behind `mark`.
 fn names<'a>(text: &'a str, mark: &str) -> BTreeSet<&'a str> {
@@ -24,11 +24,11 @@ fn stale(text: &str) -> Vec<String> {
         let mut cases = cases::all().filter(|case| case.engine.is_none());
         cases.any(|case| case.requirements.contains(&requirement))
     };
-    let faults = fault::all().filter(|fault| shows(fault.requirement()));
+    let faults = faults::all().filter(|fault| shows(fault.requirement()));
     let faults: BTreeSet<&str> = faults.map(|fault| fault.name).collect();
     // Those that some fault is about and that need no browser; the others are none of the matrix.
     let takes_part = |case: &&Case| {
-        case.engine.is_none() && fault::all().any(|fault| case.requirements.contains(&fault.requirement()))
+        case.engine.is_none() && faults::all().any(|fault| case.requirements.contains(&fault.requirement()))
     };
     let cases: BTreeSet<&str> = cases::all().filter(takes_part).map(|case| case.name).collect();
     // A case that cannot judge on the host that wrote the file stands in a list of its own.

@@ -11,7 +11,7 @@ use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::stage::Stage;
 use local_daemon_conformance::verdict::Verdict;
 use local_daemon_spec::{Profile, catalogue};
-use local_daemon_subject::fault::Fault;
+use local_daemon_subject::faults::Fault;
 
 /// What the subject, which prints its arguments, was told.
 fn said(stage: &mut Stage) -> Outcome<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use local_daemon_conformance::cases;
 use local_daemon_spec::{catalogue, chapters};
-use local_daemon_subject::fault;
+use local_daemon_subject::faults;
 
 /// Where nothing is promised, or only what is planned.
 const UNHELD: [&str; 5] = [
@@ -66,7 +66,7 @@ fn wrong(attack: &str, what: &str) -> Option<String> {
         return Some(format!("{attack}: there is no {id}"));
     }
     let seen = |id: &String| cases::all().any(|case| case.requirements.contains(&id.as_str()));
-    let broken = |id: &String| fault::all().any(|fault| fault.requirement() == *id);
+    let broken = |id: &String| faults::all().any(|fault| fault.requirement() == *id);
     let held = ids.iter().any(|id| seen(id) && broken(id));
     (held == UNHELD.contains(&attack)).then(|| format!("{attack}: {what}: held: {held}"))
 }

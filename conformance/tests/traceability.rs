@@ -3,14 +3,14 @@
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::{cases, traceability};
 use local_daemon_spec::catalogue;
-use local_daemon_subject::fault::{self, Fault};
+use local_daemon_subject::faults::{self, Fault};
 
 #[test]
 fn no_end_dangles() {
     let root = traceability::repository().expect("the suite is built beside the code");
     let citations = traceability::citations(catalogue(), &root).unwrap();
     let cases: Vec<&Case> = cases::all().collect();
-    let faults: Vec<&Fault> = fault::all().collect();
+    let faults: Vec<&Fault> = faults::all().collect();
     let ends = traceability::dangling(catalogue(), &citations, &cases, &faults);
     assert!(ends.is_empty(), "{} ends dangle:\n{}", ends.len(), ends.join("\n"));
 }

@@ -14,7 +14,7 @@ use local_daemon_conformance::report::{Report, SubjectFacts};
 use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::verdict::ExitCode;
 use local_daemon_spec::catalogue;
-use local_daemon_subject::fault::{self, Fault};
+use local_daemon_subject::faults::{self, Fault};
 
 use super::{Problem, jobs, print, progress, show, stop_on_signal};
 use crate::MutantsArgs;
@@ -22,7 +22,7 @@ use crate::MutantsArgs;
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     let cases = cases_without(&args.without, &args.browser)?;
     let mut faults = faults(args)?;
-    let whole = faults.len() == fault::all().count();
+    let whole = faults.len() == faults::all().count();
     faults.retain(|fault| shows_without(fault, &args.browser));
     if faults.is_empty() {
         let what = "what is selected shows in pages alone";
@@ -107,7 +107,7 @@ fn unwritable(file: &Path, error: &std::io::Error) -> Problem {
 }
 
 fn faults(args: &MutantsArgs) -> Result<Vec<&'static Fault>, Problem> {
-    let all: Vec<&'static Fault> = fault::all().collect();
+    let all: Vec<&'static Fault> = faults::all().collect();
     let names: Vec<&str> = all.iter().map(|fault| fault.name).collect();
     let globs = globs(&args.faults, "fault", &names)?;
     let selected = |fault: &&'static Fault| {

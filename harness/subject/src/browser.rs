@@ -1,5 +1,7 @@
 //! Chapter 12, the daemon's side: tickets, the page tokens that they are exchanged for, and the page.
 
+pub(crate) mod faults;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 use super::credential::Credential;
 use super::daemon::Daemon;
 use super::fault::{broken, window};
-use super::misdeeds::browser as misdeeds;
 use super::perimeter::{INVALID, NOT_FOUND, ORIGIN, Origin, Pass, Refusal, Request, UNAUTHORIZED};
 use super::registration::parse_object;
 use super::server::Answer;
@@ -83,8 +84,8 @@ impl Pages {
     /// A new ticket.
     pub(super) fn ticket(&self, kind: Kind, directory: &StateDir) -> String {
         let mut kept = self.kept();
-        let text = misdeeds::ticket(kept.tickets.len()).unwrap_or_else(secret);
-        misdeeds::write_down(directory, "BROW-9.ticket-kept", &text);
+        let text = faults::ticket(kept.tickets.len()).unwrap_or_else(secret);
+        faults::write_down(directory, "BROW-9.ticket-kept", &text);
         if kept.tickets.len() >= MOST_TICKETS {
             kept.tickets.remove(0);
         }
@@ -101,7 +102,7 @@ impl Pages {
             return Err("unknown");
         };
         if kept.tickets[place].spent {
-            if !misdeeds::is_silent(&kept.tickets[place].kind) {
+            if !faults::is_silent(&kept.tickets[place].kind) {
                 let origin = match &kept.tickets[place].kind {
                     Kind::Handoff(origin) => origin,
                     Kind::Page => own,
@@ -121,9 +122,9 @@ impl Pages {
             kept = self.kept();
         }
         let ticket = &mut kept.tickets[place];
-        let is_wanted = ticket.kind == *wants || misdeeds::takes(&ticket.kind, wants);
+        let is_wanted = ticket.kind == *wants || faults::takes(&ticket.kind, wants);
         ticket.spent = !broken("BROW-2.reusable") && (is_wanted || !broken("BROW-33.kept"));
-        let life = misdeeds::life().unwrap_or(LIFE);
+        let life = faults::life().unwrap_or(LIFE);
         match () {
             () if ticket.issued.elapsed() > life => Err("late"),
             () if !is_wanted => Err("other"),
@@ -154,12 +155,12 @@ impl Pages {
         let known = known.filter(|_| broken("BROW-7.one-per-origin"));
         let text = match known {
             Some(token) => token.text.clone(),
-            None => misdeeds::token(origin, credential).unwrap_or_else(secret),
+            None => faults::token(origin, credential).unwrap_or_else(secret),
         };
-        misdeeds::write_down(directory, "BROW-9.token-kept", &text);
+        faults::write_down(directory, "BROW-9.token-kept", &text);
         let now = SystemTime::now();
         kept.tokens.push(Token {
-            id: misdeeds::token_id(&text).unwrap_or_else(random_hex::<8>),
+            id: faults::token_id(&text).unwrap_or_else(random_hex::<8>),
             text: text.clone(),
             origin: origin.to_owned(),
             issued_at: now,
@@ -185,12 +186,12 @@ impl Pages {
         let own = format!("http://{host}");
         let from = from.unwrap_or(&own);
         let mut kept = self.kept();
-        if let Some(id) = misdeeds::signed(text, from, credential) {
+        if let Some(id) = faults::signed(text, from, credential) {
             return Some(id);
         }
         let of_it = |token: &&mut Token| {
             same(&token.text, text)
-                && (token.origin == from || misdeeds::is_content(&token.origin, origin, from))
+                && (token.origin == from || faults::is_content(&token.origin, origin, from))
         };
         let token = kept.tokens.iter_mut().find(of_it)?;
         if !broken("BROW-12.never-used") {
@@ -202,7 +203,7 @@ impl Pages {
     /// Whether a token was not revoked.
     pub(super) fn holds(&self, id: &str) -> bool {
         broken("BROW-13.streams-go-on")
-            || misdeeds::is_signed(id)
+            || faults::is_signed(id)
             || self.kept().tokens.iter().any(|token| token.id == id)
     }
 
@@ -217,7 +218,7 @@ impl Pages {
                 "issued_at": time(token.issued_at),
                 "last_used": time(token.last_used),
             });
-            misdeeds::embellish(&mut listed, &token.text);
+            faults::embellish(&mut listed, &token.text);
             listed
         });
         let own = |listed: &Value| {
@@ -315,13 +316,13 @@ pub(super) fn headers(nonce: &str) -> Vec<(&'static str, String)> {
         ("Referrer-Policy", "no-referrer".to_owned()),
         ("X-Content-Type-Options", "nosniff".to_owned()),
     ];
-    misdeeds::dress(&mut headers);
+    faults::dress(&mut headers);
     headers
 }
 
 /// A nonce.
 pub(super) fn nonce() -> String {
-    misdeeds::nonce().unwrap_or_else(random_hex::<16>)
+    faults::nonce().unwrap_or_else(random_hex::<16>)
 }
 
 /// The page, with its token or as the shell that holds nothing.
@@ -330,7 +331,7 @@ pub(super) fn html(nonce: &str, token: Option<&str>) -> String {
     if let Some(token) = token.filter(|_| broken("BROW-21.twice")) {
         injected = format!("\"{token}\" /* {token} */");
     }
-    let script = misdeeds::script(include_str!("page.js")).replace("TOKEN", &injected);
+    let script = faults::script(include_str!("page.js")).replace("TOKEN", &injected);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>subject</title>\
          <style nonce=\"{nonce}\">body {{ font-family: sans-serif }}</style>\
@@ -421,7 +422,7 @@ pub(super) fn pass(
     if request.method == "POST" && [PAGE, HANDOFF].contains(&request.path.as_str()) && shows_nothing {
         return Some(Pass::Ticket);
     }
-    if misdeeds::bears_ticket(request, &daemon.origins.pages) {
+    if faults::bears_ticket(request, &daemon.origins.pages) {
         return Some(Pass::Bearer);
     }
     let host = request.header("Host").unwrap_or_default();
@@ -432,7 +433,7 @@ pub(super) fn pass(
 /// Whether a page token does not open this.
 pub(super) fn is_withheld(request: &Request) -> bool {
     let path = request.path.as_str();
-    misdeeds::withholds(request, [TICKETS, TOKENS].contains(&path) || token_of(path).is_some())
+    faults::withholds(request, [TICKETS, TOKENS].contains(&path) || token_of(path).is_some())
 }
 
 /// Whether a stream that was opened by `pass` may go on.
@@ -454,7 +455,7 @@ pub(super) fn shell(
     if (request.method.as_str(), request.path.as_str()) != ("GET", SHELL) || broken("BROW-26.problem") {
         return None;
     }
-    let token = misdeeds::gives_unasked(request).then(|| {
+    let token = faults::gives_unasked(request).then(|| {
         let own = format!("http://{}", daemon.authority());
         daemon.origins.pages.token(&own, credential, &daemon.directory)
     });
@@ -552,7 +553,7 @@ fn admit(
         }
         Err(why) => why,
     };
-    let refusal = misdeeds::refusal(why).unwrap_or(TICKET_REFUSED);
+    let refusal = faults::refusal(why).unwrap_or(TICKET_REFUSED);
     let browses = request.header("Accept").is_some_and(|accept| accept.contains("text/html"));
     if browses && refusal == TICKET_REFUSED {
         return Ok(page(401, None).with("WWW-Authenticate", "Bearer"));
@@ -584,6 +585,6 @@ fn hand_off(
             let status = if broken("BROW-32.created") { 201 } else { 200 };
             Ok(Answer::json(status, &json!({"token": token, "origin": from})))
         }
-        Err(why) => Err(misdeeds::refusal(why).unwrap_or(TICKET_REFUSED)),
+        Err(why) => Err(faults::refusal(why).unwrap_or(TICKET_REFUSED)),
     }
 }

@@ -14,8 +14,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use super::client::faults;
 use super::fault::broken;
-use super::misdeeds::client as misdeeds;
 use super::platform::detach;
 use super::registration::RECORD;
 use super::state_directory::{Content, StateDir, random_hex};
@@ -78,14 +78,14 @@ impl Child {
         if !broken("CONN-31.errors") {
             command.stderr(log.map_or_else(Stdio::null, Stdio::from));
         }
-        misdeeds::tell_the_child(directory, &mut command);
+        faults::tell_the_child(directory, &mut command);
         detach(&mut command, private);
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
         let pid = child.id();
         // It is reaped whenever it ends.
         thread::spawn(move || {
             if broken("CONN-33.unreaped") {
-                misdeeds::see_its_end(pid);
+                faults::see_its_end(pid);
             }
             if let Ok(status) = child.wait() {
                 let _ = sender.send(Event::Ended(status));
@@ -97,7 +97,7 @@ impl Child {
     /// The status of one that has ended, in the faults of one who asks for that first.
     pub(super) fn failure(&self, known: Option<ExitStatus>) -> Option<ExitStatus> {
         let (yielded, failed) = (broken("CONN-25.error"), broken("CONN-26.gives-up"));
-        if !(yielded || failed) || !misdeeds::has_ended(self.pid) {
+        if !(yielded || failed) || !faults::has_ended(self.pid) {
             return None;
         }
         let mut told = self.events.iter();

@@ -1,12 +1,14 @@
 //! The commands of the client.
 
+pub(crate) mod faults;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::connect::Client;
-use super::daemon::PROTOCOL;
 use super::fault::broken;
+use super::gate::PROTOCOL;
 use super::manage::{self, Report};
 use super::open;
 use super::state_directory::{StateDir, create_for_the_owner_alone};

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::child::{Child, Event, Lock, exhausted, remember_failure};
+use super::client::faults;
 use super::credential::{CREDENTIAL, Credential};
 use super::fault::broken;
-use super::handshake::{Body, SPEC, protocol};
-use super::misdeeds::client as misdeeds;
+use super::gate::protocol;
+use super::handshake::{Body, SPEC};
 use super::probe::{Probe, probe};
 use super::registration::{Found, RECORD, Record};
 use super::state_directory::{Fault, StateDir};
@@ -186,14 +187,14 @@ impl Client {
         if let Some(daemon) = &answer.daemon
             && answer.outcome == Outcome::Ready
         {
-            misdeeds::remember(&self.directory, &daemon.record);
+            faults::remember(&self.directory, &daemon.record);
         }
         answer
     }
 
     /// The daemon of an earlier call, in the fault of one who does not look again.
     fn remembered(&self) -> Option<Answer> {
-        let seen = Seen::Record(misdeeds::remembered(&self.directory)?);
+        let seen = Seen::Record(faults::remembered(&self.directory)?);
         let credential = Credential::read(&self.directory).ok()?;
         let answer = self.judge(&Look { seen, credential }).into_answer();
         (answer.outcome == Outcome::Ready).then_some(answer)
@@ -230,9 +231,9 @@ impl Client {
         }
         enough()?;
         if self.replaces && broken("CONN-34.replaces-first") {
-            misdeeds::remove_record(&self.directory);
+            faults::remove_record(&self.directory);
         }
-        misdeeds::before_a_spawn(&self.directory);
+        faults::before_a_spawn(&self.directory);
         let mut spawns = 0;
         let answer = loop {
             let answer = match Child::spawn(&self.directory, self.private) {
@@ -325,7 +326,7 @@ impl Client {
             Found::Malformed(why) if broken("REG-11.silent") => Seen::Malformed(why),
             Found::Malformed(why) => {
                 if broken("CONV-29.malformed") {
-                    misdeeds::remove_record(&self.directory);
+                    faults::remove_record(&self.directory);
                 }
                 let note = format!("{}: malformed: {why}", self.directory.file(RECORD).display());
                 let mut diagnostics = self.diagnostics.borrow_mut();
@@ -382,24 +383,24 @@ impl Client {
             }
             (Seen::Record(record), Some(credential)) => (record, credential),
         };
-        if broken("REG-13.dead-pid") && !misdeeds::lives(record.pid) {
+        if broken("REG-13.dead-pid") && !faults::lives(record.pid) {
             return curable(Outcome::Absent, "the daemon has ended".to_owned());
         }
         if broken("GATE-6.refuses") && record.protocol.as_ref().is_some_and(|told| *told != self.protocol) {
             let message = "the record names another protocol";
             return Err(Judgement::Final(Answer::new(Outcome::Incompatible, message)));
         }
-        if broken("GATE-5.record") && misdeeds::is_of_another_release(&record.version) {
+        if broken("GATE-5.record") && faults::is_of_another_release(&record.version) {
             let message = "the record names another version";
             return Err(Judgement::Final(Answer::new(Outcome::Incompatible, message)));
         }
         let probed = probe(record, credential, self.deadline);
-        misdeeds::after_a_probe(&self.directory, record, &probed);
+        faults::after_a_probe(&self.directory, record, &probed);
         let (body, stream) = match probed {
             Probe::Refused(why) if broken("CONN-6.refused") => return curable(Outcome::Absent, why),
             Probe::Reset(why) if broken("CONN-6.reset") => return curable(Outcome::Foreign, why),
             Probe::Refused(why) | Probe::Reset(why)
-                if broken("REG-13.presence") || (broken("REG-13.pid") && misdeeds::lives(record.pid)) =>
+                if broken("REG-13.presence") || (broken("REG-13.pid") && faults::lives(record.pid)) =>
             {
                 return Err(Judgement::Final(Answer::new(Outcome::Busy, why)));
             }
@@ -445,8 +446,8 @@ impl Client {
             Some(told) if broken("GATE-6.believes") => told,
             _ => &body.protocol,
         };
-        let fits = (*told == self.protocol || misdeeds::tolerates(told, &self.protocol))
-            && !(broken("GATE-5.handshake") && misdeeds::is_of_another_release(&body.version));
+        let fits = (*told == self.protocol || faults::tolerates(told, &self.protocol))
+            && !(broken("GATE-5.handshake") && faults::is_of_another_release(&body.version));
         let compatible = (body.spec == SPEC || broken("GATE-7.any-spec")) && fits;
         let (outcome, message) = if compatible {
             (Outcome::Ready, "the daemon is ready".to_owned())
@@ -462,9 +463,9 @@ impl Client {
         };
         let may_displace = self.replaces
             || is_older(&body.protocol, &self.protocol)
-            || misdeeds::displaces(&body.protocol, &self.protocol);
+            || faults::displaces(&body.protocol, &self.protocol);
         if may_displace && !compatible && self.spawns && broken("CONN-34.signal") {
-            misdeeds::end(body.pid);
+            faults::end(body.pid);
         }
         let answer = Answer { outcome, message, daemon: Some(Box::new(Daemon { record, body })) };
         if compatible || !may_displace {

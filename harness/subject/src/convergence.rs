@@ -1,5 +1,7 @@
 //! Chapter 06: whose record it is, and how a daemon leaves.
 
+pub(crate) mod faults;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
@@ -13,11 +15,12 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 
+use super::client::faults::lives;
 use super::credential::Credential;
 use super::daemon::Daemon;
 use super::fault::{broken, window};
-use super::handshake::{SPEC, protocol};
-use super::misdeeds::client::lives;
+use super::gate::protocol;
+use super::handshake::SPEC;
 use super::probe::{Probe, probe};
 use super::publish::{lock_file, publish, refresh};
 use super::registration::{Found, RECORD, Record};

@@ -1,5 +1,7 @@
 //! Chapter 04: the secret.
 
+pub(crate) mod faults;
+
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;

@@ -15,7 +15,8 @@ use signal_hook::iterator::Signals;
 use super::convergence::{self, Reason, another_is_ready};
 use super::credential::{self, CREDENTIAL, Credential, Followed, betray};
 use super::fault::broken;
-use super::handshake::{self, Body, SPEC, protocol};
+use super::gate::{self, PROTOCOL, protocol};
+use super::handshake::{self, Body, SPEC};
 use super::perimeter::{Allowlist, is_origin, normalised};
 use super::publish::{self, hear, listen, publish};
 use super::registration::{self, Found, RECORD, Record};
@@ -25,8 +26,6 @@ use super::streams::Log;
 
 /// How long open work may take to end, a little less than the drain bound.
 const DRAIN: Duration = Duration::from_millis(9_500);
-/// The protocol that is spoken where `SUBJECT_PROTOCOL` names no other.
-pub(super) const PROTOCOL: &str = "subject/1";
 /// The version of the implementation.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -172,7 +171,7 @@ impl Daemon {
         let ready = handshake::tells_ready(owns && !leaving);
         Body {
             spec: SPEC.to_owned(),
-            protocol: handshake::told(&self.protocol),
+            protocol: gate::told(&self.protocol),
             id: self.record.id.clone(),
             pid: if broken("HS-3.parent") {
                 std::os::unix::process::parent_id()

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use local_daemon_subject::degenerate::Degenerate;
-use local_daemon_subject::{client, daemon, fault, perimeter};
+use local_daemon_subject::{client, daemon, faults, perimeter};
 
 const USAGE: &str = "\
 usage: daemonspec-subject daemon --state-dir DIR [--yield] [--allow-origin ORIGIN]... [--fault NAME]
@@ -28,10 +28,10 @@ fn take_fault(arguments: &mut Vec<String>) -> Result<(), String> {
     };
     let taken: Vec<String> = arguments.drain(place..arguments.len().min(place + 2)).collect();
     let name = taken.get(1).ok_or("--fault wants a name")?;
-    if fault::choose(name) {
+    if faults::choose(name) {
         return Ok(());
     }
-    let near = fault::near(name).join(", ");
+    let near = faults::near(name).join(", ");
     Err(format!("no fault {name}; there are {near}"))
 }
 

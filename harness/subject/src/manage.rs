@@ -11,11 +11,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
 use super::child::daemon;
+use super::client::faults;
 use super::connect::{Answer, Client, DISPLACED, Outcome, Proven};
 use super::convergence::take_off;
 use super::credential::{Credential, rotate};
 use super::fault::broken;
-use super::misdeeds::client as misdeeds;
 use super::probe::{Probe, exchange, probe};
 use super::registration::{Found, RECORD, Record, authority};
 use super::state_directory::{StateDir, random_hex};
@@ -66,7 +66,7 @@ fn end(client: &Client, by_force: bool) -> Result<(), Left> {
         Err(answer) if matches!(answer.outcome, Outcome::Absent | Outcome::Stale) => return Ok(()),
         Err(answer) => {
             if by_force && broken("CONV-31.unproven") {
-                misdeeds::end_recorded(&client.directory);
+                faults::end_recorded(&client.directory);
             }
             return Err(Left::Answer(answer));
         }
@@ -214,7 +214,7 @@ pub(super) fn repair(client: &Client) -> Report {
     };
     match probe(&record, &credential, client.deadline) {
         Probe::Refused(_) if broken("CONV-30.unlinks") => {
-            misdeeds::remove_record(directory);
+            faults::remove_record(directory);
             done("done", "the record was stale")
         }
         Probe::Late(_) if broken("CONV-29.repair") => match take_off(directory, &record.id) {

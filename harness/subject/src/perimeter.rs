@@ -1,5 +1,7 @@
 //! Chapter 10: what is checked about each request before any route sees it.
 
+pub(crate) mod faults;
+
 use std::io::{self, Read as _};
 use std::net::TcpStream;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +13,6 @@ use super::browser::Pages;
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{self, Claim};
-use super::misdeeds::perimeter as misdeeds;
 use super::state_directory::{Content, Fault, StateDir, random_hex};
 use super::streams::{self, Log};
 
@@ -359,12 +360,12 @@ fn is_own_name(name: &[u8], port: u16) -> bool {
     let is_own = ["127.0.0.1", "localhost", "[::1]"]
         .iter()
         .any(|host| format!("{host}:{port}").as_bytes() == name);
-    misdeeds::own_name(name, port).unwrap_or(is_own)
+    faults::own_name(name, port).unwrap_or(is_own)
 }
 
 /// The `Host` of the request, if it is one of the daemon's three names.
 pub(super) fn host(request: &Request, port: u16, served: bool) -> Result<&[u8], Refusal> {
-    if let Some(host) = misdeeds::unjudged_host(request, served) {
+    if let Some(host) = faults::unjudged_host(request, served) {
         return Ok(host);
     }
     let mut hosts = request.headers("Host");
@@ -437,7 +438,7 @@ pub(super) enum Pass {
 
 /// Judges the authentication of a request.
 pub(super) fn authenticate(request: &Request, authority: &str, credential: &Credential) -> Option<Pass> {
-    if let Some(pass) = misdeeds::pass(request, credential) {
+    if let Some(pass) = faults::pass(request, credential) {
         return Some(pass);
     }
     let mut given = request.headers("Authorization");
@@ -600,9 +601,9 @@ impl Allowlist {
         self.refresh(log);
         let listed = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = self.launch.iter().chain(&listed.origins);
-        all.any(|admitted| admitted == origin || misdeeds::alike(origin, admitted))
-            || misdeeds::admitted_by_default(origin)
-            || misdeeds::remembered(origin)
+        all.any(|admitted| admitted == origin || faults::alike(origin, admitted))
+            || faults::admitted_by_default(origin)
+            || faults::remembered(origin)
     }
 }
 

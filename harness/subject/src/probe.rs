@@ -6,10 +6,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::client::faults;
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{Body, Claim, PROOF};
-use super::misdeeds::client as misdeeds;
 use super::registration::{Record, addresses, authority};
 
 /// The longest that a handshake may take.
@@ -68,7 +68,7 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
 fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
     let claim = Claim::new(credential, authority);
     let request = |authorization: &str| {
-        let target = misdeeds::target(credential);
+        let target = faults::target(credential);
         format!(
             "GET {target} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {authorization}\r\n\
              Accept: application/json\r\n\r\n"
@@ -87,17 +87,17 @@ fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Ins
     match asked {
         Ok((answer, stream)) => {
             if broken("HS-29.follows")
-                && let Some(next) = misdeeds::redirect(&answer)
+                && let Some(next) = faults::redirect(&answer)
             {
                 return ask(next, &next.to_string(), credential, until);
             }
             let proofs: Vec<&str> = answer.headers(PROOF).collect();
             let proven = claim.is_answered(credential, authority, &proofs, &answer.body);
-            if proven || misdeeds::believes(&answer, &proofs) {
+            if proven || faults::believes(&answer, &proofs) {
                 return Probe::Proven(Body::parse(&answer.body), stream);
             }
             let why = format!("{address} answered with status {} and no proof", answer.status);
-            misdeeds::unproven(&answer, &why, credential).unwrap_or(Probe::Foreign(why))
+            faults::unproven(&answer, &why, credential).unwrap_or(Probe::Foreign(why))
         }
         Err(Fault::Refused(why)) => Probe::Refused(format!("{address}: {why}")),
         Err(Fault::Reset(why)) => Probe::Reset(format!("{address}: {why}")),
@@ -150,7 +150,7 @@ impl Answer {
 }
 
 fn dial(address: SocketAddr, until: Instant) -> Result<TcpStream, Fault> {
-    let address = misdeeds::proxy().unwrap_or(address);
+    let address = faults::proxy().unwrap_or(address);
     Ok(TcpStream::connect_timeout(&address, left(until)?)?)
 }
 
@@ -192,7 +192,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads some more; `false` at the end of the stream. Never holds more than `most` bytes.
     fn more(&mut self, most: usize) -> Result<bool, Fault> {
-        let most = if misdeeds::reads_on(self.in_head) { usize::MAX } else { most };
+        let most = if faults::reads_on(self.in_head) { usize::MAX } else { most };
         let room = most.saturating_sub(self.bytes.len()).min(4096);
         if room == 0 {
             return Err(Fault::Senseless("without end"));
@@ -229,7 +229,7 @@ impl Reader<'_> {
                     return Ok(answer);
                 }
                 Ok(httparse::Status::Partial) => {}
-                Err(_) if misdeeds::reads_on(true) => {}
+                Err(_) if faults::reads_on(true) => {}
                 Err(_) => return Err(Fault::Senseless("no HTTP")),
             }
             if !self.more(MOST_BYTES)? {
@@ -249,8 +249,7 @@ impl Reader<'_> {
         match (codings.next(), lengths.next()) {
             _ if head.status == 204 || head.status == 304 => Ok(Vec::new()),
             (None, None) => {
-                while (self.bytes.len() < MOST_BYTES || misdeeds::reads_on(false)) && self.more(MOST_BYTES)? {
-                }
+                while (self.bytes.len() < MOST_BYTES || faults::reads_on(false)) && self.more(MOST_BYTES)? {}
                 Ok(std::mem::take(&mut self.bytes))
             }
             (None, Some(length)) => {

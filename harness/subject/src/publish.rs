@@ -1,5 +1,7 @@
 //! Chapter 05: how a daemon appears.
 
+pub(crate) mod faults;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};

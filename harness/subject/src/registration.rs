@@ -1,5 +1,7 @@
 //! Chapter 03: the record.
 
+pub(crate) mod faults;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,8 +11,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::daemon::PROTOCOL;
 use super::fault::broken;
+use super::gate::PROTOCOL;
 use super::state_directory::{Content, Fault, StateDir, hex, random_hex};
 
 /// The name of the record.

@@ -17,8 +17,6 @@ use super::convergence::Reason;
 use super::daemon::{Daemon, State, VERSION};
 use super::fault::broken;
 use super::handshake::{self, PROOF};
-use super::misdeeds::browser as browser_misdeeds;
-use super::misdeeds::perimeter as misdeeds;
 use super::perimeter::{
     self, BODY, DRAINING, FORBIDDEN, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin,
     Pass, Refusal, Request, UNAUTHORIZED,
@@ -109,7 +107,7 @@ impl Answer {
 
     fn head(&self, closes: bool) -> String {
         let mut lines = vec![format!("HTTP/1.1 {} {}", self.status, reason(self.status))];
-        if !broken("PER-38.stored") && !browser_misdeeds::is_stored(self) {
+        if !broken("PER-38.stored") && !browser::faults::is_stored(self) {
             lines.push("Cache-Control: no-store".to_owned());
         }
         lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
@@ -281,7 +279,7 @@ fn write_answer(mut stream: &TcpStream, answer: &Answer, closes: bool, with_body
 /// Answers a request; `false` if the connection ends with it.
 fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> io::Result<bool> {
     let mut respelt = request.clone();
-    respelt.path = misdeeds::respelt(&request.path);
+    respelt.path = perimeter::faults::respelt(&request.path);
     let is_respelt =
         broken("PER-1.spelling") && methods(&request.path).is_none() && methods(&respelt.path).is_some();
     let request = if is_respelt { &respelt } else { request };
@@ -299,7 +297,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     }
     let origin = host.and_then(|host| match perimeter::origin(request, host, listed) {
         Err(_)
-            if misdeeds::unjudged_origin(
+            if perimeter::faults::unjudged_origin(
                 request,
                 port,
                 served,
@@ -322,7 +320,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
             ("Vary", "Origin".to_owned()),
         ]
     });
-    misdeeds::share(&mut shared, &origin, request);
+    perimeter::faults::share(&mut shared, &origin, request);
     let origin = browser::page_origin(request, origin);
     let finish = |incoming: &Incoming, mut answer: Answer, body_is_read: bool| {
         let is_handshake = request.path == handshake::PATH && answer.content_type == "application/json";
@@ -335,14 +333,14 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         if answer.status < 400 || !broken("PER-13.not-for-errors") {
             answer.headers.extend(shared.clone());
         }
-        browser_misdeeds::set_cookie(request, &mut answer);
+        browser::faults::set_cookie(request, &mut answer);
         let closes = !request.modern || request.wants("close") || !body_is_read;
         write_answer(&incoming.stream, &answer, closes, request.method != "HEAD")?;
         Ok(!closes)
     };
     let no_body = !request.has_body();
     let is_preflight = perimeter::is_preflight(request);
-    if broken("PER-28.at-once") && misdeeds::upgrades(request) {
+    if broken("PER-28.at-once") && perimeter::faults::upgrades(request) {
         return finish(incoming, Answer::empty(101), no_body);
     }
     if broken("PER-1.authentication-first") && !is_preflight && !bears() {
@@ -373,22 +371,22 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     if let Some(excess) = request.excess {
         return finish(incoming, excess.into(), no_body);
     }
-    if matches!(origin, Origin::Listed(_)) && misdeeds::preflight(request) {
+    if matches!(origin, Origin::Listed(_)) && perimeter::faults::preflight(request) {
         if broken("PER-15.authenticates") && !bears() {
             return finish(incoming, UNAUTHORIZED.into(), no_body);
         }
-        misdeeds::remember(&origin);
+        perimeter::faults::remember(&origin);
         let mut answer = match () {
             () if broken("PER-15.with-a-body") => Answer::json(200, &json!({})),
             () => Answer::empty(204),
         };
-        answer = answer.with("Access-Control-Allow-Headers", misdeeds::preflight_headers(request));
+        answer = answer.with("Access-Control-Allow-Headers", perimeter::faults::preflight_headers(request));
         if !broken("PER-18.left-out") {
             let seconds = if broken("PER-18.day") { "86400" } else { "60" };
             answer = answer.with("Access-Control-Max-Age", seconds);
         }
         let methods = methods(&request.path).map(|methods| methods.join(", "));
-        if let Some(methods) = misdeeds::preflight_methods(methods, request) {
+        if let Some(methods) = perimeter::faults::preflight_methods(methods, request) {
             answer = answer.with("Access-Control-Allow-Methods", methods);
         }
         return finish(incoming, answer, no_body);
@@ -400,7 +398,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     if broken("PER-20.harmless") && request.method == "OPTIONS" {
         return finish(incoming, Answer::empty(204).with("Allow", "OPTIONS"), no_body);
     }
-    if broken("PER-28.no-authentication") && misdeeds::upgrades(request) {
+    if broken("PER-28.no-authentication") && perimeter::faults::upgrades(request) {
         return finish(incoming, Answer::problem(INVALID, &Value::Null), no_body);
     }
     if broken("PER-21.unknown-path-first") && known.is_none() {
@@ -419,7 +417,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     }
     let (credential, _) = daemon.credential.current();
     log(daemon, request);
-    misdeeds::log(request);
+    perimeter::faults::log(request);
     let passes = |credential: &_| perimeter::authenticate(request, &daemon.authority(), credential);
     let passes_by_fault = || {
         let open = (trusted || daemon.credential.is_open()).then_some(Pass::Bearer);

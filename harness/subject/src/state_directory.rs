@@ -1,5 +1,7 @@
 //! Chapter 02: the directory that daemon and clients share, and what is checked before anything in it is believed.
 
+pub(crate) mod faults;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, DirBuilder, File};

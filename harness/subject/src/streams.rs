@@ -1,5 +1,7 @@
 //! Chapter 11: the log of events, and the streams that follow it.
 
+pub(crate) mod faults;
+
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::net::TcpStream;

@@ -4,7 +4,8 @@ use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
 use super::credential::{Credential, decode_32};
-use super::handshake::{Body, Claim, protocol};
+use super::gate::protocol;
+use super::handshake::{Body, Claim};
 use super::perimeter::{Origin, Request, host, is_origin, origin};
 use super::registration::{Record, authority};
 

@@ -1,8 +1,8 @@
 //! The faults of the handshake, chapter 07.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-1.redirect", "answers with a redirect to a path with a slash"),
     fault("HS-1.text", "calls its JSON text/html"),
     fault("HS-1.only-to-json", "wants to be asked for JSON"),

@@ -1,8 +1,8 @@
 //! The faults of the event streams, chapter 11.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-1.plain-text", "answers a stream as plain text"),
     fault("STR-1.storable", "lets a stream be stored if it is asked about again"),
     fault("STR-2.withheld", "sends the head with the first event"),

@@ -1,17 +1,149 @@
-//! What a faulty perimeter does, at the places where it asks for it.
+//! The faults of the perimeter, chapter 10.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::credential::Credential;
-use crate::fault::broken;
+use crate::fault::{Fault, broken, fault};
 use crate::handshake;
 use crate::perimeter::{Origin, Pass, Refusal, Request, is_preflight};
 use crate::streams;
 
+pub(crate) const FAULTS: &[Fault] = &[
+    fault("PER-1.authentication-first", "asks for the credential before it looks at Host and Origin"),
+    fault("PER-1.origin-before-host", "looks at Origin before it looks at Host"),
+    fault("PER-1.route-first", "answers unknown paths before it checks anything"),
+    fault("PER-1.spelling", "checks the paths of its routes, and routes other spellings of them"),
+    fault("PER-1.first-of-a-connection", "authenticates a connection and not each request"),
+    fault("PER-1.first-length", "takes the first of two lengths"),
+    fault("PER-2.note-kept", "appends a note, and then refuses its origin"),
+    fault("PER-2.shutdown-obeyed", "begins to stop, and then refuses the origin"),
+    fault("PER-3.unjudged", "does not look at Host"),
+    fault("PER-3.any-port", "looks at the host of Host and not at its port"),
+    fault("PER-3.any-case", "compares Host in any case"),
+    fault("PER-3.ending", "takes every name that ends with localhost"),
+    fault("PER-3.final-dot", "takes a name with a final dot for the same one"),
+    fault("PER-3.any-loopback", "takes every loopback address"),
+    fault("PER-4.bound-address", "takes the address that it bound alone"),
+    fault("PER-5.missing", "takes a request without Host"),
+    fault("PER-5.empty", "takes an empty Host"),
+    fault("PER-5.first-of-two", "takes the first of two Hosts"),
+    fault("PER-5.last-of-two", "takes the last of two Hosts"),
+    fault("PER-6.unread", "does not look at the authority of an absolute target"),
+    fault("PER-6.instead-of-host", "looks at the authority of an absolute target alone"),
+    fault("PER-7.handshake", "does not look at the Host of a handshake"),
+    fault("PER-7.page", "does not look at the Host of a request for the page"),
+    fault("PER-7.served-paths-alone", "looks at the Host of requests for its routes alone"),
+    fault("PER-7.options", "does not look at the Host of OPTIONS"),
+    fault("PER-8.reads", "lets every origin read"),
+    fault("PER-8.this-machine", "lets other pages of this machine in"),
+    fault("PER-8.web-alone", "looks at the origins of http and https alone"),
+    fault("PER-8.streams", "does not look at the origin of a stream"),
+    fault("PER-8.with-credential", "lets every origin in that has the credential"),
+    fault("PER-8.served-paths-alone", "looks at the Origin of requests for its routes alone"),
+    fault("PER-8.preflight-answered", "answers every preflight by 204, without permissions for some"),
+    fault("PER-9.reflected", "names the asking origin to every origin"),
+    fault("PER-9.same-origin", "names its own origin to itself"),
+    fault("PER-9.always", "exposes headers in every answer"),
+    fault("PER-9.preflight", "names the methods to a preflight that it refuses"),
+    fault("PER-10.beginning", "compares the beginning"),
+    fault("PER-10.ending", "compares the end"),
+    fault("PER-10.within", "looks for the listed host within the origin"),
+    fault("PER-10.any-case", "compares in any case"),
+    fault("PER-10.any-scheme", "compares without the scheme"),
+    fault("PER-10.any-port", "compares without the port"),
+    fault("PER-10.subdomains", "takes the subdomains of a listed origin as well"),
+    fault("PER-11.null", "takes the origin null for none"),
+    fault("PER-11.first-of-two", "takes the first of two origins"),
+    fault("PER-12.same-machine", "takes its other names for the same origin"),
+    fault("PER-12.same-family", "takes its IPv6 address for the same origin"),
+    fault("PER-13.not-for-errors", "names the origin in answers that are no errors"),
+    fault("PER-13.no-vary", "leaves Vary out"),
+    fault("PER-13.twice", "adds the header in two places"),
+    fault("PER-14.credentials", "allows credentials mode"),
+    fault("PER-14.exposes-all", "exposes every header by a star"),
+    fault("PER-15.authenticates", "asks a preflight for the credential"),
+    fault("PER-15.with-a-body", "answers a preflight by 200 and a body"),
+    fault("PER-16.every-method", "lists every method for every route"),
+    fault("PER-16.asked-for", "lists the method that is asked for"),
+    fault("PER-16.unknown-path", "lists a method for unknown paths"),
+    fault("PER-17.asked-for", "allows the headers that are asked for"),
+    fault("PER-17.one-more", "allows one header more"),
+    fault("PER-18.day", "lets a preflight be kept for a day"),
+    fault("PER-18.left-out", "does not say how long a preflight may be kept"),
+    fault("PER-19.remembered", "admits an origin whose preflight it has answered"),
+    fault("PER-20.harmless", "answers OPTIONS without authentication"),
+    fault("PER-20.with-an-origin", "takes every OPTIONS of a listed origin for a preflight"),
+    fault("PER-21.unknown-path-first", "answers 404 before it asks for the credential"),
+    fault("PER-21.method-first", "answers 405 before it asks for the credential"),
+    fault("PER-21.names-the-path", "names the path in the refusal"),
+    fault("PER-21.another-challenge", "offers Basic"),
+    fault("PER-21.hints", "says that a bearer is nearly right"),
+    fault("PER-21.other-header", "takes the credential from another header"),
+    fault("PER-23.cookie", "takes the credential from a cookie"),
+    fault("PER-23.body", "takes the credential from a body"),
+    fault("PER-23.parameter", "takes the credential from another parameter"),
+    fault("PER-24.first-of-two", "takes the first of two authorizations"),
+    fault("PER-24.last-of-two", "takes the last of two authorizations"),
+    fault("PER-24.any-scheme", "does not look at the scheme"),
+    fault("PER-24.no-scheme", "takes a credential without a scheme"),
+    fault("PER-25.everywhere", "takes the query token on every route"),
+    fault("PER-25.ignored", "ignores the query token where it takes none"),
+    fault("PER-25.any-method", "takes the query token with every method of the stream"),
+    fault("PER-26.beginning", "compares as much of the query token as there is"),
+    fault("PER-26.any-case", "compares the query token in any case"),
+    fault("PER-26.trimmed", "trims the query token"),
+    fault("PER-26.before-origin", "lets a query token in from every origin"),
+    fault("PER-27.query", "logs the request line with its query token"),
+    fault("PER-27.half", "logs the beginning of the bearer"),
+    fault("PER-28.at-once", "answers an upgrade before its checks"),
+    fault("PER-28.origin", "does not look at the origin of an upgrade"),
+    fault("PER-28.no-authentication", "answers an upgrade before it asks for the credential"),
+    fault("PER-29.short-target", "takes targets of 2 KiB"),
+    fault("PER-29.few-headers", "takes 64 headers"),
+    fault("PER-29.short-body", "takes bodies of 16 KiB"),
+    fault("PER-29.few-connections", "takes 64 connections"),
+    fault("PER-29.few-handshakes", "takes 100 handshakes in a second"),
+    fault("PER-30.any-target", "has no limit for a target"),
+    fault("PER-30.any-header", "has no limit for the header section"),
+    fault("PER-30.any-body", "has no limit for a body"),
+    fault("PER-30.endless-head", "keeps a head until it ends"),
+    fault("PER-31.every-connection", "takes every connection"),
+    fault("PER-31.waits-its-turn", "lets connections wait for their turn"),
+    fault("PER-31.every-handshake", "takes every handshake"),
+    fault("PER-31.no-retry-after", "does not say when to come again"),
+    fault("PER-32.all-counted", "counts good handshakes and refuses them as well"),
+    fault("PER-33.head", "waits for a head for ever"),
+    fault("PER-33.each-byte", "begins to count anew with each byte"),
+    fault("PER-33.body", "waits for a body for ever"),
+    fault("PER-33.unread", "waits for a reader for ever"),
+    fault("PER-34.exits", "ends over a head that is too large"),
+    fault("PER-34.deaf", "listens no more after what is no HTTP"),
+    fault("PER-35.sentence", "answers errors by a sentence"),
+    fault("PER-35.plain-json", "answers errors as plain JSON"),
+    fault("PER-35.no-code", "leaves the code out"),
+    fault("PER-35.another-status", "names another status in the body"),
+    fault("PER-36.method-not-found", "answers 404 for a method that a route does not take"),
+    fault("PER-36.no-allow", "does not say what a route takes"),
+    fault("PER-37.never", "answers JSON to everybody"),
+    fault("PER-37.not-for-errors", "answers errors as JSON to everybody"),
+    fault("PER-37.handshake-too", "answers a handshake as text"),
+    fault("PER-38.stored", "lets answers be stored"),
+    fault("PER-39.development", "admits the usual development servers"),
+    fault("PER-39.extensions", "admits every extension"),
+    fault("PER-39.shells", "admits a desktop shell"),
+    fault("PER-40.normalised-at-start", "admits what a lenient reader makes of an entry"),
+    fault("PER-40.normalised-by-command", "adds what a lenient reader makes of an entry"),
+    fault("PER-40.unchecked-by-command", "adds an entry as it is"),
+    fault("PER-41.at-start", "reads the list at its start alone"),
+    fault("PER-41.every-other-second", "reads the list every 2 s"),
+    fault("PER-42.goes-on", "does not look at open streams"),
+    fault("PER-42.in-a-while", "looks at open streams after 10 s"),
+];
+
 /// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.
-pub(crate) fn own_name(name: &[u8], port: u16) -> Option<bool> {
+pub(super) fn own_name(name: &[u8], port: u16) -> Option<bool> {
     let name = std::str::from_utf8(name).ok()?;
     let (host, named) = name.rsplit_once(':').unwrap_or((name, ""));
     let is = |host: &str| ["127.0.0.1", "localhost", "[::1]"].contains(&host);
@@ -36,7 +168,7 @@ pub(crate) fn own_name(name: &[u8], port: u16) -> Option<bool> {
 }
 
 /// The `Host` that a faulty daemon does not judge.
-pub(crate) fn unjudged_host(request: &Request, served: bool) -> Option<&[u8]> {
+pub(super) fn unjudged_host(request: &Request, served: bool) -> Option<&[u8]> {
     let (first, last) = (request.headers("Host").next(), request.headers("Host").last());
     let several = request.headers("Host").count() > 1;
     let unjudged = broken("PER-3.unjudged")
@@ -98,7 +230,7 @@ pub(crate) fn upgrades(request: &Request) -> bool {
 }
 
 /// Whether a faulty comparison takes an origin for one that is on the list.
-pub(crate) fn alike(origin: &str, listed: &str) -> bool {
+pub(super) fn alike(origin: &str, listed: &str) -> bool {
     let parts = |origin: &str| {
         let (scheme, rest) = origin.split_once("://").unwrap_or(("", origin));
         let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
@@ -117,7 +249,7 @@ pub(crate) fn alike(origin: &str, listed: &str) -> bool {
 }
 
 /// Whether a faulty daemon admits an origin that nobody put on the list.
-pub(crate) fn admitted_by_default(origin: &str) -> bool {
+pub(super) fn admitted_by_default(origin: &str) -> bool {
     broken("PER-39.development") && (origin == "http://localhost:3000" || origin == "http://localhost:5173")
         || broken("PER-39.extensions") && origin.starts_with("chrome-extension://")
         || broken("PER-39.shells") && origin == "tauri://localhost"
@@ -135,13 +267,13 @@ pub(crate) fn remember(origin: &Origin) {
 }
 
 /// Whether a faulty daemon admits an origin because of its preflight.
-pub(crate) fn remembered(origin: &str) -> bool {
+pub(super) fn remembered(origin: &str) -> bool {
     let known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
     broken("PER-19.remembered") && known.iter().any(|other| other == origin)
 }
 
 /// How a faulty daemon lets a request in that shows no credential, or shows it elsewhere.
-pub(crate) fn pass(request: &Request, credential: &Credential) -> Option<Pass> {
+pub(super) fn pass(request: &Request, credential: &Credential) -> Option<Pass> {
     let is = |token: &str| credential.is(token.as_bytes());
     let all: Vec<&str> = request
         .headers("Authorization")

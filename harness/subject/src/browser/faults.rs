@@ -1,4 +1,4 @@
-//! What a daemon that is faulty about browsers does, at the places where it asks for it.
+//! The faults of the browser paths, chapter 12.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -11,10 +11,123 @@ use sha2::{Digest as _, Sha256};
 
 use crate::browser::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
 use crate::credential::Credential;
-use crate::fault::broken;
+use crate::fault::{Fault, broken, fault};
 use crate::perimeter::{Origin, Refusal, Request};
 use crate::server::Answer;
 use crate::state_directory::{StateDir, random_hex};
+
+pub(crate) const FAULTS: &[Fault] = &[
+    fault("BROW-1.half", "draws tickets of 128 bits"),
+    fault("BROW-1.clock-first", "begins a ticket with the time"),
+    fault("BROW-1.seeded", "makes tickets from their number"),
+    fault("BROW-2.reusable", "never spends a ticket"),
+    fault(
+        "BROW-2.check-then-mark",
+        "looks whether a ticket is spent under one lock and spends it under another",
+    ),
+    fault("BROW-3.for-ever", "keeps tickets until they are used"),
+    fault("BROW-3.minute", "lets a ticket work for a minute"),
+    fault("BROW-4.handoff-opens-the-page", "takes a handoff ticket for the page"),
+    fault("BROW-4.page-hands-off", "takes a page ticket for a handoff"),
+    fault("BROW-4.as-bearer", "takes a ticket as bearer"),
+    fault("BROW-4.as-query-token", "takes a ticket as query token"),
+    fault("BROW-5.tickets", "issues tickets to pages"),
+    fault("BROW-5.list", "lists the page tokens for a page"),
+    fault("BROW-5.revokes", "lets a page revoke page tokens"),
+    fault("BROW-6.gone", "answers 410 for a ticket that was used"),
+    fault("BROW-6.names-the-used", "says that a ticket was used"),
+    fault("BROW-6.names-the-late", "says that a ticket is late"),
+    fault("BROW-6.not-found", "answers 404 for a ticket that never was"),
+    fault("BROW-7.half", "draws page tokens of 128 bits"),
+    fault("BROW-7.one-per-origin", "gives each page of an origin the same token"),
+    fault("BROW-8.signed", "signs page tokens with the credential instead of remembering them"),
+    fault("BROW-9.token-kept", "keeps page tokens in a file"),
+    fault("BROW-9.ticket-kept", "logs the tickets that it issues"),
+    fault("BROW-10.any-origin", "takes a page token from every origin that it admits"),
+    fault("BROW-10.any-listed", "takes the page token of one listed origin from another"),
+    fault("BROW-10.absent-is-any", "takes every page token without Origin"),
+    fault("BROW-10.same-machine", "takes the token of 127.0.0.1 from pages of localhost"),
+    fault("BROW-10.another-name", "takes the token of 127.0.0.1 with a request to localhost"),
+    fault("BROW-11.bearer-alone", "takes page tokens as bearer alone"),
+    fault("BROW-11.reads-alone", "lets pages read and nothing else"),
+    fault("BROW-12.token", "names a page token by itself"),
+    fault("BROW-12.part-of-it", "names a page token by its first characters"),
+    fault("BROW-12.hint", "shows the end of a page token, as card numbers are shown"),
+    fault("BROW-12.no-times", "lists no times"),
+    fault("BROW-12.never-used", "never tells of the use of a page token"),
+    fault("BROW-12.foreign-alone", "leaves the tokens of its own page out of the list"),
+    fault("BROW-13.streams-go-on", "lets the streams of a revoked page token go on"),
+    fault("BROW-13.in-a-while", "ends the streams of a revoked page token after 10 s"),
+    fault("BROW-13.unlisted-alone", "answers a revocation and revokes nothing"),
+    fault("BROW-14.kept", "keeps the page tokens of an origin that is removed"),
+    fault("BROW-14.back-again", "gives an origin that is added again its old page tokens back"),
+    fault("BROW-15.for-all", "writes the launcher file for every user to read"),
+    fault("BROW-15.elsewhere", "writes the launcher file among the temporary files"),
+    fault("BROW-15.address", "opens the address of the daemon, without the ticket"),
+    fault("BROW-16.address", "names the address with the ticket to the browser"),
+    fault("BROW-16.handoff-address", "names the address with the ticket to the browser of a handoff"),
+    fault("BROW-16.environment", "hands the ticket to the browser in its environment"),
+    fault("BROW-16.credential", "hands the credential to the browser in its environment"),
+    fault("BROW-17.left", "never removes a launcher file"),
+    fault("BROW-17.later", "removes a launcher file after two minutes"),
+    fault("BROW-18.query", "prints the ticket in the query"),
+    fault("BROW-18.chatter", "prints a sentence before the address"),
+    fault("BROW-18.browser-too", "starts the browser all the same"),
+    fault("BROW-19.no-launcher", "refuses the origin null of the launcher"),
+    fault("BROW-19.no-reload", "refuses the origin of its own page"),
+    fault("BROW-19.no-tools", "refuses a ticket without Origin"),
+    fault("BROW-20.listed", "opens the page for listed origins"),
+    fault("BROW-20.any-origin", "opens the page for every origin that has a ticket"),
+    fault("BROW-21.twice", "writes the token into the page twice"),
+    fault("BROW-21.json", "answers a ticket with JSON"),
+    fault("BROW-22.stored", "lets caches keep the page"),
+    fault("BROW-22.no-policy", "sends no content security policy"),
+    fault("BROW-22.no-frame-options", "sends no X-Frame-Options"),
+    fault("BROW-22.no-opener-policy", "sends no Cross-Origin-Opener-Policy"),
+    fault("BROW-22.no-resource-policy", "sends no Cross-Origin-Resource-Policy"),
+    fault("BROW-22.no-referrer-policy", "sends no Referrer-Policy"),
+    fault("BROW-22.sniffed", "sends no X-Content-Type-Options"),
+    fault("BROW-22.own-frames", "lets pages of its own origin frame it"),
+    fault("BROW-22.framed", "leaves frame-ancestors to X-Frame-Options"),
+    fault("BROW-22.inline-scripts", "allows inline scripts"),
+    fault("BROW-22.connects-anywhere", "lets the page connect to everything"),
+    fault("BROW-22.any-base", "lets the page change its base"),
+    fault("BROW-22.page-alone", "sends the headers with the page and not with the shell"),
+    fault("BROW-23.of-the-launch", "draws the nonce once for all answers"),
+    fault("BROW-23.of-the-second", "makes the nonce from the time"),
+    fault("BROW-24.local-storage", "keeps the token in storage that outlives the tab"),
+    fault("BROW-24.address-stays", "leaves /page in the address"),
+    fault("BROW-24.in-the-markup", "leaves the script that holds the token in the page"),
+    fault("BROW-25.page", "sets a cookie with the page"),
+    fault("BROW-25.shell", "sets a cookie with the shell"),
+    fault("BROW-25.answers", "sets a cookie with what it answers in JSON"),
+    fault("BROW-26.problem", "answers GET / as every other route"),
+    fault("BROW-26.open", "answers the shell with 200"),
+    fault("BROW-26.id", "names its id in the shell"),
+    fault("BROW-26.same-origin", "gives a token to what the engine calls same-origin"),
+    fault("BROW-26.navigation", "gives a token to what the engine calls a navigation"),
+    fault("BROW-26.cookie", "gives a token to whoever has its cookie"),
+    fault("BROW-27.no-reload", "forgets the token when the page is loaded again"),
+    fault("BROW-27.no-ticket", "ignores a ticket in the fragment"),
+    fault("BROW-27.silent", "says that it is unauthorized, and not which command opens it"),
+    fault("BROW-28.as-others", "answers the request for a service worker as any other"),
+    fault("BROW-28.root-alone", "ends a service worker at / alone"),
+    fault("BROW-28.empty", "answers with a worker that does nothing"),
+    fault("BROW-28.html", "answers a worker of the type of a page"),
+    fault("BROW-29.each-part", "opens a stream for each part of the page"),
+    fault("BROW-30.left-to-the-engine", "leaves it to the engine to open the stream again"),
+    fault("BROW-30.from-now", "opens the stream anew without the last id"),
+    fault("BROW-31.issued", "issues handoff tickets for every origin"),
+    fault("BROW-31.forbidden", "answers 403 to the wish for a handoff ticket of an unlisted origin"),
+    fault("BROW-32.own-origin", "binds the token of a handoff to its own origin"),
+    fault("BROW-32.created", "answers a handoff with 201"),
+    fault("BROW-33.any-listed", "hands off to any listed origin"),
+    fault("BROW-33.no-origin", "hands off without Origin"),
+    fault("BROW-33.kept", "keeps a ticket that was presented by another"),
+    fault("BROW-34.silent", "tells nobody of a second use"),
+    fault("BROW-34.handoff-alone", "tells of the second use of handoff tickets alone"),
+    fault("BROW-34.no-origin", "tells of a second use without the origin"),
+];
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
@@ -23,7 +136,7 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
 }
 
 /// A faulty ticket, of which there were so many before.
-pub(crate) fn ticket(number: usize) -> Option<String> {
+pub(super) fn ticket(number: usize) -> Option<String> {
     if broken("BROW-1.half") {
         return Some(URL_SAFE_NO_PAD.encode(random::<16>()));
     }
@@ -36,7 +149,7 @@ pub(crate) fn ticket(number: usize) -> Option<String> {
 }
 
 /// A faulty token.
-pub(crate) fn token(origin: &str, credential: &Credential) -> Option<String> {
+pub(super) fn token(origin: &str, credential: &Credential) -> Option<String> {
     if broken("BROW-7.half") {
         return Some(URL_SAFE_NO_PAD.encode(random::<16>()));
     }
@@ -48,7 +161,7 @@ pub(crate) fn token(origin: &str, credential: &Credential) -> Option<String> {
 }
 
 /// The id of a token that a faulty daemon knows by its signature.
-pub(crate) fn signed(text: &str, origin: &str, credential: &Credential) -> Option<String> {
+pub(super) fn signed(text: &str, origin: &str, credential: &Credential) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD
         .decode(text)
         .ok()
@@ -56,12 +169,12 @@ pub(crate) fn signed(text: &str, origin: &str, credential: &Credential) -> Optio
     (bytes[16..] == sign(credential, &bytes[..16], origin)).then(|| "signed".to_owned())
 }
 
-pub(crate) fn is_signed(id: &str) -> bool {
+pub(super) fn is_signed(id: &str) -> bool {
     broken("BROW-8.signed") && id == "signed"
 }
 
 /// The id that a faulty daemon gives a token.
-pub(crate) fn token_id(text: &str) -> Option<String> {
+pub(super) fn token_id(text: &str) -> Option<String> {
     if broken("BROW-12.token") {
         return Some(text.to_owned());
     }
@@ -69,7 +182,7 @@ pub(crate) fn token_id(text: &str) -> Option<String> {
 }
 
 /// What a faulty daemon tells of a token besides, or leaves out.
-pub(crate) fn embellish(listed: &mut Value, text: &str) {
+pub(super) fn embellish(listed: &mut Value, text: &str) {
     if broken("BROW-12.hint") {
         listed["hint"] = json!(format!("…{}", &text[text.len() - 8..]));
     }
@@ -80,7 +193,7 @@ pub(crate) fn embellish(listed: &mut Value, text: &str) {
 }
 
 /// Writes a secret down.
-pub(crate) fn write_down(directory: &StateDir, fault: &str, text: &str) {
+pub(super) fn write_down(directory: &StateDir, fault: &str, text: &str) {
     if broken(fault) {
         let file = directory.file(if fault == "BROW-9.token-kept" { "page-tokens" } else { "daemon.log" });
         let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
@@ -89,7 +202,7 @@ pub(crate) fn write_down(directory: &StateDir, fault: &str, text: &str) {
 }
 
 /// How long a ticket of a faulty daemon works.
-pub(crate) fn life() -> Option<Duration> {
+pub(super) fn life() -> Option<Duration> {
     if broken("BROW-3.for-ever") {
         return Some(Duration::from_hours(24));
     }
@@ -97,7 +210,7 @@ pub(crate) fn life() -> Option<Duration> {
 }
 
 /// Whether a faulty daemon takes a ticket of `kind` for what `wants` is.
-pub(crate) fn takes(kind: &Kind, wants: &Kind) -> bool {
+pub(super) fn takes(kind: &Kind, wants: &Kind) -> bool {
     match (kind, wants) {
         (Kind::Handoff(_), Kind::Page) => broken("BROW-4.handoff-opens-the-page"),
         (Kind::Page, Kind::Handoff(_)) => broken("BROW-4.page-hands-off"),
@@ -108,19 +221,19 @@ pub(crate) fn takes(kind: &Kind, wants: &Kind) -> bool {
 }
 
 /// Whether a faulty daemon takes a ticket for a bearer.
-pub(crate) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
+pub(super) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
     let by_query = request.parameters("token").next().is_some();
     let taken = broken("BROW-4.as-bearer") && !by_query || broken("BROW-4.as-query-token") && by_query;
     taken && presented(request).is_some_and(|text| pages.is_live(text))
 }
 
 /// Whether a faulty daemon says nothing of the second use of a ticket.
-pub(crate) fn is_silent(kind: &Kind) -> bool {
+pub(super) fn is_silent(kind: &Kind) -> bool {
     broken("BROW-34.silent") || broken("BROW-34.handoff-alone") && *kind == Kind::Page
 }
 
 /// Whether a token of this origin is good enough for a faulty daemon, for a request from `from`.
-pub(crate) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
+pub(super) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
     let own =
         |origin: &str| origin.starts_with("http://127.0.0.1:") || origin.starts_with("http://localhost:");
     broken("BROW-10.any-origin")
@@ -131,7 +244,7 @@ pub(crate) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
 }
 
 /// Whether a faulty daemon withholds a route from page tokens, or opens to them what it is to withhold.
-pub(crate) fn withholds(request: &Request, withheld: bool) -> bool {
+pub(super) fn withholds(request: &Request, withheld: bool) -> bool {
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", TICKETS) if broken("BROW-5.tickets") => false,
         ("GET", TOKENS) if broken("BROW-5.list") => false,
@@ -142,7 +255,7 @@ pub(crate) fn withholds(request: &Request, withheld: bool) -> bool {
 }
 
 /// What a faulty daemon says of a refused ticket, of which this is so.
-pub(crate) fn refusal(why: &str) -> Option<Refusal> {
+pub(super) fn refusal(why: &str) -> Option<Refusal> {
     match why {
         "used" if broken("BROW-6.gone") => Some(Refusal(410, "ticket_used", "Ticket used")),
         "used" if broken("BROW-6.names-the-used") => Some(Refusal(401, "ticket_used", "Ticket used")),
@@ -153,7 +266,7 @@ pub(crate) fn refusal(why: &str) -> Option<Refusal> {
 }
 
 /// The nonce of a faulty daemon.
-pub(crate) fn nonce() -> Option<String> {
+pub(super) fn nonce() -> Option<String> {
     static OF_THE_LAUNCH: OnceLock<String> = OnceLock::new();
     if broken("BROW-23.of-the-launch") {
         return Some(OF_THE_LAUNCH.get_or_init(random_hex::<16>).clone());
@@ -165,7 +278,7 @@ pub(crate) fn nonce() -> Option<String> {
 }
 
 /// Takes from the headers of a page, or changes them.
-pub(crate) fn dress(headers: &mut Vec<(&'static str, String)>) {
+pub(super) fn dress(headers: &mut Vec<(&'static str, String)>) {
     for (fault, name) in [
         ("BROW-22.no-policy", "Content-Security-Policy"),
         ("BROW-22.no-frame-options", "X-Frame-Options"),
@@ -200,7 +313,7 @@ pub(crate) fn dress(headers: &mut Vec<(&'static str, String)>) {
 }
 
 /// Whether a faulty daemon gives a page of this request a token, though it brings no ticket.
-pub(crate) fn gives_unasked(request: &Request) -> bool {
+pub(super) fn gives_unasked(request: &Request) -> bool {
     let says = |name: &str, value: &str| request.header(name).is_some_and(|given| given.contains(value));
     broken("BROW-26.same-origin") && says("Sec-Fetch-Site", "same-origin")
         || broken("BROW-26.navigation") && says("Sec-Fetch-Mode", "navigate")
@@ -226,7 +339,7 @@ pub(crate) fn set_cookie(request: &Request, answer: &mut Answer) {
 }
 
 /// The script of a page whose programmer did otherwise.
-pub(crate) fn script(script: &str) -> String {
+pub(super) fn script(script: &str) -> String {
     let changed = |from: &str, to: &str| script.replace(from, to);
     if broken("BROW-24.local-storage") {
         changed("sessionStorage", "localStorage")

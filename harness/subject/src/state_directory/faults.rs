@@ -1,8 +1,8 @@
 //! The faults of the state directory, chapter 02.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-1.environment-first", "takes the environment variable before the option"),
     fault("DIR-1.first-word", "splits the path at its spaces, as an unquoted shell variable"),
     fault("DIR-1.buffer", "copies the path into a buffer as long as a socket's name may be"),

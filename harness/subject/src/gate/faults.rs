@@ -1,8 +1,8 @@
 //! The faults of the gate, chapter 08.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("GATE-1.name-alone", "tells its protocol without a number"),
     fault("GATE-1.version", "tells its protocol with its version"),
     fault("GATE-1.constant", "checks what it is configured to speak, and not what it was built with"),

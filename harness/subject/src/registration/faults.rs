@@ -1,8 +1,8 @@
 //! The faults of the registration record, chapter 03.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("REG-1.byte-order-mark", "begins the record with a byte order mark"),
     fault("REG-1.key-twice", "writes the id twice, for readers of two spellings"),
     fault("REG-1.two-values", "appends a second object to the first"),

@@ -1,8 +1,8 @@
 //! The faults of convergence, chapter 06.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-1.notified-only", "re-reads the record only when it is notified"),
     fault("CONV-1.slow-poll", "re-reads the record every 6 s, and asks for no notification"),
     fault("CONV-2.polls", "re-reads the record every second, and asks for no notification"),

@@ -1,8 +1,8 @@
 //! The faults of the credential, chapter 04.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("CRED-1.no-newline", "writes the 43 characters alone"),
     fault("CRED-1.padding", "writes the text with padding"),
     fault("CRED-2.fixed-seed", "draws the bytes from a generator with a fixed seed"),

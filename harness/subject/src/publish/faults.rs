@@ -1,8 +1,8 @@
 //! The faults of publishing, chapter 05.
 
-use super::{Fault, fault};
+use crate::fault::{Fault, fault};
 
-pub(super) const FAULTS: &[Fault] = &[
+pub(crate) const FAULTS: &[Fault] = &[
     fault("PUB-1.every-address", "listens on 0.0.0.0"),
     fault("PUB-1.both-families", "listens on ::, which takes IPv4 as well"),
     fault("PUB-1.second-port", "listens on one more port, for other machines"),
