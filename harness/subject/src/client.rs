@@ -1,16 +1,21 @@
 //! The commands of the client.
 
+mod child;
+mod connect;
 pub(crate) mod faults;
+mod manage;
+mod open;
+mod origins;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::connect::Client;
+use self::connect::Client;
+use self::manage::Report;
+pub use self::origins::edit_origins;
 use super::fault::broken;
 use super::gate::PROTOCOL;
-use super::manage::{self, Report};
-use super::open;
 use super::state_directory::{StateDir, create_for_the_owner_alone};
 
 /// How the client is called.

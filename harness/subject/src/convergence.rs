@@ -15,16 +15,17 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 
-use super::client::faults::lives;
 use super::credential::Credential;
-use super::daemon::Daemon;
 use super::fault::{broken, window};
 use super::gate::protocol;
 use super::handshake::SPEC;
+use super::platform::lives;
 use super::probe::{Probe, probe};
 use super::publish::{lock_file, publish, refresh};
-use super::registration::{Found, RECORD, Record};
-use super::state_directory::{StateDir, random_hex};
+use super::reason::Reason;
+use super::registration::{Found, Record};
+use super::state::Daemon;
+use super::state_directory::{RECORD, StateDir, random_hex};
 
 /// How long the record is not read again where nothing notifies of a change.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -37,44 +38,6 @@ const RETRIES: usize = 5;
 const APART: Duration = Duration::from_millis(60);
 /// A whole probe before a yield.
 const PROBE: Duration = Duration::from_secs(2);
-
-/// Why a daemon stands down.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// By the daemon of this id, where it is known.
-    Displaced(Option<String>),
-    RecordRemoved,
-    DirectoryGone,
-    /// By a shutdown request.
-    Requested,
-    Signal,
-}
-
-impl Reason {
-    /// How events call it.
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Displaced(_) => "displaced",
-            Self::RecordRemoved => "record-removed",
-            Self::DirectoryGone => "directory-removed",
-            Self::Requested => "requested",
-            Self::Signal => "signal",
-        }
-    }
-
-    pub(super) fn exit_status(&self) -> u8 {
-        match self {
-            Self::Displaced(_) if broken("CONV-12.status-zero") => 0,
-            Self::Displaced(_) => 20,
-            _ => u8::from(broken("CONV-33.status-one")),
-        }
-    }
-
-    /// Whether the record is the daemon's to take off.
-    fn is_stop(&self) -> bool {
-        matches!(self, Self::Requested | Self::Signal)
-    }
-}
 
 /// Whether the record names this launch.
 pub(super) fn owns(directory: &StateDir, id: &str) -> bool {

@@ -20,13 +20,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 
 use super::fault::{broken, window};
-use super::state_directory::{Content, Fault, StateDir, random_hex};
+use super::state_directory::{CREDENTIAL, Content, Fault, StateDir, random_hex};
 
 /// What is said of content that is no credential.
 const MALFORMED: &str = "it is not 43 characters of base64url and a newline";
-
-/// The name of the file.
-pub(super) const CREDENTIAL: &str = "credential";
 
 /// Lets nothing of this process's memory become a file (CRED-15).
 pub(super) fn dump_nothing() {

@@ -2,28 +2,34 @@
 //! and their faults.
 //!
 //! It shares no code with the harness or with the crate: what judges and what is judged would otherwise be wrong together.
+//!
+//! A module imports only what is below it: `fault`; the files of a state directory (`state_directory`, `registration`,
+//! `credential`, `publish`); requests and what is checked of them (`handshake`, `answer`, `request`, `streams`,
+//! `perimeter`, `browser`, `origins`); `state`, which the threads of a daemon share; `convergence` and `server`; `launch`.
+//! The client stands on the same ground, and on `probe`. `faults` lists the faults of all.
 
+mod answer;
 mod browser;
-mod child;
 pub mod client;
-mod connect;
 mod convergence;
 mod credential;
-pub mod daemon;
 pub mod degenerate;
 mod fault;
 pub mod faults;
 mod gate;
 mod handshake;
-mod manage;
-mod open;
-pub mod perimeter;
+pub mod launch;
+mod origins;
+mod perimeter;
 mod platform;
 mod probe;
 mod publish;
 pub mod readers;
+mod reason;
 mod registration;
+mod request;
 mod server;
+mod state;
 mod state_directory;
 mod streams;
 #[cfg(test)]

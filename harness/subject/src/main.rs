@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use local_daemon_subject::degenerate::Degenerate;
-use local_daemon_subject::{client, daemon, faults, perimeter};
+use local_daemon_subject::{client, faults, launch};
 
 const USAGE: &str = "\
 usage: daemonspec-subject daemon --state-dir DIR [--yield] [--allow-origin ORIGIN]... [--fault NAME]
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     match arguments.first().map(String::as_str) {
-        Some("daemon") => return ExitCode::from(daemon::run(&arguments[1..])),
-        Some("origins") => return ExitCode::from(perimeter::edit_origins(&arguments[1..])),
+        Some("daemon") => return ExitCode::from(launch::run(&arguments[1..])),
+        Some("origins") => return ExitCode::from(client::edit_origins(&arguments[1..])),
         _ => {}
     }
     if let Some(status) = client::run(&arguments) {

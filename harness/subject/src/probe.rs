@@ -1,12 +1,13 @@
 //! Chapter 07, the client's side: who is at the recorded address?
 
+mod faults;
+
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::faults;
 use super::credential::Credential;
 use super::fault::broken;
 use super::handshake::{Body, Claim, PROOF};

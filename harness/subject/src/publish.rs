@@ -13,8 +13,8 @@ use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::fault::{broken, window};
-use super::registration::{Found, RECORD, Record};
-use super::state_directory::{Fault, StateDir, random_hex};
+use super::registration::{Found, Record};
+use super::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
 
 /// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` where the host has no other.
 ///
@@ -220,7 +220,7 @@ fn hindered(directory: &StateDir) -> io::Result<()> {
     {
         return no("somebody else publishes");
     }
-    let credential = fs::metadata(directory.file(super::credential::CREDENTIAL));
+    let credential = fs::metadata(directory.file(CREDENTIAL));
     if broken("PUB-9.linked-leftover") && credential.is_ok_and(|facts| facts.nlink() > 1) {
         return no("the credential has a second name");
     }
@@ -281,7 +281,7 @@ pub(super) fn spoil(directory: &StateDir) {
 pub(super) fn failed(directory: &StateDir, fault: Fault) -> (u8, String) {
     if broken("PUB-11.cleans-up") {
         let _ = directory.unlink(RECORD);
-        let _ = directory.unlink(super::credential::CREDENTIAL);
+        let _ = directory.unlink(CREDENTIAL);
     }
     let full = fault.why.contains("No space");
     if broken("PUB-10.runs-on") || broken("PUB-10.space-waited-for") && full {

@@ -1,7 +1,9 @@
 //! What the subject makes of single files and requests. The fuzzers hold it beside the crate's own readers.
 
+use super::answer::{METHOD, Refusal, UNAUTHORIZED};
 use super::handshake::{self, Claim};
-use super::perimeter::{self, Origin, Request};
+use super::perimeter::{self, Origin};
+use super::request::Request;
 use super::{credential, registration, streams};
 
 /// The members of a record that decide.
@@ -75,7 +77,7 @@ pub fn judge(
     key: &[u8],
     listed: impl Fn(&str) -> bool,
 ) -> Option<Verdict> {
-    let refused = |refusal: perimeter::Refusal| Step::Refused(refusal.0, refusal.1);
+    let refused = |refusal: Refusal| Step::Refused(refusal.0, refusal.1);
     let request = match Request::parse(bytes) {
         Ok(Some((request, _))) => request,
         Ok(None) => return None,
@@ -91,10 +93,10 @@ pub fn judge(
         (Err(refusal), _) => refused(refusal),
         (Ok(Origin::Listed(_)), _) if perimeter::is_preflight(&request) => Step::Preflight,
         (Ok(_), key) => match perimeter::authenticate(&request, authority, &key) {
-            None => refused(perimeter::UNAUTHORIZED),
+            None => refused(UNAUTHORIZED),
             Some(pass) if request.path == handshake::PATH => match request.method.as_str() {
                 "GET" => Step::Handshake(matches!(pass, perimeter::Pass::Proof(_))),
-                _ => refused(perimeter::METHOD),
+                _ => refused(METHOD),
             },
             Some(_) => Step::Route,
         },

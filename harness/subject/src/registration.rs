@@ -15,8 +15,8 @@ use super::fault::broken;
 use super::gate::PROTOCOL;
 use super::state_directory::{Content, Fault, StateDir, hex, random_hex};
 
-/// The name of the record.
-pub(super) const RECORD: &str = "registration.json";
+/// The version of the implementation.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where a daemon listens, and who claims to be it.
 #[derive(Debug, Clone, PartialEq, Eq)]

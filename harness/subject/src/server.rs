@@ -1,5 +1,6 @@
 //! Connections, one thread each, and what is answered on them.
 
+mod pages;
 mod routes;
 
 use std::io::{self, Read as _, Write as _};
@@ -12,16 +13,19 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use self::routes::{methods, note, route, status};
+use super::answer::{
+    Answer, DRAINING, FORBIDDEN, HEADERS_TOO_LARGE, INVALID, METHOD, NOT_FOUND, OVERLOADED, Refusal,
+    TARGET_TOO_LONG, UNAUTHORIZED,
+};
 use super::browser;
-use super::convergence::Reason;
-use super::daemon::{Daemon, State, VERSION};
 use super::fault::broken;
 use super::handshake::{self, PROOF};
-use super::perimeter::{
-    self, BODY, DRAINING, FORBIDDEN, INVALID, Incoming, METHOD, NOT_FOUND, NoRequest, OVERLOADED, Origin,
-    Pass, Refusal, Request, UNAUTHORIZED,
-};
-use super::registration::{Found, RECORD, Record, authority};
+use super::perimeter::{self, Origin, Pass};
+use super::reason::Reason;
+use super::registration::{Found, Record, authority};
+use super::request::{BODY, Incoming, NoRequest, Request};
+use super::state::{Daemon, State};
+use super::state_directory::RECORD;
 use super::streams;
 
 /// The most connections that are served at once.
@@ -36,110 +40,6 @@ const BODY_LINGER: usize = 64 * 1024 * 1024;
 /// The most handshakes that are refused by a 401 at once, and how many of them a second forgives.
 const REFUSED_HANDSHAKES: u32 = 1_500;
 const FORGIVEN: f64 = 200.0;
-
-/// What is answered.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) content_type: &'static str,
-    pub(super) body: Vec<u8>,
-}
-
-impl Answer {
-    pub(super) fn json(status: u16, body: &Value) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            content_type: "application/json",
-            body: body.to_string().into_bytes(),
-        }
-    }
-
-    pub(super) fn problem(Refusal(status, code, title): Refusal, more: &Value) -> Self {
-        let mut problem = json!({"title": title, "status": status, "code": code});
-        if let (Some(problem), Some(more)) = (problem.as_object_mut(), more.as_object()) {
-            problem.extend(more.clone());
-        }
-        if broken("PER-35.another-status") {
-            problem["status"] = json!(500);
-        }
-        if let Some(problem) = problem.as_object_mut().filter(|_| broken("PER-35.no-code")) {
-            problem.remove("code");
-        }
-        let mut answer = Self {
-            content_type: "application/problem+json",
-            ..Self::json(status, &problem)
-        };
-        if broken("PER-35.plain-json") {
-            answer.content_type = "application/json";
-        } else if broken("PER-35.sentence") {
-            answer.content_type = "text/plain; charset=utf-8";
-            answer.body = title.as_bytes().to_vec();
-        }
-        match status {
-            401 if broken("PER-21.another-challenge") => answer.with("WWW-Authenticate", "Basic"),
-            401 => answer.with("WWW-Authenticate", "Bearer"),
-            503 if broken("PER-31.no-retry-after") => answer,
-            503 => answer.with("Retry-After", "1"),
-            _ => answer,
-        }
-    }
-
-    pub(super) fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), content_type: "", body: Vec::new() }
-    }
-
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    /// The same for a person who reads.
-    fn in_plain_text(mut self) -> Self {
-        if let Ok(Value::Object(members)) = serde_json::from_slice(&self.body) {
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let lines = members.iter().map(|(name, value)| format!("{name}: {}\n", text(value)));
-            self.body = lines.collect::<String>().into_bytes();
-            self.content_type = "text/plain; charset=utf-8";
-        }
-        self
-    }
-
-    fn head(&self, closes: bool) -> String {
-        let mut lines = vec![format!("HTTP/1.1 {} {}", self.status, reason(self.status))];
-        if !broken("PER-38.stored") && !browser::faults::is_stored(self) {
-            lines.push("Cache-Control: no-store".to_owned());
-        }
-        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        if !self.content_type.is_empty() {
-            lines.push(format!("Content-Type: {}", self.content_type));
-        }
-        if closes {
-            lines.push("Connection: close".to_owned());
-        }
-        if broken("HS-9.version-in-a-header") {
-            lines.push(format!("Server: daemonspec-subject/{VERSION}"));
-        }
-        lines.join("\r\n") + "\r\n"
-    }
-}
-
-impl From<Refusal> for Answer {
-    fn from(refusal: Refusal) -> Self {
-        Self::problem(refusal, &Value::Null)
-    }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        503 => "Service Unavailable",
-        _ => "Refused",
-    }
-}
 
 /// Serves connections until the process ends.
 pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
@@ -200,7 +100,7 @@ fn stumble(refusal: Refusal) {
 fn turn_away(stream: &TcpStream) {
     let answer = Answer::from(OVERLOADED);
     let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
-    let _ = write_answer(stream, &answer, true, true);
+    let _ = answer.write(stream, true, true);
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
     let _ = (&*stream).read(&mut [0; 4096]);
@@ -221,16 +121,14 @@ fn serve(daemon: &Arc<Daemon>, stream: TcpStream) {
             Err(NoRequest::Refused(refusal)) => {
                 let fatal = match refusal {
                     INVALID => broken("HS-10.ends-over-nonsense"),
-                    perimeter::HEADERS_TOO_LARGE | perimeter::TARGET_TOO_LONG => {
-                        broken("HS-10.ends-over-size")
-                    }
+                    HEADERS_TOO_LARGE | TARGET_TOO_LONG => broken("HS-10.ends-over-size"),
                     _ => false,
                 };
                 if fatal {
                     std::process::exit(1);
                 }
                 stumble(refusal);
-                let _ = write_answer(&incoming.stream, &refusal.into(), true, true);
+                let _ = Answer::from(refusal).write(&incoming.stream, true, true);
                 return linger(&mut incoming.stream, HEAD_LINGER);
             }
             Err(NoRequest::Closed) => return,
@@ -262,18 +160,6 @@ fn linger(stream: &mut TcpStream, most: usize) {
             Ok(count) => read += count,
         }
     }
-}
-
-fn write_answer(mut stream: &TcpStream, answer: &Answer, closes: bool, with_body: bool) -> io::Result<()> {
-    let mut bytes = answer.head(closes).into_bytes();
-    if answer.status != 204 {
-        bytes.extend_from_slice(format!("Content-Length: {}\r\n", answer.body.len()).as_bytes());
-    }
-    bytes.extend_from_slice(b"\r\n");
-    if with_body {
-        bytes.extend_from_slice(&answer.body);
-    }
-    stream.write_all(&bytes)
 }
 
 /// Answers a request; `false` if the connection ends with it.
@@ -335,7 +221,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         }
         browser::faults::set_cookie(request, &mut answer);
         let closes = !request.modern || request.wants("close") || !body_is_read;
-        write_answer(&incoming.stream, &answer, closes, request.method != "HEAD")?;
+        answer.write(&incoming.stream, closes, request.method != "HEAD")?;
         Ok(!closes)
     };
     let no_body = !request.has_body();
@@ -391,7 +277,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         }
         return finish(incoming, answer, no_body);
     }
-    if let Some(worker) = browser::worker(request) {
+    if let Some(worker) = pages::worker(request) {
         return finish(incoming, worker, no_body);
     }
     let known = methods(&request.path);
@@ -430,7 +316,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     };
     let earlier = std::mem::replace(&mut incoming.passed, false);
     let open = || is_open_to(request, earlier).then_some(Pass::Bearer);
-    let by_page = || browser::pass(daemon, request, &origin, &credential);
+    let by_page = || pages::pass(daemon, request, &origin, &credential);
     let passed = passes(&credential).or_else(by_page).or_else(passes_by_fault).or_else(open);
     incoming.passed = earlier || passed.is_some();
     let known = methods(&request.path);
@@ -448,7 +334,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
         pass => pass,
     });
     let Some(pass) = passed else {
-        if let Some(shell) = browser::shell(daemon, request, 401, &credential) {
+        if let Some(shell) = pages::shell(daemon, request, 401, &credential) {
             return finish(incoming, shell, no_body);
         }
         let header = || {
@@ -536,7 +422,7 @@ fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Request) -> i
     };
     match incoming.body(request, most) {
         Ok(body) => {
-            let answer = browser::route(daemon, request, &origin, &credential, &body)
+            let answer = pages::route(daemon, request, &origin, &credential, &body)
                 .unwrap_or_else(|| route(daemon, request, &pass, &credential, &body))
                 .unwrap_or_else(Answer::from);
             finish(incoming, answer, true)
@@ -679,6 +565,6 @@ fn stream(
         Origin::Listed(origin) => daemon.origins.admits(origin, &daemon.log),
         _ => true,
     };
-    let wanted = || wanted() && browser::may_follow(daemon, pass, opened);
+    let wanted = || wanted() && pages::may_follow(daemon, pass, opened);
     streams::follow(&incoming.stream, request.modern, &daemon.log, wish, wanted)
 }

@@ -17,9 +17,12 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::credential::CREDENTIAL;
 use super::fault::{broken, window};
-use super::registration::RECORD;
+
+/// The name of the record.
+pub(super) const RECORD: &str = "registration.json";
+/// The name of the credential.
+pub(super) const CREDENTIAL: &str = "credential";
 
 /// The name under which this program keeps its state directory.
 const COMPONENT: &str = "daemonspec-subject";

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::convergence::Reason;
+use super::answer::{INVALID, Refusal};
 use super::fault::{broken, window};
-use super::perimeter::{INVALID, Refusal, Request};
+use super::reason::Reason;
+use super::request::Request;
 
 /// Where the daemon-wide stream is.
 pub(super) const PATH: &str = "/v1/events";

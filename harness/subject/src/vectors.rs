@@ -6,8 +6,9 @@ use serde_json::Value;
 use super::credential::{Credential, decode_32};
 use super::gate::protocol;
 use super::handshake::{Body, Claim};
-use super::perimeter::{Origin, Request, host, is_origin, origin};
+use super::perimeter::{Origin, host, is_origin, origin};
 use super::registration::{Record, authority};
+use super::request::Request;
 
 fn agrees(case: &Value, accepted: bool) {
     assert_eq!(accepted, case["accept"].as_bool().unwrap(), "{}: {}", case["name"], case["why"]);

@@ -9,11 +9,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::browser::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
+use super::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
+use crate::answer::{Answer, Refusal};
 use crate::credential::Credential;
 use crate::fault::{Fault, broken, fault};
-use crate::perimeter::{Origin, Refusal, Request};
-use crate::server::Answer;
+use crate::perimeter::Origin;
+use crate::request::Request;
 use crate::state_directory::{StateDir, random_hex};
 
 pub(crate) const FAULTS: &[Fault] = &[
@@ -221,7 +222,7 @@ pub(super) fn takes(kind: &Kind, wants: &Kind) -> bool {
 }
 
 /// Whether a faulty daemon takes a ticket for a bearer.
-pub(super) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
+pub(crate) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
     let by_query = request.parameters("token").next().is_some();
     let taken = broken("BROW-4.as-bearer") && !by_query || broken("BROW-4.as-query-token") && by_query;
     taken && presented(request).is_some_and(|text| pages.is_live(text))
@@ -255,7 +256,7 @@ pub(super) fn withholds(request: &Request, withheld: bool) -> bool {
 }
 
 /// What a faulty daemon says of a refused ticket, of which this is so.
-pub(super) fn refusal(why: &str) -> Option<Refusal> {
+pub(crate) fn refusal(why: &str) -> Option<Refusal> {
     match why {
         "used" if broken("BROW-6.gone") => Some(Refusal(410, "ticket_used", "Ticket used")),
         "used" if broken("BROW-6.names-the-used") => Some(Refusal(401, "ticket_used", "Ticket used")),
@@ -313,16 +314,11 @@ pub(super) fn dress(headers: &mut Vec<(&'static str, String)>) {
 }
 
 /// Whether a faulty daemon gives a page of this request a token, though it brings no ticket.
-pub(super) fn gives_unasked(request: &Request) -> bool {
+pub(crate) fn gives_unasked(request: &Request) -> bool {
     let says = |name: &str, value: &str| request.header(name).is_some_and(|given| given.contains(value));
     broken("BROW-26.same-origin") && says("Sec-Fetch-Site", "same-origin")
         || broken("BROW-26.navigation") && says("Sec-Fetch-Mode", "navigate")
         || broken("BROW-26.cookie") && says("Cookie", "ldp")
-}
-
-/// Whether a faulty daemon lets an answer be stored.
-pub(crate) fn is_stored(answer: &Answer) -> bool {
-    broken("BROW-22.stored") && answer.content_type.starts_with("text/html")
 }
 
 /// Sets a cookie as a faulty daemon does.

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use super::{Origin, Pass, is_preflight};
+use crate::answer::Refusal;
 use crate::credential::Credential;
 use crate::fault::{Fault, broken, fault};
 use crate::handshake;
-use crate::perimeter::{Origin, Pass, Refusal, Request, is_preflight};
+use crate::request::Request;
 use crate::streams;
 
 pub(crate) const FAULTS: &[Fault] = &[
@@ -230,7 +232,7 @@ pub(crate) fn upgrades(request: &Request) -> bool {
 }
 
 /// Whether a faulty comparison takes an origin for one that is on the list.
-pub(super) fn alike(origin: &str, listed: &str) -> bool {
+pub(crate) fn alike(origin: &str, listed: &str) -> bool {
     let parts = |origin: &str| {
         let (scheme, rest) = origin.split_once("://").unwrap_or(("", origin));
         let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
@@ -249,7 +251,7 @@ pub(super) fn alike(origin: &str, listed: &str) -> bool {
 }
 
 /// Whether a faulty daemon admits an origin that nobody put on the list.
-pub(super) fn admitted_by_default(origin: &str) -> bool {
+pub(crate) fn admitted_by_default(origin: &str) -> bool {
     broken("PER-39.development") && (origin == "http://localhost:3000" || origin == "http://localhost:5173")
         || broken("PER-39.extensions") && origin.starts_with("chrome-extension://")
         || broken("PER-39.shells") && origin == "tauri://localhost"
@@ -267,7 +269,7 @@ pub(crate) fn remember(origin: &Origin) {
 }
 
 /// Whether a faulty daemon admits an origin because of its preflight.
-pub(super) fn remembered(origin: &str) -> bool {
+pub(crate) fn remembered(origin: &str) -> bool {
     let known = PREFLIGHTED.lock().unwrap_or_else(PoisonError::into_inner);
     broken("PER-19.remembered") && known.iter().any(|other| other == origin)
 }
@@ -391,4 +393,10 @@ pub(crate) fn share(
         }
         _ => {}
     }
+}
+
+/// An origin as a lenient reader writes it.
+pub(crate) fn normalised(origin: &str) -> String {
+    let lower = origin.to_ascii_lowercase();
+    lower.trim_end_matches('/').trim_end_matches(":443").to_owned()
 }

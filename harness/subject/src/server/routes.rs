@@ -6,14 +6,19 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Answer;
+use crate::answer::{Answer, DRAINING, INVALID, Refusal, TOO_LARGE, UNAUTHORIZED};
 use crate::browser;
-use crate::convergence::Reason;
-use crate::daemon::{Daemon, VERSION};
+use crate::convergence;
+use crate::credential::Credential;
 use crate::fault::broken;
-use crate::handshake::{self, PROOF, SPEC};
-use crate::perimeter::{DRAINING, INVALID, Pass, Refusal, Request, TOO_LARGE, UNAUTHORIZED};
-use crate::registration::{Found, RECORD, Record};
+use crate::gate;
+use crate::handshake::{self, Body, PROOF, SPEC};
+use crate::perimeter::Pass;
+use crate::reason::Reason;
+use crate::registration::{Found, Record, VERSION, parse_object};
+use crate::request::Request;
+use crate::state::Daemon;
+use crate::state_directory::RECORD;
 use crate::streams;
 
 /// The routes, and the methods that each takes.
@@ -41,7 +46,7 @@ pub(super) fn route(
     daemon: &Daemon,
     request: &Request,
     pass: &Pass,
-    credential: &crate::credential::Credential,
+    credential: &Credential,
     body: &[u8],
 ) -> Result<Answer, Refusal> {
     match request.path.as_str() {
@@ -49,7 +54,7 @@ pub(super) fn route(
             if broken("PUB-4.first-answer-late") && daemon.began.elapsed() < Duration::from_secs(2) {
                 thread::sleep(Duration::from_millis(2_200));
             }
-            let state = daemon.body();
+            let state = handshake_body(daemon);
             let bytes = state.to_json();
             let accept = request.header("Accept").unwrap_or_default();
             match () {
@@ -155,7 +160,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
 fn shut_down(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     const OTHER: Refusal = Refusal(409, "not_this_daemon", "Not this daemon");
     const BUSY: Refusal = Refusal(409, "busy", "Busy");
-    let asked = crate::registration::parse_object(body).map_err(|_| INVALID)?;
+    let asked = parse_object(body).map_err(|_| INVALID)?;
     let id = asked.get("id").and_then(Value::as_str).ok_or(INVALID)?;
     if id != daemon.record.id {
         return Ok(Answer::problem(OTHER, &json!({"id": daemon.record.id})));
@@ -176,8 +181,36 @@ fn shut_down(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     })
 }
 
+/// The answer to a handshake at this moment, by a new look at the record.
+fn handshake_body(daemon: &Daemon) -> Body {
+    let leaving = match daemon.standing_down() {
+        Some(Reason::Displaced(_)) if broken("CONV-11.ready-again") => false,
+        Some(Reason::Signal | Reason::Requested) if broken("HS-16.ready-to-the-end") => false,
+        reason => reason.is_some(),
+    };
+    let sees_itself = broken("HS-15.last-look")
+        || broken("HS-15.same-file") && convergence::is_same_file(&daemon.directory)
+        || broken("HS-16.ready-to-the-end");
+    let owns =
+        sees_itself || handshake::first_look(|| convergence::owns(&daemon.directory, &daemon.record.id));
+    let ready = handshake::tells_ready(owns && !leaving);
+    Body {
+        spec: SPEC.to_owned(),
+        protocol: gate::told(&daemon.protocol),
+        id: daemon.record.id.clone(),
+        pid: if broken("HS-3.parent") {
+            std::os::unix::process::parent_id()
+        } else {
+            daemon.record.pid
+        },
+        version: VERSION.to_owned(),
+        ready,
+        capabilities: vec!["events".to_owned()],
+    }
+}
+
 pub(super) fn status(daemon: &Daemon) -> Value {
-    let body = daemon.body();
+    let body = handshake_body(daemon);
     let time = |time| humantime::format_rfc3339_millis(time).to_string();
     let state = daemon.state();
     json!({

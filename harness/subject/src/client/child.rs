@@ -14,11 +14,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-use super::client::faults;
-use super::fault::broken;
-use super::platform::detach;
-use super::registration::RECORD;
-use super::state_directory::{Content, StateDir, random_hex};
+use super::faults;
+use crate::fault::broken;
+use crate::platform::detach;
+use crate::state_directory::{Content, RECORD, StateDir, random_hex};
 
 /// The name of the lock.
 const LOCK: &str = "registration.lock";

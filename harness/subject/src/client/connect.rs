@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::child::{Child, Event, Lock, exhausted, remember_failure};
-use super::client::faults;
-use super::credential::{CREDENTIAL, Credential};
-use super::fault::broken;
-use super::gate::protocol;
-use super::handshake::{Body, SPEC};
-use super::probe::{Probe, probe};
-use super::registration::{Found, RECORD, Record};
-use super::state_directory::{Fault, StateDir};
+use super::faults;
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::gate::protocol;
+use crate::handshake::{Body, SPEC};
+use crate::platform;
+use crate::probe::{Probe, probe};
+use crate::registration::{Found, Record};
+use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir};
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(250)];
@@ -383,7 +384,7 @@ impl Client {
             }
             (Seen::Record(record), Some(credential)) => (record, credential),
         };
-        if broken("REG-13.dead-pid") && !faults::lives(record.pid) {
+        if broken("REG-13.dead-pid") && !platform::lives(record.pid) {
             return curable(Outcome::Absent, "the daemon has ended".to_owned());
         }
         if broken("GATE-6.refuses") && record.protocol.as_ref().is_some_and(|told| *told != self.protocol) {
@@ -400,7 +401,7 @@ impl Client {
             Probe::Refused(why) if broken("CONN-6.refused") => return curable(Outcome::Absent, why),
             Probe::Reset(why) if broken("CONN-6.reset") => return curable(Outcome::Foreign, why),
             Probe::Refused(why) | Probe::Reset(why)
-                if broken("REG-13.presence") || (broken("REG-13.pid") && faults::lives(record.pid)) =>
+                if broken("REG-13.presence") || (broken("REG-13.pid") && platform::lives(record.pid)) =>
             {
                 return Err(Judgement::Final(Answer::new(Outcome::Busy, why)));
             }

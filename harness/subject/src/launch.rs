@@ -1,9 +1,7 @@
-//! The daemon as a whole: the order of its launch, what its threads share, and its end.
+//! The daemon as a whole: the order of its launch, and its end.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,22 +10,20 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::convergence::{self, Reason, another_is_ready};
-use super::credential::{self, CREDENTIAL, Credential, Followed, betray};
+use super::convergence::{self, another_is_ready};
+use super::credential::{self, Credential, Followed, betray};
 use super::fault::broken;
-use super::gate::{self, PROTOCOL, protocol};
-use super::handshake::{self, Body, SPEC};
-use super::perimeter::{Allowlist, is_origin, normalised};
+use super::gate::{PROTOCOL, protocol};
+use super::origins::Allowlist;
+use super::perimeter::faults::normalised;
+use super::perimeter::is_origin;
 use super::publish::{self, hear, listen, publish};
-use super::registration::{self, Found, RECORD, Record};
+use super::reason::Reason;
+use super::registration::{self, Found, Record, VERSION};
 use super::server;
-use super::state_directory::{Fault, StateDir, create_for_the_owner_alone};
+use super::state::Daemon;
+use super::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
 use super::streams::Log;
-
-/// How long open work may take to end, a little less than the drain bound.
-const DRAIN: Duration = Duration::from_millis(9_500);
-/// The version of the implementation.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Exit statuses of a launch that never got so far as to stand down.
 const USAGE: u8 = 2;
@@ -61,126 +57,6 @@ impl Options {
         match options.origins.iter().find(|origin| !is_origin(origin)) {
             Some(origin) => Err(format!("{origin} is no serialised origin")),
             None => Ok(options),
-        }
-    }
-}
-
-/// What the threads of a daemon share.
-pub(super) struct Daemon {
-    pub(super) directory: StateDir,
-    pub(super) record: Record,
-    pub(super) protocol: String,
-    /// Whether it was told to yield.
-    pub(super) yields: bool,
-    pub(super) address: SocketAddr,
-    pub(super) credential: Followed,
-    pub(super) origins: Allowlist,
-    pub(super) log: Log,
-    pub(super) started_at: SystemTime,
-    pub(super) began: Instant,
-    /// Readable as soon as the daemon has to stand down.
-    pub(super) wake: OwnedFd,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-/// What is going on in a daemon.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    standing_down: Option<Reason>,
-    /// Whether the drain is cut short.
-    hurried: bool,
-    pub(super) connections: usize,
-    pub(super) requests: usize,
-    pub(super) streams: usize,
-    pub(super) last_activity: Option<SystemTime>,
-    /// Handshakes that were refused and not forgiven yet, and when the last one was.
-    pub(super) refused: f64,
-    pub(super) refused_at: Option<Instant>,
-}
-
-impl Daemon {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the counts of what is open, and lets the end of the drain know.
-    pub(super) fn count<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let changed = change(&mut self.state());
-        self.changed.notify_all();
-        changed
-    }
-
-    /// `host:port` of the record's `url`.
-    pub(super) fn authority(&self) -> String {
-        self.address.to_string()
-    }
-
-    /// Why the daemon stands down, if it does.
-    pub(super) fn standing_down(&self) -> Option<Reason> {
-        self.state().standing_down.clone()
-    }
-
-    /// Begins the end, which is never taken back. Asked for a second time, it comes at once.
-    pub(super) fn stand_down(&self, reason: Reason) {
-        let _ = self.stand_down_unless(reason, |_| None::<()>);
-    }
-
-    /// The same, unless something that goes on is against it.
-    pub(super) fn stand_down_unless<E>(
-        &self,
-        reason: Reason,
-        against: impl FnOnce(&State) -> Option<E>,
-    ) -> Result<(), E> {
-        let mut state = self.state();
-        if let Some(why) = against(&state) {
-            return Err(why);
-        }
-        if state.standing_down.is_some() {
-            state.hurried |= reason == Reason::Signal && !broken("CONV-20.once");
-        } else {
-            state.standing_down = Some(reason);
-        }
-        drop(state);
-        self.changed.notify_all();
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-        Ok(())
-    }
-
-    /// Reads what people may have changed in the state directory.
-    pub(super) fn follow_files(&self) {
-        if self.credential.current().1 {
-            self.log.append("lifecycle", &json!({"what": "credential-rotated"}));
-        }
-        self.origins.refresh(&self.log);
-        super::browser::sweep(&self.directory);
-    }
-
-    /// The answer to a handshake at this moment, by a new look at the record.
-    pub(super) fn body(&self) -> Body {
-        let leaving = match self.standing_down() {
-            Some(Reason::Displaced(_)) if broken("CONV-11.ready-again") => false,
-            Some(Reason::Signal | Reason::Requested) if broken("HS-16.ready-to-the-end") => false,
-            reason => reason.is_some(),
-        };
-        let sees_itself = broken("HS-15.last-look")
-            || broken("HS-15.same-file") && convergence::is_same_file(&self.directory)
-            || broken("HS-16.ready-to-the-end");
-        let owns =
-            sees_itself || handshake::first_look(|| convergence::owns(&self.directory, &self.record.id));
-        let ready = handshake::tells_ready(owns && !leaving);
-        Body {
-            spec: SPEC.to_owned(),
-            protocol: gate::told(&self.protocol),
-            id: self.record.id.clone(),
-            pid: if broken("HS-3.parent") {
-                std::os::unix::process::parent_id()
-            } else {
-                self.record.pid
-            },
-            version: VERSION.to_owned(),
-            ready,
-            capabilities: vec!["events".to_owned()],
         }
     }
 }
@@ -291,7 +167,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     }
     daemon.log.append("lifecycle", &json!({"what": "draining", "reason": reason.word()}));
     daemon.log.end(&reason);
-    drain(&daemon);
+    daemon.drain();
     if late {
         convergence::leave(&daemon, &reason);
     }
@@ -317,19 +193,4 @@ fn refuse(fault: Fault) -> (u8, String) {
         fault.to_string()
     };
     (if broken("DIR-10.status-zero") { 0 } else { REFUSED }, said)
-}
-
-/// Lets open work end.
-fn drain(daemon: &Daemon) {
-    let connections = broken("CONV-8.waits-for-connections");
-    let bound = if connections || broken("CONV-8.no-bound") || broken("STR-30.for-ever") {
-        Duration::from_hours(1)
-    } else {
-        DRAIN
-    };
-    let open = |state: &mut State| {
-        !state.hurried && (state.requests + state.streams > 0 || connections && state.connections > 0)
-    };
-    let drained = daemon.changed.wait_timeout_while(daemon.state(), bound, open);
-    drop(drained.unwrap_or_else(PoisonError::into_inner));
 }

@@ -11,14 +11,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
 use super::child::daemon;
-use super::client::faults;
 use super::connect::{Answer, Client, DISPLACED, Outcome, Proven};
-use super::convergence::take_off;
-use super::credential::{Credential, rotate};
-use super::fault::broken;
-use super::probe::{Probe, exchange, probe};
-use super::registration::{Found, RECORD, Record, authority};
-use super::state_directory::{StateDir, random_hex};
+use super::faults;
+use crate::convergence::take_off;
+use crate::credential::{Credential, rotate};
+use crate::fault::broken;
+use crate::probe::{Probe, exchange, probe};
+use crate::registration::{Found, Record, authority};
+use crate::state_directory::{RECORD, StateDir, random_hex};
 
 /// How long a daemon may take to end before it is ended by force, where that was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::browser::{LAUNCHER, TICKETS};
 use super::connect::{Client, Proven};
-use super::credential::Credential;
-use super::fault::broken;
-use super::probe::{Answer, Probe, exchange, probe};
-use super::registration::{Found, RECORD, Record, authority};
-use super::state_directory::{StateDir, random_hex};
+use crate::browser::{LAUNCHER, TICKETS};
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::probe::{Answer, Probe, exchange, probe};
+use crate::registration::{Found, Record, authority};
+use crate::state_directory::{RECORD, StateDir, random_hex};
 
 /// Opens the daemon's own page, or the page of another origin; with `print_url` says where it is instead.
 pub(super) fn open(client: &Client, origin: Option<&str>, print_url: bool) -> u8 {
