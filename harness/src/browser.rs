@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use crate::actors::{Actor, Bind, Squatter, response};
 use crate::arena::{Arena, Leak};
-use crate::host::which;
 use crate::platform::is_root;
+use crate::platform::which;
 use crate::process::{Launch, LaunchFault, Subject};
 
 use session::Session;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::browser::{Engine, Kind};
-use crate::platform;
+use crate::platform::{self, which};
 
 /// What this host can observe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,14 +45,4 @@ impl Host {
     pub fn has_second_user(&self) -> bool {
         self.root && self.nobody
     }
-}
-
-/// The first executable file of this name in `PATH`.
-pub fn which(program: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::var_os("PATH")?;
-    let candidates = std::env::split_paths(&path).map(|directory| directory.join(program));
-    let executable =
-        |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    candidates.into_iter().find(executable)
 }

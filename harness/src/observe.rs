@@ -35,17 +35,6 @@ use crate::wait::{Shared, lock, ms};
 /// A change comes into effect before it is told of; on a busy machine so much before, at most.
 const TOLD_LATE: Duration = Duration::from_millis(250);
 
-/// The writes of the suite of which the kernel tells nobody.
-static UNNOTICED: Mutex<Vec<(PathBuf, Instant, Instant)>> = Mutex::new(Vec::new());
-
-/// The suite has changed `file` between the two instants without a word to those who watch it.
-pub(crate) fn unnoticed(file: &File, after: Instant, by: Instant) {
-    use std::os::fd::AsRawFd as _;
-    if let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
-        lock(&UNNOTICED).push((path, after, by));
-    }
-}
-
 /// Records one run.
 #[derive(Debug)]
 pub struct Recorder {
@@ -185,14 +174,10 @@ impl Recorder {
             }
             daemon.is_some() && answer.what["id"].is_string() && answer.what["state"].is_string()
         });
-        lock(&UNNOTICED).retain(|(path, after, by)| {
-            let is_ours = *path == self.record;
-            if is_ours {
-                let what = json!({"what": "record-touched", "by": "suite"});
-                others.push(Observation { after: *after, by: *by, what });
-            }
-            !is_ours
-        });
+        for (after, by) in platform::take_unnoticed(&self.record) {
+            let what = json!({"what": "record-touched", "by": "suite"});
+            others.push(Observation { after, by, what });
+        }
         for launched in &subjects {
             others.extend(launched.observations());
         }

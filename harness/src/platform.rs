@@ -1,5 +1,8 @@
 //! What only the operating system can do, and the only `unsafe` of the harness.
+
 #![allow(unsafe_code)]
+
+mod unannounced;
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -9,6 +12,9 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::mount::{self, MountFlags, UnmountFlags};
 use rustix::process::{self, Pid, Rlimit};
+
+pub use self::unannounced::overwrite_unnoticed;
+pub(crate) use self::unannounced::take_unnoticed;
 
 /// A user of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,32 +155,6 @@ impl Drop for Mounted {
     }
 }
 
-/// Overwrites the bytes of `file` at `at` without a word to those who watch it: a write through a shared mapping is the
-/// one change of a file that the kernel notifies nobody of. `file` must be open for reading and writing, and long
-/// enough.
-pub fn overwrite_unnoticed(file: &std::fs::File, at: usize, bytes: &[u8]) -> io::Result<()> {
-    use std::os::fd::AsRawFd as _;
-    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-    if bytes.is_empty() || at.checked_add(bytes.len()).is_none_or(|end| end > length) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let after = std::time::Instant::now();
-    // SAFETY: a new mapping of a file of `length` bytes, at an address that the kernel chooses; the copy stays inside of
-    // it by the check above, and nothing else refers to it when it is unmapped. If the file is cut meanwhile, the copy
-    // ends this process by SIGBUS and reads no foreign memory.
-    unsafe {
-        let (kind, access) = (libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE);
-        let start = libc::mmap(std::ptr::null_mut(), length, access, kind, file.as_raw_fd(), 0);
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>().add(at), bytes.len());
-        libc::munmap(start, length);
-    }
-    crate::observe::unnoticed(file, after, std::time::Instant::now());
-    Ok(())
-}
-
 /// Makes this process the one that orphans of its descendants come to, so that a subject cannot hide a child from the
 /// suite by dying first. Where the kernel refuses, orphans are still found by the tag in their environment.
 pub fn become_subreaper() -> io::Result<()> {
@@ -254,4 +234,14 @@ pub fn nobody() -> Option<User> {
             _ => None,
         }
     })
+}
+
+/// The first executable file of this name in `PATH`.
+pub fn which(program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = std::env::var_os("PATH")?;
+    let candidates = std::env::split_paths(&path).map(|directory| directory.join(program));
+    let executable =
+        |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    candidates.into_iter().find(executable)
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::host;
+use crate::platform;
 use crate::process::{Env, Launch, Proc, Subject};
 use crate::wait::{ms, until};
 
@@ -336,7 +336,7 @@ pub fn usable() -> Result<(), String> {
 }
 
 fn try_out() -> Result<(), String> {
-    host::which("strace").ok_or("strace is not installed")?;
+    platform::which("strace").ok_or("strace is not installed")?;
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut strace = Strace::new(Point::at([READ]).held_before(), &directory.path().join("strace"))
         .map_err(|error| error.to_string())?;

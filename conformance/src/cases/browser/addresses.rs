@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::browser::Kind;
-use local_daemon_harness::host::which;
+use local_daemon_harness::platform::which;
 use local_daemon_harness::process::Subject;
 use serde_json::{Value, json};
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{Actor, Bind, FakeDaemon, Seen, Squatter};
 use local_daemon_harness::files::{FileEvent, FileEventKind, Watch, set_mode};
-use local_daemon_harness::host::which;
 use local_daemon_harness::platform::make_fifo;
+use local_daemon_harness::platform::which;
 use local_daemon_harness::process::{Proc, Subject};
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{Record, replace};
