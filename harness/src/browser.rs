@@ -3,23 +3,20 @@
 //! Each [`Browser`] is a driver in a process group of its own and in an [`Arena`] of its own, which holds its profile;
 //! when it ends, nothing of either is left. A driver that is merely killed would orphan its browser.
 
+mod engine;
 mod session;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+pub use self::engine::{Engine, Kind};
+use self::session::Session;
 use crate::actors::{Actor, Bind, Squatter, response};
 use crate::arena::{Arena, Leak};
 use crate::platform::is_root;
-use crate::platform::which;
 use crate::process::{Launch, LaunchFault, Subject};
-
-use session::Session;
 
 /// How to get every program of every engine on Debian; geckodriver is not among its packages.
 pub const INSTALL: &str = "apt-get install chromium chromium-driver firefox-esr webkit2gtk-driver xvfb xauth && \
@@ -30,55 +27,6 @@ pub const REBOUND: &str = "evil.test";
 
 /// How long a driver may take until it listens, and its browser until it has a session, beside other work.
 const START: Duration = Duration::from_mins(1);
-
-/// Where `MiniBrowser` is on Debian: not in `PATH`.
-const MINI_BROWSER: &str = "/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser";
-
-/// Which engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Chromium, and whatever is built on it.
-    Chromium,
-    /// Firefox.
-    Firefox,
-    /// `WebKitGTK`, by its `MiniBrowser`.
-    Webkit,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Chromium, Self::Firefox, Self::Webkit];
-
-    /// The word in reports and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Chromium => "chromium",
-            Self::Firefox => "firefox",
-            Self::Webkit => "webkit",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl std::str::FromStr for Kind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let kind = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        kind.ok_or_else(|| format!("no such engine: {text}"))
-    }
-}
-
-impl Serialize for Kind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
 
 /// Waits until what the page is by now has been painted, and a resized window with it: a picture is of what was.
 const PAINTED: &str = "const painted = async () => {
@@ -102,68 +50,6 @@ impl Look {
     /// Width and height of the window.
     fn size(self) -> (u32, u32) {
         if self.phone { (390, 844) } else { (1200, 900) }
-    }
-}
-
-/// The programs of an engine that this host has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Engine {
-    /// Which one.
-    pub name: Kind,
-    /// The browser.
-    pub browser: Option<PathBuf>,
-    /// Its `WebDriver`.
-    pub driver: Option<PathBuf>,
-    /// What it shows itself on; `WebKitGTK` has no other way.
-    pub display: Option<PathBuf>,
-}
-
-impl Engine {
-    /// Looks for the programs in `PATH`.
-    pub fn find(kind: Kind) -> Self {
-        let first = |names: &[&str]| names.iter().find_map(|name| which(name));
-        let (browser, driver, display) = match kind {
-            Kind::Chromium => {
-                (first(&["chromium", "google-chrome", "chromium-browser"]), which("chromedriver"), None)
-            }
-            Kind::Firefox => (first(&["firefox-esr", "firefox"]), which("geckodriver"), None),
-            Kind::Webkit => {
-                let mini = Some(PathBuf::from(MINI_BROWSER)).filter(|path| path.is_file());
-                let browser = which("MiniBrowser").or(mini);
-                (browser, which("WebKitWebDriver"), which("Xvfb"))
-            }
-        };
-        Self { name: kind, browser, driver, display }
-    }
-
-    /// The programs that are missing, each by the name that it usually has.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let (browser, driver) = match self.name {
-            Kind::Chromium => ("chromium", "chromedriver"),
-            Kind::Firefox => ("firefox-esr", "geckodriver"),
-            Kind::Webkit => ("MiniBrowser", "WebKitWebDriver"),
-        };
-        let mut missing = Vec::new();
-        missing.extend(self.browser.is_none().then_some(browser));
-        missing.extend(self.driver.is_none().then_some(driver));
-        missing.extend((self.name == Kind::Webkit && self.display.is_none()).then_some("Xvfb"));
-        missing
-    }
-
-    /// What the browser and its driver say of their versions, as far as they do within 5 s. `WebKitGTK`'s say nothing
-    /// without a display: of them the package tells.
-    pub fn versions(&self) -> [Option<String>; 2] {
-        let say = |program: &Option<PathBuf>| {
-            let env = std::env::vars_os().collect();
-            let launch = Launch::new([program.as_ref()?.as_os_str(), "--version".as_ref()]).env(env);
-            let output = launch.start().ok()?.wait_output_end(crate::wait::ms(5_000))?;
-            let text = String::from_utf8_lossy(&output.stdout()).into_owned();
-            let line = text.lines().next()?.trim();
-            // geckodriver and chromedriver add their commit; MiniBrowser without a display says how it is used.
-            let version = line.split(" (").next().filter(|line| line.contains('.'))?;
-            Some(version.to_owned())
-        };
-        [say(&self.browser), say(&self.driver)]
     }
 }
 

@@ -17,7 +17,7 @@ use super::fault::{broken, window};
 use super::perimeter::Origin;
 use super::request::Request;
 use super::state_directory::{StateDir, hex, random_hex};
-use super::streams::{self, Log};
+pub(super) use super::streams::{self, Log};
 
 /// Where the routes of the chapter are.
 pub(super) const SHELL: &str = "/";

@@ -23,7 +23,7 @@ use super::registration::{self, Found, Record, VERSION};
 use super::server;
 use super::state::Daemon;
 use super::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
-use super::streams::Log;
+pub(super) use super::streams::Log;
 
 /// Exit statuses of a launch that never got so far as to stand down.
 const USAGE: u8 = 2;

@@ -9,7 +9,7 @@ use super::browser::Pages;
 use super::fault::broken;
 use super::perimeter::{faults, is_origin};
 use super::state_directory::{Content, Fault, StateDir, random_hex};
-use super::streams::Log;
+pub(super) use super::streams::Log;
 
 /// The file that holds the user's list of origins.
 const CONFIG: &str = "config.toml";

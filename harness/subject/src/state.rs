@@ -14,7 +14,7 @@ use super::origins::Allowlist;
 use super::reason::Reason;
 use super::registration::Record;
 use super::state_directory::StateDir;
-use super::streams::Log;
+pub(super) use super::streams::Log;
 
 /// How long open work may take to end, a little less than the drain bound.
 const DRAIN: Duration = Duration::from_millis(9_500);

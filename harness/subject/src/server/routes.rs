@@ -122,7 +122,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
         #[serde(borrow)]
         data: &'a RawValue,
     }
-    let lenient = streams::lenient_note(body);
+    let lenient = streams::faults::lenient_note(body);
     let body = lenient.as_deref().unwrap_or(body);
     let note: Note = match serde_json::from_slice(body) {
         Ok(note) => note,
@@ -136,7 +136,7 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
         if broken("STR-9.appended") {
             daemon.log.append_text("note", note.data.get());
         }
-        if let Some(topic) = streams::foreign_topic(&note.topic) {
+        if let Some(topic) = streams::faults::foreign_topic(&note.topic) {
             let id = daemon.log.append_text(topic, note.data.get());
             return Ok(Answer::json(201, &json!({"id": id})));
         }

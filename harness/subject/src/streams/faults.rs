@@ -1,6 +1,14 @@
 //! The faults of the event streams, chapter 11.
 
-use crate::fault::{Fault, fault};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::log::{Log, Next, TOPICS, line_of};
+use super::{Sender, Wish};
+use crate::fault::{Fault, broken, fault};
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-1.plain-text", "answers a stream as plain text"),
@@ -109,3 +117,65 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-29.by-topic", "says shutdown on streams of everything alone"),
     fault("STR-30.for-ever", "waits for whoever does not read"),
 ];
+
+/// The topic in the log by which a faulty daemon takes what is not a note.
+pub(crate) fn foreign_topic(topic: &str) -> Option<&'static str> {
+    let lower = topic.to_ascii_lowercase();
+    let known = TOPICS[..6].iter().find(|known| **known == lower).copied();
+    known.filter(|_| broken("STR-9.any-topic") || broken("STR-9.any-case") && lower == "note")
+}
+
+/// What a faulty daemon makes of a body before it reads it.
+pub(crate) fn lenient_note(body: &[u8]) -> Option<Vec<u8>> {
+    let value = || serde_json::from_slice::<Value>(body).ok();
+    if broken("STR-9.no-data") {
+        let mut value = value().filter(|value| value.is_object() && value.get("data").is_none())?;
+        value["data"] = Value::Null;
+        return Some(value.to_string().into());
+    }
+    if broken("STR-9.first-value") {
+        let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+        return Some(values.next()?.ok()?.to_string().into());
+    }
+    if broken("STR-9.no-topic") {
+        let mut value = value().filter(|value| value.is_object() && value.get("topic").is_none())?;
+        value["topic"] = json!("note");
+        return Some(value.to_string().into());
+    }
+    None
+}
+
+/// What a faulty daemon has one of, for all subscribers.
+pub(super) static WRITER: Mutex<()> = Mutex::new(());
+
+/// A stream whose events wait in a queue of its own.
+pub(super) fn follow_queue<W: Fn() -> bool>(
+    mut sender: Sender<'_, W>,
+    log: &Log,
+    wish: &Wish,
+) -> io::Result<()> {
+    let queue = Arc::new(Mutex::new(VecDeque::new()));
+    {
+        let mut held = log.held();
+        let before = held.events.iter().filter(|event| event.seq >= wish.next);
+        let frames: VecDeque<String> = before.map(|event| log.frame(event, event.seq, true)).collect();
+        *queue.lock().unwrap_or_else(PoisonError::into_inner) = frames;
+        held.queues.push(Arc::clone(&queue));
+    }
+    let sent = loop {
+        let frame = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if let Some(frame) = frame {
+            if let Err(error) = sender.send(&frame) {
+                break Err(error);
+            }
+        } else if let Next::End(topic, data) = log.next(u64::MAX - 1) {
+            let line = line_of(topic, &data.to_string());
+            sender.send(&format!("event: {topic}\ndata: {line}\n\n"))?;
+            break sender.end();
+        } else if sender.is_over() {
+            break Ok(());
+        }
+    };
+    log.held().queues.retain(|other| !Arc::ptr_eq(other, &queue));
+    sent
+}
