@@ -114,7 +114,7 @@ impl Answer {
         lines.join("\r\n") + "\r\n"
     }
 
-    /// Writes the whole answer; without its body where that is not asked for.
+    /// Writes the answer, without its body unless `with_body`.
     pub(super) fn write(&self, mut stream: &TcpStream, closes: bool, with_body: bool) -> io::Result<()> {
         let mut bytes = self.head(closes).into_bytes();
         if self.status != 204 {
