@@ -59,7 +59,11 @@ const WALLS: &[(&str, Including, &[&str])] = &[
     ("local-daemon-conformance", Including::Tests, JUDGED),
     ("local-daemon-harness", Including::Tests, JUDGED),
     // The independent implementation is no part of what judges it.
-    ("local-daemon-subject", Including::Tests, &["local-daemon", "local-daemon-harness", "local-daemon-proto"]),
+    (
+        "local-daemon-subject",
+        Including::Tests,
+        &["local-daemon", "local-daemon-harness", "local-daemon-proto"],
+    ),
     ("local-daemon-spec", Including::Tests, OURS),
 ];
 
