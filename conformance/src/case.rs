@@ -1,7 +1,8 @@
 //! How a case is written: what is arranged, what is done, what must be seen, what was seen.
 //!
 //! ```no_run
-//! use local_daemon_conformance::case::{Case, Outcome};
+//! use local_daemon_conformance::case::Case;
+//! use local_daemon_conformance::outcome::Outcome;
 //! use local_daemon_conformance::stage::Stage;
 //!
 //! const CASES: &[Case] = &[Case::core(
@@ -39,6 +40,7 @@ use local_daemon_harness::browser::Kind;
 use local_daemon_spec::{Profile, Role, catalogue};
 
 use crate::manifest::Manifest;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 /// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
@@ -212,46 +214,6 @@ impl Case {
     /// The part of the name before the slash.
     pub fn chapter(&self) -> &'static str {
         self.name.split_once('/').map_or(self.name, |(chapter, _)| chapter)
-    }
-}
-
-/// What a case, or a step of one, comes to. `Ok(())` at the end means: everything that must be seen was seen.
-pub type Outcome<T = ()> = Result<T, Stop>;
-
-/// Why a case ends before its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
-    /// The subject violates a requirement of the case; the text is what was seen. Counts only after a precondition.
-    Violation(String),
-    /// The subject never became ready. Accuses it where a MUST is judged; of a recommendation it says nothing.
-    NotReady(String),
-    /// The subject did what it has to; the browser engine did not do what is written down of it.
-    Deviation(String),
-    /// A precondition was not met, so nothing follows.
-    Inconclusive(String),
-    /// This host or this manifest gives no way to observe it.
-    Untestable(String),
-    /// The subject does not have what the case needs, and need not.
-    NotApplicable(String),
-    /// The suite itself failed.
-    Fault(String),
-}
-
-impl From<std::io::Error> for Stop {
-    fn from(error: std::io::Error) -> Self {
-        Self::Fault(error.to_string())
-    }
-}
-
-impl From<local_daemon_harness::browser::BrowserFault> for Stop {
-    fn from(fault: local_daemon_harness::browser::BrowserFault) -> Self {
-        Self::Fault(fault.to_string())
-    }
-}
-
-impl From<local_daemon_harness::process::LaunchFault> for Stop {
-    fn from(fault: local_daemon_harness::process::LaunchFault) -> Self {
-        Self::Fault(fault.to_string())
     }
 }
 

@@ -5,9 +5,9 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use local_daemon_harness::browser::{Browser, BrowserFault, Kind, Look, Quarters};
+use serde::Serialize;
 
-use crate::case::{Outcome, Stop};
-use crate::report::EngineFacts;
+use crate::outcome::{Outcome, Stop};
 
 /// Which engines take part, by the words of `--browser`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +30,15 @@ impl std::str::FromStr for Wanted {
             list => list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self),
         }
     }
+}
+
+/// A browser engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineFacts {
+    /// Such as `firefox`.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
 }
 
 /// The browsers of a run. Clones share them. The default has none, and lends none.

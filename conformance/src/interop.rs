@@ -11,9 +11,10 @@ use local_daemon_harness::process::Signal;
 use local_daemon_spec::Profile;
 use serde::Serialize;
 
-use crate::case::{Case, Outcome};
+use crate::case::Case;
 use crate::engines::Engines;
 use crate::manifest::{Manifest, SubjectSection};
+use crate::outcome::Outcome;
 use crate::report::SubjectFacts;
 use crate::report::terminal::clean;
 use crate::runner::{self, Stopper, Task};

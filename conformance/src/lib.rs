@@ -19,6 +19,7 @@ pub mod interop;
 pub mod manifest;
 pub mod mutants;
 pub mod nearest;
+pub mod outcome;
 pub mod replay;
 pub mod report;
 pub mod rng;

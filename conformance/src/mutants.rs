@@ -7,7 +7,7 @@
 //! case ends, therefore:
 //!
 //! - a violation that was seen after a precondition, and a process that was left behind where that is judged, count;
-//! - a subject that was [never ready](crate::case::Stop::NotReady) counts if a plain start of it, in an empty home,
+//! - a subject that was [never ready](crate::outcome::Stop::NotReady) counts if a plain start of it, in an empty home,
 //!   does become ready, so that what the case arranged made the difference, or if the requirement is one of those that
 //!   readiness itself consists of ([`READINESS`]). A subject that never works fails every case, and that shows nothing;
 //! - `inconclusive`, `untestable`, `not-applicable` and `harness-error`, an overrun deadline among them, do not.

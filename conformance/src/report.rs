@@ -19,6 +19,7 @@ use local_daemon_spec::{Profile, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
+use crate::engines::EngineFacts;
 use crate::manifest::Manifest;
 use crate::verdict::{ExitCode, Verdict};
 
@@ -73,15 +74,6 @@ pub struct HostFacts {
     pub os: &'static str,
     /// Browser engines that took part.
     pub engines: Vec<EngineFacts>,
-}
-
-/// A browser engine.
-#[derive(Debug, Clone, Serialize)]
-pub struct EngineFacts {
-    /// Such as `firefox`.
-    pub name: String,
-    /// Its own version.
-    pub version: String,
 }
 
 /// The result of one case.

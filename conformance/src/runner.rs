@@ -13,10 +13,11 @@ use local_daemon_harness::arena::Arena;
 use local_daemon_harness::browser::Kind;
 use local_daemon_spec::{Profile, Role, catalogue};
 
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
 use crate::check_trace::Checker;
 use crate::engines::Engines;
 use crate::manifest::Manifest;
+use crate::outcome::{Outcome, Stop};
 use crate::report::CaseResult;
 use crate::stage::{Notes, Stage};
 use crate::verdict::{Verdict, violation};
@@ -390,7 +391,8 @@ fn start(
 ) -> std::io::Result<()> {
     keep_panics();
     let mut stage = Stage::new(
-        case,
+        case.name,
+        case.engine,
         Arc::clone(manifest),
         Arc::clone(arena),
         Arc::clone(notes),

@@ -4,6 +4,7 @@
 //! One daemon serves requests for the whole time (load), and is struck meanwhile by what it has to outlive.
 //! Beside it others are started and broken in ways that they may die of; then the next start has to recover.
 
+mod connections;
 mod faults;
 mod load;
 mod strikes;

@@ -16,13 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::arena::Arena;
+use local_daemon_harness::browser::Kind;
 use local_daemon_harness::http::Wire;
 use local_daemon_harness::platform::{self, User};
 use local_daemon_harness::transcript::Transcript;
 
-use crate::case::{Case, Outcome, Stop};
 use crate::engines::{Engines, Lent};
 use crate::manifest::{Manifest, fill};
+use crate::outcome::{Outcome, Stop};
 use crate::rng::Rng;
 
 /// The bound that the specification gives a client for one handshake.
@@ -35,7 +36,8 @@ pub const PROBE: Duration = Duration::from_secs(2);
 /// violation without any precondition into `harness-error` or `inconclusive`.
 #[derive(Debug)]
 pub struct Stage {
-    case: &'static Case,
+    case: &'static str,
+    engine: Option<Kind>,
     manifest: Arc<Manifest>,
     arena: Arc<Arena>,
     notes: Arc<Notes>,
@@ -48,7 +50,8 @@ pub struct Stage {
 
 impl Stage {
     pub(crate) fn new(
-        case: &'static Case,
+        case: &'static str,
+        engine: Option<Kind>,
         manifest: Arc<Manifest>,
         arena: Arc<Arena>,
         notes: Arc<Notes>,
@@ -58,11 +61,12 @@ impl Stage {
         notes.knows(arena.state_dir());
         Self {
             case,
+            engine,
             manifest,
             arena,
             notes,
             engines,
-            rng: Rng::new(seed, case.name),
+            rng: Rng::new(seed, case),
             known_ids: BTreeSet::new(),
             slowest_start: Duration::ZERO,
         }
@@ -136,7 +140,7 @@ impl Stage {
             ("home", self.arena.home().to_string_lossy().into_owned()),
             // The system chooses: a port that is picked and given back may be another's by the time it is bound.
             ("port", "0".to_owned()),
-            ("case", self.case.name.to_owned()),
+            ("case", self.case.to_owned()),
         ];
         values.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         move |text| fill(text, &values)
@@ -210,7 +214,7 @@ impl Stage {
 
     /// The browser of the case's engine, with one empty tab; what this host lacks makes the case `untestable`.
     pub fn browser(&mut self) -> Outcome<Lent> {
-        match self.case.engine {
+        match self.engine {
             Some(kind) => self.engines.lend(kind),
             None => Err(Stop::Fault("the case names no engine".to_owned())),
         }

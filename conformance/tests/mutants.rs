@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use local_daemon_conformance::case::{Case, Outcome, Stop};
+use local_daemon_conformance::case::Case;
 use local_daemon_conformance::engines::Engines;
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::mutants::{Fate, Matrix, Plan, judge, sample};
+use local_daemon_conformance::outcome::{Outcome, Stop};
 use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::stage::Stage;
 use local_daemon_conformance::verdict::Verdict;

@@ -9,7 +9,8 @@ mod yielding;
 use std::time::{Duration, Instant};
 
 use super::scene::{DRAIN, NOTICED, Rival, SLACK, seen_draining, stays};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
 /// The cases of the chapter.

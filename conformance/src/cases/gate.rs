@@ -5,7 +5,8 @@ use local_daemon_harness::proof;
 use local_daemon_harness::record::{self, Record};
 
 use super::scene::{Rival, further_state_dir, record_in};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The cases of the chapter.

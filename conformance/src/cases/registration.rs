@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use local_daemon_harness::record::{self, Record};
 use serde_json::Value;
 
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 /// The cases of the chapter.

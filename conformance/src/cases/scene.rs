@@ -15,7 +15,7 @@ use local_daemon_harness::record::{Record, Url, replace, write_credential, write
 use local_daemon_harness::wait::{ms, until};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// How long after a change of the record a daemon may go on as if nothing had happened (CONV-1, CONV-25).

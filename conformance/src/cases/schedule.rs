@@ -17,7 +17,8 @@ use local_daemon_harness::record::write_credential;
 use local_daemon_harness::strace::{self, Call, Point, Strace};
 
 use super::scene::{NOTICED, SLACK, exits};
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The schedules.

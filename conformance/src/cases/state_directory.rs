@@ -10,7 +10,8 @@ use local_daemon_harness::arena::Shape;
 use local_daemon_harness::files::Snapshot;
 
 pub(super) use self::refused::{between_good_starts, refused_as_it_is};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 /// The cases of the chapter.

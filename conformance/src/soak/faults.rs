@@ -10,8 +10,9 @@ use local_daemon_harness::platform::{Mounted, Resource, Setup, Squeezed};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::wait::until;
 
-use super::load;
-use crate::case::{Case, Outcome};
+use super::{connections, load};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// What is drawn from: what is quick and common, more often.
@@ -335,7 +336,7 @@ fn memory(stage: &mut Stage) -> Outcome {
     let squeezed = Squeezed::new(daemon.pid(), Resource::Memory)?;
     stage.precondition("it gets no more memory");
     // Whatever it says now, or whether it lives, is its own affair.
-    load::crowd(&live, 64);
+    connections::crowd(&live, 64);
     drop(squeezed);
     if daemon.is_running() {
         let again =

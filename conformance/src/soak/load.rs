@@ -17,18 +17,19 @@ use local_daemon_harness::wait::until;
 use local_daemon_spec::Profile;
 use serde::Serialize;
 
+use super::connections::{open_stream, soon};
 use super::strikes::{STRIKES, Strike};
 use super::{MOST_TEXTS, Plan};
-use crate::case::{Case, Outcome, Stop};
 use crate::cases::streams::follow::{Poster, follow, request, split};
 use crate::engines::Engines;
 use crate::manifest::Manifest;
+use crate::outcome::{Outcome, Stop};
 use crate::runner::Stopper;
-use crate::stage::{Daemon, Live, Notes, PROBE, Stage};
+use crate::stage::{Daemon, Live, Notes, Stage};
 use crate::verdict::Verdict;
 
-/// What the daemon is looked at as; it is no case of the suite.
-const CASE: Case = Case::core("soak/load", &["PER-34"], "A daemon serves and is struck.", |_| Ok(()));
+/// The name in place of a case's, for the placeholder `{case}` and the random choices.
+const NAME: &str = "soak/load";
 
 /// How long after the last note a stream may deliver it, and a struck daemon may take to answer again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -218,7 +219,8 @@ pub(super) fn run(
     };
     let notes = Arc::new(Notes::default());
     let mut stage = Stage::new(
-        &CASE,
+        NAME,
+        None,
         Arc::clone(manifest),
         Arc::clone(&arena),
         Arc::clone(&notes),
@@ -270,7 +272,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
         }
         if let Some(stream) = &stream {
             // Open before the first note: it has to have them all.
-            let steady = open(live.target.address, stream, None);
+            let steady = open_stream(live.target.address, stream, None);
             scope.spawn(move || listens(live.target.address, stream, steady, false, shared));
             scope.spawn(move || listens(live.target.address, stream, None, true, shared));
         }
@@ -365,10 +367,6 @@ fn usage(process: &Proc) -> Usage {
     }
 }
 
-fn soon() -> Instant {
-    Instant::now() + PROBE
-}
-
 fn shakes_hands(live: &Live, shared: &Shared) {
     while !shared.is_over.load(Relaxed) {
         let answer = probe_with_proof(&live.target, &live.credential, &proof::nonce(), soon());
@@ -420,16 +418,6 @@ fn posts(mut poster: Poster, place: u64, shared: &Shared) {
     }
 }
 
-fn open(address: SocketAddr, stream: &Request, after: Option<&str>) -> Option<EventStream> {
-    let request = match after {
-        Some(id) => stream.clone().header("Last-Event-ID", id),
-        None => stream.clone(),
-    };
-    let connection = Connection::open(address, soon()).ok()?;
-    let stream = EventStream::open(connection, &request.bytes(), soon()).ok()?;
-    (stream.head.status == 200).then_some(stream)
-}
-
 /// Follows the stream. Where that ends, or every now and then where `is_fickle`, it goes on after the last event.
 fn listens(
     address: SocketAddr,
@@ -441,7 +429,7 @@ fn listens(
     let mut last: Option<String> = None;
     while !shared.is_quiet.load(Relaxed) {
         let Some(open) = &mut stream else {
-            stream = self::open(address, request, last.as_deref());
+            stream = open_stream(address, request, last.as_deref());
             shared.count(stream.is_some());
             continue;
         };
@@ -500,18 +488,4 @@ pub(super) fn work(stage: &mut Stage, live: &Live) -> Outcome {
     let proven =
         proven.is_ok_and(|answer| !stage.manifest().claims(Profile::Proof) || answer.proven().is_some());
     stage.ensure(proven, "a handshake with proof is not answered with proof")
-}
-
-/// So many connections at once, each of which wants something held for it; how many there were. What is answered is
-/// nobody's business.
-pub(super) fn crowd(live: &Live, count: usize) -> usize {
-    let head = "POST / HTTP/1.1\r\nContent-Length: 60000\r\nX-Filler: ";
-    let bytes = format!("{head}{}", "x".repeat(7_000));
-    let open = || {
-        let mut connection = Connection::open(live.target.address, soon()).ok()?;
-        connection.send(bytes.as_bytes(), soon()).ok()?;
-        Some(connection)
-    };
-    let crowd: Vec<_> = (0..count).filter_map(|_| open()).collect();
-    crowd.len()
 }

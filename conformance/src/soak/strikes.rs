@@ -6,10 +6,10 @@ use local_daemon_harness::http::{Connection, HttpFault, Request, Response};
 use local_daemon_harness::platform::{Resource, Squeezed};
 use local_daemon_harness::proof;
 
-use super::load;
-use crate::case::Outcome;
+use super::connections::{self, soon};
 use crate::cases::streams::follow::stalled;
-use crate::stage::{Daemon, Live, PROBE, Stage};
+use crate::outcome::Outcome;
+use crate::stage::{Daemon, Live, Stage};
 
 /// What is done to a daemon; it must hold while it lasts, and answer afterwards.
 pub(super) type Strike = fn(&mut Stage, &Daemon, &Live) -> Outcome;
@@ -30,10 +30,6 @@ pub(super) const STRIKES: &[(&str, Strike)] = &[
 
 /// As many as a daemon may be held open, and more than any serves.
 const IDLE: usize = 10_000;
-
-fn by() -> Instant {
-    Instant::now() + PROBE
-}
 
 /// A fault that nobody met was none.
 fn met(stage: &mut Stage, connections: usize) -> Outcome {
@@ -61,7 +57,7 @@ fn paused(stage: &mut Stage, daemon: &Daemon, _live: &Live) -> Outcome {
 /// Not one more descriptor, and connections that want some.
 fn no_descriptors(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
     let squeezed = Squeezed::new(daemon.pid(), Resource::Descriptors)?;
-    let count = load::crowd(live, 32);
+    let count = connections::crowd(live, 32);
     drop(squeezed);
     met(stage, count)
 }
@@ -71,7 +67,7 @@ fn idle_connections(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut open = Vec::new();
     while open.len() < IDLE && Instant::now() < deadline {
-        match Connection::open(live.target.address, by()) {
+        match Connection::open(live.target.address, soon()) {
             Ok(connection) => open.push(connection),
             // This process may hold no more, or the daemon takes no more: that is as good.
             Err(_) => break,
@@ -83,11 +79,11 @@ fn idle_connections(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome
 /// Heads that come by the byte, beside which others are answered.
 fn slow_heads(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     let head = stage.handshake_request(live).bytes();
-    let open = (0..64).map(|_| Connection::open(live.target.address, by()));
+    let open = (0..64).map(|_| Connection::open(live.target.address, soon()));
     let mut slow: Vec<Connection> = open.flatten().collect();
     for byte in head.iter().take(20) {
         for connection in &mut slow {
-            let _ = connection.send(std::slice::from_ref(byte), by());
+            let _ = connection.send(std::slice::from_ref(byte), soon());
         }
         let ready = stage.is_ready(live);
         stage.ensure(ready, "beside slow connections it does not answer")?;
@@ -122,14 +118,14 @@ fn refused(stage: &mut Stage, live: &Live, head: Option<Request>, piece: &[u8], 
     let Some(head) = head else {
         return stage.not_applicable("the manifest has no `binding.mutation`");
     };
-    let mut connection = match Connection::open(live.target.address, by()) {
+    let mut connection = match Connection::open(live.target.address, soon()) {
         Ok(connection) => connection,
         Err(fault) => return stage.inconclusive(format!("no connection: {fault}")),
     };
-    let sent = connection.send(&head.bytes(), by());
-    let taken = (0..times).take_while(|_| sent.is_ok() && connection.send(piece, by()).is_ok());
+    let sent = connection.send(&head.bytes(), soon());
+    let taken = (0..times).take_while(|_| sent.is_ok() && connection.send(piece, soon()).is_ok());
     let taken = taken.count();
-    let answer: Result<Response, HttpFault> = connection.read_response(by());
+    let answer: Result<Response, HttpFault> = connection.read_response(soon());
     let accepted = answer.is_ok_and(|answer| answer.status < 400);
     stage.ensure(taken < times && !accepted, "a body without end was taken")
 }
@@ -140,8 +136,8 @@ fn resets(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     let mut count = 0;
     for _ in 0..100 {
         let part = usize::try_from(stage.rng().below(bytes.len() as u64)).unwrap_or(bytes.len());
-        if let Ok(mut connection) = Connection::open(live.target.address, by()) {
-            let _ = connection.send(&bytes[..part], by());
+        if let Ok(mut connection) = Connection::open(live.target.address, soon()) {
+            let _ = connection.send(&bytes[..part], soon());
             let _ = connection.reset();
             count += 1;
         }
@@ -155,8 +151,8 @@ fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     for _ in 0..50 {
         let length = usize::try_from(stage.rng().below(2_000)).unwrap_or_default();
         let bytes = stage.rng().bytes(length);
-        if let Ok(mut connection) = Connection::open(live.target.address, by()) {
-            let _ = connection.send(&bytes, by());
+        if let Ok(mut connection) = Connection::open(live.target.address, soon()) {
+            let _ = connection.send(&bytes, soon());
             count += 1;
         }
     }
@@ -173,6 +169,6 @@ fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome 
 
 /// Many that want something held for them.
 fn crowd(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
-    let count = load::crowd(live, 100);
+    let count = connections::crowd(live, 100);
     met(stage, count)
 }

@@ -10,8 +10,8 @@ use local_daemon_harness::process::{Exit, Subject};
 use serde_json::Value;
 
 use super::Stage;
-use crate::case::{Outcome, Stop};
 use crate::manifest::ClientSection;
+use crate::outcome::{Outcome, Stop};
 
 /// The deadline of a connect that is given none.
 pub const CONNECT: Duration = Duration::from_secs(10);

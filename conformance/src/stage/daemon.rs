@@ -9,7 +9,7 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Exit, Output, Subject};
 
 use super::Stage;
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 
 /// How a daemon is started, where the manifest's own way is not enough.
 #[derive(Debug, Clone, Default)]

@@ -9,8 +9,8 @@ use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::wait::until;
 
 use super::{Daemon, PROBE, Stage, read_regular};
-use crate::case::{Outcome, Stop};
 use crate::manifest::Operation;
+use crate::outcome::{Outcome, Stop};
 
 /// What [`Stage::ready`] itself looks at: a subject that is never ready, started plainly, violates one of these, and
 /// what it does to any other requirement is not known.

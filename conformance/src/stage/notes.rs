@@ -11,8 +11,8 @@ use local_daemon_harness::process::{Launch, Subject};
 use local_daemon_harness::transcript::Transcript;
 
 use super::read_regular;
-use crate::case::{Outcome, Stop};
 use crate::manifest::Manifest;
+use crate::outcome::{Outcome, Stop};
 
 /// No credential is longer, damaged ones of the cases included, as far as it is one.
 const LONGEST_SECRET: usize = 1024;

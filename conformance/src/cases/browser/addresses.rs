@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::perimeter::ask::{handshake_route, paths, stream_route};
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 /// Asks every path with the credential, from a page of the daemon's own, whatever it is called there.

@@ -12,7 +12,7 @@ use super::scene::{
     Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
 };
 use super::visit::{handoff_ticket, page_ticket};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
 /// Where tickets of the two kinds are redeemed.

@@ -4,7 +4,7 @@ use local_daemon_harness::actors::{Actor, Bind, Squatter, response};
 use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, at, brief, is_success, origin, told};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 /// The names under which a daemon might look for a credential.

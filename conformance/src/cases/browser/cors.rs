@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::perimeter::ask::{Follower, emit_route, marker, served, stream_route};
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 const READ: &str = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";

@@ -6,7 +6,8 @@ use super::super::perimeter::ask::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
 };
 use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(in crate::cases) const CASES: &[Case] = &[

@@ -12,7 +12,8 @@ use local_daemon_harness::wait::until;
 
 use super::super::perimeter::ask::{ANSWER, LISTED, answer, answered, launch_listed};
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Opening, Stage};
 
 pub(in crate::cases) const CASES: &[Case] = &[
@@ -191,7 +192,7 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     let mut commands = 0;
     for which in [Opening::Page, Opening::Handoff] {
         let given = match browser.open(stage, which, LISTED) {
-            Err(crate::case::Stop::NotApplicable(_)) => continue,
+            Err(crate::outcome::Stop::NotApplicable(_)) => continue,
             given => given?,
         };
         commands += 1;
@@ -221,7 +222,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     let mut files = Vec::new();
     for which in [Opening::Page, Opening::Page, Opening::Handoff] {
         let given = match browser.open(stage, which, LISTED) {
-            Err(crate::case::Stop::NotApplicable(_)) if !files.is_empty() => continue,
+            Err(crate::outcome::Stop::NotApplicable(_)) if !files.is_empty() => continue,
             given => given?,
         };
         let Some(file) = given.file() else {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::scene::{
     Arrived, Scene, brief, ensure_blocked, of_method, origin, path_of, percent_encoded, told,
 };
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(super) fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {

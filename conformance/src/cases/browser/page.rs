@@ -13,7 +13,8 @@ use super::visit::{
     handoff_ask, handoff_ticket, handoff_token, page, page_ask, page_ticket, page_token, read_ask, text,
     ticket_ask, tokens_in,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(in crate::cases) const CASES: &[Case] = &[

@@ -11,8 +11,8 @@ use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
 use super::super::perimeter::ask::{emit_route, mutation_route, port, read_route, served, stream_route};
-use crate::case::{Outcome, Stop};
 use crate::engines::Lent;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// How late a request, a frame or an end may be seen on a busy host.

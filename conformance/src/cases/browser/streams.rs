@@ -8,7 +8,7 @@ use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, brief, is_one_of, origin, path_of, percent_encoded};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 /// Waits in the page until the stream `s` has seen so many numbers.

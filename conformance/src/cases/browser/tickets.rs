@@ -15,7 +15,8 @@ use super::visit::{
     bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_token, ticket_ask,
     tokens_in,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(in crate::cases) const CASES: &[Case] = &[

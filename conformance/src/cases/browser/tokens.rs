@@ -13,7 +13,8 @@ use super::super::perimeter::ask::{
     marker, mutation_route, own_origin, port, served, stream_route,
 };
 use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 pub(in crate::cases) const CASES: &[Case] = &[

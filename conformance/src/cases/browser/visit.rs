@@ -4,7 +4,7 @@ use local_daemon_harness::http::Response;
 use serde_json::Value;
 
 use super::super::perimeter::ask::{Ask, answer, answered, read_route};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 /// The least that 256 bits are in base64url, and less than in hexadecimal digits.

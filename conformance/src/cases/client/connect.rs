@@ -18,7 +18,8 @@ use super::scene::{
     Part, Spy, World, at_first, connects, ends, ends_after, furnished, not_started, play, play_published,
     publish, publisher, ready_with, squat, write_record,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
 
 /// The cases of the chapter's first half.

@@ -13,7 +13,8 @@ use local_daemon_harness::wait::ms;
 use super::super::scene::{DeadPort, NOBODYS_PID, changes, count};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Call, Command, Stage};
 
 /// The cases of the chapter.

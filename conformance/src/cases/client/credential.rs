@@ -13,7 +13,8 @@ use local_daemon_harness::wait::until;
 use super::super::scene::NOBODYS_PID;
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use super::scene::{Part, SOON, Spy, furnished, settled, squat};
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Answer, Call, Command, Stage};
 
 /// The cases of the chapter.

@@ -5,7 +5,8 @@ use local_daemon_harness::record::Record;
 use serde_json::{Map, Value, json};
 
 use super::scene::{Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Call, Stage};
 
 /// The cases of the chapter.

@@ -16,7 +16,8 @@ use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
 use super::super::scene::{NOBODYS_PID, SLACK};
 use super::outcomes::{arrange, look};
 use super::scene::{SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat};
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Command, PROBE, Stage};
 
 /// The cases of the chapter.

@@ -8,7 +8,7 @@ use local_daemon_harness::record::{Record, Url};
 
 use super::super::scene::DeadPort;
 use super::scene::{World, play_published, publish, squat};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Stage};
 
 /// What keeps a scene standing.

@@ -10,7 +10,8 @@ use super::super::scene::{DeadPort, NOBODYS_PID};
 use super::scene::{
     Played, bystander, ends, ends_after, furnished, lives, play_published, publish, ready_with, write_record,
 };
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Stage};
 
 /// The cases of the chapter.

@@ -18,7 +18,7 @@ use local_daemon_harness::record::{Record, replace};
 use local_daemon_harness::wait::until;
 
 use super::super::scene::{NOBODYS_PID, count};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Answer, Call, Stage};
 
 /// Long enough for anything that a client does at once, on a busy host.

@@ -10,7 +10,8 @@ use local_daemon_harness::record::{Record, Url};
 
 use super::super::scene::{DeadPort, NOBODYS_PID};
 use super::scene::{Spy, World, furnished, publish, ready_with};
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Answer, Call, Live, Stage};
 
 /// The cases of the chapter's second half.

@@ -8,7 +8,8 @@ use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use super::scene::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
-use crate::case::{Case, Outcome, Stop};
+use crate::case::Case;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Command, Stage};
 
 /// The cases of the chapter.

@@ -9,11 +9,11 @@ use local_daemon_harness::record::{Record, replace};
 use local_daemon_harness::wait::ms;
 
 use super::{displace, displaced_for_good, drained};
-use crate::case::{Outcome, Stop};
 use crate::cases::scene::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
     record_in, signal, stays,
 };
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Stops `first` (SIGSTOP) and lets a second daemon take over.

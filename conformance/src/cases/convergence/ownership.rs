@@ -10,11 +10,11 @@ use local_daemon_harness::record::{Record, replace, write_new};
 use local_daemon_harness::wait::{ms, until};
 
 use super::{displace, ready_again};
-use crate::case::{Outcome, Stop};
 use crate::cases::scene::{
     NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
     stays, write_in_place,
 };
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {

@@ -7,8 +7,8 @@ use local_daemon_harness::record::{Record, write_new};
 use local_daemon_harness::wait::until;
 
 use super::ready_again;
-use crate::case::Outcome;
 use crate::cases::scene::{NOTICED, Rival, SLACK, count, exits, further_state_dir, read, record_in};
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {

@@ -12,11 +12,11 @@ use local_daemon_harness::record::write_new;
 use local_daemon_harness::wait::{ms, until};
 
 use super::drained;
-use crate::case::Outcome;
 use crate::cases::scene::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
     open_work, record_in, seen_draining, signal, stays, taken_files,
 };
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The events by which `name` was moved away, each with the name that it was moved to inside of the directory.

@@ -8,10 +8,10 @@ use local_daemon_harness::process::{Proc, Signal, Subject};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, replace, write_new};
 
-use crate::case::Outcome;
 use crate::cases::scene::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 /// The wire protocol that the subject speaks, and its credential in the arena's state directory.

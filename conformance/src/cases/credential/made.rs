@@ -18,7 +18,7 @@ use local_daemon_harness::wait::until;
 
 use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
 pub(super) fn exact_form(stage: &mut Stage) -> Outcome {

@@ -13,7 +13,7 @@ use local_daemon_harness::wait::{ms, until};
 
 use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
 
 pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {

@@ -16,7 +16,7 @@ use local_daemon_harness::process::{Proc, Signal};
 use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.

@@ -5,7 +5,7 @@ use local_daemon_harness::record::{self, Record};
 use super::exchange::{
     answered, authorized, bad_members, bearing, ensure_state, hide_record, member, object, restore_record,
 };
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(super) fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {

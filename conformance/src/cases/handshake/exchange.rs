@@ -7,7 +7,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Request, Response, is_pr
 use local_daemon_harness::{http, proof, record};
 use serde_json::{Map, Value};
 
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Live, PROBE, Stage};
 
 /// The one JSON object of an answer, or what HS-1 is broken by.

@@ -7,7 +7,7 @@ use local_daemon_harness::wait::ms;
 
 use super::exchange::{bearing, ensure_state, quietly};
 use super::wrong::broken_requests;
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(super) fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {

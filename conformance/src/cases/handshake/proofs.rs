@@ -13,7 +13,7 @@ use super::exchange::{
     quietly, refused, restore_record, without_proof,
 };
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Live, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.

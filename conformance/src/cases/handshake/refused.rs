@@ -6,7 +6,7 @@ use local_daemon_harness::proof::{self, Credential};
 use super::exchange::{Attempt, answered, authorized, bearing, conversation, member, refused};
 use super::wrong::unauthorized;
 use super::wrong::wrong_bearers;
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(super) fn no_authorization_refused(stage: &mut Stage) -> Outcome {

@@ -8,7 +8,7 @@ use local_daemon_harness::wait::{ms, until};
 
 use super::super::scene::{Rival, open_work};
 use super::exchange::{answered, bearing, ensure_draining_like, ensure_state, hide_record, restore_record};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{PROBE, Stage};
 
 pub(super) fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {

@@ -10,7 +10,8 @@ use super::ask::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
     own_origin, port, read_route, served, stream_route,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 pub(crate) const CASES: &[Case] = &[

@@ -7,7 +7,8 @@ use super::ask::{
     Ask, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, lists, mutation_route, port,
     read_route, served, stream_route,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

@@ -6,8 +6,8 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof;
 use serde_json::Value;
 
-use crate::case::Outcome;
 use crate::manifest::{Operation, fill};
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// The origins that cases allowlist: those of the vectors.

@@ -8,7 +8,8 @@ use super::ask::{
     Ask, METHODS, UNLISTED, all_answered, answer, answered, handshake_route, launch_listed, paths, port,
     read_route, served,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

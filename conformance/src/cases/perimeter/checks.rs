@@ -9,7 +9,8 @@ use super::ask::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, exchange,
     launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

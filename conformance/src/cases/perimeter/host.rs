@@ -7,7 +7,8 @@ use super::ask::{
     Ask, LISTED, METHODS, all_answered, answer_to, answered, cites, ensure_status, handshake_route,
     launch_listed, paths, port, read_route, served, texts,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

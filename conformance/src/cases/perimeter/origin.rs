@@ -6,7 +6,8 @@ use super::ask::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answer, answered, cites, cors, ensure_status,
     launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

@@ -7,7 +7,8 @@ use super::ask::{
     Ask, LISTED, LISTED_TOO, UNKNOWN, answer, answered, emit_route, handshake_route, launch_listed, lists,
     paths, read_route, served,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 pub(crate) const CASES: &[Case] = &[

@@ -10,8 +10,9 @@ use super::ask::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, handshake_route,
     launch_listed, marker, port, read_route, served,
 };
-use crate::case::{Case, Outcome};
+use crate::case::Case;
 use crate::manifest::StreamBinding;
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(crate) const CASES: &[Case] = &[

@@ -11,7 +11,7 @@ use local_daemon_harness::record::{Record, write_new};
 use super::super::scene::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 /// What one launch does to its state directory, as far as a watch shows it, up to its record.

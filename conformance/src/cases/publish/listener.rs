@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use super::super::scene::bound;
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
 pub(super) fn loopback_only(stage: &mut Stage) -> Outcome {

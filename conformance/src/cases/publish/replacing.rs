@@ -7,7 +7,7 @@ use local_daemon_harness::record::{Record, write_new};
 use rustix::fs::FlockOperation;
 
 use super::super::scene::{NOTICED, Rival, exits, further_state_dir, read, record_in, stays};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 pub(super) fn last_writer_wins(stage: &mut Stage) -> Outcome {

@@ -9,7 +9,7 @@ use local_daemon_harness::http::{self, Target};
 use local_daemon_harness::record::{self, Record};
 
 use super::super::scene::{REPEAT, count};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, PROBE, Stage};
 
 fn classify(bytes: &[u8]) -> Sight {

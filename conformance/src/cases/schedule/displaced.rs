@@ -11,7 +11,7 @@ use local_daemon_harness::strace::{Point, READ};
 
 use super::super::scene::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
 use super::{fault, held, leaves, survives, trace};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{PROBE, Stage};
 
 pub(super) fn no_reread(stage: &mut Stage) -> Outcome {

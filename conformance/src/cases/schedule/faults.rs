@@ -11,7 +11,7 @@ use local_daemon_harness::wait::until;
 
 use super::super::scene::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
 use super::{launch_under, trace};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Stage, Start};
 
 /// The time in which a start that cannot publish has ended (PUB-10).

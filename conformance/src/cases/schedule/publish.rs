@@ -10,7 +10,7 @@ use local_daemon_harness::strace::{Call, FLUSH, LINK, OPEN, Point, RENAME, Strac
 
 use super::super::scene::{NOTICED, SLACK, read, stays, yielding};
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Starts a daemon that is held right before its record comes into place.

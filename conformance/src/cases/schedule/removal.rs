@@ -13,7 +13,7 @@ use rustix::fs::FlockOperation;
 
 use super::super::scene::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
 use super::{held, leaves, survives, trace};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
 /// Asks a ready daemon to stop and holds it before the call that would take its record away.

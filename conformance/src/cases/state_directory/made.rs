@@ -13,7 +13,7 @@ use local_daemon_harness::process::{Signal, read_as, run_as};
 use local_daemon_harness::wait::ms;
 
 use super::beside;
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 const UMASKS: [u32; 4] = [0o000, 0o022, 0o077, 0o777];

@@ -7,7 +7,7 @@ use local_daemon_harness::files::{Snapshot, make_private};
 use local_daemon_harness::platform::Setup;
 
 use super::{beside, unchanged};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
 /// Every regular file of this name below `directory`.

@@ -12,7 +12,7 @@ use local_daemon_harness::record;
 use local_daemon_harness::wait::ms;
 
 use super::{beside, unchanged};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 /// Within this a start that must be refused has ended (DIR-10, DIR-12).

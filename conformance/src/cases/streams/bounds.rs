@@ -12,8 +12,8 @@ use super::follow::{
     Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
     id, open, resume, seqs, split, stalled, until,
 };
-use crate::case::{Outcome, Stop};
 use crate::cases::scene::SLACK;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage};
 
 /// How many subscribers do not read.

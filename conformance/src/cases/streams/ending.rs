@@ -7,8 +7,8 @@ use local_daemon_harness::process::Signal;
 use local_daemon_harness::sse::{Ending, EventStream};
 
 use super::follow::{MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end};
-use crate::case::Outcome;
 use crate::cases::scene::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, record_in, signal};
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 /// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.

@@ -7,7 +7,7 @@ use local_daemon_harness::proof;
 use local_daemon_harness::sse::{Ending, EventStream, Frame, Sight};
 use serde_json::Value;
 
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage};
 
 /// How late a busy host may show an event that has happened.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::follow::{
     LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
 };
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 /// Data that a careless daemon changes, cuts or is confused by.

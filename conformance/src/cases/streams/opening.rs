@@ -8,8 +8,8 @@ use local_daemon_harness::sse::{EventStream, Sight};
 use super::follow::{
     ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
 };
-use crate::case::Outcome;
 use crate::cases::scene::{NOTICED, Rival, open_work, signal};
+use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 pub(super) fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {

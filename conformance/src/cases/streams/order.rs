@@ -9,8 +9,8 @@ use super::follow::{
     ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, from_the_beginning, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::case::{Outcome, Stop};
 use crate::cases::scene::signal;
+use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
 pub(super) fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {

@@ -8,8 +8,8 @@ use super::follow::{
     Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::case::Outcome;
 use crate::cases::scene::signal;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
 /// The number of the last event, seen from the answer to a note.

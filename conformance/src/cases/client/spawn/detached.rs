@@ -9,7 +9,7 @@ use local_daemon_harness::wait::until;
 
 use super::super::scene::{Part, SOON, Spy, furnished, settled};
 use super::{process_of, stale, with};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, LATE, Stage};
 
 pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {

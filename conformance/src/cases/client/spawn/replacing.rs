@@ -8,7 +8,7 @@ use local_daemon_harness::wait::until;
 
 use super::super::super::scene::count;
 use super::super::scene::{SOON, World, bystander, furnished, lives, play_published};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Answer, Call, Command, Live, Stage};
 
 pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {

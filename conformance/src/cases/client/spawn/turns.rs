@@ -16,7 +16,7 @@ use super::super::scene::{
     ready_with, squat,
 };
 use super::{spawned, stale, with};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Call, LATE, Stage};
 
 pub(super) fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {

@@ -16,7 +16,7 @@ use super::super::scene::{
     squat,
 };
 use super::{stale, with};
-use crate::case::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Caller, LATE, Stage};
 
 pub(super) fn one_spawn_a_call(stage: &mut Stage) -> Outcome {

@@ -9,7 +9,7 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::wait::until;
 
 use super::super::ask::{ANSWER, answered, exchange, handshake_route, read_route};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
 pub(super) fn many_connections_served(stage: &mut Stage) -> Outcome {

@@ -8,7 +8,7 @@ use super::super::ask::{
     ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
 };
 use super::{BODY, SECTION, TARGET, in_chunks, padded};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
 pub(super) fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {

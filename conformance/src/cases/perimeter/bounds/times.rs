@@ -9,7 +9,7 @@ use local_daemon_harness::process::{SocketState, sockets};
 use super::super::super::handshake::broken_requests;
 use super::super::ask::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
 use super::{LATE, padded};
-use crate::case::Outcome;
+use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
 /// How a slow connection ended.

@@ -1,0 +1,44 @@
+//! What a case, or a step of one, comes to.
+
+use local_daemon_harness::browser::BrowserFault;
+use local_daemon_harness::process::LaunchFault;
+
+/// What a case, or a step of one, comes to. `Ok(())` at the end means: everything that must be seen was seen.
+pub type Outcome<T = ()> = Result<T, Stop>;
+
+/// Why a case ends before its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The subject violates a requirement of the case; the text is what was seen. Counts only after a precondition.
+    Violation(String),
+    /// The subject never became ready. Accuses it where a MUST is judged; of a recommendation it says nothing.
+    NotReady(String),
+    /// The subject did what it has to; the browser engine did not do what is written down of it.
+    Deviation(String),
+    /// A precondition was not met, so nothing follows.
+    Inconclusive(String),
+    /// This host or this manifest gives no way to observe it.
+    Untestable(String),
+    /// The subject does not have what the case needs, and need not.
+    NotApplicable(String),
+    /// The suite itself failed.
+    Fault(String),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Fault(error.to_string())
+    }
+}
+
+impl From<BrowserFault> for Stop {
+    fn from(fault: BrowserFault) -> Self {
+        Self::Fault(fault.to_string())
+    }
+}
+
+impl From<LaunchFault> for Stop {
+    fn from(fault: LaunchFault) -> Self {
+        Self::Fault(fault.to_string())
+    }
+}
