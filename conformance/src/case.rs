@@ -1,17 +1,12 @@
 //! How a case is written: what is arranged, what is done, what must be seen, what was seen.
 //!
-//! ```no_run
-//! use local_daemon_conformance::case::Case;
-//! use local_daemon_conformance::outcome::Outcome;
-//! use local_daemon_conformance::stage::Stage;
+//! ```ignore
+//! use crate::case::case;
+//! use crate::outcome::Outcome;
+//! use crate::stage::Stage;
 //!
-//! const CASES: &[Case] = &[Case::core(
-//!     "handshake/missing-authorization",
-//!     &["HS-6"],
-//!     "A handshake without an `Authorization` header is sent between two good ones.",
-//!     missing_authorization,
-//! )];
-//!
+//! /// A handshake without an `Authorization` header is sent between two good ones.
+//! #[case("HS-6")]
 //! fn missing_authorization(stage: &mut Stage) -> Outcome {
 //!     // Arranged: a daemon that was seen ready, which is the precondition.
 //!     let (_daemon, live) = stage.launch_ready()?;
@@ -35,6 +30,7 @@
 
 use std::time::Duration;
 
+pub use local_daemon_conformance_macros::case;
 use local_daemon_harness::arena::Shape;
 use local_daemon_harness::browser::Kind;
 use local_daemon_spec::{Profile, Role, catalogue};
@@ -43,7 +39,7 @@ use crate::manifest::Manifest;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-/// One case. `Case::core(…)` and `Case::proof(…)` make one; the other methods change what is unusual about it.
+/// One case. [`Case::new`] makes one; the other methods change what is unusual about it. The attribute [`case`] calls them.
 ///
 /// The name is `chapter/what-must-be-seen`; the chapter is that of the first requirement. Two kinds go across chapters:
 /// those named `schedule/ablation` replay a counterexample of the formal model, and those named
@@ -78,7 +74,7 @@ pub struct Case {
 
 impl Case {
     /// A case of the daemon role in profile `core`.
-    pub const fn core(
+    pub const fn new(
         name: &'static str,
         requirements: &'static [&'static str],
         about: &'static str,
@@ -100,83 +96,32 @@ impl Case {
         }
     }
 
-    /// A case of the daemon role in profile `proof`.
-    pub const fn proof(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-    ) -> Self {
-        Self::core(name, requirements, about, run).of(Profile::Proof, Role::Daemon)
+    /// Judges the client, in profile `client`.
+    #[must_use]
+    pub const fn client(self) -> Self {
+        Self { profile: Profile::Client, role: Role::Client, ..self }
     }
 
-    /// A case of the daemon role in profile `perimeter`.
-    pub const fn perimeter(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-    ) -> Self {
-        Self::core(name, requirements, about, run).of(Profile::Perimeter, Role::Daemon)
+    /// Applies only to a subject that claims this profile.
+    #[must_use]
+    pub const fn profile(self, profile: Profile) -> Self {
+        Self { profile, ..self }
     }
 
-    /// A case of the daemon role in profile `streams`.
-    pub const fn streams(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-    ) -> Self {
-        Self::core(name, requirements, about, run).of(Profile::Streams, Role::Daemon)
+    /// Drives this browser engine.
+    #[must_use]
+    pub const fn engine(self, engine: Kind) -> Self {
+        // The first case of an engine waits for its start.
+        Self { engine: Some(engine), deadline: Duration::from_mins(3), ..self }
     }
 
-    /// A case of the client role, in profile `client`.
-    pub const fn client(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-    ) -> Self {
-        Self::core(name, requirements, about, run).of(Profile::Client, Role::Client)
-    }
-
-    /// A case of the daemon role in profile `browser`, seen without a browser: over HTTP, in files and processes.
-    pub const fn browser_paths(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-    ) -> Self {
-        Self::core(name, requirements, about, run).of(Profile::Browser, Role::Daemon)
-    }
-
-    /// A case of the daemon role in profile `browser`, seen from pages in `engine`.
-    pub const fn browser(
-        name: &'static str,
-        requirements: &'static [&'static str],
-        about: &'static str,
-        run: fn(&mut Stage) -> Outcome,
-        engine: Kind,
-    ) -> Self {
-        Self {
-            engine: Some(engine),
-            // The first case of an engine waits for its start.
-            deadline: Duration::from_mins(3),
-            ..Self::core(name, requirements, about, run).of(Profile::Browser, Role::Daemon)
-        }
-    }
-
-    const fn of(self, profile: Profile, role: Role) -> Self {
-        Self { profile, role, ..self }
-    }
-
-    /// Runs with no other case beside it.
+    /// Runs while no other case does.
     #[must_use]
     pub const fn exclusive(self) -> Self {
         Self { exclusive: true, ..self }
     }
 
-    /// Begins first and runs beside all others, because it does little but wait for long bounds.
+    /// Begins first and runs concurrently with all others, because it does little but wait for long bounds.
     #[must_use]
     pub const fn idle(self) -> Self {
         Self { idle: true, ..self }
@@ -217,17 +162,28 @@ impl Case {
     }
 }
 
+/// A case as its function declares it. [`cases::all`](crate::cases::all) derives the rest from the module.
+#[derive(Debug)]
+pub struct Declaration {
+    /// The path of the module.
+    pub(crate) module: &'static str,
+    /// The line of the declaration.
+    pub(crate) line: u32,
+    /// The case. Its name is what must be seen, without the chapter.
+    pub(crate) case: Case,
+}
+
+inventory::collect!(Declaration);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_engines_see_of_claimed_profiles_is_asked_where_the_manifest_says_so() {
-        const BY_STREAM: Case =
-            Case::browser("browser/x/firefox", &["STR-15", "PER-26"], "", |_| Ok(()), Kind::Firefox);
-        const BY_PAGE: Case =
-            Case::browser("browser/y/firefox", &["PER-26", "BROW-1"], "", |_| Ok(()), Kind::Firefox);
-        const PLAIN: Case = Case::browser_paths("browser/z", &["PER-26"], "", |_| Ok(()));
+        const PLAIN: Case = Case::new("browser/z", &["PER-26"], "", |_| Ok(())).profile(Profile::Browser);
+        const BY_STREAM: Case = Case { requirements: &["STR-15", "PER-26"], ..PLAIN.engine(Kind::Firefox) };
+        const BY_PAGE: Case = Case { requirements: &["PER-26", "BROW-1"], ..PLAIN.engine(Kind::Firefox) };
         let asked = |profiles: &[Profile], engines: bool| {
             let mut manifest =
                 Manifest::of_command(vec!["true".to_owned()], profiles.iter().copied().collect()).unwrap();

@@ -29,42 +29,48 @@ pub const SUBJECTS: [&str; 4] = ["locald", "independent", "python", "javascript"
 
 /// What each pair has to show.
 pub static CHECKS: [Case; 6] = [
-    Case::client(
+    Case::new(
         "interop/ready",
         &["CONN-4", "HS-17", "HS-26"],
         "The daemon runs and speaks the client's protocol; the client connects and names its id.",
         ready,
-    ),
-    Case::client(
+    )
+    .client(),
+    Case::new(
         "interop/spawns-nothing-beside-it",
         &["CONN-4", "CONV-13"],
         "The client may spawn, and finds the daemon that runs.",
         spawns_nothing,
-    ),
-    Case::client(
+    )
+    .client(),
+    Case::new(
         "interop/follows-a-displacement",
         &["CONN-11", "CONV-8"],
         "A second daemon displaces the first; the client connects to the second.",
         follows,
-    ),
-    Case::client(
+    )
+    .client(),
+    Case::new(
         "interop/incompatible",
         &["GATE-7", "GATE-2"],
         "The daemon speaks another protocol than the client.",
         incompatible,
-    ),
-    Case::client(
+    )
+    .client(),
+    Case::new(
         "interop/absent-after-a-stop",
         &["CONN-5", "CONV-16"],
         "The daemon is asked to stop, and has ended.",
         absent,
-    ),
-    Case::client(
+    )
+    .client(),
+    Case::new(
         "interop/stale-after-a-kill",
         &["CONN-6"],
         "The daemon is killed, and its record is left.",
         stale,
-    ),
+    )
+    .client(),
 ];
 
 /// The daemon of the pair, ready, speaking the client's protocol.

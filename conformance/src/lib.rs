@@ -15,6 +15,7 @@ pub mod case;
 pub mod cases;
 pub mod check_trace;
 pub mod engines;
+mod fixtures;
 pub mod interop;
 pub mod manifest;
 pub mod mutants;

@@ -38,7 +38,7 @@ pub const SCHEMA: &str = "local-daemon-conformance-kills/1";
 
 /// A plain start, for the faults whose only accusation is that the subject was not ready.
 static PLAIN_START: Case =
-    Case::core("mutants/plain-start", &["PUB-4"], "The subject is started in an empty home.", |stage| {
+    Case::new("mutants/plain-start", &["PUB-4"], "The subject is started in an empty home.", |stage| {
         stage.launch_ready().map(drop)
     });
 

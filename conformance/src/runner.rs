@@ -455,8 +455,8 @@ mod tests {
 
     #[test]
     fn a_pass_without_a_precondition_is_no_pass() {
-        static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |_| Ok(()));
-        static SEEN: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |_| Ok(()));
+        static SEEN: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             stage.precondition("seen");
             Ok(())
         });
@@ -466,8 +466,8 @@ mod tests {
 
     #[test]
     fn a_violation_without_a_precondition_proves_nothing() {
-        static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| stage.ensure(false, "torn"));
-        static SEEN: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| stage.ensure(false, "torn"));
+        static SEEN: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             stage.precondition("seen");
             stage.ensure(false, "torn")
         });
@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_violated_recommendation_is_a_warning() {
-        static CASE: Case = Case::core("registration/x", &["REG-8"], "", |stage| {
+        static CASE: Case = Case::new("registration/x", &["REG-8"], "", |stage| {
             stage.precondition("seen");
             stage.ensure(false, "no protocol")
         });
@@ -488,9 +488,9 @@ mod tests {
 
     #[test]
     fn a_subject_that_is_never_ready_follows_no_recommendation_and_breaks_none() {
-        static MUST: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static MUST: Case = Case::new("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
         static SHOULD: Case =
-            Case::core("registration/x", &["REG-8"], "", |stage| stage.launch_ready().map(drop));
+            Case::new("registration/x", &["REG-8"], "", |stage| stage.launch_ready().map(drop));
         let judge = |case| run_case(case, &manifest(&["true"]), 0, &Stopper::default()).unwrap().verdict;
         assert_eq!(judge(&MUST), Verdict::Fail);
         assert_eq!(judge(&SHOULD), Verdict::Inconclusive);
@@ -498,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_the_suites_own_fault_and_says_where() {
-        static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |_| panic!("ouch"));
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |_| panic!("ouch"));
         let result = judge(&CASE);
         assert_eq!(result.verdict, Verdict::HarnessError);
         let seen = result.observed.unwrap();
@@ -508,7 +508,7 @@ mod tests {
     #[test]
     fn an_overrun_ends_the_subject_and_is_the_suites_own_fault() {
         static PID: AtomicUsize = AtomicUsize::new(0);
-        static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             let daemon = stage.launch()?;
             PID.store(daemon.pid() as usize, Ordering::SeqCst);
             daemon.wait_exit(Instant::now() + Duration::from_secs(50));
@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn what_a_subject_leaves_behind_is_ended_and_noted() {
-        static CASE: Case = Case::core("publish/x", &["PUB-3"], "", |stage| {
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             let daemon = stage.launch()?;
             stage.ensure(daemon.wait_exit(stage.ready_deadline()).is_some(), "still running")?;
             stage.precondition("exited");
@@ -545,7 +545,7 @@ mod tests {
 
     #[test]
     fn a_subject_that_exits_is_accused_at_once_and_its_words_are_kept() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static CASE: Case = Case::new("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
         let began = Instant::now();
         let subject = manifest(&["sh", "-c", "echo no disk >&2; exit 7"]);
         let result = run_case(&CASE, &subject, 0, &Stopper::default()).unwrap();
@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_stopped_run_has_no_further_results_and_no_subjects() {
-        static CASE: Case = Case::core("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
+        static CASE: Case = Case::new("publish/x", &["PUB-4"], "", |stage| stage.launch_ready().map(drop));
         let stopper = Stopper::default();
         let plan = Plan {
             manifest: manifest(&["sleep", "60"]),

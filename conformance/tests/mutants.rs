@@ -41,14 +41,14 @@ static ELSEWHERE: Fault = fault("HS-6.open");
 static SHOULD: Fault = fault("REG-8.no-protocol");
 
 static CASES: [Case; 8] = [
-    Case::core("publish/torn-or-in-place", &["PUB-3"], "", |stage| tells(stage, "PUB-3")),
-    Case::core("publish/torn", &["PUB-3"], "", |stage| tells(stage, "torn")),
-    Case::core("publish/flush", &["PUB-6"], "", |stage| said(stage).map(drop)),
-    Case::core("publish/answers", &["PUB-4"], "", |stage| ready(stage, "mute")),
-    Case::core("publish/locked", &["PUB-8"], "", |stage| ready(stage, "dead")),
-    Case::core("handshake/other", &["HS-7"], "", |stage| tells(stage, "HS-6")),
-    Case::core("handshake/here", &["HS-6"], "", |stage| stage.untestable("no second user")),
-    Case::core("registration/protocol", &["REG-8"], "", |stage| tells(stage, "REG-8")),
+    Case::new("publish/torn-or-in-place", &["PUB-3"], "", |stage| tells(stage, "PUB-3")),
+    Case::new("publish/torn", &["PUB-3"], "", |stage| tells(stage, "torn")),
+    Case::new("publish/flush", &["PUB-6"], "", |stage| said(stage).map(drop)),
+    Case::new("publish/answers", &["PUB-4"], "", |stage| ready(stage, "mute")),
+    Case::new("publish/locked", &["PUB-8"], "", |stage| ready(stage, "dead")),
+    Case::new("handshake/other", &["HS-7"], "", |stage| tells(stage, "HS-6")),
+    Case::new("handshake/here", &["HS-6"], "", |stage| stage.untestable("no second user")),
+    Case::new("registration/protocol", &["REG-8"], "", |stage| tells(stage, "REG-8")),
 ];
 
 /// Never ready with this fault.
@@ -139,7 +139,7 @@ fn without_its_only_killer_a_fault_survives_and_a_superfluous_case_is_named() {
 
 #[test]
 fn a_subject_that_is_not_clean_is_named_and_the_case_kills_nothing() {
-    static BAD: Case = Case::core("publish/bad", &["PUB-3"], "", |stage| {
+    static BAD: Case = Case::new("publish/bad", &["PUB-3"], "", |stage| {
         said(stage)?;
         stage.fail("always")
     });

@@ -4,41 +4,10 @@ use local_daemon_harness::http::is_protocol;
 use local_daemon_harness::proof;
 use local_daemon_harness::record::{self, Record};
 
-use super::scene::{Rival, further_state_dir, record_in};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::daemon::{Rival, further_state_dir, record_in};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
-
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::core(
-        "gate/protocol-is-a-name-and-a-number",
-        &["GATE-1"],
-        "The handshake's `protocol` is a name, a slash and a number from 1 to 2147483647, the same at each launch.",
-        protocol_is_a_name_and_a_number,
-    ),
-    Case::core(
-        "gate/tells-the-protocol-it-speaks",
-        &["GATE-1", "GATE-2"],
-        "The same program is started for other wire protocols: another name, another number, the longest and the \
-         largest. Each launch tells exactly its own, and the same version.",
-        tells_the_protocol_it_speaks,
-    ),
-    Case::core(
-        "gate/displaced-whatever-the-record-names",
-        &["GATE-3"],
-        "Daemons are displaced by records of an older and a newer version, of a lower and a higher number, of another \
-         protocol, of none and of nonsense. All of them stand down (watchman#276: row 17).",
-        displaced_whatever_the_record_names,
-    ),
-    Case::core(
-        "gate/displaced-by-another-protocol",
-        &["GATE-3", "GATE-2"],
-        "A daemon that speaks another protocol is started on the state directory of a running one, older and newer in \
-         turn: the last one stays, whatever it speaks.",
-        displaced_by_another_protocol,
-    ),
-];
 
 /// The protocol and the version that a live daemon tells.
 fn told(stage: &mut Stage, live: &Live) -> Outcome<(String, String)> {
@@ -58,6 +27,8 @@ fn told(stage: &mut Stage, live: &Live) -> Outcome<(String, String)> {
     }
 }
 
+/// The handshake's `protocol` is a name, a slash and a number from 1 to 2147483647, the same at each launch.
+#[case("GATE-1")]
 fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
     stage.expect("`protocol` of the form name/N, the same at two launches");
     let mut seen = Vec::new();
@@ -78,6 +49,9 @@ fn renumbered(protocol: &str, number: u32) -> String {
     format!("{name}/{number}")
 }
 
+/// The same program is started for other wire protocols: another name, another number, the longest and the
+/// largest. Each launch tells exactly its own, and the same version.
+#[case("GATE-1", "GATE-2")]
 fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
     stage.expect("each launch tells exactly the protocol that it was started for, and the same version");
     let (daemon, live) = stage.launch_ready()?;
@@ -122,6 +96,9 @@ fn successors(own: &Record, protocol: &str) -> Vec<(&'static str, String, Option
     ]
 }
 
+/// Daemons are displaced by records of an older and a newer version, of a lower and a higher number, of
+/// another protocol, of none and of nonsense. All of them stand down (watchman#276: row 17).
+#[case("GATE-3")]
 fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     let rival = Rival::new()?;
     stage.expect("every daemon stands down for a record of another id, and none for one of its own id");
@@ -180,6 +157,9 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A daemon that speaks another protocol is started on the state directory of a running one, older and newer
+/// in turn: the last one stays, whatever it speaks.
+#[case("GATE-3", "GATE-2")]
 fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
     stage.expect("the daemon before stands down, the one started last is ready, four times");
     let (mut daemon, live) = stage.launch_ready()?;

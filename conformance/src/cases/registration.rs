@@ -6,54 +6,13 @@ use std::net::{Ipv4Addr, TcpListener};
 use local_daemon_harness::record::{self, Record};
 use serde_json::Value;
 
-use crate::case::Case;
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::core(
-        "registration/round-trip-discovery",
-        &["REG-2", "REG-5"],
-        "A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the recorded \
-         URL is answered by the recorded id, and the subject listens at that address.",
-        round_trip_discovery,
-    ),
-    Case::core(
-        "registration/well-formed-record",
-        &["REG-1", "REG-2", "REG-3"],
-        "The bytes of a published record are read: one JSON object in UTF-8 without a byte order mark, unique keys at \
-         every depth, 64 KiB at most, the four required members, and each optional one in its own type and form.",
-        well_formed_record,
-    ),
-    Case::core(
-        "registration/pid-holds-the-listener",
-        &["REG-6"],
-        "The process that the record names is looked up and must hold the listening socket of the recorded URL.",
-        pid_holds_the_listener,
-    ),
-    Case::core(
-        "registration/new-id-at-each-launch",
-        &["REG-4", "REG-3"],
-        "A daemon is started, ended without warning and started again, several times, in one state directory. No two \
-         ids are alike, and no digit is the same in all of them, as it would be in a UUID or a counter.",
-        new_id_at_each_launch,
-    ),
-    Case::core(
-        "registration/protocol-hint-is-the-handshakes",
-        &["REG-7"],
-        "A daemon is started as it is and, where the manifest says how, with another wire protocol. The `protocol` of \
-         its record is that of its handshake.",
-        protocol_hint_is_the_handshakes,
-    ),
-    Case::core(
-        "registration/names-its-protocol",
-        &["REG-8"],
-        "The record of a daemon says which protocol it speaks, so that a tool can show it without asking.",
-        names_its_protocol,
-    ),
-];
-
+/// A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the
+/// recorded URL is answered by the recorded id, and the subject listens at that address.
+#[case("REG-2", "REG-5")]
 fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect(
@@ -76,6 +35,9 @@ fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     )
 }
 
+/// The bytes of a published record are read: one JSON object in UTF-8 without a byte order mark, unique keys
+/// at every depth, 64 KiB at most, the four required members, and each optional one in its own type and form.
+#[case("REG-1", "REG-2", "REG-3")]
 fn well_formed_record(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("one JSON object by the letter of the chapter");
@@ -113,6 +75,8 @@ fn is_utc_time(text: &str) -> bool {
     humantime::parse_rfc3339(&format!("{}Z", local.replacen(['t', ' '], "T", 1))).is_ok()
 }
 
+/// The process that the record names is looked up and must hold the listening socket of the recorded URL.
+#[case("REG-6")]
 fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("the recorded pid is that of a process that listens at the recorded address");
@@ -127,6 +91,9 @@ fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
     stage.ensure(holders.contains(&recorded), format!("pid {recorded} does not hold {}", live.target.address))
 }
 
+/// A daemon is started, ended without warning and started again, several times, in one state directory. No
+/// two ids are alike, and no digit is the same in all of them, as it would be in a UUID or a counter.
+#[case("REG-4", "REG-3")]
 fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
     // With eight random ids, that all of them agree in one of 32 digits happens once in eight million runs.
     const LAUNCHES: usize = 8;
@@ -150,6 +117,9 @@ fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A daemon is started as it is and, where the manifest says how, with another wire protocol. The `protocol`
+/// of its record is that of its handshake.
+#[case("REG-7")]
 fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
     stage.expect("the record's `protocol`, where there is one, is the handshake's");
     let mut starts = vec![Start::new()];
@@ -184,6 +154,8 @@ fn spoken(stage: &mut Stage, live: &Live) -> Outcome<String> {
     }
 }
 
+/// The record of a daemon says which protocol it speaks, so that a tool can show it without asking.
+#[case("REG-8")]
 fn names_its_protocol(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("a `protocol` in the record");

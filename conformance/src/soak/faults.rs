@@ -44,58 +44,58 @@ const SMALL: u64 = 64 * 1024;
 /// How long a daemon that is to fail may take for it.
 const REFUSES: Duration = Duration::from_secs(5);
 
-const KILLED: Case = Case::core(
+const KILLED: Case = Case::new(
     "soak/killed",
     &["PUB-7", "PUB-9", "CRED-5"],
     "A daemon is killed (SIGKILL) at some moment between its launch and its work; the next one is ready.",
     killed,
 );
-const STOPPED: Case = Case::core(
+const STOPPED: Case = Case::new(
     "soak/stopped",
     &["CONV-16"],
     "A daemon is started, and stopped (SIGTERM) at once or in the middle of its work; nothing is left.",
     stopped,
 );
-const DISPLACED: Case = Case::core(
+const DISPLACED: Case = Case::new(
     "soak/displaced",
     &["CONV-13"],
     "Six daemons are let go at the same moment, and one of them is killed; one is left, and it is ready.",
     displaced,
 );
-const DISK_FULL: Case = Case::core(
+const DISK_FULL: Case = Case::new(
     "soak/disk-full",
     &["PUB-10"],
     "A state directory on a file system that is full: a start fails and says so; a daemon that runs goes on, and \
      stops; with room again the next one is ready.",
     disk_full,
 );
-const READ_ONLY: Case = Case::core(
+const READ_ONLY: Case = Case::new(
     "soak/read-only",
     &["PUB-10"],
     "The file system of the state directory becomes read-only under a daemon: it goes on, and stops; another start \
      fails and says so; written again, the next one is ready.",
     read_only,
 );
-const PERMISSION_LOST: Case = Case::core(
+const PERMISSION_LOST: Case = Case::new(
     "soak/permission-lost",
     &["CONV-6"],
     "A state directory's modes are taken away under a daemon of another user: it answers, and another start fails and \
      says so; with its mode again it is ready, and so is the next one.",
     permission_lost,
 );
-const DIRECTORY_REPLACED: Case = Case::core(
+const DIRECTORY_REPLACED: Case = Case::new(
     "soak/directory-replaced",
     &["CONV-25"],
     "The state directory is moved away under a daemon and made anew: it stands down; the next one is ready.",
     directory_replaced,
 );
-const CLOCK: Case = Case::core(
+const CLOCK: Case = Case::new(
     "soak/clock-steps",
     &["HS-1"],
     "The clock of a daemon jumps forth and back by hours and by years: it answers, and stops.",
     clock,
 );
-const MEMORY: Case = Case::core(
+const MEMORY: Case = Case::new(
     "soak/memory",
     &["PER-34"],
     "A daemon gets no more memory while requests want some: it answers again with memory, or the next one does.",

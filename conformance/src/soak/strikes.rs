@@ -7,7 +7,7 @@ use local_daemon_harness::platform::{Resource, Squeezed};
 use local_daemon_harness::proof;
 
 use super::connections::{self, soon};
-use crate::cases::streams::follow::stalled;
+use crate::fixtures::stream::stalled;
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 

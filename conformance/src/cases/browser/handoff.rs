@@ -2,37 +2,17 @@
 
 use serde_json::json;
 
-use super::super::perimeter::ask::{
+use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
 };
-use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-pub(in crate::cases) const CASES: &[Case] = &[
-    Case::browser_paths(
-        "browser/handoff-ticket-for-a-listed-origin",
-        &["BROW-31"],
-        "Tickets are asked for, for origins that are not on the list, were removed from it, or are none: 400, and no \
-         ticket.",
-        handoff_ticket_for_a_listed_origin,
-    ),
-    Case::browser_paths(
-        "browser/handoff-binds-its-token",
-        &["BROW-32"],
-        "A live ticket is presented by the page of its origin: 200, and a token that opens the daemon from there alone.",
-        handoff_binds_its_token,
-    ),
-    Case::browser_paths(
-        "browser/handoff-from-elsewhere-spends-the-ticket",
-        &["BROW-33"],
-        "Live tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and 401 \
-         from their own origin afterwards.",
-        handoff_from_elsewhere_spends_the_ticket,
-    ),
-];
-
+/// Tickets are asked for, for origins that are not on the list, were removed from it, or are none: 400, and
+/// no ticket.
+#[case("BROW-31")]
 fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("400, and no ticket");
@@ -63,6 +43,9 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A live ticket is presented by the page of its origin: 200, and a token that opens the daemon from there
+/// alone.
+#[case("BROW-32")]
 fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("200 with the token and its origin, and a token that is of this origin");
@@ -94,6 +77,9 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Live tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and
+/// 401 from their own origin afterwards.
+#[case("BROW-33")]
 fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 from elsewhere, without a token, and 401 from its own origin afterwards");

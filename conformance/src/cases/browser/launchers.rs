@@ -10,43 +10,11 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::files::{EntryKind, Facts, set_mode};
 use local_daemon_harness::wait::until;
 
-use super::super::perimeter::ask::{ANSWER, LISTED, answer, answered, launch_listed};
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::http::{ANSWER, LISTED, answer, answered, launch_listed};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Opening, Stage};
-
-pub(in crate::cases) const CASES: &[Case] = &[
-    Case::browser_paths(
-        "browser/launcher-file-hands-over-the-ticket",
-        &["BROW-15"],
-        "The command `open` is called with a browser of the suite's: that is given a file of mode 0600 in the state \
-         directory, in which a live ticket stands.",
-        launcher_file_hands_over_the_ticket,
-    ),
-    Case::browser_paths(
-        "browser/no-secret-in-arguments-or-environment",
-        &["BROW-16"],
-        "The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and \
-         environment nor those of who started it hold a live ticket, a token or the credential.",
-        no_secret_in_arguments_or_environment,
-    ),
-    Case::browser_paths(
-        "browser/launcher-file-is-removed",
-        &["BROW-17"],
-        "Launcher files of both commands are written, and one whose ticket is used: none is there 60 s later.",
-        launcher_file_is_removed,
-    )
-    .idle()
-    .deadline_s(100),
-    Case::browser_paths(
-        "browser/print-url",
-        &["BROW-18"],
-        "The command `open` with `--print-url` prints one address, whose fragment holds a live ticket, and starts \
-         nothing, as `open` without it does.",
-        print_url,
-    ),
-];
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
 const BROWSER: &str = r#"#!/bin/sh
@@ -161,6 +129,9 @@ fn redeemable(stage: &mut Stage, live: &Live, texts: &[&str], which: Opening) ->
     Ok(None)
 }
 
+/// The command `open` is called with a browser of the suite's: that is given a file of mode 0600 in the state
+/// directory, in which a live ticket stands.
+#[case("BROW-15")]
 fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect(
@@ -185,6 +156,9 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     stage.ensure(ticket.is_some(), "no live ticket stands in the launcher")
 }
 
+/// The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and
+/// environment nor those of who started it hold a live ticket, a token or the credential.
+#[case("BROW-16")]
 fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("neither a live ticket nor the credential among them");
@@ -213,6 +187,8 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Launcher files of both commands are written, and one whose ticket is used: none is there 60 s later.
+#[case("BROW-17", idle, deadline_s = 100)]
 fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_mins(1);
     const LATE: Duration = Duration::from_secs(1);
@@ -239,6 +215,9 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     stage.ensure(gone.is_some(), format!("{left} launchers are there after 60 s"))
 }
 
+/// The command `open` with `--print-url` prints one address, whose fragment holds a live ticket, and starts
+/// nothing, as `open` without it does.
+#[case("BROW-18")]
 fn print_url(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");

@@ -5,73 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use local_daemon_harness::http::Response;
 use serde_json::json;
 
-use super::super::perimeter::ask::{
-    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
-    port, read_route, served, stream_route,
-};
 use super::visit::{
     handoff_ask, handoff_ticket, handoff_token, page, page_ask, page_ticket, page_token, read_ask, text,
     ticket_ask, tokens_in,
 };
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::http::{
+    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
+    port, read_route, served, stream_route,
+};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(in crate::cases) const CASES: &[Case] = &[
-    Case::browser_paths(
-        "browser/page-for-a-ticket",
-        &["BROW-19", "BROW-21"],
-        "Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at each \
-         of its names: an HTML page, in which one token stands, once.",
-        page_for_a_ticket,
-    ),
-    Case::browser_paths(
-        "browser/page-for-no-other-origin",
-        &["BROW-20"],
-        "Live page tickets are posted from allowlisted origins, from others and from the daemon's own other names: 403, \
-         and no token.",
-        page_for_no_other_origin,
-    ),
-    Case::browser_paths(
-        "browser/headers-of-a-page",
-        &["BROW-22"],
-        "The page, the shell, and the shell for a refused ticket each carry every header of the table, and a policy that \
-         allows scripts and styles by nonce alone.",
-        headers_of_a_page,
-    ),
-    Case::browser_paths(
-        "browser/nonce-is-new",
-        &["BROW-23"],
-        "Pages and shells are asked for, many within a second: no nonce comes twice, and each script and style bears it.",
-        nonce_is_new,
-    ),
-    Case::browser_paths(
-        "browser/no-cookie",
-        &["BROW-25"],
-        "Every route is asked in its good form, refused, from pages, by proof and by ticket: no answer sets a cookie.",
-        no_cookie,
-    ),
-    Case::browser_paths(
-        "browser/shell-holds-nothing",
-        &["BROW-26"],
-        "`GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401, and \
-         an HTML page in which nothing opens the daemon or names its launch.",
-        shell_holds_nothing,
-    ),
-    Case::browser_paths(
-        "browser/service-worker-ends-itself",
-        &["BROW-28"],
-        "The request of an engine for a service worker, on routes and on paths that are none: a script that unregisters \
-         its worker, unless `Host` or `Origin` is refused.",
-        service_worker_ends_itself,
-    ),
-];
 
 /// The daemon's names, each with its port.
 fn own_hosts(live: &Live) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
 }
 
+/// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
+/// each of its names: an HTML page, in which one token stands, once.
+#[case("BROW-19", "BROW-21")]
 fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("200, `text/html`, and one token that stands there once");
@@ -105,6 +58,9 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Live page tickets are posted from allowlisted origins, from others and from the daemon's own other names:
+/// 403, and no token.
+#[case("BROW-20")]
 fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each, and no token");
@@ -175,6 +131,9 @@ fn nonce(response: &Response) -> Option<String> {
     of("script-src").filter(|nonce| !nonce.is_empty() && of("style-src").as_ref() == Some(nonce))
 }
 
+/// The page, the shell, and the shell for a refused ticket each carry every header of the table, and a policy
+/// that allows scripts and styles by nonce alone.
+#[case("BROW-22")]
 fn headers_of_a_page(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each header of the table, once, on each HTML answer");
@@ -223,6 +182,9 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Pages and shells are asked for, many within a second: no nonce comes twice, and each script and style
+/// bears it.
+#[case("BROW-23")]
 fn nonce_is_new(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("a nonce that no other answer has, on each script and style of the answer");
@@ -252,6 +214,9 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Every route is asked in its good form, refused, from pages, by proof and by ticket: no answer sets a
+/// cookie.
+#[case("BROW-25")]
 fn no_cookie(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no `Set-Cookie`");
@@ -298,6 +263,9 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// `GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401,
+/// and an HTML page in which nothing opens the daemon or names its launch.
+#[case("BROW-26")]
 fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 with a challenge, `text/html`, and nothing in it that opens the daemon");
@@ -363,6 +331,9 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The request of an engine for a service worker, on routes and on paths that are none: a script that
+/// unregisters its worker, unless `Host` or `Origin` is refused.
+#[case("BROW-28")]
 fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect(

@@ -7,69 +7,20 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 use serde_json::json;
 
-use super::super::perimeter::ask::{
-    ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
-    served, stream_route,
-};
 use super::visit::{
     bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_token, ticket_ask,
     tokens_in,
 };
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::http::{
+    ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
+    served, stream_route,
+};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
-pub(in crate::cases) const CASES: &[Case] = &[
-    Case::browser_paths(
-        "browser/ticket-is-random",
-        &["BROW-1"],
-        "Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.",
-        ticket_is_random,
-    ),
-    Case::browser_paths(
-        "browser/ticket-admits-once",
-        &["BROW-2"],
-        "Tickets of both kinds are redeemed by one request after the other, and by twelve at once, ten times: one of \
-         them is admitted.",
-        ticket_admits_once,
-    ),
-    Case::browser_paths(
-        "browser/late-ticket-refused",
-        &["BROW-3", "BROW-6"],
-        "Tickets of both kinds are redeemed 31 s after their issue: refused, as what never was a ticket.",
-        late_ticket_refused,
-    )
-    .idle()
-    .deadline_s(90),
-    Case::browser_paths(
-        "browser/ticket-opens-its-own-route-alone",
-        &["BROW-4"],
-        "Live tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.",
-        ticket_opens_its_own_route_alone,
-    ),
-    Case::browser_paths(
-        "browser/credential-alone-makes-tickets",
-        &["BROW-5"],
-        "Page tokens of both kinds, tickets and nothing at all ask for tickets, for the list of tokens and for a \
-         revocation: none is done; a page token is told that it may not.",
-        credential_alone_makes_tickets,
-    ),
-    Case::browser_paths(
-        "browser/refused-tickets-look-alike",
-        &["BROW-6"],
-        "A used ticket, one of the other kind and texts that never were one are presented on both routes: the answers \
-         are the same, 401, and hold no token.",
-        refused_tickets_look_alike,
-    ),
-    Case::browser_paths(
-        "browser/second-use-is-told",
-        &["BROW-34"],
-        "Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the \
-         origin of the handoff.",
-        second_use_is_told,
-    ),
-];
-
+/// Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.
+#[case("BROW-1")]
 fn ticket_is_random(stage: &mut Stage) -> Outcome {
     stage.expect("80 different tickets, and 256 bits that vary in each launch");
     let mut all = BTreeSet::new();
@@ -113,6 +64,9 @@ fn at_once(live: &Live, bytes: &[u8], count: usize) -> Vec<Result<Response, Http
     })
 }
 
+/// Tickets of both kinds are redeemed by one request after the other, and by twelve at once, ten times: one
+/// of them is admitted.
+#[case("BROW-2")]
 fn ticket_admits_once(stage: &mut Stage) -> Outcome {
     const ASKERS: usize = 12;
     let (_daemon, live) = launch_listed(stage)?;
@@ -183,6 +137,8 @@ const NEVER: [&str; 4] = [
     "",
 ];
 
+/// Tickets of both kinds are redeemed 31 s after their issue: refused, as what never was a ticket.
+#[case("BROW-3", "BROW-6", idle, deadline_s = 90)]
 fn late_ticket_refused(stage: &mut Stage) -> Outcome {
     const LATE: Duration = Duration::from_secs(31);
     let (_daemon, live) = launch_listed(stage)?;
@@ -211,6 +167,9 @@ fn late_ticket_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// A used ticket, one of the other kind and texts that never were one are presented on both routes: the
+/// answers are the same, 401, and hold no token.
+#[case("BROW-6")]
 fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401, the same for each");
@@ -237,6 +196,8 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Live tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.
+#[case("BROW-4")]
 fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each");
@@ -284,6 +245,9 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
 }
 
+/// Page tokens of both kinds, tickets and nothing at all ask for tickets, for the list of tokens and for a
+/// revocation: none is done; a page token is told that it may not.
+#[case("BROW-5")]
 fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 with `forbidden_scope` for a page token, 401 for less, and nothing done");
@@ -329,6 +293,9 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the
+/// origin of the handoff.
+#[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
     let stream = stream_route(stage)?;
     let (_daemon, live) = launch_listed(stage)?;

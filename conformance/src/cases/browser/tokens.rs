@@ -8,72 +8,14 @@ use local_daemon_harness::http::Response;
 use local_daemon_harness::process::Signal;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{
+use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
+use crate::case::case;
+use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, launch_listed,
     marker, mutation_route, own_origin, port, served, stream_route,
 };
-use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
-
-pub(in crate::cases) const CASES: &[Case] = &[
-    Case::browser_paths(
-        "browser/token-is-random",
-        &["BROW-7"],
-        "40 tickets are redeemed by the daemon's page and by that of an origin: each gets a token of its own, of 256 \
-         bits that vary.",
-        token_is_random,
-    ),
-    Case::browser_paths(
-        "browser/token-ends-with-its-launch",
-        &["BROW-8"],
-        "The daemon of a page that holds a token ends, by a signal and by force, and another starts in its place: 401.",
-        token_ends_with_its_launch,
-    ),
-    Case::browser_paths(
-        "browser/no-ticket-or-token-in-a-file",
-        &["BROW-9"],
-        "Tickets and tokens are issued, used, refused and revoked; neither then nor after the daemon's end does a file \
-         hold one.",
-        no_ticket_or_token_in_a_file,
-    ),
-    Case::browser_paths(
-        "browser/token-is-of-its-origin",
-        &["BROW-10"],
-        "Tokens of the daemon's page, at two of its names, and of two origins are presented from each of them and \
-         without Origin, as bearer and by query: accepted from their own alone.",
-        token_is_of_its_origin,
-    ),
-    Case::browser_paths(
-        "browser/token-opens-every-route",
-        &["BROW-11"],
-        "A page's own token and that of an origin read, change something, open the stream by bearer and by query, and \
-         stop the daemon.",
-        token_opens_every_route,
-    ),
-    Case::browser_paths(
-        "browser/tokens-are-listed",
-        &["BROW-12"],
-        "The list is read before and after the use of tokens, and after one was revoked: each live one by id, origin \
-         and times, and by no part of itself.",
-        tokens_are_listed,
-    ),
-    Case::browser_paths(
-        "browser/revoked-token-ends-at-once",
-        &["BROW-13"],
-        "Of two tokens with open streams one is revoked: the next request with it is refused, its streams end within \
-         2 s, and the other's go on.",
-        revoked_token_ends_at_once,
-    ),
-    Case::browser_paths(
-        "browser/removed-origin-loses-its-tokens",
-        &["BROW-14"],
-        "An origin whose page holds a token is removed from the list and added again, with and without a request \
-         between: the token is refused, and that of another origin is not.",
-        removed_origin_loses_its_tokens,
-    ),
-];
 
 /// The list of page tokens.
 fn listed(stage: &mut Stage, live: &Live) -> Outcome<(Response, Vec<Value>)> {
@@ -97,6 +39,9 @@ fn revoke(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<Instant> {
     Ok(Instant::now())
 }
 
+/// 40 tickets are redeemed by the daemon's page and by that of an origin: each gets a token of its own, of
+/// 256 bits that vary.
+#[case("BROW-7")]
 fn token_is_random(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("40 different tokens, of which 256 bits vary");
@@ -114,6 +59,9 @@ fn token_is_random(stage: &mut Stage) -> Outcome {
     stage.ensure(bits >= 256, format!("no more than {bits} bits of the tokens vary"))
 }
 
+/// The daemon of a page that holds a token ends, by a signal and by force, and another starts in its place:
+/// 401.
+#[case("BROW-8")]
 fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
     stage.expect("401 from the next launch");
     let start = || Start::new().allowing(LISTED);
@@ -163,6 +111,9 @@ fn holding(place: &Path, secrets: &[(&str, String)], found: &mut Vec<String>) ->
     Ok(())
 }
 
+/// Tickets and tokens are issued, used, refused and revoked; neither then nor after the daemon's end does a
+/// file hold one.
+#[case("BROW-9")]
 fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     let (daemon, live) = launch_listed(stage)?;
     stage.expect("no file that holds a ticket or a token");
@@ -203,6 +154,9 @@ fn by_query(stage: &mut Stage, live: &Live, token: &str) -> Option<Ask> {
     Some(Ask::new(live, "GET", &stream.path).parameter(&name, token))
 }
 
+/// Tokens of the daemon's page, at two of its names, and of two origins are presented from each of them and
+/// without Origin, as bearer and by query: accepted from their own alone.
+#[case("BROW-10")]
 fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect(
@@ -271,6 +225,9 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A page's own token and that of an origin read, change something, open the stream by bearer and by query,
+/// and stop the daemon.
+#[case("BROW-11")]
 fn token_opens_every_route(stage: &mut Stage) -> Outcome {
     for foreign in [false, true] {
         let (_daemon, live) = launch_listed(stage)?;
@@ -328,6 +285,9 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
 /// How much of a token counts as a part of it.
 const PART: usize = 8;
 
+/// The list is read before and after the use of tokens, and after one was revoked: each live one by id,
+/// origin and times, and by no part of itself.
+#[case("BROW-12")]
 fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each live token once, by id, origin and the times of its issue and last use");
@@ -380,6 +340,9 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     )
 }
 
+/// Of two tokens with open streams one is revoked: the next request with it is refused, its streams end
+/// within 2 s, and the other's go on.
+#[case("BROW-13")]
 fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
     const LATE: Duration = Duration::from_millis(700);
@@ -427,6 +390,9 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// An origin whose page holds a token is removed from the list and added again, with and without a request
+/// between: the token is refused, and that of another origin is not.
+#[case("BROW-14")]
 fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for the token of the origin that was removed, 2xx for that of the other");

@@ -3,7 +3,7 @@
 use local_daemon_harness::http::Response;
 use serde_json::Value;
 
-use super::super::perimeter::ask::{Ask, answer, answered, read_route};
+use crate::fixtures::http::{Ask, answer, answered, read_route};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 

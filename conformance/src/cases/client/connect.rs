@@ -1,5 +1,7 @@
 //! Connect: the outcomes, and the connect that starts nothing. Chapter 09, its first half.
 
+mod spawn;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,135 +14,15 @@ use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::{Record, Url, replace};
 use serde_json::{Value, json};
 
-use super::super::scene::{DeadPort, NOBODYS_PID};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
-use super::scene::{
+use crate::case::case;
+use crate::fixtures::client::{
     Part, Spy, World, at_first, connects, ends, ends_after, furnished, not_started, play, play_published,
     publish, publisher, ready_with, squat, write_record,
 };
-use crate::case::Case;
+use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::Outcome;
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
-
-/// The cases of the chapter's first half.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "connect/outcomes-are-distinct",
-        &["CONN-1"],
-        "A connect is made to end in each of the seven outcomes that need no spawn: no two of them have the same exit \
-         status or the same word.",
-        outcomes_are_distinct,
-    ),
-    Case::client(
-        "connect/exit-status-of-each-outcome",
-        &["CONN-2"],
-        "A connect is made to end in each outcome: the exit status is the table's.",
-        exit_status_of_each_outcome,
-    ),
-    Case::client(
-        "connect/json-whatever-the-outcome",
-        &["CONN-3"],
-        "A connect is made to end in each outcome: standard output is one JSON object with the outcome's word.",
-        json_whatever_the_outcome,
-    ),
-    Case::client(
-        "connect/ready-only-when-all-is-right",
-        &["CONN-4"],
-        "Daemons that prove themselves give another id, no id, another protocol, none, another state, none: none of them \
-         is ready (by reading, most clients accept whatever answers 200).",
-        ready_only_when_all_is_right,
-    ),
-    Case::client(
-        "connect/absent-without-a-record",
-        &["CONN-5"],
-        "There is no state directory, no record in it, and one that is malformed, with a credential and without.",
-        absent_without_a_record,
-    ),
-    Case::client(
-        "connect/stale-when-refused",
-        &["CONN-6"],
-        "The record leads to a port that refuses.",
-        stale_when_refused,
-    ),
-    Case::client(
-        "connect/stale-when-reset",
-        &["CONN-6"],
-        "The record leads to a listener that resets each connection.",
-        stale_when_reset,
-    ),
-    Case::client(
-        "connect/stale-when-another-proves-itself",
-        &["CONN-6"],
-        "A daemon of another id proves itself at the recorded address, and the record does not change.",
-        stale_when_another_proves_itself,
-    ),
-    Case::client(
-        "connect/busy-when-it-does-not-answer",
-        &["CONN-7"],
-        "The record's daemon is stopped (SIGSTOP), or, of a client without a daemon of its own, takes no connection: the \
-         system accepts it and nobody answers.",
-        busy_when_it_does_not_answer,
-    ),
-    Case::client(
-        "connect/busy-when-draining",
-        &["CONN-7"],
-        "The record's daemon proves itself and is draining until the deadline.",
-        busy_when_draining,
-    ),
-    Case::client(
-        "connect/foreign-whatever-it-answers",
-        &["CONN-8"],
-        "What answers at the recorded address says 200, 401, 403, 404, 500, 503, redirects, an empty body, a page, what is \
-         not HTTP, and proofs of another credential and for another port.",
-        foreign_whatever_it_answers,
-    ),
-    Case::client(
-        "connect/invalid-names-the-path-and-starts-nothing",
-        &["CONN-9"],
-        "Record, credential and state directory in turn cannot be read or fail a check, and a record is there without a \
-         credential: the outcome is invalid, names the path, comes at once, and nothing is started.",
-        invalid_names_the_path,
-    ),
-    Case::client(
-        "connect/ends-by-its-own-deadline",
-        &["CONN-10"],
-        "The record's daemon drains for ever; the caller set no deadline.",
-        ends_by_its_own_deadline,
-    ),
-    Case::client(
-        "connect/ends-by-the-callers-deadline",
-        &["CONN-10"],
-        "The record's daemon is mute, drips, and drains for ever; the caller set 1 s.",
-        ends_by_the_callers_deadline,
-    ),
-    Case::client(
-        "connect/reads-the-record-each-time",
-        &["CONN-11"],
-        "Between two calls the record changes to another daemon's, while the first still answers ready: the second call \
-         goes to the other one, and the first hears nothing more.",
-        reads_the_record_each_time,
-    ),
-    Case::client(
-        "connect/no-spawn-changes-nothing",
-        &["CONN-12"],
-        "A connect that must not spawn meets a missing, an empty and a furnished state directory in every state of the \
-         record: no process is started, and nothing is created or changed.",
-        no_spawn_changes_nothing,
-    ),
-    Case::client(
-        "connect/waits-for-the-successor",
-        &["CONN-13"],
-        "The record's daemon is draining; another one's record appears after the probe.",
-        waits_for_the_successor,
-    ),
-    Case::client(
-        "connect/reads-again-before-it-reports",
-        &["CONN-14"],
-        "While the probe is under way, the record changes to a good daemon's; the answer is then foreign, reset, another \
-         id's, and of another protocol.",
-        reads_again_before_it_reports,
-    ),
-];
 
 /// The answer to a connect in the scene of each outcome that needs no spawn.
 fn every_outcome(stage: &mut Stage) -> Outcome<BTreeMap<&'static str, Answer>> {
@@ -153,6 +35,9 @@ fn every_outcome(stage: &mut Stage) -> Outcome<BTreeMap<&'static str, Answer>> {
     Ok(answers)
 }
 
+/// A connect is made to end in each of the seven outcomes that need no spawn: no two of them have the same
+/// exit status or the same word.
+#[case("CONN-1")]
 fn outcomes_are_distinct(stage: &mut Stage) -> Outcome {
     stage.expect("seven exit statuses and seven words");
     let answers = every_outcome(stage)?;
@@ -165,6 +50,8 @@ fn outcomes_are_distinct(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A connect is made to end in each outcome: the exit status is the table's.
+#[case("CONN-2")]
 fn exit_status_of_each_outcome(stage: &mut Stage) -> Outcome {
     stage.expect("the exit status of the table");
     let mut answers = every_outcome(stage)?;
@@ -180,6 +67,8 @@ fn exit_status_of_each_outcome(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A connect is made to end in each outcome: standard output is one JSON object with the outcome's word.
+#[case("CONN-3")]
 fn json_whatever_the_outcome(stage: &mut Stage) -> Outcome {
     stage.expect("one JSON object with the outcome's word");
     let mut answers = every_outcome(stage)?;
@@ -210,6 +99,9 @@ fn failed_spawn(stage: &mut Stage) -> Outcome<Option<Answer>> {
     stage.ask(Call::spawn().stand(spy.program())).map(Some)
 }
 
+/// Daemons that prove themselves give another id, no id, another protocol, none, another state, none: none of
+/// them is ready (by reading, most clients accept whatever answers 200).
+#[case("CONN-4")]
 fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("another outcome than ready");
@@ -244,6 +136,8 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
     stage.ensure(answer.outcome != "ready", format!("a right answer without a proof: {answer}"))
 }
 
+/// There is no state directory, no record in it, and one that is malformed, with a credential and without.
+#[case("CONN-5")]
 fn absent_without_a_record(stage: &mut Stage) -> Outcome {
     stage.expect("absent");
     let missing = stage.ask(Call::connect())?;
@@ -260,6 +154,8 @@ fn absent_without_a_record(stage: &mut Stage) -> Outcome {
     ends_after(stage, &empty, "absent", "with an empty state directory")
 }
 
+/// The record leads to a port that refuses.
+#[case("CONN-6")]
 fn stale_when_refused(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     stage.expect("stale");
@@ -269,6 +165,8 @@ fn stale_when_refused(stage: &mut Stage) -> Outcome {
     ends(stage, &answer, "stale")
 }
 
+/// The record leads to a listener that resets each connection.
+#[case("CONN-6")]
 fn stale_when_reset(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     stage.expect("stale");
@@ -279,6 +177,8 @@ fn stale_when_reset(stage: &mut Stage) -> Outcome {
     ends(stage, &answer, "stale")
 }
 
+/// A daemon of another id proves itself at the recorded address, and the record does not change.
+#[case("CONN-6")]
 fn stale_when_another_proves_itself(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("stale");
@@ -288,6 +188,9 @@ fn stale_when_another_proves_itself(stage: &mut Stage) -> Outcome {
     ends(stage, &answer, "stale")
 }
 
+/// The record's daemon is stopped (SIGSTOP), or, of a client without a daemon of its own, takes no
+/// connection: the system accepts it and nobody answers.
+#[case("CONN-7")]
 fn busy_when_it_does_not_answer(stage: &mut Stage) -> Outcome {
     stage.expect("busy");
     if stage.manifest().daemon.run.is_empty() {
@@ -309,6 +212,8 @@ fn busy_when_it_does_not_answer(stage: &mut Stage) -> Outcome {
     ready_with(stage, &after, &live.record.id)
 }
 
+/// The record's daemon proves itself and is draining until the deadline.
+#[case("CONN-7")]
 fn busy_when_draining(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("busy");
@@ -317,6 +222,9 @@ fn busy_when_draining(stage: &mut Stage) -> Outcome {
     ends(stage, &answer, "busy")
 }
 
+/// What answers at the recorded address says 200, 401, 403, 404, 500, 503, redirects, an empty body, a page,
+/// what is not HTTP, and proofs of another credential and for another port.
+#[case("CONN-8")]
 fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("foreign");
@@ -410,7 +318,10 @@ impl Fault {
     }
 }
 
-fn invalid_names_the_path(stage: &mut Stage) -> Outcome {
+/// Record, credential and state directory in turn cannot be read or fail a check, and a record is there
+/// without a credential: the outcome is invalid, names the path, comes at once, and nothing is started.
+#[case("CONN-9")]
+fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("invalid and the path, within 1 s, and no daemon started");
     let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
@@ -447,6 +358,8 @@ fn invalid_names_the_path(stage: &mut Stage) -> Outcome {
     ends_after(stage, &answer, "invalid", "a record without a credential")
 }
 
+/// The record's daemon drains for ever; the caller set no deadline.
+#[case("CONN-10")]
 fn ends_by_its_own_deadline(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("an answer within 10 s");
@@ -457,6 +370,8 @@ fn ends_by_its_own_deadline(stage: &mut Stage) -> Outcome {
     stage.ensure(answer.is_some(), seen)
 }
 
+/// The record's daemon is mute, drips, and drains for ever; the caller set 1 s.
+#[case("CONN-10")]
 fn ends_by_the_callers_deadline(stage: &mut Stage) -> Outcome {
     if stage.client()?.deadline.is_none() {
         return stage.not_applicable("the manifest has no `client.deadline`");
@@ -480,6 +395,9 @@ fn ends_within_a_second(stage: &mut Stage, before: &str) -> Outcome {
     stage.ensure(answer.is_some(), format!("{before}: no answer after 1.9 s"))
 }
 
+/// Between two calls the record changes to another daemon's, while the first still answers ready: the second
+/// call goes to the other one, and the first hears nothing more.
+#[case("CONN-11")]
 fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let (world, first) = furnished(stage)?;
     stage.expect("ready with the second daemon, and nothing sent to the first");
@@ -491,6 +409,9 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &second.daemon.id)
 }
 
+/// A connect that must not spawn meets a missing, an empty and a furnished state directory in every state of
+/// the record: no process is started, and nothing is created or changed.
+#[case("CONN-12")]
 fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
     stage.expect("nothing in the state directory is created or changed, and no process is started");
     let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
@@ -531,6 +452,8 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The record's daemon is draining; another one's record appears after the probe.
+#[case("CONN-13")]
 fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with the successor");
@@ -550,6 +473,9 @@ fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
 
 type Answers = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;
 
+/// While the probe is under way, the record changes to a good daemon's; the answer is then foreign, reset,
+/// another id's, and of another protocol.
+#[case("CONN-14")]
 fn reads_again_before_it_reports(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready with the daemon whose record is there in the end");

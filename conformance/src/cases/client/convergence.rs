@@ -10,59 +10,16 @@ use local_daemon_harness::proof::random_hex;
 use local_daemon_harness::record::{Record, Url, write_new};
 use local_daemon_harness::wait::ms;
 
-use super::super::scene::{DeadPort, NOBODYS_PID, changes, count};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
-use super::scene::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::client::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
+use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
 use crate::outcome::Outcome;
 use crate::stage::{Call, Command, Stage};
 
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "convergence/clients-leave-the-record",
-        &["CONV-29"],
-        "A connect ends in each outcome, and calls that may spawn have children that fail and hang, beside a stale, a \
-         stranger's and a malformed record and a taken file: neither is removed, renamed or written.",
-        clients_leave_the_record,
-    ),
-    Case::client(
-        "convergence/repair-leaves-what-answers-or-is-silent",
-        &["CONV-29", "CONV-30"],
-        "A repair meets a record whose daemon does not answer, is draining, and whose address answers as a stranger: none \
-         of these was refused, and the record stays (reddb-io/red-skills#3186).",
-        repair_leaves_what_is_silent,
-    ),
-    Case::client(
-        "convergence/repair-takes-a-stale-record-off",
-        &["CONV-30"],
-        "A repair meets a record whose address refuses, and one that is replaced by another daemon's as it is looked at: \
-         what a repair removes, it takes off and verifies first.",
-        repair_takes_a_stale_record_off,
-    ),
-    Case::client(
-        "convergence/clients-signal-nobody",
-        &["CONV-31"],
-        "The record names a process that has nothing to do with it, in every state of the record, and the client connects, \
-         spawns, stops, stops by force, restarts and repairs: the process lives (jupyter_server 2.21).",
-        clients_signal_nobody,
-    )
-    .deadline_s(60),
-    Case::client(
-        "convergence/a-forced-stop-needs-the-proven-pid",
-        &["CONV-31"],
-        "A proven daemon gives another pid than its record, and does not stop: a forced stop signals neither the recorded \
-         nor the told process.",
-        a_forced_stop_needs_the_proven_pid,
-    ),
-    Case::client(
-        "convergence/supervisor-does-not-restart-the-displaced",
-        &["CONV-32"],
-        "A supervised daemon is displaced and ends with status 20: it is not started again (opencode#35455).",
-        supervisor_does_not_restart_the_displaced,
-    ),
-];
-
+/// A connect ends in each outcome, and calls that may spawn have children that fail and hang, beside a stale,
+/// a stranger's and a malformed record and a taken file: neither is removed, renamed or written.
+#[case("CONV-29")]
 fn clients_leave_the_record(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("no change of the record and of the taken file");
@@ -91,7 +48,7 @@ fn clients_leave_the_record(stage: &mut Stage) -> Outcome {
     let (silent, _) = squat(stage, Squatter::mute())?;
     untouched(stage, &name, &taken, "silent", look())?;
     drop(silent);
-    super::scene::write_record(stage, b"{\"id\":")?;
+    crate::fixtures::client::write_record(stage, b"{\"id\":")?;
     untouched(stage, &name, &taken, "malformed", look())
 }
 
@@ -105,7 +62,10 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
     stage.ensure(changed.is_empty(), format!("{scene}: {}: {answer}", changed.join(", ")))
 }
 
-fn repair_leaves_what_is_silent(stage: &mut Stage) -> Outcome {
+/// A repair meets a record whose daemon does not answer, is draining, and whose address answers as a
+/// stranger: none of these was refused, and the record stays (reddb-io/red-skills#3186).
+#[case("CONV-29", "CONV-30")]
+fn repair_leaves_what_answers_or_is_silent(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the record as it was");
     let name = stage.manifest().binding.registration.clone();
@@ -119,6 +79,9 @@ fn repair_leaves_what_is_silent(stage: &mut Stage) -> Outcome {
     untouched(stage, &name, "", "stopped", Call::new(Command::Repair))
 }
 
+/// A repair meets a record whose address refuses, and one that is replaced by another daemon's as it is
+/// looked at: what a repair removes, it takes off and verifies first.
+#[case("CONV-30")]
 fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     let (_world, good) = furnished(stage)?;
     stage.expect("the stale record renamed away before it is removed; the new one not lost");
@@ -158,6 +121,9 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     stage.ensure(kept, format!("the record that came meanwhile is gone: {answer}"))
 }
 
+/// The record names a process that has nothing to do with it, in every state of the record, and the client
+/// connects, spawns, stops, stops by force, restarts and repairs: the process lives (jupyter_server 2.21).
+#[case("CONV-31", deadline_s = 60)]
 fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the process at the recorded pid lives");
@@ -207,6 +173,9 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A proven daemon gives another pid than its record, and does not stop: a forced stop signals neither the
+/// recorded nor the told process.
+#[case("CONV-31")]
 fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("both processes live");
@@ -237,6 +206,8 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     lives(stage, &told, "although the record named another pid")
 }
 
+/// A supervised daemon is displaced and ends with status 20: it is not started again (opencode#35455).
+#[case("CONV-32")]
 fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     if stage.client()?.supervise.is_none() {
         return stage.not_applicable("the manifest has no `client.supervise`");
@@ -250,7 +221,7 @@ fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     let first = spy.seen_started(stage)?;
     let _successor = play_published(stage, world.daemon())?;
     spy.release()?;
-    if !super::scene::gone(first) {
+    if !crate::fixtures::client::gone(first) {
         return stage.inconclusive("the displaced daemon does not end");
     }
     stage.precondition("the supervised daemon was displaced, and ended with status 20");

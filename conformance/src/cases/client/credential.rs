@@ -10,36 +10,12 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, replace};
 use local_daemon_harness::wait::until;
 
-use super::super::scene::NOBODYS_PID;
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
-use super::scene::{Part, SOON, Spy, furnished, settled, squat};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::client::{Part, SOON, Spy, furnished, settled, squat};
+use crate::fixtures::daemon::NOBODYS_PID;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Answer, Call, Command, Stage};
-
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "credential/client-tells-nobody",
-        &["CRED-10"],
-        "A connect ends in each outcome, and with a credential file that is damaged: what the client writes, the addresses \
-         that it asks for and the files that it leaves hold nothing of the credential.",
-        client_tells_nobody,
-    ),
-    Case::client(
-        "credential/client-tells-no-child",
-        &["CRED-10"],
-        "The arguments and the environment of the daemon that a client starts, and its log, hold nothing of the credential.",
-        client_tells_no_child,
-    ),
-    Case::client(
-        "credential/replaced-in-one-step",
-        &["CRED-14"],
-        "The credential is replaced while readers read it: they find the old one or the new one, whole, of mode 0600 from \
-         the first instant, whatever the umask is.",
-        replaced_in_one_step,
-    ),
-];
 
 /// What the client wrote holds nothing of a secret.
 fn quiet(stage: &mut Stage, answer: &Answer, secret: &[u8], when: &str) -> Outcome {
@@ -61,6 +37,9 @@ fn unwritten(stage: &mut Stage, secret: &[u8]) -> Outcome {
     Ok(())
 }
 
+/// A connect ends in each outcome, and with a credential file that is damaged: what the client writes, the
+/// addresses that it asks for and the files that it leaves hold nothing of the credential.
+#[case("CRED-10")]
 fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the credential nowhere");
@@ -93,6 +72,9 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     unwritten(stage, secret)
 }
 
+/// The arguments and the environment of the daemon that a client starts, and its log, hold nothing of the
+/// credential.
+#[case("CRED-10")]
 fn client_tells_no_child(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("the credential neither in arguments and environment nor in a file");
@@ -118,6 +100,9 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
     unwritten(stage, secret)
 }
 
+/// The credential is replaced while readers read it: they find the old one or the new one, whole, of mode
+/// 0600 from the first instant, whatever the umask is.
+#[case("CRED-14")]
 fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("a finished file renamed over the name, of mode 0600 throughout");

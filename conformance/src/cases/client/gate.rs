@@ -4,47 +4,12 @@ use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::record::Record;
 use serde_json::{Map, Value, json};
 
-use super::scene::{Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::client::{
+    Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish,
+};
 use crate::outcome::Outcome;
 use crate::stage::{Call, Stage};
-
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "gate/client-takes-its-own-protocol-alone",
-        &["GATE-4"],
-        "Proven daemons speak protocols that begin like the client's, that it begins, of other numbers and of other names: \
-         each of them is incompatible.",
-        client_takes_its_own_protocol_alone,
-    ),
-    Case::client(
-        "gate/client-ignores-versions",
-        &["GATE-5"],
-        "Record and handshake name other versions than the client's, older, newer, empty and none that is one.",
-        client_ignores_versions,
-    ),
-    Case::client(
-        "gate/client-asks-the-daemon-not-the-record",
-        &["GATE-6"],
-        "The record names another protocol than the proven answer: the answer alone counts, both ways.",
-        client_asks_the_daemon,
-    ),
-    Case::client(
-        "gate/client-says-incompatible",
-        &["GATE-7"],
-        "A proven daemon speaks another protocol, and one another version of this specification: incompatible, whether \
-         the client may spawn or not.",
-        client_says_incompatible,
-    ),
-    Case::client(
-        "gate/client-displaces-no-newer-daemon",
-        &["GATE-8"],
-        "A client that may spawn meets proven daemons of its own name with a higher number, of another name with a lower \
-         one, of a longer name, and of another contract: nothing is started, and nothing changes (opencode#35455).",
-        client_displaces_no_newer_daemon,
-    ),
-];
 
 fn split(protocol: &str) -> (String, u32) {
     let (name, number) = protocol.split_once('/').unwrap_or((protocol, "1"));
@@ -52,11 +17,14 @@ fn split(protocol: &str) -> (String, u32) {
 }
 
 /// A proven daemon of this protocol, published.
-fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<super::scene::Played> {
+fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<crate::fixtures::client::Played> {
     let protocol = protocol.to_owned();
     play_published(stage, FakeDaemon { protocol, ..world.daemon() })
 }
 
+/// Proven daemons speak protocols that begin like the client's, that it begins, of other numbers and of other
+/// names: each of them is incompatible.
+#[case("GATE-4")]
 fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("incompatible");
@@ -94,6 +62,8 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Record and handshake name other versions than the client's, older, newer, empty and none that is one.
+#[case("GATE-5")]
 fn client_ignores_versions(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready");
@@ -115,7 +85,9 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-fn client_asks_the_daemon(stage: &mut Stage) -> Outcome {
+/// The record names another protocol than the proven answer: the answer alone counts, both ways.
+#[case("GATE-6")]
+fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready where the daemon speaks the client's protocol, incompatible where it does not");
     for (of_record, of_daemon, outcome) in [
@@ -136,11 +108,18 @@ fn client_asks_the_daemon(stage: &mut Stage) -> Outcome {
 }
 
 /// A proven daemon of another version of the specification.
-fn of_another_contract(stage: &mut Stage, world: &World, spec: Value) -> Outcome<super::scene::Played> {
+fn of_another_contract(
+    stage: &mut Stage,
+    world: &World,
+    spec: Value,
+) -> Outcome<crate::fixtures::client::Played> {
     let members = Map::from_iter([("spec".to_owned(), spec)]);
     play_published(stage, FakeDaemon { members, ..world.daemon() })
 }
 
+/// A proven daemon speaks another protocol, and one another version of this specification: incompatible,
+/// whether the client may spawn or not.
+#[case("GATE-7")]
 fn client_says_incompatible(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("incompatible");
@@ -166,6 +145,10 @@ fn client_says_incompatible(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A client that may spawn meets proven daemons of its own name with a higher number, of another name with a
+/// lower one, of a longer name, and of another contract: nothing is started, and nothing changes
+/// (opencode#35455).
+#[case("GATE-8")]
 fn client_displaces_no_newer_daemon(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("incompatible, nothing started, nothing changed");

@@ -13,90 +13,18 @@ use local_daemon_harness::http::HANDSHAKE;
 use local_daemon_harness::proof;
 use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
 
-use super::super::scene::{NOBODYS_PID, SLACK};
 use super::outcomes::{arrange, look};
-use super::scene::{SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::client::{
+    SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat,
+};
+use crate::fixtures::daemon::{NOBODYS_PID, SLACK};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Command, PROBE, Stage};
 
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "handshake/client-waits-two-seconds",
-        &["HS-24"],
-        "Listeners take the connection and say nothing, send their answer byte by byte, and stop in the middle of one: the \
-         client leaves each of them within 2 s.",
-        client_waits_two_seconds,
-    ),
-    Case::client(
-        "handshake/client-keeps-its-secret",
-        &["HS-25"],
-        "Whatever sits at the recorded address (200, a challenge for a bearer, a redirect, a silent one, wrong proofs), \
-         nothing that the client does sends it the credential in any form: jupyter server stop and opencode do.",
-        client_keeps_its_secret,
-    ),
-    Case::client(
-        "handshake/client-proves-each-connection",
-        &["HS-25"],
-        "A daemon proves itself, closes the connection, and a stranger takes its port before the next one.",
-        client_proves_each_connection,
-    ),
-    Case::client(
-        "handshake/client-believes-nothing-unproven",
-        &["HS-26"],
-        "Answers with no proof and with wrong ones say draining, another protocol, another contract: the client neither \
-         waits nor calls it incompatible.",
-        client_believes_nothing_unproven,
-    ),
-    Case::client(
-        "handshake/another-id-is-no-answer",
-        &["HS-27"],
-        "The daemon that proves itself at the recorded address is not the record's: it is neither ready nor stopped, and \
-         when the record has changed, the client goes to the daemon that is there.",
-        another_id_is_no_answer,
-    ),
-    Case::client(
-        "handshake/client-draws-fresh-nonces",
-        &["HS-28"],
-        "Every handshake of many calls, and of one call that asks several times, has a nonce of 32 bytes of its own.",
-        client_draws_fresh_nonces,
-    ),
-    Case::client(
-        "handshake/client-follows-no-redirect",
-        &["HS-29"],
-        "What answers redirects, in each way that HTTP has, to a daemon that would prove itself.",
-        client_follows_no_redirect,
-    ),
-    Case::client(
-        "handshake/client-uses-no-proxy",
-        &["HS-30"],
-        "Every variable that names a proxy names one: it sees nothing (bobmatnyc/trusty-tools#4392).",
-        client_uses_no_proxy,
-    ),
-    Case::client(
-        "handshake/client-reads-no-more-than-its-bound",
-        &["HS-31"],
-        "Proven answers of more than 64 KiB of body and of headers are not believed; a body and headers without end are \
-         not read on. A proven body of exactly 64 KiB is.",
-        client_reads_no_more_than_its_bound,
-    ),
-    Case::client(
-        "handshake/client-tries-both-families",
-        &["HS-32"],
-        "The record says `localhost`: the daemon is at 127.0.0.1 or at [::1], and nobody or a stranger at the same port of \
-         the other.",
-        client_tries_both_families,
-    ),
-    Case::client(
-        "handshake/draining-means-wait",
-        &["HS-33"],
-        "The record's daemon proves itself and is draining; its successor is published when the client has waited for a \
-         while.",
-        draining_means_wait,
-    ),
-];
-
+/// Listeners take the connection and say nothing, send their answer byte by byte, and stop in the middle of
+/// one: the client leaves each of them within 2 s.
+#[case("HS-24")]
 fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("each connection closed within 2 s");
@@ -149,6 +77,10 @@ fn calls(stage: &mut Stage) -> Outcome<Vec<Call>> {
 
 type Squatters = Vec<(&'static str, Box<dyn Fn() -> Squatter>)>;
 
+/// Whatever sits at the recorded address (200, a challenge for a bearer, a redirect, a silent one, wrong
+/// proofs), nothing that the client does sends it the credential in any form: jupyter server stop and
+/// opencode do.
+#[case("HS-25")]
 fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("nothing of the credential at any of them");
@@ -189,6 +121,8 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// A daemon proves itself, closes the connection, and a stranger takes its port before the next one.
+#[case("HS-25")]
 fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the credential only on a connection that has proven itself");
@@ -220,6 +154,9 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     stage.ensure(!later, "the credential was sent on a later connection, to a stranger")
 }
 
+/// Answers with no proof and with wrong ones say draining, another protocol, another contract: the client
+/// neither waits nor calls it incompatible.
+#[case("HS-26")]
 fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("foreign, at once");
@@ -259,6 +196,9 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     ends_after(stage, &answer, "foreign", "a right proof twice")
 }
 
+/// The daemon that proves itself at the recorded address is not the record's: it is neither ready nor
+/// stopped, and when the record has changed, the client goes to the daemon that is there.
+#[case("HS-27")]
 fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("not ready, and nothing sent to it but handshakes");
@@ -281,6 +221,9 @@ fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Every handshake of many calls, and of one call that asks several times, has a nonce of 32 bytes of its
+/// own.
+#[case("HS-28")]
 fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
     const CALLS: usize = 24;
     let (world, good) = furnished(stage)?;
@@ -326,6 +269,8 @@ fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// What answers redirects, in each way that HTTP has, to a daemon that would prove itself.
+#[case("HS-29")]
 fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("foreign, and nothing sent to where the redirect leads");
@@ -345,6 +290,8 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Every variable that names a proxy names one: it sees nothing (bobmatnyc/trusty-tools#4392).
+#[case("HS-30")]
 fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready, and nothing sent to the proxy");
@@ -364,6 +311,9 @@ fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &good.daemon.id)
 }
 
+/// Proven answers of more than 64 KiB of body and of headers are not believed; a body and headers without end
+/// are not read on. A proven body of exactly 64 KiB is.
+#[case("HS-31")]
 fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
     /// What the system itself may take of an answer that nobody reads, and then some.
     const BUFFERS: u64 = 32 * 1024 * 1024;
@@ -417,6 +367,9 @@ fn both_families(v4: impl Fn() -> Squatter, v6: impl Fn() -> Squatter) -> Outcom
 
 type Part<'a> = &'a dyn Fn() -> Squatter;
 
+/// The record says `localhost`: the daemon is at 127.0.0.1 or at [::1], and nobody or a stranger at the same
+/// port of the other.
+#[case("HS-32")]
 fn client_tries_both_families(stage: &mut Stage) -> Outcome {
     if !Host::look().ipv6 {
         return stage.untestable("this host has no `[::1]`");
@@ -463,6 +416,9 @@ fn client_tries_both_families(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The record's daemon proves itself and is draining; its successor is published when the client has waited
+/// for a while.
+#[case("HS-33")]
 fn draining_means_wait(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("no answer while it drains, and ready with the successor");

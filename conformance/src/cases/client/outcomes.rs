@@ -6,8 +6,8 @@ use local_daemon_harness::actors::{FakeDaemon, Squatter};
 use local_daemon_harness::files::set_mode;
 use local_daemon_harness::record::{Record, Url};
 
-use super::super::scene::DeadPort;
-use super::scene::{World, play_published, publish, squat};
+use crate::fixtures::client::{World, play_published, publish, squat};
+use crate::fixtures::daemon::DeadPort;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Stage};
 

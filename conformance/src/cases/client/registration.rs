@@ -6,71 +6,13 @@ use local_daemon_harness::record::{Record, Url};
 use local_daemon_spec::vectors::{bytes, cases};
 use serde_json::{Value, json};
 
-use super::super::scene::{DeadPort, NOBODYS_PID};
-use super::scene::{
+use crate::case::case;
+use crate::fixtures::client::{
     Played, bystander, ends, ends_after, furnished, lives, play_published, publish, ready_with, write_record,
 };
-use crate::case::Case;
+use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Stage};
-
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "registration/client-takes-no-malformed-record",
-        &["REG-9"],
-        "Records that are not one JSON object in UTF-8 with unique keys, lack a member or hold one in another form (the \
-         vectors of records.json) lead to a daemon that would prove itself: absent, and nothing is sent.",
-        client_takes_no_malformed_record,
-    )
-    .deadline_s(180),
-    Case::client(
-        "registration/client-takes-every-good-record",
-        &["REG-9"],
-        "Records in every form that is allowed (the vectors of records.json) lead to a daemon: ready.",
-        client_takes_every_good_record,
-    ),
-    Case::client(
-        "registration/client-takes-no-other-url",
-        &["REG-10"],
-        "Records whose `url` is another text than the rule's, each spelling of it included (the vectors of urls.json), \
-         lead to a daemon that would prove itself: absent, and nothing is sent.",
-        client_takes_no_other_url,
-    )
-    .deadline_s(180),
-    Case::client(
-        "registration/client-takes-every-good-url",
-        &["REG-10"],
-        "The `url` names 127.0.0.1 and `localhost`, with and without a final slash: ready.",
-        client_takes_every_good_url,
-    ),
-    Case::client(
-        "registration/client-says-what-is-malformed",
-        &["REG-11"],
-        "Two records are malformed in two ways: the client says that there is one, and not the same of both; without a \
-         record it says neither.",
-        client_says_what_is_malformed,
-    ),
-    Case::client(
-        "registration/client-starts-over-a-malformed-record",
-        &["REG-11"],
-        "A client that may spawn meets a malformed record: the daemon that it starts publishes over it.",
-        client_starts_over_a_malformed_record,
-    ),
-    Case::client(
-        "registration/client-ignores-unknown-members",
-        &["REG-12"],
-        "The record and the handshake hold members of every kind that nobody knows.",
-        client_ignores_unknown_members,
-    ),
-    Case::client(
-        "registration/client-asks-no-pid",
-        &["REG-13"],
-        "A record names a living process and a port that refuses; another names no process and a daemon that answers: \
-         stale, and ready (claude-code#72898).",
-        client_asks_no_pid,
-    ),
-];
 
 fn fault(why: &str) -> Stop {
     Stop::Fault(why.to_owned())
@@ -91,6 +33,9 @@ fn record_bytes(case: &Value, played: &Played) -> Option<Vec<u8>> {
     (!file).then_some(bytes)
 }
 
+/// Records that are not one JSON object in UTF-8 with unique keys, lack a member or hold one in another form
+/// (the vectors of records.json) lead to a daemon that would prove itself: absent, and nothing is sent.
+#[case("REG-9", deadline_s = 180)]
 fn client_takes_no_malformed_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("absent, and nothing sent");
@@ -115,6 +60,8 @@ fn refused(stage: &mut Stage, good: &Played, heard: usize, what: &str) -> Outcom
     ends_after(stage, &answer, "absent", what)
 }
 
+/// Records in every form that is allowed (the vectors of records.json) lead to a daemon: ready.
+#[case("REG-9")]
 fn client_takes_every_good_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready");
@@ -140,6 +87,9 @@ fn with_url(played: &Played, url: &str) -> Vec<u8> {
     record.to_string().into_bytes()
 }
 
+/// Records whose `url` is another text than the rule's, each spelling of it included (the vectors of
+/// urls.json), lead to a daemon that would prove itself: absent, and nothing is sent.
+#[case("REG-10", deadline_s = 180)]
 fn client_takes_no_other_url(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("absent, and nothing sent");
@@ -167,6 +117,8 @@ fn client_takes_no_other_url(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The `url` names 127.0.0.1 and `localhost`, with and without a final slash: ready.
+#[case("REG-10")]
 fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready");
@@ -196,6 +148,9 @@ fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Two records are malformed in two ways: the client says that there is one, and not the same of both;
+/// without a record it says neither.
+#[case("REG-11")]
 fn client_says_what_is_malformed(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("the record's name, and two explanations");
@@ -216,6 +171,8 @@ fn client_says_what_is_malformed(stage: &mut Stage) -> Outcome {
     stage.ensure(told_apart, format!("what is wrong is not said: {first}; {second}"))
 }
 
+/// A client that may spawn meets a malformed record: the daemon that it starts publishes over it.
+#[case("REG-11")]
 fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own");
@@ -230,6 +187,8 @@ fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The record and the handshake hold members of every kind that nobody knows.
+#[case("REG-12")]
 fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready");
@@ -249,6 +208,9 @@ fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &played.daemon.id)
 }
 
+/// A record names a living process and a port that refuses; another names no process and a daemon that
+/// answers: stale, and ready (claude-code#72898).
+#[case("REG-13")]
 fn client_asks_no_pid(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("stale beside a living process, ready beside none");

@@ -7,58 +7,10 @@ use local_daemon_harness::files::{FileEventKind, Snapshot, Watch, set_mode};
 use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
-use super::scene::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
-use crate::case::Case;
+use crate::case::case;
+use crate::fixtures::client::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Command, Stage};
-
-/// The cases of the chapter.
-pub(crate) const CASES: &[Case] = &[
-    Case::client(
-        "state-directory/client-goes-by-the-rule",
-        &["DIR-3"],
-        "Daemons are published in the directory that an option names, in that of `LOCAL_DAEMON_STATE_DIR`, below \
-         `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs.",
-        client_goes_by_the_rule,
-    ),
-    Case::client(
-        "state-directory/client-makes-it-for-its-owner-alone",
-        &["DIR-16"],
-        "A client that may spawn makes the state directory, a lock and a log under the umasks 000 and 022: mode 0700 and \
-         0600 from the first instant.",
-        client_makes_it_private,
-    ),
-    Case::client(
-        "state-directory/client-refuses-links",
-        &["DIR-14"],
-        "State directory, credential and record are symbolic links to good ones.",
-        client_refuses_links,
-    ),
-    Case::client(
-        "state-directory/client-refuses-other-kinds",
-        &["DIR-14"],
-        "State directory, credential and record are of another kind: a file, a directory, a FIFO.",
-        client_refuses_other_kinds,
-    ),
-    Case::client(
-        "state-directory/client-refuses-open-modes",
-        &["DIR-14"],
-        "State directory, credential and record have one permission bit for the group or for others.",
-        client_refuses_open_modes,
-    ),
-    Case::client(
-        "state-directory/client-refuses-other-owners",
-        &["DIR-14"],
-        "State directory, credential and record belong to another user.",
-        client_refuses_other_owners,
-    ),
-    Case::client(
-        "state-directory/client-refuses-large-files",
-        &["DIR-14"],
-        "Credential and record are longer than 64 KiB by one byte of white space, and by far.",
-        client_refuses_large_files,
-    ),
-];
 
 /// The directory is made with its parents, for its owner alone.
 fn make(path: &Path) -> Outcome {
@@ -77,6 +29,9 @@ fn daemon_at(stage: &Stage, world: &World, path: &Path) -> Outcome<Played> {
     Ok(played)
 }
 
+/// Daemons are published in the directory that an option names, in that of `LOCAL_DAEMON_STATE_DIR`, below
+/// `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs.
+#[case("DIR-3")]
 fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
     let (world, named) = furnished(stage)?;
@@ -123,7 +78,10 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-fn client_makes_it_private(stage: &mut Stage) -> Outcome {
+/// A client that may spawn makes the state directory, a lock and a log under the umasks 000 and 022: mode
+/// 0700 and 0600 from the first instant.
+#[case("DIR-16")]
+fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
     stage.expect("mode 0700 and 0600 from the first instant");
     let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
     let state_dir = stage.state_dir().to_owned();
@@ -237,6 +195,8 @@ fn copy_directory(from: &Path, to: &Path) -> Outcome {
     Ok(())
 }
 
+/// State directory, credential and record are symbolic links to good ones.
+#[case("DIR-14")]
 fn client_refuses_links(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");
@@ -260,6 +220,8 @@ fn client_refuses_links(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// State directory, credential and record are of another kind: a file, a directory, a FIFO.
+#[case("DIR-14")]
 fn client_refuses_other_kinds(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");
@@ -280,6 +242,8 @@ fn client_refuses_other_kinds(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// State directory, credential and record have one permission bit for the group or for others.
+#[case("DIR-14")]
 fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");
@@ -293,6 +257,8 @@ fn client_refuses_open_modes(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// State directory, credential and record belong to another user.
+#[case("DIR-14")]
 fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
     let (_, good) = furnished(stage)?;
@@ -305,6 +271,8 @@ fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Credential and record are longer than 64 KiB by one byte of white space, and by far.
+#[case("DIR-14")]
 fn client_refuses_large_files(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("invalid, the path, and nothing sent");

@@ -9,7 +9,8 @@ use local_daemon_harness::record::{Record, replace};
 use local_daemon_harness::wait::ms;
 
 use super::{displace, displaced_for_good, drained};
-use crate::cases::scene::{
+use crate::case::case;
+use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
     record_in, signal, stays,
 };
@@ -28,7 +29,9 @@ fn taken_over_while_stopped(
     stage.launch_ready()
 }
 
-pub(super) fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
+/// A daemon is stopped (SIGSTOP), a second one takes over, and the first goes on (SIGCONT).
+#[case("CONV-7", "CONV-9")]
+fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
     let (second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
     // Longer than any interval at which it looks: a pause that it can notice.
@@ -36,7 +39,10 @@ pub(super) fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
     successor_is_left_alone(stage, &first, &new)
 }
 
-pub(super) fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
+/// While a daemon is stopped (SIGSTOP) it is asked to end (SIGTERM) and a second one takes over; then the
+/// first goes on. Stems from khive#645 and stablyai/orca#12709.
+#[case("CONV-14", "CONV-9")]
+fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
     let (_second, new) =
         taken_over_while_stopped(stage, &first, |stage| signal(stage, &first, Signal::TERM).map(drop))?;
@@ -61,7 +67,10 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Out
     stage.ensure(ready, "the successor is not ready any more")
 }
 
-pub(super) fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
+/// A daemon is displaced with a stream that nobody reads, a request that never ends, an idle connection and
+/// half a request head open. Stems from OpenCoven/coven#242 and buck2@13baa8a1d1.
+#[case("CONV-8", deadline_s = 30)]
+fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let idle = open(&live, b"")?;
     let half = open(&live, b"GET / HT")?;
@@ -80,7 +89,10 @@ pub(super) fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
+/// Another's record is renamed into place; every event about it is looked at until the displaced daemon is
+/// gone.
+#[case("CONV-9")]
+fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     let (daemon, _) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let rival = Rival::new()?;
@@ -100,7 +112,10 @@ pub(super) fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     stage.ensure(same && touched.len() == 1, format!("the successor's record was touched: {touched:?}"))
 }
 
-pub(super) fn no_new_work(stage: &mut Stage) -> Outcome {
+/// A displaced daemon that still has work open is sent a request with an effect, on a new connection and on
+/// one that it had accepted before. Stems from buck2@13baa8a1d1.
+#[case("CONV-10", deadline_s = 30)]
+fn no_new_work(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let request = mutation(stage, &live)?;
     match stage.send(&live, &request) {
@@ -129,7 +144,9 @@ fn refused(answer: &Result<u16, HttpFault>) -> bool {
     matches!(answer, Ok(503) | Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(0)))
 }
 
-pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
+/// A daemon is displaced with work open; then its own record, and a taken file with its id, are put back.
+#[case("CONV-11", deadline_s = 30)]
+fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let own = read(&stage.record_path())?;
     let name = stage.manifest().binding.registration.clone();
@@ -161,7 +178,9 @@ pub(super) fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     stage.ensure(published == 1, format!("it published again: {:?}", changes(&watch.events(), &name)))
 }
 
-pub(super) fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
+/// An idle daemon is displaced by another's record.
+#[case("CONV-12")]
+fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
     let (daemon, _) = stage.launch_ready()?;
     stage.expect("exit status 20");
     displace(stage, &Rival::new()?)?;
@@ -170,7 +189,9 @@ pub(super) fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
     stage.ensure(exit.code == Some(20), exit.to_string())
 }
 
-pub(super) fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
+/// Daemons end by a signal, by the removal of their record, and by the removal of their directory.
+#[case("CONV-33")]
+fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
     stage.expect("exit status 0 each time");
     for way in [
         "a signal",
@@ -192,7 +213,10 @@ pub(super) fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn eight_at_once(stage: &mut Stage) -> Outcome {
+/// Eight daemons are started at the same time on one state directory. Stems from opencode#35964 and biome
+/// 2.6.
+#[case("CONV-13", "CONV-9", no_leaks, deadline_s = 40)]
+fn eight_at_once(stage: &mut Stage) -> Outcome {
     const CONTENDERS: usize = 8;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let name = stage.manifest().binding.registration.clone();

@@ -10,14 +10,18 @@ use local_daemon_harness::record::{Record, replace, write_new};
 use local_daemon_harness::wait::{ms, until};
 
 use super::{displace, ready_again};
-use crate::cases::scene::{
+use crate::case::case;
+use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
     stays, write_in_place,
 };
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 
-pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
+/// Another id is written into the record through a mapping, the one write that notifies nobody, and no
+/// request is sent: only the daemon's own re-read can tell it. Stems from watchman#276.
+#[case("CONV-1")]
+fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let path = stage.record_path();
     let bytes = read(&path)?;
@@ -48,7 +52,9 @@ pub(super) fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn displaced_at_once(stage: &mut Stage) -> Outcome {
+/// Another's record is renamed into place; the time to the idle daemon's exit is taken, at best of three.
+#[case("CONV-2", exclusive)]
+fn displaced_at_once(stage: &mut Stage) -> Outcome {
     stage.expect("an idle daemon is gone 100 ms after a displacement");
     let mut delays = Vec::new();
     for _ in 0..3 {
@@ -67,7 +73,10 @@ pub(super) fn displaced_at_once(stage: &mut Stage) -> Outcome {
     stage.ensure(delays[1] <= Duration::from_millis(100), format!("{delays:?}"))
 }
 
-pub(super) fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
+/// The record is replaced by one with the same id, in which version, pid, url, unknown members and white
+/// space are different.
+#[case("CONV-3", "PUB-12")]
+fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let rival = Rival::new()?;
     let same_id = Record {
@@ -127,7 +136,10 @@ fn cut_in_half(path: &Path, whole: &[u8]) -> Outcome {
     Ok(file.set_len(whole.len() as u64 / 2)?)
 }
 
-pub(super) fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
+/// The record is cut in half in place and is seen so by the daemon; more than 100 ms later the whole one is
+/// back.
+#[case("CONV-4")]
+fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
     stage.expect("it goes on, and is ready when the whole record is back");
     goes_on(stage, |stage, daemon, live, whole| {
         cut_in_half(&stage.record_path(), whole)?;
@@ -139,7 +151,10 @@ pub(super) fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn slow_write_in_place(stage: &mut Stage) -> Outcome {
+/// A tool rewrites the record in place, a few bytes at a time over more than 100 ms, so that a notification
+/// comes with each.
+#[case("CONV-4")]
+fn slow_write_in_place(stage: &mut Stage) -> Outcome {
     stage.expect("it goes on, however many notifications come while the record is not whole");
     goes_on(stage, |stage, daemon, _, whole| {
         let mut file = write_in_place(&stage.record_path(), b"")?;
@@ -152,7 +167,9 @@ pub(super) fn slow_write_in_place(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
+/// The record is cut in half for good: the daemon tries again for a quarter of a second, then leaves.
+#[case("CONV-5", "CONV-4")]
+fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     stage.expect("it ends by itself, not before five retries of 50 ms, and leaves the file as it is");
     let (daemon, _) = stage.launch_ready()?;
     let whole = read(&stage.record_path())?;
@@ -178,7 +195,10 @@ pub(super) fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
+/// The record's mode is loosened, or a directory, a FIFO or a symbolic link takes its place, for longer than
+/// a re-read interval; then it is put right.
+#[case("CONV-6")]
+fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
     let mut subjects = Vec::new();
     for what in ["a loose mode", "a directory", "a FIFO", "a symbolic link"] {
         let state_dir = further_state_dir(stage, what)?;

@@ -7,11 +7,15 @@ use local_daemon_harness::record::{Record, write_new};
 use local_daemon_harness::wait::until;
 
 use super::ready_again;
-use crate::cases::scene::{NOTICED, Rival, SLACK, count, exits, further_state_dir, read, record_in};
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, Rival, SLACK, count, exits, further_state_dir, read, record_in};
 use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
-pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
+/// The record of a healthy daemon is moved to taken names of other ids, as a predecessor does that moved the
+/// wrong one, beside a taken file of somebody else. It happens twice; then the record is removed for good.
+#[case("CONV-21", "CONV-22")]
+fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let state_dir = stage.state_dir().to_owned();
@@ -52,7 +56,9 @@ pub(super) fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
+/// The record is removed, with nothing else there and beside a taken file of another id.
+#[case("CONV-23", "CONV-25")]
+fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
     stage.expect("it stands down in time and publishes nothing");
     for way in ["nothing else", "a taken file of another id"] {
         let state_dir = further_state_dir(stage, way)?;
@@ -92,7 +98,9 @@ pub(super) fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn removed_directory_stands_it_down(stage: &mut Stage) -> Outcome {
+/// The whole state directory is removed, or moved away. Stems from clawpatrol#670 and gmux#359.
+#[case("CONV-24", "CONV-25")]
+fn removed_directory_stands_it_down(stage: &mut Stage) -> Outcome {
     stage.expect("it stands down in time, and the directory is not there afterwards");
     for way in ["removed", "moved away"] {
         let state_dir = further_state_dir(stage, way)?;

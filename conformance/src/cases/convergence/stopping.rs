@@ -12,7 +12,8 @@ use local_daemon_harness::record::write_new;
 use local_daemon_harness::wait::{ms, until};
 
 use super::drained;
-use crate::cases::scene::{
+use crate::case::case;
+use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
     open_work, record_in, seen_draining, signal, stays, taken_files,
 };
@@ -39,7 +40,9 @@ fn is_taken_name(taken: &str, name: &str, id: &str) -> bool {
     })
 }
 
-pub(super) fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
+/// A daemon without a rival is asked to stop; every event about the record and the taken file is looked at.
+#[case("CONV-15", "CONV-16")]
+fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let watch = Watch::on(stage.state_dir())?;
@@ -131,7 +134,11 @@ fn arrange_interleaving(
     Ok((interleaving, armed))
 }
 
-pub(super) fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
+/// 200 times (fewer where it starts slowly) a daemon is asked to stop and another's record is renamed into
+/// place at some moment around it: after a varied time, or after the daemon was seen to open its record.
+/// Stems from khive#645 and stablyai/orca#12709.
+#[case("CONV-14", "CONV-15", "CONV-17", deadline_s = 60)]
+fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
     const ROUNDS: usize = 50;
     const LANES: usize = 4;
     stage.expect(
@@ -250,7 +257,9 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     })
 }
 
-pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
+/// A daemon is asked to stop at the very moment at which a second one, of the same subject, publishes.
+#[case("CONV-13", deadline_s = 60)]
+fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
     const ROUNDS: usize = 12;
     let credential = Credential::random();
     stage
@@ -303,7 +312,9 @@ pub(super) fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn stops_without_its_record(stage: &mut Stage) -> Outcome {
+/// Daemons are asked to stop whose record has a loose mode, or whose record's name a directory has taken.
+#[case("CONV-18")]
+fn stops_without_its_record(stage: &mut Stage) -> Outcome {
     stage.expect("it ends within its bound, and what stands at the record's name is left as it is");
     for way in ["a loose mode", "a directory"] {
         let state_dir = further_state_dir(stage, way)?;
@@ -334,7 +345,9 @@ pub(super) fn stops_without_its_record(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
+/// A daemon with work open is asked to stop; its record must be gone while the work still is open.
+#[case("CONV-19", deadline_s = 30)]
+fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let work = open_work(stage, &live)?;
@@ -355,7 +368,9 @@ pub(super) fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     exits(stage, &daemon, deadline, "its drain bound").map(drop)
 }
 
-pub(super) fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
+/// A daemon with work open is asked to stop, is seen draining, and is asked again.
+#[case("CONV-20", deadline_s = 30)]
+fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let _work = open_work(stage, &live)?;
     stage.expect("it has ended 1 s after the second signal");

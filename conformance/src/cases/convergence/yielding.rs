@@ -8,7 +8,8 @@ use local_daemon_harness::process::{Proc, Signal, Subject};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, replace, write_new};
 
-use crate::cases::scene::{
+use crate::case::case;
+use crate::fixtures::daemon::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
 use crate::outcome::Outcome;
@@ -27,7 +28,10 @@ fn protocol_of(stage: &mut Stage) -> Outcome<(String, Credential)> {
     }
 }
 
-pub(super) fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
+/// A daemon that is told to yield is started where a proven, ready daemon of the same protocol is published:
+/// one played by the suite, and one of the same subject. Stems from sccache#340 and sccache#824.
+#[case("CONV-26")]
+fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let (protocol, credential) = protocol_of(stage)?;
     stage.expect("it exits with 0 and leaves every file as it is");
@@ -70,7 +74,10 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     )
 }
 
-pub(super) fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
+/// A daemon that is told to yield asks a mute squatter, and a proven, ready daemon of the same protocol,
+/// which the suite plays, publishes meanwhile.
+#[case("CONV-34")]
+fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let (protocol, credential) = protocol_of(stage)?;
     stage.expect("it exits with 0 and leaves the newer record as it is");
@@ -93,7 +100,11 @@ pub(super) fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     stage.ensure(kept, "the newer daemon's record is not there as it was")
 }
 
-pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
+/// Daemons that are told to yield are started where there is no record, a malformed one, or one that leads to
+/// a dead port, to silence, to a squatter that answers 200, to a wrong proof, to another id, to a draining
+/// daemon, or to one of another protocol.
+#[case("CONV-27")]
+fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let (protocol, _) = protocol_of(stage)?;
     let (name, number) = protocol.rsplit_once('/').unwrap_or((&protocol, "1"));
@@ -181,7 +192,10 @@ pub(super) fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
+/// Records that name a bystander are published over, displace a daemon, and are found by a stopping one.
+/// Stems from pants#2659 and buck2#1426.
+#[case("CONV-28")]
+fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
     let bystander = stage.arena().launch("bystander", ["sleep", "60"]).start()?;
     let mute = Squatter::mute().start(Bind::V4)?;
     let dead = Rival::new()?;

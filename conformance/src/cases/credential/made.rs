@@ -18,10 +18,14 @@ use local_daemon_harness::wait::until;
 
 use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
-pub(super) fn exact_form(stage: &mut Stage) -> Outcome {
+/// A daemon is started in an empty state directory. What it leaves as credential is 44 bytes: the unpadded
+/// base64url text of 32 bytes, and a newline.
+#[case("CRED-1")]
+fn exact_form(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("43 characters of base64url that encode 32 bytes, a newline, and nothing else");
     let bytes = fs::read(stage.credential_path())?;
@@ -30,7 +34,10 @@ pub(super) fn exact_form(stage: &mut Stage) -> Outcome {
         .ensure(bytes == file_of(&live.credential), "the credential is not its 43 characters and one newline")
 }
 
-pub(super) fn random(stage: &mut Stage) -> Outcome {
+/// Twelve daemons are started at the same moment in twelve fresh state directories. Their credentials have
+/// nothing in common that random bytes would not have.
+#[case("CRED-2")]
+fn random(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 12;
     stage.expect(format!(
         "{LAUNCHES} credentials with no 4 bytes in common at either end, and bytes and bits as chance has them"
@@ -63,7 +70,10 @@ pub(super) fn random(stage: &mut Stage) -> Outcome {
     stage.ensure(ones.abs_diff(1_536) <= 170, format!("{ones} of 3072 bits are set"))
 }
 
-pub(super) fn never_seen_in_part(stage: &mut Stage) -> Outcome {
+/// A daemon is started in an empty state directory, several times. Readers that spin on the credential, and
+/// notifications of every write, see it absent or whole and nothing else.
+#[case("CRED-3")]
+fn never_seen_in_part(stage: &mut Stage) -> Outcome {
     const ROUNDS: usize = 5;
     stage.expect("the credential absent or 44 bytes long and well-formed, never written under its own name");
     let name = stage.manifest().binding.credential.clone();
@@ -146,7 +156,10 @@ fn never_written(stage: &mut Stage, of_it: &[FileEvent]) -> Outcome {
     stage.ensure(odd.is_none(), format!("seen in between: {odd:?}"))
 }
 
-pub(super) fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
+/// Sixteen daemons are held at their very beginning and let go at once in an empty state directory. One
+/// credential comes to be, once, and whoever publishes is asked at once whether it accepts that one.
+#[case("CRED-4")]
+fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 16;
     stage.expect("one credential, made once, that every daemon accepts that can be asked");
     stage.arena().make_state_dir()?;
@@ -263,7 +276,11 @@ impl Asked {
     }
 }
 
-pub(super) fn survives_every_start(stage: &mut Stage) -> Outcome {
+/// A credential meets a graceful restart, a restart after SIGKILL, a second daemon beside the first, and a
+/// start that fails because nothing can be written (bitcoin#28784). Another one was put there by hand,
+/// without a newline. Each stays the same file with the same bytes.
+#[case("CRED-5")]
+fn survives_every_start(stage: &mut Stage) -> Outcome {
     stage.expect("the same bytes in the same file after each start");
     let path = stage.credential_path();
     let (first, live) = stage.launch_ready()?;
@@ -322,7 +339,10 @@ pub(super) fn survives_every_start(stage: &mut Stage) -> Outcome {
     )
 }
 
-pub(super) fn damaged_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with credentials that are damaged in many ways: cut, padded, with one newline too
+/// many, in another alphabet. It refuses each, leaves it as it is, and does not quote it in the error.
+#[case("CRED-6", "CRED-8")]
+fn damaged_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path and not the content");
     between_good_starts(stage, |stage, live| {
         let (path, good) = (stage.credential_path(), beside(stage, "good"));

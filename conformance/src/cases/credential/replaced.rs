@@ -13,10 +13,14 @@ use local_daemon_harness::wait::{ms, until};
 
 use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage, Start};
 
-pub(super) fn rotation_taken_on(stage: &mut Stage) -> Outcome {
+/// The credential of a running daemon is replaced. Within 2.5 s it accepts the new one and refuses the old
+/// one.
+#[case("CRED-11", "CRED-12")]
+fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("within 2.5 s of the replacement 200 for the new credential and 401 for the old one");
     let (old, new) = (live.credential.text(), another(stage));
@@ -98,7 +102,12 @@ struct Afflicted {
     planted: Credential,
 }
 
-pub(super) fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
+/// While daemons run, their credential files are removed, emptied, loosened, linked elsewhere, given away and
+/// blown up, mostly with another credential in them. For 2.5 s each daemon accepts the last good one and
+/// nothing else, and then takes on a good replacement.
+// Takes the 2.5 s in which a daemon must have noticed, because what must be seen is that nothing changes.
+#[case("CRED-13")]
+fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
     stage.expect(
         "for 2.5 s 200 for the last good credential and 401 for everything else; then a good one is taken on",
     );

@@ -16,6 +16,7 @@ use local_daemon_harness::process::{Proc, Signal};
 use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
@@ -121,7 +122,10 @@ fn tell_all(stage: &mut Stage, live: &Live) -> Vec<(String, Response)> {
     answers
 }
 
-pub(super) fn not_in_answers(stage: &mut Stage) -> Outcome {
+/// Requests hold the credential in path, query, method, header and body, with and without authentication, so
+/// that an error that repeats what it refuses repeats it. No answer holds it in any form.
+#[case("CRED-9")]
+fn not_in_answers(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("no answer that holds the credential in any form, in a header or in the body");
     stage.between_controls(&live, |stage| {
@@ -144,7 +148,11 @@ pub(super) fn not_in_answers(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
+/// A daemon that is asked to log everything gets requests with the credential in every place, right and
+/// wrong, and is stopped. Its output and every file but the credential are searched for it in every form
+/// (jupyter_server#1681, mcp-memory-service#1117).
+#[case("CRED-8")]
+fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no output and in no file but its own, in any form");
     // The usual names of the switch, so that what is hidden at the usual level is seen too.
     let start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
@@ -238,7 +246,11 @@ impl Sampler {
     }
 }
 
-pub(super) fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
+/// The arguments and the environment of every process of a daemon are looked at again and again: in a first
+/// launch, in one that finds the credential, while requests are answered, and during the stop (cqs#1337,
+/// podscape#99).
+#[case("CRED-7")]
+fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no argument and no variable of any process of the daemon, in any form");
     for launch in ["a first launch", "a launch that finds the credential"] {
         let daemon = stage.launch()?;
@@ -288,7 +300,10 @@ fn dumps(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-pub(super) fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
+/// A daemon dies of a signal that leaves a core dump, as another process does before it. No file that it
+/// leaves holds the credential in any form.
+#[case("CRED-15")]
+fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     stage.expect("no file with the credential when the daemon has died");
     let setup = Setup { core_dumps: true, ..Setup::default() };
     let (control, place) = (stage.arena().path().join("control"), stage.arena().path().join("dumps"));

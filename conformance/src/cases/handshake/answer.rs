@@ -5,10 +5,14 @@ use local_daemon_harness::record::{self, Record};
 use super::exchange::{
     answered, authorized, bad_members, bearing, ensure_state, hide_record, member, object, restore_record,
 };
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-pub(super) fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
+/// The credential file's 43 characters are sent as a bearer. One answer comes: 200, JSON, ready, and every
+/// member of the table in its type.
+#[case("HS-1", "HS-2", "HS-5", "HS-13")]
+fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200, application/json, `state` ready and every member of the table in its type");
     // A reader of the file sends what stands there, character for character.
@@ -33,7 +37,10 @@ pub(super) fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
+/// The good handshake is sent as a browser, a script and an old library would: other Accept, encodings,
+/// languages, agents, closing connections. It is never redirected, challenged or answered with a page.
+#[case("HS-1")]
+fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect(
         "the same 200 with a JSON object each time, without a redirect, a challenge or a content coding",
@@ -70,7 +77,10 @@ pub(super) fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome 
     Ok(())
 }
 
-pub(super) fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
+/// A daemon is started, asked, ended without warning and started again: each answer names the id and the pid
+/// of the record that is there.
+#[case("HS-3")]
+fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
     stage.expect("`id` and `pid` of the answer are those of the record, at each of three launches");
     for launch in 1..=3 {
         let (daemon, live) = stage.launch_ready()?;
@@ -90,7 +100,9 @@ pub(super) fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn body_within_64_kib(stage: &mut Stage) -> Outcome {
+/// The answers of a ready daemon and of one that cannot read its record are at most 65536 bytes long.
+#[case("HS-4")]
+fn body_within_64_kib(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("bodies of at most 65536 bytes");
     let ready = answered(stage, &live, "ready", &bearing(&live))?;

@@ -7,10 +7,14 @@ use local_daemon_harness::wait::ms;
 
 use super::exchange::{bearing, ensure_state, quietly};
 use super::wrong::broken_requests;
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-pub(super) fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
+/// Requests that are cut off, malformed or much too large, and bytes that are none; after each of them the
+/// next good handshake is answered by the same launch.
+#[case("HS-10")]
+fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let random = stage.rng().bytes(4096);
     let broken = broken_requests(&live, random);
@@ -45,7 +49,10 @@ pub(super) fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
+/// 64 connections that send nothing, half a header or half a body stay open; handshakes are answered within 2
+/// s meanwhile (opencode 1.18: row 36).
+#[case("HS-11", exclusive)]
+fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let good = bearing(&live).bytes();
     let half_body = bearing(&live).header("Content-Length", "1000").bytes();

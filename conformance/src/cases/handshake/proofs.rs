@@ -6,13 +6,15 @@ use local_daemon_harness::actors::{Bind, Squatter};
 use local_daemon_harness::http::{DaemonProof, HttpFault, ProbeAnswer, Request, Response, Target, judge};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
+use local_daemon_spec::Profile;
 
-use super::super::scene::{Rival, further_state_dir, open_work, yielding};
 use super::exchange::{
     Attempt, answered, authorized, bearing, conversation, ensure_state, hide_record, member, proof_of,
     quietly, refused, restore_record, without_proof,
 };
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
+use crate::case::case;
+use crate::fixtures::daemon::{Rival, further_state_dir, open_work, yielding};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Live, Stage, Start};
 
@@ -60,7 +62,11 @@ fn between_proofs<T>(
     Ok(seen)
 }
 
-pub(super) fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
+/// Good proofs of different nonces, and one sent again. Each answer carries one D, right for its nonce and
+/// for exactly the body's bytes, wrong for any other body or nonce; no content coding even if the client
+/// takes one.
+#[case("HS-17", "HS-21")]
+fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
     const NONCES: usize = 16;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200, ready, and one D that is right for this nonce and these bytes alone");
@@ -104,7 +110,10 @@ pub(super) fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
     )
 }
 
-pub(super) fn proof_accepted_in_every_spelling(stage: &mut Stage) -> Outcome {
+/// The accepted Authorization texts of the test vectors, filled with a nonce and its right MAC: other order,
+/// case of the scheme, white space.
+#[case("HS-17")]
+fn proof_accepted_in_every_spelling(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200, ready and proven for each");
     let nonce = proof::nonce();
@@ -119,7 +128,10 @@ pub(super) fn proof_accepted_in_every_spelling(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
+/// Handshakes one after another and all at once on one connection, good ones and wrong ones in turn: each
+/// answer has the proof of its own nonce, or none.
+#[case("HS-21", "HS-22")]
+fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("each good proof is answered with its own D, each wrong one with 401 and none");
     // A good proof, a wrong one, a bare request, and so on.
@@ -155,7 +167,10 @@ pub(super) fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> O
     })
 }
 
-pub(super) fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
+/// MACs that are one bit off, cut short, of another key, label, nonce or message. Each is 401 and proves
+/// nothing.
+#[case("HS-18", "HS-22")]
+fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for each, without a proof of the daemon");
     let mut attempts = wrong_macs(&live);
@@ -171,7 +186,10 @@ pub(super) fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
-pub(super) fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
+/// Nonces and MACs that are missing, empty, short, long, padded, twice, in hexadecimal or in another
+/// alphabet, with the right MAC over the nonce as it was sent. Each is 401 and proves nothing.
+#[case("HS-19", "HS-22")]
+fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
     // The text binds the two values, not the punctuation between them: a parser that is lenient there breaks nothing.
     const PUNCTUATION: [&str; 5] = [
         "authorization-no-comma",
@@ -196,7 +214,10 @@ pub(super) fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
     between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
-pub(super) fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
+/// Right MACs over other ports, other loopback names of the same port, and other spellings of the authority
+/// (tailscale#7851: row 25). Each is 401 and proves nothing.
+#[case("HS-20", "HS-22")]
+fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for each, without a proof of the daemon");
     let own = live.target.authority.clone();
@@ -250,7 +271,11 @@ pub(super) fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome 
     between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
 }
 
-pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
+/// Two daemons hold the same credential. A proof for one is sent to the other, also when the record of the
+/// one is in the place of the other's, and a squatter passes a proof for its own port on to a daemon: 401,
+/// and nothing that the squatter could answer with.
+#[case("HS-20", "HS-22")]
+fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     let (_first, one) = stage.launch_ready()?;
     let beside = further_state_dir(stage, "beside")?;
     let credential = std::fs::read(stage.credential_path())?;
@@ -326,7 +351,10 @@ pub(super) fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     }
 }
 
-pub(super) fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
+/// The header Local-Daemon-Proof is looked for in answers to bearers, to nobody, to nonces without a MAC, and
+/// on other routes.
+#[case("HS-22")]
+fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("no header Local-Daemon-Proof");
     let (authority, nonce) = (live.target.authority.clone(), proof::nonce());
@@ -379,7 +407,10 @@ pub(super) fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
+/// A valid proof is sent, fresh and replayed, to the operations that the credential opens, and to unknown
+/// paths: 401, while the bearer is served; a shutdown has no effect.
+#[case("HS-23")]
+fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("401 for the proof wherever the bearer is served, and no effect");
     let nonce = proof::nonce();
@@ -444,7 +475,9 @@ pub(super) fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
+/// A daemon that cannot read its record answers a good proof draining, with all members and a right D.
+#[case("HS-21")]
+fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("a right D over the body that says draining");
     between_proofs(stage, &live, |stage| {
@@ -464,7 +497,10 @@ pub(super) fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
+/// A daemon that was told to yield looks at a record that leads to a mute socket. It listens and has not
+/// published: what it answers meanwhile is draining and proven.
+#[case("HS-16", "HS-21", profile = Profile::Proof)]
+fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     stage.arena().make_state_dir()?;
     let credential = Credential::random();

@@ -6,12 +6,16 @@ use local_daemon_harness::http::Connection;
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::wait::{ms, until};
 
-use super::super::scene::{Rival, open_work};
 use super::exchange::{answered, bearing, ensure_draining_like, ensure_state, hide_record, restore_record};
+use crate::case::case;
+use crate::fixtures::daemon::{Rival, open_work};
 use crate::outcome::Outcome;
 use crate::stage::{PROBE, Stage};
 
-pub(super) fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
+/// The record is made unreadable and restored, twenty times, each change followed by a handshake at once:
+/// draining and 503 while the daemon cannot find its id, ready and 200 when it can.
+#[case("HS-13", "HS-14", "HS-15", "HS-16")]
+fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
     const ROUNDS: usize = 20;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect(format!("draining, then ready, {ROUNDS} times"));
@@ -32,7 +36,11 @@ pub(super) fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
+/// While the daemon is stopped (SIGSTOP), its record is replaced by another's and handshakes are sent, one of
+/// them on a connection that was told ready before; what it answers when it goes on is draining, with its own
+/// id.
+#[case("HS-15", "HS-16")]
+fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 3;
     stage.expect("draining with the displaced daemon's own id and pid, or nothing because it has left");
     let binding = &stage.manifest().binding;
@@ -87,7 +95,10 @@ pub(super) fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
+/// The daemon is asked to stop (SIGTERM) with a request half received; as soon as its record is off its name,
+/// handshakes are answered draining with all members (buck2: row 12).
+#[case("HS-14", "HS-16")]
+fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let _work = open_work(stage, &live)?;
     let ready = answered(stage, &live, "before", &bearing(&live))?;

@@ -5,59 +5,14 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::wait::until;
 use local_daemon_spec::vectors;
 
-use super::super::scene::further_state_dir;
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::daemon::further_state_dir;
+use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
     own_origin, port, read_route, served, stream_route,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/no-origin-admitted-by-default",
-        &["PER-39"],
-        "A daemon whose list nobody has touched is asked from development servers, extensions, desktop shells and the \
-         vendor's likely sites, with the credential and by preflight: 403.",
-        no_origin_admitted_by_default,
-    ),
-    Case::perimeter(
-        "perimeter/bad-entry-refused-at-start",
-        &["PER-40"],
-        "Daemons are started with each entry of the vectors that is not one serialised origin: none admits anything by \
-         it, whether it starts or not. With the good ones they admit exactly that origin.",
-        bad_entry_refused_at_start,
-    ),
-    Case::perimeter(
-        "perimeter/bad-entry-refused-by-command",
-        &["PER-40"],
-        "The command that adds an origin is given each of those entries: it fails, and nothing is admitted by it.",
-        bad_entry_refused_by_command,
-    ),
-    Case::perimeter(
-        "perimeter/change-of-the-list-at-once",
-        &["PER-41", "PER-12"],
-        "Origins are added and removed, ten times, and asked from right after the command has returned: served and \
-         refused. One of them is the daemon's own at another of its names.",
-        change_of_the_list_at_once,
-    )
-    .deadline_s(60),
-    Case::perimeter(
-        "perimeter/removed-origin-refused-after-its-preflight",
-        &["PER-19"],
-        "An origin is added, its preflight answered and its request served; it is removed, and the same request is sent \
-         without another preflight, as a browser does that holds one: 403.",
-        removed_origin_refused_after_its_preflight,
-    ),
-    Case::perimeter(
-        "perimeter/streams-of-a-removed-origin-end",
-        &["PER-42"],
-        "Streams are open from two origins and from none. One origin is removed: its streams end within 2 s, the others \
-         go on delivering.",
-        streams_of_a_removed_origin_end,
-    ),
-];
 
 /// Origins that a daemon might think good of by itself.
 fn likely(live: &Live) -> Vec<String> {
@@ -133,6 +88,9 @@ fn admitted(stage: &mut Stage, live: &Live, origin: &str) -> Outcome {
     Ok(())
 }
 
+/// A daemon whose list nobody has touched is asked from development servers, extensions, desktop shells and
+/// the vendor's likely sites, with the credential and by preflight: 403.
+#[case("PER-39")]
 fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("403 for each, 2xx for its own");
@@ -190,6 +148,9 @@ fn meant_by(entry: &str) -> Vec<String> {
     origins
 }
 
+/// Daemons are started with each entry of the vectors that is not one serialised origin: none admits anything
+/// by it, whether it starts or not. With the good ones they admit exactly that origin.
+#[case("PER-40")]
 fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.origins.is_none() {
         return stage.not_applicable("the manifest has no `daemon.origins`");
@@ -224,6 +185,8 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The command that adds an origin is given each of those entries: it fails, and nothing is admitted by it.
+#[case("PER-40")]
 fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the command fails, and nothing is admitted");
@@ -251,6 +214,9 @@ fn change(stage: &mut Stage, adds: bool, origin: &str) -> Outcome<Instant> {
     Ok(exit.at)
 }
 
+/// Origins are added and removed, ten times, and asked from right after the command has returned: served and
+/// refused. One of them is the daemon's own at another of its names.
+#[case("PER-41", "PER-12", deadline_s = 60)]
 fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("served from the moment that it is added, 403 from the moment that it is removed");
@@ -281,6 +247,9 @@ fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// An origin is added, its preflight answered and its request served; it is removed, and the same request is
+/// sent without another preflight, as a browser does that holds one: 403.
+#[case("PER-19")]
 fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("403 for every request after the removal");
@@ -305,6 +274,9 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     admitted(stage, &live, LISTED_TOO)
 }
 
+/// Streams are open from two origins and from none. One origin is removed: its streams end within 2 s, the
+/// others go on delivering.
+#[case("PER-42")]
 fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
     const LATE: Duration = Duration::from_millis(700);

@@ -3,43 +3,13 @@
 use local_daemon_harness::http::Response;
 use serde_json::Value;
 
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, lists, mutation_route, port,
     read_route, served, stream_route,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/errors-are-problems",
-        &["PER-35"],
-        "Answers of 400 and more, from the perimeter and from routes: each that has a body is application/problem+json \
-         with a title, its own status, and a code, which is the table's where the table has one.",
-        errors_are_problems,
-    ),
-    Case::perimeter(
-        "perimeter/unknown-path-and-method-named",
-        &["PER-36"],
-        "With the credential, unknown paths are 404, not_found, and methods that a route does not take 405, \
-         method_not_allowed, with an Allow that names what it takes.",
-        unknown_path_and_method_named,
-    ),
-    Case::perimeter(
-        "perimeter/text-for-who-prefers-it",
-        &["PER-37"],
-        "Answers and refusals to requests that prefer text/plain are text/plain that a person can read; those that prefer \
-         JSON, or nothing, are JSON; the handshake is always JSON.",
-        text_for_who_prefers_it,
-    ),
-    Case::perimeter(
-        "perimeter/answers-not-stored",
-        &["PER-38"],
-        "Answers to authenticated requests, good and bad, say Cache-Control: no-store.",
-        answers_not_stored,
-    ),
-];
 
 /// Requests that are refused, with status and the code that the tables give.
 fn refused(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16, Option<&'static str>)> {
@@ -129,6 +99,10 @@ fn no_problem(response: &Response) -> Option<String> {
     None
 }
 
+/// Answers of 400 and more, from the perimeter and from routes: each that has a body is
+/// application/problem+json with a title, its own status, and a code, which is the table's where the table
+/// has one.
+#[case("PER-35")]
 fn errors_are_problems(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("application/problem+json with title, the answer's status, and a code");
@@ -157,6 +131,9 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// With the credential, unknown paths are 404, not_found, and methods that a route does not take 405,
+/// method_not_allowed, with an Allow that names what it takes.
+#[case("PER-36")]
 fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("404 and not_found; 405, method_not_allowed and Allow");
@@ -203,6 +180,9 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Answers and refusals to requests that prefer text/plain are text/plain that a person can read; those that
+/// prefer JSON, or nothing, are JSON; the handshake is always JSON.
+#[case("PER-37")]
 fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("text/plain for who prefers it, JSON for everybody else, JSON for every handshake");
@@ -257,6 +237,8 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     stage.ensure(told == "application/json", format!("the handshake's Content-Type is {told:?}"))
 }
 
+/// Answers to authenticated requests, good and bad, say Cache-Control: no-store.
+#[case("PER-38")]
 fn answers_not_stored(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("Cache-Control: no-store");

@@ -4,51 +4,13 @@ use local_daemon_harness::http::Response;
 use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, METHODS, UNLISTED, all_answered, answer, answered, handshake_route, launch_listed, paths, port,
     read_route, served,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/refusal-is-the-same-everywhere",
-        &["PER-21"],
-        "Every bound path and unknown ones with seven methods, without authentication and with a wrong credential: 401, \
-         and status, headers but Date, and body are the same for all; WWW-Authenticate offers Bearer.",
-        refusal_is_the_same_everywhere,
-    ),
-    Case::perimeter(
-        "perimeter/wrong-bearer-opens-no-route",
-        &["PER-21"],
-        "Bearers that a careless comparison takes for the credential, and the credential in other headers, on the bound \
-         read: 401, the same each time.",
-        wrong_bearer_opens_no_route,
-    ),
-    Case::perimeter(
-        "perimeter/no-credential-from-elsewhere",
-        &["PER-23"],
-        "The credential in cookies, in bodies and in other query parameters, on a read, the handshake and the event \
-         stream: 401.",
-        no_credential_from_elsewhere,
-    ),
-    Case::perimeter(
-        "perimeter/one-authorization-of-a-known-scheme",
-        &["PER-24"],
-        "Two Authorization headers, equal or not, in either order, in one line or two, and the credential under unknown \
-         schemes: 401.",
-        one_authorization_of_a_known_scheme,
-    ),
-    Case::perimeter(
-        "perimeter/upgrade-meets-the-same-checks",
-        &["PER-28"],
-        "WebSocket handshakes and other upgrades on every path: a foreign Host is 421, an unlisted origin 403, no \
-         credential 401, in that order, and never 101.",
-        upgrade_meets_the_same_checks,
-    ),
-];
 
 /// What tells one answer from another: status, headers but `Date`, body. An answer to HEAD has no body, and what frames
 /// one may be missing.
@@ -68,7 +30,7 @@ fn likeness(response: &Response, of_head: bool) -> (u16, Vec<(String, String)>, 
 
 /// Each is refused in the same way as the first of its kind: GET of an unknown path.
 fn refused_alike(stage: &mut Stage, live: &Live, asks: &[(bool, Ask)]) -> Outcome {
-    let first = Ask::new(live, "GET", super::ask::UNKNOWN);
+    let first = Ask::new(live, "GET", crate::fixtures::http::UNKNOWN);
     let first = answered(stage, live, &first, &[401])?;
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")
@@ -86,6 +48,9 @@ fn refused_alike(stage: &mut Stage, live: &Live, asks: &[(bool, Ask)]) -> Outcom
     Ok(())
 }
 
+/// Every bound path and unknown ones with seven methods, without authentication and with a wrong credential:
+/// 401, and status, headers but Date, and body are the same for all; WWW-Authenticate offers Bearer.
+#[case("PER-21")]
 fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401, the same in status, headers but Date, and body");
@@ -104,6 +69,9 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| refused_alike(stage, &live, &asks))
 }
 
+/// Bearers that a careless comparison takes for the credential, and the credential in other headers, on the
+/// bound read: 401, the same each time.
+#[case("PER-21")]
 fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401, the same for each");
@@ -135,6 +103,9 @@ fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| refused_alike(stage, &live, &asks))
 }
 
+/// The credential in cookies, in bodies and in other query parameters, on a read, the handshake and the event
+/// stream: 401.
+#[case("PER-23")]
 fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for each");
@@ -204,6 +175,9 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
 }
 
+/// Two Authorization headers, equal or not, in either order, in one line or two, and the credential under
+/// unknown schemes: 401.
+#[case("PER-24")]
 fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 for each");
@@ -261,6 +235,9 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
 }
 
+/// WebSocket handshakes and other upgrades on every path: a foreign Host is 421, an unlisted origin 403, no
+/// credential 401, in that order, and never 101.
+#[case("PER-28")]
 fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("421, 403, 401, in this order; never 101 without all three");

@@ -5,59 +5,17 @@ use std::time::Instant;
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof::{self, Credential};
 
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, exchange,
     launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/checks-in-their-order",
-        &["PER-1"],
-        "Requests that break two, three or all of the rules at once: each is answered by the first check of the table \
-         that it fails, whatever its path, method and credential.",
-        checks_in_their_order,
-    ),
-    Case::perimeter(
-        "perimeter/no-spelling-gets-round-the-checks",
-        &["PER-1"],
-        "Double slashes, dot segments, percent-encoding, parameters, method overrides and forwarded paths lead to no \
-         route without the checks: 401 without the credential, 403 from an unlisted origin.",
-        no_spelling_gets_round_the_checks,
-    ),
-    Case::perimeter(
-        "perimeter/each-request-of-a-connection-judged",
-        &["PER-1"],
-        "Good and bad requests one after another and all at once on one connection, and HTTP/1.0: each is answered for \
-         itself.",
-        each_request_of_a_connection_judged,
-    ),
-    Case::perimeter(
-        "perimeter/refused-request-has-no-effect",
-        &["PER-2"],
-        "The request that makes a number appear on the event stream is sent with every kind of refusal, as simple POST \
-         and as form too, each time with its own number; then in its good form. Only the last number appears \
-         (opencode#6355, CVE-2026-22812).",
-        refused_request_has_no_effect,
-    ),
-    Case::perimeter(
-        "perimeter/refused-shutdown-has-no-effect",
-        &["PER-2"],
-        "The request that ends the daemon is sent with every kind of refusal: the same launch still answers.",
-        refused_shutdown_has_no_effect,
-    ),
-    Case::perimeter(
-        "perimeter/what-is-no-http-has-no-effect",
-        &["PER-1", "PER-2"],
-        "The same request, with the credential, framed as no HTTP is: contradicting, signed or unknown lengths, codings \
-         that are none, folded and malformed headers. None is served, and no number appears.",
-        what_is_no_http_has_no_effect,
-    ),
-];
-
+/// Requests that break two, three or all of the rules at once: each is answered by the first check of the
+/// table that it fails, whatever its path, method and credential.
+#[case("PER-1")]
 fn checks_in_their_order(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("414 before 421, 421 before 403, 403 before 401, 401 before anything that a route says");
@@ -158,6 +116,9 @@ fn spellings(path: &str) -> Vec<String> {
     ]
 }
 
+/// Double slashes, dot segments, percent-encoding, parameters, method overrides and forwarded paths lead to
+/// no route without the checks: 401 without the credential, 403 from an unlisted origin.
+#[case("PER-1")]
 fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 without the credential, 403 with it from an unlisted origin");
@@ -233,6 +194,9 @@ fn conversation(stage: &mut Stage, live: &Live, asks: &[Ask], together: bool) ->
     }
 }
 
+/// Good and bad requests one after another and all at once on one connection, and HTTP/1.0: each is answered
+/// for itself.
+#[case("PER-1")]
 fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each answer is the one that its request gets alone; HTTP/1.0 is judged alike");
@@ -320,6 +284,10 @@ fn query_token(stage: &Stage) -> String {
     stream.and_then(|stream| stream.query_token).unwrap_or_else(|| "token".to_owned())
 }
 
+/// The request that makes a number appear on the event stream is sent with every kind of refusal, as simple
+/// POST and as form too, each time with its own number; then in its good form. Only the last number appears
+/// (opencode#6355, CVE-2026-22812).
+#[case("PER-2")]
 fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no number of a refused request, and the number of the good one");
@@ -361,6 +329,8 @@ fn none_appears(
     stage.ensure(appeared.is_empty(), format!("refused and done all the same: {appeared:?}"))
 }
 
+/// The request that ends the daemon is sent with every kind of refusal: the same launch still answers.
+#[case("PER-2")]
 fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
     let Some(shutdown) = stage.manifest().binding.shutdown.clone() else {
         return stage.not_applicable("the manifest has no `binding.shutdown`");
@@ -443,6 +413,9 @@ fn malformed(live: &Live, method: &str, path: &str, body: &str) -> Vec<(String, 
     shapes
 }
 
+/// The same request, with the credential, framed as no HTTP is: contradicting, signed or unknown lengths,
+/// codings that are none, folded and malformed headers. None is served, and no number appears.
+#[case("PER-1", "PER-2")]
 fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
     mutation_route(stage)?;
     let (_daemon, live) = stage.launch_ready()?;

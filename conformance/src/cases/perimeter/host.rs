@@ -3,56 +3,21 @@
 use local_daemon_spec::vectors;
 use serde_json::Value;
 
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, LISTED, METHODS, all_answered, answer_to, answered, cites, ensure_status, handshake_route,
     launch_listed, paths, port, read_route, served, texts,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/own-names-accepted",
-        &["PER-4", "PER-3"],
-        "The handshake and a read are asked under each of the three names with the daemon's port: served, whichever \
-         address it bound.",
-        own_names_accepted,
-    ),
-    Case::perimeter(
-        "perimeter/foreign-host-refused",
-        &["PER-3"],
-        "Reads with the credential under every other name of the vectors, under names that a parser takes for the \
-         right one, and under a foreign name beside headers that a proxy would set: 421.",
-        foreign_host_refused,
-    ),
-    Case::perimeter(
-        "perimeter/missing-empty-or-second-host-refused",
-        &["PER-5"],
-        "No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0 without \
-         any; with the credential: 400 or 421.",
-        missing_empty_or_second_host_refused,
-    ),
-    Case::perimeter(
-        "perimeter/absolute-target-judged",
-        &["PER-6"],
-        "Targets in absolute form with a foreign authority beside the right Host, and the right one beside a foreign \
-         Host: refused. With the daemon's own authority they are served.",
-        absolute_target_judged,
-    ),
-    Case::perimeter(
-        "perimeter/host-judged-on-every-path",
-        &["PER-7"],
-        "Every bound path, the page, unknown paths and `*`, with seven methods, with and without the credential, as \
-         preflight and as request for a service worker, under a foreign name: 421.",
-        host_judged_on_every_path,
-    ),
-];
 
 fn names(live: &Live) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
 }
 
+/// The handshake and a read are asked under each of the three names with the daemon's port: served, whichever
+/// address it bound.
+#[case("PER-4", "PER-3")]
 fn own_names_accepted(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200 under each name");
@@ -111,6 +76,9 @@ fn foreign_hosts(live: &Live) -> Vec<(String, Vec<u16>)> {
     hosts
 }
 
+/// Reads with the credential under every other name of the vectors, under names that a parser takes for the
+/// right one, and under a foreign name beside headers that a proxy would set: 421.
+#[case("PER-3")]
 fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421, or 400 where the text is no authority at all");
@@ -135,6 +103,9 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0
+/// without any; with the credential: 400 or 421.
+#[case("PER-5")]
 fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("400 or 421 for each");
@@ -190,6 +161,9 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Targets in absolute form with a foreign authority beside the right Host, and the right one beside a
+/// foreign Host: refused. With the daemon's own authority they are served.
+#[case("PER-6")]
 fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421 for a foreign authority, 400 too where it is none; 2xx for the own");
@@ -235,6 +209,9 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Every bound path, the page, unknown paths and `*`, with seven methods, with and without the credential, as
+/// preflight and as request for a service worker, under a foreign name: 421.
+#[case("PER-7")]
 fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("421 for each");

@@ -2,77 +2,13 @@
 
 use local_daemon_spec::vectors;
 
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answer, answered, cites, cors, ensure_status,
     launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/unlisted-origin-refused",
-        &["PER-8"],
-        "Reads with the credential without Origin, from the daemon's own and from a listed origin are served; from other \
-         pages of this machine, other sites, files and extensions they are 403.",
-        unlisted_origin_refused,
-    ),
-    Case::perimeter(
-        "perimeter/unlisted-origin-refused-on-every-path",
-        &["PER-8"],
-        "Every bound path and unknown ones, with and without the credential, from an unlisted origin: 403; the event \
-         stream too, and with a valid query token.",
-        unlisted_origin_refused_on_every_path,
-    ),
-    Case::perimeter(
-        "perimeter/unlisted-preflight-refused",
-        &["PER-8", "PER-9"],
-        "Preflights from unlisted origins, `null` and two origins at once, with and without the credential: 403, and \
-         nothing that a browser takes for a permission.",
-        unlisted_preflight_refused,
-    ),
-    Case::perimeter(
-        "perimeter/origins-compared-whole",
-        &["PER-10"],
-        "Origins that differ from a listed one, or from the daemon's own, in scheme, port, case, a prefix, a suffix, a \
-         subdomain, user info or a path: 403 (CVE-2026-40110).",
-        origins_compared_whole,
-    ),
-    Case::perimeter(
-        "perimeter/null-and-second-origin-refused",
-        &["PER-11"],
-        "`null`, and more than one Origin in every order, also two equal listed ones: 403.",
-        null_and_second_origin_refused,
-    ),
-    Case::perimeter(
-        "perimeter/other-loopback-name-is-another-origin",
-        &["PER-12"],
-        "The daemon's own origin at one of its names asks it at another: 403; at its own: served.",
-        other_loopback_name_is_another_origin,
-    ),
-    Case::perimeter(
-        "perimeter/no-cors-header-for-others",
-        &["PER-9"],
-        "Answers of every status to requests without Origin, from the daemon's own and from unlisted ones: no header \
-         begins with Access-Control-.",
-        no_cors_header_for_others,
-    ),
-    Case::perimeter(
-        "perimeter/listed-origin-may-read-every-answer",
-        &["PER-13"],
-        "Answers of every status to two listed origins in turn: exactly the asking one in Access-Control-Allow-Origin, \
-         and Vary names Origin.",
-        listed_origin_may_read_every_answer,
-    ),
-    Case::perimeter(
-        "perimeter/no-credentials-and-no-star",
-        &["PER-14"],
-        "Answers and preflights of listed origins, whatever they ask for: no Access-Control-Allow-Credentials, and no * \
-         in any Access-Control- header.",
-        no_credentials_and_no_star,
-    ),
-];
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
 fn refused_origins(live: &Live, id: &str) -> Vec<(String, Vec<String>)> {
@@ -107,6 +43,9 @@ fn refused(stage: &mut Stage, live: &Live, asked: &[(String, Vec<String>)]) -> O
     stage.between_controls(live, |stage| all_answered(stage, live, &asks, &[403]))
 }
 
+/// Reads with the credential without Origin, from the daemon's own and from a listed origin are served; from
+/// other pages of this machine, other sites, files and extensions they are 403.
+#[case("PER-8")]
 fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("2xx for no origin, the own and the listed ones; 403 for every other");
@@ -137,6 +76,9 @@ fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
     refused(stage, &live, &asked)
 }
 
+/// Every bound path and unknown ones, with and without the credential, from an unlisted origin: 403; the
+/// event stream too, and with a valid query token.
+#[case("PER-8")]
 fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
@@ -158,6 +100,9 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[403]))
 }
 
+/// Preflights from unlisted origins, `null` and two origins at once, with and without the credential: 403,
+/// and nothing that a browser takes for a permission.
+#[case("PER-8", "PER-9")]
 fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 without any Access-Control- header");
@@ -190,6 +135,9 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Origins that differ from a listed one, or from the daemon's own, in scheme, port, case, a prefix, a
+/// suffix, a subdomain, user info or a path: 403 (CVE-2026-40110).
+#[case("PER-10")]
 fn origins_compared_whole(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
@@ -218,6 +166,8 @@ fn origins_compared_whole(stage: &mut Stage) -> Outcome {
     refused(stage, &live, &asked)
 }
 
+/// `null`, and more than one Origin in every order, also two equal listed ones: 403.
+#[case("PER-11")]
 fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
@@ -238,6 +188,8 @@ fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
     refused(stage, &live, &asked)
 }
 
+/// The daemon's own origin at one of its names asks it at another: 403; at its own: served.
+#[case("PER-12")]
 fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("2xx from the name that is asked, 403 from the other two");
@@ -288,6 +240,9 @@ fn of_every_status(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16)> {
         .collect()
 }
 
+/// Answers of every status to requests without Origin, from the daemon's own and from unlisted ones: no
+/// header begins with Access-Control-.
+#[case("PER-9")]
 fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no header that begins with Access-Control-");
@@ -310,6 +265,9 @@ fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Answers of every status to two listed origins in turn: exactly the asking one in
+/// Access-Control-Allow-Origin, and Vary names Origin.
+#[case("PER-13")]
 fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Allow-Origin is the asking origin, once, and Vary names Origin");
@@ -335,6 +293,9 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Answers and preflights of listed origins, whatever they ask for: no Access-Control-Allow-Credentials, and
+/// no * in any Access-Control- header.
+#[case("PER-14")]
 fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no Access-Control-Allow-Credentials and no *");

@@ -3,49 +3,13 @@
 use local_daemon_harness::http::Response;
 use local_daemon_harness::proof::{self, Credential};
 
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNKNOWN, answer, answered, emit_route, handshake_route, launch_listed, lists,
     paths, read_route, served,
 };
-use crate::case::Case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/preflight-answered-without-authentication",
-        &["PER-15"],
-        "Preflights of listed origins for every bound path and unknown ones, without authentication, with the \
-         credential and with a wrong one: 204 without a body, for the asking origin.",
-        preflight_answered_without_authentication,
-    ),
-    Case::perimeter(
-        "perimeter/preflight-lists-the-methods-of-the-route",
-        &["PER-16"],
-        "For each bound path the methods of the preflight's answer are compared with those that are not answered 405 \
-         with the credential; for unknown paths there is no list.",
-        preflight_lists_the_methods_of_the_route,
-    ),
-    Case::perimeter(
-        "perimeter/preflight-allows-three-headers",
-        &["PER-17"],
-        "Whatever headers a preflight asks for, Access-Control-Allow-Headers is the same three.",
-        preflight_allows_three_headers,
-    ),
-    Case::perimeter(
-        "perimeter/preflight-kept-for-a-minute-at-most",
-        &["PER-18"],
-        "Access-Control-Max-Age is there once, a number from 0 to 60, on every path.",
-        preflight_kept_for_a_minute_at_most,
-    ),
-    Case::perimeter(
-        "perimeter/options-authenticates",
-        &["PER-20"],
-        "OPTIONS requests that are no preflight, without Origin or without the method that is asked for, on every path: \
-         401 without the credential and with a wrong one.",
-        options_authenticates,
-    ),
-];
 
 /// The preflights of a listed origin for every path, and what they ask for.
 fn preflights(stage: &Stage, live: &Live) -> Vec<Ask> {
@@ -64,6 +28,9 @@ fn allowed(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
     Ok(response)
 }
 
+/// Preflights of listed origins for every bound path and unknown ones, without authentication, with the
+/// credential and with a wrong one: 204 without a body, for the asking origin.
+#[case("PER-15")]
 fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("204, no body, the asking origin in Access-Control-Allow-Origin, Vary: Origin");
@@ -94,6 +61,9 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// For each bound path the methods of the preflight's answer are compared with those that are not answered
+/// 405 with the credential; for unknown paths there is no list.
+#[case("PER-16")]
 fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
     // HEAD needs no list: browsers send it as they send GET. OPTIONS is the preflight itself.
     const ASKED: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -146,6 +116,8 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Whatever headers a preflight asks for, Access-Control-Allow-Headers is the same three.
+#[case("PER-17")]
 fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Allow-Headers: authorization, content-type, last-event-id");
@@ -175,6 +147,8 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// Access-Control-Max-Age is there once, a number from 0 to 60, on every path.
+#[case("PER-18")]
 fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Max-Age once, from 0 to 60");
@@ -187,6 +161,9 @@ fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// OPTIONS requests that are no preflight, without Origin or without the method that is asked for, on every
+/// path: 401 without the credential and with a wrong one.
+#[case("PER-20")]
 fn options_authenticates(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each; a preflight of the same path is 204");
@@ -199,7 +176,7 @@ fn options_authenticates(stage: &mut Stage) -> Outcome {
         for (what, ask) in [
             ("alone", ask.clone()),
             ("with an origin alone", ask.clone().origin(LISTED)),
-            ("from a page of its own", ask.clone().origin(&super::ask::own_origin(&live))),
+            ("from a page of its own", ask.clone().origin(&crate::fixtures::http::own_origin(&live))),
             ("asking for a method alone", ask.clone().with("Access-Control-Request-Method", "GET")),
             (
                 "asking for headers alone",

@@ -6,38 +6,14 @@ use std::time::Instant;
 use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
-use super::ask::{
+use crate::case::case;
+use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, handshake_route,
     launch_listed, marker, port, read_route, served,
 };
-use crate::case::Case;
 use crate::manifest::StreamBinding;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
-
-pub(crate) const CASES: &[Case] = &[
-    Case::perimeter(
-        "perimeter/query-token-on-streams-alone",
-        &["PER-25"],
-        "The credential as `token` parameter, and a wrong one, alone and beside a valid Authorization, on reads, the \
-         handshake, unknown paths, and with other methods on the event stream: 401, and no effect.",
-        query_token_on_streams_alone,
-    ),
-    Case::perimeter(
-        "perimeter/query-token-compared-as-a-bearer",
-        &["PER-26"],
-        "The right token opens the event stream, from no origin and a listed one; tokens that a careless comparison \
-         takes for it are 401, an unlisted origin 403, a foreign Host 421.",
-        query_token_compared_as_a_bearer,
-    ),
-    Case::perimeter(
-        "perimeter/no-secret-in-log-or-file",
-        &["PER-27"],
-        "Right and wrong tokens are sent in queries, headers and broken requests; afterwards neither the output nor any \
-         file of the daemon holds a part of them (mcp-memory-service#1117, jupyter_server#1681).",
-        no_secret_in_log_or_file,
-    ),
-];
 
 fn stream_with_token(stage: &mut Stage) -> Outcome<(StreamBinding, String)> {
     let stream = stage.manifest().binding.stream.clone();
@@ -47,6 +23,9 @@ fn stream_with_token(stage: &mut Stage) -> Outcome<(StreamBinding, String)> {
     }
 }
 
+/// The credential as `token` parameter, and a wrong one, alone and beside a valid Authorization, on reads,
+/// the handshake, unknown paths, and with other methods on the event stream: 401, and no effect.
+#[case("PER-25")]
 fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each, and no number on the stream");
@@ -114,6 +93,9 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
+/// The right token opens the event stream, from no origin and a listed one; tokens that a careless comparison
+/// takes for it are 401, an unlisted origin 403, a foreign Host 421.
+#[case("PER-26")]
 fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
     let (stream, name) = stream_with_token(stage)?;
     let (_daemon, live) = launch_listed(stage)?;
@@ -194,6 +176,9 @@ fn files(place: &Path, credential: &Path, found: &mut Vec<(String, Vec<u8>)>) ->
     Ok(())
 }
 
+/// Right and wrong tokens are sent in queries, headers and broken requests; afterwards neither the output nor
+/// any file of the daemon holds a part of them (mcp-memory-service#1117, jupyter_server#1681).
+#[case("PER-27")]
 fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
     let (daemon, live) = launch_listed(stage)?;
     stage.expect(format!("no {PART} characters in a row of any token that was sent"));
@@ -222,7 +207,7 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
                 ];
                 for ask in asks {
                     // Whether it is refused is other cases' affair.
-                    let _ = super::ask::exchange(&live, &ask.bytes());
+                    let _ = crate::fixtures::http::exchange(&live, &ask.bytes());
                 }
             }
         }
@@ -233,7 +218,7 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
             format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization : Bearer {token}\r\n\r\n", read.path),
             format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization: Bearer {token}\0\r\n\r\n", read.path),
         ] {
-            let _ = super::ask::exchange(&live, text.as_bytes());
+            let _ = crate::fixtures::http::exchange(&live, text.as_bytes());
         }
     }
     served(stage, &live, &read.ask(&live).bearer(&live))?;

@@ -8,7 +8,8 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::Killer;
 use local_daemon_harness::record::{Record, write_new};
 
-use super::super::scene::{
+use crate::case::case;
+use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
 use crate::outcome::Outcome;
@@ -33,7 +34,10 @@ fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<
     Ok(events)
 }
 
-pub(super) fn killed_at_every_step(stage: &mut Stage) -> Outcome {
+/// A first launch and a launch over an old record are watched event by event. Then each is repeated and
+/// killed (SIGKILL) at each of these events, and a daemon is started on what is left. Stems from paseo#4803.
+#[case("PUB-9", "PUB-3", deadline_s = 100)]
+fn killed_at_every_step_recovers(stage: &mut Stage) -> Outcome {
     stage.expect("wherever it was killed, readers find the old record, the new one or none, and the next start is ready");
     let mut steps = Vec::new();
     for old_record in [false, true] {
@@ -148,7 +152,9 @@ fn good_start_before(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn cannot_publish(stage: &mut Stage) -> Outcome {
+/// At the record's name there is a directory with a file in it, over which nothing can be renamed.
+#[case("PUB-10")]
+fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
     good_start_before(stage)?;
     block_record(stage)?;
     stage.expect("it exits by itself within 5 s, not with 0, and standard error names the path");
@@ -187,7 +193,10 @@ fn lost(before: &Snapshot, stage: &Stage) -> Outcome<Vec<String>> {
         .collect())
 }
 
-pub(super) fn failed_start_leaves_files(stage: &mut Stage) -> Outcome {
+/// Starts fail because no file may be written beyond a few bytes, because the record cannot be replaced, and
+/// because the credential's mode is loose. Stems from bitcoin#28784.
+#[case("PUB-11")]
+fn failed_start_leaves_files(stage: &mut Stage) -> Outcome {
     good_start_before(stage)?;
     let rival = Rival::new()?;
     rival.publish(&stage.record_path())?;
@@ -225,7 +234,10 @@ fn fails_and_leaves(stage: &mut Stage, why: &str, start: Start) -> Outcome {
     stage.ensure(lost.is_empty(), format!("{why}: {}", lost.join(", ")))
 }
 
-pub(super) fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
+/// A daemon that owns its record is left to its re-reads for 2.5 s, with requests and other changes in its
+/// state directory; every event about the record is looked at.
+#[case("PUB-12")]
+fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let (before, facts) = (read(&stage.record_path())?, Facts::of(&stage.record_path())?);
@@ -247,7 +259,9 @@ pub(super) fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     stage.ensure(same, "the record is another file than before")
 }
 
-pub(super) fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
+/// A publish fails at its last step, and the names in the state directory are compared with those before.
+#[case("PUB-13")]
+fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
     good_start_before(stage)?;
     block_record(stage)?;
     let before = Snapshot::of(stage.state_dir())?;

@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
-use super::super::scene::bound;
+use crate::case::case;
+use crate::fixtures::daemon::bound;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
-pub(super) fn loopback_only(stage: &mut Stage) -> Outcome {
+/// Every TCP port on which the processes of a ready daemon listen is looked up; each has a loopback address.
+#[case("PUB-1")]
+fn loopback_only(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("every listening address is a loopback address");
     let listening = daemon.listening();
@@ -20,7 +23,10 @@ pub(super) fn loopback_only(stage: &mut Stage) -> Outcome {
     stage.ensure(open.is_empty(), format!("{open:?} can be reached from elsewhere"))
 }
 
-pub(super) fn port_is_exclusive(stage: &mut Stage) -> Outcome {
+/// While a daemon is ready, sockets that ask for port sharing (SO_REUSEPORT, SO_REUSEADDR) and one that does
+/// not try to bind its port. The same kind of socket was seen to share another port.
+#[case("PUB-2")]
+fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let (IpAddr::V4(ip), port) = (live.target.address.ip(), live.target.address.port()) else {
         return stage.untestable("the subject listens on IPv6 only");

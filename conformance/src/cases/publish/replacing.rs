@@ -6,11 +6,15 @@ use local_daemon_harness::files::Facts;
 use local_daemon_harness::record::{Record, write_new};
 use rustix::fs::FlockOperation;
 
-use super::super::scene::{NOTICED, Rival, exits, further_state_dir, read, record_in, stays};
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, Rival, exits, further_state_dir, read, record_in, stays};
 use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
-pub(super) fn last_writer_wins(stage: &mut Stage) -> Outcome {
+/// A second daemon is started on the state directory of a healthy one, which has run for longer than a
+/// re-read interval and gives no sign of leaving.
+#[case("PUB-7")]
+fn last_writer_wins(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     stage.between_controls(&old, |stage| stays(stage, &first, NOTICED, "by itself"))?;
     stage.expect("the second daemon owns the record and is ready");
@@ -23,7 +27,10 @@ pub(super) fn last_writer_wins(stage: &mut Stage) -> Outcome {
     stage.ensure(ready, "the second daemon is not ready once the first one is gone")
 }
 
-pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
+/// Daemons are started where the record is stale, names a living process, is empty, cut, oversized or of
+/// loose mode, or is a symbolic link. Stems from claude-code#72898 and paseo#1304.
+#[case("PUB-7")]
+fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     let bystander = stage.arena().launch("bystander", ["sleep", "60"]).start()?;
     let rival = Rival::new()?;
     let named = Record {
@@ -82,7 +89,10 @@ pub(super) fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     stage.ensure(bystander.is_running(), "the process that the record named was ended")
 }
 
-pub(super) fn locks_of_others(stage: &mut Stage) -> Outcome {
+/// The suite holds exclusive locks, of both kinds that Unix has, on the lock file, and one on every other
+/// file of the state directory and on the directory; a daemon is started.
+#[case("PUB-8")]
+fn locks_of_others_do_not_hold_it_up(stage: &mut Stage) -> Outcome {
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let (first, _) = stage.launch_ready()?;
     first.kill_group();

@@ -8,7 +8,8 @@ use local_daemon_harness::files::{FileEvent, FileEventKind, HostileReader, Sight
 use local_daemon_harness::http::{self, Target};
 use local_daemon_harness::record::{self, Record};
 
-use super::super::scene::{REPEAT, count};
+use crate::case::case;
+use crate::fixtures::daemon::{REPEAT, count};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, PROBE, Stage};
 
@@ -61,7 +62,10 @@ fn publish_over_each_other(
     Ok(launched)
 }
 
-pub(super) fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
+/// 200 daemons (fewer where they start slowly) are started over each other, ten at a time, while readers open
+/// and read the record as fast as they can. Stems from paseo#4803.
+#[case("PUB-3", "PUB-7", deadline_s = 60)]
+fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     const WAVES: usize = 20;
     const WIDTH: usize = 10;
     // On a busy machine the readers get their turn in further waves.
@@ -97,7 +101,10 @@ pub(super) fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     stage.ensure(report.errors.is_empty(), format!("reads failed: {:?}", report.errors))
 }
 
-pub(super) fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
+/// At the very notification that a record came into place, a handshake goes to its URL. Many daemons publish
+/// over each other. Stems from opencode 1.18, which accepted connections before it served.
+#[case("PUB-4", deadline_s = 40)]
+fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 20;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let (name, path) = (stage.manifest().binding.registration.clone(), stage.record_path());
@@ -162,7 +169,10 @@ fn shake_at_once(
     Ok(began.elapsed())
 }
 
-pub(super) fn temporary_of_its_own(stage: &mut Stage) -> Outcome {
+/// The events of many publishes are followed: each record comes by a rename from a file that was created in
+/// the state directory for it, under a name that no other publish used.
+#[case("PUB-5", deadline_s = 60)]
+fn temporary_of_its_own_renamed_into_place(stage: &mut Stage) -> Outcome {
     const WAVES: usize = 4;
     const WIDTH: usize = 6;
     let state_dir = stage.arena().make_state_dir()?.to_owned();
@@ -209,7 +219,7 @@ mod tests {
 
     #[test]
     fn half_a_record_is_broken_and_a_whole_one_is_told_by_its_id() {
-        let rival = crate::cases::scene::Rival::new().unwrap();
+        let rival = crate::fixtures::daemon::Rival::new().unwrap();
         let bytes = rival.bytes();
         assert_eq!(classify(&bytes), Sight::Whole(rival.record.id.clone()));
         assert!(matches!(classify(&bytes[..40]), Sight::Broken(_)));

@@ -8,13 +8,18 @@ use local_daemon_harness::platform::overwrite_unnoticed;
 use local_daemon_harness::proof;
 use local_daemon_harness::record::{Record, write_new};
 use local_daemon_harness::strace::{Point, READ};
+use local_daemon_spec::Profile;
 
-use super::super::scene::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
 use super::{fault, held, leaves, survives, trace};
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{PROBE, Stage};
 
-pub(super) fn no_reread(stage: &mut Stage) -> Outcome {
+/// A daemon is stopped (SIGSTOP) right after the call by which it read its own id, a second one takes over,
+/// and the first goes on with what it knows.
+#[case("CONV-7", "CONV-9", "PUB-12")]
+fn no_reread(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     let point = Point::at([READ]).of(stage.record_path()).held_after();
     let mut strace = trace(stage, "read", point)?;
@@ -39,7 +44,10 @@ pub(super) fn no_reread(stage: &mut Stage) -> Outcome {
     survives(stage, &second, &new, "after the first one left")
 }
 
-pub(super) fn ready_unseen(stage: &mut Stage) -> Outcome {
+/// While a daemon is stopped (SIGSTOP), another id is written into its record by the one write that notifies
+/// nobody, and handshakes are sent; they are the first thing that it meets when it goes on.
+#[case("HS-15", "HS-16", "HS-14")]
+fn ready_unseen(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     // Open work keeps it there to answer; one without is free to be gone.
     let work = match open_work(stage, &live) {
@@ -95,7 +103,10 @@ fn newer(protocol: &str) -> Option<String> {
     Some(format!("{name}/{}", number.parse::<u32>().ok()? + 1))
 }
 
-pub(super) fn displacement_both_ways(stage: &mut Stage) -> Outcome {
+/// Daemons of an older and a newer protocol, told to yield, are started over each other in turn, as two
+/// generations of clients do. Stems from opencode#35455.
+#[case("GATE-3", "CONV-11", "CONV-27", profile = Profile::Proof)]
+fn displacement_both_ways(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     let name = stage.manifest().binding.registration.clone();
     let state_dir = stage.arena().make_state_dir()?.to_owned();

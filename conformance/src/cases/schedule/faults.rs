@@ -9,8 +9,9 @@ use local_daemon_harness::record::{self, Record, write_new};
 use local_daemon_harness::strace::{CHANGE, Call, FLUSH, LINK, OPEN, Point, RENAME, Strace, UNLINK, WRITE};
 use local_daemon_harness::wait::until;
 
-use super::super::scene::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
 use super::{launch_under, trace};
+use crate::case::case;
+use crate::fixtures::daemon::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Stage, Start};
 
@@ -174,7 +175,11 @@ fn all_start_again(stage: &mut Stage, places: &[(String, PathBuf)]) -> Outcome {
     Ok(())
 }
 
-pub(super) fn killed_at_every_call(stage: &mut Stage) -> Outcome {
+/// A first launch and a launch over an old record are repeated and killed (SIGKILL) at each of the system
+/// calls by which they changed the state directory; a daemon is started on what is left. Stems from
+/// paseo#4803.
+#[case("PUB-9", "PUB-3", "CRED-3")]
+fn killed_at_every_call(stage: &mut Stage) -> Outcome {
     let kinds = Kind::both(stage)?;
     stage.expect(
         "wherever it was killed, record and credential are whole or not there, and the next start is ready",
@@ -208,7 +213,9 @@ fn error_of(call: &Call) -> &'static str {
     if OPEN.contains(&name) || WRITE.contains(&name) { "ENOSPC" } else { "EIO" }
 }
 
-pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
+/// Each system call by which a launch changes the state directory fails once, with EIO or ENOSPC.
+#[case("PUB-10", "PUB-11", "PUB-3")]
+fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
     let kinds = Kind::both(stage)?;
     stage.expect(
         "each start is ready all the same, or exits within 5 s, not with 0, and names the path; record and credential \
@@ -268,7 +275,9 @@ pub(super) fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
     all_start_again(stage, &places)
 }
 
-pub(super) fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
+/// The calls by which a stopping daemon moves, reads or unlinks its record fail with EIO.
+#[case("CONV-18", "CONV-15")]
+fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
     stage.expect("each exits within its drain bound; a record that cannot be read or moved is left as it is");
     let ways: [(&str, &[&str], bool); 3] = [
         ("the record cannot be moved", RENAME, true),

@@ -7,9 +7,11 @@ use local_daemon_harness::http::{Connection, HttpFault, Target};
 use local_daemon_harness::proof;
 use local_daemon_harness::record::Record;
 use local_daemon_harness::strace::{Call, FLUSH, LINK, OPEN, Point, RENAME, Strace, WRITE};
+use local_daemon_spec::Profile;
 
-use super::super::scene::{NOTICED, SLACK, read, stays, yielding};
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, SLACK, read, stays, yielding};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
@@ -21,7 +23,10 @@ fn before_publish(stage: &mut Stage, name: &str, start: Start) -> Outcome<(Daemo
     Ok(held)
 }
 
-pub(super) fn publish_before_listen(stage: &mut Stage) -> Outcome {
+/// A daemon is held right after the call that puts its record in place, and the recorded URL is connected to.
+/// Stems from opencode 1.18.
+#[case("PUB-4")]
+fn publish_before_listen(stage: &mut Stage) -> Outcome {
     let credential = furnish(stage)?;
     let point = Point::at([RENAME, LINK]).held_after();
     let (daemon, strace, call) = launch_held(stage, "publish", Start::new(), point)?;
@@ -66,7 +71,10 @@ pub(super) fn publish_before_listen(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn publish_before_flush(stage: &mut Stage) -> Outcome {
+/// The system calls of a launch are followed: the temporary file is flushed after the last write to it and
+/// before the call that puts it in the record's place.
+#[case("PUB-6")]
+fn publish_before_flush(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let strace = trace(stage, "calls", Point::at([OPEN, WRITE, FLUSH, RENAME, LINK]))?;
     let daemon = launch_under(stage, Start::new(), &strace)?;
@@ -95,7 +103,10 @@ pub(super) fn publish_before_flush(stage: &mut Stage) -> Outcome {
     stage.ensure(flushed, format!("nothing flushes it before {publish}"))
 }
 
-pub(super) fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
+/// Two first launches are both held between finding no credential and putting one in place; then they go on,
+/// one after the other.
+#[case("CRED-4", "CRED-5")]
+fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
     stage.arena().make_state_dir()?;
     let name = stage.manifest().binding.credential.clone();
     let mut launches = Vec::new();
@@ -126,7 +137,9 @@ pub(super) fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
     survives(stage, &first.0, &survivor, "as the last to publish")
 }
 
-pub(super) fn shared_temporary_name(stage: &mut Stage) -> Outcome {
+/// Two launches are held with their records written and not yet in place, and go on one after the other.
+#[case("PUB-5", "PUB-3", "PUB-7")]
+fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let (first, strace, call) = before_publish(stage, "first", Start::new())?;
     let one = written(stage, &call)?;
@@ -169,7 +182,10 @@ fn written(stage: &mut Stage, call: &Call) -> Outcome<Vec<u8>> {
     }
 }
 
-pub(super) fn late_publish(stage: &mut Stage) -> Outcome {
+/// A launch is held right before its record comes into place, for longer than a re-read interval, while a
+/// second one publishes and is ready; then its rename lands late.
+#[case("CONV-13", "PUB-7")]
+fn late_publish(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let (late, strace, _) = before_publish(stage, "late", Start::new())?;
     let (early, _) = stage.launch_ready()?;
@@ -181,7 +197,10 @@ pub(super) fn late_publish(stage: &mut Stage) -> Outcome {
     survives(stage, &late, &live, "as the last to publish")
 }
 
-pub(super) fn yielding_together(stage: &mut Stage) -> Outcome {
+/// Two launches that yield have both found nobody and are held right before they publish. Stems from
+/// sccache#340 and sccache#824.
+#[case("CONV-13", "CONV-27", profile = Profile::Proof)]
+fn yielding_together(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
     furnish(stage)?;
     let (first, strace, _) = before_publish(stage, "first", start.clone())?;

@@ -11,8 +11,9 @@ use local_daemon_harness::strace::{LINK, Point, RENAME, Strace, UNLINK};
 use local_daemon_harness::wait::until;
 use rustix::fs::FlockOperation;
 
-use super::super::scene::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
 use super::{held, leaves, survives, trace};
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
@@ -45,7 +46,11 @@ fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
     stage.ensure(left.is_empty(), format!("taken files are left: {left:?}"))
 }
 
-pub(super) fn literal_removal(stage: &mut Stage) -> Outcome {
+/// A daemon that stops is held right before the call that takes its record off the well-known name, and a
+/// second one publishes meanwhile; it is stopped (SIGSTOP) right after that call until the second one has its
+/// record. Stems from khive#645 and stablyai/orca#12709.
+#[case("CONV-15", "CONV-17", "CONV-21", "CONV-13")]
+fn literal_removal(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     let strace = hold_removal(stage, &first)?;
     let (second, new) = successor(stage, &old)?;
@@ -65,7 +70,10 @@ fn remove_and_stop(daemon: &Daemon, strace: &Strace) -> Outcome {
     Ok(strace.release(daemon)?)
 }
 
-pub(super) fn lock_only_removal(stage: &mut Stage) -> Outcome {
+/// The same, without a stop after the call, while the lock is held all the time, by the stopping daemon or
+/// else by the suite: whoever waits for it waits in vain.
+#[case("CONV-15", "PUB-8", "CONV-17", "CONV-21")]
+fn lock_only_removal(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     let strace = hold_removal(stage, &first)?;
     let lock = lock_file(stage)?;
@@ -106,7 +114,10 @@ fn taken_by(stage: &mut Stage, taker: &Live) -> Outcome<PathBuf> {
     }
 }
 
-pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
+/// A stopping daemon moves its successor's record aside while that one is stopped (SIGSTOP), beside taken
+/// files of others; what it moved is looked at before and after the successor goes on.
+#[case("CONV-21", "CONV-17", "CONV-22")]
+fn no_reclaim(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     let strace = hold_removal(stage, &first)?;
     let (second, new) = successor(stage, &old)?;
@@ -147,7 +158,10 @@ pub(super) fn no_reclaim(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn put_back(stage: &mut Stage) -> Outcome {
+/// A stopping daemon is stopped (SIGSTOP) when it has moved its successor's record aside; a third one
+/// publishes before it goes on.
+#[case("CONV-17", "CONV-13")]
+fn put_back(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
     let strace = hold_removal(stage, &first)?;
     let (second, _) = successor(stage, &old)?;

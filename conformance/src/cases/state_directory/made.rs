@@ -13,6 +13,7 @@ use local_daemon_harness::process::{Signal, read_as, run_as};
 use local_daemon_harness::wait::ms;
 
 use super::beside;
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
@@ -79,7 +80,10 @@ fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) ->
     stage.ensure(loose.is_empty(), format!("under umask {umask:03o}: {}", loose.join("; ")))
 }
 
-pub(super) fn created_owner_only(stage: &mut Stage) -> Outcome {
+/// A daemon is started where there is no state directory, under the umasks 000, 022, 077 and 777.
+/// Notifications and a thread that does nothing but look see the directory's mode from the instant it exists.
+#[case("DIR-4")]
+fn created_owner_only(stage: &mut Stage) -> Outcome {
     stage.expect("mode 0700 under every umask, and never a group or other bit before");
     for umask in UMASKS {
         let name = format!("state-{umask:03o}");
@@ -102,7 +106,10 @@ pub(super) fn created_owner_only(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
+/// A daemon is started in an empty state directory, used and stopped, under the umasks 000, 022, 077 and 777.
+/// Every file's mode is looked at whenever something happens to it, and all of them once it is ready.
+#[case("DIR-5")]
+fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
     stage.expect("files of mode 0600 and directories of mode 0700 under every umask, and never a looser one");
     for umask in UMASKS {
         let path = beside(stage, &format!("state-{umask:03o}"));
@@ -159,7 +166,10 @@ fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
     stage.ensure(odd.is_empty(), format!("under umask {umask:03o}, once ready: {}", odd.join("; ")))
 }
 
-pub(super) fn closed_to_other_users(stage: &mut Stage) -> Outcome {
+/// A daemon is started under umask 000, below a directory that is open to everybody. The user nobody, who can
+/// read a file beside the state directory, tries to list it and to read the record and the credential.
+#[case("DIR-4", "DIR-5")]
+fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
     stage.expect("nobody may neither list the directory nor read the record or the credential");
     stage.arena().let_others_in()?;

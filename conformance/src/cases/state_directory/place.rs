@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use local_daemon_harness::arena::Shape;
 use local_daemon_harness::files::{Snapshot, make_private};
 use local_daemon_harness::platform::Setup;
 
 use super::{beside, unchanged};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Stage, Start};
 
@@ -17,7 +19,10 @@ fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
     named.collect()
 }
 
-pub(super) fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
+/// A daemon whose command names a state directory is started while LOCAL_DAEMON_STATE_DIR names another one.
+/// It publishes in the first and leaves the second, and the home, without a record.
+#[case("DIR-1")]
+fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     if !stage.manifest().daemon.run.iter().any(|arg| arg.contains("{state_dir}")) {
         return stage.not_applicable("the manifest's command does not name the state directory");
     }
@@ -34,7 +39,11 @@ pub(super) fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     stage.ensure(strays.is_empty(), format!("further records in the home: {strays:?}"))
 }
 
-pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
+/// One daemon after the other is started as a login session, a cron job and a service would start it: another
+/// XDG_RUNTIME_DIR or none, another TMPDIR, another working directory, a session of its own. All of them meet
+/// in one directory: each displaces the one before (clawpatrol#670, gmux#359).
+#[case("DIR-2")]
+fn same_in_every_session(stage: &mut Stage) -> Outcome {
     stage.expect("each daemon publishes in the same directory, so that the one before stands down");
     let (run, tmp) = (beside(stage, "run-2"), beside(stage, "tmp-2"));
     make_private(&run)?;
@@ -61,7 +70,19 @@ pub(super) fn same_in_every_session(stage: &mut Stage) -> Outcome {
     stage.ensure(strays.len() == 1, "there are several records")
 }
 
-pub(super) fn used_as_named(stage: &mut Stage) -> Outcome {
+/// The state directory's path holds spaces, both kinds of quotes and a letter outside of ASCII.
+#[case("DIR-1", shaped = Shape::Spaces)]
+fn path_with_spaces(stage: &mut Stage) -> Outcome {
+    used_as_named(stage)
+}
+
+/// The state directory's path is 200 bytes long, more than the name of a Unix socket may be.
+#[case("DIR-1", shaped = Shape::Long)]
+fn path_of_200_bytes(stage: &mut Stage) -> Outcome {
+    used_as_named(stage)
+}
+
+fn used_as_named(stage: &mut Stage) -> Outcome {
     stage.expect("record and credential in exactly that directory, and nothing beside it");
     let (_daemon, live) = stage.launch_ready()?;
     let state_dir = stage.state_dir().to_owned();

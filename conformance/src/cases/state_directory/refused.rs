@@ -12,6 +12,7 @@ use local_daemon_harness::record;
 use local_daemon_harness::wait::ms;
 
 use super::{beside, unchanged};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
@@ -83,7 +84,10 @@ fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome 
     Ok(())
 }
 
-pub(super) fn symlink_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a symbolic link in the place of the state directory: to a good state directory,
+/// and to nothing.
+#[case("DIR-6", "DIR-10", "DIR-11")]
+fn symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (good, link, dangling) =
@@ -106,7 +110,10 @@ pub(super) fn symlink_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a symbolic link to a good state directory, and the path ends with a slash, as a
+/// shell completes it: to the system this means what the link leads to, to the user it is the same path.
+#[case("DIR-6", "DIR-10", "DIR-11")]
+fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (good, link) = (stage.state_dir().to_owned(), beside(stage, "link"));
@@ -118,7 +125,9 @@ pub(super) fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn no_directory_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a regular file and with a FIFO in the place of the state directory.
+#[case("DIR-6", "DIR-10", "DIR-11")]
+fn no_directory_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (file, fifo) = (beside(stage, "file"), beside(stage, "fifo"));
@@ -134,7 +143,10 @@ pub(super) fn no_directory_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
+/// A daemon that runs as root is started with a state directory, and then with a credential, of the user
+/// nobody.
+#[case("DIR-7", "DIR-10", "DIR-11")]
+fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
@@ -156,7 +168,10 @@ pub(super) fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn loose_mode_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a state directory that has one of the six group and other permission bits, or
+/// several. It does not mend the mode in silence either.
+#[case("DIR-8", "DIR-10", "DIR-11")]
+fn loose_mode_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let path = stage.state_dir().to_owned();
@@ -172,7 +187,10 @@ pub(super) fn loose_mode_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a symbolic link in the place of the credential: to a good credential elsewhere,
+/// and to a name at which nothing is.
+#[case("DIR-6", "DIR-10", "DIR-11")]
+fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (path, elsewhere, nothing) =
@@ -196,7 +214,10 @@ pub(super) fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a FIFO, a directory and a socket in the place of the credential. Opening the FIFO
+/// must not hang.
+#[case("DIR-6", "DIR-10", "DIR-11")]
+fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (path, good) = (stage.credential_path(), beside(stage, "good"));
@@ -225,7 +246,10 @@ pub(in crate::cases) fn refused_as_it_is(stage: &mut Stage, what: &str, path: &P
     Ok(said)
 }
 
-pub(super) fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a good credential that has one of the six group and other permission bits, or
+/// several. It does not mend the mode in silence either.
+#[case("DIR-8", "DIR-10", "DIR-11")]
+fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let path = stage.credential_path();
@@ -238,7 +262,9 @@ pub(super) fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a credential file that begins well and goes on beyond 64 KiB, up to 1 MiB.
+#[case("DIR-9", "DIR-10", "DIR-11")]
+fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, live| {
         let (path, good) = (stage.credential_path(), beside(stage, "good"));
@@ -255,7 +281,10 @@ pub(super) fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn refusals_name_the_fault(stage: &mut Stage) -> Outcome {
+/// A daemon is started with one fault of the state directory or the credential after the other. Each error
+/// names the path, and beyond the path no two faults read the same.
+#[case("DIR-11")]
+fn refusals_name_the_fault(stage: &mut Stage) -> Outcome {
     stage.expect("errors that name the path, and that tell each fault from the others");
     between_good_starts(stage, |stage, _| {
         let (state_dir, good) = (stage.state_dir().to_owned(), beside(stage, "good"));
@@ -313,7 +342,10 @@ fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outc
     Ok(())
 }
 
-pub(super) fn unwritable_refused(stage: &mut Stage) -> Outcome {
+/// A daemon is started with a state directory that cannot be created: below a regular file, below /proc, and,
+/// where the suite is not root, in a directory that it may not write (watchman#543).
+#[case("DIR-12", "DIR-11")]
+fn unwritable_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, and an error that names the path");
     between_good_starts(stage, |stage, _| {
         let file = beside(stage, "file");

@@ -8,11 +8,12 @@ use local_daemon_harness::proof;
 use local_daemon_harness::sse::{Ending, EventStream, Sight};
 use local_daemon_harness::wait::until as look_until;
 
-use super::follow::{
+use crate::case::case;
+use crate::fixtures::daemon::SLACK;
+use crate::fixtures::stream::{
     Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
     id, open, resume, seqs, split, stalled, until,
 };
-use crate::cases::scene::SLACK;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, PROBE, Stage};
 
@@ -37,7 +38,9 @@ fn length(events: &[Event]) -> usize {
     events.iter().map(|event| event.data.to_string().len()).sum()
 }
 
-pub(super) fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
+/// More than 4,096 short events happen; a stream from the beginning delivers 4,096 at most.
+#[case("STR-21", deadline_s = 40)]
+fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.notes(stage, MOST_EVENTS + 200)?;
@@ -48,7 +51,9 @@ pub(super) fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
     stage.ensure(held <= MOST_EVENTS, format!("{held} events are held"))
 }
 
-pub(super) fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
+/// More than 4 MiB of long events happen; a stream from the beginning delivers 4 MiB at most.
+#[case("STR-21", deadline_s = 40)]
+fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
@@ -60,7 +65,9 @@ pub(super) fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
     stage.ensure(bytes <= MOST_BYTES, format!("{bytes} bytes are held"))
 }
 
-pub(super) fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
+/// More than 4,096 short events happen; a stream that goes on 4,096 before the last misses nothing.
+#[case("STR-22", deadline_s = 40)]
+fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.notes(stage, MOST_EVENTS + 200)?;
@@ -78,7 +85,9 @@ pub(super) fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     stage.ensure(broken.is_none(), format!("after {after}: {broken:?}"))
 }
 
-pub(super) fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
+/// More than 4 MiB of long events happen; a stream from the beginning delivers nearly 4 MiB.
+#[case("STR-22", deadline_s = 40)]
+fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
@@ -119,7 +128,10 @@ fn mib(bytes: u64) -> String {
     format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB)
 }
 
-pub(super) fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
+/// Twenty subscribers read nothing of 24 MiB of events; the daemon's memory grows with the first of them and
+/// not with the rest (opencode 1.18: row 33).
+#[case("STR-23", deadline_s = 60)]
+fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
     const ROUND: usize = 16 * 1024 * 1024;
     const ROUNDS: usize = 4;
     let (daemon, live) = stage.launch_ready()?;
@@ -166,7 +178,10 @@ fn counted(stage: &mut Stage, live: &Live) -> Option<u64> {
     answer.ok()?.json()?["streams"].as_u64()
 }
 
-pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
+/// Subscribers leave, idle and stalled, closed and reset: their connections, their number and their memory
+/// are gone within 2 s.
+#[case("STR-24", deadline_s = 60)]
+fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     poster.bulk(stage, 3 * MOST_BYTES)?;
@@ -254,7 +269,10 @@ pub(super) fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
+/// Twenty subscribers read nothing while a hundred long notes are posted: each is answered, and seen by
+/// another subscriber, at once.
+#[case("STR-25", deadline_s = 60)]
+fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let text = format!("\"{}\"", "x".repeat(LARGE - 2));
@@ -333,7 +351,9 @@ fn nothing_missing(
     }
 }
 
-pub(super) fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
+/// Subscribers read on after 2 and after 14 MiB: what does not come is named by a gap.
+#[case("STR-26", deadline_s = 60)]
+fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     let begin = poster.note(stage, "\"before\"")?;
@@ -360,7 +380,9 @@ pub(super) fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> O
     Ok(())
 }
 
-pub(super) fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
+/// Nothing happens on a stream while notes are posted that it does not want: a word comes within 15 s.
+#[case("STR-27", deadline_s = 30)]
+fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let poster = Poster::new(stage, &live);
     stage.expect("a comment or an event at least every 15 s, also where only other topics have events");

@@ -6,8 +6,11 @@ use local_daemon_harness::http::HttpFault;
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::sse::{Ending, EventStream};
 
-use super::follow::{MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end};
-use crate::cases::scene::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, record_in, signal};
+use crate::case::case;
+use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, record_in, signal};
+use crate::fixtures::stream::{
+    MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end,
+};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
@@ -46,7 +49,10 @@ fn last_word(
     Ok(())
 }
 
-pub(super) fn superseded_is_the_last_word(stage: &mut Stage) -> Outcome {
+/// A daemon is displaced, by another and by a mere record: `superseded` is the last event on four streams,
+/// which then end as HTTP asks.
+#[case("STR-28", deadline_s = 30)]
+fn superseded_is_the_last_word(stage: &mut Stage) -> Outcome {
     stage.expect("`superseded` as the last event and then the end of the body, on every stream");
     let (first, live) = stage.launch_ready()?;
     let streams = several(stage, &live)?;
@@ -64,7 +70,10 @@ pub(super) fn superseded_is_the_last_word(stage: &mut Stage) -> Outcome {
     last_word(stage, "another's record", "superseded", streams, deadline)
 }
 
-pub(super) fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
+/// A daemon is stopped by two signals and by the removal of its record: `shutdown` is the last event on four
+/// streams, which then end as HTTP asks.
+#[case("STR-29", deadline_s = 30)]
+fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
     stage.expect("`shutdown` as the last event and then the end of the body, on every stream");
     for how in ["SIGTERM", "SIGINT", "its record was removed"] {
         let state_dir = further_state_dir(stage, how.split(' ').next().unwrap_or(how))?;
@@ -83,7 +92,10 @@ pub(super) fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
+/// A daemon is stopped and one is displaced while subscribers read nothing: 10 s later all streams have ended
+/// (buck2: row 12).
+#[case("STR-30", deadline_s = 45)]
+fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
     stage.expect("every stream has ended within 10 s of the stop, read or not, and so has the daemon");
     let mut daemons = Vec::new();
     for how in ["stopped", "displaced"] {

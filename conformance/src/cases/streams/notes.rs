@@ -3,7 +3,8 @@
 use local_daemon_harness::http::Request;
 use serde_json::{Value, json};
 
-use super::follow::{
+use crate::case::case;
+use crate::fixtures::stream::{
     LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
 };
 use crate::outcome::Outcome;
@@ -40,7 +41,10 @@ fn data() -> Vec<String> {
     data
 }
 
-pub(super) fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
+/// Notes of every kind of JSON, also what looks like the end of a frame, reach four streams once each, with
+/// the answered id and unchanged.
+#[case("STR-7")]
+fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("each note once, with its answered id and its data unchanged, on every stream of its topic");
@@ -125,7 +129,10 @@ fn of_length(length: usize) -> String {
     format!(r#"{{"topic":"note","data":"{}"}}"#, "x".repeat(length - frame))
 }
 
-pub(super) fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
+/// Notes of more than 64 KiB, with and without an announced length, are 413; the numbers of the notes before
+/// and after them follow each other.
+#[case("STR-8")]
+fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     stage.expect("413 to each note of more than 64 KiB, and nothing appended");
     appends_nothing(stage, &live, 413, |poster| {
@@ -146,7 +153,9 @@ pub(super) fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
+/// What is no JSON, no object, without data or of another topic is 400, and nothing is appended.
+#[case("STR-9")]
+fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     stage.expect(
         "400 to each body that is not an object with the topic `note` and a `data`, and nothing appended",

@@ -5,14 +5,18 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::sse::{EventStream, Sight};
 
-use super::follow::{
+use crate::case::case;
+use crate::fixtures::daemon::{NOTICED, Rival, open_work, signal};
+use crate::fixtures::stream::{
     ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
 };
-use crate::cases::scene::{NOTICED, Rival, open_work, signal};
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-pub(super) fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
+/// Streams are opened: of everything, of a topic, from the beginning, after an id that is not held, as other
+/// clients ask. Each answer is an event stream that nobody may store.
+#[case("STR-1")]
+fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect(
         "200, `Content-Type: text/event-stream` and `Cache-Control: no-store`, however it is asked for",
@@ -47,7 +51,9 @@ pub(super) fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
+/// A stream of a topic without events is opened and nothing is done: head and `retry: 500` come all the same.
+#[case("STR-2")]
+fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the head and `retry: 500` at once, while nothing happens");
     let mut stream = match ask(stage, &live, "?topics=note", &[])? {
@@ -67,7 +73,9 @@ pub(super) fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     }
 }
 
-pub(super) fn delivers_what_happens_after_its_head(stage: &mut Stage) -> Outcome {
+/// Twenty times a stream is opened, and a note posted as soon as its head was read; each sees its note.
+#[case("STR-3")]
+fn delivers_what_happens_after_its_head(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("the event that happens right after the head was read, on each of 20 new streams");
@@ -90,7 +98,10 @@ fn unwanted(events: &[Event], wanted: &[&str]) -> Vec<String> {
     others.map(Event::brief).collect()
 }
 
-pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
+/// Streams of some topics are read from the beginning of a log that holds others too, and until the daemon
+/// stops: only their topics come, and the words about the stream.
+#[case("STR-4")]
+fn topics_choose(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     let marker = poster.notes(stage, 3)?;
@@ -139,7 +150,9 @@ pub(super) fn topics_choose(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
+/// Streams are asked for with misspelt topics, alone and beside known ones. Each is 400.
+#[case("STR-5")]
+fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("400 to each stream that names an unknown topic, 200 to those that do not");
     stage.between_controls(&live, |stage| {
@@ -176,7 +189,10 @@ fn stands_down(stream: &mut EventStream) {
     to_the_end(stream, Instant::now() + NOTICED);
 }
 
-pub(super) fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
+/// A daemon that is displaced, and one that stops, wait for a request that is half sent; a stream asked for
+/// meanwhile is 503.
+#[case("STR-6")]
+fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
     stage.expect("503 to each request for a stream, by a daemon that is displaced and by one that stops");
     for how in ["displaced", "stopped"] {
         let (daemon, live) = stage.launch_ready()?;

@@ -5,15 +5,18 @@ use std::time::Instant;
 use local_daemon_harness::process::Signal;
 use serde_json::Value;
 
-use super::follow::{
+use crate::case::case;
+use crate::fixtures::daemon::signal;
+use crate::fixtures::stream::{
     ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, from_the_beginning, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::cases::scene::signal;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
-pub(super) fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
+/// The ids of two launches, in answers and on streams, begin with the first 8 digits of the launch's id.
+#[case("STR-10")]
+fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
     stage.expect(
         "the first 8 digits of the daemon's id, a hyphen and a number, on the streams and in the answers",
     );
@@ -40,7 +43,10 @@ pub(super) fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
+/// A log is read from its beginning, at two launches in one state directory: 1, 2, 3; a stream of one topic
+/// leaves numbers out and renumbers nothing.
+#[case("STR-11")]
+fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
     stage.expect("1, 2, 3 and so on, at each launch; with `topics` the same numbers, some left out");
     for launch in ["first", "second"] {
         let (daemon, live) = settled(stage)?;
@@ -67,7 +73,10 @@ pub(super) fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
+/// Four clients post at once while streams are open and others are opened: on each the numbers rise, and what
+/// one client posted keeps its order.
+#[case("STR-12")]
+fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     const WRITERS: u64 = 4;
     const EACH: u64 = 40;
     let (_daemon, live) = settled(stage)?;
@@ -130,7 +139,9 @@ pub(super) fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
+/// The same events are read at once, by topic, resumed and from the beginning, and compared whole.
+#[case("STR-13")]
+fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("the same id, event and data at once, with other topics, and resumed later");
@@ -236,7 +247,10 @@ fn is_time(text: &str) -> bool {
     shape == "0000-00-00T00:00:00" && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-pub(super) fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
+/// Every event that a daemon makes in its life, to its displacement and its stop, is judged by the schema;
+/// its field is its topic.
+#[case("STR-14")]
+fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("the `event` field is the `topic` in the data, and the data fit the schema");

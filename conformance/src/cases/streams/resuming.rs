@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use local_daemon_harness::process::Signal;
 
-use super::follow::{
+use crate::case::case;
+use crate::fixtures::daemon::signal;
+use crate::fixtures::stream::{
     Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::cases::scene::signal;
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage};
 
@@ -29,7 +30,10 @@ fn first_event(stage: &mut Stage, stream: &mut local_daemon_harness::sse::EventS
     }
 }
 
-pub(super) fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
+/// A stream is taken up after every id of a log, from before the first to the last, by header and by
+/// parameter.
+#[case("STR-15")]
+fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.notes(stage, 8)?;
@@ -59,7 +63,9 @@ pub(super) fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn last_event_id_wins(stage: &mut Stage) -> Outcome {
+/// Header and parameter name different events, each further than the other in turn: the header counts.
+#[case("STR-16")]
+fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.notes(stage, 6)?;
@@ -111,7 +117,10 @@ fn begins_with_a_gap(
     Ok(first)
 }
 
-pub(super) fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
+/// More events happen than a log holds. Whoever goes on after a lost one is told where it goes on, and
+/// whoever has lost nothing is told nothing.
+#[case("STR-17", deadline_s = 40)]
+fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     // More than a log holds, and more than one that begins anew when it is full.
@@ -138,7 +147,10 @@ pub(super) fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     )
 }
 
-pub(super) fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
+/// Ids of an earlier launch, of nobody's, and higher than the last are answered by a gap and all that is
+/// held.
+#[case("STR-18")]
+fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
     stage.expect("a gap that names the oldest event that is held, and everything from there");
     let (before, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
@@ -175,7 +187,9 @@ pub(super) fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome
     Ok(())
 }
 
-pub(super) fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
+/// A gap, a displacement and a stop are told on streams; none of these events has an id.
+#[case("STR-19")]
+fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let (first, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     let last = poster.notes(stage, 3)?;
@@ -190,8 +204,10 @@ pub(super) fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let mut stream = open(stage, &live, "")?;
     signal(stage, &second, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
-    let about: Vec<&Event> =
-        events.iter().filter(|event| super::follow::ABOUT.contains(&&*event.name)).collect();
+    let about: Vec<&Event> = events
+        .iter()
+        .filter(|event| crate::fixtures::stream::ABOUT.contains(&&*event.name))
+        .collect();
     if about.is_empty() {
         return stage.inconclusive("no such event was seen");
     }
@@ -201,9 +217,11 @@ pub(super) fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     stage.ensure(with_id.is_none(), with_id.map_or_else(String::new, |event| event.brief()))
 }
 
-pub(super) fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
+/// Sixteen texts that are no event id, in the header and in the parameter. Each is 400.
+#[case("STR-20")]
+fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let epoch = super::follow::epoch(&live).to_owned();
+    let epoch = crate::fixtures::stream::epoch(&live).to_owned();
     stage.expect("400 to each id that is none, in the header and in the parameter; 200 to good ones");
     stage.between_controls(&live, |stage| {
         for good in [id(&live, 0), "00000000-1".to_owned()] {

@@ -8,11 +8,14 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::wait::until;
 
-use super::super::ask::{ANSWER, answered, exchange, handshake_route, read_route};
+use crate::case::case;
+use crate::fixtures::http::{ANSWER, answered, exchange, handshake_route, read_route};
 use crate::outcome::Outcome;
 use crate::stage::{Live, Stage, Start};
 
-pub(super) fn many_connections_served(stage: &mut Stage) -> Outcome {
+/// 128 connections are open with half a request each; then each sends the rest and is served.
+#[case("PER-29")]
+fn many_connections_served(stage: &mut Stage) -> Outcome {
     const MANY: usize = 128;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200 on each of 128 open connections");
@@ -94,7 +97,9 @@ impl<'a> Flood<'a> {
     }
 }
 
-pub(super) fn many_handshakes_served(stage: &mut Stage) -> Outcome {
+/// 200 good handshakes as fast as this host sends them: each is answered 200.
+#[case("PER-29")]
+fn many_handshakes_served(stage: &mut Stage) -> Outcome {
     const MANY: usize = 200;
     const LANES: usize = 8;
     let (_daemon, live) = stage.launch_ready()?;
@@ -136,7 +141,10 @@ fn make_room(wanted: u64) -> bool {
     setrlimit(Resource::Nofile, limit).is_ok()
 }
 
-pub(super) fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
+/// A daemon that may have 1024 descriptors is given 1100 connections: one after at least 128 is answered 503
+/// with Retry-After, none is left without an answer, and it serves again once they are closed.
+#[case("PER-31", exclusive)]
+fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     const LEAST: usize = 128;
     const MANY: usize = 1_100;
     if !make_room(MANY as u64 + 400) {
@@ -231,12 +239,17 @@ fn flood_over(stage: &Stage, live: &Live) -> Option<String> {
     again.is_none().then(|| "no good handshake is answered after the flood".to_owned())
 }
 
-pub(super) fn handshakes_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
+/// Handshakes with a wrong credential as fast as this host sends them: some are answered 503 with
+/// Retry-After.
+#[case("PER-31", exclusive)]
+fn handshakes_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     stage.expect("503 with Retry-After for some");
     flooded(stage, |_, _| Ok(()))
 }
 
-pub(super) fn only_refused_handshakes_counted(stage: &mut Stage) -> Outcome {
+/// While handshakes with a wrong credential are answered 503, a good one is answered 200.
+#[case("PER-32", exclusive)]
+fn only_refused_handshakes_counted(stage: &mut Stage) -> Outcome {
     stage.expect("200 for the good handshake");
     flooded(stage, |stage, live| {
         let ask = handshake_route(stage).ask(live).bearer(live);

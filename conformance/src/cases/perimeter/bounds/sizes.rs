@@ -4,14 +4,18 @@ use std::time::Instant;
 
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 
-use super::super::ask::{
+use super::{BODY, SECTION, TARGET, in_chunks, padded};
+use crate::case::case;
+use crate::fixtures::http::{
     ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
 };
-use super::{BODY, SECTION, TARGET, in_chunks, padded};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
-pub(super) fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
+/// A body of 64 KiB, announced and in chunks, a target of 4 KiB and a header section of 8 KiB, in one header
+/// and in many: served.
+#[case("PER-29")]
+fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("2xx for each");
     let read = read_route(stage);
@@ -40,7 +44,9 @@ pub(super) fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn oversized_target_refused(stage: &mut Stage) -> Outcome {
+/// Request targets just beyond 32 KiB and longer, with and without the credential: 414.
+#[case("PER-30")]
+fn oversized_target_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("414");
     let read = read_route(stage);
@@ -72,7 +78,10 @@ fn in_pieces(live: &Live, bytes: &[u8], size: usize) -> Result<Response, HttpFau
     connection.read_response(deadline)
 }
 
-pub(super) fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
+/// Header sections just beyond 64 KiB, in one header and in thousands, at once and in pieces, with and
+/// without the credential: 431. A megabyte is refused or not read to its end.
+#[case("PER-30")]
+fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
     const LIMIT: usize = 64 << 10;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("431");
@@ -115,7 +124,9 @@ pub(super) fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn oversized_body_refused(stage: &mut Stage) -> Outcome {
+/// Bodies beyond 16 MiB with the credential, announced and in chunks: 413.
+#[case("PER-30")]
+fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     const BEYOND: usize = (16 << 20) + 1;
     let mutation = mutation_route(stage)?;
     let (_daemon, live) = stage.launch_ready()?;
@@ -167,7 +178,10 @@ fn resident(daemon: &Daemon) -> u64 {
     pids.filter_map(of).sum::<u64>() * 1024
 }
 
-pub(super) fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
+/// Request lines and header sections without end on eight connections: each is cut off before 16 MiB, and the
+/// daemon's memory grows by less than that.
+#[case("PER-30")]
+fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
     const MOST: usize = 16 << 20;
     const LANES: usize = 8;
     let (daemon, live) = stage.launch_ready()?;

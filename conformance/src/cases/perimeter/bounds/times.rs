@@ -7,8 +7,9 @@ use local_daemon_harness::http::{Connection, HttpFault};
 use local_daemon_harness::process::{SocketState, sockets};
 
 use super::super::super::handshake::broken_requests;
-use super::super::ask::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
 use super::{LATE, padded};
+use crate::case::case;
+use crate::fixtures::http::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
 use crate::outcome::Outcome;
 use crate::stage::{Daemon, Live, Stage};
 
@@ -110,7 +111,10 @@ fn read_nothing(daemon: &Daemon, live: &Live, request: &[u8], bound: Duration) -
     Ok(End::Closed(began.elapsed()))
 }
 
-pub(super) fn slow_connections_ended(stage: &mut Stage) -> Outcome {
+/// Side by side: a header section that stops and one that drips, a body that stops, a client that reads no
+/// answer. Each is ended by its bound: 10 s, 30 s, 30 s.
+#[case("PER-33", idle, deadline_s = 100)]
+fn slow_connections_ended(stage: &mut Stage) -> Outcome {
     const HEAD: Duration = Duration::from_secs(10);
     const REST: Duration = Duration::from_secs(30);
     let (daemon, live) = stage.launch_ready()?;
@@ -156,7 +160,10 @@ pub(super) fn slow_connections_ended(stage: &mut Stage) -> Outcome {
     })
 }
 
-pub(super) fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
+/// After each of many refused, oversized and broken requests a good one is served, by the same launch in the
+/// same process.
+#[case("PER-34")]
+fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("2xx after each, from the same process");
     let read = read_route(stage);

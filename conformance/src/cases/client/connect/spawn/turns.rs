@@ -9,17 +9,21 @@ use local_daemon_harness::platform::make_fifo;
 use local_daemon_harness::wait::{ms, until};
 use rustix::fs::{FlockOperation, flock};
 
-use super::super::super::scene::{NOBODYS_PID, SLACK, count};
-use super::super::outcomes::arrange;
-use super::super::scene::{
+use super::{spawned, stale, with};
+use crate::case::case;
+use crate::cases::client::outcomes::arrange;
+use crate::fixtures::client::{
     Part, SOON, Spy, World, ends, ends_after, furnished, not_started, play, play_published, publish,
     ready_with, squat,
 };
-use super::{spawned, stale, with};
+use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
 use crate::outcome::Outcome;
 use crate::stage::{Call, LATE, Stage};
 
-pub(super) fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
+/// The record's daemon is draining; nothing is started while it is. Then its record is gone and no successor
+/// has come: a daemon is started.
+#[case("CONN-13")]
+fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("no daemon started while one is draining; one when its record is gone");
     let spy = Spy::new(stage, Part::Runs)?;
@@ -40,13 +44,16 @@ pub(super) fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outco
     stage.ensure(spy.starts().len() == 1, "not one daemon was started")
 }
 
-pub(super) fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
+/// While the probe of a stranger is under way, a good daemon's record takes its record's place: nothing is
+/// started.
+#[case("CONN-14")]
+fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     use local_daemon_harness::actors::response;
     let (_, good) = furnished(stage)?;
     stage.expect("ready with the daemon whose record came, and nothing started");
     let spy = Spy::new(stage, Part::Runs)?;
-    let swap = super::super::scene::publisher(stage, &good.record);
-    let stranger = super::super::scene::at_first(swap, |_, _| response(404, &[], b""));
+    let swap = crate::fixtures::client::publisher(stage, &good.record);
+    let stranger = crate::fixtures::client::at_first(swap, |_, _| response(404, &[], b""));
     let (_actor, _) = squat(stage, stranger)?;
     let lock = hold_lock(stage)?;
     let watch = Watch::with_opens(stage.state_dir())?;
@@ -59,7 +66,10 @@ pub(super) fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     stage.ensure(!spawning, "the client went for the spawn's lock before it read again")
 }
 
-pub(super) fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
+/// Eight calls at once on a state directory without a record, with a stale one and with a stranger's: all of
+/// them end ready on one id (sccache#340, sccache#824).
+#[case("CONN-15", deadline_s = 60)]
+fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
     const CALLERS: usize = 8;
     stage.expect("all of them ready, on one id");
     for scene in ["absent", "stale", "foreign"] {
@@ -116,7 +126,9 @@ fn lock_is_free(stage: &Stage) -> bool {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-pub(super) fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
+/// The advisory lock is held for 400 ms: until then no daemon is started, afterwards one is.
+#[case("CONN-16")]
+fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("no daemon started before the lock is let go, and one afterwards");
     let spy = Spy::new(stage, Part::Runs)?;
@@ -129,7 +141,9 @@ pub(super) fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     stage.ensure(!early, "a daemon was started while the lock was held, within 400 ms")
 }
 
-pub(super) fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
+/// The advisory lock is held for good, and then cannot be opened: a daemon is started all the same.
+#[case("CONN-17")]
+fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("a daemon started 1 s later at the latest, and ready");
     let spy = Spy::new(stage, Part::Runs)?;
@@ -152,7 +166,9 @@ pub(super) fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     ends_after(stage, &answer, "ready", "with a FIFO in the lock's place")
 }
 
-pub(super) fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
+/// While the client waits for the advisory lock, a daemon's record is published, and then the lock let go.
+#[case("CONN-18")]
+fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
     let (world, _port) = stale(stage)?;
     stage.expect("ready with the daemon that came, and nothing started");
     let spy = Spy::new(stage, Part::Runs)?;
@@ -173,7 +189,10 @@ pub(super) fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &came.daemon.id)
 }
 
-pub(super) fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
+/// The client's child hangs: the advisory lock is free again after a second, while the client still waits. A
+/// child that becomes ready does not keep it.
+#[case("CONN-19")]
+fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("the lock free 1 s after the start of a child that hangs, and as soon as one is ready");
     let spy = Spy::new(stage, Part::Hangs)?;

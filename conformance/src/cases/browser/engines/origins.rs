@@ -6,10 +6,14 @@ use serde_json::json;
 use super::scene::{
     Arrived, Scene, brief, ensure_blocked, of_method, origin, path_of, percent_encoded, told,
 };
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
-pub(super) fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
+/// A fetch of an allowlisted page is redirected to the daemon: by its own server it loses the credential, by
+/// another one its origin too.
+#[case("PER-11", "PER-21")]
+fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("401 without the credential from its own server, 403 for the origin null from another one");
@@ -50,7 +54,9 @@ pub(super) fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
+/// A sandboxed frame, a data: frame and a file read: each sends the origin null, and is refused.
+#[case("PER-11")]
+fn null_origins_refused(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let path = path_of(&arg["read"]);
@@ -97,7 +103,10 @@ pub(super) fn null_origins_refused(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn web_socket_refused(stage: &mut Stage) -> Outcome {
+/// A page that is not allowlisted opens a WebSocket with a good query token: refused, and the page sees code
+/// 1006.
+#[case("PER-28")]
+fn web_socket_refused(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("403 for the upgrade; the page sees an error and code 1006");

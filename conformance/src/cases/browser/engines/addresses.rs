@@ -7,8 +7,9 @@ use local_daemon_harness::platform::which;
 use local_daemon_harness::process::Subject;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{handshake_route, paths, stream_route};
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
+use crate::case::case;
+use crate::fixtures::http::{handshake_route, paths, stream_route};
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
@@ -67,7 +68,9 @@ fn is_misdirected(stage: &mut Stage, scene: &Scene, arg: &Value, name: &str) -> 
     Ok(true)
 }
 
-pub(super) fn rebound_name_refused(stage: &mut Stage) -> Outcome {
+/// A page at a name that was rebound to this machine asks every route with the credential: 421.
+#[case("PER-3", "PER-7")]
+fn rebound_name_refused(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = asks(stage, &scene)?;
     stage.expect("421 for each");
@@ -78,7 +81,10 @@ pub(super) fn rebound_name_refused(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome {
+/// The daemon is opened by other spellings of a loopback address: 421, unless the engine makes a right one of
+/// it.
+#[case("PER-3", "PER-7")]
+fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = asks(stage, &scene)?;
     stage.expect("421 by each name that arrives as it is written");
@@ -109,7 +115,10 @@ pub(super) fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome 
     Ok(())
 }
 
-pub(super) fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
+/// A page of the public internet reaches the daemon: nothing arrives unless the user grants it, then the
+/// allowlist decides; a form arrives always, and is refused.
+#[case("PER-13", "PER-8")]
+fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_allowing(stage, |browser, listed| vec![origin(listed), origin(browser.public())])?;
     if is_one_of(&scene, &[Kind::Webkit]) {
         return stage.not_applicable(
@@ -181,7 +190,10 @@ fn secure_site(stage: &mut Stage) -> Outcome<(Subject, String)> {
     }
 }
 
-pub(super) fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
+/// An allowlisted page that was served over TLS reads and follows the stream: served where the engine lets it
+/// ask.
+#[case("PER-13", "PER-15")]
+fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
     let (_server, secure) = secure_site(stage)?;
     let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed), secure.clone()])?;
     let arg = scene.arg(stage, 0)?;

@@ -10,16 +10,20 @@ use local_daemon_harness::process::Signal;
 use local_daemon_harness::record::Record;
 use local_daemon_harness::wait::ms;
 
-use super::super::super::scene::count;
-use super::super::scene::{
+use super::{stale, with};
+use crate::case::case;
+use crate::fixtures::client::{
     Part, SOON, Spy, World, ends, furnished, gone, not_started, play, play_published, publish, ready_with,
     squat,
 };
-use super::{stale, with};
+use crate::fixtures::daemon::count;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Caller, LATE, Stage};
 
-pub(super) fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
+/// The client's child ends with an error, ends without one, and hangs: it is started once in each call
+/// (opencode#35455).
+#[case("CONN-20")]
+fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("one start in each call");
     for (what, part) in [
@@ -37,7 +41,10 @@ pub(super) fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
+/// Three calls' children end with an error; the fourth call fails at once, starts nothing, and repeats what
+/// the last child said (opencode#41696).
+#[case("CONN-21")]
+fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("spawn-failed at once, with the last child's words and no start");
     for words in ["the first excuse", "the second excuse", "the third excuse"] {
@@ -57,7 +64,10 @@ pub(super) fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     stage.ensure(said, format!("what the last child said is not repeated: {answer}"))
 }
 
-pub(super) fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
+/// The client's child starts slowly; meanwhile another daemon is published. The child yields, and the record
+/// stays.
+#[case("CONN-22")]
+fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let (world, _port) = stale(stage)?;
     stage.expect("the child ends, and the record stays");
     let spy = Spy::new(stage, Part::Waits)?;
@@ -75,7 +85,10 @@ pub(super) fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     stage.ensure(gone, "the child has not ended 5 s after it found a ready daemon")
 }
 
-pub(super) fn leaves_the_old_record_alone(stage: &mut Stage) -> Outcome {
+/// The record leads to a mute listener, and the client's child hangs: the listener is not asked again
+/// (bazel#5858). Then a good daemon's record comes, and the client is ready with it.
+#[case("CONN-23")]
+fn leaves_the_old_record_alone_after_a_spawn(stage: &mut Stage) -> Outcome {
     let (world, _) = furnished(stage)?;
     stage.expect("nothing sent to the old record's address after the spawn");
     let spy = Spy::new(stage, Part::Hangs)?;
@@ -91,7 +104,9 @@ pub(super) fn leaves_the_old_record_alone(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &came.daemon.id)
 }
 
-pub(super) fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
+/// The client's child hangs; a stranger's record comes, and then another daemon's.
+#[case("CONN-24")]
+fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     let (world, _port) = stale(stage)?;
     stage.expect("ready with the other daemon while the child hangs");
     let spy = Spy::new(stage, Part::Hangs)?;
@@ -141,7 +156,10 @@ fn yielded(stage: &mut Stage, spy: &Spy, awake: &AtomicBool, call: Call) -> Outc
     Ok(caller)
 }
 
-pub(super) fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
+/// The record's daemon is silent, answers the client's child, which yields with status 0, and is silent
+/// again: that is no failed spawn.
+#[case("CONN-25")]
+fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
     let (world, _) = furnished(stage)?;
     stage.expect("another outcome than spawn-failed");
     let spy = Spy::new(stage, Part::Waits)?;
@@ -154,7 +172,10 @@ pub(super) fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
     stage.ensure(!failed, format!("although the child ended with status 0: {answer}"))
 }
 
-pub(super) fn goes_where_its_child_yielded(stage: &mut Stage) -> Outcome {
+/// The record's daemon is silent until the client has started a child, and answers then: the child yields to
+/// it, the record does not change, and the client is ready with it.
+#[case("CONN-25")]
+fn goes_to_the_daemon_that_its_child_yielded_to(stage: &mut Stage) -> Outcome {
     let (world, _) = furnished(stage)?;
     stage.expect("ready with the daemon of the record");
     let spy = Spy::new(stage, Part::Waits)?;
@@ -165,7 +186,9 @@ pub(super) fn goes_where_its_child_yielded(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &id)
 }
 
-pub(super) fn a_failed_child_is_known_at_once(stage: &mut Stage) -> Outcome {
+/// The client's child ends with an error at once, and after a while: the call ends with it.
+#[case("CONN-26")]
+fn a_failed_child_is_known_at_once(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("spawn-failed as soon as the child has ended");
     let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
@@ -193,7 +216,9 @@ fn ends_with_its_child(stage: &mut Stage, pid: u32, caller: &Caller) -> Outcome 
     }
 }
 
-pub(super) fn another_daemon_makes_up(stage: &mut Stage) -> Outcome {
+/// While the client is stopped, a daemon is published and the client's child ends with an error.
+#[case("CONN-26")]
+fn another_daemon_makes_up_for_a_failed_child(stage: &mut Stage) -> Outcome {
     let (world, _port) = stale(stage)?;
     stage.expect("ready with the other daemon");
     let spy = Spy::new(stage, Part::WaitsAndEnds(1))?;
@@ -213,7 +238,9 @@ pub(super) fn another_daemon_makes_up(stage: &mut Stage) -> Outcome {
     ready_with(stage, &answer, &came.daemon.id)
 }
 
-pub(super) fn repeats_the_childs_error(stage: &mut Stage) -> Outcome {
+/// The client's child says why it cannot start.
+#[case("CONN-27")]
+fn repeats_the_childs_error(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("the child's own words in the error");
     let words = "cannot listen: the address 127.0.0.1:47 is in use";

@@ -7,11 +7,12 @@ use local_daemon_harness::browser::page;
 use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::marker;
 use super::scene::{
     Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
 };
-use super::visit::{handoff_ticket, page_ticket};
+use crate::case::case;
+use crate::cases::browser::visit::{handoff_ticket, page_ticket};
+use crate::fixtures::http::marker;
 use crate::outcome::{Outcome, Stop};
 use crate::stage::Stage;
 
@@ -86,7 +87,10 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
     stage.ensure(!all.iter().any(|arrived| cookies(&arrived)), "a cookie came back")
 }
 
-pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
+/// A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes
+/// on after a reload.
+#[case("BROW-19", "BROW-24", "BROW-25", "BROW-27")]
+fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let ticket = page_ticket(stage, &scene.live)?;
@@ -121,7 +125,9 @@ pub(super) fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     stage.ensure(posts.len() == 1, format!("a reload posts a ticket again: {}", brief(&posts)))
 }
 
-pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
+/// The address with a ticket in its fragment is opened, then the bare one in another tab, which gets nothing.
+#[case("BROW-27", "BROW-24", "BROW-18", "BROW-26")]
+fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let printed = printed(stage, &scene)?;
@@ -168,7 +174,10 @@ pub(super) fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
+/// The stream of the daemon's page is closed for good by an answer of 503: the page opens one anew, after the
+/// last event.
+#[case("BROW-30", "BROW-29")]
+fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let stream = path_of(&arg["stream"]);
@@ -233,7 +242,9 @@ pub(super) fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
+/// Other pages put the daemon's page, with a good ticket, into a frame: it is not shown there.
+#[case("BROW-22")]
+fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("in a frame nothing of the page is shown, and its ticket is not redeemed");
@@ -280,7 +291,9 @@ pub(super) fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
+/// Another page opens the daemon's page, with a good ticket, in a window: neither reaches the other.
+#[case("BROW-22")]
+fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("to its opener the page is closed, and it knows no opener");
@@ -319,7 +332,9 @@ pub(super) fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
     stage.ensure(seen == "none", "the page has an opener")
 }
 
-pub(super) fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
+/// Other pages include the daemon's page as a script and as a style, and fetch it without CORS.
+#[case("BROW-22", "BROW-26")]
+fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     arg["page"] = json!(scene.own_page());
@@ -366,7 +381,9 @@ const HIJACKER: &str = "addEventListener('install', () => skipWaiting());
         event.respondWith(new Response('<!doctype html><title>hijacked</title>', { headers: { 'Content-Type': 'text/html' } }));
     });";
 
-pub(super) fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
+/// A squatter has left a service worker at the port that the daemon gets: it ends, and the daemon answers.
+#[case("BROW-28")]
+fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("the worker is replaced by one that ends itself; then the daemon answers for its page");
@@ -415,7 +432,10 @@ pub(super) fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
     stage.ensure(title != "hijacked", "the worker still answers")
 }
 
-pub(super) fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
+/// The daemon is killed under its page and another launch gets its port: what the page asks with its token is
+/// refused.
+#[case("BROW-8")]
+fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let printed = printed(stage, &scene)?;
@@ -430,7 +450,10 @@ pub(super) fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
     scene.all_unauthorized(stage, &arrived)
 }
 
-pub(super) fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
+/// A page of an allowlisted origin redeems a handoff ticket, and uses its token; so does a page of another
+/// origin.
+#[case("BROW-32", "BROW-2", "BROW-10", "BROW-11")]
+fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed)])?;
     let mut arg = scene.arg(stage, 0)?;
     let to = origin(&scene.listed);

@@ -7,12 +7,16 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal, processes};
 use local_daemon_harness::wait::until;
 
-use super::super::scene::{Part, SOON, Spy, furnished, settled};
 use super::{process_of, stale, with};
+use crate::case::case;
+use crate::fixtures::client::{Part, SOON, Spy, furnished, settled};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, LATE, Stage};
 
-pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
+/// The started daemon has a session of its own; the client's whole group and its session's get SIGHUP, SIGINT
+/// and SIGKILL, and the daemon is still ready (gokcehan/lf#512).
+#[case("CONN-30")]
+fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     stage.expect("another session than the client's, and ready after the end of everything in that");
     let _ = furnished(stage)?;
     std::fs::remove_file(stage.record_path())?;
@@ -42,7 +46,10 @@ pub(super) fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     stage.ensure(ready, "the daemon is gone with its client")
 }
 
-pub(super) fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outcome {
+/// The client has a file as standard input, pipes as outputs and two more descriptors. The daemon that it
+/// starts has none of them, and whoever reads the client's outputs sees their end (Tencent/BrowserSkill#55).
+#[case("CONN-31")]
+fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("null, null, null or a log, and at most a pipe besides");
     let spy = Spy::new(stage, Part::Hangs)?;
@@ -87,7 +94,9 @@ pub(super) fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outco
     stage.ensure(answer.ended, "somebody holds the client's outputs after its end")
 }
 
-pub(super) fn the_daemon_works_in_the_root(stage: &mut Stage) -> Outcome {
+/// The started daemon's working directory is `/`.
+#[case("CONN-32")]
+fn the_daemon_works_in_the_root(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("the working directory `/`");
     let spy = Spy::new(stage, Part::Hangs)?;
@@ -98,7 +107,10 @@ pub(super) fn the_daemon_works_in_the_root(stage: &mut Stage) -> Outcome {
     stage.ensure(root, format!("the daemon works in {cwd:?}"))
 }
 
-pub(super) fn no_zombie_while_it_waits(stage: &mut Stage) -> Outcome {
+/// The client's child ends at once, without an error and without a daemon: while the client still runs, no
+/// zombie of its own stays.
+#[case("CONN-33")]
+fn no_zombie_while_it_waits(stage: &mut Stage) -> Outcome {
     const STAYS: Duration = Duration::from_millis(500);
     let (_world, _port) = stale(stage)?;
     stage.expect("no zombie of the client's for half a second");

@@ -6,12 +6,17 @@ use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
 use local_daemon_harness::wait::until;
 
-use super::super::super::scene::count;
-use super::super::scene::{SOON, World, bystander, furnished, lives, play_published};
+use crate::case::case;
+use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
+use crate::fixtures::daemon::count;
 use crate::outcome::Outcome;
 use crate::stage::{Answer, Call, Command, Live, Stage};
 
-pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
+/// The record's daemon speaks the client's protocol with a lower number: the client starts one that publishes
+/// over it. No signal reaches the recorded process, the name is never free, and the old daemon is sent
+/// nothing but handshakes.
+#[case("CONN-34")]
+fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let world = World::new(stage)?;
     stage.expect("ready with a new daemon whose record took the old one's place");
     let (name, _) = world.protocol.split_once('/').unwrap_or_default();
@@ -38,7 +43,10 @@ pub(super) fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     stage.ensure(other.is_none(), format!("the old daemon was sent {:?}", other.map(|seen| seen.target)))
 }
 
-pub(super) fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
+/// A client that is told to replace meets a daemon of another name: one of its own is started and publishes
+/// over it.
+#[case("CONN-34")]
+fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own, whose record took the old one's place");
     let protocol = "another/9".to_owned();
@@ -57,7 +65,10 @@ pub(super) fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     stage.ensure(free == 0, "the old record was removed before the new one came")
 }
 
-pub(super) fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
+/// A throwaway daemon is asked for beside a good one: the shared state directory stays as it is, and after
+/// the client's end no process and no directory is left.
+#[case("CONN-35")]
+fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own, the shared directory as it was, and nothing left");
     let before = Snapshot::of(stage.state_dir())?;
@@ -85,7 +96,10 @@ pub(super) fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
+/// A restart of a daemon that runs, and of one that is stopped (SIGSTOP), ends ready with another id
+/// (opencode#37795).
+#[case("CONN-36")]
+fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.run.is_empty() {
         return stage.not_applicable("the subject has no daemon to restart");
     }
@@ -127,7 +141,10 @@ fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Ou
     Ok(live)
 }
 
-pub(super) fn no_restart_no_success(stage: &mut Stage) -> Outcome {
+/// The daemon that is to be restarted proves itself, refuses to stop, and stays ready: no success is
+/// reported.
+#[case("CONN-36")]
+fn no_restart_no_success(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("no success");
     let answer = stage.ask(Call::new(Command::Restart))?;

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::super::perimeter::ask::{Follower, emit_route, marker, served, stream_route};
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
+use crate::case::case;
+use crate::fixtures::http::{Follower, emit_route, marker, served, stream_route};
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
@@ -11,7 +12,10 @@ const READ: &str = "return ask(arg.read, { method: arg.read_method, headers: bea
 const EMIT: &str = "return ask(arg.emit, \
                     { method: arg.emit_method, headers: { ...bearer(), ...json }, body: arg.emit_body })";
 
-pub(super) fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
+/// An allowlisted page reads and changes something with the credential: the engine asks beforehand, and each
+/// is served.
+#[case("PER-15", "PER-13", "PER-16", "PER-17")]
+fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let number = marker(stage);
     let arg = scene.arg(stage, number)?;
@@ -34,7 +38,10 @@ pub(super) fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
+/// A page that is not allowlisted reads with the credential: the engine asks, is refused, and sends nothing
+/// more.
+#[case("PER-8", "PER-9", "PER-10")]
+fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let number = marker(stage);
     let arg = scene.arg(stage, number)?;
@@ -73,7 +80,9 @@ pub(super) fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     scene.control(stage)
 }
 
-pub(super) fn another_name_blocked(stage: &mut Stage) -> Outcome {
+/// A page of an allowlisted server, opened at other names of that server, reads with the credential: blocked.
+#[case("PER-10")]
+fn another_name_blocked(stage: &mut Stage) -> Outcome {
     const LISTED: &str = "app.localhost";
     let scene =
         Scene::set_allowing(stage, |_, listed| vec![super::scene::origin(listed), at(LISTED, listed)])?;
@@ -92,7 +101,10 @@ pub(super) fn another_name_blocked(stage: &mut Stage) -> Outcome {
     scene.control(stage)
 }
 
-pub(super) fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
+/// An allowlisted page tries a method that the route does not take and a header that is not listed: both end
+/// with the preflight.
+#[case("PER-16", "PER-17")]
+fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("OPTIONS alone arrives; the page sees a TypeError");
@@ -118,7 +130,10 @@ pub(super) fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
+/// Pages, allowlisted or not, send what needs no preflight: a text, a beacon, a form. It arrives, is refused
+/// and has no effect.
+#[case("PER-2", "PER-8", "PER-21")]
+fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let stream = stream_route(stage)?.ask(&scene.live).bearer(&scene.live);
     let mut follower = Follower::open(stage, &scene.live, &stream)?;
@@ -165,7 +180,10 @@ pub(super) fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn no_cors_carries_no_credential(stage: &mut Stage) -> Outcome {
+/// An allowlisted page reads in the mode without CORS: the engine takes the credential off, and the daemon
+/// refuses.
+#[case("PER-21")]
+fn no_cors_carries_no_credential(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let number = marker(stage);
     let arg = scene.arg(stage, number)?;
@@ -191,7 +209,10 @@ pub(super) fn no_cors_carries_no_credential(stage: &mut Stage) -> Outcome {
     scene.all_unauthorized(stage, &arrived)
 }
 
-pub(super) fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
+/// An allowlisted page reads, its origin is removed, and it reads again while the engine still holds the
+/// preflight.
+#[case("PER-19")]
+fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     // The list is changed by command, so that nothing of it may stand in the daemon's own arguments.
     let scene = Scene::set_allowing(stage, |_, _| Vec::new())?;
     let arg = scene.arg(stage, 0)?;

@@ -8,6 +8,7 @@ use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, brief, is_one_of, origin, path_of, percent_encoded};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
@@ -15,7 +16,10 @@ use crate::stage::Stage;
 const WAIT: &str = "await until(() => window.streams.s.numbers.length >= arg.count, `${arg.count} notes`); \
                     return told('s')";
 
-pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
+/// An allowlisted page follows the stream by query token; the connection is cut twice while notes are posted.
+/// It sees each once, in order.
+#[case("STR-15", "STR-12", "PER-26")]
+fn event_source_resumes(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("1 to 6, each once and in order; each further request names the last id");
@@ -48,7 +52,10 @@ pub(super) fn event_source_resumes(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
+/// A page that is not allowlisted follows the stream with a good token: the request arrives, and no frame is
+/// sent.
+#[case("PER-26", "PER-8")]
+fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("the request arrives with its origin, 403; the page's stream closes without an event");
@@ -73,7 +80,9 @@ pub(super) fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
+/// A page follows the stream with a bad token: 401, and the engine never asks again.
+#[case("PER-26", "PER-21")]
+fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     let good = arg["notes"].as_str().unwrap_or_default().to_owned();
@@ -116,7 +125,10 @@ fn reader(scene: &Scene, arg: &Value) -> String {
 const READ_UNTIL: &str = "await until(() => window.seen.numbers.includes(arg.number), `the note ${arg.number}`); \
                           return window.seen";
 
-pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
+/// A page that follows the stream is left and come back to while notes are posted: none is missing, none
+/// comes twice.
+#[case("STR-15", "STR-12")]
+fn away_and_back(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("1 to 6, each once and in order");
@@ -143,7 +155,10 @@ pub(super) fn away_and_back(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
+/// The daemon is killed and back on its port after a while: the page goes on by itself or by its script, and
+/// is told of the gap.
+#[case("STR-18", "STR-19")]
+fn daemon_restart(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set_following(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect(
@@ -174,7 +189,9 @@ pub(super) fn daemon_restart(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
+/// A tab with an open stream is closed: the daemon has given up its connection within 2 s.
+#[case("STR-24")]
+fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
     let scene = Scene::set_following(stage)?;
     // Without a front between them.
@@ -214,7 +231,10 @@ fn at_daemon(scene: &Scene) -> String {
     super::scene::daemon_at("127.0.0.1", &scene.live)
 }
 
-pub(super) fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
+/// A tab holds six streams, all that an engine opens to one host: each delivers, and what waits for a
+/// connection is served once one is free.
+#[case("STR-7")]
+fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;
     stage.expect("the note on each; a seventh request waits for a connection, and is then served");

@@ -4,6 +4,7 @@ use local_daemon_harness::actors::{Actor, Bind, Squatter, response};
 use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, at, brief, is_success, origin, told};
+use crate::case::case;
 use crate::outcome::Outcome;
 use crate::stage::Stage;
 
@@ -43,7 +44,10 @@ fn ensure_all_refused(stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
     stage.ensure(arrived.iter().all(refused), brief(arrived))
 }
 
-pub(super) fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
+/// Another port of this machine has set strict cookies that hold the credential. They arrive with every kind
+/// of request, and open nothing.
+#[case("PER-23")]
+fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let baker = baker(stage, arg["token"].as_str().unwrap_or_default())?;
@@ -87,7 +91,10 @@ pub(super) fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     scene.control(stage)
 }
 
-pub(super) fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
+/// One port of this machine sets cookies, and another one the same with the credential in them: they arrive,
+/// and open nothing.
+#[case("PER-23")]
+fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
     const FIRST: &str = "of-the-first-port";
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
@@ -121,7 +128,9 @@ pub(super) fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
     scene.control(stage)
 }
 
-pub(super) fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
+/// Strict cookies of 127.0.0.1 do not come along from a page at localhost, and it is refused without them.
+#[case("PER-23")]
+fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_allowing(stage, |_, listed| vec![origin(listed), at("localhost", listed)])?;
     let arg = scene.arg(stage, 0)?;
     let baker = baker(stage, arg["token"].as_str().unwrap_or_default())?;
@@ -150,7 +159,10 @@ pub(super) fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-pub(super) fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
+/// A page of a server that has died asks the daemon that has got its port, as same-origin as can be, with
+/// cookies: it is refused, and no answer holds a secret.
+#[case("PER-21", "PER-23")]
+fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     let token = arg["token"].as_str().unwrap_or_default().to_owned();
@@ -159,7 +171,7 @@ pub(super) fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     // The baker is the server that dies: its page stays, and its cookies.
     scene.visit(stage, &baker)?;
     let taken_over = scene.take_over(stage, baker)?;
-    let mut paths = super::super::perimeter::ask::paths(stage);
+    let mut paths = crate::fixtures::http::paths(stage);
     paths.push("/page".to_owned());
     arg["paths"] = json!(paths);
     let script = "const seen = {};

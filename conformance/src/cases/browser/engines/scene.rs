@@ -10,8 +10,8 @@ use local_daemon_harness::browser::{Browser, Kind, page};
 use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
-use super::super::perimeter::ask::{emit_route, mutation_route, port, read_route, served, stream_route};
 use crate::engines::Lent;
+use crate::fixtures::http::{emit_route, mutation_route, port, read_route, served, stream_route};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Daemon, Live, Stage, Start};
 

@@ -1,0 +1,59 @@
+//! Connect-or-spawn, the child, and what displaces: chapter 09, its second half.
+
+mod detached;
+mod replacing;
+mod turns;
+mod waiting;
+
+use local_daemon_harness::process::Proc;
+use local_daemon_harness::record::{Record, Url};
+
+use crate::fixtures::client::{Spy, World, furnished, publish, ready_with};
+use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
+use crate::outcome::Outcome;
+use crate::stage::{Answer, Call, Live, Stage};
+
+/// A connect-or-spawn with the spy in its daemon's place.
+fn with(spy: &Spy) -> Call {
+    Call::spawn().stand(spy.program())
+}
+
+/// A state directory whose record is stale, so that a call has to start a daemon; the client was seen to be ready before.
+fn stale(stage: &mut Stage) -> Outcome<(World, DeadPort)> {
+    let (world, _) = furnished(stage)?;
+    let port = DeadPort::new()?;
+    publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
+    Ok((world, port))
+}
+
+/// The daemon that is ready in the arena's state directory.
+fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
+    match stage.find(stage.state_dir()) {
+        Ok(live) => {
+            stage.precondition(format!("the started daemon (pid {}) answers ready", live.record.pid));
+            Ok(live)
+        }
+        Err(why) => {
+            stage.precondition("a client was called");
+            stage.fail(format!("no daemon is ready ({why}) after {answer}"))
+        }
+    }
+}
+
+/// A daemon that the client started, as it answers now.
+fn spawned(stage: &mut Stage) -> Outcome<(Answer, Live)> {
+    if stage.client()?.connect_or_spawn.is_none() {
+        return stage.not_applicable("the manifest has no `client.connect_or_spawn`");
+    }
+    let answer = stage.ask(Call::spawn())?;
+    let live = running(stage, &answer)?;
+    ready_with(stage, &answer, &live.record.id)?;
+    Ok((answer, live))
+}
+
+fn process_of(stage: &mut Stage, live: &Live) -> Outcome<Proc> {
+    match u32::try_from(live.record.pid).ok().and_then(Proc::of) {
+        Some(process) => Ok(process),
+        None => stage.fail(format!("there is no process {}", live.record.pid)),
+    }
+}

@@ -1,0 +1,6 @@
+//! What the cases of several chapters arrange and look at.
+
+pub(crate) mod client;
+pub(crate) mod daemon;
+pub(crate) mod http;
+pub(crate) mod stream;
