@@ -2,7 +2,7 @@
 //!
 //! ```ignore
 //! use crate::case::case;
-//! use crate::outcome::Outcome;
+//! use crate::outcome::{Outcome, ensure};
 //! use crate::stage::Stage;
 //!
 //! /// A handshake without an `Authorization` header is sent between two good ones.
@@ -20,7 +20,8 @@
 //!                 // Was seen.
 //!                 let challenged = answer.header("WWW-Authenticate").is_some();
 //!                 let seen = answer.summary(stage.transcript());
-//!                 stage.ensure(answer.status == 401 && challenged, seen)
+//!                 ensure!(answer.status == 401 && challenged, "{seen}");
+//!                 Ok(())
 //!             }
 //!             Err(fault) => stage.fail(format!("no answer: {fault}")),
 //!         }

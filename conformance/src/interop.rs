@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::case::Case;
 use crate::engines::Engines;
 use crate::manifest::{Manifest, SubjectSection};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::report::SubjectFacts;
 use crate::report::terminal::clean;
 use crate::runner::{self, Stopper, Task};
@@ -90,7 +90,7 @@ fn finds(stage: &mut Stage, call: Call, live: &Live) -> Outcome {
     stage.expect(format!("ready, with the id {}", live.record.id));
     let answer = stage.ask(call)?;
     let right = answer.outcome == "ready" && answer.id.as_ref() == Some(&live.record.id);
-    stage.ensure(right, answer.to_string())?;
+    ensure!(right, "{}", answer.to_string());
     stage.observed(brief(&answer));
     Ok(())
 }
@@ -99,7 +99,7 @@ fn finds(stage: &mut Stage, call: Call, live: &Live) -> Outcome {
 fn answers(stage: &mut Stage, outcome: &str) -> Outcome {
     stage.expect(outcome);
     let answer = stage.ask(Call::connect())?;
-    stage.ensure(answer.outcome == outcome, answer.to_string())?;
+    ensure!(answer.outcome == outcome, "{}", answer.to_string());
     stage.observed(brief(&answer));
     Ok(())
 }
@@ -116,10 +116,11 @@ fn ready(stage: &mut Stage) -> Outcome {
 fn spawns_nothing(stage: &mut Stage) -> Outcome {
     let (daemon, live) = launched(stage)?;
     finds(stage, Call::spawn(), &live)?;
-    stage.ensure(daemon.is_running(), "the daemon has ended")?;
+    ensure!(daemon.is_running(), "the daemon has ended");
     let now = stage.find(stage.state_dir());
     let same = now.as_ref().is_ok_and(|now| now.record.id == live.record.id);
-    stage.ensure(same, format!("another record stands there: {:?}", now.map(|now| now.record.id)))
+    ensure!(same, "another record stands there: {:?}", now.map(|now| now.record.id));
+    Ok(())
 }
 
 fn follows(stage: &mut Stage) -> Outcome {
@@ -127,7 +128,8 @@ fn follows(stage: &mut Stage) -> Outcome {
     let (_second, live) = launched(stage)?;
     finds(stage, Call::connect(), &live)?;
     let exit = first.wait_exit(stage.stand_down_deadline());
-    stage.ensure(exit.is_some(), "the displaced daemon still runs")
+    ensure!(exit.is_some(), "the displaced daemon still runs");
+    Ok(())
 }
 
 fn incompatible(stage: &mut Stage) -> Outcome {

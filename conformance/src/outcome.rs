@@ -42,3 +42,14 @@ impl From<LaunchFault> for Stop {
         Self::Fault(fault.to_string())
     }
 }
+
+/// Ends a case as a violation unless the condition holds. The rest says what was seen instead, as for `format!`.
+macro_rules! ensure {
+    ($holds:expr, $($seen:tt)+) => {
+        if !$holds {
+            return Err($crate::outcome::Stop::Violation(format!($($seen)+)));
+        }
+    };
+}
+
+pub(crate) use ensure;

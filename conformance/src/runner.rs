@@ -17,7 +17,7 @@ use crate::case::Case;
 use crate::check_trace::Checker;
 use crate::engines::Engines;
 use crate::manifest::Manifest;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::report::CaseResult;
 use crate::stage::{Notes, Stage};
 use crate::verdict::{Verdict, violation};
@@ -466,10 +466,11 @@ mod tests {
 
     #[test]
     fn a_violation_without_a_precondition_proves_nothing() {
-        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| stage.ensure(false, "torn"));
+        static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| stage.fail("torn"));
         static SEEN: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             stage.precondition("seen");
-            stage.ensure(false, "torn")
+            ensure!(false, "torn");
+            Ok(())
         });
         let result = judge(&CASE);
         assert_eq!(result.verdict, Verdict::Inconclusive);
@@ -481,7 +482,8 @@ mod tests {
     fn a_violated_recommendation_is_a_warning() {
         static CASE: Case = Case::new("registration/x", &["REG-8"], "", |stage| {
             stage.precondition("seen");
-            stage.ensure(false, "no protocol")
+            ensure!(false, "no protocol");
+            Ok(())
         });
         assert_eq!(judge(&CASE).verdict, Verdict::Warn);
     }
@@ -528,7 +530,7 @@ mod tests {
     fn what_a_subject_leaves_behind_is_ended_and_noted() {
         static CASE: Case = Case::new("publish/x", &["PUB-3"], "", |stage| {
             let daemon = stage.launch()?;
-            stage.ensure(daemon.wait_exit(stage.ready_deadline()).is_some(), "still running")?;
+            ensure!(daemon.wait_exit(stage.ready_deadline()).is_some(), "still running");
             stage.precondition("exited");
             Ok(())
         });

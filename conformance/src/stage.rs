@@ -174,11 +174,6 @@ impl Stage {
         self.notes.lock().observed.push(what);
     }
 
-    /// Goes on if `holds`; otherwise the requirement is violated, and `seen` says what was seen instead.
-    pub fn ensure(&mut self, holds: bool, seen: impl Into<String>) -> Outcome {
-        if holds { Ok(()) } else { self.fail(seen) }
-    }
-
     /// The requirement is violated: `seen` says what was seen.
     pub fn fail<T>(&mut self, seen: impl Into<String>) -> Outcome<T> {
         Err(Stop::Violation(seen.into()))

@@ -9,7 +9,7 @@ mod yielding;
 use std::time::{Duration, Instant};
 
 use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, seen_draining, stays};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage};
 
 /// How long a displaced daemon with work open may take: it notices, and it drains.
@@ -42,5 +42,6 @@ fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcom
 fn ready_again(stage: &mut Stage, daemon: &Daemon, live: &Live, after: &str) -> Outcome {
     stays(stage, daemon, Duration::from_millis(500), &format!("after {after}"))?;
     let ready = stage.is_ready(live);
-    stage.ensure(ready, format!("it is not ready after {after}"))
+    ensure!(ready, "it is not ready after {after}");
+    Ok(())
 }

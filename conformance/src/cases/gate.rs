@@ -6,7 +6,7 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, record_in};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The protocol and the version that a live daemon tells.
@@ -35,12 +35,13 @@ fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
     for _ in 0..2 {
         let (daemon, live) = stage.launch_ready()?;
         let (protocol, _) = told(stage, &live)?;
-        stage.ensure(is_protocol(&protocol), format!("`protocol` is {protocol:?}, which is not name/N"))?;
+        ensure!(is_protocol(&protocol), "`protocol` is {protocol:?}, which is not name/N");
         seen.push(protocol);
         daemon.kill_group();
     }
     stage.observed(format!("{seen:?}"));
-    stage.ensure(seen[0] == seen[1], format!("two launches of one program tell {seen:?}"))
+    ensure!(seen[0] == seen[1], "two launches of one program tell {seen:?}");
+    Ok(())
 }
 
 /// A protocol of the same name whose number is another.
@@ -69,12 +70,8 @@ fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
         let live = stage.ready(&daemon)?;
         let seen = told(stage, &live)?;
         stage.observed(format!("started for {protocol}, it tells {} {}", seen.0, seen.1));
-        stage
-            .ensure(seen.0 == *protocol, format!("started for {protocol}, the handshake tells {}", seen.0))?;
-        stage.ensure(
-            seen.1 == version,
-            format!("the version of {protocol} is {}, of {own} it is {version}", seen.1),
-        )?;
+        ensure!(seen.0 == *protocol, "started for {protocol}, the handshake tells {}", seen.0);
+        ensure!(seen.1 == version, "the version of {protocol} is {}, of {own} it is {version}", seen.1);
         daemon.kill_group();
     }
     Ok(())
@@ -176,9 +173,9 @@ fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
             return stage.fail(format!("the daemon before {protocol} is still there"));
         };
         stage.observed(format!("before {protocol}: {exit}"));
-        stage.ensure(stage.is_ready(&live), format!("the daemon of {protocol} is not ready any more"))?;
+        ensure!(stage.is_ready(&live), "the daemon of {protocol} is not ready any more");
         let (seen, _) = told(stage, &live)?;
-        stage.ensure(seen == protocol, format!("{protocol} tells {seen}"))?;
+        ensure!(seen == protocol, "{protocol} tells {seen}");
         daemon = next;
     }
     Ok(())

@@ -7,7 +7,7 @@ use local_daemon_harness::record::{self, Record};
 use serde_json::Value;
 
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the
@@ -23,16 +23,15 @@ fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     let url = live.record.url.text().to_owned();
     stage.observed(format!("the record says {url}, the subject listens at {listening:?}"));
     let numeric = url == format!("http://{}", live.target.address);
-    stage.ensure(numeric, format!("the record's url is {url}"))?;
+    ensure!(numeric, "the record's url is {url}");
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_ok();
-    stage.ensure(
-        live.target.address.is_ipv4() || !v4,
-        format!("the record's url is {url}, and this host has 127.0.0.1"),
-    )?;
-    stage.ensure(
+    ensure!(live.target.address.is_ipv4() || !v4, "the record's url is {url}, and this host has 127.0.0.1");
+    ensure!(
         listening.contains(&live.target.address),
-        format!("nothing of the subject listens at {}", live.target.address),
-    )
+        "nothing of the subject listens at {}",
+        live.target.address
+    );
+    Ok(())
 }
 
 /// The bytes of a published record are read: one JSON object in UTF-8 without a byte order mark, unique keys
@@ -42,27 +41,27 @@ fn well_formed_record(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("one JSON object by the letter of the chapter");
     let bytes = std::fs::read(stage.record_path())?;
-    stage.ensure(bytes.len() <= record::MOST_BYTES, format!("the record is {} bytes long", bytes.len()))?;
+    ensure!(bytes.len() <= record::MOST_BYTES, "the record is {} bytes long", bytes.len());
     // `ready` reads the record by the rules of a reader; what is added here is what only a writer is held to.
     let fields = match record::parse_object(&bytes) {
         Ok(fields) => fields,
         Err(fault) => return stage.fail(format!("the record is malformed: {fault}")),
     };
     let again = Record::parse(&bytes).map(|record| record.id);
-    stage.ensure(again.as_ref() == Ok(&live.record.id), format!("read again, the record is {again:?}"))?;
+    ensure!(again.as_ref() == Ok(&live.record.id), "read again, the record is {again:?}");
     let names: Vec<&str> = fields.keys().map(String::as_str).collect();
     stage.observed(format!("{} bytes with the members {}", bytes.len(), names.join(", ")));
     if let Some(socket) = fields.get("socket") {
-        stage.ensure(
+        ensure!(
             socket.as_str().is_some_and(|path| path.starts_with('/')),
-            format!("`socket` is no absolute path: {socket}"),
-        )?;
+            "`socket` is no absolute path: {socket}"
+        );
     }
     if let Some(started_at) = fields.get("started_at") {
-        stage.ensure(
+        ensure!(
             started_at.as_str().is_some_and(is_utc_time),
-            format!("`started_at` is no time of RFC 3339 in UTC: {started_at}"),
-        )?;
+            "`started_at` is no time of RFC 3339 in UTC: {started_at}"
+        );
     }
     Ok(())
 }
@@ -88,7 +87,8 @@ fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
         .collect();
     let recorded = u32::try_from(live.record.pid).unwrap_or_default();
     stage.observed(format!("the record says pid {recorded}; {} is held by {holders:?}", live.target.address));
-    stage.ensure(holders.contains(&recorded), format!("pid {recorded} does not hold {}", live.target.address))
+    ensure!(holders.contains(&recorded), "pid {recorded} does not hold {}", live.target.address);
+    Ok(())
 }
 
 /// A daemon is started, ended without warning and started again, several times, in one state directory. No
@@ -109,10 +109,11 @@ fn new_id_at_each_launch(stage: &mut Stage) -> Outcome {
     stage.observed(format!("ids {}", ids.join(", ")));
     for place in 0..32 {
         let digits: BTreeSet<u8> = ids.iter().map(|id| id.as_bytes()[place]).collect();
-        stage.ensure(
+        ensure!(
             digits.len() > 1,
-            format!("digit {} is the same in all of them: 128 random bits would not do that", place + 1),
-        )?;
+            "digit {} is the same in all of them: 128 random bits would not do that",
+            place + 1
+        );
     }
     Ok(())
 }
@@ -134,7 +135,7 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
         };
         let spoken = spoken(stage, &live)?;
         stage.observed(format!("record {hint}, handshake {spoken}"));
-        stage.ensure(hint == spoken, format!("the record says {hint}, the handshake {spoken}"))?;
+        ensure!(hint == spoken, "the record says {hint}, the handshake {spoken}");
         daemon.kill_group();
     }
     Ok(())
@@ -160,5 +161,6 @@ fn names_its_protocol(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("a `protocol` in the record");
     stage.observed(format!("`protocol` is {:?}", live.record.protocol));
-    stage.ensure(live.record.protocol.is_some(), "the record has no `protocol`")
+    ensure!(live.record.protocol.is_some(), "the record has no `protocol`");
+    Ok(())
 }

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use local_daemon_harness::files::Snapshot;
 
 pub(super) use self::refused::{between_good_starts, refused_as_it_is};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Nothing in `directory` is other than in `before`.
 fn unchanged(stage: &mut Stage, what: &str, directory: &Path, before: &Snapshot) -> Outcome {
     let differences = before.diff(&Snapshot::of(directory)?);
     let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    stage.ensure(differences.is_empty(), format!("{what}: {}", differences.join(", ")))
+    ensure!(differences.is_empty(), "{what}: {}", differences.join(", "));
+    Ok(())
 }
 
 /// A path beside the arena's state directory.

@@ -12,7 +12,7 @@ use local_daemon_harness::wait::until;
 
 use super::{connections, load};
 use crate::case::Case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// What is drawn from: what is quick and common, more often.
@@ -111,7 +111,8 @@ fn recovers(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
 /// It ends in time, however.
 fn ends(stage: &mut Stage, daemon: &Daemon) -> Outcome {
     let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();
-    stage.ensure(ended, format!("{} does not end", daemon.name))
+    ensure!(ended, "{} does not end", daemon.name);
+    Ok(())
 }
 
 /// It is asked to stop, and does.
@@ -123,7 +124,8 @@ fn stops(stage: &mut Stage, daemon: &Daemon) -> Outcome {
 /// It still answers.
 fn answers(stage: &mut Stage, live: &Live, when: &str) -> Outcome {
     let ready = stage.is_ready(live);
-    stage.ensure(ready, format!("{when} it does not answer"))
+    ensure!(ready, "{when} it does not answer");
+    Ok(())
 }
 
 /// A start that has to fail: with a status, with a word, and with no record of its own.
@@ -135,9 +137,10 @@ fn refuses(stage: &mut Stage, start: Start, when: &str) -> Outcome {
     };
     let said = daemon.wait_output_end(Instant::now() + REFUSES);
     let said = said.is_some_and(|output| !output.stderr().is_empty());
-    stage.ensure(exit.code != Some(0) && said, format!("{when} a start ended: {exit}, said: {said}"))?;
+    ensure!(exit.code != Some(0) && said, "{when} a start ended: {exit}, said: {said}");
     let after = fs::read(stage.record_path()).ok();
-    stage.ensure(before == after, format!("{when} a start changed the record and failed"))
+    ensure!(before == after, "{when} a start changed the record and failed");
+    Ok(())
 }
 
 fn killed(stage: &mut Stage) -> Outcome {
@@ -155,7 +158,8 @@ fn killed(stage: &mut Stage) -> Outcome {
     let credential = fs::read(stage.credential_path()).ok();
     recovers(stage)?;
     let now = fs::read(stage.credential_path()).ok();
-    stage.ensure(credential.is_none() || credential == now, "the credential is another one")
+    ensure!(credential.is_none() || credential == now, "the credential is another one");
+    Ok(())
 }
 
 fn stopped(stage: &mut Stage) -> Outcome {
@@ -165,7 +169,8 @@ fn stopped(stage: &mut Stage) -> Outcome {
     }
     stops(stage, &daemon)?;
     let left = stage.record_path().exists();
-    stage.ensure(!left, "its record is left")
+    ensure!(!left, "its record is left");
+    Ok(())
 }
 
 fn displaced(stage: &mut Stage) -> Outcome {
@@ -198,7 +203,7 @@ fn displaced(stage: &mut Stage) -> Outcome {
             (Some(_), Some(_)) => None,
         }
     });
-    stage.ensure(settled.is_some(), "neither is one of them left, and ready, nor none")?;
+    ensure!(settled.is_some(), "neither is one of them left, and ready, nor none");
     let (daemon, _) = recovers(stage)?;
     stops(stage, &daemon)
 }
@@ -273,7 +278,7 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     // Who owns a record that it cannot read, it does not know: then it says so (HS-16).
     let status = stage.probe(&live).map(|answer| answer.response.status);
     let well = matches!(status, Ok(200 | 503));
-    stage.ensure(well, format!("with a directory that it cannot use it answers {status:?}"))?;
+    ensure!(well, "with a directory that it cannot use it answers {status:?}");
     refuses(stage, start.clone(), "in a directory that it cannot use")?;
     set_mode(&directory, 0o700)?;
     answers(stage, &live, "with its directory again")?;
@@ -341,7 +346,7 @@ fn memory(stage: &mut Stage) -> Outcome {
     if daemon.is_running() {
         let again =
             until(Instant::now() + REFUSES, || (!daemon.is_running() || stage.is_ready(&live)).then_some(()));
-        stage.ensure(again.is_some(), "with memory again, it does not answer")?;
+        ensure!(again.is_some(), "with memory again, it does not answer");
     }
     let (daemon, _) = recovers(stage)?;
     stops(stage, &daemon)

@@ -23,7 +23,7 @@ use super::{MOST_TEXTS, Plan};
 use crate::engines::Engines;
 use crate::fixtures::stream::{Poster, follow, request, split};
 use crate::manifest::Manifest;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::runner::Stopper;
 use crate::stage::{Daemon, Live, Notes, Stage};
 use crate::verdict::Verdict;
@@ -291,7 +291,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
     let after = usage(&process);
     daemon.signal(Signal::TERM)?;
     let gone = daemon.wait_exit(stage.stand_down_deadline()).is_some();
-    stage.ensure(gone, "at the end it does not stop")?;
+    ensure!(gone, "at the end it does not stop");
     let mut ledger = std::mem::take(&mut *shared.notes());
     ledger.wrong.extend(Load::grown(before, striker.warm, after));
     Ok(Load {
@@ -482,10 +482,11 @@ pub(super) fn work(stage: &mut Stage, live: &Live) -> Outcome {
         let answer = stage.send(live, &request);
         let well = answer.as_ref().is_ok_and(|answer| answer.status < 300);
         let said = answer.map_or_else(|fault| fault.to_string(), |answer| answer.status.to_string());
-        stage.ensure(well, format!("{} {}: {said}", operation.method, operation.path))?;
+        ensure!(well, "{} {}: {said}", operation.method, operation.path);
     }
     let proven = stage.probe_with_proof(live);
     let proven =
         proven.is_ok_and(|answer| !stage.manifest().claims(Profile::Proof) || answer.proven().is_some());
-    stage.ensure(proven, "a handshake with proof is not answered with proof")
+    ensure!(proven, "a handshake with proof is not answered with proof");
+    Ok(())
 }

@@ -8,7 +8,7 @@ use local_daemon_harness::proof;
 
 use super::connections::{self, soon};
 use crate::fixtures::stream::stalled;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage};
 
 /// What is done to a daemon; it must hold while it lasts, and answer afterwards.
@@ -86,7 +86,7 @@ fn slow_heads(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
             let _ = connection.send(std::slice::from_ref(byte), soon());
         }
         let ready = stage.is_ready(live);
-        stage.ensure(ready, "beside slow connections it does not answer")?;
+        ensure!(ready, "beside slow connections it does not answer");
     }
     Ok(())
 }
@@ -127,7 +127,8 @@ fn refused(stage: &mut Stage, live: &Live, head: Option<Request>, piece: &[u8], 
     let taken = taken.count();
     let answer: Result<Response, HttpFault> = connection.read_response(soon());
     let accepted = answer.is_ok_and(|answer| answer.status < 400);
-    stage.ensure(taken < times && !accepted, "a body without end was taken")
+    ensure!(taken < times && !accepted, "a body without end was taken");
+    Ok(())
 }
 
 /// Connections that are reset in the middle of a request.

@@ -7,7 +7,7 @@ use crate::case::case;
 use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Tickets are asked for, for origins that are not on the list, were removed from it, or are none: 400, and
@@ -18,11 +18,11 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     stage.expect("400, and no ticket");
     let removed = "https://removed.example";
     let exit = stage.add_origin(removed)?;
-    stage.ensure(exit.code == Some(0), format!("the origin was not added: {exit}"))?;
+    ensure!(exit.code == Some(0), "the origin was not added: {exit}");
     handoff_ticket(stage, &live, removed)?;
     stage.control("a ticket was issued for an origin that was listed");
     let exit = stage.remove_origin(removed)?;
-    stage.ensure(exit.code == Some(0), format!("the origin was not removed: {exit}"))?;
+    ensure!(exit.code == Some(0), "the origin was not removed: {exit}");
     let upper = LISTED.to_ascii_uppercase();
     let slash = format!("{LISTED}/");
     let longer = format!("{LISTED}.evil.example");
@@ -34,7 +34,7 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
             let wish = ticket_ask(&live, &json!({"kind": "handoff", "origin": origin}));
             let refused = answered(stage, &live, &wish.bearer(&live), &[400])?;
             let holds = refused.json().unwrap_or_default()["ticket"].is_string();
-            stage.ensure(!holds, format!("a ticket for {origin:?}"))?;
+            ensure!(!holds, "a ticket for {origin:?}");
         }
         Ok(())
     })?;
@@ -58,7 +58,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
             return stage.fail("200, and no token");
         };
         stage.transcript().hide(token.as_bytes());
-        stage.ensure(body["origin"] == origin, format!("the answer to {origin} names {}", body["origin"]))?;
+        ensure!(body["origin"] == origin, "the answer to {origin} names {}", body["origin"]);
         let read = |origin: &str| {
             let ask = read_ask(stage, &live, token).origin(origin);
             ask.named(format!("its token from {origin}"))
@@ -93,7 +93,7 @@ fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
         let elsewhere = elsewhere.named(format!("a live ticket from {from:?}"));
         let refused = answered(stage, &live, &elsewhere, &[401])?;
         let tokens = tokens_in(stage, &live, &text(&refused))?;
-        stage.ensure(tokens.is_empty(), format!("{}: a token", elsewhere.what))?;
+        ensure!(tokens.is_empty(), "{}: a token", elsewhere.what);
         let late = bare.origin(LISTED).named(format!("the same from its origin after {from:?}"));
         answered(stage, &live, &late, &[401])?;
     }

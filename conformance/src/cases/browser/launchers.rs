@@ -13,7 +13,7 @@ use local_daemon_harness::wait::until;
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, LISTED, answer, answered, launch_listed};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Opening, Stage};
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
@@ -90,7 +90,7 @@ impl Browser {
     fn open(&self, stage: &mut Stage, which: Opening, origin: &str) -> Outcome<Given> {
         let before = self.started()?;
         let (exit, _) = stage.open_page(which, origin, &self.vars)?;
-        stage.ensure(exit.code == Some(0), format!("the command that opens a page: {exit}"))?;
+        ensure!(exit.code == Some(0), "the command that opens a page: {exit}");
         let given = until(Instant::now() + ANSWER, || {
             let mut started = self.started().ok()?;
             started.retain(|place, _| !before.contains_key(place));
@@ -143,17 +143,20 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
         return stage.fail("the last argument of the browser is no file");
     };
     let facts = Facts::of(&file)?;
-    stage.ensure(
+    ensure!(
         facts.kind == EntryKind::File && facts.mode == 0o600,
-        format!("the launcher is {:?} of mode {:04o}", facts.kind, facts.mode),
-    )?;
+        "the launcher is {:?} of mode {:04o}",
+        facts.kind,
+        facts.mode
+    );
     let inside =
         |path: &Path| Some(path.canonicalize().ok()?.starts_with(stage.state_dir().canonicalize().ok()?));
     let inside = inside(&file) == Some(true);
-    stage.ensure(inside, format!("the launcher is not in the state directory: {}", file.display()))?;
+    ensure!(inside, "the launcher is not in the state directory: {}", file.display());
     let text = std::fs::read_to_string(&file)?;
     let ticket = redeemable(stage, &live, &candidates(&text), Opening::Page)?;
-    stage.ensure(ticket.is_some(), "no live ticket stands in the launcher")
+    ensure!(ticket.is_some(), "no live ticket stands in the launcher");
+    Ok(())
 }
 
 /// The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and
@@ -172,13 +175,13 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         commands += 1;
         stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
         let holds = given.all.contains(&live.credential.text());
-        stage.ensure(!holds, format!("{which:?}: the credential is among them"))?;
+        ensure!(!holds, "{which:?}: the credential is among them");
         let ticket = redeemable(stage, &live, &candidates(&given.all), which)?;
-        stage.ensure(ticket.is_none(), format!("{which:?}: a live ticket is among them"))?;
+        ensure!(ticket.is_none(), "{which:?}: a live ticket is among them");
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
             let ticket = redeemable(stage, &live, &candidates(&text), which)?;
-            stage.ensure(ticket.is_some(), format!("{which:?}: no live ticket stands in the launcher"))?;
+            ensure!(ticket.is_some(), "{which:?}: no live ticket stands in the launcher");
         }
     }
     if commands == 0 {
@@ -212,7 +215,8 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("{} launchers were there, the ticket of one is used", files.len()));
     let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
-    stage.ensure(gone.is_some(), format!("{left} launchers are there after 60 s"))
+    ensure!(gone.is_some(), "{left} launchers are there after 60 s");
+    Ok(())
 }
 
 /// The command `open` with `--print-url` prints one address, whose fragment holds a live ticket, and starts
@@ -223,7 +227,7 @@ fn print_url(stage: &mut Stage) -> Outcome {
     stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");
     let browser = Browser::put(stage)?;
     let (exit, output) = stage.open_page(Opening::Address, "", &browser.vars.clone())?;
-    stage.ensure(exit.code == Some(0), format!("the command that prints the address: {exit}"))?;
+    ensure!(exit.code == Some(0), "the command that prints the address: {exit}");
     let said = String::from_utf8_lossy(&output.stdout()).into_owned();
     for candidate in candidates(&said) {
         stage.transcript().hide(candidate.as_bytes());
@@ -237,20 +241,17 @@ fn print_url(stage: &mut Stage) -> Outcome {
         return stage.fail(format!("an address without a fragment: {} characters", line.len()));
     };
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
-    stage.ensure(plain, format!("the address is {address}"))?;
-    stage.ensure(!fragment.contains(char::is_whitespace), "something follows the fragment")?;
+    ensure!(plain, "the address is {address}");
+    ensure!(!fragment.contains(char::is_whitespace), "something follows the fragment");
     let ticket = redeemable(stage, &live, &candidates(fragment), Opening::Page)?;
-    stage.ensure(
-        ticket.is_some(),
-        format!("the fragment holds no live ticket of {SECRET} characters or more"),
-    )?;
+    ensure!(ticket.is_some(), "the fragment holds no live ticket of {SECRET} characters or more");
     // The browser of a command that starts one shows how long that takes here; another would be noted soon after.
     if stage.manifest().browser.as_ref().is_some_and(|browser| browser.open.is_some()) {
         browser.open(stage, Opening::Page, "")?;
         let another = until(Instant::now() + Duration::from_secs(1), || {
             (browser.started().ok()?.len() > 1).then_some(())
         });
-        stage.ensure(another.is_none(), "the command that starts no browser started one")?;
+        ensure!(another.is_none(), "the command that starts no browser started one");
     }
     let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
     answer(stage, &live, &ask).map(drop)

@@ -14,7 +14,7 @@ use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
     port, read_route, served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// The daemon's names, each with its port.
@@ -36,10 +36,11 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
             let ask = page_ask(&live, &ticket).hosts([host.as_str()]);
             let ask = origin.into_iter().fold(ask, Ask::origin).named(&*what);
             let page = answered(stage, &live, &ask, &[200])?;
-            stage.ensure(
+            ensure!(
                 page.media_type().as_deref() == Some("text/html"),
-                format!("{what}: {:?}", page.header("Content-Type")),
-            )?;
+                "{what}: {:?}",
+                page.header("Content-Type")
+            );
             if host != live.target.authority {
                 // Its token is one of that name.
                 continue;
@@ -47,12 +48,13 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
             let page = text(&page);
             let tokens = tokens_in(stage, &live, &page)?;
             let times = tokens.first().map_or(0, |token| page.matches(token.as_str()).count());
-            stage.ensure(
+            ensure!(
                 tokens.len() == 1 && times == 1,
-                format!("{what}: a token stands in the page {} times", tokens.len().max(times)),
-            )?;
+                "{what}: a token stands in the page {} times",
+                tokens.len().max(times)
+            );
             let holds_ticket = page.contains(&ticket);
-            stage.ensure(!holds_ticket, format!("{what}: the ticket stands in the page"))?;
+            ensure!(!holds_ticket, "{what}: the ticket stands in the page");
         }
     }
     Ok(())
@@ -87,7 +89,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
         let ask = ask.named(format!("a live ticket from {origin:?}"));
         let refused = answered(stage, &live, &ask, &[403])?;
         let tokens = tokens_in(stage, &live, &text(&refused))?;
-        stage.ensure(tokens.is_empty(), format!("{}: a token", ask.what))?;
+        ensure!(tokens.is_empty(), "{}: a token", ask.what);
     }
     let ticket = page_ticket(stage, &live)?;
     let two = page_ask(&live, &ticket).origin("null").origin(&own);
@@ -138,10 +140,11 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each header of the table, once, on each HTML answer");
     for (what, response) in pages(stage, &live)? {
-        stage.ensure(
+        ensure!(
             response.media_type().as_deref() == Some("text/html"),
-            format!("{what} is {:?}", response.header("Content-Type")),
-        )?;
+            "{what} is {:?}",
+            response.header("Content-Type")
+        );
         for (name, value) in [
             ("Cache-Control", "no-store"),
             ("X-Frame-Options", "DENY"),
@@ -152,7 +155,7 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
         ] {
             let there = response.all(name);
             let right = matches!(there[..], [one] if one.eq_ignore_ascii_case(value));
-            stage.ensure(right, format!("{what}: {name}: {there:?}, not {value:?}"))?;
+            ensure!(right, "{what}: {name}: {there:?}, not {value:?}");
         }
         let policies = response.all("Content-Security-Policy");
         let [policy] = policies[..] else {
@@ -167,17 +170,17 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
             ("frame-ancestors", "'none'"),
         ] {
             let there = has.get(name).cloned().unwrap_or_default();
-            stage.ensure(there == [value], format!("{what}: {name} is {there:?}, not {value}"))?;
+            ensure!(there == [value], "{what}: {name} is {there:?}, not {value}");
         }
         let known = ["default-src", "connect-src", "script-src", "style-src"];
         let more = has.iter().find(|(name, value)| {
             name.contains("-src") && !known.contains(&name.as_str()) && **value != ["'none'"]
         });
-        stage.ensure(more.is_none(), format!("{what}: its policy allows more: {more:?}"))?;
-        stage.ensure(
+        ensure!(more.is_none(), "{what}: its policy allows more: {more:?}");
+        ensure!(
             nonce(&response).is_some(),
-            format!("{what}: its policy allows scripts or styles by more than one nonce: {policy}"),
-        )?;
+            "{what}: its policy allows scripts or styles by more than one nonce: {policy}"
+        );
     }
     Ok(())
 }
@@ -206,9 +209,9 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
             let bare = begins
                 .map(|(at, _)| text[at..].split('>').next().unwrap_or_default())
                 .find(|tag| !tag.replace('\'', "\"").contains(&bears));
-            stage.ensure(bare.is_none(), format!("{what}: {bare:?} does not bear the nonce"))?;
+            ensure!(bare.is_none(), "{what}: {bare:?} does not bear the nonce");
         }
-        stage.ensure(seen.insert(nonce), format!("{what} has the nonce of another answer"))?;
+        ensure!(seen.insert(nonce), "{what} has the nonce of another answer");
     }
     stage.observed(format!("{} answers, each with its own nonce", seen.len()));
     Ok(())
@@ -256,9 +259,9 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
         let response = answer(stage, &live, ask)?;
         served += usize::from((200..300).contains(&response.status));
         let cookies = response.all("Set-Cookie").len();
-        stage.ensure(cookies == 0, format!("{}: {} sets {cookies} cookies", ask.what, response.status))?;
+        ensure!(cookies == 0, "{}: {} sets {cookies} cookies", ask.what, response.status);
     }
-    stage.ensure(served >= 10, format!("no more than {served} of {} requests were served", asks.len()))?;
+    ensure!(served >= 10, "no more than {served} of {} requests were served", asks.len());
     stage.observed(format!("{} answers, {served} of them good ones", asks.len()));
     Ok(())
 }
@@ -308,10 +311,12 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     asks.extend(own_hosts(&live).map(|host| bare().hosts([&*host]).named(format!("at {host}"))));
     for ask in &asks {
         let shell = answered(stage, &live, ask, &[401])?;
-        stage.ensure(
+        ensure!(
             shell.media_type().as_deref() == Some("text/html") && shell.header("WWW-Authenticate").is_some(),
-            format!("{}: {:?}", ask.what, shell.header("Content-Type")),
-        )?;
+            "{}: {:?}",
+            ask.what,
+            shell.header("Content-Type")
+        );
         let text = text(&shell);
         for (what, secret) in [
             ("the credential", live.credential.text()),
@@ -321,10 +326,10 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
             ("the id of the launch", live.record.id.clone()),
         ] {
             let holds = text.contains(&secret);
-            stage.ensure(!holds, format!("{}: the shell holds {what}", ask.what))?;
+            ensure!(!holds, "{}: the shell holds {what}", ask.what);
         }
         let tokens = tokens_in(stage, &live, &text)?;
-        stage.ensure(tokens.is_empty(), format!("{}: the shell holds a new token", ask.what))?;
+        ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);
     }
     served(stage, &live, &read_ask(stage, &live, &token))?;
     stage.control("the page's token still opens the daemon");
@@ -350,9 +355,9 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
             let ask = origin.into_iter().fold(wants(path), Ask::origin);
             let response = answered(stage, &live, &ask, &[200])?;
             let script = response.media_type().is_some_and(|kind| kind.ends_with("/javascript"));
-            stage.ensure(script, format!("{}: {:?}", ask.what, response.header("Content-Type")))?;
+            ensure!(script, "{}: {:?}", ask.what, response.header("Content-Type"));
             let unregisters = text(&response).contains("unregister(");
-            stage.ensure(unregisters, format!("{}: a script that unregisters nothing", ask.what))?;
+            ensure!(unregisters, "{}: a script that unregisters nothing", ask.what);
         }
         answered(stage, &live, &wants(path).origin(UNLISTED), &[403])?;
         answered(stage, &live, &wants(path).hosts(["evil.example"]), &[421])?;

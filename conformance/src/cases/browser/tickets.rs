@@ -16,7 +16,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
     served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.
@@ -31,13 +31,10 @@ fn ticket_is_random(stage: &mut Stage) -> Outcome {
             tickets.push(page_ticket(stage, &live)?);
         }
         let bits = bits(&tickets);
-        stage.ensure(bits >= 256, format!("no more than {bits} bits of the tickets vary"))?;
+        ensure!(bits >= 256, "no more than {bits} bits of the tickets vary");
         let before = all.len();
         all.extend(tickets);
-        stage.ensure(
-            all.len() == before + 40,
-            format!("{} of 40 tickets were there before", before + 40 - all.len()),
-        )?;
+        ensure!(all.len() == before + 40, "{} of 40 tickets were there before", before + 40 - all.len());
         daemon.kill_group();
     }
     Ok(())
@@ -94,10 +91,7 @@ fn ticket_admits_once(stage: &mut Stage) -> Outcome {
                 Err(fault) => return stage.fail(format!("the {what}, one of {ASKERS}: {fault}")),
             }
         }
-        stage.ensure(
-            admitted == 1,
-            format!("{admitted} of {ASKERS} requests with one {what} ticket were admitted"),
-        )?;
+        ensure!(admitted == 1, "{admitted} of {ASKERS} requests with one {what} ticket were admitted");
     }
     Ok(())
 }
@@ -120,11 +114,10 @@ fn refused_alike(stage: &mut Stage, live: &Live, asks: Vec<Ask>) -> Outcome {
         let ask = ask.with("Accept", "application/json");
         let response = answered(stage, live, &ask, &[401])?;
         let tokens = tokens_in(stage, live, &super::visit::text(&response))?;
-        stage.ensure(tokens.is_empty(), format!("{}: a token", ask.what))?;
+        ensure!(tokens.is_empty(), "{}: a token", ask.what);
         let (what, expected) = first.get_or_insert_with(|| (ask.what.clone(), said(&response))).clone();
         let seen = response.summary(stage.transcript());
-        stage
-            .ensure(said(&response) == expected, format!("{} is not answered as {what}: {seen}", ask.what))?;
+        ensure!(said(&response) == expected, "{} is not answered as {what}: {seen}", ask.what);
     }
     Ok(())
 }
@@ -261,7 +254,7 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
         entries.filter_map(|entry| entry["id"].as_str().map(str::to_owned)).collect()
     };
     let before = ids(&listed);
-    stage.ensure(before.len() == 2, format!("{} page tokens are listed, not 2", before.len()))?;
+    ensure!(before.len() == 2, "{} page tokens are listed, not 2", before.len());
     let mut routes = vec![
         ticket_ask(&live, &json!({"kind": "page"})),
         ticket_ask(&live, &json!({"kind": "handoff", "origin": LISTED})),
@@ -283,13 +276,14 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
                 let ask = ask.named(format!("{} by the token of {what}", route.what));
                 let refused = answered(stage, &live, &ask, &[403])?;
                 let code = refused.json().unwrap_or_default()["code"].clone();
-                stage.ensure(code == "forbidden_scope", format!("{}: code {code}", ask.what))?;
+                ensure!(code == "forbidden_scope", "{}: code {code}", ask.what);
             }
             let bare = route.clone().named(format!("{} by nobody", route.what));
             answered(stage, &live, &bare, &[401])?;
         }
         let listed = answer(stage, &live, &list.clone().bearer(&live))?;
-        stage.ensure(ids(&listed) == before, "page tokens were revoked")
+        ensure!(ids(&listed) == before, "page tokens were revoked");
+        Ok(())
     })
 }
 
@@ -317,10 +311,10 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
             serde_json::from_str(line.trim_start_matches("data:").trim()).unwrap_or_default();
         let told = event["data"]["origin"].as_str();
         let right = origin.is_none() || told == origin;
-        stage.ensure(
+        ensure!(
             right && event["topic"] == "warning" && event["data"]["code"] == "ticket_reused",
-            format!("of the second use of a {what} ticket it tells {line}"),
-        )?;
+            "of the second use of a {what} ticket it tells {line}"
+        );
     }
     Ok(())
 }

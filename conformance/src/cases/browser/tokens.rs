@@ -14,7 +14,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, launch_listed,
     marker, mutation_route, own_origin, port, served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// The list of page tokens.
@@ -51,12 +51,10 @@ fn token_is_random(stage: &mut Stage) -> Outcome {
         tokens.push(handoff_token(stage, &live, LISTED)?);
     }
     let different: BTreeSet<&String> = tokens.iter().collect();
-    stage.ensure(
-        different.len() == tokens.len(),
-        format!("{} of {} tokens differ", different.len(), tokens.len()),
-    )?;
+    ensure!(different.len() == tokens.len(), "{} of {} tokens differ", different.len(), tokens.len());
     let bits = bits(&tokens);
-    stage.ensure(bits >= 256, format!("no more than {bits} bits of the tokens vary"))
+    ensure!(bits >= 256, "no more than {bits} bits of the tokens vary");
+    Ok(())
 }
 
 /// The daemon of a page that holds a token ends, by a signal and by force, and another starts in its place:
@@ -139,7 +137,8 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     let look = |stage: &mut Stage, when: &str| {
         let mut found = Vec::new();
         holding(stage.arena().path(), &secrets, &mut found)?;
-        stage.ensure(found.is_empty(), format!("{when}, {}", found.join(", ")))
+        ensure!(found.is_empty(), "{when}, {}", found.join(", "));
+        Ok(())
     };
     look(stage, "while the daemon runs")?;
     daemon.signal(Signal::TERM)?;
@@ -267,7 +266,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
                     let emit = emit_route(stage, number)?.ask(&live).with("Authorization", &bearer);
                     served(stage, &live, &placed(emit).named(format!("a note with {whose} token")))?;
                     let came = follower.wait_for(number, Instant::now() + ANSWER);
-                    stage.ensure(came, format!("the stream by {how} does not deliver"))?;
+                    ensure!(came, "the stream by {how} does not deliver");
                 }
             }
         }
@@ -306,17 +305,17 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     let said = text(&response);
     for (origin, token) in &tokens {
         let of_it: Vec<&Value> = list.iter().filter(|entry| entry["origin"] == **origin).collect();
-        stage.ensure(of_it.len() == 1, format!("{} entries of {origin}", of_it.len()))?;
+        ensure!(of_it.len() == 1, "{} entries of {origin}", of_it.len());
         let entry = of_it[0];
         let whole = entry["id"].as_str().is_some_and(|id| !id.is_empty())
             && times(entry, "issued_at").is_some_and(|issued| Some(issued) <= times(entry, "last_used"));
-        stage.ensure(whole, format!("the entry of {origin} lacks something: {entry}"))?;
+        ensure!(whole, "the entry of {origin} lacks something: {entry}");
         let part = (0..=token.len() - PART).find(|start| said.contains(&token[*start..start + PART]));
-        stage.ensure(part.is_none(), format!("the list holds a part of the token of {origin}"))?;
+        ensure!(part.is_none(), "the list holds a part of the token of {origin}");
     }
-    stage.ensure(list.len() == tokens.len(), format!("{} entries, not {}", list.len(), tokens.len()))?;
+    ensure!(list.len() == tokens.len(), "{} entries, not {}", list.len(), tokens.len());
     let ids: BTreeSet<&str> = list.iter().filter_map(|entry| entry["id"].as_str()).collect();
-    stage.ensure(ids.len() == tokens.len(), "two tokens have one id")?;
+    ensure!(ids.len() == tokens.len(), "two tokens have one id");
     // A clock has to go on by as much as the list tells, which is a second at most.
     let used_at = |list: &[Value]| {
         let entry = list.iter().find(|entry| entry["origin"] == LISTED);
@@ -329,15 +328,16 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
         if used_at(&list) > first {
             break;
         }
-        stage.ensure(Instant::now() < deadline, "a token is used, and the time of its last use stays")?;
+        ensure!(Instant::now() < deadline, "a token is used, and the time of its last use stays");
         std::thread::sleep(Duration::from_millis(50));
     }
     revoke(stage, &live, LISTED)?;
     let (_, list) = listed(stage, &live)?;
-    stage.ensure(
+    ensure!(
         list.len() == 2 && list.iter().all(|entry| entry["origin"] != LISTED),
-        "a revoked token is listed",
-    )
+        "a revoked token is listed"
+    );
+    Ok(())
 }
 
 /// Of two tokens with open streams one is revoked: the next request with it is refused, its streams end
@@ -366,7 +366,7 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     served(stage, &live, &emit.named("a number for all"))?;
     for (what, follower) in ending.iter_mut().chain(&mut staying) {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
-        stage.ensure(came, format!("{what} does not deliver before the revocation"))?;
+        ensure!(came, "{what} does not deliver before the revocation");
     }
     stage.precondition("the streams of two tokens and of the credential deliver");
     let at = revoke(stage, &live, &own)?;
@@ -377,14 +377,14 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     all_answered(stage, &live, &refused, &[401])?;
     for (what, follower) in &mut ending {
         let ended = follower.wait_end(at + BOUND + LATE);
-        stage.ensure(ended, format!("{what} goes on for more than 2 s after the revocation"))?;
+        ensure!(ended, "{what} goes on for more than 2 s after the revocation");
     }
     let number = marker(stage);
     let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
     served(stage, &live, &emit.named("a number for who is left"))?;
     for (what, follower) in &mut staying {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
-        stage.ensure(came, format!("{what} ended with it"))?;
+        ensure!(came, "{what} ended with it");
     }
     served(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED))?;
     Ok(())
@@ -398,7 +398,8 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
     stage.expect("401 for the token of the origin that was removed, 2xx for that of the other");
     let edit = |stage: &mut Stage, adds: bool, origin: &str| {
         let exit = if adds { stage.add_origin(origin)? } else { stage.remove_origin(origin)? };
-        stage.ensure(exit.code == Some(0), format!("the change of the list: {exit}"))
+        ensure!(exit.code == Some(0), "the change of the list: {exit}");
+        Ok(())
     };
     edit(stage, true, LISTED)?;
     edit(stage, true, LISTED_TOO)?;
@@ -417,7 +418,7 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
         stage.between_controls(&live, |stage| answered(stage, &live, &ask, &[401]).map(drop))?;
         let (_, list) = listed(stage, &live)?;
         let gone = list.iter().all(|entry| entry["origin"] != LISTED);
-        stage.ensure(gone, "the list has the old token")?;
+        ensure!(gone, "the list has the old token");
         served(stage, &live, &read_ask(stage, &live, &stays).origin(LISTED_TOO))?;
     }
     Ok(())

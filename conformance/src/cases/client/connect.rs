@@ -21,7 +21,7 @@ use crate::fixtures::client::{
     publish, publisher, ready_with, squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
 
 /// The answer to a connect in the scene of each outcome that needs no spawn.
@@ -44,7 +44,7 @@ fn outcomes_are_distinct(stage: &mut Stage) -> Outcome {
     for (one, first) in &answers {
         for (other, second) in answers.range(*one..).skip(1) {
             let same = first.exit.code == second.exit.code || first.outcome == second.outcome;
-            stage.ensure(!same, format!("{one} and {other} cannot be told apart: {first}; {second}"))?;
+            ensure!(!same, "{one} and {other} cannot be told apart: {first}; {second}");
         }
     }
     Ok(())
@@ -61,7 +61,7 @@ fn exit_status_of_each_outcome(stage: &mut Stage) -> Outcome {
     for (outcome, status) in OUTCOMES {
         if let Some(answer) = answers.get(outcome) {
             let seen = format!("{outcome}: not exit status {status} but {answer}");
-            stage.ensure(answer.exit.code == Some(status), seen)?;
+            ensure!(answer.exit.code == Some(status), "{seen}");
         }
     }
     Ok(())
@@ -80,7 +80,7 @@ fn json_whatever_the_outcome(stage: &mut Stage) -> Outcome {
         let word = answer.json.as_ref().filter(|json| json.is_object());
         let word = word.and_then(|json| json.pointer(&pointer)).and_then(Value::as_str);
         let seen = format!("{outcome}: standard output says {word:?}: {answer}");
-        stage.ensure(word == Some(outcome), seen)?;
+        ensure!(word == Some(outcome), "{seen}");
     }
     Ok(())
 }
@@ -127,13 +127,14 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
         let _played = play_published(stage, daemon)?;
         let answer = stage.ask(look())?;
         let seen = format!("a proven answer with {what}: {answer}");
-        stage.ensure(answer.outcome != "ready" && answer.exit.code != Some(0), seen)?;
+        ensure!(answer.outcome != "ready" && answer.exit.code != Some(0), "{seen}");
     }
     let proof = FakeProof::None;
     let unproven = FakeDaemon { proof, ..world.daemon() };
     let _played = play_published(stage, unproven)?;
     let answer = stage.ask(look())?;
-    stage.ensure(answer.outcome != "ready", format!("a right answer without a proof: {answer}"))
+    ensure!(answer.outcome != "ready", "a right answer without a proof: {answer}");
+    Ok(())
 }
 
 /// There is no state directory, no record in it, and one that is malformed, with a credential and without.
@@ -173,7 +174,7 @@ fn stale_when_reset(stage: &mut Stage) -> Outcome {
     let (actor, _) = squat(stage, Squatter::resetting())?;
     let answer = stage.ask(Call::connect())?;
     let asked = !actor.ledger().connections().is_empty();
-    stage.ensure(asked, "the listener was not asked")?;
+    ensure!(asked, "the listener was not asked");
     ends(stage, &answer, "stale")
 }
 
@@ -337,9 +338,9 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
             let answer = stage.ask(call)?;
             ends_after(stage, &answer, "invalid", what)?;
             let named = answer.text().contains(&*path.to_string_lossy());
-            stage.ensure(named, format!("{what}: {} is not named: {answer}", path.display()))?;
+            ensure!(named, "{what}: {} is not named: {answer}", path.display());
             let quick = answer.after < Duration::from_secs(1) + LATE;
-            stage.ensure(quick, format!("{what}: too late: {answer}"))?;
+            ensure!(quick, "{what}: too late: {answer}");
         }
         if let Some(spy) = &spy {
             not_started(stage, spy, what)?;
@@ -367,7 +368,8 @@ fn ends_by_its_own_deadline(stage: &mut Stage) -> Outcome {
     let caller = stage.call(Call::connect())?;
     let answer = stage.answer_by(&caller, caller.began + CONNECT + LATE)?;
     let seen = "the client still waits for a draining daemon after 11.5 s";
-    stage.ensure(answer.is_some(), seen)
+    ensure!(answer.is_some(), "{seen}");
+    Ok(())
 }
 
 /// The record's daemon is mute, drips, and drains for ever; the caller set 1 s.
@@ -392,7 +394,8 @@ fn ends_within_a_second(stage: &mut Stage, before: &str) -> Outcome {
     let caller = stage.call(Call::connect().within(1))?;
     // As much later as a busy host needs, and not as late as the bound of a handshake.
     let answer = stage.answer_by(&caller, caller.began + Duration::from_millis(1_900))?;
-    stage.ensure(answer.is_some(), format!("{before}: no answer after 1.9 s"))
+    ensure!(answer.is_some(), "{before}: no answer after 1.9 s");
+    Ok(())
 }
 
 /// Between two calls the record changes to another daemon's, while the first still answers ready: the second
@@ -405,7 +408,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let second = play_published(stage, world.daemon())?;
     let answer = stage.ask(Call::connect())?;
     let more = first.actor.ledger().connections().len() - heard;
-    stage.ensure(more == 0, format!("{more} more connections to the address of the earlier record"))?;
+    ensure!(more == 0, "{more} more connections to the address of the earlier record");
     ready_with(stage, &answer, &second.daemon.id)
 }
 
@@ -428,7 +431,7 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
     let state_dir = stage.state_dir().to_owned();
     std::fs::remove_dir_all(&state_dir)?;
     let missing = stage.ask(call())?;
-    stage.ensure(!state_dir.exists(), format!("the state directory was made: {missing}"))?;
+    ensure!(!state_dir.exists(), "the state directory was made: {missing}");
     if let Some(spy) = &spy {
         not_started(stage, spy, "without a state directory")?;
     }
@@ -441,12 +444,12 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
         let changes = before.diff(&Snapshot::of(stage.state_dir())?);
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
         let seen = format!("{outcome}: {}: {answer}", changes.join(", "));
-        stage.ensure(changes.is_empty(), seen)?;
+        ensure!(changes.is_empty(), "{seen}");
         if let Some(spy) = &spy {
             not_started(stage, spy, outcome)?;
         }
         let left: Vec<String> = stage.arena().leaks().iter().map(ToString::to_string).collect();
-        stage.ensure(left.is_empty(), format!("{outcome}: started {}", left.join(", ")))?;
+        ensure!(left.is_empty(), "{outcome}: started {}", left.join(", "));
         std::fs::remove_dir_all(&state_dir)?;
     }
     Ok(())
@@ -496,7 +499,7 @@ fn reads_again_before_it_reports(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         let seen = format!("after an answer that is {what}: not ready with {} but {answer}", good.daemon.id);
         let ready = answer.outcome == "ready" && answer.id.as_ref() == Some(&good.daemon.id);
-        stage.ensure(ready, seen)?;
+        ensure!(ready, "{seen}");
     }
     Ok(())
 }

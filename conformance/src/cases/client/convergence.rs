@@ -14,7 +14,7 @@ use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, Command, Stage};
 
 /// A connect ends in each outcome, and calls that may spawn have children that fail and hang, beside a stale,
@@ -59,7 +59,8 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
     let events = watch.events();
     let mut changed = changes(&events, name);
     changed.extend(changes(&events, taken));
-    stage.ensure(changed.is_empty(), format!("{scene}: {}: {answer}", changed.join(", ")))
+    ensure!(changed.is_empty(), "{scene}: {}: {answer}", changed.join(", "));
+    Ok(())
 }
 
 /// A repair meets a record whose daemon does not answer, is draining, and whose address answers as a
@@ -91,7 +92,7 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::new(Command::Repair))?;
     let deleted = count(&watch.events(), FileEventKind::Deleted, &name) > 0;
-    stage.ensure(!deleted, format!("the record was removed without a look at what it is: {answer}"))?;
+    ensure!(!deleted, "the record was removed without a look at what it is: {answer}");
     // Whatever a repair does to a record, one that comes meanwhile has to be there in the end.
     let stale = Record::new(Url::of(port.address), NOBODYS_PID);
     publish(stage, &stale)?;
@@ -118,7 +119,8 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
         record.is_some_and(|record| record.id == good.daemon.id)
     };
     let kept = std::fs::read_dir(stage.state_dir())?.flatten().any(|entry| is_good(&entry.path()));
-    stage.ensure(kept, format!("the record that came meanwhile is gone: {answer}"))
+    ensure!(kept, "the record that came meanwhile is gone: {answer}");
+    Ok(())
 }
 
 /// The record names a process that has nothing to do with it, in every state of the record, and the client
@@ -226,7 +228,7 @@ fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     }
     stage.precondition("the supervised daemon was displaced, and ended with status 20");
     let again = spy.started_again(ms(2_000));
-    stage.ensure(!again, "the displaced daemon was started again")?;
+    ensure!(!again, "the displaced daemon was started again");
     caller.kill_group();
     Ok(())
 }

@@ -14,13 +14,14 @@ use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, furnished, settled, squat};
 use crate::fixtures::daemon::NOBODYS_PID;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Answer, Call, Command, Stage};
 
 /// What the client wrote holds nothing of a secret.
 fn quiet(stage: &mut Stage, answer: &Answer, secret: &[u8], when: &str) -> Outcome {
     let told = proof::holds(&answer.stdout, secret) || proof::holds(&answer.stderr, secret);
-    stage.ensure(!told, format!("the client wrote the credential ({when})"))
+    ensure!(!told, "the client wrote the credential ({when})");
+    Ok(())
 }
 
 /// No file of the arena but the credential holds a secret.
@@ -31,7 +32,7 @@ fn unwritten(stage: &mut Stage, secret: &[u8]) -> Outcome {
         let path = root.join(&name);
         if entry.facts.kind == EntryKind::File && path != credential {
             let told = std::fs::read(&path).is_ok_and(|bytes| proof::holds(&bytes, secret));
-            stage.ensure(!told, format!("{} holds the credential", name.display()))?;
+            ensure!(!told, "{} holds the credential", name.display());
         }
     }
     Ok(())
@@ -54,7 +55,7 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     quiet(stage, &answer, secret, "foreign")?;
     let in_target = |target: &str| proof::holds(target.as_bytes(), secret);
     let told = squatter.ledger().requests().iter().any(|seen| in_target(&seen.target));
-    stage.ensure(!told, "the credential is in an address that was asked for")?;
+    ensure!(!told, "the credential is in an address that was asked for");
     // Damaged so that an error that quotes the file quotes the secret.
     let text = world.credential.text();
     for damaged in [
@@ -67,7 +68,7 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         quiet(stage, &answer, secret, "with a damaged credential file")?;
         let cut = answer.text().contains(&text[..20]) || answer.text().contains(&text[23..]);
-        stage.ensure(!cut, "the client wrote a part of the credential, with a damaged credential file")?;
+        ensure!(!cut, "the client wrote a part of the credential, with a damaged credential file");
     }
     unwritten(stage, secret)
 }
@@ -90,11 +91,11 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
     let environment =
         until(Instant::now() + SOON, || Some(child.environ()).filter(|environment| !environment.is_empty()));
     let environment = environment.unwrap_or_default();
-    stage.ensure(!environment.is_empty(), "the child's environment cannot be read")?;
+    ensure!(!environment.is_empty(), "the child's environment cannot be read");
     let args = spy.args(pid);
     let told = environment.iter().any(|entry| proof::holds(entry.as_encoded_bytes(), secret))
         || proof::holds(&args, secret);
-    stage.ensure(!told, "the child was given the credential")?;
+    ensure!(!told, "the child was given the credential");
     let answer = stage.answer(&caller)?;
     quiet(stage, &answer, secret, "with a child that hangs")?;
     unwritten(stage, secret)
@@ -125,26 +126,26 @@ fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
             return stage.fail(format!("no credential after the replacement: {answer}"));
         };
         stage.transcript().hide(new.bytes());
-        stage.ensure(new != last, format!("the credential is the same as before: {answer}"))?;
+        ensure!(new != last, "the credential is the same as before: {answer}");
         quiet(stage, &answer, new.bytes(), "replacing it")?;
         stage.precondition("the credential was replaced");
         let events = watch.events();
         let of_name = |kind| events.iter().any(|event| event.kind == kind && event.name == *name);
-        stage.ensure(of_name(FileEventKind::MovedTo), "the new credential was not renamed to its name")?;
+        ensure!(of_name(FileEventKind::MovedTo), "the new credential was not renamed to its name");
         let written = [
             FileEventKind::Modified,
             FileEventKind::Created,
             FileEventKind::Deleted,
         ];
         let in_place = written.into_iter().find(|kind| of_name(*kind));
-        stage.ensure(in_place.is_none(), format!("the credential's own name: {in_place:?}"))?;
+        ensure!(in_place.is_none(), "the credential's own name: {in_place:?}");
         let broken = report.broken + report.absent;
-        stage.ensure(broken == 0, format!("{broken} of {} reads found no whole credential", report.reads))?;
+        ensure!(broken == 0, "{broken} of {} reads found no whole credential", report.reads);
         let loose = watch.loose();
         let seen = loose.first().map(|event| format!("{} {:?}", event.name.display(), event.facts));
-        stage.ensure(loose.is_empty() && report.loose == 0, format!("open to others: {seen:?}"))?;
+        ensure!(loose.is_empty() && report.loose == 0, "open to others: {seen:?}");
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path)?) & 0o7777;
-        stage.ensure(mode == 0o600, format!("mode {mode:04o}"))?;
+        ensure!(mode == 0o600, "mode {mode:04o}");
         last = new;
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::case::case;
 use crate::fixtures::client::{
     Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, Stage};
 
 fn split(protocol: &str) -> (String, u32) {
@@ -57,7 +57,7 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
         let seen = format!("{} meets {other:?}: {answer}", world.protocol);
-        stage.ensure(answer.outcome != "ready", seen)?;
+        ensure!(answer.outcome != "ready", "{seen}");
     }
     Ok(())
 }
@@ -181,5 +181,6 @@ fn stays(stage: &mut Stage, spy: &Spy, ours: Option<&String>, meets: &str) -> Ou
     not_started(stage, spy, &format!("against a daemon of {meets}"))?;
     ends_after(stage, &answer, "incompatible", meets)?;
     let same = std::fs::read(stage.record_path()).is_ok_and(|now| now == record);
-    stage.ensure(same, format!("the record of a daemon of {meets} was changed"))
+    ensure!(same, "the record of a daemon of {meets} was changed");
+    Ok(())
 }

@@ -19,7 +19,7 @@ use crate::fixtures::client::{
     SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Command, PROBE, Stage};
 
 /// Listeners take the connection and say nothing, send their answer byte by byte, and stop in the middle of
@@ -52,7 +52,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let taken = actor.ledger().wait_for(caller.began + PROBE + SLACK * 2, closed);
         let length = taken.map(|taken| taken[0].closed.unwrap_or(taken[0].at) - taken[0].at);
         let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
-        stage.ensure(in_time, format!("a listener that {what} was left after {length:?}"))?;
+        ensure!(in_time, "a listener that {what} was left after {length:?}");
         let answer = stage.answer(&caller)?;
         ready_with(stage, &answer, &good.daemon.id)?;
     }
@@ -114,7 +114,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
             };
             let told = ledger.saw_secret(&world.credential) || ledger.requests().iter().any(bearer);
             let seen = format!("{what}: the credential was sent: {:?}", caller.argv());
-            stage.ensure(!told, seen)?;
+            ensure!(!told, "{seen}");
             stage.arena().end_leaks();
         }
     }
@@ -151,7 +151,8 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
     stage.precondition("the record's daemon proved itself and closed the connection");
     let told = |taken: &Taken| proof::holds(&taken.bytes(), world.credential.bytes());
     let later = connections.iter().skip(1).any(told);
-    stage.ensure(!later, "the credential was sent on a later connection, to a stranger")
+    ensure!(!later, "the credential was sent on a later connection, to a stranger");
+    Ok(())
 }
 
 /// Answers with no proof and with wrong ones say draining, another protocol, another contract: the client
@@ -212,11 +213,11 @@ fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
         let caller = stage.call(call)?;
         let answer = stage.answer(&caller)?;
         let seen = format!("a daemon of another id is taken for the record's: {answer}");
-        stage.ensure(answer.outcome != "ready", seen)?;
+        ensure!(answer.outcome != "ready", "{seen}");
         let requests = good.actor.ledger().requests();
         let other = requests.iter().find(|seen| seen.target != HANDSHAKE);
         let other = other.map(|seen| format!("{} {}", seen.method, seen.target));
-        stage.ensure(other.is_none(), format!("a daemon of another id was sent {other:?}"))?;
+        ensure!(other.is_none(), "a daemon of another id was sent {other:?}");
     }
     Ok(())
 }
@@ -257,14 +258,11 @@ fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
         return stage.inconclusive(format!("only {} handshakes", nonces.len()));
     }
     let distinct: BTreeSet<&Vec<u8>> = nonces.iter().collect();
-    stage.ensure(
-        distinct.len() == nonces.len(),
-        format!("{} nonces in {} handshakes", distinct.len(), nonces.len()),
-    )?;
+    ensure!(distinct.len() == nonces.len(), "{} nonces in {} handshakes", distinct.len(), nonces.len());
     for place in 0..32 {
         let values: BTreeSet<u8> = nonces.iter().filter_map(|nonce| nonce.get(place).copied()).collect();
         let seen = format!("byte {place} has only {} values in {} nonces", values.len(), nonces.len());
-        stage.ensure(values.len() > 3, seen)?;
+        ensure!(values.len() > 3, "{seen}");
     }
     Ok(())
 }
@@ -284,7 +282,7 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
         publish(stage, &Record { id, ..record })?;
         let answer = stage.ask(Call::connect())?;
         let more = good.actor.ledger().connections().len() - heard;
-        stage.ensure(more == 0, format!("{status} was followed: {answer}"))?;
+        ensure!(more == 0, "{status} was followed: {answer}");
         ends_after(stage, &answer, "foreign", &format!("after status {status}"))?;
     }
     Ok(())
@@ -307,7 +305,7 @@ fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     // Node asks its users to ask for it.
     let answer = stage.ask(call.var("NODE_USE_ENV_PROXY", "1"))?;
     let seen = trap.ledger().connections().len();
-    stage.ensure(seen == 0, format!("{seen} connections to the proxy"))?;
+    ensure!(seen == 0, "{seen} connections to the proxy");
     ready_with(stage, &answer, &good.daemon.id)
 }
 
@@ -333,7 +331,7 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
         let _played = play_published(stage, daemon)?;
         let answer = stage.ask(Call::connect())?;
         let seen = format!("a proven answer with {what}: {answer}");
-        stage.ensure((answer.outcome == "ready") == good, seen)?;
+        ensure!((answer.outcome == "ready") == good, "{seen}");
     }
     let floods = [
         ("a body", Squatter::flooding()),
@@ -345,7 +343,7 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
         let sent = actor.stop().connections().iter().map(|taken| taken.sent).max();
         let sent = sent.unwrap_or_default();
         let seen = format!("of {what} without end, {sent} bytes were taken: {answer}");
-        stage.ensure(sent < BUFFERS && answer.outcome != "ready", seen)?;
+        ensure!(sent < BUFFERS && answer.outcome != "ready", "{seen}");
     }
     Ok(())
 }
@@ -411,7 +409,7 @@ fn client_tries_both_families(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         let seen = format!("the daemon at {at}, and at the other address one that is {what}: {answer}");
         let ready = answer.outcome == "ready" && answer.id.as_ref() == Some(&daemon.id);
-        stage.ensure(ready, seen)?;
+        ensure!(ready, "{seen}");
     }
     Ok(())
 }

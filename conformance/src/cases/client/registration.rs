@@ -11,7 +11,7 @@ use crate::fixtures::client::{
     Played, bystander, ends, ends_after, furnished, lives, play_published, publish, ready_with, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Stage};
 
 fn fault(why: &str) -> Stop {
@@ -56,7 +56,7 @@ fn client_takes_no_malformed_record(stage: &mut Stage) -> Outcome {
 fn refused(stage: &mut Stage, good: &Played, heard: usize, what: &str) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     let more = good.actor.ledger().connections().len() - heard;
-    stage.ensure(more == 0, format!("{what}: the client connected: {answer}"))?;
+    ensure!(more == 0, "{what}: the client connected: {answer}");
     ends_after(stage, &answer, "absent", what)
 }
 
@@ -165,10 +165,11 @@ fn client_says_what_is_malformed(stage: &mut Stage) -> Outcome {
     let none = stage.ask(Call::connect())?;
     for answer in [&first, &second] {
         let said = answer.text().contains(&name);
-        stage.ensure(said, format!("the malformed {name} is not mentioned: {answer}"))?;
+        ensure!(said, "the malformed {name} is not mentioned: {answer}");
     }
     let told_apart = first.text() != second.text() && first.text() != none.text();
-    stage.ensure(told_apart, format!("what is wrong is not said: {first}; {second}"))
+    ensure!(told_apart, "what is wrong is not said: {first}; {second}");
+    Ok(())
 }
 
 /// A client that may spawn meets a malformed record: the daemon that it starts publishes over it.
@@ -181,7 +182,7 @@ fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::spawn())?;
         let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&good.daemon.id);
         let text = String::from_utf8_lossy(bytes);
-        stage.ensure(own, format!("before the record {text:?}: {answer}"))?;
+        ensure!(own, "before the record {text:?}: {answer}");
         stage.arena().end_leaks();
     }
     Ok(())

@@ -9,7 +9,7 @@ use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use crate::case::case;
 use crate::fixtures::client::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Command, Stage};
 
 /// The directory is made with its parents, for its owner alone.
@@ -73,7 +73,7 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     for (what, call, there) in scenes {
         let answer = stage.ask(call)?;
         let found = answer.outcome == "ready" && answer.id.as_ref() == Some(&there.daemon.id);
-        stage.ensure(found, format!("with {what}: not the daemon there, but {answer}"))?;
+        ensure!(found, "with {what}: not the daemon there, but {answer}");
     }
     Ok(())
 }
@@ -102,8 +102,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
             .filter(|event| event.name == name && event.kind == FileEventKind::Created)
             .find_map(|event| event.facts.clone().filter(local_daemon_harness::files::Facts::is_loose));
         let seen = loose.map(|facts| facts.to_string());
-        stage
-            .ensure(seen.is_none(), format!("umask {umask:03o}: the state directory was made as {seen:?}"))?;
+        ensure!(seen.is_none(), "umask {umask:03o}: the state directory was made as {seen:?}");
         private(stage, &state_dir, umask)?;
         // In one that is there, whatever is made anew is seen from its first instant.
         std::fs::remove_dir_all(&state_dir)?;
@@ -113,7 +112,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
         spy.seen_started(stage)?;
         let loose = watch.loose();
         let seen = loose.first().map(|event| format!("{} as {:?}", event.name.display(), event.facts));
-        stage.ensure(seen.is_none(), format!("umask {umask:03o}: {seen:?}"))?;
+        ensure!(seen.is_none(), "umask {umask:03o}: {seen:?}");
         private(stage, &state_dir, umask)?;
         std::fs::remove_dir_all(&state_dir)?;
     }
@@ -125,7 +124,7 @@ fn private(stage: &mut Stage, state_dir: &Path, umask: u32) -> Outcome {
     for (name, entry) in Snapshot::of(state_dir)?.0 {
         let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
         let seen = format!("umask {umask:03o}: {:?} is {}", name.display().to_string(), entry.facts);
-        stage.ensure(entry.facts.mode == expected, seen)?;
+        ensure!(entry.facts.mode == expected, "{seen}");
     }
     Ok(())
 }
@@ -173,9 +172,9 @@ fn refuses(
     let more = played.actor.ledger().connections().len() - heard;
     let what = format!("{checked:?}: {what}");
     ends_after(stage, &answer, "invalid", &what)?;
-    stage.ensure(more == 0, format!("{what}: the client connected all the same: {answer}"))?;
+    ensure!(more == 0, "{what}: the client connected all the same: {answer}");
     let named = answer.text().contains(&*path.to_string_lossy());
-    stage.ensure(named, format!("{what}: {} is not named: {answer}", path.display()))?;
+    ensure!(named, "{what}: {} is not named: {answer}", path.display());
     let remove = |path: &Path| match std::fs::symlink_metadata(path) {
         Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

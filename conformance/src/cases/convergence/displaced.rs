@@ -14,7 +14,7 @@ use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
     record_in, signal, stays,
 };
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Stops `first` (SIGSTOP) and lets a second daemon take over.
@@ -62,9 +62,10 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Out
     stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
-    stage.ensure(same && touched.is_empty(), format!("its successor's record was touched: {touched:?}"))?;
+    ensure!(same && touched.is_empty(), "its successor's record was touched: {touched:?}");
     let ready = stage.is_ready(new);
-    stage.ensure(ready, "the successor is not ready any more")
+    ensure!(ready, "the successor is not ready any more");
+    Ok(())
 }
 
 /// A daemon is displaced with a stream that nobody reads, a request that never ends, an idle connection and
@@ -109,7 +110,8 @@ fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     let touched = changes(&events, &name);
     stage.observed(format!("events about the record: {touched:?}"));
     let same = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == rival.bytes());
-    stage.ensure(same && touched.len() == 1, format!("the successor's record was touched: {touched:?}"))
+    ensure!(same && touched.len() == 1, "the successor's record was touched: {touched:?}");
+    Ok(())
 }
 
 /// A displaced daemon that still has work open is sent a request with an effect, on a new connection and on
@@ -132,10 +134,10 @@ fn no_new_work(stage: &mut Stage) -> Outcome {
     stage.expect("it is answered 503, or finds no connection");
     displaced_for_good(stage, &daemon, &live)?;
     let fresh = stage.send(&live, &request).map(|answer| answer.status);
-    stage.ensure(refused(&fresh), format!("a new connection: {fresh:?}"))?;
+    ensure!(refused(&fresh), "a new connection: {fresh:?}");
     if let Some(mut kept) = kept {
         let old = kept.exchange(&request.bytes(), stage.ready_deadline()).map(|answer| answer.status);
-        stage.ensure(refused(&old), format!("the connection from before: {old:?}"))?;
+        ensure!(refused(&old), "the connection from before: {old:?}");
     }
     Ok(())
 }
@@ -158,7 +160,7 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(1);
     while Instant::now() < deadline && daemon.is_running() {
         let ready = stage.is_ready(&live);
-        stage.ensure(!ready, "it is ready again with its own record back")?;
+        ensure!(!ready, "it is ready again with its own record back");
         daemon.wait_exit(ms(50));
     }
     let taken = stage.state_dir().join(format!("{name}.taken-{}-returned", Rival::new()?.record.id));
@@ -175,7 +177,8 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let deadline = drained(stage);
     exits(stage, &daemon, deadline, "its drain bound")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
-    stage.ensure(published == 1, format!("it published again: {:?}", changes(&watch.events(), &name)))
+    ensure!(published == 1, "it published again: {:?}", changes(&watch.events(), &name));
+    Ok(())
 }
 
 /// An idle daemon is displaced by another's record.
@@ -186,7 +189,8 @@ fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
     displace(stage, &Rival::new()?)?;
     let deadline = stage.stand_down_deadline() + SLACK;
     let exit = exits(stage, &daemon, deadline, "a displacement")?;
-    stage.ensure(exit.code == Some(20), exit.to_string())
+    ensure!(exit.code == Some(20), "{}", exit.to_string());
+    Ok(())
 }
 
 /// Daemons end by a signal, by the removal of their record, and by the removal of their directory.
@@ -208,7 +212,7 @@ fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
         }
         let deadline = stage.stand_down_deadline() + SLACK;
         let exit = exits(stage, &daemon, deadline, way)?;
-        stage.ensure(exit.code == Some(0), format!("after {way}: {exit}"))?;
+        ensure!(exit.code == Some(0), "after {way}: {exit}");
     }
     Ok(())
 }
@@ -248,19 +252,20 @@ fn eight_at_once(stage: &mut Stage) -> Outcome {
         Err(Stop::Violation(why)) => return stage.fail(format!("the owner of the record: {why}")),
         Err(stop) => return Err(stop),
     };
-    stage.ensure(
+    ensure!(
         live.record.id == owner.id && survivor.is_running(),
-        "the last one to publish is not the one that stayed",
-    )?;
+        "the last one to publish is not the one that stayed"
+    );
     let events = watch.events();
     let others: Vec<String> = changes(&events, &name)
         .into_iter()
         .filter(|change| !change.starts_with("MovedTo"))
         .collect();
     stage.observed(format!("{} stayed; beside the publishes: {others:?}", survivor.name));
-    stage.ensure(others.is_empty(), format!("the record was touched: {others:?}"))?;
-    stage.ensure(
+    ensure!(others.is_empty(), "the record was touched: {others:?}");
+    ensure!(
         count(&events, FileEventKind::MovedTo, &name) == CONTENDERS,
-        "a displaced daemon published again",
-    )
+        "a displaced daemon published again"
+    );
+    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
     stays, write_in_place,
 };
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Another id is written into the record through a mapping, the one write that notifies nobody, and no
@@ -70,7 +70,8 @@ fn displaced_at_once(stage: &mut Stage) -> Outcome {
     // One may be late on a busy host, and one may be in time by chance.
     delays.sort_unstable();
     stage.observed(format!("the exits came after {delays:?}"));
-    stage.ensure(delays[1] <= Duration::from_millis(100), format!("{delays:?}"))
+    ensure!(delays[1] <= Duration::from_millis(100), "{delays:?}");
+    Ok(())
 }
 
 /// The record is replaced by one with the same id, in which version, pid, url, unknown members and white
@@ -101,12 +102,13 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     }
     stays(stage, &daemon, NOTICED, "with a record of its own id")?;
     let ready = stage.is_ready(&live);
-    stage.ensure(ready, "it is not ready with a record of its own id")?;
+    ensure!(ready, "it is not ready with a record of its own id");
     let touched = changes(&watch.events(), &name);
-    stage.ensure(
+    ensure!(
         touched.len() == 1 && read(&stage.record_path())? == text.as_bytes(),
-        format!("the record with its own id was touched: {touched:?}"),
-    )
+        "the record with its own id was touched: {touched:?}"
+    );
+    Ok(())
 }
 
 /// So long a record may be unparsable: the fifth retry comes after 250 ms at the earliest.
@@ -182,14 +184,15 @@ fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     let exit = exits(stage, &daemon, deadline, "its record stayed unparsable")?;
     let after = exit.at.saturating_duration_since(at);
     stage.observed(format!("{exit} after {} ms", after.as_millis()));
-    stage.ensure(
+    ensure!(
         after >= Duration::from_millis(245),
-        format!("it left after {} ms, before five retries 50 ms apart", after.as_millis()),
-    )?;
+        "it left after {} ms, before five retries 50 ms apart",
+        after.as_millis()
+    );
     let touched = changes(&watch.events(), &stage.manifest().binding.registration);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino)
         && read(&stage.record_path())? == whole[..whole.len() / 2];
-    stage.ensure(same && touched.is_empty(), format!("the unparsable file was touched: {touched:?}"))?;
+    ensure!(same && touched.is_empty(), "the unparsable file was touched: {touched:?}");
     stage.launch_ready()?;
     stage.control("the next daemon publishes over what was left");
     Ok(())
@@ -250,7 +253,7 @@ fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
             exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
         }
         let back = until(Instant::now() + NOTICED, || stage.is_ready(live).then_some(()));
-        stage.ensure(back.is_some(), format!("{what} is gone again, and it is not ready"))?;
+        ensure!(back.is_some(), "{what} is gone again, and it is not ready");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use local_daemon_harness::wait::until;
 use super::ready_again;
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, count, exits, further_state_dir, read, record_in};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 /// The record of a healthy daemon is moved to taken names of other ids, as a predecessor does that moved the
@@ -37,16 +37,16 @@ fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
         let at = Instant::now();
         stage.precondition("its record was moved to a taken name of another id");
         let again = watch.wait_event(at + NOTICED + SLACK, FileEventKind::MovedTo, &name);
-        stage.ensure(again.is_some(), "its record was not published again")?;
+        ensure!(again.is_some(), "its record was not published again");
         let record = Record::parse(&read(&stage.record_path())?);
-        stage.ensure(
+        ensure!(
             record.as_ref().is_ok_and(|record| record.id == live.record.id),
-            format!("the record that came back: {record:?}"),
-        )?;
+            "the record that came back: {record:?}"
+        );
         let gone = until(Instant::now() + NOTICED, || (!one.exists() && !other.exists()).then_some(()));
-        stage.ensure(gone.is_some(), "taken files that hold its own id stay")?;
+        ensure!(gone.is_some(), "taken files that hold its own id stay");
         let kept = Facts::of(&others).ok() == Some(before) && unrelated.exists();
-        stage.ensure(kept, "a file that does not hold its id was touched")?;
+        ensure!(kept, "a file that does not hold its id was touched");
         ready_again(stage, &daemon, &live, "it published again")?;
     }
     std::fs::remove_file(stage.record_path())?;
@@ -86,13 +86,13 @@ fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
         let published = count(&watch.events(), FileEventKind::MovedTo, &name)
             + count(&watch.events(), FileEventKind::Created, &name);
-        stage.ensure(
+        ensure!(
             published == 0 && !record_in(stage, &state_dir).exists(),
-            format!("with {way} there, it came back from the removal of its record"),
-        )?;
+            "with {way} there, it came back from the removal of its record"
+        );
         if let Some((path, other)) = taken {
             let kept = read(&path).is_ok_and(|bytes| bytes == other.bytes());
-            stage.ensure(kept, "the taken file of another id was touched")?;
+            ensure!(kept, "the taken file of another id was touched");
         }
     }
     Ok(())
@@ -121,7 +121,7 @@ fn removed_directory_stands_it_down(stage: &mut Stage) -> Outcome {
             exit.at.saturating_duration_since(at).as_millis()
         ));
         let again = count(&parent.events(), FileEventKind::Created, way);
-        stage.ensure(again == 0 && !state_dir.exists(), format!("{way}: the directory was created again"))?;
+        ensure!(again == 0 && !state_dir.exists(), "{way}: the directory was created again");
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
     open_work, record_in, seen_draining, signal, stays, taken_files,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The events by which `name` was moved away, each with the name that it was moved to inside of the directory.
@@ -60,20 +60,19 @@ fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
         .unwrap_or_else(|| watch.events());
     let touched = changes(&events, &name);
     stage.observed(format!("events about the record: {touched:?}"));
-    stage.ensure(
-        count(&events, FileEventKind::Deleted, &name) == 0,
-        "the record was unlinked under its own name",
-    )?;
+    ensure!(count(&events, FileEventKind::Deleted, &name) == 0, "the record was unlinked under its own name");
     let taken = takes(&events, &name);
     let [(_, Some(taken))] = &taken[..] else {
         return stage.fail(format!("the record was moved {} times: {touched:?}", taken.len()));
     };
-    stage.ensure(is_taken_name(taken, &name, &live.record.id), format!("it was moved to {taken}"))?;
+    ensure!(is_taken_name(taken, &name, &live.record.id), "it was moved to {taken}");
     let left = taken_files(stage, stage.state_dir())?;
-    stage.ensure(
+    ensure!(
         left.is_empty() && !stage.record_path().exists(),
-        format!("it left {left:?}, and the record {}", stage.record_path().exists()),
-    )
+        "it left {left:?}, and the record {}",
+        stage.record_path().exists()
+    );
+    Ok(())
 }
 
 /// One stop with a successor in it, played by the suite.
@@ -221,35 +220,27 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     else {
         return stage.inconclusive("the watch shows no event any more");
     };
-    stage.ensure(
+    ensure!(
         count(&events, FileEventKind::Deleted, &name) == 0,
-        format!("{moment:?}: the record was unlinked under its own name"),
-    )?;
+        "{moment:?}: the record was unlinked under its own name"
+    );
     let put = count(&events, FileEventKind::MovedTo, &name);
-    stage.ensure(
-        put == 1,
-        format!("{moment:?}: beside the successor, something was renamed to the record's name"),
-    )?;
+    ensure!(put == 1, "{moment:?}: beside the successor, something was renamed to the record's name");
     let taken = takes(&events, &name);
-    stage.ensure(taken.len() <= 1, format!("{moment:?}: records were moved {} times", taken.len()))?;
+    ensure!(taken.len() <= 1, "{moment:?}: records were moved {} times", taken.len());
     for (_, to) in &taken {
         let to = to.clone().unwrap_or_default();
-        stage.ensure(
-            is_taken_name(&to, &name, &live.record.id),
-            format!("{moment:?}: the record was moved to {to:?}"),
-        )?;
+        ensure!(is_taken_name(&to, &name, &live.record.id), "{moment:?}: the record was moved to {to:?}");
     }
     let aside = taken_files(stage, &daemon.state_dir)?;
     let theirs = |path: &Path| std::fs::read(path).is_ok_and(|found| found == rival.bytes());
     let moved = aside.iter().any(|name| theirs(&daemon.state_dir.join(name)));
-    stage.ensure(
+    ensure!(
         moved != theirs(&path) && aside.len() == usize::from(moved),
-        format!(
-            "{moment:?}: the successor's record is {} at its name; taken files: {aside:?}, with it in {}",
-            if theirs(&path) { "whole" } else { "not" },
-            if moved { "one" } else { "none" },
-        ),
-    )?;
+        "{moment:?}: the successor's record is {} at its name; taken files: {aside:?}, with it in {}",
+        if theirs(&path) { "whole" } else { "not" },
+        if moved { "one" } else { "none" }
+    );
     Ok(match (moved, taken.is_empty()) {
         (true, _) => Found::Moved,
         (false, true) => Found::Left,
@@ -297,7 +288,7 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         exits(stage, &first, deadline, "a stop signal")?;
         stays(stage, &second, Duration::from_millis(20), "when its predecessor stopped")?;
         let new = stage.ready(&second)?;
-        stage.ensure(new.record.id != old.record.id, "the first daemon's record is back")?;
+        ensure!(new.record.id != old.record.id, "the first daemon's record is back");
         let left = until(Instant::now() + NOTICED, || {
             taken_files(stage, &state_dir).is_ok_and(|left| left.is_empty()).then_some(())
         });
@@ -337,10 +328,7 @@ fn stops_without_its_record(stage: &mut Stage) -> Outcome {
         let deadline = stage.stand_down_deadline() + SLACK;
         exits(stage, &daemon, deadline, "a stop signal, without a record that it can read")?;
         let after = Facts::of(&path);
-        stage.ensure(
-            after.as_ref().is_ok_and(|after| *after == before),
-            format!("{way}: {before} became {after:?}"),
-        )?;
+        ensure!(after.as_ref().is_ok_and(|after| *after == before), "{way}: {before} became {after:?}");
     }
     Ok(())
 }
@@ -363,7 +351,7 @@ fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     ));
     let what = work.what.clone();
     drop(work);
-    stage.ensure(off.is_some(), format!("the record stays while it waits for {what}"))?;
+    ensure!(off.is_some(), "the record stays while it waits for {what}");
     let deadline = drained(stage);
     exits(stage, &daemon, deadline, "its drain bound").map(drop)
 }
@@ -384,7 +372,8 @@ fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     let exit = exits(stage, &daemon, at + Duration::from_secs(1) + SLACK, "a second stop signal")?;
     let after = exit.at.saturating_duration_since(at);
     stage.observed(format!("{exit} {} ms after the second signal", after.as_millis()));
-    stage.ensure(after <= Duration::from_secs(1), format!("{} ms", after.as_millis()))
+    ensure!(after <= Duration::from_secs(1), "{} ms", after.as_millis());
+    Ok(())
 }
 
 #[cfg(test)]

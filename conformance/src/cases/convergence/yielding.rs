@@ -12,7 +12,7 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 /// The wire protocol that the subject speaks, and its credential in the arena's state directory.
@@ -45,13 +45,14 @@ fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
         actor.ledger().requests().iter().any(|request| {
             request.header("authorization").is_some_and(|value| value.starts_with(proof::SCHEME))
         });
-    stage.ensure(asked, "it left the place to a daemon that it did not ask for a proof")?;
+    ensure!(asked, "it left the place to a daemon that it did not ask for a proof");
     drop(actor);
 
     let (first, live) = stage.launch_ready()?;
     yields(stage, start, "a daemon of the same subject")?;
     let ready = stage.is_ready(&live);
-    stage.ensure(ready && first.is_running(), "the daemon that was there is not ready any more")
+    ensure!(ready && first.is_running(), "the daemon that was there is not ready any more");
+    Ok(())
 }
 
 /// Starts a daemon that must yield to `whom`.
@@ -64,14 +65,15 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     let deadline = stage.ready_deadline();
     let exit = exits(stage, &daemon, deadline, &format!("it was told to yield beside {whom}"))?;
     stage.observed(format!("beside {whom}: {exit}"));
-    stage.ensure(exit.code == Some(0), format!("beside {whom}: {exit}"))?;
+    ensure!(exit.code == Some(0), "beside {whom}: {exit}");
     let differences: Vec<String> =
         before.diff(&Snapshot::of(stage.state_dir())?).iter().map(ToString::to_string).collect();
     let touched = changes(&watch.events(), &name);
-    stage.ensure(
+    ensure!(
         differences.is_empty() && touched.is_empty(),
-        format!("beside {whom}: {differences:?}, events {touched:?}"),
-    )
+        "beside {whom}: {differences:?}, events {touched:?}"
+    );
+    Ok(())
 }
 
 /// A daemon that is told to yield asks a mute squatter, and a proven, ready daemon of the same protocol,
@@ -95,9 +97,10 @@ fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     stage.precondition("another daemon published while the squatter was being asked");
     let deadline = stage.ready_deadline();
     let exit = exits(stage, &daemon, deadline, "another daemon published meanwhile")?;
-    stage.ensure(exit.code == Some(0), format!("{exit}"))?;
+    ensure!(exit.code == Some(0), "{exit}");
     let kept = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == record.as_bytes());
-    stage.ensure(kept, "the newer daemon's record is not there as it was")
+    ensure!(kept, "the newer daemon's record is not there as it was");
+    Ok(())
 }
 
 /// Daemons that are told to yield are started where there is no record, a malformed one, or one that leads to
@@ -240,5 +243,6 @@ fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
 fn unharmed(stage: &mut Stage, bystander: &Subject, after: &str) -> Outcome {
     let seen = Proc::of(bystander.pid()).map(|process| process.state);
     let unharmed = bystander.is_running() && matches!(seen, Some('S' | 'R' | 'D'));
-    stage.ensure(unharmed, format!("{after}: it is in state {seen:?}, {:?}", bystander.exit()))
+    ensure!(unharmed, "{after}: it is in state {seen:?}, {:?}", bystander.exit());
+    Ok(())
 }

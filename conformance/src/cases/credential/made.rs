@@ -19,7 +19,7 @@ use local_daemon_harness::wait::until;
 use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
 /// A daemon is started in an empty state directory. What it leaves as credential is 44 bytes: the unpadded
@@ -30,8 +30,8 @@ fn exact_form(stage: &mut Stage) -> Outcome {
     stage.expect("43 characters of base64url that encode 32 bytes, a newline, and nothing else");
     let bytes = fs::read(stage.credential_path())?;
     stage.observed(format!("{} bytes", bytes.len()));
-    stage
-        .ensure(bytes == file_of(&live.credential), "the credential is not its 43 characters and one newline")
+    ensure!(bytes == file_of(&live.credential), "the credential is not its 43 characters and one newline");
+    Ok(())
 }
 
 /// Twelve daemons are started at the same moment in twelve fresh state directories. Their credentials have
@@ -56,18 +56,19 @@ fn random(stage: &mut Stage) -> Outcome {
     // Bounds that chance passes less than once in ten million runs.
     for (end, range) in [("first", 0..4), ("last", 28..32)] {
         let ends: BTreeSet<&[u8]> = keys.iter().map(|key| &key[range.clone()]).collect();
-        stage.ensure(ends.len() == LAUNCHES, format!("only {} different {end} 4 bytes", ends.len()))?;
+        ensure!(ends.len() == LAUNCHES, "only {} different {end} 4 bytes", ends.len());
     }
     for place in 0..32 {
         let values: BTreeSet<u8> = keys.iter().map(|key| key[place]).collect();
-        stage.ensure(values.len() >= 4, format!("byte {} has only {} values", place + 1, values.len()))?;
+        ensure!(values.len() >= 4, "byte {} has only {} values", place + 1, values.len());
     }
     let values: BTreeSet<u8> = keys.iter().flatten().copied().collect();
     let ones: u32 = keys.iter().flatten().map(|byte| byte.count_ones()).sum();
     stage.observed(format!("{} values of a byte, {ones} of {} bits set", values.len(), LAUNCHES * 256));
     // 384 random bytes take about 200 values; the bytes of a text of hexadecimal digits take 16, of base64 64.
-    stage.ensure(values.len() >= 128, format!("the bytes take only {} values", values.len()))?;
-    stage.ensure(ones.abs_diff(1_536) <= 170, format!("{ones} of 3072 bits are set"))
+    ensure!(values.len() >= 128, "the bytes take only {} values", values.len());
+    ensure!(ones.abs_diff(1_536) <= 170, "{ones} of 3072 bits are set");
+    Ok(())
 }
 
 /// A daemon is started in an empty state directory, several times. Readers that spin on the credential, and
@@ -106,16 +107,15 @@ fn whole(bytes: &[u8]) -> Sight {
 }
 
 fn only_whole(stage: &mut Stage, report: &ReadReport) -> Outcome {
-    stage.ensure(
+    ensure!(
         report.broken == 0,
-        format!(
-            "{} of {} reads were broken, such as {:?}",
-            report.broken,
-            report.reads,
-            report.broken_reads.first()
-        ),
-    )?;
-    stage.ensure(report.whole.len() <= 1, format!("readers saw {} different credentials", report.whole.len()))
+        "{} of {} reads were broken, such as {:?}",
+        report.broken,
+        report.reads,
+        report.broken_reads.first()
+    );
+    ensure!(report.whole.len() <= 1, "readers saw {} different credentials", report.whole.len());
+    Ok(())
 }
 
 /// The credential appeared once, as the file that still is there. Gives back what the watch saw of it.
@@ -132,28 +132,23 @@ fn made_once(stage: &mut Stage, watch: &Watch, path: &Path) -> Outcome<Vec<FileE
         return stage.inconclusive("nobody was seen to create the credential");
     }
     stage.precondition("the credential appeared under observation");
-    stage.ensure(
-        appearances == 1,
-        format!("the credential appeared {appearances} times: one replaced the other"),
-    )?;
+    ensure!(appearances == 1, "the credential appeared {appearances} times: one replaced the other");
     let first = of_it.iter().find_map(|event| event.facts.as_ref()).map(|facts| facts.ino);
     let last = Facts::of(path)?.ino;
-    stage.ensure(
-        first.is_none_or(|first| first == last),
-        format!("the credential was file {first:?} and is file {last}"),
-    )?;
+    ensure!(first.is_none_or(|first| first == last), "the credential was file {first:?} and is file {last}");
     Ok(of_it)
 }
 
 /// Nothing was written under the credential's own name, and it never had another length than in the end.
 fn never_written(stage: &mut Stage, of_it: &[FileEvent]) -> Outcome {
     let written = of_it.iter().any(|event| event.kind == FileEventKind::Modified);
-    stage.ensure(
+    ensure!(
         !written,
-        "the credential was written under its own name: readers find it empty or in part meanwhile",
-    )?;
+        "the credential was written under its own name: readers find it empty or in part meanwhile"
+    );
     let odd = of_it.iter().filter_map(|event| event.facts.as_ref()).find(|facts| facts.len != 44);
-    stage.ensure(odd.is_none(), format!("seen in between: {odd:?}"))
+    ensure!(odd.is_none(), "seen in between: {odd:?}");
+    Ok(())
 }
 
 /// Sixteen daemons are held at their very beginning and let go at once in an empty state directory. One
@@ -197,10 +192,10 @@ fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
         return stage.inconclusive("no daemon is left");
     };
     let live = stage.ready(survivor)?;
-    stage.ensure(
+    ensure!(
         fs::read(stage.credential_path())? == file_of(&live.credential),
-        "the credential is not its 43 characters and one newline",
-    )?;
+        "the credential is not its 43 characters and one newline"
+    );
     made_once(stage, &watch, &stage.credential_path())?;
     let answers = asked.answers();
     stage.observed(format!(
@@ -293,7 +288,8 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
             (Ok(bytes), Ok(ino)) => format!("{} other bytes, file {ino}", bytes.len()),
             _ => "gone".to_owned(),
         };
-        stage.ensure(same, format!("after {after} the credential is {seen}"))
+        ensure!(same, "after {after} the credential is {seen}");
+        Ok(())
     };
     first.signal(Signal::TERM)?;
     if first.wait_exit(stage.stand_down_deadline()).is_none() {
@@ -309,10 +305,10 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
 
     let (_fourth, beside_it) = stage.launch_ready()?;
     kept(stage, "a second daemon beside the first")?;
-    stage.ensure(
+    ensure!(
         beside_it.credential == live.credential,
-        "the last daemon accepts another credential than the first made",
-    )?;
+        "the last daemon accepts another credential than the first made"
+    );
     let setup = Setup { file_size: Some(0), ..Setup::default() };
     let fails = stage.launch_with(Start::new().setup(setup))?;
     if fails.wait_exit(stage.ready_deadline()).is_none_or(|exit| exit.code == Some(0)) {
@@ -320,10 +316,10 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     }
     stage.precondition("a start failed, because it may not write a byte into any file");
     kept(stage, "a start that failed")?;
-    stage.ensure(
+    ensure!(
         stage.is_ready(&beside_it),
-        "after a start that failed beside it, the running daemon is not ready any more",
-    )?;
+        "after a start that failed beside it, the running daemon is not ready any more"
+    );
 
     let by_hand = another(stage);
     let state_dir = beside(stage, "by-hand");
@@ -333,10 +329,11 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     let before = Facts::of(&path)?;
     let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
     let live = stage.ready(&daemon)?;
-    stage.ensure(
+    ensure!(
         live.credential == by_hand && Facts::of(&path)? == before,
-        "a good credential without a final newline was not left as it is",
-    )
+        "a good credential without a final newline was not left as it is"
+    );
+    Ok(())
 }
 
 /// A daemon is started with credentials that are damaged in many ways: cut, padded, with one newline too
@@ -352,7 +349,7 @@ fn damaged_refused(stage: &mut Stage) -> Outcome {
             record::replace(&path, &content, 0o600)?;
             let said = refused_as_it_is(stage, &format!("a credential {what}"), &path)?;
             let quoted = said.contains(&text[..16]) || proof::holds(said.as_bytes(), live.credential.bytes());
-            stage.ensure(!quoted, format!("a credential {what} is quoted in the error"))?;
+            ensure!(!quoted, "a credential {what} is quoted in the error");
         }
         fs::rename(&good, &path)?;
         Ok(())

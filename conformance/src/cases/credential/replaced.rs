@@ -14,7 +14,7 @@ use local_daemon_harness::wait::{ms, until};
 use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The credential of a running daemon is replaced. Within 2.5 s it accepts the new one and refuses the old
@@ -53,13 +53,15 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
             stage.send(&live, &request).map(|response| response.status)
         };
         let (with_new, with_old) = (ask(stage, &new.text()), ask(stage, &old));
-        stage.ensure(
+        ensure!(
             matches!(with_new, Ok(200..=299)) && with_old == Ok(401),
-            format!("{} is answered {with_new:?} with the new and {with_old:?} with the old", read.path),
-        )?;
+            "{} is answered {with_new:?} with the new and {with_old:?} with the old",
+            read.path
+        );
     }
     let renewed = Live { credential: new, ..live };
-    stage.ensure(stage.is_ready(&renewed), "after the replacement the daemon is not ready")
+    ensure!(stage.is_ready(&renewed), "after the replacement the daemon is not ready");
+    Ok(())
 }
 
 /// What becomes of a credential file while its daemon runs, and how.
@@ -155,10 +157,11 @@ fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
         let followed = until(began + FOLLOWS, || {
             (status(stage, &one.live.target, Some(&one.planted.text())) == Ok(200)).then_some(())
         });
-        stage.ensure(
+        ensure!(
             followed.is_some(),
-            format!("credential {}: 2.5 s after a good one is there again, it is not accepted", one.what),
-        )?;
+            "credential {}: 2.5 s after a good one is there again, it is not accepted",
+            one.what
+        );
     }
     stage.control("afterwards each daemon took on a good replacement");
     Ok(())
@@ -174,10 +177,7 @@ fn goes_on(stage: &mut Stage, one: &Afflicted) -> Outcome {
         (None, 401, "no authorization"),
     ] {
         let answer = status(stage, &one.live.target, token);
-        stage.ensure(
-            answer == Ok(wanted),
-            format!("credential {}: {what} is answered {answer:?}", one.what),
-        )?;
+        ensure!(answer == Ok(wanted), "credential {}: {what} is answered {answer:?}", one.what);
     }
     Ok(())
 }

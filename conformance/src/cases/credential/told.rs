@@ -17,7 +17,7 @@ use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
@@ -138,10 +138,11 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
                 response.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
             let head = head.join("\n");
             for (place, bytes) in [("headers", head.as_bytes()), ("body", &response.body)] {
-                stage.ensure(
+                ensure!(
                     !proof::holds(bytes, live.credential.bytes()),
-                    format!("credential in the {what}: the {} has it in its {place}", response.status),
-                )?;
+                    "credential in the {what}: the {} has it in its {place}",
+                    response.status
+                );
             }
         }
         Ok(())
@@ -181,10 +182,11 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
             ("standard error", output.stderr()),
         ] {
             written += bytes.len();
-            stage.ensure(
+            ensure!(
                 !proof::holds(&bytes, live.credential.bytes()),
-                format!("{} wrote the credential to {stream}", daemon.name),
-            )?;
+                "{} wrote the credential to {stream}",
+                daemon.name
+            );
         }
     }
     stage.observed(format!("{written} bytes of output"));
@@ -203,10 +205,11 @@ fn nowhere_else(stage: &mut Stage, live: &Live, when: &str) -> Outcome {
         // What is gone by now was a temporary file.
         let Ok(bytes) = fs::read(&path) else { continue };
         searched += 1;
-        stage.ensure(
+        ensure!(
             !proof::holds(&bytes, live.credential.bytes()),
-            format!("{when} {} holds the credential", name.display()),
-        )?;
+            "{when} {} holds the credential",
+            name.display()
+        );
     }
     stage.observed(format!("{when} {searched} other files were searched"));
     Ok(())
@@ -343,7 +346,7 @@ fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     for path in left {
         let bytes = fs::read(&path)?;
         let holds = proof::holds(&bytes, live.credential.bytes());
-        stage.ensure(!holds, format!("a dump of {} bytes holds the credential", bytes.len()))?;
+        ensure!(!holds, "a dump of {} bytes holds the credential", bytes.len());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::exchange::{
     answered, authorized, bad_members, bearing, ensure_state, hide_record, member, object, restore_record,
 };
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// The credential file's 43 characters are sent as a bearer. One answer comes: 200, JSON, ready, and every
@@ -24,12 +24,12 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     ] {
         let response = answered(stage, &live, what, &request)?;
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
-        stage.ensure(response.status == 200, format!("{what}: answered {}", response.status))?;
+        ensure!(response.status == 200, "{what}: answered {}", response.status);
         match object(&response) {
             Err(why) => return stage.fail(format!("{what}: {why}")),
             Ok(body) => {
                 let bad = bad_members(&body);
-                stage.ensure(bad.is_empty(), format!("{what}: missing or of another type: {bad:?}"))?;
+                ensure!(bad.is_empty(), "{what}: missing or of another type: {bad:?}");
             }
         }
         ensure_state(stage, &live, what, "ready", &response)?;
@@ -67,8 +67,8 @@ fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
             headers.iter().fold(bearing(&live), |request, (name, value)| request.header(name, value));
         let response = answered(stage, &live, what, &request)?;
         let location = response.header("location").map(str::to_owned);
-        stage.ensure(location.is_none(), format!("{what}: redirected to {location:?}"))?;
-        stage.ensure(response.status == 200, format!("{what}: answered {}", response.status))?;
+        ensure!(location.is_none(), "{what}: redirected to {location:?}");
+        ensure!(response.status == 200, "{what}: answered {}", response.status);
         if let Err(why) = object(&response) {
             return stage.fail(format!("{what}: {why}"));
         }
@@ -90,11 +90,11 @@ fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
         let recorded = [live.record.id.clone(), live.record.pid.to_string()];
         let seen = format!("{what}: the record says {recorded:?}, the handshake {told:?}");
         stage.observed(&seen);
-        stage.ensure(told == recorded, seen)?;
+        ensure!(told == recorded, "{seen}");
         // The record may not follow the answer either.
         let now = Record::parse(&std::fs::read(stage.record_path())?);
         let same = now.as_ref() == Ok(&live.record);
-        stage.ensure(same, format!("{what}: the record changed by itself"))?;
+        ensure!(same, "{what}: the record changed by itself");
         daemon.kill_group();
     }
     Ok(())
@@ -111,8 +111,9 @@ fn body_within_64_kib(stage: &mut Stage) -> Outcome {
     restore_record(stage, &bytes)?;
     let lengths = [ready.body.len(), draining.body.len()];
     stage.observed(format!("bodies of {lengths:?} bytes"));
-    stage.ensure(
+    ensure!(
         lengths.iter().all(|length| (1..=record::MOST_BYTES).contains(length)),
-        format!("bodies of {lengths:?} bytes"),
-    )
+        "bodies of {lengths:?} bytes"
+    );
+    Ok(())
 }

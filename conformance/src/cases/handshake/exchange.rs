@@ -7,7 +7,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Request, Response, is_pr
 use local_daemon_harness::{http, proof, record};
 use serde_json::{Map, Value};
 
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, PROBE, Stage};
 
 /// The one JSON object of an answer, or what HS-1 is broken by.
@@ -57,14 +57,13 @@ pub(super) fn ensure_state(
     response: &Response,
 ) -> Outcome {
     let (told, id) = (member(response, "state"), member(response, "id"));
-    stage.ensure(
+    ensure!(
         told.as_deref() == Some(word) && id.as_deref() == Some(&live.record.id),
-        format!(
-            "{what}: not {word} of id {}; the answer was {}",
-            live.record.id,
-            response.summary(stage.transcript())
-        ),
-    )
+        "{what}: not {word} of id {}; the answer was {}",
+        live.record.id,
+        response.summary(stage.transcript())
+    );
+    Ok(())
 }
 
 /// A `draining` answer has status 503 and the members of the ready one (HS-14).
@@ -76,12 +75,13 @@ pub(super) fn ensure_draining_like(
     response: &Response,
 ) -> Outcome {
     ensure_state(stage, live, what, "draining", response)?;
-    stage.ensure(response.status == 503, format!("{what}: draining with status {}", response.status))?;
+    ensure!(response.status == 503, "{what}: draining with status {}", response.status);
     let names = |response: &Response| -> Vec<String> {
         object(response).map_or_else(|why| vec![why], |body| body.keys().cloned().collect())
     };
     let (wanted, seen) = (names(ready), names(response));
-    stage.ensure(wanted == seen, format!("{what}: members {seen:?}, of a ready answer {wanted:?}"))
+    ensure!(wanted == seen, "{what}: members {seen:?}, of a ready answer {wanted:?}");
+    Ok(())
 }
 
 /// Something that has to be refused, and what it is.
@@ -133,7 +133,7 @@ pub(super) fn refused(
     for (what, request) in attempts {
         let response = answered(stage, live, what, request)?;
         let summary = response.summary(stage.transcript());
-        stage.ensure(response.status == 401, format!("{what}: answered {summary}"))?;
+        ensure!(response.status == 401, "{what}: answered {summary}");
         look(stage, what, &response)?;
     }
     stage.observed(format!("{} requests were answered 401", attempts.len()));
@@ -143,7 +143,8 @@ pub(super) fn refused(
 /// No header `Local-Daemon-Proof` (HS-22).
 pub(super) fn without_proof(stage: &mut Stage, what: &str, response: &Response) -> Outcome {
     let carries = response.header(proof::SCHEME).is_some();
-    stage.ensure(!carries, format!("{what}: the answer of status {} carries a proof", response.status))
+    ensure!(!carries, "{what}: the answer of status {} carries a proof", response.status);
+    Ok(())
 }
 
 /// The answers to requests on one connection, as far as the daemon keeps it open: it may close after any answer.

@@ -8,7 +8,7 @@ use local_daemon_harness::wait::ms;
 use super::exchange::{bearing, ensure_state, quietly};
 use super::wrong::broken_requests;
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Requests that are cut off, malformed or much too large, and bytes that are none; after each of them the
@@ -93,5 +93,6 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
     stage.expect("handshakes beside 1, 4, 16 and 64 of them are answered within 2 s");
     drop(open);
     let ready = stage.is_ready(&live);
-    stage.ensure(ready, "no good handshake after the connections were dropped")
+    ensure!(ready, "no good handshake after the connections were dropped");
+    Ok(())
 }

@@ -15,7 +15,7 @@ use super::exchange::{
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, open_work, yielding};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
@@ -28,14 +28,12 @@ fn ensure_proven_state(
     nonce: &str,
 ) -> Outcome {
     let answer = judge(response, &live.target, &live.credential, nonce);
-    stage.ensure(
+    ensure!(
         answer.proof == DaemonProof::Valid,
-        format!(
-            "{what}: the daemon's proof is {:?}; the answer was {}",
-            answer.proof,
-            answer.response.summary(stage.transcript())
-        ),
-    )?;
+        "{what}: the daemon's proof is {:?}; the answer was {}",
+        answer.proof,
+        answer.response.summary(stage.transcript())
+    );
     ensure_state(stage, live, what, word, &answer.response)
 }
 
@@ -84,16 +82,13 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
             let mac = response.header(proof::SCHEME).unwrap_or_default().to_owned();
             let mut altered = response.clone();
             altered.body = String::from_utf8_lossy(&response.body).replace("ready", "draining").into_bytes();
-            stage.ensure(
+            ensure!(
                 matches!(coding.as_deref(), None | Some("identity")),
-                format!("{what}: Content-Encoding {coding:?}"),
-            )?;
+                "{what}: Content-Encoding {coding:?}"
+            );
             ensure_proven_state(stage, &live, &what, "ready", response, &nonce)?;
             let altered = judge(altered, &live.target, &live.credential, &nonce).proof;
-            stage.ensure(
-                altered == DaemonProof::Wrong,
-                format!("{what}: D is also right for an altered body"),
-            )?;
+            ensure!(altered == DaemonProof::Wrong, "{what}: D is also right for an altered body");
             proofs.push((nonce.clone(), mac));
         }
     }
@@ -104,10 +99,8 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
     macs.sort();
     macs.dedup();
     stage.observed(format!("{NONCES} nonces, {} proofs", macs.len()));
-    stage.ensure(
-        macs.len() >= NONCES,
-        format!("{NONCES} nonces were answered with {} different proofs", macs.len()),
-    )
+    ensure!(macs.len() >= NONCES, "{NONCES} nonces were answered with {} different proofs", macs.len());
+    Ok(())
 }
 
 /// The accepted Authorization texts of the test vectors, filled with a nonce and its right MAC: other order,
@@ -159,7 +152,7 @@ fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
                 } else {
                     without_proof(stage, &what, &response)?;
                     let status = response.status;
-                    stage.ensure(status == 401, format!("{what}: answered {status}"))?;
+                    ensure!(status == 401, "{what}: answered {status}");
                 }
             }
         }
@@ -318,10 +311,11 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
             stage.observed(format!("{what}: status {}, proof {:?}", answer.response.status, answer.proof));
             without_proof(stage, what, &answer.response)?;
             // The relay keeps the Host of its own port, which a daemon may refuse before it looks at anything else.
-            stage.ensure(
+            ensure!(
                 matches!(answer.response.status, 401 | 421),
-                format!("{what}: answered {}", answer.response.status),
-            )?;
+                "{what}: answered {}",
+                answer.response.status
+            );
             // One that also writes the Host anew gets no further.
             let request = Request::get(&one.target.authority, &one.target.path)
                 .header("Authorization", &proof::authorization(&one.credential, &relayed.authority, &nonce));
@@ -340,7 +334,7 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     match quietly(stage, &one, what, &authorized(&one, &value).bytes()) {
         Ok(response) => {
             let summary = response.summary(stage.transcript());
-            stage.ensure(response.status == 401, format!("{what}: answered {summary}"))?;
+            ensure!(response.status == 401, "{what}: answered {summary}");
             without_proof(stage, what, &response)
         }
         // It has left already.
@@ -465,13 +459,11 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         for request in &requests {
             let responses = conversation(stage, &live, &[&own.bytes(), request], false)?;
             let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
-            stage.ensure(
-                matches!(statuses[..], [200] | [200, 401]),
-                format!("on a proven connection: {statuses:?}"),
-            )?;
+            ensure!(matches!(statuses[..], [200] | [200, 401]), "on a proven connection: {statuses:?}");
         }
         served(stage, "afterwards")?;
-        stage.ensure(daemon.is_running(), "the daemon has ended")
+        ensure!(daemon.is_running(), "the daemon has ended");
+        Ok(())
     })
 }
 
@@ -537,12 +529,13 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
         before += 1;
         let answer = judge(response, &target, &credential, &nonce);
         let summary = answer.response.summary(stage.transcript());
-        stage.ensure(
+        ensure!(
             answer.proof == DaemonProof::Valid,
-            format!("before it has published: proof {:?}, {summary}", answer.proof),
-        )?;
+            "before it has published: proof {:?}, {summary}",
+            answer.proof
+        );
         let draining = member(&answer.response, "state").as_deref() == Some("draining");
-        stage.ensure(draining, format!("before it has published: {summary}"))?;
+        ensure!(draining, "before it has published: {summary}");
         if before >= 5 {
             break;
         }

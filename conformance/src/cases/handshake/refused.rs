@@ -7,7 +7,7 @@ use super::exchange::{Attempt, answered, authorized, bearing, conversation, memb
 use super::wrong::unauthorized;
 use super::wrong::wrong_bearers;
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// The handshake is asked without an Authorization header; also with the credential in the query, a cookie,
@@ -19,7 +19,8 @@ fn no_authorization_refused(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| {
         refused(stage, &live, &unauthorized(&live), |stage, what, response| {
             let challenge = response.header("www-authenticate").unwrap_or_default().trim();
-            stage.ensure(!challenge.is_empty(), format!("{what}: 401 without WWW-Authenticate"))
+            ensure!(!challenge.is_empty(), "{what}: 401 without WWW-Authenticate");
+            Ok(())
         })
     })
 }
@@ -40,10 +41,12 @@ fn wrong_bearer_refused(stage: &mut Stage) -> Outcome {
         let what = "a wrong bearer and the right one";
         let request = authorized(&live, "Bearer x").header("Authorization", &proof::bearer(&live.credential));
         let response = answered(stage, &live, what, &request)?;
-        stage.ensure(
+        ensure!(
             matches!(response.status, 400 | 401),
-            format!("{what}: answered {}", response.summary(stage.transcript())),
-        )
+            "{what}: answered {}",
+            response.summary(stage.transcript())
+        );
+        Ok(())
     })
 }
 
@@ -132,10 +135,10 @@ fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
                 .collect::<Vec<_>>();
             let how = if together { "sent together" } else { "one after another" };
             stage.observed(format!("{how}: {statuses:?}"));
-            stage.ensure(
+            ensure!(
                 statuses.first() == Some(&200) && statuses[1..].iter().all(|status| *status == 401),
-                format!("{how}: {statuses:?}"),
-            )?;
+                "{how}: {statuses:?}"
+            );
         }
         Ok(())
     })
@@ -185,10 +188,7 @@ fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
                 .map(|(name, value)| format!("{name}: {value}\n"));
             let text = told.collect::<String>() + &String::from_utf8_lossy(&response.body);
             for (name, value) in &facts {
-                stage.ensure(
-                    !holds_word(&text, value),
-                    format!("{what}: the refusal tells the {name}: {text}"),
-                )?;
+                ensure!(!holds_word(&text, value), "{what}: the refusal tells the {name}: {text}");
             }
             Ok(())
         })

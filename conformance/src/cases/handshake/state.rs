@@ -9,7 +9,7 @@ use local_daemon_harness::wait::{ms, until};
 use super::exchange::{answered, bearing, ensure_draining_like, ensure_state, hide_record, restore_record};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, open_work};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{PROBE, Stage};
 
 /// The record is made unreadable and restored, twenty times, each change followed by a handshake at once:
@@ -29,7 +29,7 @@ fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
         let what = format!("round {round}, right after the record came back");
         let response = answered(stage, &live, &what, &bearing(&live))?;
         ensure_state(stage, &live, &what, "ready", &response)?;
-        stage.ensure(response.status == 200, format!("{what}: ready with status {}", response.status))?;
+        ensure!(response.status == 200, "{what}: ready with status {}", response.status);
     }
     stage.control("ready before and after each draining");
     stage.observed(format!("{ROUNDS} times draining and ready"));

@@ -11,7 +11,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
     own_origin, port, read_route, served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// Origins that a daemon might think good of by itself.
@@ -194,12 +194,12 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| {
         for (entry, _) in entries.iter().filter(|(_, good)| !good) {
             let exit = stage.add_origin(entry)?;
-            stage.ensure(exit.code != Some(0), format!("{entry:?} was added: {exit}"))?;
+            ensure!(exit.code != Some(0), "{entry:?} was added: {exit}");
             refused(stage, &live, &meant_by(entry))?;
         }
         for (entry, _) in entries.iter().filter(|(_, good)| *good) {
             let exit = stage.add_origin(entry)?;
-            stage.ensure(exit.code == Some(0), format!("{entry:?} was not added: {exit}"))?;
+            ensure!(exit.code == Some(0), "{entry:?} was not added: {exit}");
             admitted(stage, &live, entry)?;
         }
         refused(stage, &live, &[UNLISTED.to_owned(), "null".to_owned()])
@@ -210,7 +210,7 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
 fn change(stage: &mut Stage, adds: bool, origin: &str) -> Outcome<Instant> {
     let exit = if adds { stage.add_origin(origin)? } else { stage.remove_origin(origin)? };
     let how = if adds { "add" } else { "remove" };
-    stage.ensure(exit.code == Some(0), format!("{how} {origin}: {exit}"))?;
+    ensure!(exit.code == Some(0), "{how} {origin}: {exit}");
     Ok(exit.at)
 }
 
@@ -304,14 +304,14 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
         served(stage, &live, &emit.named("a number for all"))?;
         for (what, follower) in removed.iter_mut().chain(&mut kept) {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
-            stage.ensure(came, format!("{what} delivers nothing while its origin is listed"))?;
+            ensure!(came, "{what} delivers nothing while its origin is listed");
         }
     }
     stage.precondition(format!("{} streams are open and deliver", removed.len() + kept.len()));
     let at = change(stage, false, LISTED)?;
     for (what, follower) in &mut removed {
         let ended = follower.wait_end(at + BOUND + LATE);
-        stage.ensure(ended, format!("{what} goes on for more than 2 s after the removal"))?;
+        ensure!(ended, "{what} goes on for more than 2 s after the removal");
     }
     stage.observed(format!("{} streams ended after {} ms", removed.len(), at.elapsed().as_millis()));
     if emits {
@@ -320,7 +320,7 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
         served(stage, &live, &emit.named("a number for who is left"))?;
         for (what, follower) in &mut kept {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
-            stage.ensure(came, format!("{what} ended with it"))?;
+            ensure!(came, "{what} ended with it");
         }
     }
     Ok(())

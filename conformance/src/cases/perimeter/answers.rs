@@ -8,7 +8,7 @@ use crate::fixtures::http::{
     Ask, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, lists, mutation_route, port,
     read_route, served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// Requests that are refused, with status and the code that the tables give.
@@ -111,7 +111,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
         for (ask, status, code) in &asks {
             let response = answer(stage, &live, ask)?;
             let what = format!("{}, answered {}", ask.what, response.status);
-            stage.ensure(response.status >= 400, format!("{what}, where {status} was to be refused"))?;
+            ensure!(response.status >= 400, "{what}, where {status} was to be refused");
             // Of bytes that never became a request a status may be all there is to say.
             if response.body.is_empty() {
                 continue;
@@ -121,10 +121,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
             }
             let told = response.json().and_then(|body| Some(body.get("code")?.as_str()?.to_owned()));
             let wanted = code.filter(|_| response.status == *status).map(str::to_owned);
-            stage.ensure(
-                wanted.is_none() || told == wanted,
-                format!("{what}: code {told:?}, not {wanted:?}"),
-            )?;
+            ensure!(wanted.is_none() || told == wanted, "{what}: code {told:?}, not {wanted:?}");
         }
         stage.observed(format!("{} refusals were looked at", asks.len()));
         Ok(())
@@ -155,10 +152,7 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
             let ask = Ask::new(&live, method, path).bearer(&live);
             let response = answered(stage, &live, &ask, &[404])?;
             let told = code(&response);
-            stage.ensure(
-                told.as_deref() == Some("not_found"),
-                format!("{method} {path}: 404 with the code {told:?}"),
-            )?;
+            ensure!(told.as_deref() == Some("not_found"), "{method} {path}: 404 with the code {told:?}");
         }
     }
     let mut routes = vec![handshake_route(stage), read];
@@ -168,14 +162,14 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
         let ask = Ask::new(&live, "FROBNICATE", &route.path).bearer(&live);
         let response = answered(stage, &live, &ask, &[405])?;
         let told = code(&response);
-        stage.ensure(
-            told.as_deref() == Some("method_not_allowed"),
-            format!("{}: 405 with the code {told:?}", ask.what),
-        )?;
-        stage.ensure(
+        ensure!(told.as_deref() == Some("method_not_allowed"), "{}: 405 with the code {told:?}", ask.what);
+        ensure!(
             lists(&response, "allow", &route.method) && !lists(&response, "allow", "FROBNICATE"),
-            format!("{} takes {}, and Allow is {:?}", ask.what, route.method, response.all("allow")),
-        )?;
+            "{} takes {}, and Allow is {:?}",
+            ask.what,
+            route.method,
+            response.all("allow")
+        );
     }
     Ok(())
 }
@@ -216,25 +210,25 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
             let what = format!("{}, Accept: {accept}", ask.what);
             let response = answer(stage, &live, &ask.named(&*what))?;
             let told = response.media_type().unwrap_or_default();
-            stage.ensure(
+            ensure!(
                 response.status == plain.status,
-                format!("{what}: answered {}, otherwise {}", response.status, plain.status),
-            )?;
+                "{what}: answered {}, otherwise {}",
+                response.status,
+                plain.status
+            );
             let wanted = if text { "text/plain" } else { &media_type };
-            stage.ensure(told == wanted, format!("{what}: Content-Type is {told:?}, not {wanted:?}"))?;
+            ensure!(told == wanted, "{what}: Content-Type is {told:?}, not {wanted:?}");
             let readable = std::str::from_utf8(&response.body)
                 .is_ok_and(|body| !body.trim().is_empty() && !body.trim_start().starts_with(['{', '[']));
-            stage.ensure(
-                !text || readable,
-                format!("{what}: not readable: {}", response.summary(stage.transcript())),
-            )?;
+            ensure!(!text || readable, "{what}: not readable: {}", response.summary(stage.transcript()));
         }
         stage.precondition(format!("{}: {media_type} otherwise", ask.what));
     }
     let ask = handshake.ask(&live).bearer(&live).with("Accept", "text/plain");
     let response = served(stage, &live, &ask.named("the handshake, Accept: text/plain"))?;
     let told = response.media_type().unwrap_or_default();
-    stage.ensure(told == "application/json", format!("the handshake's Content-Type is {told:?}"))
+    ensure!(told == "application/json", "the handshake's Content-Type is {told:?}");
+    Ok(())
 }
 
 /// Answers to authenticated requests, good and bad, say Cache-Control: no-store.
@@ -253,10 +247,12 @@ fn answers_not_stored(stage: &mut Stage) -> Outcome {
     asks.extend(stream_route(stage).map(|stream| stream.ask(&live).bearer(&live)));
     for ask in &asks {
         let response = answer(stage, &live, ask)?;
-        stage.ensure(
+        ensure!(
             lists(&response, "cache-control", "no-store"),
-            format!("{}: Cache-Control is {:?}", ask.what, response.all("cache-control")),
-        )?;
+            "{}: Cache-Control is {:?}",
+            ask.what,
+            response.all("cache-control")
+        );
     }
     stage.precondition(format!("{} authenticated requests were answered", asks.len()));
     Ok(())

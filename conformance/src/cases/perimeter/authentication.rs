@@ -9,7 +9,7 @@ use crate::fixtures::http::{
     Ask, METHODS, UNLISTED, all_answered, answer, answered, handshake_route, launch_listed, paths, port,
     read_route, served,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// What tells one answer from another: status, headers but `Date`, body. An answer to HEAD has no body, and what frames
@@ -35,14 +35,11 @@ fn refused_alike(stage: &mut Stage, live: &Live, asks: &[(bool, Ask)]) -> Outcom
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")
     });
-    stage.ensure(offers, format!("WWW-Authenticate is {:?}", first.all("www-authenticate")))?;
+    ensure!(offers, "WWW-Authenticate is {:?}", first.all("www-authenticate"));
     for (of_head, ask) in asks {
         let response = answered(stage, live, ask, &[401])?;
         let (wanted, seen) = (likeness(&first, *of_head), likeness(&response, *of_head));
-        stage.ensure(
-            wanted == seen,
-            format!("{}: answered {seen:?}, and an unknown path {wanted:?}", ask.what),
-        )?;
+        ensure!(wanted == seen, "{}: answered {seen:?}, and an unknown path {wanted:?}", ask.what);
     }
     stage.observed(format!("{} requests were refused alike", asks.len()));
     Ok(())

@@ -10,7 +10,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, exchange,
     launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// Requests that break two, three or all of the rules at once: each is answered by the first check of the
@@ -223,10 +223,10 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
             let answers = conversation(stage, &live, &asks, together)?;
             let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
             seen += statuses.len();
-            stage.ensure(
+            ensure!(
                 statuses == wanted[..statuses.len()],
-                format!("together: {together}: answered {statuses:?}, not {wanted:?}"),
-            )?;
+                "together: {together}: answered {statuses:?}, not {wanted:?}"
+            );
         }
     }
     stage.precondition(format!("{seen} requests were answered on 6 connections"));
@@ -236,10 +236,9 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
     };
     for (refused, status) in bad.iter().chain([&(good(), 200)]) {
         match exchange(&live, &old(refused)) {
-            Ok(answer) => stage.ensure(
-                answer.status == *status,
-                format!("HTTP/1.0: answered {}, not {status}", answer.status),
-            )?,
+            Ok(answer) => {
+                ensure!(answer.status == *status, "HTTP/1.0: answered {}, not {status}", answer.status);
+            }
             Err(fault) => return stage.fail(format!("HTTP/1.0, to be answered {status}: {fault}")),
         }
     }
@@ -317,16 +316,17 @@ fn none_appears(
     let last = marker(stage);
     let good = emit_route(stage, last)?.ask(live).bearer(live);
     served(stage, live, &good.named("the number that shall appear"))?;
-    stage.ensure(
+    ensure!(
         follower.wait_for(last, Instant::now() + ANSWER),
-        "the number of the good request does not appear on the stream",
-    )?;
+        "the number of the good request does not appear on the stream"
+    );
     stage.control("the good request made its number appear");
     let appeared: Vec<String> = others
         .into_iter()
         .filter_map(|(number, what)| follower.has(number).then_some(what))
         .collect();
-    stage.ensure(appeared.is_empty(), format!("refused and done all the same: {appeared:?}"))
+    ensure!(appeared.is_empty(), "refused and done all the same: {appeared:?}");
+    Ok(())
 }
 
 /// The request that ends the daemon is sent with every kind of refusal: the same launch still answers.
@@ -346,7 +346,8 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
             answered(stage, &live, &ask, &[status])?;
         }
         let exit = daemon.exit();
-        stage.ensure(exit.is_none(), format!("the daemon ended: {exit:?}"))
+        ensure!(exit.is_none(), "the daemon ended: {exit:?}");
+        Ok(())
     })
 }
 
@@ -435,7 +436,7 @@ fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
         // To close the connection without a word is as good as a refusal; to wait for more is, too.
         if let Ok(response) = exchange_and_finish(&live, text.as_bytes()) {
             let seen = response.summary(stage.transcript());
-            stage.ensure(!(200..300).contains(&response.status), format!("{what}: answered {seen}"))?;
+            ensure!(!(200..300).contains(&response.status), "{what}: answered {seen}");
         }
         sent.push((number, what));
     }

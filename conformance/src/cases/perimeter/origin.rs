@@ -7,7 +7,7 @@ use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answer, answered, cites, cors, ensure_status,
     launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
@@ -129,7 +129,7 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
         for ask in &asks {
             let response = answered(stage, &live, ask, &[403])?;
             let permissions = cors(&response);
-            stage.ensure(permissions.is_empty(), format!("{}: {permissions:?}", ask.what))?;
+            ensure!(permissions.is_empty(), "{}: {permissions:?}", ask.what);
         }
         Ok(())
     })
@@ -257,9 +257,9 @@ fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
             // Most have the status that they are to have, and that is another case's affair.
             let what = format!("{} from {origin:?}, answered {}", ask.what, response.status);
             let headers = cors(&response);
-            stage.ensure(headers.is_empty(), format!("{what}: {headers:?}"))?;
+            ensure!(headers.is_empty(), "{what}: {headers:?}");
             let allowed = response.status == status || origin.is_some();
-            stage.ensure(allowed, format!("{what} instead of {status}"))?;
+            ensure!(allowed, "{what} instead of {status}");
         }
     }
     Ok(())
@@ -278,14 +278,17 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
             let response = answer(stage, &live, &ask)?;
             ensure_status(stage, &ask.what, &response, &[status])?;
             let allowed = response.all("access-control-allow-origin");
-            stage.ensure(
+            ensure!(
                 allowed == [origin],
-                format!("{} from {origin}: Access-Control-Allow-Origin is {allowed:?}", ask.what),
-            )?;
-            stage.ensure(
+                "{} from {origin}: Access-Control-Allow-Origin is {allowed:?}",
+                ask.what
+            );
+            ensure!(
                 lists(&response, "vary", "origin"),
-                format!("{} from {origin}: Vary is {:?}", ask.what, response.all("vary")),
-            )?;
+                "{} from {origin}: Vary is {:?}",
+                ask.what,
+                response.all("vary")
+            );
             seen += 1;
         }
     }
@@ -319,7 +322,7 @@ fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
                     || header.to_ascii_lowercase().starts_with("access-control-allow-credentials")
             })
             .collect();
-        stage.ensure(bad.is_empty(), format!("{}: {bad:?}", ask.what))?;
+        ensure!(bad.is_empty(), "{}: {bad:?}", ask.what);
     }
     stage.precondition(format!("{} requests of a listed origin were answered", asks.len()));
     Ok(())

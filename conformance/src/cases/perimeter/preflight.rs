@@ -8,7 +8,7 @@ use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNKNOWN, answer, answered, emit_route, handshake_route, launch_listed, lists,
     paths, read_route, served,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// The preflights of a listed origin for every path, and what they ask for.
@@ -46,16 +46,14 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
         ] {
             let response = allowed(stage, &live, &ask)?;
             let length = response.header("content-length").unwrap_or("0").to_owned();
-            stage.ensure(
+            ensure!(
                 response.body.is_empty() && length == "0" && response.header("transfer-encoding").is_none(),
-                format!("{}: 204 with a body of length {length}", ask.what),
-            )?;
+                "{}: 204 with a body of length {length}",
+                ask.what
+            );
             let told = response.all("access-control-allow-origin");
-            stage.ensure(told == [origin], format!("{}: for {told:?}", ask.what))?;
-            stage.ensure(
-                lists(&response, "vary", "origin"),
-                format!("{}: Vary is {:?}", ask.what, response.all("vary")),
-            )?;
+            ensure!(told == [origin], "{}: for {told:?}", ask.what);
+            ensure!(lists(&response, "vary", "origin"), "{}: Vary is {:?}", ask.what, response.all("vary"));
         }
     }
     Ok(())
@@ -93,25 +91,23 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
             let ask = Ask::new(&live, method, &path).bearer(&live).with("Connection", "close");
             let response = answer(stage, &live, &ask)?;
             let (taken, told) = (response.status != 405, listed.iter().any(|known| known == method));
-            stage.ensure(
+            ensure!(
                 taken == told,
-                format!(
-                    "{path} answers {method} with {}, and its preflight lists {listed:?}",
-                    response.status
-                ),
-            )?;
+                "{path} answers {method} with {}, and its preflight lists {listed:?}",
+                response.status
+            );
         }
         let known: Vec<&String> = listed
             .iter()
             .filter(|method| !ASKED.contains(&&***method) && !matches!(&***method, "HEAD" | "OPTIONS"))
             .collect();
-        stage.ensure(known.is_empty(), format!("{path}: the preflight lists {known:?} too"))?;
+        ensure!(known.is_empty(), "{path}: the preflight lists {known:?} too");
     }
     for path in [UNKNOWN, "/health", "/v2/status"] {
         let ask = Ask::new(&live, "OPTIONS", path).preflight(LISTED, "GET");
         let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
         let told = response.all("access-control-allow-methods");
-        stage.ensure(told.is_empty(), format!("{path} is no route, and its preflight lists {told:?}"))?;
+        ensure!(told.is_empty(), "{path} is no route, and its preflight lists {told:?}");
     }
     Ok(())
 }
@@ -139,10 +135,11 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
     for ask in &asks {
         let response = allowed(stage, &live, ask)?;
         let told = response.all("access-control-allow-headers");
-        stage.ensure(
+        ensure!(
             told == ["authorization, content-type, last-event-id"],
-            format!("{}: Access-Control-Allow-Headers is {told:?}", ask.what),
-        )?;
+            "{}: Access-Control-Allow-Headers is {told:?}",
+            ask.what
+        );
     }
     Ok(())
 }
@@ -156,7 +153,7 @@ fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
         let response = allowed(stage, &live, &ask)?;
         let told = response.all("access-control-max-age");
         let good = matches!(told[..], [age] if age.parse::<u64>().is_ok_and(|age| age <= 60));
-        stage.ensure(good, format!("{}: Access-Control-Max-Age is {told:?}", ask.what))?;
+        ensure!(good, "{}: Access-Control-Max-Age is {told:?}", ask.what);
     }
     Ok(())
 }

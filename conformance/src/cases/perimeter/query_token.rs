@@ -12,7 +12,7 @@ use crate::fixtures::http::{
     launch_listed, marker, port, read_route, served,
 };
 use crate::manifest::StreamBinding;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 fn stream_with_token(stage: &mut Stage) -> Outcome<(StreamBinding, String)> {
@@ -83,12 +83,12 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
         let last = marker(stage);
         let good = emit_route(stage, last)?.ask(&live).bearer(&live);
         served(stage, &live, &good)?;
-        stage.ensure(
+        ensure!(
             follower.wait_for(last, Instant::now() + ANSWER),
-            "the number of the good request does not appear on the stream",
-        )?;
+            "the number of the good request does not appear on the stream"
+        );
         let done = numbers.iter().filter(|number| follower.has(**number)).count();
-        stage.ensure(done == 0, format!("{done} refused requests were done all the same"))?;
+        ensure!(done == 0, "{done} refused requests were done all the same");
     }
     Ok(())
 }
@@ -239,7 +239,7 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
     for (place, text) in &texts {
         for (what, secret) in &secrets {
             let found = part_in(text, secret).is_some();
-            stage.ensure(!found, format!("{place} holds a part of {what}"))?;
+            ensure!(!found, "{place} holds a part of {what}");
         }
     }
     let bytes: usize = texts.iter().map(|(_, text)| text.len()).sum();

@@ -12,7 +12,7 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 /// What one launch does to its state directory, as far as a watch shows it, up to its record.
@@ -117,10 +117,11 @@ fn after_a_kill(
     match std::fs::read(&path) {
         Ok(bytes) => {
             let whole = Record::parse(&bytes);
-            stage.ensure(
+            ensure!(
                 whole.is_ok(),
-                format!("killed at step {place}, it left a record of {} bytes: {whole:?}", bytes.len()),
-            )?;
+                "killed at step {place}, it left a record of {} bytes: {whole:?}",
+                bytes.len()
+            );
         }
         Err(_) if !old_record => {}
         Err(error) => return stage.fail(format!("killed at step {place}, it left no record: {error}")),
@@ -131,7 +132,7 @@ fn after_a_kill(
     if old_record {
         let credential = stage.manifest().binding.credential.clone();
         let same = read(&state_dir.join(&credential))? == read(&pattern.join(&credential))?;
-        stage.ensure(same, format!("killed at step {place}, it lost the credential"))?;
+        ensure!(same, "killed at step {place}, it lost the credential");
     }
     Ok(())
 }
@@ -168,9 +169,9 @@ fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
         began.elapsed().as_millis(),
         stderr.trim_end()
     ));
-    stage.ensure(exit.code.is_some_and(|code| code != 0), exit.to_string())?;
+    ensure!(exit.code.is_some_and(|code| code != 0), "{}", exit.to_string());
     let path = stage.state_dir().to_string_lossy().into_owned();
-    stage.ensure(stderr.contains(&path), "standard error does not name the path")?;
+    ensure!(stderr.contains(&path), "standard error does not name the path");
     std::fs::remove_dir_all(stage.record_path())?;
     stage.launch_ready()?;
     Ok(())
@@ -231,7 +232,8 @@ fn fails_and_leaves(stage: &mut Stage, why: &str, start: Start) -> Outcome {
         None => return stage.inconclusive(format!("{why}: the start goes on")),
     }
     let lost = lost(&before, stage)?;
-    stage.ensure(lost.is_empty(), format!("{why}: {}", lost.join(", ")))
+    ensure!(lost.is_empty(), "{why}: {}", lost.join(", "));
+    Ok(())
 }
 
 /// A daemon that owns its record is left to its re-reads for 2.5 s, with requests and other changes in its
@@ -254,9 +256,10 @@ fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| stays(stage, &daemon, NOTICED, "while it owned its record"))?;
     let touched = changes(&watch.events(), &name);
     stage.observed(format!("events about the record: {touched:?}"));
-    stage.ensure(touched.is_empty(), format!("the record was touched: {touched:?}"))?;
+    ensure!(touched.is_empty(), "the record was touched: {touched:?}");
     let same = Facts::of(&stage.record_path()).ok() == Some(facts) && read(&stage.record_path())? == before;
-    stage.ensure(same, "the record is another file than before")
+    ensure!(same, "the record is another file than before");
+    Ok(())
 }
 
 /// A publish fails at its last step, and the names in the state directory are compared with those before.
@@ -278,5 +281,6 @@ fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
         .filter(|difference| matches!(difference, Difference::Added(..)))
         .map(ToString::to_string)
         .collect();
-    stage.ensure(added.is_empty(), added.join(", "))
+    ensure!(added.is_empty(), "{}", added.join(", "));
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use crate::case::case;
 use crate::fixtures::daemon::bound;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::Stage;
 
 /// Every TCP port on which the processes of a ready daemon listen is looked up; each has a loopback address.
@@ -20,7 +20,8 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
     }
     let open: Vec<&SocketAddr> =
         listening.iter().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
-    stage.ensure(open.is_empty(), format!("{open:?} can be reached from elsewhere"))
+    ensure!(open.is_empty(), "{open:?} can be reached from elsewhere");
+    Ok(())
 }
 
 /// While a daemon is ready, sockets that ask for port sharing (SO_REUSEPORT, SO_REUSEADDR) and one that does
@@ -43,10 +44,11 @@ fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     let address = SocketAddrV4::new(ip, port);
     stage.between_controls(&live, |stage| {
         let plain = bound(address, false);
-        stage.ensure(plain.is_err(), format!("a plain socket was bound to {address}"))?;
+        ensure!(plain.is_err(), "a plain socket was bound to {address}");
         let sharing = bound(address, true);
-        stage.ensure(sharing.is_err(), format!("a socket with SO_REUSEPORT was bound to {address}"))?;
+        ensure!(sharing.is_err(), "a socket with SO_REUSEPORT was bound to {address}");
         let reusing = std::net::TcpListener::bind(address);
-        stage.ensure(reusing.is_err(), format!("a socket with SO_REUSEADDR listens at {address}"))
+        ensure!(reusing.is_err(), "a socket with SO_REUSEADDR listens at {address}");
+        Ok(())
     })
 }

@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, exits, further_state_dir, read, record_in, stays};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 /// A second daemon is started on the state directory of a healthy one, which has run for longer than a
@@ -24,7 +24,8 @@ fn last_writer_wins(stage: &mut Stage) -> Outcome {
     let deadline = stage.stand_down_deadline();
     exits(stage, &first, deadline, "it was displaced")?;
     let ready = stage.is_ready(&new);
-    stage.ensure(ready, "the second daemon is not ready once the first one is gone")
+    ensure!(ready, "the second daemon is not ready once the first one is gone");
+    Ok(())
 }
 
 /// Daemons are started where the record is stale, names a living process, is empty, cut, oversized or of
@@ -75,18 +76,20 @@ fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     for (what, daemon) in &started {
         let live = stage.ready(daemon)?;
         let facts = Facts::of(&record_in(stage, &daemon.state_dir))?;
-        stage.ensure(
+        ensure!(
             facts.kind == local_daemon_harness::files::EntryKind::File && !facts.is_loose(),
-            format!("over {what}, the record of {} is {facts}", live.record.id),
-        )?;
+            "over {what}, the record of {} is {facts}",
+            live.record.id
+        );
     }
     stage.observed(format!("{} daemons published", started.len()));
-    stage.ensure(
+    ensure!(
         Facts::of(&target).ok() == Some(before) && read(&target)? == whole.as_bytes(),
-        "the target of the link was changed",
-    )?;
-    stage.ensure(Facts::of(&nowhere).is_err(), "the target of the dangling link was created")?;
-    stage.ensure(bystander.is_running(), "the process that the record named was ended")
+        "the target of the link was changed"
+    );
+    ensure!(Facts::of(&nowhere).is_err(), "the target of the dangling link was created");
+    ensure!(bystander.is_running(), "the process that the record named was ended");
+    Ok(())
 }
 
 /// The suite holds exclusive locks, of both kinds that Unix has, on the lock file, and one on every other

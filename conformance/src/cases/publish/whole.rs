@@ -10,7 +10,7 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{REPEAT, count};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, PROBE, Stage};
 
 fn classify(bytes: &[u8]) -> Sight {
@@ -96,9 +96,10 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     );
     stage.precondition(format!("{} reads showed whole records", report.whole.values().sum::<u64>()));
     stage.observed(seen);
-    stage.ensure(report.broken == 0, format!("broken reads: {:?}", report.broken_reads))?;
-    stage.ensure(report.absent == 0, format!("{} reads found no record", report.absent))?;
-    stage.ensure(report.errors.is_empty(), format!("reads failed: {:?}", report.errors))
+    ensure!(report.broken == 0, "broken reads: {:?}", report.broken_reads);
+    ensure!(report.absent == 0, "{} reads found no record", report.absent);
+    ensure!(report.errors.is_empty(), "reads failed: {:?}", report.errors);
+    Ok(())
 }
 
 /// At the very notification that a record came into place, a handshake goes to its URL. Many daemons publish
@@ -200,17 +201,14 @@ fn temporary_of_its_own_renamed_into_place(stage: &mut Stage) -> Outcome {
         };
         let temporary = source.name.to_string_lossy().into_owned();
         let created = count(&events, FileEventKind::Created, &temporary);
-        stage
-            .ensure(created == 1, format!("{temporary} was created {created} times and renamed to {name}"))?;
-        stage.ensure(
-            sources.insert(temporary.clone()),
-            format!("{temporary} was the temporary of two publishes"),
-        )?;
+        ensure!(created == 1, "{temporary} was created {created} times and renamed to {name}");
+        ensure!(sources.insert(temporary.clone()), "{temporary} was the temporary of two publishes");
     }
     stage.observed(format!("temporaries such as {:?}", sources.first()));
     let direct =
         count(&events, FileEventKind::Created, &name) + count(&events, FileEventKind::Modified, &name);
-    stage.ensure(direct == 0, format!("{name} itself was created or written {direct} times"))
+    ensure!(direct == 0, "{name} itself was created or written {direct} times");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use local_daemon_spec::Profile;
 use super::{fault, held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{PROBE, Stage};
 
 /// A daemon is stopped (SIGSTOP) right after the call by which it read its own id, a second one takes over,
@@ -40,7 +40,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
     first.cont()?;
     leaves(stage, &first, "it went on")?;
     let touched = changes(&watch.events(), &name);
-    stage.ensure(touched.is_empty(), format!("it touched the record: {touched:?}"))?;
+    ensure!(touched.is_empty(), "it touched the record: {touched:?}");
     survives(stage, &second, &new, "after the first one left")
 }
 
@@ -88,7 +88,7 @@ fn ready_unseen(stage: &mut Stage) -> Outcome {
                     told.as_ref().is_ok_and(|told| told.state == "draining" && told.id == live.record.id);
                 let seen = format!("{how}: {} {:?}", answer.status, told.map(|told| told.state));
                 stage.observed(&seen);
-                stage.ensure(answer.status == 503 && drains, seen)?;
+                ensure!(answer.status == 503 && drains, "{seen}");
             }
             Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(_)) if work.is_none() => {}
             Err(fault) => return stage.fail(format!("{how}: {fault}")),
@@ -138,7 +138,8 @@ fn displacement_both_ways(stage: &mut Stage) -> Outcome {
     survives(stage, &current, &live, "as the last to publish")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
     stage.observed(format!("{launches} launches, {published} publishes"));
-    stage.ensure(published == launches, format!("{launches} launches published {published} times"))
+    ensure!(published == launches, "{launches} launches published {published} times");
+    Ok(())
 }
 
 #[cfg(test)]

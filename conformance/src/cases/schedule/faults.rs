@@ -12,7 +12,7 @@ use local_daemon_harness::wait::until;
 use super::{launch_under, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Stage, Start};
 
 /// The time in which a start that cannot publish has ended (PUB-10).
@@ -136,12 +136,14 @@ impl Attempt {
         }
         match (self.before.get(&credential), after.get(&credential)) {
             (Some(before), after) => {
-                stage.ensure(after == Some(before), format!("{}: the credential is another", self.what))
+                ensure!(after == Some(before), "{}: the credential is another", self.what);
+                Ok(())
             }
-            (None, Some(bytes)) => stage.ensure(
-                record::parse_credential(bytes).is_some(),
-                format!("{}: it left a credential of {} bytes", self.what, bytes.len()),
-            ),
+            (None, Some(bytes)) => {
+                let whole = record::parse_credential(bytes).is_some();
+                ensure!(whole, "{}: it left a credential of {} bytes", self.what, bytes.len());
+                Ok(())
+            }
             (None, None) => Ok(()),
         }
     }
@@ -248,16 +250,13 @@ fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
             Some(Some(exit)) => {
                 let output = daemon.wait_output_end(stage.ready_deadline()).unwrap_or_default();
                 let said = String::from_utf8_lossy(&output.stderr()).trim_end().to_owned();
-                stage.ensure(exit.code.is_some_and(|code| code != 0), format!("{}: {exit}", attempt.what))?;
+                ensure!(exit.code.is_some_and(|code| code != 0), "{}: {exit}", attempt.what);
                 let place = attempt.place().to_string_lossy().into_owned();
-                stage.ensure(
-                    said.contains(&place),
-                    format!("{}: {exit}, and it said: {said}", attempt.what),
-                )?;
+                ensure!(said.contains(&place), "{}: {exit}, and it said: {said}", attempt.what);
                 let (registration, _) = names(stage);
                 let same =
                     contents(stage, attempt.place()).get(&registration) == attempt.before.get(&registration);
-                stage.ensure(same, format!("{}: {exit}, and the record is another", attempt.what))?;
+                ensure!(same, "{}: {exit}, and the record is another", attempt.what);
             }
             Some(None) => {
                 stage.observed(format!("{}: it is ready all the same", attempt.what));
@@ -306,10 +305,10 @@ fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
         let after = std::fs::read(&record).ok();
         if of_record && failed {
             let same = after.as_ref() == Some(&before);
-            stage.ensure(same, format!("{way}: the record is not what it was"))?;
+            ensure!(same, "{way}: the record is not what it was");
         } else {
             let whole = after.is_none_or(|bytes| bytes == before);
-            stage.ensure(whole, format!("{way}: the record is another"))?;
+            ensure!(whole, "{way}: the record is another");
         }
         places.push((way.to_owned(), daemon.state_dir.clone()));
     }

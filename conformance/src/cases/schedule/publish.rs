@@ -12,7 +12,7 @@ use local_daemon_spec::Profile;
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, SLACK, read, stays, yielding};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Starts a daemon that is held right before its record comes into place.
@@ -60,10 +60,11 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
         Ok(answer) => {
             let body = answer.json().unwrap_or_default();
             let id = body.pointer(&pointer).and_then(|id| id.as_str());
-            stage.ensure(
+            ensure!(
                 matches!(answer.status, 200 | 503) && id == Some(&live.record.id),
-                format!("the handshake was answered {} by {id:?}", answer.status),
-            )?;
+                "the handshake was answered {} by {id:?}",
+                answer.status
+            );
         }
         Err(fault) => return stage.fail(format!("the handshake: {fault}")),
     }
@@ -100,7 +101,8 @@ fn publish_before_flush(stage: &mut Stage) -> Outcome {
     let shown: Vec<String> = before.iter().map(ToString::to_string).collect();
     stage.precondition(format!("before {publish}: {}", shown.join(", ")));
     let flushed = of(FLUSH).is_some_and(|flushed| flushed > written) || before.iter().any(|call| call.syncs);
-    stage.ensure(flushed, format!("nothing flushes it before {publish}"))
+    ensure!(flushed, "nothing flushes it before {publish}");
+    Ok(())
 }
 
 /// Two first launches are both held between finding no credential and putting one in place; then they go on,
@@ -132,7 +134,7 @@ fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
     let after = Facts::of(&stage.credential_path())?;
     // The link count tells of a name that a launch has not yet taken away again.
     let same = read(&stage.credential_path())? == before && after.ino == facts.ino && !after.is_loose();
-    stage.ensure(same, "the second to arrive replaced the credential")?;
+    ensure!(same, "the second to arrive replaced the credential");
     leaves(stage, &second.0, "it was displaced")?;
     survives(stage, &first.0, &survivor, "as the last to publish")
 }
@@ -146,12 +148,9 @@ fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     let (second, other_strace, other_call) = before_publish(stage, "second", Start::new())?;
     stage.expect("each has a temporary file of its own, and puts just that in place");
     let other = written(stage, &other_call)?;
-    stage.ensure(call.files.first() != other_call.files.first(), format!("both are about to {call}"))?;
+    ensure!(call.files.first() != other_call.files.first(), "both are about to {call}");
     let untouched = call.files.first().and_then(|file| std::fs::read(file).ok());
-    stage.ensure(
-        untouched.as_ref() == Some(&one),
-        "the first one's temporary file is not what it wrote any more",
-    )?;
+    ensure!(untouched.as_ref() == Some(&one), "the first one's temporary file is not what it wrote any more");
     let readers = HostileReader::start(&stage.record_path(), 1, |bytes| match Record::parse(bytes) {
         Ok(record) => Sight::Whole(record.id),
         Err(fault) => Sight::Broken(fault.to_string()),
@@ -159,14 +158,15 @@ fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     strace.release(&first)?;
     let live = stage.ready(&first)?;
     let in_place = read(&stage.record_path())? == one;
-    stage.ensure(in_place, format!("the record of {} is not the file it wrote", live.record.id))?;
+    ensure!(in_place, "the record of {} is not the file it wrote", live.record.id);
     other_strace.release(&second)?;
     let live = stage.ready(&second)?;
     let in_place = read(&stage.record_path())? == other;
-    stage.ensure(in_place, format!("the record of {} is not the file it wrote", live.record.id))?;
+    ensure!(in_place, "the record of {} is not the file it wrote", live.record.id);
     leaves(stage, &first, "it was displaced")?;
     let report = readers.stop();
-    stage.ensure(report.broken == 0, format!("broken reads: {:?}", report.broken_reads))
+    ensure!(report.broken == 0, "broken reads: {:?}", report.broken_reads);
+    Ok(())
 }
 
 /// What a launch is about to put in place: a whole record.

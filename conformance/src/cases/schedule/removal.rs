@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use super::{held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage};
 
 /// Asks a ready daemon to stop and holds it before the call that would take its record away.
@@ -43,7 +43,8 @@ fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
         left = taken_files(stage, stage.state_dir()).unwrap_or_default();
         left.is_empty().then_some(())
     });
-    stage.ensure(left.is_empty(), format!("taken files are left: {left:?}"))
+    ensure!(left.is_empty(), "taken files are left: {left:?}");
+    Ok(())
 }
 
 /// A daemon that stops is held right before the call that takes its record off the well-known name, and a
@@ -140,20 +141,20 @@ fn no_reclaim(stage: &mut Stage) -> Outcome {
     leaves(stage, &first, "its stop went on")?;
     if stage.record_path().exists() {
         let touched = changes(&watch.events(), &name);
-        stage.ensure(touched.is_empty(), format!("the record was not left taken: {touched:?}"))?;
+        ensure!(touched.is_empty(), "the record was not left taken: {touched:?}");
         return stage.inconclusive("the successor's record was not taken");
     }
     let taken = taken_by(stage, &old)?;
     let same = read(&taken)? == record;
-    stage.ensure(same, "the taken file is not the successor's record as it was")?;
+    ensure!(same, "the taken file is not the successor's record as it was");
     stage.precondition("the successor, stopped, had its record taken; the taken file is untouched");
     second.cont()?;
     survives(stage, &second, &new, "after its record was taken")?;
     let gone = until(Instant::now() + SLACK, || (!taken.exists()).then_some(()));
-    stage.ensure(gone.is_some(), "the reclaimed taken file is still there")?;
+    ensure!(gone.is_some(), "the reclaimed taken file is still there");
     for (path, facts) in foreign {
         let same = Facts::of(&path).ok() == Some(facts) && read(&path)? == rival.bytes();
-        stage.ensure(same, format!("{} is not what it was", path.display()))?;
+        ensure!(same, "{} is not what it was", path.display());
     }
     Ok(())
 }

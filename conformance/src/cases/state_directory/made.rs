@@ -14,7 +14,7 @@ use local_daemon_harness::wait::ms;
 
 use super::beside;
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 const UMASKS: [u32; 4] = [0o000, 0o022, 0o077, 0o777];
@@ -77,7 +77,8 @@ fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) ->
         Some(format!("{} at {:?}: {facts}", event.name.display(), event.kind))
     });
     let loose: Vec<String> = events.chain(looker.loose()).collect();
-    stage.ensure(loose.is_empty(), format!("under umask {umask:03o}: {}", loose.join("; ")))
+    ensure!(loose.is_empty(), "under umask {umask:03o}: {}", loose.join("; "));
+    Ok(())
 }
 
 /// A daemon is started where there is no state directory, under the umasks 000, 022, 077 and 777.
@@ -100,7 +101,7 @@ fn created_owner_only(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{name} was created under observation"));
         let facts = Facts::of(&path)?;
         stage.observed(format!("umask {umask:03o}: {facts}"));
-        stage.ensure(facts.mode == 0o700, format!("under umask {umask:03o}: {facts}"))?;
+        ensure!(facts.mode == 0o700, "under umask {umask:03o}: {facts}");
         daemon.kill_group();
     }
     Ok(())
@@ -163,7 +164,8 @@ fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
             (entry.facts.mode != right).then(|| format!("{}: {}", name.display(), entry.facts))
         })
         .collect();
-    stage.ensure(odd.is_empty(), format!("under umask {umask:03o}, once ready: {}", odd.join("; ")))
+    ensure!(odd.is_empty(), "under umask {umask:03o}, once ready: {}", odd.join("; "));
+    Ok(())
 }
 
 /// A daemon is started under umask 000, below a directory that is open to everybody. The user nobody, who can
@@ -190,7 +192,7 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     for path in [stage.record_path(), stage.credential_path()] {
         let read = read_as(nobody, &path, ms(2_000))?;
         let name = path.file_name().unwrap_or_default().display().to_string();
-        stage.ensure(read.is_err(), format!("nobody reads {name}"))?;
+        ensure!(read.is_err(), "nobody reads {name}");
         stage.observed(format!("{name}: {}", read.err().unwrap_or_default()));
     }
     let argv = [
@@ -201,6 +203,6 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     ];
     let listed = run_as(nobody, argv, ms(2_000))?;
     let refused = listed.is_some_and(|(exit, output)| exit.code != Some(0) && output.stdout().is_empty());
-    stage.ensure(refused, "nobody lists the state directory")?;
+    ensure!(refused, "nobody lists the state directory");
     control(stage)
 }

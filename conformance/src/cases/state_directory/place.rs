@@ -9,7 +9,7 @@ use local_daemon_harness::platform::Setup;
 
 use super::{beside, unchanged};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Stage, Start};
 
 /// Every regular file of this name below `directory`.
@@ -36,7 +36,8 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     unchanged(stage, "the directory that the environment names", &other, &before)?;
     let record = stage.manifest().binding.registration.clone();
     let strays = find(&stage.arena().home(), &record);
-    stage.ensure(strays.is_empty(), format!("further records in the home: {strays:?}"))
+    ensure!(strays.is_empty(), "further records in the home: {strays:?}");
+    Ok(())
 }
 
 /// One daemon after the other is started as a login session, a cron job and a service would start it: another
@@ -58,16 +59,19 @@ fn same_in_every_session(stage: &mut Stage) -> Outcome {
         stage.ready(&daemon)?;
         let deadline = stage.stand_down_deadline();
         let exit = last.wait_exit(deadline);
-        stage.ensure(
+        ensure!(
             exit.is_some(),
-            format!("{} still runs beside {}, started as a {session} session", last.name, daemon.name),
-        )?;
+            "{} still runs beside {}, started as a {session} session",
+            last.name,
+            daemon.name
+        );
         last = daemon;
     }
     let record = stage.manifest().binding.registration.clone();
     let strays = find(stage.arena().path(), &record);
     stage.observed(format!("records in the whole world of the case: {strays:?}"));
-    stage.ensure(strays.len() == 1, "there are several records")
+    ensure!(strays.len() == 1, "there are several records");
+    Ok(())
 }
 
 /// The state directory's path holds spaces, both kinds of quotes and a letter outside of ASCII.
@@ -97,5 +101,6 @@ fn used_as_named(stage: &mut Stage) -> Outcome {
         state_dir.as_os_str().len(),
         live.after.as_millis()
     ));
-    stage.ensure(strays.is_empty(), format!("beside the state directory: {strays:?}"))
+    ensure!(strays.is_empty(), "beside the state directory: {strays:?}");
+    Ok(())
 }

@@ -13,7 +13,7 @@ use local_daemon_harness::wait::ms;
 
 use super::{beside, unchanged};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// Within this a start that must be refused has ended (DIR-10, DIR-12).
@@ -38,16 +38,15 @@ fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<
             bound.as_millis()
         ));
     };
-    stage.ensure(
-        exit.code.is_some_and(|code| code != 0),
-        format!("{what}: {} ended with {exit}", daemon.name),
-    )?;
+    ensure!(exit.code.is_some_and(|code| code != 0), "{what}: {} ended with {exit}", daemon.name);
     let said = daemon.wait_output_end(ms(1_000)).unwrap_or_else(|| daemon.output());
     let said = String::from_utf8_lossy(&said.stderr()).into_owned();
-    stage.ensure(
+    ensure!(
         said.contains(&*path.to_string_lossy()),
-        format!("{what}: {exit}, and standard error does not name {}: {}", path.display(), said.trim_end()),
-    )?;
+        "{what}: {exit}, and standard error does not name {}: {}",
+        path.display(),
+        said.trim_end()
+    );
     Ok(said)
 }
 
@@ -72,14 +71,12 @@ fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome 
     let after = Snapshot::of(stage.state_dir())?;
     for path in [stage.record_path(), stage.credential_path()] {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        stage.ensure(
+        ensure!(
             before.get(&name) == after.get(&name),
-            format!(
-                "{what}: {name} was {:?} and is {:?}",
-                before.get(&name).map(|entry| entry.facts.to_string()),
-                after.get(&name).map(|entry| entry.facts.to_string())
-            ),
-        )?;
+            "{what}: {name} was {:?} and is {:?}",
+            before.get(&name).map(|entry| entry.facts.to_string()),
+            after.get(&name).map(|entry| entry.facts.to_string())
+        );
     }
     Ok(())
 }
@@ -102,9 +99,9 @@ fn symlink_refused(stage: &mut Stage) -> Outcome {
         ] {
             refused(stage, what, Start::new().state_dir(path), path)?;
             unchanged(stage, what, &good, &before)?;
-            stage.ensure(!nothing.exists(), format!("{what}: its target was created"))?;
+            ensure!(!nothing.exists(), "{what}: its target was created");
             let kind = Facts::of(path)?.kind;
-            stage.ensure(kind == EntryKind::Link, format!("{what}: it became a {kind:?}"))?;
+            ensure!(kind == EntryKind::Link, "{what}: it became a {kind:?}");
         }
         Ok(())
     })
@@ -137,9 +134,10 @@ fn no_directory_refused(stage: &mut Stage) -> Outcome {
             let before = Facts::of(path)?;
             refused(stage, what, Start::new().state_dir(path), path)?;
             let after = Facts::of(path)?;
-            stage.ensure(before == after, format!("{what}: was {before} and is {after}"))?;
+            ensure!(before == after, "{what}: was {before} and is {after}");
         }
-        stage.ensure(fs::read(&file)? == b"not a directory\n", "the regular file was written to")
+        ensure!(fs::read(&file)? == b"not a directory\n", "the regular file was written to");
+        Ok(())
     })
 }
 
@@ -205,8 +203,8 @@ fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
             let before = Snapshot::of(stage.state_dir())?;
             refused(stage, what, Start::new(), &path)?;
             files_unchanged(stage, what, &before)?;
-            stage.ensure(!nothing.exists(), format!("{what}: its target was created"))?;
-            stage.ensure(fs::read(&elsewhere)? == content, format!("{what}: its target was written to"))?;
+            ensure!(!nothing.exists(), "{what}: its target was created");
+            ensure!(fs::read(&elsewhere)? == content, "{what}: its target was written to");
             fs::remove_file(&path)?;
         }
         fs::rename(&elsewhere, &path)?;

@@ -14,7 +14,7 @@ use crate::fixtures::stream::{
     Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
     id, open, resume, seqs, split, stalled, until,
 };
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Daemon, Live, PROBE, Stage};
 
 /// How many subscribers do not read.
@@ -48,7 +48,8 @@ fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
     stage.expect("at most 4,096 of them are held");
     let held = held(stage, &live, &last)?.len() as u64;
     stage.observed(format!("{held} are held"));
-    stage.ensure(held <= MOST_EVENTS, format!("{held} events are held"))
+    ensure!(held <= MOST_EVENTS, "{held} events are held");
+    Ok(())
 }
 
 /// More than 4 MiB of long events happen; a stream from the beginning delivers 4 MiB at most.
@@ -62,7 +63,8 @@ fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
     let held = held(stage, &live, &last)?;
     let bytes = length(&held);
     stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
-    stage.ensure(bytes <= MOST_BYTES, format!("{bytes} bytes are held"))
+    ensure!(bytes <= MOST_BYTES, "{bytes} bytes are held");
+    Ok(())
 }
 
 /// More than 4,096 short events happen; a stream that goes on 4,096 before the last misses nothing.
@@ -79,10 +81,11 @@ fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     let after = id(&live, seq - MOST_EVENTS);
     let mut stream = resume(stage, &live, &format!("?after={after}"), &[])?;
     let events = until(stage, &mut stream, &last)?;
-    stage.ensure(events[0].name != "gap", format!("after {after}, of {last}: {}", brief(&events)))?;
+    ensure!(events[0].name != "gap", "after {after}, of {last}: {}", brief(&events));
     let seqs = seqs(stage, &live, &events)?;
     let broken = break_in(&seqs, seq - MOST_EVENTS + 1);
-    stage.ensure(broken.is_none(), format!("after {after}: {broken:?}"))
+    ensure!(broken.is_none(), "after {after}: {broken:?}");
+    Ok(())
 }
 
 /// More than 4 MiB of long events happen; a stream from the beginning delivers nearly 4 MiB.
@@ -98,7 +101,8 @@ fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
     // One more would not fit; how much a daemon reckons for a frame besides its data is its own affair.
     let least = MOST_BYTES - 2 * LARGE;
-    stage.ensure(bytes >= least, format!("only {bytes} bytes are held"))
+    ensure!(bytes >= least, "only {bytes} bytes are held");
+    Ok(())
 }
 
 /// The memory of a daemon and all that comes of it, in bytes.
@@ -369,7 +373,7 @@ fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
     stage.expect("every event, or a gap that names where it goes on");
     let (gaps, _) = nothing_missing(stage, &live, within, seq + 1, &middle)?;
     // All that it did not read is held.
-    stage.ensure(gaps == 0, "a gap was told to one that is 2 MiB behind, all of which the log holds")?;
+    ensure!(gaps == 0, "a gap was told to one that is 2 MiB behind, all of which the log holds");
     poster.bulk(stage, 3 * MOST_BYTES)?;
     let last = poster.note(stage, "\"beyond the bounds\"")?;
     stage.precondition("two of them read nothing of 14 MiB of events");
@@ -418,5 +422,6 @@ fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
         busy.thread().unpark();
     }
     let seen = follow(&mut all, Instant::now() + PROBE, |_| true);
-    stage.ensure(seen.ending.is_none(), format!("a stream that nobody ended has ended: {:?}", seen.ending))
+    ensure!(seen.ending.is_none(), "a stream that nobody ended has ended: {:?}", seen.ending);
+    Ok(())
 }

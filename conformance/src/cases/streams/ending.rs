@@ -11,7 +11,7 @@ use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, r
 use crate::fixtures::stream::{
     MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.
@@ -36,14 +36,8 @@ fn last_word(
         let seen = to_the_end(&mut stream, deadline);
         let told = seen.events.last().is_some_and(|event| event.name == word)
             && seen.events.iter().filter(|event| event.name == word).count() == 1;
-        stage.ensure(
-            told,
-            format!("{how}, a stream {what}: {}; its end: {:?}", brief(&seen.events), seen.ending),
-        )?;
-        stage.ensure(
-            seen.ending == Some(Ending::Clean),
-            format!("{how}, a stream {what}: after {word} {:?}", seen.ending),
-        )?;
+        ensure!(told, "{how}, a stream {what}: {}; its end: {:?}", brief(&seen.events), seen.ending);
+        ensure!(seen.ending == Some(Ending::Clean), "{how}, a stream {what}: after {word} {:?}", seen.ending);
     }
     stage.observed(format!("{how}: {word}, then the end, on each stream"));
     Ok(())
@@ -134,7 +128,7 @@ fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
                         | Ending::Cut(HttpFault::Closed(_) | HttpFault::Reset)
                 )
             );
-            stage.ensure(ended, format!("{how}, a stream has not ended: {:?}", seen.ending))?;
+            ensure!(ended, "{how}, a stream has not ended: {:?}", seen.ending);
         }
     }
     Ok(())

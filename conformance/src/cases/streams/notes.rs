@@ -7,7 +7,7 @@ use crate::case::case;
 use crate::fixtures::stream::{
     LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// Data that a careless daemon changes, cuts or is confused by.
@@ -73,20 +73,20 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
         for (id, data) in &posted {
             let with_id: Vec<_> = seen.iter().filter(|event| event.id.as_deref() == Some(id)).collect();
             let whole = matches!(with_id[..], [event] if event.name == "note" && event.payload() == data);
-            stage.ensure(
+            ensure!(
                 whole,
-                format!(
-                    "a stream {what}: the note {id} came {} times: {}",
-                    with_id.len(),
-                    with_id.first().map_or_else(String::new, |event| event.brief())
-                ),
-            )?;
+                "a stream {what}: the note {id} came {} times: {}",
+                with_id.len(),
+                with_id.first().map_or_else(String::new, |event| event.brief())
+            );
         }
         let notes = seen.iter().filter(|event| event.name == "note").count();
-        stage.ensure(
+        ensure!(
             notes == posted.len() + 1,
-            format!("a stream {what}: {notes} notes of {}: {}", posted.len() + 1, brief(&seen)),
-        )?;
+            "a stream {what}: {notes} notes of {}: {}",
+            posted.len() + 1,
+            brief(&seen)
+        );
     }
     stage.observed(format!("{} notes on 4 streams", posted.len() + 1));
     Ok(())
@@ -110,16 +110,18 @@ fn appends_nothing(
                 Err(fault) => fault.to_string(),
             };
             stage.observed(format!("{what}: {seen}"));
-            stage.ensure(seen == status.to_string(), format!("{what}: {seen}"))?;
+            ensure!(seen == status.to_string(), "{what}: {seen}");
         }
         let after = poster.note(stage, "\"after\"")?;
         let next = split(&before).map(|(_, seq)| seq + 1);
         let mut stream = resume(stage, live, &format!("?after={before}"), &[])?;
         let seen = until(stage, &mut stream, &after)?;
-        stage.ensure(
+        ensure!(
             seen.len() == 1 && split(&after).map(|(_, seq)| seq) == next,
-            format!("between {before} and {after} came: {}", brief(&seen)),
-        )
+            "between {before} and {after} came: {}",
+            brief(&seen)
+        );
+        Ok(())
     })
 }
 

@@ -10,7 +10,7 @@ use crate::fixtures::daemon::{NOTICED, Rival, open_work, signal};
 use crate::fixtures::stream::{
     ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Streams are opened: of everything, of a topic, from the beginning, after an id that is not held, as other
@@ -43,10 +43,10 @@ fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
             head.header("content-type")
         );
         stage.observed(seen.clone());
-        stage.ensure(
+        ensure!(
             head.status == 200 && head.media_type().as_deref() == Some("text/event-stream") && never,
-            seen,
-        )?;
+            "{seen}"
+        );
     }
     Ok(())
 }
@@ -64,10 +64,12 @@ fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     match stream.next(Instant::now() + SEEN) {
         Sight::Frame(frame) => {
             stage.observed(format!("{:?}", frame.fields));
-            stage.ensure(
+            ensure!(
                 frame.field("retry") == Some("500") && frame.data().is_none(),
-                format!("the first frame is {:?}", frame.fields),
-            )
+                "the first frame is {:?}",
+                frame.fields
+            );
+            Ok(())
         }
         other => stage.fail(format!("no `retry` while nothing happens: {other:?}")),
     }
@@ -118,18 +120,19 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
     let mut others = from_the_beginning(stage, &live, "&topics=lifecycle,warning,origins")?;
     let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
     let told = until(stage, &mut lost, &marker)?;
-    stage.ensure(
+    ensure!(
         told.first().is_some_and(|event| event.name == "gap"),
-        format!("a stream of notes is not told that some are lost: {}", brief(&told)),
-    )?;
+        "a stream of notes is not told that some are lost: {}",
+        brief(&told)
+    );
     let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
     let notes_there = events.iter().filter(|event| event.name == "note").count();
     for stream in [&mut notes, &mut two, &mut lost] {
         let seen = until(stage, stream, &marker)?;
         let unwanted = unwanted(&seen, &["note", "sessions"]);
-        stage.ensure(unwanted.is_empty(), format!("not asked for: {unwanted:?}"))?;
+        ensure!(unwanted.is_empty(), "not asked for: {unwanted:?}");
         let count = seen.iter().filter(|event| event.name == "note").count();
-        stage.ensure(count == notes_there, format!("{count} of {notes_there} notes: {}", brief(&seen)))?;
+        ensure!(count == notes_there, "{count} of {notes_there} notes: {}", brief(&seen));
     }
     // What stops the daemon is a change of its life, and the last word is for everybody.
     signal(stage, &daemon, Signal::TERM)?;
@@ -140,12 +143,9 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
     ] {
         let seen = to_the_end(stream, deadline);
         let unwanted = unwanted(&seen.events, wanted);
-        stage.ensure(unwanted.is_empty(), format!("not asked for: {unwanted:?}"))?;
+        ensure!(unwanted.is_empty(), "not asked for: {unwanted:?}");
         let told = seen.events.iter().any(|event| event.name == "shutdown");
-        stage.ensure(
-            told,
-            format!("a stream of {wanted:?} is not told of the shutdown: {}", brief(&seen.events)),
-        )?;
+        ensure!(told, "a stream of {wanted:?} is not told of the shutdown: {}", brief(&seen.events));
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
                 Ok(stream) => stream.head.status.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            stage.ensure(seen == "400", format!("topics={topics}: {seen}"))?;
+            ensure!(seen == "400", "topics={topics}: {seen}");
         }
         Ok(())
     })
@@ -219,8 +219,7 @@ fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
                 Err(fault) => fault.to_string(),
             };
             stage.observed(format!("{how}, {query:?}: {seen}"));
-            stage
-                .ensure(seen == "503" || seen == "connection refused", format!("{how}, {query:?}: {seen}"))?;
+            ensure!(seen == "503" || seen == "connection refused", "{how}, {query:?}: {seen}");
         }
         daemon.kill_group();
         std::fs::remove_file(stage.record_path()).ok();

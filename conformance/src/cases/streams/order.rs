@@ -11,7 +11,7 @@ use crate::fixtures::stream::{
     ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, from_the_beginning, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::Stage;
 
 /// The ids of two launches, in answers and on streams, begin with the first 8 digits of the launch's id.
@@ -29,13 +29,13 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
         }
         let right = |id: &str| split(id).is_some_and(|(of, _)| of == epoch(&live));
         for id in &posted {
-            stage.ensure(right(id), format!("a note of the daemon {} was answered {id}", live.record.id))?;
+            ensure!(right(id), "a note of the daemon {} was answered {id}", live.record.id);
         }
         let last = &posted[posted.len() - 1];
         let mut stream = from_the_beginning(stage, &live, "")?;
         for event in until(stage, &mut stream, last)? {
             let holds = ABOUT.contains(&&*event.name) || event.id.as_deref().is_some_and(right);
-            stage.ensure(holds, format!("of the daemon {}: {}", live.record.id, event.brief()))?;
+            ensure!(holds, "of the daemon {}: {}", live.record.id, event.brief());
         }
         stage.observed(format!("{}: {} to {last}", live.record.id, posted[0]));
         daemon.kill_group();
@@ -64,10 +64,7 @@ fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
         let mut notes = from_the_beginning(stage, &live, "&topics=note")?;
         let events = until(stage, &mut notes, &last)?;
         let left: Vec<u64> = seqs(stage, &live, &events)?;
-        stage.ensure(
-            left == notes_of_all,
-            format!("{launch} launch, of the topic note: {left:?} of {all:?}"),
-        )?;
+        ensure!(left == notes_of_all, "{launch} launch, of the topic note: {left:?} of {all:?}");
         daemon.kill_group();
     }
     Ok(())
@@ -130,10 +127,7 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
         for writer in 1..=WRITERS {
             let of = events.iter().filter(|event| event.payload()[0] == writer);
             let numbers: Vec<Option<u64>> = of.map(|event| event.payload()[1].as_u64()).collect();
-            stage.ensure(
-                numbers.is_sorted(),
-                format!("stream {place}: the notes of one client come as {numbers:?}"),
-            )?;
+            ensure!(numbers.is_sorted(), "stream {place}: the notes of one client come as {numbers:?}");
         }
     }
     Ok(())
@@ -172,7 +166,7 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
         if let Some(other) = other {
             return stage.fail(format!("a stream {what}: {other:?} is another at once"));
         }
-        stage.ensure(shared >= 10, format!("a stream {what} shares {shared} events"))?;
+        ensure!(shared >= 10, "a stream {what} shares {shared} events");
     }
     Ok(())
 }
@@ -270,10 +264,12 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     let topics: std::collections::BTreeSet<&str> = events.iter().map(|event| &*event.name).collect();
     stage.observed(format!("events of {topics:?}"));
     for event in &events {
-        stage.ensure(
+        ensure!(
             event.data["topic"].as_str() == Some(&event.name),
-            format!("the event {} says the topic {}", event.name, event.data["topic"]),
-        )?;
+            "the event {} says the topic {}",
+            event.name,
+            event.data["topic"]
+        );
         if let Some(why) = invalid(event) {
             return stage.fail(format!("{why}: {} {}", event.name, event.data));
         }

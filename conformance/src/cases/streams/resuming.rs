@@ -10,7 +10,7 @@ use crate::fixtures::stream::{
     Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage};
 
 /// The number of the last event, seen from the answer to a note.
@@ -54,10 +54,7 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
         }
         for (how, stream) in &mut streams {
             let event = first_event(stage, stream)?;
-            stage.ensure(
-                event.id == Some(id(&live, after + 1)),
-                format!("{how}: begins with {}", event.brief()),
-            )?;
+            ensure!(event.id == Some(id(&live, after + 1)), "{how}: begins with {}", event.brief());
         }
     }
     Ok(())
@@ -77,19 +74,23 @@ fn last_event_id_wins(stage: &mut Stage) -> Outcome {
         let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", &header)])?;
         let event = first_event(stage, &mut stream)?;
         let after = number_of(&header) + 1;
-        stage.ensure(
+        ensure!(
             event.id == Some(id(&live, after)),
-            format!("Last-Event-ID {header}, after={parameter}: begins with {}", event.brief()),
-        )?;
+            "Last-Event-ID {header}, after={parameter}: begins with {}",
+            event.brief()
+        );
     }
     // What is lost by the header is lost, although the parameter's is held.
     let query = format!("?after={}", id(&live, 1));
     let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", "00000000-7")])?;
     let event = first_event(stage, &mut stream)?;
-    stage.ensure(
+    ensure!(
         event.name == "gap",
-        format!("Last-Event-ID of another epoch, after={}: begins with {}", id(&live, 1), event.brief()),
-    )
+        "Last-Event-ID of another epoch, after={}: begins with {}",
+        id(&live, 1),
+        event.brief()
+    );
+    Ok(())
 }
 
 fn number_of(id: &str) -> u64 {
@@ -113,7 +114,7 @@ fn begins_with_a_gap(
         return stage.fail(format!("{how}: after a gap whose first is {first}: {why}"));
     }
     let named = events[0].payload()["first"].as_str() == Some(&id(live, first));
-    stage.ensure(named, format!("{how}: the gap names another log: {}", events[0].brief()))?;
+    ensure!(named, "{how}: the gap names another log: {}", events[0].brief());
     Ok(first)
 }
 
@@ -130,21 +131,24 @@ fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let mut beginning = resume(stage, &live, &format!("?after={}", id(&live, 0)), &[])?;
     let oldest = begins_with_a_gap(stage, &live, "from the beginning", &mut beginning, &last)?;
     stage.observed(format!("{oldest} is the oldest that is held, {last} the last"));
-    stage.ensure(oldest > 1, "nothing was let go of")?;
+    ensure!(oldest > 1, "nothing was let go of");
     for after in [1, oldest / 2, oldest - 2] {
         let how = format!("after {after}");
         let query = format!("?after={}", id(&live, after));
         let mut stream = resume(stage, &live, &query, &[])?;
         let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
-        stage.ensure(first == oldest, format!("{how}: the gap names {first}, and {oldest} is held"))?;
+        ensure!(first == oldest, "{how}: the gap names {first}, and {oldest} is held");
     }
     // Right before the oldest nothing is missing.
     let mut stream = resume(stage, &live, &format!("?after={}", id(&live, oldest - 1)), &[])?;
     let event = first_event(stage, &mut stream)?;
-    stage.ensure(
+    ensure!(
         event.id == Some(id(&live, oldest)),
-        format!("after {}, whose next is held: begins with {}", oldest - 1, event.brief()),
-    )
+        "after {}, whose next is held: begins with {}",
+        oldest - 1,
+        event.brief()
+    );
+    Ok(())
 }
 
 /// Ids of an earlier launch, of nobody's, and higher than the last are answered by a gap and all that is
@@ -178,10 +182,7 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
                 resume(stage, &live, &format!("?after={after}"), &[])?
             };
             let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
-            stage.ensure(
-                Some(first) == oldest,
-                format!("{how}: the gap names {first}, and the log holds {oldest:?}"),
-            )?;
+            ensure!(Some(first) == oldest, "{how}: the gap names {first}, and the log holds {oldest:?}");
         }
     }
     Ok(())
@@ -214,7 +215,8 @@ fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let texts: Vec<String> = about.iter().map(|event| event.brief()).collect();
     stage.observed(texts.join(", "));
     let with_id = about.iter().find(|event| event.id.is_some());
-    stage.ensure(with_id.is_none(), with_id.map_or_else(String::new, |event| event.brief()))
+    ensure!(with_id.is_none(), "{}", with_id.map_or_else(String::new, |event| event.brief()));
+    Ok(())
 }
 
 /// Sixteen texts that are no event id, in the header and in the parameter. Each is 400.
@@ -257,7 +259,7 @@ fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
                 let seen =
                     asked.map_or_else(|fault| fault.to_string(), |stream| stream.head.status.to_string());
                 let how = if by_header { "Last-Event-ID" } else { "after" };
-                stage.ensure(seen == "400", format!("{how} {garbled:?}: {seen}"))?;
+                ensure!(seen == "400", "{how} {garbled:?}: {seen}");
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
 use crate::case::case;
 use crate::fixtures::http::{handshake_route, paths, stream_route};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Asks every path with the credential, from a page of the daemon's own, whatever it is called there.
@@ -63,7 +63,7 @@ fn is_misdirected(stage: &mut Stage, scene: &Scene, arg: &Value, name: &str) -> 
     }
     stage.precondition(format!("{} requests of a page at {name} arrived", requests.len()));
     for (path, seen) in seen.as_object().into_iter().flatten() {
-        stage.ensure(seen["status"] == 421, format!("{path} by {name}: {}", told(seen)))?;
+        ensure!(seen["status"] == 421, "{path} by {name}: {}", told(seen));
     }
     Ok(true)
 }
@@ -146,7 +146,7 @@ fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     let seen = scene.run(stage, read, &arg)?;
     let after = brief(&scene.arrived(&path_of(&arg["read"]))[before..]);
     scene.permit("loopback-network", false)?;
-    stage.ensure(is_success(&seen), format!("granted: {}; arrived: {after}", told(&seen)))?;
+    ensure!(is_success(&seen), "granted: {}; arrived: {after}", told(&seen));
     stage.observed(format!("granted: {after}"));
     // A form that leads the whole tab there needs no grant.
     let script = "submit(arg.emit, 'x', 'y')";
@@ -158,7 +158,7 @@ fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
             && arrived.request.target == path
             && arrived.header("content-type") == Some("text/plain")
     })?;
-    stage.ensure(posts.iter().all(|post| post.status == Some(401)), brief(&posts))?;
+    ensure!(posts.iter().all(|post| post.status == Some(401)), "{}", brief(&posts));
     stage.observed(brief(&posts));
     Ok(())
 }
@@ -220,7 +220,7 @@ fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
     if arrived.is_empty() {
         return stage.deviation(after);
     }
-    stage.ensure(is_success(&seen["seen"]), &*after)?;
+    ensure!(is_success(&seen["seen"]), "{}", &*after);
     stage.observed(after);
     Ok(())
 }

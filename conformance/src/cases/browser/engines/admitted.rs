@@ -13,7 +13,7 @@ use super::scene::{
 use crate::case::case;
 use crate::cases::browser::visit::{handoff_ticket, page_ticket};
 use crate::fixtures::http::marker;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::Stage;
 
 /// Where tickets of the two kinds are redeemed.
@@ -47,7 +47,7 @@ fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) 
     let token = served.last().and_then(token_of).unwrap_or_default().to_owned();
     stage.transcript().hide(token.as_bytes());
     let credential = scene.live.credential.text();
-    stage.ensure(token != credential, "the page has the credential itself")?;
+    ensure!(token != credential, "the page has the credential itself");
     Ok(token)
 }
 
@@ -77,14 +77,15 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
     let holds = |value: &Value| value.to_string().contains(token);
     let own = path_of(&json!(scene.own_page()));
     let address = &kept["address"];
-    stage.ensure(*address == own, format!("the page's address is {address}, not {own}"))?;
-    stage.ensure(holds(&kept["tab"]), "the storage of the tab does not hold the token")?;
+    ensure!(*address == own, "the page's address is {address}, not {own}");
+    ensure!(holds(&kept["tab"]), "the storage of the tab does not hold the token");
     for place in ["site", "cookies", "markup"] {
-        stage.ensure(!holds(&kept[place]), format!("the token is in: {place}"))?;
+        ensure!(!holds(&kept[place]), "the token is in: {place}");
     }
     let cookies = |arrived: &&Arrived| arrived.header("cookie").is_some();
     let all = scene.wait_arrived(stage, "requests", 1, |_| true)?;
-    stage.ensure(!all.iter().any(|arrived| cookies(&arrived)), "a cookie came back")
+    ensure!(!all.iter().any(|arrived| cookies(&arrived)), "a cookie came back");
+    Ok(())
 }
 
 /// A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes
@@ -111,18 +112,19 @@ fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
         return stage.deviation(format!("not from the origin null: {}", brief(&posts)));
     }
     let served = posts.iter().all(|post| post.status == Some(200));
-    stage.ensure(served, brief(&posts))?;
+    ensure!(served, "{}", brief(&posts));
     let token = wait_for_page(stage, &scene, &arg, 1)?;
     stage.observed(brief(&posts));
     ensure_kept(stage, &scene, &arg, &token)?;
     // A reload is a load of the shell, which goes on with what the tab has.
     scene.visit_at(stage, &address)?;
     let again = ensure_follows(stage, &scene, &arg, 2, "after a reload the page does not go on")?;
-    stage.ensure(again == token, "after a reload the page has another token")?;
+    ensure!(again == token, "after a reload the page has another token");
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("a reload goes on with the same token");
     let posts = scene.arrived(PAGE);
-    stage.ensure(posts.len() == 1, format!("a reload posts a ticket again: {}", brief(&posts)))
+    ensure!(posts.len() == 1, "a reload posts a ticket again: {}", brief(&posts));
+    Ok(())
 }
 
 /// The address with a ticket in its fragment is opened, then the bare one in another tab, which gets nothing.
@@ -143,33 +145,32 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     ensure_kept(stage, &scene, &arg, &token)?;
     stage.control("the page of the ticket is let in");
     let posts = scene.arrived(PAGE);
-    stage.ensure(posts.len() == 1 && posts[0].status == Some(200), brief(&posts))?;
+    ensure!(posts.len() == 1 && posts[0].status == Some(200), "{}", brief(&posts));
     for request in scene.front.ledger().requests() {
         let head = request.headers.iter().any(|(_, value)| value.contains(ticket));
-        stage.ensure(
+        ensure!(
             !head && !request.target.contains(ticket),
-            format!("the ticket is in the head of {} {}", request.method, request.target),
-        )?;
+            "the ticket is in the head of {} {}",
+            request.method,
+            request.target
+        );
     }
     scene.open_tab()?;
     let before = scene.front.ledger().requests().len();
     let address = scene.own_page();
     scene.visit_at(stage, &address)?;
     let kept = scene.run(stage, KEPT, &arg)?;
-    stage.ensure(
-        kept["tab"] == json!([]) && !kept.to_string().contains(&token),
-        "another tab holds the token",
-    )?;
+    ensure!(kept["tab"] == json!([]) && !kept.to_string().contains(&token), "another tab holds the token");
     // The command's program is what of its name every form of it has.
     let browser = stage.manifest().browser.clone().unwrap_or_default();
     let program = browser.open.as_deref().and_then(<[String]>::first);
     let program = program.and_then(|program| program.rsplit('/').next().map(str::to_owned));
     let text = kept["text"].as_str().unwrap_or_default();
     let tells = !text.is_empty() && program.is_none_or(|program| text.contains(&program));
-    stage.ensure(tells, format!("without a token the page does not say what opens it: {text:?}"))?;
+    ensure!(tells, "without a token the page does not say what opens it: {text:?}");
     let shell = scene.arrived(&path_of(&json!(address)));
     let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
-    stage.ensure(statuses.iter().all(|status| *status == Some(401)), brief(&shell))?;
+    ensure!(statuses.iter().all(|status| *status == Some(401)), "{}", brief(&shell));
     stage.observed(format!("{} requests, then another tab: {}", before, brief(&shell)));
     Ok(())
 }
@@ -207,7 +208,7 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         open.filter(|taken| taken.requests().iter().any(is_for_stream)).count()
     };
     let before_it = open(&scene);
-    stage.ensure(before_it == 1, format!("the page holds {before_it} streams"))?;
+    ensure!(before_it == 1, "the page holds {before_it} streams");
     // An answer of 503 is one after which no engine goes on by itself.
     let port = scene.leave_port(stage)?;
     let refusing = Squatter::answering(503, "{}").noted(stage.transcript(), "refusing");
@@ -226,17 +227,17 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     refusing.stop();
     scene.front = front(stage, &scene.live, Bind::At(port))?;
     let seen = carried(&scene, meanwhile);
-    stage.ensure(seen, "10 s later the page has not been sent what it missed")?;
+    ensure!(seen, "10 s later the page has not been sent what it missed");
     scene.emit(stage, after)?;
     let seen = carried(&scene, after);
-    stage.ensure(seen, "10 s later the page has not been sent what came then")?;
+    ensure!(seen, "10 s later the page has not been sent what came then");
     let taken = scene.front.ledger().connections();
     let again = taken
         .iter()
         .any(|taken| String::from_utf8_lossy(&taken.answered).contains(&before.to_string()));
-    stage.ensure(!again, "the page is sent again what it has seen: it did not name its last id")?;
+    ensure!(!again, "the page is sent again what it has seen: it did not name its last id");
     let open = open(&scene);
-    stage.ensure(open == 1, format!("the page holds {open} streams"))?;
+    ensure!(open == 1, "the page holds {open} streams");
     let arrived = scene.arrived(&stream);
     stage.observed(brief(&arrived));
     Ok(())
@@ -274,7 +275,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
             scene.visit(stage, by)?;
             scene.run(stage, framing, &arg)?;
             let seen = scene.run_in_frame(text, json!(null))?;
-            stage.ensure(seen != shell, format!("the frame shows {seen}"))?;
+            ensure!(seen != shell, "the frame shows {seen}");
         }
     }
     let loads = scene.arrived(&path_of(&json!(bare))).split_off(before);
@@ -283,7 +284,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     }
     stage.observed(brief(&loads));
     let posts = scene.arrived(PAGE);
-    stage.ensure(posts.is_empty(), format!("in a frame the ticket is redeemed: {}", brief(&posts)))?;
+    ensure!(posts.is_empty(), "in a frame the ticket is redeemed: {}", brief(&posts));
     // The ticket is still good: what kept it from being redeemed was the frame.
     scene.visit_at(stage, &printed)?;
     wait_for_page(stage, &scene, &arg, 1)?;
@@ -329,7 +330,8 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
         return stage.inconclusive("the page has no tab");
     }
     let seen = scene.run(stage, opener, &arg)?;
-    stage.ensure(seen == "none", "the page has an opener")
+    ensure!(seen == "none", "the page has an opener");
+    Ok(())
 }
 
 /// Other pages include the daemon's page as a script and as a style, and fetch it without CORS.
@@ -359,7 +361,7 @@ fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
         }
         stage.control("a script of the page's own server is loaded");
         for what in ["page", "read", "style"] {
-            stage.ensure(seen[what] == "error", format!("{what}: {}", seen[what]))?;
+            ensure!(seen[what] == "error", "{what}: {}", seen[what]);
         }
         ensure_blocked(stage, "the page, fetched without CORS", &seen["fetched"])?;
     }
@@ -368,7 +370,7 @@ fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
         return stage.inconclusive(format!("arrived: {}", brief(&arrived)));
     }
     let refused = |arrived: &Arrived| matches!(arrived.status, Some(401 | 403));
-    stage.ensure(arrived.iter().all(refused), brief(&arrived))?;
+    ensure!(arrived.iter().all(refused), "{}", brief(&arrived));
     stage.observed(brief(&arrived));
     scene.control(stage)
 }
@@ -425,11 +427,12 @@ fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
         let left = scene.run(stage, left, &arg).ok()?;
         (left == 0).then_some(())
     });
-    stage.ensure(gone.is_some(), "30 s after it was asked for, the worker is still registered")?;
+    ensure!(gone.is_some(), "30 s after it was asked for, the worker is still registered");
     scene.open_tab()?;
     scene.visit_at(stage, &address)?;
     let title = scene.run(stage, title, &arg)?;
-    stage.ensure(title != "hijacked", "the worker still answers")
+    ensure!(title != "hijacked", "the worker still answers");
+    Ok(())
 }
 
 /// The daemon is killed under its page and another launch gets its port: what the page asks with its token is
@@ -474,15 +477,15 @@ fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     let first = scene.run(stage, redeem, &arg)?;
     let token = first["token"].as_str().unwrap_or_default().to_owned();
     stage.transcript().hide(token.as_bytes());
-    stage.ensure(is_success(&first) && !token.is_empty(), format!("the ticket: {}", told(&first)))?;
+    ensure!(is_success(&first) && !token.is_empty(), "the ticket: {}", told(&first));
     let credential = arg["token"].as_str().unwrap_or_default().to_owned();
-    stage.ensure(token != credential, "the page has the credential itself")?;
+    ensure!(token != credential, "the page has the credential itself");
     let use_it = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";
     let mut with_token = arg.clone();
     with_token["token"] = json!(token);
     with_token["notes"] = json!(arg["notes"].as_str().unwrap_or_default().replace(&credential, &token));
     let seen = scene.run(stage, use_it, &with_token)?;
-    stage.ensure(is_success(&seen), format!("a read with the token: {}", told(&seen)))?;
+    ensure!(is_success(&seen), "a read with the token: {}", told(&seen));
     scene.run(
         stage,
         "follow('s', arg.notes); await until(() => window.streams.s.opened, 'the stream')",
@@ -490,7 +493,7 @@ fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     )?;
     stage.control("the page reads and follows the stream with its token");
     let second = scene.run(stage, "return redeem()", &arg)?;
-    stage.ensure(second["status"] == 401, format!("the ticket, a second time: {}", told(&second)))?;
+    ensure!(second["status"] == 401, "the ticket, a second time: {}", told(&second));
     // A page of the daemon's own origin, which needs no list, with the token of another one.
     let Some(other) = scene.page_at(stage, "127.0.0.1")? else {
         return stage.inconclusive("the engine does not open 127.0.0.1");
@@ -498,13 +501,14 @@ fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     with_token["read"] = json!(path_of(&arg["read"]));
     let seen = scene.run(stage, use_it, &with_token)?;
     let arrived = other.ledger().requests().len();
-    stage.ensure(
+    ensure!(
         arrived > 0 && seen["status"] == 401,
-        format!("with the token from another origin: {}; {arrived} requests arrived", told(&seen)),
-    )?;
+        "with the token from another origin: {}; {arrived} requests arrived",
+        told(&seen)
+    );
     let posts = of_method(&scene.arrived(HANDOFF), "POST");
     let statuses: Vec<_> = posts.iter().map(|post| post.status).collect();
-    stage.ensure(statuses == [Some(200), Some(401)], brief(&posts))?;
+    ensure!(statuses == [Some(200), Some(401)], "{}", brief(&posts));
     stage.observed(brief(&posts));
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, at, brief, is_success, origin, told};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// The names under which a daemon might look for a credential.
@@ -41,7 +41,8 @@ fn with_cookie(arrived: &[Arrived]) -> Vec<Arrived> {
 /// Nothing of it was served. What an engine asks for by itself is no page's request.
 fn ensure_all_refused(stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
     let refused = |arrived: &Arrived| arrived.status.is_some_and(|status| (400..500).contains(&status));
-    stage.ensure(arrived.iter().all(refused), brief(arrived))
+    ensure!(arrived.iter().all(refused), "{}", brief(arrived));
+    Ok(())
 }
 
 /// Another port of this machine has set strict cookies that hold the credential. They arrive with every kind
@@ -70,7 +71,7 @@ fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
         scene.visit(stage, page)?;
         let seen = scene.run(stage, script, &arg)?;
         let what = format!("with credentials: {}", told(&seen));
-        stage.ensure(!is_success(&seen), what)?;
+        ensure!(!is_success(&seen), "{what}");
         scene.wait_arrived(stage, "every kind of request", count, asks)?;
     }
     // A navigation carries no origin. Whether the engine shows its refusal is its own matter.
@@ -112,7 +113,7 @@ fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
         let arrived = scene
             .wait_arrived(stage, by, 1, |arrived| arrived.request.target.ends_with(&format!("by={by}")))?;
         let statuses = arrived.iter().all(|arrived| arrived.status == Some(401));
-        stage.ensure(statuses, brief(&arrived))?;
+        ensure!(statuses, "{}", brief(&arrived));
         carried.extend(arrived.last().and_then(|arrived| arrived.header("cookie")).map(str::to_owned));
     }
     let [before, after] = &carried[..] else {
@@ -145,7 +146,7 @@ fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
         let arrived = scene.wait_arrived(stage, name, 1, |arrived| {
             arrived.request.target.ends_with(&format!("by={name}"))
         })?;
-        stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(&arrived))?;
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(&arrived));
         sorts.push(arrived);
     }
     if with_cookie(&sorts[1]).is_empty() {
@@ -194,9 +195,9 @@ fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     ));
     for (path, seen) in seen.as_object().into_iter().flatten() {
         let refused = seen["status"].as_u64() == Some(401);
-        stage.ensure(refused, format!("{path}: {}", told(seen)))?;
+        ensure!(refused, "{path}: {}", told(seen));
         let body = seen["body"].as_str().unwrap_or_default();
-        stage.ensure(!body.contains(&token), format!("{path}: the answer holds the credential"))?;
+        ensure!(!body.contains(&token), "{path}: the answer holds the credential");
     }
     // The same page, by the credential: what was refused was not the front.
     let script = "return ask(arg.path, { method: arg.read_method, headers: bearer() })";

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
 use crate::case::case;
 use crate::fixtures::http::{Follower, emit_route, marker, served, stream_route};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 const READ: &str = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";
@@ -28,7 +28,7 @@ fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
         let seen = scene.run(stage, script, &arg)?;
         let arrived = scene.arrived(&path_of(url));
         let after = brief(&arrived);
-        stage.ensure(is_success(&seen), format!("{what}: {}; arrived: {after}", told(&seen)))?;
+        ensure!(is_success(&seen), "{what}: {}; arrived: {after}", told(&seen));
         let method = method.as_str().unwrap_or_default();
         if of_method(&arrived, "OPTIONS").is_empty() || of_method(&arrived, method).len() != 1 {
             return stage.deviation(format!("{what}: not a preflight and one request: {after}"));
@@ -56,12 +56,12 @@ fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
         ensure_blocked(stage, what, &seen)?;
         let preflights = of_method(&arrived, "OPTIONS");
         let after = format!("{what}: {}", brief(&arrived));
-        stage.ensure(preflights.len() == arrived.len(), &*after)?;
+        ensure!(preflights.len() == arrived.len(), "{}", &*after);
         if preflights.is_empty() {
             return stage.deviation(format!("{after}, not even a preflight"));
         }
         let refused = preflights.iter().all(|preflight| preflight.status == Some(403));
-        stage.ensure(refused, &*after)?;
+        ensure!(refused, "{}", &*after);
         stage.observed(after);
     }
     // What needs no preflight is answered, and not to be seen.
@@ -70,7 +70,7 @@ fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     simple.retain(|arrived| arrived.request.target.ends_with("?simple"));
     ensure_blocked(stage, "a read that needs no preflight", &seen)?;
     let refused = simple.iter().all(|arrived| arrived.status == Some(403));
-    stage.ensure(refused, format!("a read that needs no preflight: {}", brief(&simple)))?;
+    ensure!(refused, "a read that needs no preflight: {}", brief(&simple));
     // A dead port would look the same to the page.
     let seen = scene.run(stage, "return ask(arg.read, { mode: 'no-cors' })", &arg)?;
     if seen["type"] != "opaque" {
@@ -95,7 +95,7 @@ fn another_name_blocked(stage: &mut Stage) -> Outcome {
         let mut arrived = scene.arrived(&path_of(&arg["read"]));
         arrived.retain(|arrived| arrived.header("origin") == Some(&from));
         ensure_blocked(stage, name, &seen)?;
-        stage.ensure(arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"), brief(&arrived))?;
+        ensure!(arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"), "{}", brief(&arrived));
         stage.observed(brief(&arrived));
     }
     scene.control(stage)
@@ -124,7 +124,7 @@ fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
         let arrived = &all[before.min(all.len())..];
         ensure_blocked(stage, what, &seen)?;
         let preflights = of_method(arrived, "OPTIONS");
-        stage.ensure(preflights.len() == arrived.len(), format!("{what}: {}", brief(arrived)))?;
+        ensure!(preflights.len() == arrived.len(), "{what}: {}", brief(arrived));
         stage.observed(format!("{what}: {}", brief(arrived)));
     }
     Ok(())
@@ -161,10 +161,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
                 && arrived.request.target == path
                 && arrived.header("origin") == Some(&from)
         })?;
-        stage.ensure(
-            arrived.iter().all(|arrived| arrived.status == Some(status)),
-            format!("{page}: {}", brief(&arrived)),
-        )?;
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(status)), "{page}: {}", brief(&arrived));
         stage.observed(format!("{page}: {}", brief(&arrived)));
     }
     let last = marker(stage);
@@ -175,7 +172,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     }
     stage.control("a note with the credential appears on the stream");
     for number in numbers {
-        stage.ensure(!follower.has(number), "a note of a refused request is on the stream")?;
+        ensure!(!follower.has(number), "a note of a refused request is on the stream");
     }
     Ok(())
 }
@@ -243,7 +240,7 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     let after = &all[before..];
     ensure_blocked(stage, "after the removal", &seen)?;
     let refused = !after.is_empty() && after.iter().all(|arrived| arrived.status == Some(403));
-    stage.ensure(refused, format!("after the removal: {}", brief(after)))?;
+    ensure!(refused, "after the removal: {}", brief(after));
     stage.observed(brief(after));
     Ok(())
 }

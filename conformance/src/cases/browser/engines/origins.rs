@@ -7,7 +7,7 @@ use super::scene::{
     Arrived, Scene, brief, ensure_blocked, of_method, origin, path_of, percent_encoded, told,
 };
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// A fetch of an allowlisted page is redirected to the daemon: by its own server it loses the credential, by
@@ -42,10 +42,10 @@ fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
             return stage.deviation(format!("{after}, not from {from}"));
         }
         let refused = requests.iter().all(|request| request.status == Some(status));
-        stage.ensure(refused, &*after)?;
+        ensure!(refused, "{}", &*after);
         let of_null = |arrived: &&Arrived| arrived.header("origin") == Some("null");
         let mut of_null = arrived.iter().filter(of_null);
-        stage.ensure(of_null.all(|arrived| arrived.status == Some(403)), &*after)?;
+        ensure!(of_null.all(|arrived| arrived.status == Some(403)), "{}", &*after);
         if status == 403 {
             ensure_blocked(stage, what, &seen)?;
         }
@@ -96,8 +96,8 @@ fn null_origins_refused(stage: &mut Stage) -> Outcome {
         if arrived.iter().any(|arrived| arrived.header("origin") != Some("null")) {
             return stage.deviation(format!("{after}, not from the origin null"));
         }
-        stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(403)), &*after)?;
-        stage.ensure(seen == json!(["TypeError", "TypeError"]), format!("{from}: the page saw {seen}"))?;
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{}", &*after);
+        ensure!(seen == json!(["TypeError", "TypeError"]), "{from}: the page saw {seen}");
         stage.observed(after);
     }
     Ok(())
@@ -125,9 +125,8 @@ fn web_socket_refused(stage: &mut Stage) -> Outcome {
     if request.header("upgrade").is_none() || request.header("origin") != Some(&from) {
         return stage.deviation(format!("no upgrade with its origin: {}", brief(&arrived)));
     }
-    stage.ensure(request.status == Some(403), brief(&arrived))?;
-    stage
-        .ensure(seen["code"] == 1006 && seen["events"] == json!(["error"]), format!("the page saw {seen}"))?;
+    ensure!(request.status == Some(403), "{}", brief(&arrived));
+    ensure!(seen["code"] == 1006 && seen["events"] == json!(["error"]), "the page saw {seen}");
     stage.observed(brief(&arrived));
     scene.control(stage)
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::engines::Lent;
 use crate::fixtures::http::{emit_route, mutation_route, port, read_route, served, stream_route};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// How late a request, a frame or an end may be seen on a busy host.
@@ -317,7 +317,7 @@ impl Scene {
 
     /// What arrived was answered 401, each of it, and the control still holds.
     pub(super) fn all_unauthorized(&self, stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
-        stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(arrived))?;
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(arrived));
         stage.observed(brief(arrived));
         self.control(stage)
     }
@@ -368,7 +368,8 @@ pub(super) fn told(seen: &Value) -> String {
 
 /// The page sees `TypeError`, and nothing else.
 pub(super) fn ensure_blocked(stage: &mut Stage, what: &str, seen: &Value) -> Outcome {
-    stage.ensure(is_blocked(seen), format!("{what}: {}", told(seen)))
+    ensure!(is_blocked(seen), "{what}: {}", told(seen));
+    Ok(())
 }
 
 /// The path of a route, without parameters.

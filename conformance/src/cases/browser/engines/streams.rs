@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, brief, is_one_of, origin, path_of, percent_encoded};
 use crate::case::case;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Waits in the page until the stream `s` has seen so many numbers.
@@ -41,7 +41,7 @@ fn event_source_resumes(stage: &mut Stage) -> Outcome {
         arg["count"] = json!(round * 2 + 2);
         let seen = scene.run(stage, WAIT, &arg)?;
         let expected: Vec<u64> = (1..=round * 2 + 2).collect();
-        stage.ensure(seen["numbers"] == json!(expected), format!("the page saw {seen}"))?;
+        ensure!(seen["numbers"] == json!(expected), "the page saw {seen}");
     }
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     let named = arrived.iter().filter(|arrived| arrived.header("last-event-id").is_some()).count();
@@ -71,8 +71,8 @@ fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
     if arrived.iter().any(|arrived| arrived.header("origin") != Some(&from)) {
         return stage.deviation(format!("without its origin: {}", brief(&arrived)));
     }
-    stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(403)), brief(&arrived))?;
-    stage.ensure(seen["opened"] == 0 && seen["numbers"] == json!([]), format!("the page saw {seen}"))?;
+    ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{}", brief(&arrived));
+    ensure!(seen["opened"] == 0 && seen["numbers"] == json!([]), "the page saw {seen}");
     stage.observed(brief(&arrived));
     scene.visit(stage, &scene.listed)?;
     scene.run(stage, &format!("{follow}; await until(() => window.streams.s.opened, 'the stream')"), &arg)?;
@@ -103,14 +103,11 @@ fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
     let refused = |arrived: &Arrived| arrived.request.target.contains(&"A".repeat(20));
     let mut arrived = scene.arrived(&path_of(&arg["stream"]));
     arrived.retain(refused);
-    stage.ensure(arrived.iter().all(|arrived| arrived.status == Some(401)), brief(&arrived))?;
+    ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(&arrived));
     if arrived.len() != 1 {
         return stage.deviation(format!("asked {} times: {}", arrived.len(), brief(&arrived)));
     }
-    stage.ensure(
-        seen["bad"]["closed"] == true && seen["bad"]["opened"] == 0,
-        format!("the page saw {seen}"),
-    )?;
+    ensure!(seen["bad"]["closed"] == true && seen["bad"]["opened"] == 0, "the page saw {seen}");
     stage.observed(brief(&arrived));
     Ok(())
 }
@@ -148,7 +145,7 @@ fn away_and_back(stage: &mut Stage) -> Outcome {
     scene.emit(stage, 6)?;
     arg["number"] = json!(6);
     let seen = scene.run(stage, READ_UNTIL, &arg)?;
-    stage.ensure(seen["numbers"] == json!([1, 2, 3, 4, 5, 6]), format!("the page saw {seen}"))?;
+    ensure!(seen["numbers"] == json!([1, 2, 3, 4, 5, 6]), "the page saw {seen}");
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     // How it comes to be whole is each engine's own way.
     stage.observed(format!("{} loads, {} requests for the stream", seen["loads"], arrived.len()));
@@ -179,7 +176,7 @@ fn daemon_restart(stage: &mut Stage) -> Outcome {
     scene.emit(stage, 2)?;
     arg["number"] = json!(2);
     let seen = scene.run(stage, READ_UNTIL, &arg)?;
-    stage.ensure(seen["numbers"] == json!([1, 2]) && seen["gaps"] == 1, format!("the page saw {seen}"))?;
+    ensure!(seen["numbers"] == json!([1, 2]) && seen["gaps"] == 1, "the page saw {seen}");
     let anew = seen["anew"].as_u64().unwrap_or_default() > 0;
     // Firefox closes a stream for good at the first refused retry.
     if anew != is_one_of(&scene, &[Kind::Firefox]) {
@@ -221,7 +218,7 @@ fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
     scene.close_tab()?;
     let closed = Instant::now();
     let gone = until(closed + BOUND, || (held() < open).then_some(()));
-    stage.ensure(gone.is_some(), format!("2 s later it still holds {}", held()))?;
+    ensure!(gone.is_some(), "2 s later it still holds {}", held());
     stage.observed(format!("{} ms", closed.elapsed().as_millis()));
     Ok(())
 }
@@ -255,8 +252,8 @@ fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
                   await until(() => window.seventh, 'the seventh request');
                   return { waited, seventh: window.seventh, numbers: all.map(stream => stream.numbers) }";
     let seen = scene.run(stage, script, &arg)?;
-    stage.ensure(seen["numbers"] == json!(vec![[1]; 6]), format!("the streams saw {}", seen["numbers"]))?;
-    stage.ensure(super::scene::is_success(&seen["seventh"]), super::scene::told(&seen["seventh"]))?;
+    ensure!(seen["numbers"] == json!(vec![[1]; 6]), "the streams saw {}", seen["numbers"]);
+    ensure!(super::scene::is_success(&seen["seventh"]), "{}", super::scene::told(&seen["seventh"]));
     if seen["waited"] != true {
         return stage.deviation("the engine opens more than six connections to a host");
     }

@@ -10,7 +10,7 @@ use local_daemon_harness::wait::until;
 
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, answered, exchange, handshake_route, read_route};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Live, Stage, Start};
 
 /// 128 connections are open with half a request each; then each sends the rest and is served.
@@ -35,7 +35,7 @@ fn many_connections_served(stage: &mut Stage) -> Outcome {
     for (place, connection) in open.iter_mut().enumerate() {
         let answer = connection.exchange(second, Instant::now() + ANSWER);
         let status = answer.as_ref().map(|answer| answer.status);
-        stage.ensure(status == Ok(200), format!("connection {}: {status:?}", place + 1))?;
+        ensure!(status == Ok(200), "connection {}: {status:?}", place + 1);
     }
     Ok(())
 }
@@ -124,7 +124,8 @@ fn many_handshakes_served(stage: &mut Stage) -> Outcome {
         began.elapsed().as_millis()
     ));
     let other = answers.iter().find(|answer| **answer != Ok(200));
-    stage.ensure(good == MANY, format!("{good} of {MANY} were answered 200; another: {other:?}"))
+    ensure!(good == MANY, "{good} of {MANY} were answered 200; another: {other:?}");
+    Ok(())
 }
 
 /// Gives this process room for so many descriptors; whether it has it.
@@ -182,16 +183,17 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     let seen = answer.summary(stage.transcript());
     let place = open.len() + 1;
     stage.observed(format!("connection {place} was answered {seen}"));
-    stage.ensure(place > LEAST, format!("connection {place} was refused already: {seen}"))?;
-    stage.ensure(answer.status == 503, format!("connection {place} was answered {seen}"))?;
-    stage.ensure(
+    ensure!(place > LEAST, "connection {place} was refused already: {seen}");
+    ensure!(answer.status == 503, "connection {place} was answered {seen}");
+    ensure!(
         answer.header("retry-after").is_some(),
-        format!("connection {place} was answered 503 without Retry-After"),
-    )?;
+        "connection {place} was answered 503 without Retry-After"
+    );
     drop(open);
     let deadline = Instant::now() + ANSWER;
     let again = until(deadline, || stage.is_ready(&live).then_some(()));
-    stage.ensure(again.is_some(), "no good handshake is answered after the connections are closed")
+    ensure!(again.is_some(), "no good handshake is answered after the connections are closed");
+    Ok(())
 }
 
 /// Floods the daemon with handshakes of a wrong credential until some are answered 503, and then does `meanwhile`.
@@ -223,9 +225,9 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
         if refused == 0 && sent as u128 * 1_000 / lasted < RATE {
             return stage.inconclusive(format!("only {sent} handshakes in {lasted} ms"));
         }
-        stage.ensure(refused > 0, format!("none of {sent} handshakes in {lasted} ms was answered 503"))?;
+        ensure!(refused > 0, "none of {sent} handshakes in {lasted} ms was answered 503");
         let bare = flood.bare.load(Ordering::SeqCst);
-        stage.ensure(bare == 0, format!("{bare} of {refused} answers of 503 have no Retry-After"))?;
+        ensure!(bare == 0, "{bare} of {refused} answers of 503 have no Retry-After");
         if let Some(why) = flood_over(stage, &live) {
             return stage.fail(why);
         }

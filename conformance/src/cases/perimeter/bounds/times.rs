@@ -10,7 +10,7 @@ use super::super::super::handshake::broken_requests;
 use super::{LATE, padded};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Daemon, Live, Stage};
 
 /// How a slow connection ended.
@@ -144,16 +144,17 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
         });
         for (what, end) in &heads {
             stage.observed(format!("{what}: {end:?}"));
-            stage.ensure(end.in_time(HEAD), format!("{what}: {end:?}"))?;
+            ensure!(end.in_time(HEAD), "{what}: {end:?}");
         }
         if let Some(end) = body {
             stage.observed(format!("a body that stops: {end:?}"));
-            stage.ensure(end.in_time(REST), format!("a body that stops: {end:?}"))?;
+            ensure!(end.in_time(REST), "a body that stops: {end:?}");
         }
         match reader {
             Ok(end) => {
                 stage.observed(format!("a client that reads nothing: {end:?}"));
-                stage.ensure(end.in_time(REST), format!("a client that reads nothing: {end:?}"))
+                ensure!(end.in_time(REST), "a client that reads nothing: {end:?}");
+                Ok(())
             }
             Err(why) => stage.inconclusive(why),
         }
@@ -210,11 +211,12 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
             Err(fault) => return stage.fail(format!("after {what}: {fault}")),
         };
         let seen = response.summary(stage.transcript());
-        stage.ensure(response.status == 200, format!("after {what}: answered {seen}"))?;
-        stage.ensure(daemon.is_running(), format!("after {what}: the process has ended"))?;
+        ensure!(response.status == 200, "after {what}: answered {seen}");
+        ensure!(daemon.is_running(), "after {what}: the process has ended");
     }
     stage.control(format!("a good request was served after each of {count} bad ones"));
-    stage.ensure(stage.is_ready(&live), "another launch answers now")
+    ensure!(stage.is_ready(&live), "another launch answers now");
+    Ok(())
 }
 
 /// A body that ends a parser which calls itself for every bracket.

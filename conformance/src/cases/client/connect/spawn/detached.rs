@@ -10,7 +10,7 @@ use local_daemon_harness::wait::until;
 use super::{process_of, stale, with};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, furnished, settled};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, LATE, Stage};
 
 /// The started daemon has a session of its own; the client's whole group and its session's get SIGHUP, SIGINT
@@ -32,7 +32,7 @@ fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     let process = process_of(stage, &live)?;
     stage.precondition(format!("the client started a daemon, pid {}", process.pid));
     let own = process.session != caller.pid() && process.pgrp != caller.pid();
-    stage.ensure(own, format!("the daemon is in session {} of its client's", process.session))?;
+    ensure!(own, "the daemon is in session {} of its client's", process.session);
     for signal in [Signal::HUP, Signal::INT, Signal::KILL] {
         let of_session = |process: &Proc| process.session == caller.pid();
         for process in processes().into_iter().filter(of_session) {
@@ -43,7 +43,8 @@ fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
         }
     }
     let ready = stage.is_ready(&live);
-    stage.ensure(ready, "the daemon is gone with its client")
+    ensure!(ready, "the daemon is gone with its client");
+    Ok(())
 }
 
 /// The client has a file as standard input, pipes as outputs and two more descriptors. The daemon that it
@@ -91,7 +92,8 @@ fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outcome {
     let Some(answer) = stage.answer_by(&caller, caller.deadline + LATE)? else {
         return stage.fail("the client has not answered");
     };
-    stage.ensure(answer.ended, "somebody holds the client's outputs after its end")
+    ensure!(answer.ended, "somebody holds the client's outputs after its end");
+    Ok(())
 }
 
 /// The started daemon's working directory is `/`.
@@ -104,7 +106,8 @@ fn the_daemon_works_in_the_root(stage: &mut Stage) -> Outcome {
     let pid = spy.seen_started(stage)?;
     let cwd = settled(pid).and_then(|child| child.cwd());
     let root = cwd.as_deref() == Some(Path::new("/"));
-    stage.ensure(root, format!("the daemon works in {cwd:?}"))
+    ensure!(root, "the daemon works in {cwd:?}");
+    Ok(())
 }
 
 /// The client's child ends at once, without an error and without a daemon: while the client still runs, no

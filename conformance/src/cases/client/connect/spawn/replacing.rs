@@ -9,7 +9,7 @@ use local_daemon_harness::wait::until;
 use crate::case::case;
 use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
 use crate::fixtures::daemon::count;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Answer, Call, Command, Live, Stage};
 
 /// The record's daemon speaks the client's protocol with a lower number: the client starts one that publishes
@@ -28,19 +28,20 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::spawn().protocol(ours))?;
     stage.precondition("a daemon of the client's protocol with a lower number was published");
     let seen = format!("not ready with another daemon but {answer}");
-    stage.ensure(answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id), seen)?;
+    ensure!(answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id), "{seen}");
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
-    stage.ensure(its_own, format!("no daemon of the answered id is there: {now:?}"))?;
+    ensure!(its_own, "no daemon of the answered id is there: {now:?}");
     lives(stage, &decoy, "when the client displaced its daemon")?;
     let name = stage.manifest().binding.registration.clone();
     let events = watch.events();
     let free =
         count(&events, FileEventKind::Deleted, &name) + count(&events, FileEventKind::MovedFrom, &name);
-    stage.ensure(free == 0, "the old record was removed before the new one came")?;
+    ensure!(free == 0, "the old record was removed before the new one came");
     let handshake = stage.manifest().binding.handshake.path.clone();
     let other = old.actor.ledger().requests().into_iter().find(|seen| seen.target != handshake);
-    stage.ensure(other.is_none(), format!("the old daemon was sent {:?}", other.map(|seen| seen.target)))
+    ensure!(other.is_none(), "the old daemon was sent {:?}", other.map(|seen| seen.target));
+    Ok(())
 }
 
 /// A client that is told to replace meets a daemon of another name: one of its own is started and publishes
@@ -54,15 +55,16 @@ fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().replacing())?;
     let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id);
-    stage.ensure(own, format!("not ready with a daemon of its own but {answer}"))?;
+    ensure!(own, "not ready with a daemon of its own but {answer}");
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
-    stage.ensure(its_own, format!("no daemon of the answered id is there: {now:?}"))?;
+    ensure!(its_own, "no daemon of the answered id is there: {now:?}");
     let name = stage.manifest().binding.registration.clone();
     let events = watch.events();
     let free =
         count(&events, FileEventKind::Deleted, &name) + count(&events, FileEventKind::MovedFrom, &name);
-    stage.ensure(free == 0, "the old record was removed before the new one came")
+    ensure!(free == 0, "the old record was removed before the new one came");
+    Ok(())
 }
 
 /// A throwaway daemon is asked for beside a good one: the shared state directory stays as it is, and after
@@ -75,15 +77,15 @@ fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
     let heard = good.actor.ledger().connections().len();
     let answer = stage.ask(Call::new(Command::Private))?;
     let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&good.daemon.id);
-    stage.ensure(own, format!("not ready with a daemon of its own but {answer}"))?;
+    ensure!(own, "not ready with a daemon of its own but {answer}");
     let changes = before.diff(&Snapshot::of(stage.state_dir())?);
     let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
-    stage.ensure(changes.is_empty(), format!("the shared state directory: {}", changes.join(", ")))?;
+    ensure!(changes.is_empty(), "the shared state directory: {}", changes.join(", "));
     let more = good.actor.ledger().connections().len() - heard;
-    stage.ensure(more == 0, "the shared daemon was asked")?;
+    ensure!(more == 0, "the shared daemon was asked");
     let gone = until(Instant::now() + SOON, || stage.arena().leaks().is_empty().then_some(()));
     let left: Vec<String> = stage.arena().leaks().iter().map(ToString::to_string).collect();
-    stage.ensure(gone.is_some(), format!("left running: {}", left.join(", ")))?;
+    ensure!(gone.is_some(), "left running: {}", left.join(", "));
     for place in ["tmp", "run", "home"] {
         let snapshot = Snapshot::of(&stage.arena().path().join(place))?;
         let left = snapshot.0.keys().find(|path| {
@@ -91,7 +93,7 @@ fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
             name == stage.manifest().binding.registration || name == stage.manifest().binding.credential
         });
         let seen = format!("left behind: {}/{:?}", place, left.map(|path| path.display().to_string()));
-        stage.ensure(left.is_none(), seen)?;
+        ensure!(left.is_none(), "{seen}");
     }
     Ok(())
 }
@@ -129,7 +131,7 @@ fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
 /// A restart that reports success leaves a daemon of another id, and names it.
 fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Outcome<Live> {
     let success = answer.exit.code == Some(0);
-    stage.ensure(success, format!("the restart {what}: {answer}"))?;
+    ensure!(success, "the restart {what}: {answer}");
     let live = match stage.find(stage.state_dir()) {
         Ok(live) => live,
         Err(why) => {
@@ -137,7 +139,7 @@ fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Ou
         }
     };
     let other = live.record.id != before && answer.id.as_deref() != Some(before);
-    stage.ensure(other, format!("the restart {what}: the daemon is the one from before: {answer}"))?;
+    ensure!(other, "the restart {what}: the daemon is the one from before: {answer}");
     Ok(live)
 }
 
@@ -150,5 +152,6 @@ fn no_restart_no_success(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::new(Command::Restart))?;
     let same = stage.find(stage.state_dir()).is_ok_and(|live| live.record.id == good.daemon.id);
     let success = answer.exit.code == Some(0) || answer.outcome == "ready";
-    stage.ensure(!(same && success), format!("the same daemon is ready, and the restart says {answer}"))
+    ensure!(!(same && success), "the same daemon is ready, and the restart says {answer}");
+    Ok(())
 }

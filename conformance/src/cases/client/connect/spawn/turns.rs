@@ -17,7 +17,7 @@ use crate::fixtures::client::{
     ready_with, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, LATE, Stage};
 
 /// The record's daemon is draining; nothing is started while it is. Then its record is gone and no successor
@@ -36,12 +36,13 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     stage.precondition("the client asked a daemon that is draining");
     // Nothing announces that nothing is started.
     let early = spy.started(ms(700)).is_some();
-    stage.ensure(!early, "a daemon was started beside one that is draining")?;
+    ensure!(!early, "a daemon was started beside one that is draining");
     std::fs::remove_file(stage.record_path())?;
     drop(leaving);
     let answer = stage.answer(&caller)?;
     ends(stage, &answer, "ready")?;
-    stage.ensure(spy.starts().len() == 1, "not one daemon was started")
+    ensure!(spy.starts().len() == 1, "not one daemon was started");
+    Ok(())
 }
 
 /// While the probe of a stranger is under way, a good daemon's record takes its record's place: nothing is
@@ -63,7 +64,8 @@ fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.lock.clone();
     let spawning = count(&watch.events(), FileEventKind::Opened, &name) > 0;
     drop(lock);
-    stage.ensure(!spawning, "the client went for the spawn's lock before it read again")
+    ensure!(!spawning, "the client went for the spawn's lock before it read again");
+    Ok(())
 }
 
 /// Eight calls at once on a state directory without a record, with a stale one and with a stranger's: all of
@@ -95,10 +97,10 @@ fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
             ends_after(stage, &answer, "ready", scene)?;
             ids.insert(answer.id.unwrap_or_default());
         }
-        stage.ensure(ids.len() == 1, format!("{scene}: {} ids: {ids:?}", ids.len()))?;
+        ensure!(ids.len() == 1, "{scene}: {} ids: {ids:?}", ids.len());
         let live = stage.find(stage.state_dir());
         let there = live.as_ref().is_ok_and(|live| ids.contains(&live.record.id));
-        stage.ensure(there, format!("{scene}: the daemon of the record is another or none: {live:?}"))?;
+        ensure!(there, "{scene}: the daemon of the record is another or none: {live:?}");
         stage.arena().end_leaks();
     }
     Ok(())
@@ -138,7 +140,8 @@ fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     drop(lock);
     let answer = stage.answer(&caller)?;
     ends(stage, &answer, "ready")?;
-    stage.ensure(!early, "a daemon was started while the lock was held, within 400 ms")
+    ensure!(!early, "a daemon was started while the lock was held, within 400 ms");
+    Ok(())
 }
 
 /// The advisory lock is held for good, and then cannot be opened: a daemon is started all the same.
@@ -150,7 +153,7 @@ fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     let lock = hold_lock(stage)?;
     let caller = stage.call(with(&spy))?;
     let started = spy.started(caller.began + Duration::from_secs(1) + LATE);
-    stage.ensure(started.is_some(), "no daemon 2.5 s after the call, with the lock held by another")?;
+    ensure!(started.is_some(), "no daemon 2.5 s after the call, with the lock held by another");
     let answer = stage.answer(&caller)?;
     ends_after(stage, &answer, "ready", "with the lock held by another")?;
     stage.arena().end_leaks();
@@ -205,11 +208,12 @@ fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
     stage.precondition("the client holds the advisory lock while its child starts");
     let bound = at + Duration::from_secs(1) + SLACK;
     let free = until(bound, || lock_is_free(stage).then_some(()));
-    stage.ensure(free.is_some(), "the lock is still held 1.5 s after the start of the child")?;
-    stage.ensure(caller.is_running(), "the client did not wait for its child")?;
+    ensure!(free.is_some(), "the lock is still held 1.5 s after the start of the child");
+    ensure!(caller.is_running(), "the client did not wait for its child");
     caller.kill_group();
     stage.arena().end_leaks();
     let (_, live) = spawned(stage)?;
     let free = lock_is_free(stage);
-    stage.ensure(free, format!("the lock is held beside the ready daemon {}", live.record.pid))
+    ensure!(free, "the lock is held beside the ready daemon {}", live.record.pid);
+    Ok(())
 }

@@ -17,7 +17,7 @@ use crate::fixtures::client::{
     squat,
 };
 use crate::fixtures::daemon::count;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Caller, LATE, Stage};
 
 /// The client's child ends with an error, ends without one, and hangs: it is started once in each call
@@ -34,7 +34,7 @@ fn one_spawn_a_call(stage: &mut Stage) -> Outcome {
         let spy = Spy::new(stage, part)?;
         let answer = stage.ask(with(&spy).within(2))?;
         let starts = spy.starts().len();
-        stage.ensure(starts == 1, format!("a child that {what} was started {starts} times: {answer}"))?;
+        ensure!(starts == 1, "a child that {what} was started {starts} times: {answer}");
         stage.arena().end_leaks();
         spy.forget()?;
     }
@@ -59,9 +59,10 @@ fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     not_started(stage, &spy, "after three that failed within a minute")?;
     ends(stage, &answer, "spawn-failed")?;
     let quick = answer.after < LATE;
-    stage.ensure(quick, format!("not at once: {answer}"))?;
+    ensure!(quick, "not at once: {answer}");
     let said = answer.text().contains("the third excuse");
-    stage.ensure(said, format!("what the last child said is not repeated: {answer}"))
+    ensure!(said, "what the last child said is not repeated: {answer}");
+    Ok(())
 }
 
 /// The client's child starts slowly; meanwhile another daemon is published. The child yields, and the record
@@ -81,8 +82,9 @@ fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let gone = gone(pid);
     let name = stage.manifest().binding.registration.clone();
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
-    stage.ensure(published == 0, "the child published over the daemon that was ready")?;
-    stage.ensure(gone, "the child has not ended 5 s after it found a ready daemon")
+    ensure!(published == 0, "the child published over the daemon that was ready");
+    ensure!(gone, "the child has not ended 5 s after it found a ready daemon");
+    Ok(())
 }
 
 /// The record leads to a mute listener, and the client's child hangs: the listener is not asked again
@@ -96,9 +98,9 @@ fn leaves_the_old_record_alone_after_a_spawn(stage: &mut Stage) -> Outcome {
     let caller = stage.call(with(&spy))?;
     spy.seen_started(stage)?;
     let before = old.ledger().connections().len();
-    stage.ensure(before > 0, "the record's address was not asked before the spawn")?;
+    ensure!(before > 0, "the record's address was not asked before the spawn");
     let asked = old.ledger().wait_for(ms(1_200), |taken| taken.len() > before);
-    stage.ensure(asked.is_none(), "the old record's address was asked again after the spawn")?;
+    ensure!(asked.is_none(), "the old record's address was asked again after the spawn");
     let came = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)
@@ -114,13 +116,14 @@ fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     spy.seen_started(stage)?;
     let (stranger, _) = squat(stage, Squatter::answering(404, "{}"))?;
     let asked = stranger.ledger().wait_request(Instant::now() + SOON);
-    stage.ensure(asked.is_some(), "a record that came was not probed")?;
+    ensure!(asked.is_some(), "a record that came was not probed");
     let came = play_published(stage, world.daemon())?;
     let at = Instant::now();
     let answer = stage.answer(&caller)?;
     ready_with(stage, &answer, &came.daemon.id)?;
     let late = answer.exit.at.saturating_duration_since(at);
-    stage.ensure(late < LATE, format!("{} ms after the record came: {answer}", late.as_millis()))
+    ensure!(late < LATE, "{} ms after the record came: {answer}", late.as_millis());
+    Ok(())
 }
 
 /// A daemon that answers as long as it is awake, and takes connections when it is not; its record is published.
@@ -169,7 +172,8 @@ fn a_child_that_yields_is_no_failure(stage: &mut Stage) -> Outcome {
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
     let failed = answer.outcome == "spawn-failed";
-    stage.ensure(!failed, format!("although the child ended with status 0: {answer}"))
+    ensure!(!failed, "although the child ended with status 0: {answer}");
+    Ok(())
 }
 
 /// The record's daemon is silent until the client has started a child, and answers then: the child yields to
@@ -248,5 +252,6 @@ fn repeats_the_childs_error(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(with(&spy))?;
     spy.seen_started(stage)?;
     let said = answer.text().contains(words);
-    stage.ensure(said, format!("the child said {words:?}, the client {answer}"))
+    ensure!(said, "the child said {words:?}, the client {answer}");
+    Ok(())
 }
