@@ -23,7 +23,7 @@
 //!                 ensure!(answer.status == 401 && challenged, "{seen}");
 //!                 Ok(())
 //!             }
-//!             Err(fault) => stage.fail(format!("no answer: {fault}")),
+//!             Err(fault) => fail(format!("no answer: {fault}")),
 //!         }
 //!     })
 //! }

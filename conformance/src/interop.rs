@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::case::Case;
 use crate::engines::Engines;
 use crate::manifest::{Manifest, SubjectSection};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::report::SubjectFacts;
 use crate::report::terminal::clean;
 use crate::runner::{self, Stopper, Task};
@@ -143,7 +143,7 @@ fn absent(stage: &mut Stage) -> Outcome {
     finds(stage, Call::connect(), &live)?;
     let _ = daemon.signal(Signal::TERM);
     if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-        return stage.fail("the daemon was asked to stop and still runs");
+        return fail("the daemon was asked to stop and still runs");
     }
     answers(stage, "absent")
 }
@@ -152,7 +152,7 @@ fn stale(stage: &mut Stage) -> Outcome {
     let (daemon, _) = launched(stage)?;
     let _ = daemon.signal(Signal::KILL);
     if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-        return stage.inconclusive("the daemon was killed and still runs");
+        return inconclusive("the daemon was killed and still runs");
     }
     answers(stage, "stale")
 }

@@ -43,6 +43,31 @@ impl From<LaunchFault> for Stop {
     }
 }
 
+/// The requirement is violated: `seen` says what was seen.
+pub fn fail<T>(seen: impl Into<String>) -> Outcome<T> {
+    Err(Stop::Violation(seen.into()))
+}
+
+/// A precondition never came about: nothing follows.
+pub fn inconclusive<T>(why: impl Into<String>) -> Outcome<T> {
+    Err(Stop::Inconclusive(why.into()))
+}
+
+/// This host cannot show it.
+pub fn untestable<T>(why: impl Into<String>) -> Outcome<T> {
+    Err(Stop::Untestable(why.into()))
+}
+
+/// The subject need not have what the case looks at, or its manifest does not say how to reach it.
+pub fn not_applicable<T>(why: impl Into<String>) -> Outcome<T> {
+    Err(Stop::NotApplicable(why.into()))
+}
+
+/// The subject did what it has to, and the engine did otherwise than is written down: a warning.
+pub fn deviation<T>(what: impl Into<String>) -> Outcome<T> {
+    Err(Stop::Deviation(what.into()))
+}
+
 /// Ends a case as a violation unless the condition holds. The rest says what was seen instead, as for `format!`.
 macro_rules! ensure {
     ($holds:expr, $($seen:tt)+) => {

@@ -23,7 +23,7 @@ use local_daemon_harness::transcript::Transcript;
 
 use crate::engines::{Engines, Lent};
 use crate::manifest::{Manifest, fill};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, untestable};
 use crate::rng::Rng;
 
 /// The bound that the specification gives a client for one handshake.
@@ -174,36 +174,11 @@ impl Stage {
         self.notes.lock().observed.push(what);
     }
 
-    /// The requirement is violated: `seen` says what was seen.
-    pub fn fail<T>(&mut self, seen: impl Into<String>) -> Outcome<T> {
-        Err(Stop::Violation(seen.into()))
-    }
-
-    /// A precondition never came about: nothing follows.
-    pub fn inconclusive<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
-        Err(Stop::Inconclusive(why.into()))
-    }
-
-    /// This host cannot show it.
-    pub fn untestable<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
-        Err(Stop::Untestable(why.into()))
-    }
-
-    /// The subject need not have what the case looks at, or its manifest does not say where it is.
-    pub fn not_applicable<T>(&mut self, why: impl Into<String>) -> Outcome<T> {
-        Err(Stop::NotApplicable(why.into()))
-    }
-
-    /// The subject did what it has to, and the engine did otherwise than is written down: a warning, whoever is at fault.
-    pub fn deviation<T>(&mut self, what: impl Into<String>) -> Outcome<T> {
-        Err(Stop::Deviation(what.into()))
-    }
-
     /// Another user than the suite's, where it may act as one.
     pub fn another_user(&mut self) -> Outcome<User> {
         match platform::nobody().filter(|_| platform::is_root()) {
             Some(user) => Ok(user),
-            None => self.untestable("the suite is not root, or there is no user nobody"),
+            None => untestable("the suite is not root, or there is no user nobody"),
         }
     }
 

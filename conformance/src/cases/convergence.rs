@@ -40,7 +40,7 @@ fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcom
 
 /// It stays for a moment, and its handshake is good.
 fn ready_again(stage: &mut Stage, daemon: &Daemon, live: &Live, after: &str) -> Outcome {
-    stays(stage, daemon, Duration::from_millis(500), &format!("after {after}"))?;
+    stays(daemon, Duration::from_millis(500), &format!("after {after}"))?;
     let ready = stage.is_ready(live);
     ensure!(ready, "it is not ready after {after}");
     Ok(())

@@ -6,21 +6,21 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, record_in};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The protocol and the version that a live daemon tells.
 fn told(stage: &mut Stage, live: &Live) -> Outcome<(String, String)> {
     let answer = match stage.probe(live) {
         Ok(answer) => answer.response,
-        Err(fault) => return stage.fail(format!("the good handshake: {fault}")),
+        Err(fault) => return fail(format!("the good handshake: {fault}")),
     };
     let body = answer.json().unwrap_or_default();
     let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
     let pointer = stage.manifest().binding.handshake.protocol.clone();
     match (text(&pointer), text("/version")) {
         (Some(protocol), Some(version)) => Ok((protocol.to_owned(), version.to_owned())),
-        _ => stage.fail(format!(
+        _ => fail(format!(
             "the handshake tells no protocol and version: {}",
             answer.summary(stage.transcript())
         )),
@@ -126,7 +126,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     }
     for ((_, live), (what, ..)) in daemons.iter().zip(&successors) {
         if !stage.is_ready(live) {
-            return stage.inconclusive(format!("with its own id and {what}, a daemon is not ready"));
+            return inconclusive(format!("with its own id and {what}, a daemon is not ready"));
         }
     }
     stage.control("all daemons were ready when the records had their own ids and these members");
@@ -145,7 +145,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{what}: {}", exit.map_or("still there".to_owned(), |exit| exit.to_string())));
         if exit.is_none() {
             let ready = stage.is_ready(live);
-            return stage.fail(format!(
+            return fail(format!(
                 "{what}: not gone {} ms after its record was another's; ready: {ready}",
                 stage.manifest().daemon.stand_down_timeout().as_millis()
             ));
@@ -170,7 +170,7 @@ fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
         let next = stage.launch_with(Start::new().protocol(&protocol))?;
         let live = stage.ready(&next)?;
         let Some(exit) = daemon.wait_exit(stage.stand_down_deadline()) else {
-            return stage.fail(format!("the daemon before {protocol} is still there"));
+            return fail(format!("the daemon before {protocol} is still there"));
         };
         stage.observed(format!("before {protocol}: {exit}"));
         ensure!(stage.is_ready(&live), "the daemon of {protocol} is not ready any more");

@@ -7,7 +7,7 @@ use local_daemon_harness::record::{self, Record};
 use serde_json::Value;
 
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Live, Stage, Start};
 
 /// A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the
@@ -45,7 +45,7 @@ fn well_formed_record(stage: &mut Stage) -> Outcome {
     // `ready` reads the record by the rules of a reader; what is added here is what only a writer is held to.
     let fields = match record::parse_object(&bytes) {
         Ok(fields) => fields,
-        Err(fault) => return stage.fail(format!("the record is malformed: {fault}")),
+        Err(fault) => return fail(format!("the record is malformed: {fault}")),
     };
     let again = Record::parse(&bytes).map(|record| record.id);
     ensure!(again.as_ref() == Ok(&live.record.id), "read again, the record is {again:?}");
@@ -131,7 +131,7 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
         let daemon = stage.launch_with(start)?;
         let live = stage.ready(&daemon)?;
         let Some(hint) = live.record.protocol.clone() else {
-            return stage.not_applicable("the record has no `protocol`, which it need not have");
+            return not_applicable("the record has no `protocol`, which it need not have");
         };
         let spoken = spoken(stage, &live)?;
         stage.observed(format!("record {hint}, handshake {spoken}"));
@@ -146,12 +146,12 @@ fn spoken(stage: &mut Stage, live: &Live) -> Outcome<String> {
     let pointer = stage.manifest().binding.handshake.protocol.clone();
     let body = match stage.probe(live) {
         Ok(answer) => answer.response.json(),
-        Err(fault) => return stage.fail(format!("the handshake of a ready daemon: {fault}")),
+        Err(fault) => return fail(format!("the handshake of a ready daemon: {fault}")),
     };
     let protocol = body.as_ref().and_then(|body| body.pointer(&pointer)).and_then(Value::as_str);
     match protocol {
         Some(protocol) => Ok(protocol.to_owned()),
-        None => stage.fail(format!("the handshake tells no protocol at {pointer}")),
+        None => fail(format!("the handshake tells no protocol at {pointer}")),
     }
 }
 

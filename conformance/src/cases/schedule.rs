@@ -17,13 +17,13 @@ use local_daemon_harness::record::write_credential;
 use local_daemon_harness::strace::{self, Call, Point, Strace};
 
 use crate::fixtures::daemon::{NOTICED, SLACK, exits};
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, fail, inconclusive, untestable};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Prepares a trace, or says that nobody may trace here.
 fn trace(stage: &mut Stage, name: &str, point: Point) -> Outcome<Strace> {
     if let Err(why) = strace::usable() {
-        return stage.untestable(why);
+        return untestable(why);
     }
     Ok(Strace::new(point, &stage.arena().path().join(format!("strace-{name}")))?)
 }
@@ -48,7 +48,7 @@ fn launch_held(stage: &mut Stage, name: &str, start: Start, point: Point) -> Out
         }
         if !daemon.is_running() || Instant::now() > deadline {
             stage.ready(&daemon)?;
-            return stage.inconclusive(format!("{} makes no such call", daemon.name));
+            return inconclusive(format!("{} makes no such call", daemon.name));
         }
         let owner = stage.find(&daemon.state_dir);
         if !is_ready && owner.is_ok_and(|live| owns(&daemon, &live)) {
@@ -69,7 +69,7 @@ fn owns(daemon: &Daemon, live: &Live) -> bool {
 /// Waits until a ready daemon is held at the point of its trace.
 fn held(stage: &mut Stage, daemon: &Daemon, strace: &Strace, deadline: Instant) -> Outcome<Call> {
     let Some(call) = strace.wait_held(daemon, deadline) else {
-        return stage.inconclusive(format!("{} makes no such call", daemon.name));
+        return inconclusive(format!("{} makes no such call", daemon.name));
     };
     stage.precondition(format!("{} is held at {call}", daemon.name));
     Ok(call)
@@ -82,7 +82,7 @@ fn puts_in_place(stage: &mut Stage, call: &Call, name: &str) -> Outcome {
     }
     // A subject that is no daemon is accused of that, and one that has another way of publishing of nothing.
     stage.launch_ready()?;
-    stage.inconclusive(format!("{call} does not put {name} in place"))
+    inconclusive(format!("{call} does not put {name} in place"))
 }
 
 /// The arena's state directory with a credential in it, so that the first rename of a launch is that of its record.
@@ -103,11 +103,11 @@ fn survives(stage: &mut Stage, daemon: &Daemon, live: &Live, through: &str) -> O
         }
         // Paced by its end, which is what would be wrong.
         if let Some(exit) = daemon.wait_exit(Instant::now() + Duration::from_millis(10)) {
-            return stage.fail(format!("{} ended ({exit}) {through}", daemon.name));
+            return fail(format!("{} ended ({exit}) {through}", daemon.name));
         }
         if Instant::now() > deadline {
             let why = owner.err().unwrap_or_else(|| "another daemon is".to_owned());
-            return stage.fail(format!("{} is not ready {through}: {why}", daemon.name));
+            return fail(format!("{} is not ready {through}: {why}", daemon.name));
         }
     }
 }
@@ -115,7 +115,7 @@ fn survives(stage: &mut Stage, daemon: &Daemon, live: &Live, through: &str) -> O
 /// Waits for the end of a daemon that has somebody to leave the place to, or was asked to stop.
 fn leaves(stage: &mut Stage, daemon: &Daemon, after: &str) -> Outcome {
     let deadline = stage.stand_down_deadline().max(Instant::now() + NOTICED) + SLACK;
-    let exit = exits(stage, daemon, deadline, after)?;
+    let exit = exits(daemon, deadline, after)?;
     stage.observed(format!("{} after {after}: {exit}", daemon.name));
     Ok(())
 }

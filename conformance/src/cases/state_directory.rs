@@ -13,7 +13,7 @@ use crate::outcome::{Outcome, ensure};
 use crate::stage::Stage;
 
 /// Nothing in `directory` is other than in `before`.
-fn unchanged(stage: &mut Stage, what: &str, directory: &Path, before: &Snapshot) -> Outcome {
+fn unchanged(what: &str, directory: &Path, before: &Snapshot) -> Outcome {
     let differences = before.diff(&Snapshot::of(directory)?);
     let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     ensure!(differences.is_empty(), "{what}: {}", differences.join(", "));

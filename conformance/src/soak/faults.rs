@@ -12,7 +12,7 @@ use local_daemon_harness::wait::until;
 
 use super::{connections, load};
 use crate::case::Case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// What is drawn from: what is quick and common, more often.
@@ -133,7 +133,7 @@ fn refuses(stage: &mut Stage, start: Start, when: &str) -> Outcome {
     let before = fs::read(stage.record_path()).ok();
     let daemon = stage.launch_with(start)?;
     let Some(exit) = daemon.wait_exit(Instant::now() + REFUSES) else {
-        return stage.fail(format!("{when} a start neither fails nor ends"));
+        return fail(format!("{when} a start neither fails nor ends"));
     };
     let said = daemon.wait_output_end(Instant::now() + REFUSES);
     let said = said.is_some_and(|output| !output.stderr().is_empty());
@@ -181,7 +181,7 @@ fn displaced(stage: &mut Stage) -> Outcome {
             daemon.tree().first().is_some_and(|process| process.state == 'T').then_some(())
         });
         if stood.is_none() {
-            return stage.inconclusive("a launch could not be held");
+            return inconclusive("a launch could not be held");
         }
     }
     for daemon in &daemons {
@@ -213,7 +213,7 @@ fn small(stage: &mut Stage) -> Outcome<Mounted> {
     let path = stage.arena().make_state_dir()?.to_owned();
     match Mounted::new(&path, SMALL) {
         Ok(mounted) => Ok(mounted),
-        Err(error) => stage.untestable(format!("a file system of its own cannot be mounted: {error}")),
+        Err(error) => untestable(format!("a file system of its own cannot be mounted: {error}")),
     }
 }
 
@@ -309,7 +309,7 @@ fn faketime() -> Option<PathBuf> {
 
 fn clock(stage: &mut Stage) -> Outcome {
     let Some(library) = faketime() else {
-        return stage.untestable("there is no libfaketime (Debian's package faketime)");
+        return untestable("there is no libfaketime (Debian's package faketime)");
     };
     let clock = stage.arena().path().join("clock");
     let set = |offset: &str| fs::write(&clock, offset);
@@ -323,7 +323,7 @@ fn clock(stage: &mut Stage) -> Outcome {
     let live = stage.ready(&daemon)?;
     let maps = fs::read_to_string(format!("/proc/{}/maps", daemon.pid()))?;
     if !maps.contains("libfaketime") {
-        return stage.untestable("the subject's program takes no library");
+        return untestable("the subject's program takes no library");
     }
     for _ in 0..4 {
         let step = *stage.rng().pick(&["+1h", "-1h", "+400d", "-400d", "-30y", "+2", "+0"]);

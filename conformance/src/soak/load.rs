@@ -23,7 +23,7 @@ use super::{MOST_TEXTS, Plan};
 use crate::engines::Engines;
 use crate::fixtures::stream::{Poster, follow, request, split};
 use crate::manifest::Manifest;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::runner::Stopper;
 use crate::stage::{Daemon, Live, Notes, Stage};
 use crate::verdict::Verdict;
@@ -247,7 +247,7 @@ pub(super) fn run(
 fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outcome<Load> {
     let (daemon, live) = stage.launch_ready()?;
     let Some(process) = Proc::of(daemon.pid()) else {
-        return stage.fail("the daemon has ended");
+        return fail("the daemon has ended");
     };
     let before = usage(&process);
     let shared = Shared::default();
@@ -338,7 +338,7 @@ impl<T: Fn(&str)> Striker<'_, T> {
             self.struck.push((name, verdict, seen));
             (self.tell)(name);
             if !daemon.is_running() {
-                return stage.fail("the daemon has ended");
+                return fail("the daemon has ended");
             }
             count += 1;
             if count == self.strikes.len() {

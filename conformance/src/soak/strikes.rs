@@ -8,7 +8,7 @@ use local_daemon_harness::proof;
 
 use super::connections::{self, soon};
 use crate::fixtures::stream::stalled;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, Live, Stage};
 
 /// What is done to a daemon; it must hold while it lasts, and answer afterwards.
@@ -32,9 +32,9 @@ pub(super) const STRIKES: &[(&str, Strike)] = &[
 const IDLE: usize = 10_000;
 
 /// A fault that nobody met was none.
-fn met(stage: &mut Stage, connections: usize) -> Outcome {
+fn met(connections: usize) -> Outcome {
     if connections == 0 {
-        return stage.inconclusive("there was no connection");
+        return inconclusive("there was no connection");
     }
     Ok(())
 }
@@ -55,15 +55,15 @@ fn paused(stage: &mut Stage, daemon: &Daemon, _live: &Live) -> Outcome {
 }
 
 /// Not one more descriptor, and connections that want some.
-fn no_descriptors(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
+fn no_descriptors(_stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
     let squeezed = Squeezed::new(daemon.pid(), Resource::Descriptors)?;
     let count = connections::crowd(live, 32);
     drop(squeezed);
-    met(stage, count)
+    met(count)
 }
 
 /// More connections than it serves, none of which says anything.
-fn idle_connections(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn idle_connections(_stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut open = Vec::new();
     while open.len() < IDLE && Instant::now() < deadline {
@@ -73,7 +73,7 @@ fn idle_connections(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome
             Err(_) => break,
         }
     }
-    met(stage, open.len())
+    met(open.len())
 }
 
 /// Heads that come by the byte, beside which others are answered.
@@ -95,14 +95,14 @@ fn slow_heads(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
 fn huge_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     const HUGE: usize = 1_000_000_000;
     let head = post(stage, live).map(|request| request.header("Content-Length", &HUGE.to_string()));
-    refused(stage, live, head, &vec![b'x'; 64 * 1024], HUGE / (64 * 1024))
+    refused(live, head, &vec![b'x'; 64 * 1024], HUGE / (64 * 1024))
 }
 
 /// A body in chunks that never ends.
 fn endless_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     let head = post(stage, live).map(|request| request.header("Transfer-Encoding", "chunked"));
     let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
-    refused(stage, live, head, chunk.as_bytes(), 16 * 1024)
+    refused(live, head, chunk.as_bytes(), 16 * 1024)
 }
 
 /// The manifest's mutation without its body, authenticated.
@@ -114,13 +114,13 @@ fn post(stage: &Stage, live: &Live) -> Option<Request> {
 }
 
 /// The piece is sent so often, until an answer comes or the connection ends. It must not be taken to the end.
-fn refused(stage: &mut Stage, live: &Live, head: Option<Request>, piece: &[u8], times: usize) -> Outcome {
+fn refused(live: &Live, head: Option<Request>, piece: &[u8], times: usize) -> Outcome {
     let Some(head) = head else {
-        return stage.not_applicable("the manifest has no `binding.mutation`");
+        return not_applicable("the manifest has no `binding.mutation`");
     };
     let mut connection = match Connection::open(live.target.address, soon()) {
         Ok(connection) => connection,
-        Err(fault) => return stage.inconclusive(format!("no connection: {fault}")),
+        Err(fault) => return inconclusive(format!("no connection: {fault}")),
     };
     let sent = connection.send(&head.bytes(), soon());
     let taken = (0..times).take_while(|_| sent.is_ok() && connection.send(piece, soon()).is_ok());
@@ -143,7 +143,7 @@ fn resets(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
             count += 1;
         }
     }
-    met(stage, count)
+    met(count)
 }
 
 /// Bytes that are no HTTP.
@@ -157,7 +157,7 @@ fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
             count += 1;
         }
     }
-    met(stage, count)
+    met(count)
 }
 
 /// Streams that nobody reads while notes are posted.
@@ -169,7 +169,7 @@ fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome 
 }
 
 /// Many that want something held for them.
-fn crowd(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn crowd(_stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
     let count = connections::crowd(live, 100);
-    met(stage, count)
+    met(count)
 }

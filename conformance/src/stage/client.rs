@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Stage;
 use crate::manifest::ClientSection;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, fail, not_applicable};
 
 /// The deadline of a connect that is given none.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -241,7 +241,7 @@ impl Stage {
         let client = self.client()?;
         let command = match call.command.of(&client) {
             Ok(command) => command,
-            Err(key) => return self.not_applicable(format!("the manifest has no `client.{key}`")),
+            Err(key) => return not_applicable(format!("the manifest has no `client.{key}`")),
         };
         let seconds = call.within.unwrap_or_default().to_string();
         let filled = self.filler(self.state_dir(), &[("seconds", &seconds)]);
@@ -253,7 +253,7 @@ impl Stage {
         }
         if call.replaces {
             let Some(replace) = &client.replace else {
-                return self.not_applicable("the manifest has no `client.replace`");
+                return not_applicable("the manifest has no `client.replace`");
             };
             argv.extend(replace.args.iter().cloned());
         }
@@ -266,13 +266,13 @@ impl Stage {
         }
         if let Some(protocol) = call.protocol {
             let Some(by) = &self.manifest.daemon.protocol_override else {
-                return self.not_applicable("the manifest has no `daemon.protocol_override`");
+                return not_applicable("the manifest has no `daemon.protocol_override`");
             };
             launch = launch.var(&by.env, protocol);
         }
         if let Some(program) = call.stand {
             let Some(stand) = &client.daemon else {
-                return self.not_applicable("the manifest has no `client.daemon`");
+                return not_applicable("the manifest has no `client.daemon`");
             };
             launch = launch.var(&stand.env, program);
         }
@@ -295,7 +295,7 @@ impl Stage {
     pub fn answer(&mut self, caller: &Caller) -> Outcome<Answer> {
         match self.answer_by(caller, caller.deadline + LATE)? {
             Some(answer) => Ok(answer),
-            None => self.fail(format!(
+            None => fail(format!(
                 "{} has not answered after {} ms",
                 caller.name,
                 caller.began.elapsed().as_millis()

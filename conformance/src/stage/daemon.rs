@@ -9,7 +9,7 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Exit, Output, Subject};
 
 use super::Stage;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, fail, not_applicable};
 
 /// How a daemon is started, where the manifest's own way is not enough.
 #[derive(Debug, Clone, Default)]
@@ -141,7 +141,7 @@ impl Stage {
         argv.extend(start.args);
         for origin in &start.origins {
             let Some(by) = &manifest.daemon.origins else {
-                return self.not_applicable("the manifest has no `daemon.origins`");
+                return not_applicable("the manifest has no `daemon.origins`");
             };
             let filled = self.filler(&state_dir, &[("origin", origin)]);
             argv.extend(by.args.iter().map(|arg| filled(arg)));
@@ -160,7 +160,7 @@ impl Stage {
         }
         if let Some(protocol) = start.protocol {
             let Some(by) = &manifest.daemon.protocol_override else {
-                return self.not_applicable("the manifest has no `daemon.protocol_override`");
+                return not_applicable("the manifest has no `daemon.protocol_override`");
             };
             launch = launch.var(&by.env, protocol);
         }
@@ -196,7 +196,7 @@ impl Stage {
 
     fn edit_origins(&mut self, how: &str, command: Option<Vec<String>>, origin: &str) -> Outcome<Exit> {
         let Some(command) = command else {
-            return self.not_applicable(format!("the manifest has no `daemon.origins.{how}`"));
+            return not_applicable(format!("the manifest has no `daemon.origins.{how}`"));
         };
         let ran = self.run_to_end(&command, origin, &[])?;
         Ok(ran.0)
@@ -218,7 +218,7 @@ impl Stage {
         };
         match command {
             Some(command) => self.run_to_end(&command, origin, vars),
-            None => self.not_applicable(format!("the manifest has no `browser.{key}`")),
+            None => not_applicable(format!("the manifest has no `browser.{key}`")),
         }
     }
 
@@ -245,7 +245,7 @@ impl Stage {
                 let ended = command.wait_output_end(Instant::now() + Duration::from_secs(1));
                 Ok((exit, ended.unwrap_or_else(|| command.output())))
             }
-            None => self.fail(format!("`{said}` does not end")),
+            None => fail(format!("`{said}` does not end")),
         }
     }
 }

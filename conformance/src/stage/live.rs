@@ -10,7 +10,7 @@ use local_daemon_harness::wait::until;
 
 use super::{Daemon, PROBE, Stage, read_regular};
 use crate::manifest::Operation;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, fail, inconclusive};
 
 /// What [`Stage::ready`] itself looks at: a subject that is never ready, started plainly, violates one of these, and
 /// what it does to any other requirement is not known.
@@ -223,12 +223,12 @@ impl Stage {
         refused: impl FnOnce(&mut Self) -> Outcome<T>,
     ) -> Outcome<T> {
         if let Some(why) = self.why_not_ready(live) {
-            return self.inconclusive(format!("the good handshake before: {why}"));
+            return inconclusive(format!("the good handshake before: {why}"));
         }
         self.control("a good handshake was answered 200 before");
         let seen = refused(self)?;
         if let Some(why) = self.why_not_ready(live) {
-            return self.fail(format!("the good handshake afterwards: {why}"));
+            return fail(format!("the good handshake afterwards: {why}"));
         }
         self.control("a good handshake was answered 200 afterwards");
         Ok(seen)

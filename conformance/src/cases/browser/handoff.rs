@@ -7,7 +7,7 @@ use crate::case::case;
 use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
 /// Tickets are asked for, for origins that are not on the list, were removed from it, or are none: 400, and
@@ -55,7 +55,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
         let response = answered(stage, &live, &ask, &[200])?;
         let body = response.json().unwrap_or_default();
         let Some(token) = body["token"].as_str() else {
-            return stage.fail("200, and no token");
+            return fail("200, and no token");
         };
         stage.transcript().hide(token.as_bytes());
         ensure!(body["origin"] == origin, "the answer to {origin} names {}", body["origin"]);

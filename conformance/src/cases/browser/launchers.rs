@@ -13,7 +13,7 @@ use local_daemon_harness::wait::until;
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, LISTED, answer, answered, launch_listed};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Live, Opening, Stage};
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
@@ -98,7 +98,7 @@ impl Browser {
         });
         match given {
             Some(given) => Ok(given),
-            None => stage.fail("the command ended well and started no browser"),
+            None => fail("the command ended well and started no browser"),
         }
     }
 }
@@ -140,7 +140,7 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let browser = Browser::put(stage)?;
     let given = browser.open(stage, Opening::Page, "")?;
     let Some(file) = given.file() else {
-        return stage.fail("the last argument of the browser is no file");
+        return fail("the last argument of the browser is no file");
     };
     let facts = Facts::of(&file)?;
     ensure!(
@@ -185,7 +185,7 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         }
     }
     if commands == 0 {
-        return stage.not_applicable("the manifest has neither `browser.open` nor `browser.handoff`");
+        return not_applicable("the manifest has neither `browser.open` nor `browser.handoff`");
     }
     Ok(())
 }
@@ -205,7 +205,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
             given => given?,
         };
         let Some(file) = given.file() else {
-            return stage.inconclusive("the browser was given no file");
+            return inconclusive("the browser was given no file");
         };
         files.push(file);
     }
@@ -234,11 +234,11 @@ fn print_url(stage: &mut Stage) -> Outcome {
     }
     let lines: Vec<&str> = said.lines().collect();
     let [line] = lines[..] else {
-        return stage.fail(format!("{} lines on standard output", lines.len()));
+        return fail(format!("{} lines on standard output", lines.len()));
     };
     let own = format!("http://{}/", live.target.authority);
     let Some((address, fragment)) = line.split_once('#') else {
-        return stage.fail(format!("an address without a fragment: {} characters", line.len()));
+        return fail(format!("an address without a fragment: {} characters", line.len()));
     };
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
     ensure!(plain, "the address is {address}");

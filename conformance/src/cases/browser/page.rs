@@ -14,7 +14,7 @@ use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
     port, read_route, served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage};
 
 /// The daemon's names, each with its port.
@@ -159,7 +159,7 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
         }
         let policies = response.all("Content-Security-Policy");
         let [policy] = policies[..] else {
-            return stage.fail(format!("{what} has {} policies", policies.len()));
+            return fail(format!("{what} has {} policies", policies.len()));
         };
         let has = directives(policy);
         for (name, value) in [
@@ -200,7 +200,7 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
     answers.push(("the page", page(stage, &live)?));
     for (what, response) in answers {
         let Some(nonce) = nonce(&response) else {
-            return stage.fail(format!("{what} has no nonce"));
+            return fail(format!("{what} has no nonce"));
         };
         let text = text(&response);
         let bears = format!("nonce=\"{nonce}\"");

@@ -16,7 +16,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
     served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage};
 
 /// Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.
@@ -88,7 +88,7 @@ fn ticket_admits_once(stage: &mut Stage) -> Outcome {
                     admitted += usize::from(answer.status == 200);
                     ensure_status(stage, what, &answer, &[200, 401])?;
                 }
-                Err(fault) => return stage.fail(format!("the {what}, one of {ASKERS}: {fault}")),
+                Err(fault) => return fail(format!("the {what}, one of {ASKERS}: {fault}")),
             }
         }
         ensure!(admitted == 1, "{admitted} of {ASKERS} requests with one {what} ticket were admitted");
@@ -305,7 +305,7 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("a {what} ticket was used, and a stream of warnings is open"));
         answered(stage, &live, &ask, &[401])?;
         let Some(line) = follower.wait_for_line("ticket_reused", Instant::now() + ANSWER) else {
-            return stage.fail(format!("no warning tells of the second use of a {what} ticket"));
+            return fail(format!("no warning tells of the second use of a {what} ticket"));
         };
         let event: serde_json::Value =
             serde_json::from_str(line.trim_start_matches("data:").trim()).unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, launch_listed,
     marker, mutation_route, own_origin, port, served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage, Start};
 
 /// The list of page tokens.
@@ -22,7 +22,7 @@ fn listed(stage: &mut Stage, live: &Live) -> Outcome<(Response, Vec<Value>)> {
     let response = served(stage, live, &Ask::new(live, "GET", "/v1/page-tokens").bearer(live))?;
     match response.json() {
         Some(Value::Array(list)) => Ok((response, list)),
-        _ => stage.fail("the list of page tokens is no array"),
+        _ => fail("the list of page tokens is no array"),
     }
 }
 
@@ -31,7 +31,7 @@ fn revoke(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<Instant> {
     let (_, list) = listed(stage, live)?;
     let of_it: Vec<&Value> = list.iter().filter(|entry| entry["origin"] == origin).collect();
     let [entry] = of_it[..] else {
-        return stage.fail(format!("{} tokens of {origin} are listed, not 1", of_it.len()));
+        return fail(format!("{} tokens of {origin} are listed, not 1", of_it.len()));
     };
     let id = entry["id"].as_str().unwrap_or_default();
     let ask = Ask::new(live, "DELETE", &format!("/v1/page-tokens/{id}")).bearer(live);
@@ -181,7 +181,7 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
         }
     }
     let Some(of_other) = of_other else {
-        return stage.fail("nothing that stands in the page at the daemon's other name opens it");
+        return fail("nothing that stands in the page at the daemon's other name opens it");
     };
     let tokens = [
         ("its own page", own.clone(), page_token(stage, &live)?),

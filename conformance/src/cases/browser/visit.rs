@@ -4,7 +4,7 @@ use local_daemon_harness::http::Response;
 use serde_json::Value;
 
 use crate::fixtures::http::{Ask, answer, answered, read_route};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, fail};
 use crate::stage::{Live, Stage};
 
 /// The least that 256 bits are in base64url, and less than in hexadecimal digits.
@@ -31,7 +31,7 @@ fn issued(stage: &mut Stage, live: &Live, wish: &Value) -> Outcome<String> {
     let answer = answered(stage, live, &ticket_ask(live, wish).bearer(live), &[201])?;
     match answer.json().as_ref().and_then(|body| body["ticket"].as_str()) {
         Some(ticket) => Ok(remember(stage, ticket)),
-        None => stage.fail(format!("201 for {wish}, and no ticket")),
+        None => fail(format!("201 for {wish}, and no ticket")),
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) fn page_token(stage: &mut Stage, live: &Live) -> Outcome<String> {
     let page = page(stage, live)?;
     match tokens_in(stage, live, &text(&page))?.pop() {
         Some(token) => Ok(token),
-        None => stage.fail("nothing that stands in the page opens the daemon"),
+        None => fail("nothing that stands in the page opens the daemon"),
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) fn handoff_token(stage: &mut Stage, live: &Live, origin: &str) -> Out
     let answer = answered(stage, live, &handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {
         Some(token) => Ok(remember(stage, token)),
-        None => stage.fail("200 for a handoff, and no token"),
+        None => fail("200 for a handoff, and no token"),
     }
 }
 

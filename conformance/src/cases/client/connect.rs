@@ -21,7 +21,7 @@ use crate::fixtures::client::{
     publish, publisher, ready_with, squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
 
 /// The answer to a connect in the scene of each outcome that needs no spawn.
@@ -143,16 +143,16 @@ fn absent_without_a_record(stage: &mut Stage) -> Outcome {
     stage.expect("absent");
     let missing = stage.ask(Call::connect())?;
     let (_, _good) = furnished(stage)?;
-    ends_after(stage, &missing, "absent", "without a state directory")?;
+    ends_after(&missing, "absent", "without a state directory")?;
     write_record(stage, b"{\"id\":")?;
     let malformed = stage.ask(Call::connect())?;
-    ends_after(stage, &malformed, "absent", "with half a record")?;
+    ends_after(&malformed, "absent", "with half a record")?;
     std::fs::remove_file(stage.record_path())?;
     let none = stage.ask(Call::connect())?;
-    ends_after(stage, &none, "absent", "with a credential alone")?;
+    ends_after(&none, "absent", "with a credential alone")?;
     std::fs::remove_file(stage.credential_path())?;
     let empty = stage.ask(Call::connect())?;
-    ends_after(stage, &empty, "absent", "with an empty state directory")
+    ends_after(&empty, "absent", "with an empty state directory")
 }
 
 /// The record leads to a port that refuses.
@@ -163,7 +163,7 @@ fn stale_when_refused(stage: &mut Stage) -> Outcome {
     let port = DeadPort::new()?;
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
     let answer = stage.ask(Call::connect())?;
-    ends(stage, &answer, "stale")
+    ends(&answer, "stale")
 }
 
 /// The record leads to a listener that resets each connection.
@@ -175,7 +175,7 @@ fn stale_when_reset(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     let asked = !actor.ledger().connections().is_empty();
     ensure!(asked, "the listener was not asked");
-    ends(stage, &answer, "stale")
+    ends(&answer, "stale")
 }
 
 /// A daemon of another id proves itself at the recorded address, and the record does not change.
@@ -186,7 +186,7 @@ fn stale_when_another_proves_itself(stage: &mut Stage) -> Outcome {
     let another = Record::new(good.actor.url(), NOBODYS_PID);
     publish(stage, &another)?;
     let answer = stage.ask(Call::connect())?;
-    ends(stage, &answer, "stale")
+    ends(&answer, "stale")
 }
 
 /// The record's daemon is stopped (SIGSTOP), or, of a client without a daemon of its own, takes no
@@ -198,19 +198,19 @@ fn busy_when_it_does_not_answer(stage: &mut Stage) -> Outcome {
         let _ = furnished(stage)?;
         let (_actor, _) = squat(stage, Squatter::backlog_only())?;
         let answer = stage.ask(Call::connect())?;
-        return ends(stage, &answer, "busy");
+        return ends(&answer, "busy");
     }
     let (daemon, live) = stage.launch_ready()?;
     let before = stage.ask(Call::connect())?;
-    ready_with(stage, &before, &live.record.id)?;
+    ready_with(&before, &live.record.id)?;
     stage.control("the client was ready with the daemon before");
     daemon.stop()?;
     stage.precondition("every process of the daemon is stopped");
     let answer = stage.ask(Call::connect())?;
-    ends(stage, &answer, "busy")?;
+    ends(&answer, "busy")?;
     daemon.cont()?;
     let after = stage.ask(Call::connect())?;
-    ready_with(stage, &after, &live.record.id)
+    ready_with(&after, &live.record.id)
 }
 
 /// The record's daemon proves itself and is draining until the deadline.
@@ -220,7 +220,7 @@ fn busy_when_draining(stage: &mut Stage) -> Outcome {
     stage.expect("busy");
     let _standing = arrange(stage, &world, "busy", NOBODYS_PID)?;
     let answer = stage.ask(look())?;
-    ends(stage, &answer, "busy")
+    ends(&answer, "busy")
 }
 
 /// What answers at the recorded address says 200, 401, 403, 404, 500, 503, redirects, an empty body, a page,
@@ -264,7 +264,7 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
         let record = Record { id: good.daemon.id.clone(), ..record };
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(stage, &answer, "foreign", what)?;
+        ends_after(&answer, "foreign", what)?;
     }
     Ok(())
 }
@@ -336,7 +336,7 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
         calls.extend(spy.as_ref().map(|spy| Call::spawn().stand(spy.program())));
         for call in calls {
             let answer = stage.ask(call)?;
-            ends_after(stage, &answer, "invalid", what)?;
+            ends_after(&answer, "invalid", what)?;
             let named = answer.text().contains(&*path.to_string_lossy());
             ensure!(named, "{what}: {} is not named: {answer}", path.display());
             let quick = answer.after < Duration::from_secs(1) + LATE;
@@ -356,7 +356,7 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
     }
     std::fs::remove_file(stage.credential_path())?;
     let answer = stage.ask(Call::connect())?;
-    ends_after(stage, &answer, "invalid", "a record without a credential")
+    ends_after(&answer, "invalid", "a record without a credential")
 }
 
 /// The record's daemon drains for ever; the caller set no deadline.
@@ -376,7 +376,7 @@ fn ends_by_its_own_deadline(stage: &mut Stage) -> Outcome {
 #[case("CONN-10")]
 fn ends_by_the_callers_deadline(stage: &mut Stage) -> Outcome {
     if stage.client()?.deadline.is_none() {
-        return stage.not_applicable("the manifest has no `client.deadline`");
+        return not_applicable("the manifest has no `client.deadline`");
     }
     let (world, good) = furnished(stage)?;
     stage.expect("an answer within 1 s");
@@ -409,7 +409,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     let more = first.actor.ledger().connections().len() - heard;
     ensure!(more == 0, "{more} more connections to the address of the earlier record");
-    ready_with(stage, &answer, &second.daemon.id)
+    ready_with(&answer, &second.daemon.id)
 }
 
 /// A connect that must not spawn meets a missing, an empty and a furnished state directory in every state of
@@ -466,12 +466,12 @@ fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
     publish(stage, &leaving.record)?;
     let caller = stage.call(Call::connect())?;
     if leaving.actor.ledger().wait_request(caller.deadline).is_none() {
-        return stage.fail("the record's daemon was not asked");
+        return fail("the record's daemon was not asked");
     }
     stage.precondition("the client asked a daemon that is draining");
     publish(stage, &successor.record)?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &successor.daemon.id)
+    ready_with(&answer, &successor.daemon.id)
 }
 
 type Answers = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;

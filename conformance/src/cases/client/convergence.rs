@@ -14,7 +14,7 @@ use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
 /// A connect ends in each outcome, and calls that may spawn have children that fail and hang, beside a stale,
@@ -110,7 +110,7 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::new(Command::Repair))?;
     // It is told of after the reaction to it, which a quick repair may be done before.
     if came.wait_for(Instant::now() + SOON, |events| events.iter().any(&read)).is_none() {
-        return stage.inconclusive("the repair was not seen to read the record");
+        return inconclusive("the repair was not seen to read the record");
     }
     drop(came);
     // By its name, or as a taken file, which a running owner puts back (CONV-17, CONV-21).
@@ -152,12 +152,12 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
             caller.kill_group();
             stage.arena().end_leaks();
             if let Some(exit) = decoy.exit() {
-                return stage.fail(format!(
+                return fail(format!(
                     "the process at the recorded pid ended ({exit}) when its record was {scene}, by {command:?}"
                 ));
             }
         }
-        lives(stage, &decoy, &format!("when its record was one of these, by {command:?}"))?;
+        lives(&decoy, &format!("when its record was one of these, by {command:?}"))?;
     }
     let (_silent, record) = squat(stage, Squatter::mute())?;
     let pid = i32::try_from(decoy.pid()).unwrap_or(i32::MAX);
@@ -170,7 +170,7 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
     }
     for (command, caller) in callers {
         stage.answer_by(&caller, caller.began + Duration::from_secs(12))?;
-        lives(stage, &decoy, &format!("when its record's daemon was silent, by {command:?}"))?;
+        lives(&decoy, &format!("when its record's daemon was silent, by {command:?}"))?;
     }
     Ok(())
 }
@@ -182,7 +182,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("both processes live");
     if stage.client()?.force_stop.is_none() {
-        return stage.not_applicable("the manifest has no `client.force_stop`");
+        return not_applicable("the manifest has no `client.force_stop`");
     }
     let (recorded, told) = (bystander(stage)?, bystander(stage)?);
     let daemon = FakeDaemon { pid: told.pid(), ..world.daemon() };
@@ -200,19 +200,19 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     publish(stage, &Record { id, pid, ..record })?;
     let caller = stage.call(Call::new(Command::ForceStop))?;
     if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
-        return stage.fail("the record's daemon was not asked");
+        return fail("the record's daemon was not asked");
     }
     stage.precondition("the daemon proves itself with another pid than its record's");
     stage.answer_by(&caller, caller.began + Duration::from_secs(15))?;
-    lives(stage, &recorded, "although the proven daemon told another pid")?;
-    lives(stage, &told, "although the record named another pid")
+    lives(&recorded, "although the proven daemon told another pid")?;
+    lives(&told, "although the record named another pid")
 }
 
 /// A supervised daemon is displaced and ends with status 20: it is not started again (opencode#35455).
 #[case("CONV-32")]
 fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     if stage.client()?.supervise.is_none() {
-        return stage.not_applicable("the manifest has no `client.supervise`");
+        return not_applicable("the manifest has no `client.supervise`");
     }
     let (world, good) = furnished(stage)?;
     stage.expect("no second start");
@@ -224,7 +224,7 @@ fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     let _successor = play_published(stage, world.daemon())?;
     spy.release()?;
     if !crate::fixtures::client::gone(first) {
-        return stage.inconclusive("the displaced daemon does not end");
+        return inconclusive("the displaced daemon does not end");
     }
     stage.precondition("the supervised daemon was displaced, and ended with status 20");
     let again = spy.started_again(ms(2_000));

@@ -14,11 +14,11 @@ use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, furnished, settled, squat};
 use crate::fixtures::daemon::NOBODYS_PID;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::stage::{Answer, Call, Command, Stage};
 
 /// What the client wrote holds nothing of a secret.
-fn quiet(stage: &mut Stage, answer: &Answer, secret: &[u8], when: &str) -> Outcome {
+fn quiet(answer: &Answer, secret: &[u8], when: &str) -> Outcome {
     let told = proof::holds(&answer.stdout, secret) || proof::holds(&answer.stderr, secret);
     ensure!(!told, "the client wrote the credential ({when})");
     Ok(())
@@ -48,11 +48,11 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     for outcome in WITHOUT_SPAWN {
         let _standing = arrange(stage, &world, outcome, NOBODYS_PID)?;
         let answer = stage.ask(look())?;
-        quiet(stage, &answer, secret, outcome)?;
+        quiet(&answer, secret, outcome)?;
     }
     let (squatter, _) = squat(stage, Squatter::answering(401, "{}"))?;
     let answer = stage.ask(Call::connect())?;
-    quiet(stage, &answer, secret, "foreign")?;
+    quiet(&answer, secret, "foreign")?;
     let in_target = |target: &str| proof::holds(target.as_bytes(), secret);
     let told = squatter.ledger().requests().iter().any(|seen| in_target(&seen.target));
     ensure!(!told, "the credential is in an address that was asked for");
@@ -66,7 +66,7 @@ fn client_tells_nobody(stage: &mut Stage) -> Outcome {
     ] {
         replace(&stage.credential_path(), damaged.as_bytes(), 0o600)?;
         let answer = stage.ask(Call::connect())?;
-        quiet(stage, &answer, secret, "with a damaged credential file")?;
+        quiet(&answer, secret, "with a damaged credential file")?;
         let cut = answer.text().contains(&text[..20]) || answer.text().contains(&text[23..]);
         ensure!(!cut, "the client wrote a part of the credential, with a damaged credential file");
     }
@@ -97,7 +97,7 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
         || proof::holds(&args, secret);
     ensure!(!told, "the child was given the credential");
     let answer = stage.answer(&caller)?;
-    quiet(stage, &answer, secret, "with a child that hangs")?;
+    quiet(&answer, secret, "with a child that hangs")?;
     unwritten(stage, secret)
 }
 
@@ -123,11 +123,11 @@ fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
         let report = readers.stop();
         let new = std::fs::read(&path).ok().and_then(|bytes| record::parse_credential(&bytes));
         let Some(new) = new else {
-            return stage.fail(format!("no credential after the replacement: {answer}"));
+            return fail(format!("no credential after the replacement: {answer}"));
         };
         stage.transcript().hide(new.bytes());
         ensure!(new != last, "the credential is the same as before: {answer}");
-        quiet(stage, &answer, new.bytes(), "replacing it")?;
+        quiet(&answer, new.bytes(), "replacing it")?;
         stage.precondition("the credential was replaced");
         let events = watch.events();
         let of_name = |kind| events.iter().any(|event| event.kind == kind && event.name == *name);

@@ -44,7 +44,7 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     for other in others {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(stage, &answer, "incompatible", &format!("{} meets {other}", world.protocol))?;
+        ends_after(&answer, "incompatible", &format!("{} meets {other}", world.protocol))?;
     }
     // These are no identifiers at all; what they are called instead is not this requirement's business.
     for other in [
@@ -80,7 +80,7 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
         publish(stage, &Record { version, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("version {of_record:?} in the record, {of_daemon:?} in the answer");
-        ends_after(stage, &answer, "ready", &before)?;
+        ends_after(&answer, "ready", &before)?;
     }
     Ok(())
 }
@@ -102,7 +102,7 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
         publish(stage, &Record { protocol, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("the record says {of_record:?}, the daemon {of_daemon:?}");
-        ends_after(stage, &answer, outcome, &before)?;
+        ends_after(&answer, outcome, &before)?;
     }
     Ok(())
 }
@@ -136,10 +136,10 @@ fn client_says_incompatible(stage: &mut Stage) -> Outcome {
             of_another_contract(stage, &world, json!(scene))?
         };
         let answer = stage.ask(Call::connect())?;
-        ends_after(stage, &answer, "incompatible", scene)?;
+        ends_after(&answer, "incompatible", scene)?;
         if spawns {
             let answer = stage.ask(Call::spawn())?;
-            ends_after(stage, &answer, "incompatible", &format!("{scene}, with a spawn allowed"))?;
+            ends_after(&answer, "incompatible", &format!("{scene}, with a spawn allowed"))?;
         }
     }
     Ok(())
@@ -179,7 +179,7 @@ fn stays(stage: &mut Stage, spy: &Spy, ours: Option<&String>, meets: &str) -> Ou
     let call = ours.iter().fold(call, |call, ours| call.protocol(*ours));
     let answer = stage.ask(call)?;
     not_started(stage, spy, &format!("against a daemon of {meets}"))?;
-    ends_after(stage, &answer, "incompatible", meets)?;
+    ends_after(&answer, "incompatible", meets)?;
     let same = std::fs::read(stage.record_path()).is_ok_and(|now| now == record);
     ensure!(same, "the record of a daemon of {meets} was changed");
     Ok(())

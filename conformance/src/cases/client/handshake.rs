@@ -19,7 +19,7 @@ use crate::fixtures::client::{
     SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::{Call, Command, PROBE, Stage};
 
 /// Listeners take the connection and say nothing, send their answer byte by byte, and stop in the middle of
@@ -40,7 +40,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let (actor, _) = squat(stage, squatter)?;
         let caller = stage.call(Call::connect())?;
         if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
-            return stage.fail(format!("the listener that {what} was not asked"));
+            return fail(format!("the listener that {what} was not asked"));
         }
         waiting.push((what, actor, caller));
     }
@@ -54,7 +54,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
         ensure!(in_time, "a listener that {what} was left after {length:?}");
         let answer = stage.answer(&caller)?;
-        ready_with(stage, &answer, &good.daemon.id)?;
+        ready_with(&answer, &good.daemon.id)?;
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
             let (actor, _) = squat(stage, squatter())?;
             let caller = stage.call(call)?;
             let Some(_) = actor.ledger().wait_request(Instant::now() + SOON) else {
-                return stage.fail(format!("{}: {what} was not asked", caller.name));
+                return fail(format!("{}: {what} was not asked", caller.name));
             };
             stage.answer(&caller)?;
             let ledger = actor.stop();
@@ -146,7 +146,7 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
         .as_ref()
         .is_some_and(|seen| seen.target == HANDSHAKE && seen.header("authorization").is_some());
     if !proven {
-        return stage.fail("the client did not ask the record's daemon for a proof");
+        return fail("the client did not ask the record's daemon for a proof");
     }
     stage.precondition("the record's daemon proved itself and closed the connection");
     let told = |taken: &Taken| proof::holds(&taken.bytes(), world.credential.bytes());
@@ -183,7 +183,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
         for proof in proofs {
             let _played = play_published(stage, FakeDaemon { proof, ..daemon.clone() })?;
             let answer = stage.ask(look().within(2))?;
-            ends_after(stage, &answer, "foreign", &format!("{what} with proof {proof:?}"))?;
+            ends_after(&answer, "foreign", &format!("{what} with proof {proof:?}"))?;
         }
     }
     let twice = world.daemon();
@@ -194,7 +194,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     });
     let (_actor, _) = squat(stage, twice)?;
     let answer = stage.ask(look().within(2))?;
-    ends_after(stage, &answer, "foreign", "a right proof twice")
+    ends_after(&answer, "foreign", "a right proof twice")
 }
 
 /// The daemon that proves itself at the recorded address is not the record's: it is neither ready nor
@@ -250,12 +250,12 @@ fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
     for seen in &requests {
         let value = seen.header("authorization").unwrap_or_default();
         let Some(proof) = proof::parse_authorization(value) else {
-            return stage.fail("a handshake holds no proof with a nonce of 32 bytes");
+            return fail("a handshake holds no proof with a nonce of 32 bytes");
         };
         nonces.push(URL_SAFE_NO_PAD.decode(&proof.nonce).unwrap_or_default());
     }
     if nonces.len() < CALLS {
-        return stage.inconclusive(format!("only {} handshakes", nonces.len()));
+        return inconclusive(format!("only {} handshakes", nonces.len()));
     }
     let distinct: BTreeSet<&Vec<u8>> = nonces.iter().collect();
     ensure!(distinct.len() == nonces.len(), "{} nonces in {} handshakes", distinct.len(), nonces.len());
@@ -283,7 +283,7 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         let more = good.actor.ledger().connections().len() - heard;
         ensure!(more == 0, "{status} was followed: {answer}");
-        ends_after(stage, &answer, "foreign", &format!("after status {status}"))?;
+        ends_after(&answer, "foreign", &format!("after status {status}"))?;
     }
     Ok(())
 }
@@ -306,7 +306,7 @@ fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(call.var("NODE_USE_ENV_PROXY", "1"))?;
     let seen = trap.ledger().connections().len();
     ensure!(seen == 0, "{seen} connections to the proxy");
-    ready_with(stage, &answer, &good.daemon.id)
+    ready_with(&answer, &good.daemon.id)
 }
 
 /// Proven answers of more than 64 KiB of body and of headers are not believed; a body and headers without end
@@ -370,7 +370,7 @@ type Part<'a> = &'a dyn Fn() -> Squatter;
 #[case("HS-32")]
 fn client_tries_both_families(stage: &mut Stage) -> Outcome {
     if !Host::look().ipv6 {
-        return stage.untestable("this host has no `[::1]`");
+        return untestable("this host has no `[::1]`");
     }
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with the daemon, whichever of the two it is");
@@ -423,9 +423,9 @@ fn draining_means_wait(stage: &mut Stage) -> Outcome {
     let _standing = arrange(stage, &world, "busy", NOBODYS_PID)?;
     let caller = stage.call(Call::connect())?;
     if let Some(exit) = caller.wait_exit(Instant::now() + Duration::from_millis(700)) {
-        return stage.fail(format!("the client did not wait: {exit}"));
+        return fail(format!("the client did not wait: {exit}"));
     }
     let successor = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &successor.daemon.id)
+    ready_with(&answer, &successor.daemon.id)
 }

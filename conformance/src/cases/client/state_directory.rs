@@ -42,7 +42,7 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // The option counts before everything.
     let answer = stage.ask(Call::connect().var(VARIABLE, text(&variable)))?;
-    ready_with(stage, &answer, &named.daemon.id)?;
+    ready_with(&answer, &named.daemon.id)?;
     let Some(unnamed) = stage.client()?.unnamed else {
         stage.observed("the manifest has no `client.unnamed`: only the option's rank was judged");
         return Ok(());
@@ -103,7 +103,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
             .find_map(|event| event.facts.clone().filter(local_daemon_harness::files::Facts::is_loose));
         let seen = loose.map(|facts| facts.to_string());
         ensure!(seen.is_none(), "umask {umask:03o}: the state directory was made as {seen:?}");
-        private(stage, &state_dir, umask)?;
+        private(&state_dir, umask)?;
         // In one that is there, whatever is made anew is seen from its first instant.
         std::fs::remove_dir_all(&state_dir)?;
         make(&state_dir)?;
@@ -113,14 +113,14 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
         let loose = watch.loose();
         let seen = loose.first().map(|event| format!("{} as {:?}", event.name.display(), event.facts));
         ensure!(seen.is_none(), "umask {umask:03o}: {seen:?}");
-        private(stage, &state_dir, umask)?;
+        private(&state_dir, umask)?;
         std::fs::remove_dir_all(&state_dir)?;
     }
     Ok(())
 }
 
 /// The state directory and everything in it is its owner's alone, and his whole.
-fn private(stage: &mut Stage, state_dir: &Path, umask: u32) -> Outcome {
+fn private(state_dir: &Path, umask: u32) -> Outcome {
     for (name, entry) in Snapshot::of(state_dir)?.0 {
         let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
         let seen = format!("umask {umask:03o}: {:?} is {}", name.display().to_string(), entry.facts);
@@ -171,7 +171,7 @@ fn refuses(
     let answer = stage.ask(Call::connect())?;
     let more = played.actor.ledger().connections().len() - heard;
     let what = format!("{checked:?}: {what}");
-    ends_after(stage, &answer, "invalid", &what)?;
+    ends_after(&answer, "invalid", &what)?;
     ensure!(more == 0, "{what}: the client connected all the same: {answer}");
     let named = answer.text().contains(&*path.to_string_lossy());
     ensure!(named, "{what}: {} is not named: {answer}", path.display());

@@ -14,7 +14,7 @@ use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
     record_in, signal, stays,
 };
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Stops `first` (SIGSTOP) and lets a second daemon take over.
@@ -35,7 +35,7 @@ fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
     let (second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
     // Longer than any interval at which it looks: a pause that it can notice.
-    stays(stage, &second, NOTICED, "beside a stopped predecessor")?;
+    stays(&second, NOTICED, "beside a stopped predecessor")?;
     successor_is_left_alone(stage, &first, &new)
 }
 
@@ -44,8 +44,7 @@ fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
 #[case("CONV-14", "CONV-9")]
 fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
-    let (_second, new) =
-        taken_over_while_stopped(stage, &first, |stage| signal(stage, &first, Signal::TERM).map(drop))?;
+    let (_second, new) = taken_over_while_stopped(stage, &first, |_| signal(&first, Signal::TERM).map(drop))?;
     successor_is_left_alone(stage, &first, &new)
 }
 
@@ -58,7 +57,7 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Out
     first.cont()?;
     let at = Instant::now();
     let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
-    let exit = exits(stage, first, deadline, "it went on after a displacement")?;
+    let exit = exits(first, deadline, "it went on after a displacement")?;
     stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
@@ -84,7 +83,7 @@ fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     stage.expect("it ends by itself within its re-read interval and its drain bound");
     let at = displace(stage, &Rival::new()?)?;
     let deadline = drained(stage);
-    let exit = exits(stage, &daemon, deadline, "its drain bound, displaced")?;
+    let exit = exits(&daemon, deadline, "its drain bound, displaced")?;
     stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     drop((idle, half));
     Ok(())
@@ -101,11 +100,11 @@ fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
     stage.expect("the suite's own rename is the only event about the record");
     displace(stage, &rival)?;
     let deadline = stage.stand_down_deadline() + SLACK;
-    exits(stage, &daemon, deadline, "a displacement")?;
+    exits(&daemon, deadline, "a displacement")?;
     let events =
         watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
     let Some(events) = events else {
-        return stage.inconclusive("the suite's own rename was not seen");
+        return inconclusive("the suite's own rename was not seen");
     };
     let touched = changes(&events, &name);
     stage.observed(format!("events about the record: {touched:?}"));
@@ -124,7 +123,7 @@ fn no_new_work(stage: &mut Stage) -> Outcome {
         Ok(answer) if (200..300).contains(&answer.status) => {
             stage.control(format!("the request was answered {} before", answer.status));
         }
-        other => return stage.inconclusive(format!("the request in its good form: {other:?}")),
+        other => return inconclusive(format!("the request in its good form: {other:?}")),
     }
     let mut kept = Connection::open(live.target.address, stage.ready_deadline())
         .map_err(|fault| Stop::Inconclusive(fault.to_string()))?;
@@ -168,14 +167,14 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     // Nothing else renames the record into place now.
     daemon.wait_exit(ms(300));
     if daemon.is_running() {
-        signal(stage, &daemon, Signal::TERM)?;
+        signal(&daemon, Signal::TERM)?;
         daemon.wait_exit(ms(300));
     }
     if daemon.is_running() {
-        signal(stage, &daemon, Signal::TERM)?;
+        signal(&daemon, Signal::TERM)?;
     }
     let deadline = drained(stage);
-    exits(stage, &daemon, deadline, "its drain bound")?;
+    exits(&daemon, deadline, "its drain bound")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
     ensure!(published == 1, "it published again: {:?}", changes(&watch.events(), &name));
     Ok(())
@@ -188,7 +187,7 @@ fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
     stage.expect("exit status 20");
     displace(stage, &Rival::new()?)?;
     let deadline = stage.stand_down_deadline() + SLACK;
-    let exit = exits(stage, &daemon, deadline, "a displacement")?;
+    let exit = exits(&daemon, deadline, "a displacement")?;
     ensure!(exit.code == Some(20), "{}", exit.to_string());
     Ok(())
 }
@@ -206,12 +205,12 @@ fn exit_status_of_the_rest(stage: &mut Stage) -> Outcome {
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
         stage.ready(&daemon)?;
         match way {
-            "a signal" => signal(stage, &daemon, Signal::TERM).map(drop)?,
+            "a signal" => signal(&daemon, Signal::TERM).map(drop)?,
             "the removal of its record" => std::fs::remove_file(record_in(stage, &state_dir))?,
             _ => std::fs::remove_dir_all(&state_dir)?,
         }
         let deadline = stage.stand_down_deadline() + SLACK;
-        let exit = exits(stage, &daemon, deadline, way)?;
+        let exit = exits(&daemon, deadline, way)?;
         ensure!(exit.code == Some(0), "after {way}: {exit}");
     }
     Ok(())
@@ -233,7 +232,7 @@ fn eight_at_once(stage: &mut Stage) -> Outcome {
     let Some(published) = published else {
         let seen = count(&watch.events(), FileEventKind::MovedTo, &name);
         stage.precondition(format!("{CONTENDERS} daemons were started"));
-        return stage.fail(format!("{seen} of them published"));
+        return fail(format!("{seen} of them published"));
     };
     let last = published.last().map_or_else(Instant::now, |event| event.at);
     stage.precondition(format!("{CONTENDERS} publishes were seen"));
@@ -242,14 +241,14 @@ fn eight_at_once(stage: &mut Stage) -> Outcome {
     let deadline = last + NOTICED + stage.manifest().daemon.stand_down_timeout() + SLACK;
     let is_owner = |daemon: &&Daemon| daemon.tree().iter().any(|p| p.pid == owner.pid.unsigned_abs());
     let Some(survivor) = daemons.iter().find(is_owner) else {
-        return stage.fail(format!("no running daemon has the recorded pid {}", owner.pid));
+        return fail(format!("no running daemon has the recorded pid {}", owner.pid));
     };
     for daemon in daemons.iter().filter(|daemon| daemon.name != survivor.name) {
-        exits(stage, daemon, deadline, "it was displaced")?;
+        exits(daemon, deadline, "it was displaced")?;
     }
     let live = match stage.ready(survivor) {
         Ok(live) => live,
-        Err(Stop::Violation(why)) => return stage.fail(format!("the owner of the record: {why}")),
+        Err(Stop::Violation(why)) => return fail(format!("the owner of the record: {why}")),
         Err(stop) => return Err(stop),
     };
     ensure!(

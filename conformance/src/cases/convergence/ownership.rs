@@ -15,7 +15,7 @@ use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
     stays, write_in_place,
 };
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// Another id is written into the record through a mapping, the one write that notifies nobody, and no
@@ -26,11 +26,11 @@ fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     let path = stage.record_path();
     let bytes = read(&path)?;
     let Some(place) = String::from_utf8_lossy(&bytes).find(&live.record.id) else {
-        return stage.inconclusive("the id is not written plainly in the record");
+        return inconclusive("the id is not written plainly in the record");
     };
     // Opened before, so that this open and the daemon's own end are the only ones that could be told.
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
-    stays(stage, &daemon, Duration::from_millis(100), "while it owned its record")?;
+    stays(&daemon, Duration::from_millis(100), "while it owned its record")?;
     let watch = Watch::on(stage.state_dir())?;
     let rival = Rival::new()?;
     stage.expect(
@@ -40,14 +40,14 @@ fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     let at = Instant::now();
     let now = Record::parse(&read(&path)?).map(|record| record.id);
     if now.as_ref() != Ok(&rival.record.id) {
-        return stage.inconclusive(format!("the record now holds {now:?}"));
+        return inconclusive(format!("the record now holds {now:?}"));
     }
     if !changes(&watch.events(), &stage.manifest().binding.registration).is_empty() {
-        return stage.inconclusive("the change was notified");
+        return inconclusive("the change was notified");
     }
     stage.precondition("the record holds another id, and no notification of it was seen");
     let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
-    let exit = exits(stage, &daemon, deadline, "a displacement that nobody told it of")?;
+    let exit = exits(&daemon, deadline, "a displacement that nobody told it of")?;
     stage.observed(format!("{exit} after {} ms", exit.at.duration_since(at).as_millis()));
     Ok(())
 }
@@ -61,10 +61,10 @@ fn displaced_at_once(stage: &mut Stage) -> Outcome {
         let (daemon, _) = stage.launch_ready()?;
         // At any moment of an interval at which it may look.
         let moment = Duration::from_millis(100 + stage.rng().below(1_000));
-        stays(stage, &daemon, moment, "by itself")?;
+        stays(&daemon, moment, "by itself")?;
         let at = displace(stage, &Rival::new()?)?;
         let deadline = stage.stand_down_deadline() + SLACK;
-        let exit = exits(stage, &daemon, deadline, "a displacement")?;
+        let exit = exits(&daemon, deadline, "a displacement")?;
         delays.push(exit.at.saturating_duration_since(at));
     }
     // One may be late on a busy host, and one may be in time by chance.
@@ -98,9 +98,9 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     replace(&stage.record_path(), text.as_bytes(), 0o600)?;
     let ours = watch.wait_event(stage.ready_deadline(), FileEventKind::MovedTo, &name);
     if ours.is_none() {
-        return stage.inconclusive("the replacement was not seen");
+        return inconclusive("the replacement was not seen");
     }
-    stays(stage, &daemon, NOTICED, "with a record of its own id")?;
+    stays(&daemon, NOTICED, "with a record of its own id")?;
     let ready = stage.is_ready(&live);
     ensure!(ready, "it is not ready with a record of its own id");
     let touched = changes(&watch.events(), &name);
@@ -129,7 +129,7 @@ fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> 
         }
         daemon.kill_group();
     }
-    stage.inconclusive("this host is too slow: the record was unparsable for too long")
+    inconclusive("this host is too slow: the record was unparsable for too long")
 }
 
 /// Leaves the first half of a record in place, in one step: a reader sees the whole or the half and nothing between.
@@ -181,7 +181,7 @@ fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     stage.precondition("half a record stands in the record's place");
     let deadline = stage.stand_down_deadline() + NOTICED;
-    let exit = exits(stage, &daemon, deadline, "its record stayed unparsable")?;
+    let exit = exits(&daemon, deadline, "its record stayed unparsable")?;
     let after = exit.at.saturating_duration_since(at);
     stage.observed(format!("{exit} after {} ms", after.as_millis()));
     ensure!(
@@ -236,14 +236,14 @@ fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
     }
     for (what, daemon, live) in &running {
         if !seen_draining(stage, daemon, live)? {
-            return stage.fail(format!("{what}: it ended instead of reading again"));
+            return fail(format!("{what}: it ended instead of reading again"));
         }
         stage.precondition(format!("{what} in the record's place: it is seen not to be ready"));
     }
     for (place, (what, daemon, _)) in running.iter().enumerate() {
         // All wait at the same time: the first for a whole interval, the others for what is left of it.
         let length = if place == 0 { NOTICED } else { Duration::from_millis(1) };
-        stays(stage, daemon, length, &format!("over {what} in the record's place"))?;
+        stays(daemon, length, &format!("over {what} in the record's place"))?;
     }
     for (what, daemon, live) in &running {
         let path = record_in(stage, &daemon.state_dir);

@@ -9,7 +9,7 @@ use local_daemon_harness::wait::until;
 use super::ready_again;
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, count, exits, further_state_dir, read, record_in};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, inconclusive};
 use crate::stage::{Stage, Start};
 
 /// The record of a healthy daemon is moved to taken names of other ids, as a predecessor does that moved the
@@ -51,7 +51,7 @@ fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
     }
     std::fs::remove_file(stage.record_path())?;
     let deadline = stage.stand_down_deadline() + SLACK;
-    exits(stage, &daemon, deadline, "the removal of its record")?;
+    exits(&daemon, deadline, "the removal of its record")?;
     stage.observed("published again twice, and stood down when the record was removed");
     Ok(())
 }
@@ -78,11 +78,11 @@ fn removed_record_stands_it_down(stage: &mut Stage) -> Outcome {
         let at = Instant::now();
         let seen = watch.wait_event(stage.ready_deadline(), FileEventKind::Deleted, &name);
         if seen.is_none() {
-            return stage.inconclusive("the removal was not seen");
+            return inconclusive("the removal was not seen");
         }
         stage.precondition(format!("the record was removed, with {way} there"));
         let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
-        let exit = exits(stage, &daemon, deadline, "the removal of its record")?;
+        let exit = exits(&daemon, deadline, "the removal of its record")?;
         stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
         let published = count(&watch.events(), FileEventKind::MovedTo, &name)
             + count(&watch.events(), FileEventKind::Created, &name);
@@ -115,7 +115,7 @@ fn removed_directory_stands_it_down(stage: &mut Stage) -> Outcome {
         }
         stage.precondition(format!("the state directory was {way}"));
         let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
-        let exit = exits(stage, &daemon, deadline, &format!("its state directory was {way}"))?;
+        let exit = exits(&daemon, deadline, &format!("its state directory was {way}"))?;
         stage.observed(format!(
             "{way}: {exit} after {} ms",
             exit.at.saturating_duration_since(at).as_millis()

@@ -17,7 +17,7 @@ use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
     open_work, record_in, seen_draining, signal, stays, taken_files,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The events by which `name` was moved away, each with the name that it was moved to inside of the directory.
@@ -47,9 +47,9 @@ fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.registration.clone();
     let watch = Watch::on(stage.state_dir())?;
     stage.expect("one rename to its own taken name, which is unlinked; the record's name never is");
-    signal(stage, &daemon, Signal::TERM)?;
+    signal(&daemon, Signal::TERM)?;
     let deadline = stage.stand_down_deadline() + SLACK;
-    exits(stage, &daemon, deadline, "a stop signal")?;
+    exits(&daemon, deadline, "a stop signal")?;
     // The exit may be seen before the last event is read.
     let events = watch
         .wait_for(ms(500), |events| {
@@ -63,7 +63,7 @@ fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
     ensure!(count(&events, FileEventKind::Deleted, &name) == 0, "the record was unlinked under its own name");
     let taken = takes(&events, &name);
     let [(_, Some(taken))] = &taken[..] else {
-        return stage.fail(format!("the record was moved {} times: {touched:?}", taken.len()));
+        return fail(format!("the record was moved {} times: {touched:?}", taken.len()));
     };
     ensure!(is_taken_name(taken, &name, &live.record.id), "it was moved to {taken}");
     let left = taken_files(stage, stage.state_dir())?;
@@ -167,7 +167,7 @@ fn successor_published_during_a_stop(stage: &mut Stage) -> Outcome {
             };
             let (interleaving, armed) = arrange_interleaving(stage, daemon, moment)?;
             armed.store(true, Ordering::SeqCst);
-            let at = signal(stage, &interleaving.daemon, Signal::TERM)?;
+            let at = signal(&interleaving.daemon, Signal::TERM)?;
             if let Moment::After(offset) = moment {
                 spin(offset);
                 std::fs::rename(&interleaving.temporary, record_in(stage, &interleaving.daemon.state_dir))?;
@@ -207,7 +207,7 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     let name = stage.manifest().binding.registration.clone();
     let path = record_in(stage, &daemon.state_dir);
     let deadline = stage.stand_down_deadline() + SLACK;
-    exits(stage, daemon, deadline, "a stop signal")?;
+    exits(daemon, deadline, "a stop signal")?;
     match std::fs::rename(temporary, &path) {
         // The watch has published it, perhaps at this very moment.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -218,7 +218,7 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     let Some(events) =
         watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::Created, "end") > 0)
     else {
-        return stage.inconclusive("the watch shows no event any more");
+        return inconclusive("the watch shows no event any more");
     };
     ensure!(
         count(&events, FileEventKind::Deleted, &name) == 0,
@@ -282,11 +282,11 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         let published =
             watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
         if published.is_none() || asked.get().is_none() {
-            return stage.fail("the second daemon published nothing");
+            return fail("the second daemon published nothing");
         }
         let deadline = stage.stand_down_deadline() + SLACK;
-        exits(stage, &first, deadline, "a stop signal")?;
-        stays(stage, &second, Duration::from_millis(20), "when its predecessor stopped")?;
+        exits(&first, deadline, "a stop signal")?;
+        stays(&second, Duration::from_millis(20), "when its predecessor stopped")?;
         let new = stage.ready(&second)?;
         ensure!(new.record.id != old.record.id, "the first daemon's record is back");
         let left = until(Instant::now() + NOTICED, || {
@@ -294,7 +294,7 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         });
         if left.is_none() {
             let left = taken_files(stage, &state_dir)?;
-            return stage.fail(format!("offset {offset:?}: taken files stay: {left:?}"));
+            return fail(format!("offset {offset:?}: taken files stay: {left:?}"));
         }
         reclaimed += usize::from(count(&watch.events(), FileEventKind::MovedTo, &name) > 1);
         second.kill_group();
@@ -320,13 +320,13 @@ fn stops_without_its_record(stage: &mut Stage) -> Outcome {
             set_mode(&path, 0o644)?;
         }
         if !seen_draining(stage, &daemon, &live)? {
-            return stage.inconclusive(format!("{way}: it ended before it was asked to"));
+            return inconclusive(format!("{way}: it ended before it was asked to"));
         }
         let before = Facts::of(&path)?;
         stage.precondition(format!("{way} in the record's place: it is seen not to be ready"));
-        signal(stage, &daemon, Signal::TERM)?;
+        signal(&daemon, Signal::TERM)?;
         let deadline = stage.stand_down_deadline() + SLACK;
-        exits(stage, &daemon, deadline, "a stop signal, without a record that it can read")?;
+        exits(&daemon, deadline, "a stop signal, without a record that it can read")?;
         let after = Facts::of(&path);
         ensure!(after.as_ref().is_ok_and(|after| *after == before), "{way}: {before} became {after:?}");
     }
@@ -341,7 +341,7 @@ fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     let work = open_work(stage, &live)?;
     let watch = Watch::on(stage.state_dir())?;
     stage.expect("the record is off its name within a second, whatever is open");
-    let at = signal(stage, &daemon, Signal::TERM)?;
+    let at = signal(&daemon, Signal::TERM)?;
     let off = watch.wait_event(at + Duration::from_secs(1), FileEventKind::MovedFrom, &name);
     let running = daemon.is_running();
     stage.observed(format!(
@@ -353,7 +353,7 @@ fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     drop(work);
     ensure!(off.is_some(), "the record stays while it waits for {what}");
     let deadline = drained(stage);
-    exits(stage, &daemon, deadline, "its drain bound").map(drop)
+    exits(&daemon, deadline, "its drain bound").map(drop)
 }
 
 /// A daemon with work open is asked to stop, is seen draining, and is asked again.
@@ -362,14 +362,14 @@ fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let _work = open_work(stage, &live)?;
     stage.expect("it has ended 1 s after the second signal");
-    signal(stage, &daemon, Signal::TERM)?;
+    signal(&daemon, Signal::TERM)?;
     // Seen draining, or gone; then a moment in which it would end by itself.
     if !seen_draining(stage, &daemon, &live)? || daemon.wait_exit(ms(200)).is_some() {
-        return stage.not_applicable("it does not wait for open work: there is no drain to cut short");
+        return not_applicable("it does not wait for open work: there is no drain to cut short");
     }
     stage.precondition("it waits for the open work");
-    let at = signal(stage, &daemon, Signal::TERM)?;
-    let exit = exits(stage, &daemon, at + Duration::from_secs(1) + SLACK, "a second stop signal")?;
+    let at = signal(&daemon, Signal::TERM)?;
+    let exit = exits(&daemon, at + Duration::from_secs(1) + SLACK, "a second stop signal")?;
     let after = exit.at.saturating_duration_since(at);
     stage.observed(format!("{exit} {} ms after the second signal", after.as_millis()));
     ensure!(after <= Duration::from_secs(1), "{} ms", after.as_millis());

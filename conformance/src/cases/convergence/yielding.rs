@@ -12,7 +12,7 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Stage, Start};
 
 /// The wire protocol that the subject speaks, and its credential in the arena's state directory.
@@ -24,7 +24,7 @@ fn protocol_of(stage: &mut Stage) -> Outcome<(String, Credential)> {
     daemon.kill_group();
     match protocol {
         Some(protocol) => Ok((protocol, live.credential)),
-        None => stage.inconclusive("the handshake tells no protocol"),
+        None => inconclusive("the handshake tells no protocol"),
     }
 }
 
@@ -63,7 +63,7 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     let daemon = stage.launch_with(start)?;
     stage.precondition(format!("a daemon was told to yield beside {whom}"));
     let deadline = stage.ready_deadline();
-    let exit = exits(stage, &daemon, deadline, &format!("it was told to yield beside {whom}"))?;
+    let exit = exits(&daemon, deadline, &format!("it was told to yield beside {whom}"))?;
     stage.observed(format!("beside {whom}: {exit}"));
     ensure!(exit.code == Some(0), "beside {whom}: {exit}");
     let differences: Vec<String> =
@@ -91,12 +91,12 @@ fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     let record = fake.record(actor.address()).to_json();
     let daemon = stage.launch_with(start)?;
     if squatter.ledger().wait_request(stage.ready_deadline()).is_none() {
-        return stage.inconclusive("the squatter was asked nothing");
+        return inconclusive("the squatter was asked nothing");
     }
     replace(&stage.record_path(), record.as_bytes(), 0o600)?;
     stage.precondition("another daemon published while the squatter was being asked");
     let deadline = stage.ready_deadline();
-    let exit = exits(stage, &daemon, deadline, "another daemon published meanwhile")?;
+    let exit = exits(&daemon, deadline, "another daemon published meanwhile")?;
     ensure!(exit.code == Some(0), "{exit}");
     let kept = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == record.as_bytes());
     ensure!(kept, "the newer daemon's record is not there as it was");
@@ -179,7 +179,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
             let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
             let Some(published) = published else {
                 let how = daemon.exit().map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());
-                return stage.fail(format!("beside {what} it did not publish: {how}"));
+                return fail(format!("beside {what} it did not publish: {how}"));
             };
             slowest = slowest.max(published.at.saturating_duration_since(*began));
             stage.ready(daemon)?;
@@ -213,20 +213,20 @@ fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
     for record in [naming(&dead.record), naming(&silent)] {
         replace(&path, record.to_json().as_bytes(), 0o600)?;
         let (daemon, _) = launch_over(stage, Start::new())?;
-        unharmed(stage, &bystander, "a daemon published over a record that names it")?;
+        unharmed(&bystander, "a daemon published over a record that names it")?;
         replace(&path, record.to_json().as_bytes(), 0o600)?;
         let deadline = stage.stand_down_deadline() + SLACK;
-        exits(stage, &daemon, deadline, "a displacement")?;
-        unharmed(stage, &bystander, "a daemon was displaced by a record that names it")?;
+        exits(&daemon, deadline, "a displacement")?;
+        unharmed(&bystander, "a daemon was displaced by a record that names it")?;
     }
     let (daemon, _) = launch_over(stage, Start::new())?;
     daemon.stop()?;
     replace(&path, naming(&dead.record).to_json().as_bytes(), 0o600)?;
-    signal(stage, &daemon, Signal::TERM)?;
+    signal(&daemon, Signal::TERM)?;
     daemon.cont()?;
     let deadline = stage.stand_down_deadline() + SLACK;
-    exits(stage, &daemon, deadline, "a stop signal")?;
-    unharmed(stage, &bystander, "a stopping daemon found a record that names it")?;
+    exits(&daemon, deadline, "a stop signal")?;
+    unharmed(&bystander, "a stopping daemon found a record that names it")?;
     if let Some(yields) = stage.manifest().daemon.yields.clone() {
         replace(
             &state_dir.join(path.file_name().unwrap_or_default()),
@@ -234,13 +234,13 @@ fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
             0o600,
         )?;
         launch_over(stage, yields.args.iter().fold(Start::new(), Start::arg))?;
-        unharmed(stage, &bystander, "a yielding daemon found a record that names it")?;
+        unharmed(&bystander, "a yielding daemon found a record that names it")?;
     }
     stage.observed("the bystander was unharmed each time");
     Ok(())
 }
 
-fn unharmed(stage: &mut Stage, bystander: &Subject, after: &str) -> Outcome {
+fn unharmed(bystander: &Subject, after: &str) -> Outcome {
     let seen = Proc::of(bystander.pid()).map(|process| process.state);
     let unharmed = bystander.is_running() && matches!(seen, Some('S' | 'R' | 'D'));
     ensure!(unharmed, "{after}: it is in state {seen:?}, {:?}", bystander.exit());

@@ -19,7 +19,7 @@ use local_daemon_harness::wait::until;
 use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
 /// A daemon is started in an empty state directory. What it leaves as credential is 44 bytes: the unpadded
@@ -89,10 +89,10 @@ fn never_seen_in_part(stage: &mut Stage) -> Outcome {
         daemon.kill_group();
         let report = reader.stop();
         reads += report.reads;
-        only_whole(stage, &report)?;
+        only_whole(&report)?;
         ready?;
         let of_it = made_once(stage, &watch, &state_dir.join(&name))?;
-        never_written(stage, &of_it)?;
+        never_written(&of_it)?;
     }
     stage.observed(format!("{ROUNDS} first launches, {reads} reads"));
     Ok(())
@@ -106,7 +106,7 @@ fn whole(bytes: &[u8]) -> Sight {
     }
 }
 
-fn only_whole(stage: &mut Stage, report: &ReadReport) -> Outcome {
+fn only_whole(report: &ReadReport) -> Outcome {
     ensure!(
         report.broken == 0,
         "{} of {} reads were broken, such as {:?}",
@@ -123,13 +123,13 @@ fn made_once(stage: &mut Stage, watch: &Watch, path: &Path) -> Outcome<Vec<FileE
     let name = path.file_name().unwrap_or_default();
     let events = watch.events();
     if events.iter().any(|event| event.kind == FileEventKind::Overflow) {
-        return stage.inconclusive("the kernel dropped notifications");
+        return inconclusive("the kernel dropped notifications");
     }
     let of_it: Vec<_> = events.into_iter().filter(|event| event.name == name).collect();
     let appeared = |kind| matches!(kind, FileEventKind::Created | FileEventKind::MovedTo);
     let appearances = of_it.iter().filter(|event| appeared(event.kind)).count();
     if appearances == 0 {
-        return stage.inconclusive("nobody was seen to create the credential");
+        return inconclusive("nobody was seen to create the credential");
     }
     stage.precondition("the credential appeared under observation");
     ensure!(appearances == 1, "the credential appeared {appearances} times: one replaced the other");
@@ -140,7 +140,7 @@ fn made_once(stage: &mut Stage, watch: &Watch, path: &Path) -> Outcome<Vec<FileE
 }
 
 /// Nothing was written under the credential's own name, and it never had another length than in the end.
-fn never_written(stage: &mut Stage, of_it: &[FileEvent]) -> Outcome {
+fn never_written(of_it: &[FileEvent]) -> Outcome {
     let written = of_it.iter().any(|event| event.kind == FileEventKind::Modified);
     ensure!(
         !written,
@@ -177,7 +177,7 @@ fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     for daemon in &daemons {
         let stopped = || Proc::of(daemon.pid()).filter(|process| process.state == 'T');
         if until(stage.ready_deadline(), stopped).is_none() {
-            return stage.inconclusive(format!("{} was not seen held", daemon.name));
+            return inconclusive(format!("{} was not seen held", daemon.name));
         }
     }
     stage.precondition(format!("{LAUNCHES} daemons were held right before their first instruction"));
@@ -189,7 +189,7 @@ fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
     let settled = || (left(&daemons) <= 1).then_some(());
     until(stage.ready_deadline() + FOLLOWS, settled);
     let Some(survivor) = daemons.iter().find(|daemon| daemon.is_running()) else {
-        return stage.inconclusive("no daemon is left");
+        return inconclusive("no daemon is left");
     };
     let live = stage.ready(survivor)?;
     ensure!(
@@ -207,12 +207,12 @@ fn sixteen_first_launches(stage: &mut Stage) -> Outcome {
         match answer {
             Answer::Status(200 | 503) | Answer::Gone => {}
             Answer::Status(status) => {
-                return stage.fail(format!(
+                return fail(format!(
                     "the daemon of id {id} answered the handshake with the credential by {status}"
                 ));
             }
             Answer::NoCredential => {
-                return stage.fail(format!(
+                return fail(format!(
                     "the record of id {id} was published before there was a whole credential"
                 ));
             }
@@ -280,7 +280,7 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     let path = stage.credential_path();
     let (first, live) = stage.launch_ready()?;
     let made = (fs::read(&path)?, Facts::of(&path)?.ino);
-    let kept = |stage: &mut Stage, after: &str| {
+    let kept = |after: &str| {
         let now = (fs::read(&path), Facts::of(&path).map(|facts| facts.ino));
         let same = matches!(&now, (Ok(bytes), Ok(ino)) if *bytes == made.0 && *ino == made.1);
         let seen = match &now {
@@ -293,18 +293,18 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     };
     first.signal(Signal::TERM)?;
     if first.wait_exit(stage.stand_down_deadline()).is_none() {
-        return stage.inconclusive("the first daemon does not end on SIGTERM");
+        return inconclusive("the first daemon does not end on SIGTERM");
     }
-    kept(stage, "a graceful stop")?;
+    kept("a graceful stop")?;
 
     let (second, _) = stage.launch_ready()?;
-    kept(stage, "a restart")?;
+    kept("a restart")?;
     second.kill_group();
     let (_third, _) = stage.launch_ready()?;
-    kept(stage, "a restart after SIGKILL")?;
+    kept("a restart after SIGKILL")?;
 
     let (_fourth, beside_it) = stage.launch_ready()?;
-    kept(stage, "a second daemon beside the first")?;
+    kept("a second daemon beside the first")?;
     ensure!(
         beside_it.credential == live.credential,
         "the last daemon accepts another credential than the first made"
@@ -312,10 +312,10 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     let setup = Setup { file_size: Some(0), ..Setup::default() };
     let fails = stage.launch_with(Start::new().setup(setup))?;
     if fails.wait_exit(stage.ready_deadline()).is_none_or(|exit| exit.code == Some(0)) {
-        return stage.inconclusive("a start that may not write a byte into any file did not fail");
+        return inconclusive("a start that may not write a byte into any file did not fail");
     }
     stage.precondition("a start failed, because it may not write a byte into any file");
-    kept(stage, "a start that failed")?;
+    kept("a start that failed")?;
     ensure!(
         stage.is_ready(&beside_it),
         "after a start that failed beside it, the running daemon is not ready any more"

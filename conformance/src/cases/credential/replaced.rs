@@ -14,7 +14,7 @@ use local_daemon_harness::wait::{ms, until};
 use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// The credential of a running daemon is replaced. Within 2.5 s it accepts the new one and refuses the old
@@ -27,7 +27,7 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let answer = |stage: &Stage, token: &str| status(stage, &live.target, Some(token));
     let before = (answer(stage, &old), answer(stage, &new.text()));
     if before != (Ok(200), Ok(401)) {
-        return stage.inconclusive(format!("before the replacement old and new are answered {before:?}"));
+        return inconclusive(format!("before the replacement old and new are answered {before:?}"));
     }
     stage.control("before the replacement the old credential was answered 200 and the new one 401");
     record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
@@ -41,7 +41,7 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
         match came {
             Some(after) => stage.observed(format!("{which}: {wanted} after {} ms", after.as_millis())),
             None => {
-                return stage.fail(format!(
+                return fail(format!(
                     "2.5 s after the replacement the {which} credential is answered {last:?}"
                 ));
             }
@@ -144,7 +144,7 @@ fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
         }
         // The event that must not come, and a breath between two rounds.
         if let Some(exit) = ready[0].daemon.wait_exit(ms(100)) {
-            return stage.fail(format!("credential {}: the daemon ended, {exit}", ready[0].what));
+            return fail(format!("credential {}: the daemon ended, {exit}", ready[0].what));
         }
     }
     stage.observed(format!("{} daemons went on with their last good credential", ready.len()));

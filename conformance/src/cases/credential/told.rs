@@ -17,7 +17,7 @@ use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
@@ -131,7 +131,7 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
     stage.between_controls(&live, |stage| {
         let answers = tell_all(stage, &live);
         if answers.is_empty() {
-            return stage.inconclusive("no request was answered");
+            return inconclusive("no request was answered");
         }
         for (what, response) in answers {
             let head: Vec<String> =
@@ -161,14 +161,14 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     let live = stage.ready(&daemon)?;
     stage.between_controls(&live, |stage| {
         if tell_all(stage, &live).is_empty() {
-            return stage.inconclusive("no request was answered");
+            return inconclusive("no request was answered");
         }
         Ok(())
     })?;
     nowhere_else(stage, &live, "after the requests")?;
     daemon.signal(Signal::TERM)?;
     if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-        return stage.inconclusive("the daemon does not end on SIGTERM");
+        return inconclusive("the daemon does not end on SIGTERM");
     }
     let again = stage.launch_with(start)?;
     stage.ready(&again)?;
@@ -271,19 +271,18 @@ fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         // The control: the sampler sees what is there to be seen.
         let tag = stage.arena().tag().to_owned();
         if !seen.iter().any(|string| string.to_string_lossy().ends_with(&tag)) {
-            return stage
-                .inconclusive(format!("{launch}: the suite's own tag was not seen in any environment"));
+            return inconclusive(format!("{launch}: the suite's own tag was not seen in any environment"));
         }
         stage.control(format!(
             "{launch}: in {looks} looks at its processes the suite's own tag was seen in an environment"
         ));
         if !ended {
-            return stage.inconclusive(format!("{launch}: it does not end on SIGTERM"));
+            return inconclusive(format!("{launch}: it does not end on SIGTERM"));
         }
         for string in seen {
             if proof::holds(string.as_bytes(), live.credential.bytes()) {
                 let name = string.to_string_lossy().split('=').next().unwrap_or_default().to_owned();
-                return stage.fail(format!("{launch}: an argument or variable holds the credential: {name}"));
+                return fail(format!("{launch}: an argument or variable holds the credential: {name}"));
             }
         }
     }
@@ -316,7 +315,7 @@ fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     let dies = stage.arena().launch("control", ["sleep", "60"]);
     let dies = dies.setup(setup).cwd(&control).start()?;
     if may_dump(dies.pid()) != Some(true) {
-        return stage.untestable("no process may leave a core dump here");
+        return untestable("no process may leave a core dump here");
     }
     dies.signal(Signal::ABORT)?;
     let shows = dies.wait_exit(ms(5_000)).is_some() && !dumps(&control)?.is_empty();
@@ -330,14 +329,14 @@ fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     if may_dump(daemon.pid()) == Some(false) {
         stage.observed("it may leave no core dump");
     } else if !shows {
-        return stage.untestable("it may leave a core dump, which goes where it is not seen");
+        return untestable("it may leave a core dump, which goes where it is not seen");
     }
     let Some(working) = Proc::of(daemon.pid()).and_then(|process| process.cwd()) else {
-        return stage.inconclusive("the daemon's working directory is not to be seen");
+        return inconclusive("the daemon's working directory is not to be seen");
     };
     daemon.signal(Signal::ABORT)?;
     if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-        return stage.inconclusive("it does not die of SIGABRT");
+        return inconclusive("it does not die of SIGABRT");
     }
     let mut left = dumps(&place)?;
     if working != place {

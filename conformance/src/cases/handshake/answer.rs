@@ -6,7 +6,7 @@ use super::exchange::{
     answered, authorized, bad_members, bearing, ensure_state, hide_record, member, object, restore_record,
 };
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
 /// The credential file's 43 characters are sent as a bearer. One answer comes: 200, JSON, ready, and every
@@ -26,7 +26,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
         ensure!(response.status == 200, "{what}: answered {}", response.status);
         match object(&response) {
-            Err(why) => return stage.fail(format!("{what}: {why}")),
+            Err(why) => return fail(format!("{what}: {why}")),
             Ok(body) => {
                 let bad = bad_members(&body);
                 ensure!(bad.is_empty(), "{what}: missing or of another type: {bad:?}");
@@ -70,7 +70,7 @@ fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
         ensure!(location.is_none(), "{what}: redirected to {location:?}");
         ensure!(response.status == 200, "{what}: answered {}", response.status);
         if let Err(why) = object(&response) {
-            return stage.fail(format!("{what}: {why}"));
+            return fail(format!("{what}: {why}"));
         }
     }
     stage.observed(format!("{} clients were answered alike", clients.len()));

@@ -7,7 +7,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Request, Response, is_pr
 use local_daemon_harness::{http, proof, record};
 use serde_json::{Map, Value};
 
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, PROBE, Stage};
 
 /// The one JSON object of an answer, or what HS-1 is broken by.
@@ -119,7 +119,7 @@ pub(super) fn quietly(stage: &Stage, live: &Live, what: &str, bytes: &[u8]) -> R
 pub(super) fn answered(stage: &mut Stage, live: &Live, what: &str, request: &Request) -> Outcome<Response> {
     match quietly(stage, live, what, &request.bytes()) {
         Ok(response) => Ok(response),
-        Err(fault) => stage.fail(format!("{what}: {fault}")),
+        Err(fault) => fail(format!("{what}: {fault}")),
     }
 }
 
@@ -128,32 +128,27 @@ pub(super) fn refused(
     stage: &mut Stage,
     live: &Live,
     attempts: &[Attempt],
-    mut look: impl FnMut(&mut Stage, &str, &Response) -> Outcome,
+    mut look: impl FnMut(&str, &Response) -> Outcome,
 ) -> Outcome {
     for (what, request) in attempts {
         let response = answered(stage, live, what, request)?;
         let summary = response.summary(stage.transcript());
         ensure!(response.status == 401, "{what}: answered {summary}");
-        look(stage, what, &response)?;
+        look(what, &response)?;
     }
     stage.observed(format!("{} requests were answered 401", attempts.len()));
     Ok(())
 }
 
 /// No header `Local-Daemon-Proof` (HS-22).
-pub(super) fn without_proof(stage: &mut Stage, what: &str, response: &Response) -> Outcome {
+pub(super) fn without_proof(what: &str, response: &Response) -> Outcome {
     let carries = response.header(proof::SCHEME).is_some();
     ensure!(!carries, "{what}: the answer of status {} carries a proof", response.status);
     Ok(())
 }
 
 /// The answers to requests on one connection, as far as the daemon keeps it open: it may close after any answer.
-pub(super) fn conversation(
-    stage: &mut Stage,
-    live: &Live,
-    requests: &[&[u8]],
-    together: bool,
-) -> Outcome<Vec<Response>> {
+pub(super) fn conversation(live: &Live, requests: &[&[u8]], together: bool) -> Outcome<Vec<Response>> {
     let deadline = Instant::now() + PROBE;
     let talk = || -> Result<Vec<Response>, HttpFault> {
         let mut connection = Connection::open(live.target.address, deadline)?;
@@ -183,7 +178,7 @@ pub(super) fn conversation(
     };
     match talk() {
         Ok(responses) => Ok(responses),
-        Err(fault) => stage.fail(format!("{} requests on one connection: {fault}", requests.len())),
+        Err(fault) => fail(format!("{} requests on one connection: {fault}", requests.len())),
     }
 }
 

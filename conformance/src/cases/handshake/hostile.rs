@@ -8,7 +8,7 @@ use local_daemon_harness::wait::ms;
 use super::exchange::{bearing, ensure_state, quietly};
 use super::wrong::broken_requests;
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
 /// Requests that are cut off, malformed or much too large, and bytes that are none; after each of them the
@@ -32,14 +32,13 @@ fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
                     let _ = connection.finish();
                 }
             }
-            Err(fault) => return stage.fail(format!("before {what}: {fault}")),
+            Err(fault) => return fail(format!("before {what}: {fault}")),
         }
         let response = match quietly(stage, &live, "the next good handshake", &bearing(&live).bytes()) {
             Ok(response) => response,
             Err(fault) => {
                 let alive = daemon.is_running();
-                return stage
-                    .fail(format!("after {what}, the good handshake: {fault}; the process runs: {alive}"));
+                return fail(format!("after {what}, the good handshake: {fault}; the process runs: {alive}"));
             }
         };
         ensure_state(stage, &live, &format!("after {what}"), "ready", &response)?;
@@ -66,7 +65,7 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
         });
         match opened {
             Ok(connection) => open.push(connection),
-            Err(fault) => return stage.fail(format!("connection {}: {fault}", place + 1)),
+            Err(fault) => return fail(format!("connection {}: {fault}", place + 1)),
         }
         // Also with few of them: a server that keeps some workers has none left at some number.
         if matches!(place, 0 | 3 | 15 | 63) {
@@ -74,7 +73,7 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
             let response = match quietly(stage, &live, "the good handshake", &good) {
                 Ok(response) => response,
                 Err(fault) => {
-                    return stage.fail(format!(
+                    return fail(format!(
                         "beside {} connections that say nothing whole, the handshake: {fault} after {} ms",
                         open.len(),
                         began.elapsed().as_millis()

@@ -15,7 +15,7 @@ use super::exchange::{
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, open_work, yielding};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Live, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
@@ -49,12 +49,12 @@ fn between_proofs<T>(
         Err(fault) => Some(fault.to_string()),
     };
     if let Some(why) = ready(&stage.probe_with_proof(live)) {
-        return stage.inconclusive(format!("the good proof before: {why}"));
+        return inconclusive(format!("the good proof before: {why}"));
     }
     stage.control("a good proof was answered 200 and proven before");
     let seen = act(stage)?;
     if let Some(why) = ready(&stage.probe_with_proof(live)) {
-        return stage.fail(format!("the good proof afterwards: {why}"));
+        return fail(format!("the good proof afterwards: {why}"));
     }
     stage.control("a good proof was answered 200 and proven afterwards");
     Ok(seen)
@@ -142,7 +142,7 @@ fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
     let requests: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
     between_proofs(stage, &live, |stage| {
         for together in [false, true] {
-            let responses = conversation(stage, &live, &requests, together)?;
+            let responses = conversation(&live, &requests, together)?;
             let how = if together { "sent together" } else { "one after another" };
             stage.observed(format!("{how}: {} of {} were answered", responses.len(), requests.len()));
             for (place, response) in responses.into_iter().enumerate() {
@@ -150,7 +150,7 @@ fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
                 if place % 3 == 0 {
                     ensure_proven_state(stage, &live, &what, "ready", response, &nonces[place])?;
                 } else {
-                    without_proof(stage, &what, &response)?;
+                    without_proof(&what, &response)?;
                     let status = response.status;
                     ensure!(status == 401, "{what}: answered {status}");
                 }
@@ -276,7 +276,7 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
     let second = stage.launch_with(Start::new().state_dir(&beside))?;
     let two = stage.ready(&second)?;
     if one.credential != two.credential {
-        return stage.inconclusive("the second daemon did not adopt the credential that was there");
+        return inconclusive("the second daemon did not adopt the credential that was there");
     }
     stage.expect("401 from a daemon for a proof that was made for another port, and no proof to pass back");
     let relay = Squatter::relaying(one.target.address)
@@ -302,14 +302,14 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 .exchange(relay.address(), &relayed.proving(&one.credential, &nonce).bytes())
             {
                 Ok(response) => judge(response, &relayed, &one.credential, &nonce),
-                Err(fault) => return stage.fail(format!("through the relay: {fault}")),
+                Err(fault) => return fail(format!("through the relay: {fault}")),
             };
             if relay.ledger().requests().is_empty() {
-                return stage.inconclusive("the relay saw no request");
+                return inconclusive("the relay saw no request");
             }
             let what = "a proof for the relay's port, passed on";
             stage.observed(format!("{what}: status {}, proof {:?}", answer.response.status, answer.proof));
-            without_proof(stage, what, &answer.response)?;
+            without_proof(what, &answer.response)?;
             // The relay keeps the Host of its own port, which a daemon may refuse before it looks at anything else.
             ensure!(
                 matches!(answer.response.status, 401 | 421),
@@ -335,7 +335,7 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
         Ok(response) => {
             let summary = response.summary(stage.transcript());
             ensure!(response.status == 401, "{what}: answered {summary}");
-            without_proof(stage, what, &response)
+            without_proof(what, &response)
         }
         // It has left already.
         Err(fault) => {
@@ -394,7 +394,7 @@ fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     between_proofs(stage, &live, |stage| {
         for (what, request) in &attempts {
             let response = answered(stage, &live, what, request)?;
-            without_proof(stage, what, &response)?;
+            without_proof(what, &response)?;
         }
         stage.observed(format!("{} answers without the header", attempts.len()));
         Ok(())
@@ -431,7 +431,7 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
             let response = answered(stage, &live, what, &request)?;
             if !(200..300).contains(&response.status) {
                 let summary = response.summary(stage.transcript());
-                return stage.fail(format!("{what} with the bearer {when}: {summary}"));
+                return fail(format!("{what} with the bearer {when}: {summary}"));
             }
             stage.control(format!("{what} was served to the bearer {when}"));
         }
@@ -457,7 +457,7 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
             .map(|(_, request, _)| request.clone().header("Authorization", &value).bytes())
             .collect();
         for request in &requests {
-            let responses = conversation(stage, &live, &[&own.bytes(), request], false)?;
+            let responses = conversation(&live, &[&own.bytes(), request], false)?;
             let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
             ensure!(matches!(statuses[..], [200] | [200, 401]), "on a proven connection: {statuses:?}");
         }
@@ -481,7 +481,7 @@ fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
             let response = answered(stage, &live, &what, &request)?;
             stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
             if member(&response, "state").as_deref() != Some("draining") {
-                return stage.inconclusive(format!("{what}: not draining"));
+                return inconclusive(format!("{what}: not draining"));
             }
             ensure_proven_state(stage, &live, &what, "draining", response, &nonce)?;
         }
@@ -546,7 +546,7 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     let live = stage.ready(&daemon)?;
     stage.control(format!("it published {} and was ready", live.record.id));
     if before == 0 {
-        return stage.not_applicable("the daemon answers nothing before it publishes");
+        return not_applicable("the daemon answers nothing before it publishes");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::exchange::{Attempt, answered, authorized, bearing, conversation, memb
 use super::wrong::unauthorized;
 use super::wrong::wrong_bearers;
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
 /// The handshake is asked without an Authorization header; also with the credential in the query, a cookie,
@@ -17,7 +17,7 @@ fn no_authorization_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 with WWW-Authenticate for each");
     stage.between_controls(&live, |stage| {
-        refused(stage, &live, &unauthorized(&live), |stage, what, response| {
+        refused(stage, &live, &unauthorized(&live), |what, response| {
             let challenge = response.header("www-authenticate").unwrap_or_default().trim();
             ensure!(!challenge.is_empty(), "{what}: 401 without WWW-Authenticate");
             Ok(())
@@ -36,7 +36,7 @@ fn wrong_bearer_refused(stage: &mut Stage) -> Outcome {
         .map(|(what, value)| (what.to_owned(), authorized(&live, &value)))
         .collect();
     stage.between_controls(&live, |stage| {
-        refused(stage, &live, &attempts, |_, _, _| Ok(()))?;
+        refused(stage, &live, &attempts, |_, _| Ok(()))?;
         // Two headers are one list, which is not the credential as a whole; a server may find them malformed.
         let what = "a wrong bearer and the right one";
         let request = authorized(&live, "Bearer x").header("Authorization", &proof::bearer(&live.credential));
@@ -106,14 +106,14 @@ fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
         let response = answered(stage, &live, "the authenticated read", &request)?;
         if !(200..300).contains(&response.status) {
             let summary = response.summary(stage.transcript());
-            return stage.fail(format!("the authenticated read {when}: {summary}"));
+            return fail(format!("the authenticated read {when}: {summary}"));
         }
         stage.control(format!("the authenticated read was served {when}"));
         Ok(())
     };
     stage.between_controls(&live, |stage| {
         control(stage, "before")?;
-        refused(stage, &live, &attempts, |_, _, _| Ok(()))?;
+        refused(stage, &live, &attempts, |_, _| Ok(()))?;
         control(stage, "afterwards")
     })
 }
@@ -129,7 +129,7 @@ fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
     let good = bearing(&live).bytes();
     stage.between_controls(&live, |stage| {
         for together in [false, true] {
-            let statuses = conversation(stage, &live, &[&good, &bare, &other], together)?
+            let statuses = conversation(&live, &[&good, &bare, &other], together)?
                 .iter()
                 .map(|response| response.status)
                 .collect::<Vec<_>>();
@@ -153,7 +153,7 @@ fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
     let mut facts: Vec<(&str, String)> = Vec::new();
     for name in ["id", "pid", "version", "protocol"] {
         let Some(value) = member(&answer, name) else {
-            return stage.fail(format!("the good handshake has no `{name}`"));
+            return fail(format!("the good handshake has no `{name}`"));
         };
         // A shorter text is found by chance in lengths, dates and the version of HTTP.
         if value.len() >= 4 {
@@ -177,7 +177,7 @@ fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
         attempts.push((format!("a wrong bearer that accepts {accept}"), request));
     }
     stage.between_controls(&live, |stage| {
-        refused(stage, &live, &attempts, |stage, what, response| {
+        refused(stage, &live, &attempts, |what, response| {
             // A number in these headers is a time or a length.
             let told = response
                 .headers

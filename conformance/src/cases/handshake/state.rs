@@ -9,7 +9,7 @@ use local_daemon_harness::wait::{ms, until};
 use super::exchange::{answered, bearing, ensure_draining_like, ensure_state, hide_record, restore_record};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, open_work};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{PROBE, Stage};
 
 /// The record is made unreadable and restored, twenty times, each change followed by a handshake at once:
@@ -65,7 +65,7 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
                 ensure_state(stage, &live, "before", "ready", &answer)?;
                 Ok(it)
             }
-            Err(fault) => return stage.inconclusive(format!("no handshake of a ready daemon: {fault}")),
+            Err(fault) => return inconclusive(format!("no handshake of a ready daemon: {fault}")),
         };
         daemon.stop()?;
         rival.publish(&stage.record_path())?;
@@ -90,7 +90,7 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
     }
     stage.observed(format!("{answers} answers, all of them draining"));
     if answers == 0 {
-        return stage.not_applicable("a displaced daemon was gone each time before it answered");
+        return not_applicable("a displaced daemon was gone each time before it answered");
     }
     Ok(())
 }
@@ -104,13 +104,13 @@ fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     let ready = answered(stage, &live, "before", &bearing(&live))?;
     stage.expect("draining with all members from the removal of the record until the exit");
     let Ok(early) = Connection::open(live.target.address, Instant::now() + PROBE) else {
-        return stage.inconclusive("no further connection to a ready daemon");
+        return inconclusive("no further connection to a ready daemon");
     };
     daemon.signal(Signal::TERM)?;
     let path = stage.record_path();
     let removed = until(stage.stand_down_deadline(), || (!path.exists()).then_some(()));
     if removed.is_none() {
-        return stage.inconclusive("the record was not taken off its name");
+        return inconclusive("the record was not taken off its name");
     }
     stage.precondition("SIGTERM was sent, and the record is off its name");
     let good = bearing(&live).bytes();
@@ -132,9 +132,9 @@ fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{answers} answers, all of them draining"));
     match answers {
         0 if daemon.wait_exit(ms(500)).is_some() => {
-            stage.not_applicable("the daemon left without waiting for open work")
+            not_applicable("the daemon left without waiting for open work")
         }
-        0 => stage.fail("the daemon still runs, its record is off its name, and no handshake is answered"),
+        0 => fail("the daemon still runs, its record is off its name, and no handshake is answered"),
         _ => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
     own_origin, port, read_route, served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{Live, Stage, Start};
 
 /// Origins that a daemon might think good of by itself.
@@ -153,7 +153,7 @@ fn meant_by(entry: &str) -> Vec<String> {
 #[case("PER-40")]
 fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.origins.is_none() {
-        return stage.not_applicable("the manifest has no `daemon.origins`");
+        return not_applicable("the manifest has no `daemon.origins`");
     }
     stage.expect("no daemon that admits anything by a bad entry");
     let (mut ended, mut ignored) = (0, 0);
@@ -176,7 +176,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
                     refused(stage, &live, &meant_by(&entry))?;
                     ignored += 1;
                 }
-                None => return stage.inconclusive(format!("with {entry:?} it is neither ready nor ends")),
+                None => return inconclusive(format!("with {entry:?} it is neither ready nor ends")),
             }
         }
         daemon.kill_group();

@@ -8,7 +8,7 @@ use crate::fixtures::http::{
     Ask, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, lists, mutation_route, port,
     read_route, served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage};
 
 /// Requests that are refused, with status and the code that the tables give.
@@ -117,7 +117,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
                 continue;
             }
             if let Some(why) = no_problem(&response) {
-                return stage.fail(format!("{what}: {why}"));
+                return fail(format!("{what}: {why}"));
             }
             let told = response.json().and_then(|body| Some(body.get("code")?.as_str()?.to_owned()));
             let wanted = code.filter(|_| response.status == *status).map(str::to_owned);

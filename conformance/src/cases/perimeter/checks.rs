@@ -10,7 +10,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, exchange,
     launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Live, Stage};
 
 /// Requests that break two, three or all of the rules at once: each is answered by the first check of the
@@ -163,7 +163,7 @@ fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
 }
 
 /// The answers on one connection, as far as the daemon keeps it open: it may close it after any of them.
-fn conversation(stage: &mut Stage, live: &Live, asks: &[Ask], together: bool) -> Outcome<Vec<Response>> {
+fn conversation(live: &Live, asks: &[Ask], together: bool) -> Outcome<Vec<Response>> {
     let deadline = Instant::now() + ANSWER;
     let talk = || -> Result<Vec<Response>, HttpFault> {
         let mut connection = Connection::open(live.target.address, deadline)?;
@@ -190,7 +190,7 @@ fn conversation(stage: &mut Stage, live: &Live, asks: &[Ask], together: bool) ->
     };
     match talk() {
         Ok(answers) => Ok(answers),
-        Err(fault) => stage.fail(format!("{} requests on one connection: {fault}", asks.len())),
+        Err(fault) => fail(format!("{} requests on one connection: {fault}", asks.len())),
     }
 }
 
@@ -220,7 +220,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
                 good(),
             ];
             let wanted = [200, *status, 200, *status, *status, 200];
-            let answers = conversation(stage, &live, &asks, together)?;
+            let answers = conversation(&live, &asks, together)?;
             let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
             seen += statuses.len();
             ensure!(
@@ -239,7 +239,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
             Ok(answer) => {
                 ensure!(answer.status == *status, "HTTP/1.0: answered {}, not {status}", answer.status);
             }
-            Err(fault) => return stage.fail(format!("HTTP/1.0, to be answered {status}: {fault}")),
+            Err(fault) => return fail(format!("HTTP/1.0, to be answered {status}: {fault}")),
         }
     }
     Ok(())
@@ -333,7 +333,7 @@ fn none_appears(
 #[case("PER-2")]
 fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
     let Some(shutdown) = stage.manifest().binding.shutdown.clone() else {
-        return stage.not_applicable("the manifest has no `binding.shutdown`");
+        return not_applicable("the manifest has no `binding.shutdown`");
     };
     let (daemon, live) = launch_listed(stage)?;
     stage.expect("each is refused, and the daemon goes on");

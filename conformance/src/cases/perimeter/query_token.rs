@@ -12,14 +12,14 @@ use crate::fixtures::http::{
     launch_listed, marker, port, read_route, served,
 };
 use crate::manifest::StreamBinding;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::Stage;
 
 fn stream_with_token(stage: &mut Stage) -> Outcome<(StreamBinding, String)> {
     let stream = stage.manifest().binding.stream.clone();
     match stream.and_then(|stream| stream.query_token.clone().map(|name| (stream, name))) {
         Some(bound) => Ok(bound),
-        None => stage.not_applicable("the manifest has no `binding.stream.query_token`"),
+        None => not_applicable("the manifest has no `binding.stream.query_token`"),
     }
 }
 

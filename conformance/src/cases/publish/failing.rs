@@ -12,7 +12,7 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Stage, Start};
 
 /// What one launch does to its state directory, as far as a watch shows it, up to its record.
@@ -25,7 +25,7 @@ fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<
         watch.wait_for(stage.ready_deadline(), |events| count(events, FileEventKind::MovedTo, &name) > 0);
     daemon.kill_group();
     let Some(mut events) = published else {
-        return stage.fail(format!("no rename to {name} was seen"));
+        return fail(format!("no rename to {name} was seen"));
     };
     let last = events
         .iter()
@@ -52,7 +52,7 @@ fn killed_at_every_step_recovers(stage: &mut Stage) -> Outcome {
         let end = Instant::now() + REPEAT * 2;
         for place in 0..edges.len() {
             if Instant::now() > end {
-                return stage.inconclusive(format!(
+                return inconclusive(format!(
                     "{place} of {} steps were judged: the subject starts too slowly",
                     edges.len()
                 ));
@@ -76,7 +76,7 @@ fn killed_at_every_step_recovers(stage: &mut Stage) -> Outcome {
     let killed = steps.iter().filter(|struck| **struck).count();
     stage.observed(format!("{} launches, {killed} of them killed at the step that was meant", steps.len()));
     if killed * 2 < steps.len() {
-        return stage.inconclusive("most launches were over before they could be killed");
+        return inconclusive("most launches were over before they could be killed");
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn after_a_kill(
             );
         }
         Err(_) if !old_record => {}
-        Err(error) => return stage.fail(format!("killed at step {place}, it left no record: {error}")),
+        Err(error) => return fail(format!("killed at step {place}, it left no record: {error}")),
     }
     let next = stage.launch_with(Start::new().state_dir(state_dir))?;
     stage.ready(&next)?;
@@ -161,7 +161,7 @@ fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
     stage.expect("it exits by itself within 5 s, not with 0, and standard error names the path");
     let began = Instant::now();
     let daemon = stage.launch()?;
-    let exit = exits(stage, &daemon, began + Duration::from_secs(5), "5 s without being able to publish")?;
+    let exit = exits(&daemon, began + Duration::from_secs(5), "5 s without being able to publish")?;
     let stderr = daemon.wait_output_end(stage.ready_deadline()).unwrap_or_default().stderr();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     stage.observed(format!(
@@ -226,10 +226,10 @@ fn fails_and_leaves(stage: &mut Stage, why: &str, start: Start) -> Outcome {
     let daemon = stage.launch_with(start)?;
     match daemon.wait_exit(stage.ready_deadline()) {
         Some(exit) if exit.code == Some(0) => {
-            return stage.inconclusive(format!("{why}: the start did not fail"));
+            return inconclusive(format!("{why}: the start did not fail"));
         }
         Some(exit) => stage.precondition(format!("{why}: {exit}")),
-        None => return stage.inconclusive(format!("{why}: the start goes on")),
+        None => return inconclusive(format!("{why}: the start goes on")),
     }
     let lost = lost(&before, stage)?;
     ensure!(lost.is_empty(), "{why}: {}", lost.join(", "));
@@ -250,10 +250,10 @@ fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     std::fs::remove_file(&foreign)?;
     let seen = watch.wait_event(stage.ready_deadline(), FileEventKind::Deleted, "of-another-program");
     if seen.is_none() {
-        return stage.inconclusive("the watch shows no event");
+        return inconclusive("the watch shows no event");
     }
     stage.control("a change in the state directory was seen by the watch");
-    stage.between_controls(&live, |stage| stays(stage, &daemon, NOTICED, "while it owned its record"))?;
+    stage.between_controls(&live, |_| stays(&daemon, NOTICED, "while it owned its record"))?;
     let touched = changes(&watch.events(), &name);
     stage.observed(format!("events about the record: {touched:?}"));
     ensure!(touched.is_empty(), "the record was touched: {touched:?}");
@@ -271,7 +271,7 @@ fn failed_publish_leaves_no_temporary(stage: &mut Stage) -> Outcome {
     stage.expect("no name is in the state directory that was not there before");
     let daemon = stage.launch()?;
     let Some(exit) = daemon.wait_exit(stage.ready_deadline()) else {
-        return stage.inconclusive("the publish did not fail");
+        return inconclusive("the publish did not fail");
     };
     stage.precondition(format!("the publish over a directory failed: {exit}"));
     let after = Snapshot::of(stage.state_dir())?;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use crate::case::case;
 use crate::fixtures::daemon::bound;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, inconclusive, untestable};
 use crate::stage::Stage;
 
 /// Every TCP port on which the processes of a ready daemon listen is looked up; each has a loopback address.
@@ -16,7 +16,7 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
     stage.observed(format!("the subject listens at {listening:?}"));
     let port = live.target.address.port();
     if !listening.iter().any(|address| address.port() == port) {
-        return stage.inconclusive(format!("no listener at port {port} is seen among the subject's sockets"));
+        return inconclusive(format!("no listener at port {port} is seen among the subject's sockets"));
     }
     let open: Vec<&SocketAddr> =
         listening.iter().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
@@ -30,7 +30,7 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
 fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let (IpAddr::V4(ip), port) = (live.target.address.ip(), live.target.address.port()) else {
-        return stage.untestable("the subject listens on IPv6 only");
+        return untestable("the subject listens on IPv6 only");
     };
     stage.expect("every other socket is refused the address while the daemon listens");
     let first = bound(SocketAddrV4::new(ip, 0), true)?;
@@ -38,11 +38,11 @@ fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     let shared = rustix::net::getsockname(&first).map_err(std::io::Error::from)?;
     let shared = SocketAddrV4::try_from(shared).map_err(|_| Stop::Fault("not an IPv4 socket".to_owned()))?;
     if let Err(error) = bound(shared, true) {
-        return stage.untestable(format!("two sockets cannot share a port here: {error}"));
+        return untestable(format!("two sockets cannot share a port here: {error}"));
     }
     stage.control(format!("two sockets that ask for it share port {}", shared.port()));
     let address = SocketAddrV4::new(ip, port);
-    stage.between_controls(&live, |stage| {
+    stage.between_controls(&live, |_| {
         let plain = bound(address, false);
         ensure!(plain.is_err(), "a plain socket was bound to {address}");
         let sharing = bound(address, true);

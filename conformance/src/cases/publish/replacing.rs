@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, exits, further_state_dir, read, record_in, stays};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, inconclusive};
 use crate::stage::{Stage, Start};
 
 /// A second daemon is started on the state directory of a healthy one, which has run for longer than a
@@ -16,13 +16,13 @@ use crate::stage::{Stage, Start};
 #[case("PUB-7")]
 fn last_writer_wins(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
-    stage.between_controls(&old, |stage| stays(stage, &first, NOTICED, "by itself"))?;
+    stage.between_controls(&old, |_| stays(&first, NOTICED, "by itself"))?;
     stage.expect("the second daemon owns the record and is ready");
     let second = stage.launch()?;
     let new = stage.ready(&second)?;
     stage.observed(format!("the record went from {} to {}", old.record.id, new.record.id));
     let deadline = stage.stand_down_deadline();
-    exits(stage, &first, deadline, "it was displaced")?;
+    exits(&first, deadline, "it was displaced")?;
     let ready = stage.is_ready(&new);
     ensure!(ready, "the second daemon is not ready once the first one is gone");
     Ok(())
@@ -121,14 +121,14 @@ fn locks_of_others_do_not_hold_it_up(stage: &mut Stage) -> Outcome {
     // A second look through another descriptor shows that the locks are really held.
     let other = std::fs::File::open(stage.lock_path())?;
     if flock(&other).is_ok() {
-        return stage.inconclusive("the lock on the lock file does not hold");
+        return inconclusive("the lock on the lock file does not hold");
     }
     stage.precondition(format!("the suite holds locks on {}", names.join(", ")));
     stage.expect("a daemon is ready in its usual time while the locks are held");
     let (daemon, live) = stage.launch_ready()?;
     stage.observed(format!("{} was ready after {} ms", daemon.name, live.after.as_millis()));
     if flock(&other).is_ok() {
-        return stage.inconclusive("the lock was lost meanwhile");
+        return inconclusive("the lock was lost meanwhile");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{REPEAT, count};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage};
 
 fn classify(bytes: &[u8]) -> Sight {
@@ -47,7 +47,7 @@ fn publish_over_each_other(
             let ended =
                 daemons.iter().find_map(|daemon| Some(format!("; {}: {}", daemon.name, daemon.exit()?)));
             stage.precondition(format!("{launched} daemons were started"));
-            return stage.fail(format!(
+            return fail(format!(
                 "{seen} renames to {name} were seen of {launched} daemons{}",
                 ended.unwrap_or_default()
             ));
@@ -79,7 +79,7 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
     let publishes = publish_over_each_other(stage, &watch, WAVES, WIDTH, || readers.reads() >= READS)?;
     let report = readers.stop();
     if report.reads < READS || report.whole.len() < publishes / 10 {
-        return stage.inconclusive(format!(
+        return inconclusive(format!(
             "the readers came to {} reads of {} records only",
             report.reads,
             report.whole.len()
@@ -133,7 +133,7 @@ fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
         });
         if seen.is_none() {
             stage.precondition(format!("{} was started as pid {}", daemon.name, daemon.pid()));
-            return stage.fail(format!("{} published nothing in time", daemon.name));
+            return fail(format!("{} published nothing in time", daemon.name));
         }
     }
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -142,7 +142,7 @@ fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{} handshakes at the notification, the slowest took {slowest:?}", answers.len()));
     match answers.into_iter().find_map(|(_, answer)| answer.err()) {
         None => Ok(()),
-        Some(why) => stage.fail(why),
+        Some(why) => fail(why),
     }
 }
 
@@ -184,7 +184,7 @@ fn temporary_of_its_own_renamed_into_place(stage: &mut Stage) -> Outcome {
     publish_over_each_other(stage, &watch, WAVES, WIDTH, || true)?;
     let events = watch.events();
     if count(&events, FileEventKind::Overflow, "") > 0 {
-        return stage.inconclusive("the kernel dropped events");
+        return inconclusive("the kernel dropped events");
     }
     let arrivals: Vec<&FileEvent> = events
         .iter()
@@ -197,7 +197,7 @@ fn temporary_of_its_own_renamed_into_place(stage: &mut Stage) -> Outcome {
             .iter()
             .find(|event| event.kind == FileEventKind::MovedFrom && event.cookie == arrival.cookie);
         let Some(source) = source else {
-            return stage.fail(format!("a record was renamed to {name} from outside of the state directory"));
+            return fail(format!("a record was renamed to {name} from outside of the state directory"));
         };
         let temporary = source.name.to_string_lossy().into_owned();
         let created = count(&events, FileEventKind::Created, &temporary);

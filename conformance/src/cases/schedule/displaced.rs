@@ -13,7 +13,7 @@ use local_daemon_spec::Profile;
 use super::{fault, held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{PROBE, Stage};
 
 /// A daemon is stopped (SIGSTOP) right after the call by which it read its own id, a second one takes over,
@@ -29,7 +29,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
     held(stage, &first, &strace, Instant::now() + NOTICED + SLACK)?;
     let own = Record::parse(&read(&stage.record_path())?).map(|record| record.id);
     if own.as_ref() != Ok(&old.record.id) {
-        return stage.inconclusive("the record was not its own when it read it");
+        return inconclusive("the record was not its own when it read it");
     }
     first.stop()?;
     strace.release(&first)?;
@@ -57,7 +57,7 @@ fn ready_unseen(stage: &mut Stage) -> Outcome {
     let path = stage.record_path();
     let bytes = read(&path)?;
     let Some(place) = String::from_utf8_lossy(&bytes).find(&live.record.id) else {
-        return stage.inconclusive("the id is not written plainly in the record");
+        return inconclusive("the id is not written plainly in the record");
     };
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
     let rival = Rival::new()?;
@@ -91,7 +91,7 @@ fn ready_unseen(stage: &mut Stage) -> Outcome {
                 ensure!(answer.status == 503 && drains, "{seen}");
             }
             Err(HttpFault::Refused | HttpFault::Reset | HttpFault::Closed(_)) if work.is_none() => {}
-            Err(fault) => return stage.fail(format!("{how}: {fault}")),
+            Err(fault) => return fail(format!("{how}: {fault}")),
         }
     }
     Ok(())
@@ -115,7 +115,7 @@ fn displacement_both_ways(stage: &mut Stage) -> Outcome {
     let mut live = stage.ready(&current)?;
     let told = stage.probe(&live).map_err(fault)?.handshake;
     let Some(newer) = told.ok().and_then(|told| newer(&told.protocol)) else {
-        return stage.inconclusive("the handshake tells no protocol with a number");
+        return inconclusive("the handshake tells no protocol with a number");
     };
     stage.expect(
         "each launch publishes once, each displaced daemon leaves, the last one stays, and nobody returns",
@@ -129,7 +129,7 @@ fn displacement_both_ways(stage: &mut Stage) -> Outcome {
         let next = stage.launch_with(generation)?;
         launches += 1;
         live = match stage.ready(&next) {
-            Err(Stop::NotReady(why)) => return stage.fail(why),
+            Err(Stop::NotReady(why)) => return fail(why),
             live => live?,
         };
         leaves(stage, &current, "one of another generation published")?;

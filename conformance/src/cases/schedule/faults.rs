@@ -12,7 +12,7 @@ use local_daemon_harness::wait::until;
 use super::{launch_under, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Stage, Start};
 
 /// The time in which a start that cannot publish has ended (PUB-10).
@@ -55,7 +55,7 @@ impl Kind {
         daemon.kill_group();
         let steps = steps(&strace.calls(), place, &stage.manifest().binding.registration);
         if steps.is_empty() {
-            return stage.inconclusive("no call that changes the state directory was seen");
+            return inconclusive("no call that changes the state directory was seen");
         }
         let shown: Vec<&str> = steps.iter().map(|(_, call)| call.name.as_str()).collect();
         stage.precondition(format!("a launch ({name}) changed the directory by {}", shown.join(", ")));
@@ -128,9 +128,9 @@ impl Attempt {
         let after = contents(stage, self.place());
         let (registration, credential) = names(stage);
         match after.get(&registration).map(|bytes| Record::parse(bytes)) {
-            Some(Err(fault)) => return stage.fail(format!("{}: the record it left: {fault}", self.what)),
+            Some(Err(fault)) => return fail(format!("{}: the record it left: {fault}", self.what)),
             None if self.before.contains_key(&registration) => {
-                return stage.fail(format!("{}: the record is gone", self.what));
+                return fail(format!("{}: the record is gone", self.what));
             }
             _ => {}
         }
@@ -204,7 +204,7 @@ fn killed_at_every_call(stage: &mut Stage) -> Outcome {
     }
     stage.precondition(format!("{struck} of {} launches were killed at their call", attempts.len()));
     if struck * 2 < attempts.len() {
-        return stage.inconclusive("most launches were over before they could be killed");
+        return inconclusive("most launches were over before they could be killed");
     }
     all_start_again(stage, &places)
 }
@@ -262,14 +262,14 @@ fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
                 stage.observed(format!("{}: it is ready all the same", attempt.what));
                 daemon.kill_group();
             }
-            None => return stage.fail(format!("{}: it neither is ready nor exits", attempt.what)),
+            None => return fail(format!("{}: it neither is ready nor exits", attempt.what)),
         }
         attempt.left_whole(stage)?;
         places.push((attempt.what.clone(), attempt.place().to_owned()));
     }
     stage.precondition(format!("{failed} of {} launches had a call fail", attempts.len()));
     if failed * 2 < attempts.len() {
-        return stage.inconclusive("most launches had no call fail");
+        return inconclusive("most launches had no call fail");
     }
     all_start_again(stage, &places)
 }
@@ -297,8 +297,8 @@ fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
         let point = if of_record { point.of(&record) } else { point };
         let mut strace = trace(stage, way, point)?;
         strace.attach(&daemon, stage.ready_deadline())?;
-        signal(stage, &daemon, Signal::TERM)?;
-        let exit = exits(stage, &daemon, Instant::now() + DRAIN + SLACK, way)?;
+        signal(&daemon, Signal::TERM)?;
+        let exit = exits(&daemon, Instant::now() + DRAIN + SLACK, way)?;
         stage.observed(format!("{way}: {exit}"));
         let failed = strace.calls().iter().any(Call::was_failed);
         seen += usize::from(failed);
@@ -313,7 +313,7 @@ fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
         places.push((way.to_owned(), daemon.state_dir.clone()));
     }
     if seen == 0 {
-        return stage.inconclusive("no call failed");
+        return inconclusive("no call failed");
     }
     stage.precondition(format!("in {seen} stops of 3 a call failed"));
     all_start_again(stage, &places)

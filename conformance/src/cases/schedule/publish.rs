@@ -12,7 +12,7 @@ use local_daemon_spec::Profile;
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, SLACK, read, stays, yielding};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, PROBE, Stage, Start};
 
 /// Starts a daemon that is held right before its record comes into place.
@@ -34,7 +34,7 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
     puts_in_place(stage, &call, &name)?;
     let record = match Record::parse(&read(&stage.record_path())?) {
         Ok(record) => record,
-        Err(fault) => return stage.fail(format!("the record in place: {fault}")),
+        Err(fault) => return fail(format!("the record in place: {fault}")),
     };
     let mut target = Target::of(&record);
     target.path.clone_from(&stage.manifest().binding.handshake.path);
@@ -45,8 +45,10 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
     let mut connection = match Connection::open(live.target.address, Instant::now() + PROBE) {
         Ok(connection) => connection,
         Err(fault) => {
-            return stage
-                .fail(format!("the record can be read, and {} is not served: {fault}", live.target.address));
+            return fail(format!(
+                "the record can be read, and {} is not served: {fault}",
+                live.target.address
+            ));
         }
     };
     let request = stage.handshake_request(&live).header("Authorization", &proof::bearer(&live.credential));
@@ -66,7 +68,7 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
                 answer.status
             );
         }
-        Err(fault) => return stage.fail(format!("the handshake: {fault}")),
+        Err(fault) => return fail(format!("the handshake: {fault}")),
     }
     stage.ready(&daemon)?;
     Ok(())
@@ -86,7 +88,7 @@ fn publish_before_flush(stage: &mut Stage) -> Outcome {
     let moves = |call: &&Call| RENAME.contains(&call.name.as_str()) || LINK.contains(&call.name.as_str());
     let in_place = |call: &&Call| moves(call) && call.files.last().is_some_and(|file| file.ends_with(&name));
     let Some(publish) = calls.iter().find(in_place) else {
-        return stage.inconclusive("the call that puts the record in place was not seen");
+        return inconclusive("the call that puts the record in place was not seen");
     };
     let temporary = publish.files.first();
     let before: Vec<&Call> = calls
@@ -96,7 +98,7 @@ fn publish_before_flush(stage: &mut Stage) -> Outcome {
         .collect();
     let of = |group: &[&str]| before.iter().rposition(|call| group.contains(&call.name.as_str()));
     let Some(written) = of(WRITE) else {
-        return stage.inconclusive("no write to the temporary file was seen");
+        return inconclusive("no write to the temporary file was seen");
     };
     let shown: Vec<String> = before.iter().map(ToString::to_string).collect();
     stage.precondition(format!("before {publish}: {}", shown.join(", ")));
@@ -119,7 +121,7 @@ fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
         launches.push((daemon, strace));
     }
     if stage.credential_path().exists() {
-        return stage.inconclusive("there is a credential already");
+        return inconclusive("there is a credential already");
     }
     stage.precondition("both have found no credential");
     stage
@@ -144,10 +146,10 @@ fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
 fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let (first, strace, call) = before_publish(stage, "first", Start::new())?;
-    let one = written(stage, &call)?;
+    let one = written(&call)?;
     let (second, other_strace, other_call) = before_publish(stage, "second", Start::new())?;
     stage.expect("each has a temporary file of its own, and puts just that in place");
-    let other = written(stage, &other_call)?;
+    let other = written(&other_call)?;
     ensure!(call.files.first() != other_call.files.first(), "both are about to {call}");
     let untouched = call.files.first().and_then(|file| std::fs::read(file).ok());
     ensure!(untouched.as_ref() == Some(&one), "the first one's temporary file is not what it wrote any more");
@@ -170,15 +172,15 @@ fn shared_temporary_name(stage: &mut Stage) -> Outcome {
 }
 
 /// What a launch is about to put in place: a whole record.
-fn written(stage: &mut Stage, call: &Call) -> Outcome<Vec<u8>> {
+fn written(call: &Call) -> Outcome<Vec<u8>> {
     let file = call.files.first().cloned().unwrap_or_default();
     let bytes = match std::fs::read(&file) {
         Ok(bytes) => bytes,
-        Err(error) => return stage.inconclusive(format!("{}: {error}", file.display())),
+        Err(error) => return inconclusive(format!("{}: {error}", file.display())),
     };
     match Record::parse(&bytes) {
         Ok(_) => Ok(bytes),
-        Err(fault) => stage.fail(format!("{} is about to be put in place: {fault}", file.display())),
+        Err(fault) => fail(format!("{} is about to be put in place: {fault}", file.display())),
     }
 }
 
@@ -189,7 +191,7 @@ fn late_publish(stage: &mut Stage) -> Outcome {
     furnish(stage)?;
     let (late, strace, _) = before_publish(stage, "late", Start::new())?;
     let (early, _) = stage.launch_ready()?;
-    stays(stage, &early, NOTICED, "beside a launch that is held")?;
+    stays(&early, NOTICED, "beside a launch that is held")?;
     stage.expect("the late one, which published last, is the one that stays");
     strace.release(&late)?;
     let live = stage.ready(&late)?;
@@ -206,7 +208,7 @@ fn yielding_together(stage: &mut Stage) -> Outcome {
     let (first, strace, _) = before_publish(stage, "first", start.clone())?;
     let (second, other_strace, _) = before_publish(stage, "second", start)?;
     if stage.record_path().exists() {
-        return stage.inconclusive("there is a record already");
+        return inconclusive("there is a record already");
     }
     stage.precondition("both have looked for somebody to yield to, and there is no record");
     stage.expect("both publish, and the one that published last is the one that stays");
@@ -214,7 +216,7 @@ fn yielding_together(stage: &mut Stage) -> Outcome {
     stage.ready(&first)?;
     other_strace.release(&second)?;
     let live = match stage.ready(&second) {
-        Err(Stop::NotReady(why)) => return stage.fail(why),
+        Err(Stop::NotReady(why)) => return fail(why),
         live => live?,
     };
     leaves(stage, &first, "it was displaced")?;

@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use super::{held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage};
 
 /// Asks a ready daemon to stop and holds it before the call that would take its record away.
@@ -22,7 +22,7 @@ fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
     let point = Point::at([RENAME, LINK, UNLINK]).of(stage.record_path()).held_before();
     let mut strace = trace(stage, "removal", point)?;
     strace.attach(daemon, stage.ready_deadline())?;
-    signal(stage, daemon, Signal::TERM)?;
+    signal(daemon, Signal::TERM)?;
     let deadline = stage.stand_down_deadline() + NOTICED;
     held(stage, daemon, &strace, deadline)?;
     Ok(strace)
@@ -31,7 +31,7 @@ fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
 fn successor(stage: &mut Stage, old: &Live) -> Outcome<(Daemon, Live)> {
     let before = Record::parse(&read(&stage.record_path())?);
     if before.map(|record| record.id).as_ref() != Ok(&old.record.id) {
-        return stage.inconclusive("the record is not that of the held daemon any more");
+        return inconclusive("the record is not that of the held daemon any more");
     }
     stage.launch_ready()
 }
@@ -85,7 +85,7 @@ fn lock_only_removal(stage: &mut Stage) -> Outcome {
     };
     let other = lock_file(stage)?;
     if rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        return stage.inconclusive("the lock on the lock file does not hold");
+        return inconclusive("the lock on the lock file does not hold");
     }
     stage.precondition(format!("{holder} holds the lock"));
     stage.expect("the successor is ready in its usual time, and still when the first one is gone");
@@ -111,7 +111,7 @@ fn taken_by(stage: &mut Stage, taker: &Live) -> Outcome<PathBuf> {
     taken.retain(|name| name.starts_with(&prefix));
     match &taken[..] {
         [one] => Ok(stage.state_dir().join(one)),
-        _ => stage.fail(format!("the successor's record was taken, and the taken files are {taken:?}")),
+        _ => fail(format!("the successor's record was taken, and the taken files are {taken:?}")),
     }
 }
 
@@ -142,7 +142,7 @@ fn no_reclaim(stage: &mut Stage) -> Outcome {
     if stage.record_path().exists() {
         let touched = changes(&watch.events(), &name);
         ensure!(touched.is_empty(), "the record was not left taken: {touched:?}");
-        return stage.inconclusive("the successor's record was not taken");
+        return inconclusive("the successor's record was not taken");
     }
     let taken = taken_by(stage, &old)?;
     let same = read(&taken)? == record;
@@ -170,7 +170,7 @@ fn put_back(stage: &mut Stage) -> Outcome {
     remove_and_stop(&first, &strace)?;
     let gone = until(stage.stand_down_deadline(), || (!stage.record_path().exists()).then_some(()));
     if gone.is_none() {
-        return stage.inconclusive("the successor's record was not taken");
+        return inconclusive("the successor's record was not taken");
     }
     stage.precondition("the first one has taken its successor's record, and both are stopped");
     stage.expect("the third one's record stands, and it is the one that stays");

@@ -14,7 +14,7 @@ use local_daemon_harness::wait::ms;
 
 use super::beside;
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, inconclusive, untestable};
 use crate::stage::{Stage, Start};
 
 const UMASKS: [u32; 4] = [0o000, 0o022, 0o077, 0o777];
@@ -67,10 +67,10 @@ impl Drop for Looker {
 }
 
 /// No entry was seen with a mode that lets group or others do something, neither by notification nor by looking.
-fn never_loose(stage: &mut Stage, umask: u32, watch: &Watch, looker: &Looker) -> Outcome {
+fn never_loose(umask: u32, watch: &Watch, looker: &Looker) -> Outcome {
     let overflow = watch.events().iter().any(|event| event.kind == FileEventKind::Overflow);
     if overflow {
-        return stage.inconclusive("the kernel dropped notifications");
+        return inconclusive("the kernel dropped notifications");
     }
     let events = watch.loose().into_iter().filter_map(|event| {
         let facts = event.facts?;
@@ -93,10 +93,10 @@ fn created_owner_only(stage: &mut Stage) -> Outcome {
         let looker = Looker::at(vec![path.clone()]);
         let daemon = stage.launch_with(under(umask, &path))?;
         let ready = stage.ready(&daemon);
-        never_loose(stage, umask, &watch, &looker)?;
+        never_loose(umask, &watch, &looker)?;
         ready?;
         if watch.wait_event(ms(1_000), FileEventKind::Created, &name).is_none() {
-            return stage.inconclusive(format!("nobody was seen to create {name}"));
+            return inconclusive(format!("nobody was seen to create {name}"));
         }
         stage.precondition(format!("{name} was created under observation"));
         let facts = Facts::of(&path)?;
@@ -121,9 +121,9 @@ fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
         let looker = Looker::at(names.to_vec());
         let daemon = stage.launch_with(under(umask, &path))?;
         let ready = stage.ready(&daemon);
-        never_loose(stage, umask, &watch, &looker)?;
+        never_loose(umask, &watch, &looker)?;
         let live = ready?;
-        exact_modes(stage, umask, &path)?;
+        exact_modes(umask, &path)?;
         if let Some(mutation) = &binding.mutation {
             let request = stage
                 .operation(&live, mutation)
@@ -133,7 +133,7 @@ fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
         }
         daemon.signal(Signal::TERM)?;
         if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-            return stage.inconclusive(format!("{} does not end on SIGTERM", daemon.name));
+            return inconclusive(format!("{} does not end on SIGTERM", daemon.name));
         }
         let created: Vec<String> = watch
             .events()
@@ -142,16 +142,16 @@ fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
             .map(|event| event.name.to_string_lossy().into_owned())
             .collect();
         if !created.contains(&binding.credential) || !created.contains(&binding.registration) {
-            return stage.inconclusive(format!("nobody was seen to create {}", names[0].display()));
+            return inconclusive(format!("nobody was seen to create {}", names[0].display()));
         }
         stage.precondition(format!("umask {umask:03o}: {} names appeared under observation", created.len()));
-        never_loose(stage, umask, &watch, &looker)?;
+        never_loose(umask, &watch, &looker)?;
     }
     Ok(())
 }
 
 /// Every file below `path` has mode 0600 and every directory 0700.
-fn exact_modes(stage: &mut Stage, umask: u32, path: &Path) -> Outcome {
+fn exact_modes(umask: u32, path: &Path) -> Outcome {
     let odd: Vec<String> = Snapshot::of(path)?
         .0
         .into_iter()
@@ -186,7 +186,7 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
             stage.control("nobody reads a file of mode 0644 beside the state directory");
             Ok(())
         }
-        other => stage.untestable(format!("nobody cannot even read what is open: {other:?}")),
+        other => untestable(format!("nobody cannot even read what is open: {other:?}")),
     };
     control(stage)?;
     for path in [stage.record_path(), stage.credential_path()] {

@@ -9,7 +9,7 @@ use local_daemon_harness::platform::Setup;
 
 use super::{beside, unchanged};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{Stage, Start};
 
 /// Every regular file of this name below `directory`.
@@ -24,7 +24,7 @@ fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
 #[case("DIR-1")]
 fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     if !stage.manifest().daemon.run.iter().any(|arg| arg.contains("{state_dir}")) {
-        return stage.not_applicable("the manifest's command does not name the state directory");
+        return not_applicable("the manifest's command does not name the state directory");
     }
     stage.expect("a record in the directory that the command names, and in no other");
     let other = beside(stage, "other");
@@ -33,7 +33,7 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     let start = Start::new().var("LOCAL_DAEMON_STATE_DIR", other.to_string_lossy());
     let daemon = stage.launch_with(start)?;
     stage.ready(&daemon)?;
-    unchanged(stage, "the directory that the environment names", &other, &before)?;
+    unchanged("the directory that the environment names", &other, &before)?;
     let record = stage.manifest().binding.registration.clone();
     let strays = find(&stage.arena().home(), &record);
     ensure!(strays.is_empty(), "further records in the home: {strays:?}");

@@ -13,7 +13,7 @@ use local_daemon_harness::wait::ms;
 
 use super::{beside, unchanged};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage, Start};
 
 /// Within this a start that must be refused has ended (DIR-10, DIR-12).
@@ -32,11 +32,7 @@ fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<
     let exit = daemon.wait_exit(began + bound);
     let Some(exit) = exit.filter(|exit| exit.at.duration_since(began) <= bound) else {
         daemon.kill_group();
-        return stage.fail(format!(
-            "{what}: {} still ran {} ms after its launch",
-            daemon.name,
-            bound.as_millis()
-        ));
+        return fail(format!("{what}: {} still ran {} ms after its launch", daemon.name, bound.as_millis()));
     };
     ensure!(exit.code.is_some_and(|code| code != 0), "{what}: {} ended with {exit}", daemon.name);
     let said = daemon.wait_output_end(ms(1_000)).unwrap_or_else(|| daemon.output());
@@ -98,7 +94,7 @@ fn symlink_refused(stage: &mut Stage) -> Outcome {
             ("a link to nothing", &dangling),
         ] {
             refused(stage, what, Start::new().state_dir(path), path)?;
-            unchanged(stage, what, &good, &before)?;
+            unchanged(what, &good, &before)?;
             ensure!(!nothing.exists(), "{what}: its target was created");
             let kind = Facts::of(path)?.kind;
             ensure!(kind == EntryKind::Link, "{what}: it became a {kind:?}");
@@ -118,7 +114,7 @@ fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
         let before = Snapshot::of(&good)?;
         let slash = format!("{}/", link.display());
         refused(stage, "a link and a slash", Start::new().state_dir(slash), &link)?;
-        unchanged(stage, "a link and a slash", &good, &before)
+        unchanged("a link and a slash", &good, &before)
     })
 }
 
@@ -157,7 +153,7 @@ fn foreign_owner_refused(stage: &mut Stage) -> Outcome {
             refused(stage, what, Start::new(), &path)?;
             let state_dir = stage.state_dir().to_owned();
             if path == state_dir {
-                unchanged(stage, what, &state_dir, &before)?;
+                unchanged(what, &state_dir, &before)?;
             }
             files_unchanged(stage, what, &before)?;
             chown(&path, Some(platform::uid()), None)?;
@@ -178,7 +174,7 @@ fn loose_mode_refused(stage: &mut Stage) -> Outcome {
             set_mode(&path, 0o700 | bits)?;
             let before = Snapshot::of(&path)?;
             refused(stage, &what, Start::new(), &path)?;
-            unchanged(stage, &what, &path, &before)?;
+            unchanged(&what, &path, &before)?;
         }
         set_mode(&path, 0o700)?;
         Ok(())
@@ -333,7 +329,7 @@ fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outc
     for (place, (fault, error)) in errors.iter().enumerate() {
         let same = errors[..place].iter().find(|(_, other)| other == error);
         if let Some((other, _)) = same {
-            return stage.fail(format!("{of}: {fault} and {other} are told alike: {error}"));
+            return fail(format!("{of}: {fault} and {other} are told alike: {error}"));
         }
     }
     stage.observed(format!("{of}: {} faults, each told in words of its own", errors.len()));

@@ -14,7 +14,7 @@ use crate::fixtures::stream::{
     Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
     id, open, resume, seqs, split, stalled, until,
 };
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, Live, PROBE, Stage};
 
 /// How many subscribers do not read.
@@ -28,7 +28,7 @@ const LOOKING: Duration = Duration::from_secs(2);
 /// What a log holds: everything that a stream from the beginning delivers, besides the gap.
 fn held(stage: &mut Stage, live: &Live, last: &str) -> Outcome<Vec<Event>> {
     let mut stream = from_the_beginning(stage, live, "")?;
-    let mut events = until(stage, &mut stream, last)?;
+    let mut events = until(&mut stream, last)?;
     events.retain(|event| event.name != "gap");
     Ok(events)
 }
@@ -43,7 +43,7 @@ fn length(events: &[Event]) -> usize {
 fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, MOST_EVENTS + 200)?;
+    let last = poster.notes(MOST_EVENTS + 200)?;
     stage.precondition(format!("{last} is the last of more than 4,096 short events"));
     stage.expect("at most 4,096 of them are held");
     let held = held(stage, &live, &last)?.len() as u64;
@@ -57,7 +57,7 @@ fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
 fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
+    let last = poster.bulk(MOST_BYTES + 20 * LARGE)?;
     stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
     stage.expect("at most 4 MiB of them are held");
     let held = held(stage, &live, &last)?;
@@ -72,17 +72,17 @@ fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
 fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, MOST_EVENTS + 200)?;
+    let last = poster.notes(MOST_EVENTS + 200)?;
     let Some((_, seq)) = split(&last) else {
-        return stage.inconclusive(format!("a note was answered the id {last}"));
+        return inconclusive(format!("a note was answered the id {last}"));
     };
     stage.precondition(format!("{last} is the last of more than 4,096 short events"));
     stage.expect("the last 4,096 are held");
     let after = id(&live, seq - MOST_EVENTS);
     let mut stream = resume(stage, &live, &format!("?after={after}"), &[])?;
-    let events = until(stage, &mut stream, &last)?;
+    let events = until(&mut stream, &last)?;
     ensure!(events[0].name != "gap", "after {after}, of {last}: {}", brief(&events));
-    let seqs = seqs(stage, &live, &events)?;
+    let seqs = seqs(&live, &events)?;
     let broken = break_in(&seqs, seq - MOST_EVENTS + 1);
     ensure!(broken.is_none(), "after {after}: {broken:?}");
     Ok(())
@@ -93,7 +93,7 @@ fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
 fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.bulk(stage, MOST_BYTES + 20 * LARGE)?;
+    let last = poster.bulk(MOST_BYTES + 20 * LARGE)?;
     stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
     stage.expect("the newest are held, up to 4 MiB");
     let held = held(stage, &live, &last)?;
@@ -106,7 +106,7 @@ fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
 }
 
 /// The memory of a daemon and all that comes of it, in bytes.
-fn memory(stage: &mut Stage, daemon: &Daemon) -> Outcome<u64> {
+fn memory(daemon: &Daemon) -> Outcome<u64> {
     let sizes: Option<Vec<u64>> = daemon
         .tree()
         .iter()
@@ -115,7 +115,7 @@ fn memory(stage: &mut Stage, daemon: &Daemon) -> Outcome<u64> {
         .collect();
     match sizes {
         Some(sizes) if !sizes.is_empty() => Ok(sizes.iter().sum()),
-        _ => stage.untestable("the subject's memory cannot be read"),
+        _ => untestable("the subject's memory cannot be read"),
     }
 }
 
@@ -141,11 +141,11 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
     // What a daemon takes for that many notes is not what is looked for, nor is its log.
-    poster.bulk(stage, ROUND)?;
-    let before = memory(stage, &daemon)?;
+    poster.bulk(ROUND)?;
+    let before = memory(&daemon)?;
     let streams = many_stalled(stage, &live, "")?;
-    poster.bulk(stage, 2 * MOST_BYTES)?;
-    let mut taken = memory(stage, &daemon)?;
+    poster.bulk(2 * MOST_BYTES)?;
+    let mut taken = memory(&daemon)?;
     stage.precondition(format!(
         "{MANY} subscribers read nothing of 8 MiB; the daemon takes {}, before them {}",
         mib(taken),
@@ -154,8 +154,8 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
     stage.expect("sooner or later, 16 MiB more that they do not read take no more memory");
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        poster.bulk(stage, ROUND)?;
-        let now = memory(stage, &daemon)?;
+        poster.bulk(ROUND)?;
+        let now = memory(&daemon)?;
         let grown = now.saturating_sub(taken);
         rounds.push(mib(grown));
         taken = now;
@@ -170,7 +170,7 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
         }
     }
     drop(streams);
-    stage.fail(format!("with each 16 MiB more it grew by {rounds:?}, to {}", mib(taken)))
+    fail(format!("with each 16 MiB more it grew by {rounds:?}, to {}", mib(taken)))
 }
 
 /// How many streams the daemon says are open, where it says so.
@@ -188,8 +188,8 @@ fn counted(stage: &mut Stage, live: &Live) -> Option<u64> {
 fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    poster.bulk(stage, 3 * MOST_BYTES)?;
-    let before = memory(stage, &daemon)?;
+    poster.bulk(3 * MOST_BYTES)?;
+    let before = memory(&daemon)?;
     stage.expect("within 2 s of their end the connections are closed, the streams are not counted and their memory is back");
     for how in [
         "closed while idle",
@@ -208,7 +208,7 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
             streams
         };
         if stalls {
-            poster.bulk(stage, MOST_BYTES)?;
+            poster.bulk(MOST_BYTES)?;
         }
         let mut ends = Vec::new();
         for stream in &streams {
@@ -226,7 +226,7 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         };
         let (open_now, told) = (there(&daemon), counted(stage, &live));
         if open_now != MANY {
-            return stage.inconclusive(format!("{open_now} of {MANY} connections are seen"));
+            return inconclusive(format!("{open_now} of {MANY} connections are seen"));
         }
         stage.precondition(format!("{MANY} streams are open, the daemon counts {told:?}; {how}"));
         for stream in streams {
@@ -240,18 +240,18 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         let gone = look_until(deadline, || (there(&daemon) == 0).then_some(()));
         if gone.is_none() {
             let left = there(&daemon);
-            return stage.fail(format!("{how}: {left} connections are there after 2 s"));
+            return fail(format!("{how}: {left} connections are there after 2 s"));
         }
         if told.is_some_and(|told| told >= MANY as u64) {
             let none = look_until(deadline, || (counted(stage, &live) == Some(0)).then_some(()));
             if none.is_none() {
                 let left = counted(stage, &live);
-                return stage.fail(format!("{how}: {left:?} streams are counted after 2 s"));
+                return fail(format!("{how}: {left:?} streams are counted after 2 s"));
             }
         }
         stage.observed(format!("{how}: gone after {} ms", ended.elapsed().as_millis()));
         let mut after = before;
-        let back = look_until(deadline, || match memory(stage, &daemon) {
+        let back = look_until(deadline, || match memory(&daemon) {
             Ok(now) => {
                 after = now;
                 (now <= before + 8 * MIB).then_some(Ok(()))
@@ -262,7 +262,7 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
             Some(Ok(())) => {}
             Some(Err(stop)) => return Err(stop),
             None => {
-                return stage.fail(format!(
+                return fail(format!(
                     "{how}: the daemon takes {} after 2 s, before them {}",
                     mib(after),
                     mib(before)
@@ -281,7 +281,7 @@ fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
     let mut poster = Poster::new(stage, &live)?;
     let text = format!("\"{}\"", "x".repeat(LARGE - 2));
     let mut reader = open(stage, &live, "")?;
-    poster.note(stage, "\"before\"")?;
+    poster.note("\"before\"")?;
     let mut streams = many_stalled(stage, &live, "")?;
     stage.precondition(format!("{MANY} subscribers read nothing"));
     stage.expect(
@@ -291,19 +291,19 @@ fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
         let posted = Instant::now();
         let id = match poster.try_note(&text) {
             Ok(id) => id,
-            Err(why) => return stage.fail(format!("note {n}: {why}")),
+            Err(why) => return fail(format!("note {n}: {why}")),
         };
         let deadline = posted + SEEN;
         let seen = follow(&mut reader, deadline, |event| event.id.as_deref() == Some(&id));
         if !seen.found {
-            return stage.fail(format!(
+            return fail(format!(
                 "note {n} ({id}) is not seen by one that reads after {} ms: {:?}",
                 posted.elapsed().as_millis(),
                 seen.ending
             ));
         }
         if n % 20 == 0 && !stage.is_ready(&live) {
-            return stage.fail(format!("no handshake within 2 s, {n} notes later"));
+            return fail(format!("no handshake within 2 s, {n} notes later"));
         }
     }
     // They did stall: what they can read at once is not all.
@@ -329,14 +329,14 @@ fn nothing_missing(
             after_gap = event.name == "gap";
             if after_gap {
                 let Some(first) = event.first().filter(|first| *first >= next) else {
-                    return stage.fail(format!("{} where {next} comes next", event.brief()));
+                    return fail(format!("{} where {next} comes next", event.brief()));
                 };
                 gaps += 1;
                 next = first;
             } else if event.seq() == Some(next) {
                 next += 1;
             } else {
-                return stage.fail(format!("{} where {next} comes next, and no gap", event.brief()));
+                return fail(format!("{} where {next} comes next, and no gap", event.brief()));
             }
         }
         if seen.found {
@@ -349,7 +349,7 @@ fn nothing_missing(
                 stream = resume(stage, live, "", &[("Last-Event-ID", &header)])?;
             }
             ending => {
-                return stage.fail(format!("{next} does not come; the end: {ending:?}"));
+                return fail(format!("{next} does not come; the end: {ending:?}"));
             }
         }
     }
@@ -360,22 +360,22 @@ fn nothing_missing(
 fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     let mut poster = Poster::new(stage, &live)?;
-    let begin = poster.note(stage, "\"before\"")?;
+    let begin = poster.note("\"before\"")?;
     let Some((_, seq)) = split(&begin) else {
-        return stage.inconclusive(format!("a note was answered the id {begin}"));
+        return inconclusive(format!("a note was answered the id {begin}"));
     };
     let within = stalled(stage, &live, "")?;
     let beyond = stalled(stage, &live, "")?;
     let short = stalled(stage, &live, "?topics=note")?;
-    poster.bulk(stage, MOST_BYTES / 2)?;
-    let middle = poster.note(stage, "\"within the bounds\"")?;
+    poster.bulk(MOST_BYTES / 2)?;
+    let middle = poster.note("\"within the bounds\"")?;
     stage.precondition("three subscribers read nothing of 2 MiB of events");
     stage.expect("every event, or a gap that names where it goes on");
     let (gaps, _) = nothing_missing(stage, &live, within, seq + 1, &middle)?;
     // All that it did not read is held.
     ensure!(gaps == 0, "a gap was told to one that is 2 MiB behind, all of which the log holds");
-    poster.bulk(stage, 3 * MOST_BYTES)?;
-    let last = poster.note(stage, "\"beyond the bounds\"")?;
+    poster.bulk(3 * MOST_BYTES)?;
+    let last = poster.note("\"beyond the bounds\"")?;
     stage.precondition("two of them read nothing of 14 MiB of events");
     for (what, stream) in [("of everything", beyond), ("of notes", short)] {
         let (gaps, resumed) = nothing_missing(stage, &live, stream, seq + 1, &last)?;
@@ -410,7 +410,7 @@ fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
         match quiet.next(deadline) {
             Sight::Frame(frame) => silent = frame.field("retry").is_some(),
             other => {
-                return stage.fail(format!(
+                return fail(format!(
                     "nothing came for {} ms on a stream without events of its topic: {other:?}",
                     began.elapsed().as_millis()
                 ));

@@ -11,7 +11,7 @@ use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, r
 use crate::fixtures::stream::{
     MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage, Start};
 
 /// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.
@@ -75,8 +75,8 @@ fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
         let live = stage.ready(&daemon)?;
         let streams = several(stage, &live)?;
         match how {
-            "SIGTERM" => drop(signal(stage, &daemon, Signal::TERM)?),
-            "SIGINT" => drop(signal(stage, &daemon, Signal::INT)?),
+            "SIGTERM" => drop(signal(&daemon, Signal::TERM)?),
+            "SIGINT" => drop(signal(&daemon, Signal::INT)?),
             _ => std::fs::remove_file(record_in(stage, &state_dir))?,
         }
         let deadline = Instant::now() + NOTICED + SEEN;
@@ -101,19 +101,19 @@ fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
             streams.push(stalled(stage, &live, "")?);
         }
         streams.push(open(stage, &live, "")?);
-        Poster::new(stage, &live)?.bulk(stage, MOST_BYTES)?;
+        Poster::new(stage, &live)?.bulk(MOST_BYTES)?;
         stage.precondition(format!("{how}: 6 subscribers have not read 4 MiB of events, and never will"));
         daemons.push((how, daemon, streams));
     }
     let rival = Rival::new()?;
-    signal(stage, &daemons[0].1, Signal::TERM)?;
+    signal(&daemons[0].1, Signal::TERM)?;
     rival.publish(&record_in(stage, &daemons[1].1.state_dir))?;
     let began = Instant::now();
     for (how, daemon, streams) in daemons {
         let noticed = if how == "displaced" { NOTICED } else { SLACK };
         let deadline = began + noticed + DRAIN + SLACK;
         let Some(exit) = daemon.wait_exit(deadline) else {
-            return stage.fail(format!("{how}, it is still there after its drain bound"));
+            return fail(format!("{how}, it is still there after its drain bound"));
         };
         let after = exit.at.saturating_duration_since(began).as_millis();
         stage.observed(format!("{how}: {exit} after {after} ms"));

@@ -7,7 +7,7 @@ use crate::case::case;
 use crate::fixtures::stream::{
     LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Live, Stage};
 
 /// Data that a careless daemon changes, cuts or is confused by.
@@ -60,16 +60,16 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
             Ok(id) => posted.push((id, serde_json::from_str::<Value>(data).unwrap_or_default())),
             Err(why) => {
                 let data = &data[..data.floor_char_boundary(60)];
-                return stage.fail(format!("a note of {data:?}: {why}"));
+                return fail(format!("a note of {data:?}: {why}"));
             }
         }
     }
-    let marker = poster.note(stage, "\"the last\"")?;
+    let marker = poster.note("\"the last\"")?;
     let resumed = from_the_beginning(stage, &live, "&topics=note")?;
     let all = streams.iter_mut().map(|(what, stream)| (*what, stream));
     let mut resumed = resumed;
     for (what, stream) in all.chain([("from the beginning", &mut resumed)]) {
-        let seen = until(stage, stream, &marker)?;
+        let seen = until(stream, &marker)?;
         for (id, data) in &posted {
             let with_id: Vec<_> = seen.iter().filter(|event| event.id.as_deref() == Some(id)).collect();
             let whole = matches!(with_id[..], [event] if event.name == "note" && event.payload() == data);
@@ -102,7 +102,7 @@ fn appends_nothing(
 ) -> Outcome {
     let mut poster = Poster::new(stage, live)?;
     stage.between_controls(live, |stage| {
-        let before = poster.note(stage, "\"before\"")?;
+        let before = poster.note("\"before\"")?;
         stage.control(format!("a good note was answered 201 with the id {before}"));
         for (what, request) in requests(&poster) {
             let seen = match poster.send(&request) {
@@ -112,10 +112,10 @@ fn appends_nothing(
             stage.observed(format!("{what}: {seen}"));
             ensure!(seen == status.to_string(), "{what}: {seen}");
         }
-        let after = poster.note(stage, "\"after\"")?;
+        let after = poster.note("\"after\"")?;
         let next = split(&before).map(|(_, seq)| seq + 1);
         let mut stream = resume(stage, live, &format!("?after={before}"), &[])?;
-        let seen = until(stage, &mut stream, &after)?;
+        let seen = until(&mut stream, &after)?;
         ensure!(
             seen.len() == 1 && split(&after).map(|(_, seq)| seq) == next,
             "between {before} and {after} came: {}",

@@ -10,7 +10,7 @@ use crate::fixtures::daemon::{NOTICED, Rival, open_work, signal};
 use crate::fixtures::stream::{
     ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
 /// Streams are opened: of everything, of a topic, from the beginning, after an id that is not held, as other
@@ -32,7 +32,7 @@ fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
     ] {
         let stream = match ask(stage, &live, query, headers)? {
             Ok(stream) => stream,
-            Err(fault) => return stage.fail(format!("{query}: {fault}")),
+            Err(fault) => return fail(format!("{query}: {fault}")),
         };
         let head = &stream.head;
         let stored = head.all("cache-control").join(",");
@@ -58,7 +58,7 @@ fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     stage.expect("the head and `retry: 500` at once, while nothing happens");
     let mut stream = match ask(stage, &live, "?topics=note", &[])? {
         Ok(stream) => stream,
-        Err(fault) => return stage.fail(format!("no head while nothing happens: {fault}")),
+        Err(fault) => return fail(format!("no head while nothing happens: {fault}")),
     };
     // Nothing is posted: what comes before a sign of life is due comes of itself.
     match stream.next(Instant::now() + SEEN) {
@@ -71,7 +71,7 @@ fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
             );
             Ok(())
         }
-        other => stage.fail(format!("no `retry` while nothing happens: {other:?}")),
+        other => fail(format!("no `retry` while nothing happens: {other:?}")),
     }
 }
 
@@ -82,12 +82,12 @@ fn delivers_what_happens_after_its_head(stage: &mut Stage) -> Outcome {
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("the event that happens right after the head was read, on each of 20 new streams");
     // The connection is there before, so that nothing comes between the head and the note.
-    poster.note(stage, "0")?;
+    poster.note("0")?;
     for n in 0..20 {
         let query = if n % 2 == 0 { "" } else { "?topics=note" };
         let mut stream = open(stage, &live, query)?;
-        let id = poster.note(stage, &n.to_string())?;
-        until(stage, &mut stream, &id)?;
+        let id = poster.note(&n.to_string())?;
+        until(&mut stream, &id)?;
     }
     Ok(())
 }
@@ -106,11 +106,11 @@ fn unwanted(events: &[Event], wanted: &[&str]) -> Vec<String> {
 fn topics_choose(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let marker = poster.notes(stage, 3)?;
+    let marker = poster.notes(3)?;
     let mut all = from_the_beginning(stage, &live, "")?;
-    let events = until(stage, &mut all, &marker)?;
+    let events = until(&mut all, &marker)?;
     if unwanted(&events, &["note"]).is_empty() {
-        return stage.inconclusive("nothing but notes happened, so that nothing can be left out");
+        return inconclusive("nothing but notes happened, so that nothing can be left out");
     }
     stage.precondition(format!("the log holds notes and others: {}", brief(&events)));
     stage.expect("only the named topics, and the words about the stream itself");
@@ -119,7 +119,7 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
     let mut two = from_the_beginning(stage, &live, "&topics=sessions%2Cnote")?;
     let mut others = from_the_beginning(stage, &live, "&topics=lifecycle,warning,origins")?;
     let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
-    let told = until(stage, &mut lost, &marker)?;
+    let told = until(&mut lost, &marker)?;
     ensure!(
         told.first().is_some_and(|event| event.name == "gap"),
         "a stream of notes is not told that some are lost: {}",
@@ -128,14 +128,14 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
     let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
     let notes_there = events.iter().filter(|event| event.name == "note").count();
     for stream in [&mut notes, &mut two, &mut lost] {
-        let seen = until(stage, stream, &marker)?;
+        let seen = until(stream, &marker)?;
         let unwanted = unwanted(&seen, &["note", "sessions"]);
         ensure!(unwanted.is_empty(), "not asked for: {unwanted:?}");
         let count = seen.iter().filter(|event| event.name == "note").count();
         ensure!(count == notes_there, "{count} of {notes_there} notes: {}", brief(&seen));
     }
     // What stops the daemon is a change of its life, and the last word is for everybody.
-    signal(stage, &daemon, Signal::TERM)?;
+    signal(&daemon, Signal::TERM)?;
     let deadline = Instant::now() + SEEN;
     for (stream, wanted) in [
         (&mut notes, &["note"][..]),
@@ -203,13 +203,13 @@ fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
             rival.publish(&stage.record_path())?;
             Some(rival)
         } else {
-            signal(stage, &daemon, Signal::TERM)?;
+            signal(&daemon, Signal::TERM)?;
             None
         };
         stands_down(&mut before);
         // What it waits for is still open, so that it is there to be asked.
         if let Some(exit) = daemon.wait_exit(Instant::now() + Duration::from_millis(1)) {
-            return stage.inconclusive(format!("{how}, it has ended already: {exit}"));
+            return inconclusive(format!("{how}, it has ended already: {exit}"));
         }
         stage.precondition(format!("{how}, it stands down and is still there"));
         let resumed = format!("?after={}-0", epoch(&live));

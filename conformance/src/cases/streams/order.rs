@@ -11,7 +11,7 @@ use crate::fixtures::stream::{
     ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, from_the_beginning, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
 /// The ids of two launches, in answers and on streams, begin with the first 8 digits of the launch's id.
@@ -25,7 +25,7 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
         let mut poster = Poster::new(stage, &live)?;
         let mut posted = Vec::new();
         for n in 0..12 {
-            posted.push(poster.note(stage, &n.to_string())?);
+            posted.push(poster.note(&n.to_string())?);
         }
         let right = |id: &str| split(id).is_some_and(|(of, _)| of == epoch(&live));
         for id in &posted {
@@ -33,7 +33,7 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
         }
         let last = &posted[posted.len() - 1];
         let mut stream = from_the_beginning(stage, &live, "")?;
-        for event in until(stage, &mut stream, last)? {
+        for event in until(&mut stream, last)? {
             let holds = ABOUT.contains(&&*event.name) || event.id.as_deref().is_some_and(right);
             ensure!(holds, "of the daemon {}: {}", live.record.id, event.brief());
         }
@@ -51,19 +51,19 @@ fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
     for launch in ["first", "second"] {
         let (daemon, live) = settled(stage)?;
         let mut poster = Poster::new(stage, &live)?;
-        let last = poster.notes(stage, 30)?;
+        let last = poster.notes(30)?;
         let mut stream = from_the_beginning(stage, &live, "")?;
-        let events = until(stage, &mut stream, &last)?;
-        let all = seqs(stage, &live, &events)?;
+        let events = until(&mut stream, &last)?;
+        let all = seqs(&live, &events)?;
         let notes = events.iter().filter(|event| event.name == "note");
         let notes_of_all: Vec<u64> = notes.filter_map(Event::seq).collect();
         stage.observed(format!("{launch} launch: {}", brief(&events)));
         if let Some(why) = break_in(&all, 1) {
-            return stage.fail(format!("{launch} launch: {why}: {all:?}"));
+            return fail(format!("{launch} launch: {why}: {all:?}"));
         }
         let mut notes = from_the_beginning(stage, &live, "&topics=note")?;
-        let events = until(stage, &mut notes, &last)?;
-        let left: Vec<u64> = seqs(stage, &live, &events)?;
+        let events = until(&mut notes, &last)?;
+        let left: Vec<u64> = seqs(&live, &events)?;
         ensure!(left == notes_of_all, "{launch} launch, of the topic note: {left:?} of {all:?}");
         daemon.kill_group();
     }
@@ -108,20 +108,20 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     }
     for writer in writers {
         if let Ok(Err(why)) = writer.join() {
-            return stage.inconclusive(format!("a good note: {why}"));
+            return inconclusive(format!("a good note: {why}"));
         }
     }
-    let marker = Poster::new(stage, &live)?.note(stage, "\"the last\"")?;
+    let marker = Poster::new(stage, &live)?.note("\"the last\"")?;
     late.truncate(20);
     // One that has everything before it, and gets it in as few pieces as the daemon likes.
     late.push(from_the_beginning(stage, &live, "")?);
     stage.observed(format!("{} streams, {} notes", 3 + late.len(), WRITERS * EACH));
     // The first was read a little before.
     for (place, stream) in streams.iter_mut().chain(&mut late).enumerate() {
-        let events = until(stage, stream, &marker)?;
-        let all = seqs(stage, &live, &events)?;
+        let events = until(stream, &marker)?;
+        let all = seqs(&live, &events)?;
         if let Some([one, next]) = all.array_windows().find(|[one, next]| one >= next) {
-            return stage.fail(format!("stream {place}: {next} after {one}"));
+            return fail(format!("stream {place}: {next} after {one}"));
         }
         // What one client posted, one after the other, stays in that order.
         for writer in 1..=WRITERS {
@@ -141,10 +141,10 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
     stage.expect("the same id, event and data at once, with other topics, and resumed later");
     let mut at_once = open(stage, &live, "")?;
     let mut chosen = open(stage, &live, "?topics=note,lifecycle")?;
-    let first = poster.note(stage, "\"first\"")?;
-    let last = poster.notes(stage, 10)?;
+    let first = poster.note("\"first\"")?;
+    let last = poster.notes(10)?;
     let same = |event: &Event| (event.id.clone(), event.name.clone(), event.data.clone());
-    let expected: Vec<_> = until(stage, &mut at_once, &last)?.iter().map(same).collect();
+    let expected: Vec<_> = until(&mut at_once, &last)?.iter().map(same).collect();
     // `at` is a part of the data, and says when it happened, not when it was sent.
     let header = [("Last-Event-ID", first.as_str())];
     let mut resumed = resume(stage, &live, "", &header)?;
@@ -156,7 +156,7 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
         ("from the beginning", &mut beginning),
         ("of one topic, from the beginning", &mut again),
     ] {
-        let events = until(stage, stream, &last)?;
+        let events = until(stream, &last)?;
         let events: Vec<_> = events.iter().map(same).collect();
         let other = events.iter().find(|event| {
             let known = expected.iter().find(|known| known.0 == event.0);
@@ -164,7 +164,7 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
         });
         let shared = events.iter().filter(|event| expected.iter().any(|known| known.0 == event.0)).count();
         if let Some(other) = other {
-            return stage.fail(format!("a stream {what}: {other:?} is another at once"));
+            return fail(format!("a stream {what}: {other:?} is another at once"));
         }
         ensure!(shared >= 10, "a stream {what} shares {shared} events");
     }
@@ -248,18 +248,18 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     stage.expect("the `event` field is the `topic` in the data, and the data fit the schema");
-    let last = poster.notes(stage, 3)?;
+    let last = poster.notes(3)?;
     let mut beginning = from_the_beginning(stage, &live, "")?;
     let mut lost = open(stage, &live, "?after=00000000-7")?;
-    let mut events = until(stage, &mut beginning, &last)?;
-    events.extend(until(stage, &mut lost, &last)?);
+    let mut events = until(&mut beginning, &last)?;
+    events.extend(until(&mut lost, &last)?);
     let successor = stage.launch()?;
     let deadline = stage.stand_down_deadline() + SEEN;
     events.extend(to_the_end(&mut beginning, deadline).events);
     drop(daemon);
     let live = stage.ready(&successor)?;
     let mut stream = open(stage, &live, "")?;
-    signal(stage, &successor, Signal::TERM)?;
+    signal(&successor, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
     let topics: std::collections::BTreeSet<&str> = events.iter().map(|event| &*event.name).collect();
     stage.observed(format!("events of {topics:?}"));
@@ -271,7 +271,7 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
             event.data["topic"]
         );
         if let Some(why) = invalid(event) {
-            return stage.fail(format!("{why}: {} {}", event.name, event.data));
+            return fail(format!("{why}: {} {}", event.name, event.data));
         }
     }
     if topics.contains("note") && topics.contains("gap") {

@@ -10,23 +10,23 @@ use crate::fixtures::stream::{
     Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
     seqs, settled, split, to_the_end, until,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Live, Stage};
 
 /// The number of the last event, seen from the answer to a note.
-fn number(stage: &mut Stage, id: &str) -> Outcome<u64> {
+fn number(id: &str) -> Outcome<u64> {
     match split(id) {
         Some((_, seq)) => Ok(seq),
-        None => stage.inconclusive(format!("a note was answered the id {id:?}")),
+        None => inconclusive(format!("a note was answered the id {id:?}")),
     }
 }
 
 /// The first event of a stream, whatever it is.
-fn first_event(stage: &mut Stage, stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<Event> {
+fn first_event(stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<Event> {
     let mut seen = follow(stream, Instant::now() + SEEN, |_| true);
     match seen.events.pop() {
         Some(event) => Ok(event),
-        None => stage.fail(format!("the stream begins with nothing, its end: {:?}", seen.ending)),
+        None => fail(format!("the stream begins with nothing, its end: {:?}", seen.ending)),
     }
 }
 
@@ -36,8 +36,8 @@ fn first_event(stage: &mut Stage, stream: &mut local_daemon_harness::sse::EventS
 fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, 8)?;
-    let last = number(stage, &last)?;
+    let last = poster.notes(8)?;
+    let last = number(&last)?;
     stage
         .expect("the event after the named one, for every id that the log holds, by parameter and by header");
     for after in 0..=last {
@@ -50,10 +50,10 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
         ];
         if after == last {
             // The next one is still to come.
-            poster.note(stage, "\"to come\"")?;
+            poster.note("\"to come\"")?;
         }
         for (how, stream) in &mut streams {
-            let event = first_event(stage, stream)?;
+            let event = first_event(stream)?;
             ensure!(event.id == Some(id(&live, after + 1)), "{how}: begins with {}", event.brief());
         }
     }
@@ -65,14 +65,14 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
 fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, 6)?;
-    let last = number(stage, &last)?;
+    let last = poster.notes(6)?;
+    let last = number(&last)?;
     stage.expect("the event after the one in the header, whichever is further");
     for (header, parameter) in [(last - 1, 1), (1, last - 1), (0, last), (last - 2, 0)] {
         let (header, parameter) = (id(&live, header), id(&live, parameter));
         let query = format!("?after={parameter}");
         let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", &header)])?;
-        let event = first_event(stage, &mut stream)?;
+        let event = first_event(&mut stream)?;
         let after = number_of(&header) + 1;
         ensure!(
             event.id == Some(id(&live, after)),
@@ -83,7 +83,7 @@ fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     // What is lost by the header is lost, although the parameter's is held.
     let query = format!("?after={}", id(&live, 1));
     let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", "00000000-7")])?;
-    let event = first_event(stage, &mut stream)?;
+    let event = first_event(&mut stream)?;
     ensure!(
         event.name == "gap",
         "Last-Event-ID of another epoch, after={}: begins with {}",
@@ -99,19 +99,18 @@ fn number_of(id: &str) -> u64 {
 
 /// A stream that must begin with one gap, name the oldest event that is held, and go on from there to the last.
 fn begins_with_a_gap(
-    stage: &mut Stage,
     live: &Live,
     how: &str,
     stream: &mut local_daemon_harness::sse::EventStream,
     last: &str,
 ) -> Outcome<u64> {
-    let events = until(stage, stream, last)?;
+    let events = until(stream, last)?;
     let Some(first) = events.first().filter(|event| event.name == "gap").and_then(Event::first) else {
-        return stage.fail(format!("{how}: begins with {}", brief(&events)));
+        return fail(format!("{how}: begins with {}", brief(&events)));
     };
-    let rest = seqs(stage, live, &events[1..])?;
+    let rest = seqs(live, &events[1..])?;
     if let Some(why) = break_in(&rest, first) {
-        return stage.fail(format!("{how}: after a gap whose first is {first}: {why}"));
+        return fail(format!("{how}: after a gap whose first is {first}: {why}"));
     }
     let named = events[0].payload()["first"].as_str() == Some(&id(live, first));
     ensure!(named, "{how}: the gap names another log: {}", events[0].brief());
@@ -125,23 +124,23 @@ fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
     // More than a log holds, and more than one that begins anew when it is full.
-    let last = poster.notes(stage, MOST_EVENTS + 300)?;
+    let last = poster.notes(MOST_EVENTS + 300)?;
     stage.precondition(format!("more events happened than a log holds; the last is {last}"));
     stage.expect("one gap that names the oldest event that is held, and everything from there");
     let mut beginning = resume(stage, &live, &format!("?after={}", id(&live, 0)), &[])?;
-    let oldest = begins_with_a_gap(stage, &live, "from the beginning", &mut beginning, &last)?;
+    let oldest = begins_with_a_gap(&live, "from the beginning", &mut beginning, &last)?;
     stage.observed(format!("{oldest} is the oldest that is held, {last} the last"));
     ensure!(oldest > 1, "nothing was let go of");
     for after in [1, oldest / 2, oldest - 2] {
         let how = format!("after {after}");
         let query = format!("?after={}", id(&live, after));
         let mut stream = resume(stage, &live, &query, &[])?;
-        let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
+        let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
         ensure!(first == oldest, "{how}: the gap names {first}, and {oldest} is held");
     }
     // Right before the oldest nothing is missing.
     let mut stream = resume(stage, &live, &format!("?after={}", id(&live, oldest - 1)), &[])?;
-    let event = first_event(stage, &mut stream)?;
+    let event = first_event(&mut stream)?;
     ensure!(
         event.id == Some(id(&live, oldest)),
         "after {}, whose next is held: begins with {}",
@@ -158,18 +157,18 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
     stage.expect("a gap that names the oldest event that is held, and everything from there");
     let (before, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let of_before = poster.notes(stage, 3)?;
+    let of_before = poster.notes(3)?;
     before.kill_group();
     before.wait_exit(stage.stand_down_deadline());
 
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, 9)?;
+    let last = poster.notes(9)?;
     let mut all = from_the_beginning(stage, &live, "")?;
-    let everything = until(stage, &mut all, &last)?;
+    let everything = until(&mut all, &last)?;
     let oldest = everything.first().and_then(Event::seq);
     stage.precondition(format!("the log holds {}", brief(&everything)));
-    let last_seq = number(stage, &last)?;
+    let last_seq = number(&last)?;
     let mut after = vec![of_before, "00000000-3".to_owned(), "ffffffff-0".to_owned()];
     after.extend([last_seq + 1, last_seq + 2, 4_294_967_297].map(|seq| id(&live, seq)));
     after.push(format!("{}9999", id(&live, u64::MAX)));
@@ -181,7 +180,7 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
             } else {
                 resume(stage, &live, &format!("?after={after}"), &[])?
             };
-            let first = begins_with_a_gap(stage, &live, &how, &mut stream, &last)?;
+            let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
             ensure!(Some(first) == oldest, "{how}: the gap names {first}, and the log holds {oldest:?}");
         }
     }
@@ -193,24 +192,24 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
 fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let (first, live) = settled(stage)?;
     let mut poster = Poster::new(stage, &live)?;
-    let last = poster.notes(stage, 3)?;
+    let last = poster.notes(3)?;
     stage.expect("no `id` field in a gap, superseded or shutdown event");
     let mut stream = open(stage, &live, "?after=00000000-7")?;
-    let mut events = until(stage, &mut stream, &last)?;
+    let mut events = until(&mut stream, &last)?;
     let second = stage.launch()?;
     let deadline = stage.stand_down_deadline() + SEEN;
     events.extend(to_the_end(&mut stream, deadline).events);
     drop(first);
     let live = stage.ready(&second)?;
     let mut stream = open(stage, &live, "")?;
-    signal(stage, &second, Signal::TERM)?;
+    signal(&second, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
     let about: Vec<&Event> = events
         .iter()
         .filter(|event| crate::fixtures::stream::ABOUT.contains(&&*event.name))
         .collect();
     if about.is_empty() {
-        return stage.inconclusive("no such event was seen");
+        return inconclusive("no such event was seen");
     }
     let texts: Vec<String> = about.iter().map(|event| event.brief()).collect();
     stage.observed(texts.join(", "));

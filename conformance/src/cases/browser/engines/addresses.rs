@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
 use crate::case::case;
 use crate::fixtures::http::{handshake_route, paths, stream_route};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, deviation, ensure, inconclusive, not_applicable, untestable};
 use crate::stage::Stage;
 
 /// Asks every path with the credential, from a page of the daemon's own, whatever it is called there.
@@ -39,12 +39,12 @@ fn asks(stage: &mut Stage, scene: &Scene) -> Outcome<Value> {
 /// A page that has the daemon's own name and port is served what it asks for with the credential.
 fn right_name(stage: &mut Stage, scene: &Scene, arg: &Value) -> Outcome {
     let Some(_front) = scene.page_at(stage, "127.0.0.1")? else {
-        return stage.inconclusive("the engine does not open 127.0.0.1");
+        return inconclusive("the engine does not open 127.0.0.1");
     };
     let seen = scene.run(stage, ASK_ALL, arg)?;
     if !is_success(&seen["change"]) {
         let told = told(&seen["change"]);
-        return stage.inconclusive(format!("the change by the right name: {told}"));
+        return inconclusive(format!("the change by the right name: {told}"));
     }
     stage.control("by 127.0.0.1 the change of such a page is served");
     Ok(())
@@ -59,7 +59,7 @@ fn is_misdirected(stage: &mut Stage, scene: &Scene, arg: &Value, name: &str) -> 
     let requests = front.ledger().requests();
     let named = |host: &str| host.starts_with(name);
     if requests.is_empty() || !requests.iter().all(|request| request.header("host").is_some_and(named)) {
-        return stage.inconclusive(format!("{} requests arrived from {name}, not all by it", requests.len()));
+        return inconclusive(format!("{} requests arrived from {name}, not all by it", requests.len()));
     }
     stage.precondition(format!("{} requests of a page at {name} arrived", requests.len()));
     for (path, seen) in seen.as_object().into_iter().flatten() {
@@ -76,7 +76,7 @@ fn rebound_name_refused(stage: &mut Stage) -> Outcome {
     stage.expect("421 for each");
     right_name(stage, &scene, &arg)?;
     if !is_misdirected(stage, &scene, &arg, scene.rebound_name())? {
-        return stage.inconclusive("the engine does not open the rebound name");
+        return inconclusive("the engine does not open the rebound name");
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome {
         }
     }
     if refused.is_empty() {
-        return stage.inconclusive("none arrives");
+        return inconclusive("none arrives");
     }
     stage.observed(format!(
         "421 by {}; not reached, or made another name: {}",
@@ -121,7 +121,7 @@ fn other_spellings_of_loopback_refused(stage: &mut Stage) -> Outcome {
 fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_allowing(stage, |browser, listed| vec![origin(listed), origin(browser.public())])?;
     if is_one_of(&scene, &[Kind::Webkit]) {
-        return stage.not_applicable(
+        return not_applicable(
             "WebKitGTK (2.50) knows no local network access: public pages reach loopback as any",
         );
     }
@@ -139,7 +139,7 @@ fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     let arrived = scene.arrived(&path_of(&arg["read"]));
     if is_success(&seen) || arrived.len() != before {
         let after = brief(&arrived[before..]);
-        return stage.deviation(format!("ungranted: {}; arrived: {after}", told(&seen)));
+        return deviation(format!("ungranted: {}; arrived: {after}", told(&seen)));
     }
     stage.observed(format!("ungranted: {}, nothing arrives", told(&seen)));
     scene.permit("loopback-network", true)?;
@@ -153,7 +153,7 @@ fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
     scene.visit_at(stage, &public)?;
     scene.run(stage, script, &arg)?;
     let path = path_of(&arg["emit"]);
-    let posts = scene.wait_arrived(stage, "the form", 1, |arrived| {
+    let posts = scene.wait_arrived("the form", 1, |arrived| {
         arrived.request.method == "POST"
             && arrived.request.target == path
             && arrived.header("content-type") == Some("text/plain")
@@ -167,7 +167,7 @@ fn public_page_needs_a_grant(stage: &mut Stage) -> Outcome {
 fn secure_site(stage: &mut Stage) -> Outcome<(Subject, String)> {
     const START: Duration = Duration::from_secs(10);
     let Some(openssl) = which("openssl") else {
-        return stage.untestable("no openssl here, which serves the page over TLS");
+        return untestable("no openssl here, which serves the page over TLS");
     };
     let program = openssl.to_string_lossy().into_owned();
     let certify = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 \
@@ -180,13 +180,13 @@ fn secure_site(stage: &mut Stage) -> Outcome<(Subject, String)> {
     let certified = stage.arena().launch("certificate", command(certify)).start()?;
     let exit = certified.wait_exit(Instant::now() + START);
     if exit.as_ref().is_none_or(|exit| exit.code != Some(0)) {
-        return stage.untestable("openssl makes no certificate");
+        return untestable("openssl makes no certificate");
     }
     std::fs::write(stage.arena().home().join("page.html"), "<!doctype html><title>suite</title>")?;
     let server = stage.arena().launch("secure page", command(serve)).start()?;
     match server.wait_listening(Instant::now() + START) {
         Some(address) => Ok((server, format!("https://127.0.0.1:{}", address.port()))),
-        None => stage.untestable("openssl serves no page"),
+        None => untestable("openssl serves no page"),
     }
 }
 
@@ -212,13 +212,13 @@ fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
     // A page over TLS may not fetch without it, to WebKitGTK (2.50) also where that is this machine.
     if is_one_of(&scene, &[Kind::Webkit]) {
         if !arrived.is_empty() {
-            return stage.deviation(after);
+            return deviation(after);
         }
         stage.observed(format!("the engine lets nothing through: {after}"));
         return Ok(());
     }
     if arrived.is_empty() {
-        return stage.deviation(after);
+        return deviation(after);
     }
     ensure!(is_success(&seen["seen"]), "{}", &*after);
     stage.observed(after);

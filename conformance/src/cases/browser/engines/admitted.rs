@@ -13,7 +13,7 @@ use super::scene::{
 use crate::case::case;
 use crate::cases::browser::visit::{handoff_ticket, page_ticket};
 use crate::fixtures::http::marker;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, deviation, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
 /// Where tickets of the two kinds are redeemed.
@@ -39,11 +39,11 @@ fn is_for(arrived: &Arrived, path: &str) -> bool {
 /// Waits until the daemon's own page has followed the stream so many times, and says what token it has.
 fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) -> Outcome<String> {
     let stream = path_of(&arg["stream"]);
-    scene.wait_arrived(stage, "the page's stream", streams, |arrived| {
+    scene.wait_arrived("the page's stream", streams, |arrived| {
         is_for(arrived, &stream) && arrived.status == Some(200)
     })?;
     let served = |arrived: &Arrived| arrived.status == Some(200) && token_of(arrived).is_some();
-    let served = scene.wait_arrived(stage, "a request with the page's token", 1, served)?;
+    let served = scene.wait_arrived("a request with the page's token", 1, served)?;
     let token = served.last().and_then(token_of).unwrap_or_default().to_owned();
     stage.transcript().hide(token.as_bytes());
     let credential = scene.live.credential.text();
@@ -60,7 +60,7 @@ fn ensure_follows(
     what: &str,
 ) -> Outcome<String> {
     wait_for_page(stage, scene, arg, streams).or_else(|stop| match stop {
-        Stop::Inconclusive(why) => stage.fail(format!("{what}: {why}")),
+        Stop::Inconclusive(why) => fail(format!("{what}: {why}")),
         other => Err(other),
     })
 }
@@ -83,7 +83,7 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
         ensure!(!holds(&kept[place]), "the token is in: {place}");
     }
     let cookies = |arrived: &&Arrived| arrived.header("cookie").is_some();
-    let all = scene.wait_arrived(stage, "requests", 1, |_| true)?;
+    let all = scene.wait_arrived("requests", 1, |_| true)?;
     ensure!(!all.iter().any(|arrived| cookies(&arrived)), "a cookie came back");
     Ok(())
 }
@@ -107,9 +107,9 @@ fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     );
     std::fs::write(&launcher, form)?;
     scene.visit_at(stage, &format!("file://{}", launcher.display()))?;
-    let posts = scene.wait_arrived(stage, "the ticket", 1, |arrived| is_for(arrived, PAGE))?;
+    let posts = scene.wait_arrived("the ticket", 1, |arrived| is_for(arrived, PAGE))?;
     if posts.iter().any(|post| post.header("origin") != Some("null")) {
-        return stage.deviation(format!("not from the origin null: {}", brief(&posts)));
+        return deviation(format!("not from the origin null: {}", brief(&posts)));
     }
     let served = posts.iter().all(|post| post.status == Some(200));
     ensure!(served, "{}", brief(&posts));
@@ -139,7 +139,7 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     );
     scene.visit_at(stage, &printed)?;
     let shell = path_of(&json!(scene.own_page()));
-    scene.wait_arrived(stage, "a load of the shell", 1, |arrived| is_for(arrived, &shell))?;
+    scene.wait_arrived("a load of the shell", 1, |arrived| is_for(arrived, &shell))?;
     stage.precondition("the address with the ticket was opened, and the engine has asked for the shell");
     let token = ensure_follows(stage, &scene, &arg, 1, "the ticket in the fragment does not let it in")?;
     ensure_kept(stage, &scene, &arg, &token)?;
@@ -198,7 +198,7 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     };
     scene.emit(stage, before)?;
     if !carried(&scene, before) {
-        return stage.inconclusive("the page's stream does not carry a note");
+        return inconclusive("the page's stream does not carry a note");
     }
     stage.precondition("the page follows the stream, and has been sent a note");
     let open = |scene: &Scene| {
@@ -220,7 +220,7 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         requests.any(|request| request.target.split('?').next() == Some(&stream))
     });
     if asked.is_none() {
-        return stage.fail("the page does not ask for its stream again");
+        return fail("the page does not ask for its stream again");
     }
     stage.precondition("its retry was answered 503, which closes it for good");
     scene.emit(stage, meanwhile)?;
@@ -265,7 +265,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     scene.run(stage, framing, &arg)?;
     let seen = scene.run_in_frame("return typeof window.seen", json!(null))?;
     if seen != "object" {
-        return stage.inconclusive(format!("a page that may be framed does not run: {seen}"));
+        return inconclusive(format!("a page that may be framed does not run: {seen}"));
     }
     stage.control("a page without such headers is framed, and runs there");
     let before = scene.arrived(&path_of(&json!(bare))).len();
@@ -280,7 +280,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     }
     let loads = scene.arrived(&path_of(&json!(bare))).split_off(before);
     if loads.len() != 4 {
-        return stage.inconclusive(format!("the frames do not ask for the page: {}", brief(&loads)));
+        return inconclusive(format!("the frames do not ask for the page: {}", brief(&loads)));
     }
     stage.observed(brief(&loads));
     let posts = scene.arrived(PAGE);
@@ -313,11 +313,11 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
         "while (!window.opened) await new Promise(done => setTimeout(done, 10)); return window.opened.closed";
     let seen = scene.run(stage, opened, &arg)?;
     if seen != false || !scene.tab_at(&other)? || scene.run(stage, opener, &arg)? != "one" {
-        return stage.inconclusive("a page without such headers has no opener either");
+        return inconclusive("a page without such headers has no opener either");
     }
     stage.control("a page without such headers is open to its opener, and knows it");
     if !scene.tab_at(&by)? {
-        return stage.inconclusive("the opener is gone");
+        return inconclusive("the opener is gone");
     }
     arg["to"] = json!(printed(stage, &scene)?);
     scene.run(stage, button, &arg)?;
@@ -327,7 +327,7 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
     let closed = "await until(() => window.opened.closed, 'the end of the opened window')";
     scene.run(stage, closed, &arg)?;
     if !scene.tab_at(&own)? {
-        return stage.inconclusive("the page has no tab");
+        return inconclusive("the page has no tab");
     }
     let seen = scene.run(stage, opener, &arg)?;
     ensure!(seen == "none", "the page has an opener");
@@ -357,17 +357,17 @@ fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
         scene.visit(stage, by)?;
         let seen = scene.run(stage, script, &arg)?;
         if seen["own"] != "loaded" {
-            return stage.inconclusive("the page cannot include a script of its own");
+            return inconclusive("the page cannot include a script of its own");
         }
         stage.control("a script of the page's own server is loaded");
         for what in ["page", "read", "style"] {
             ensure!(seen[what] == "error", "{what}: {}", seen[what]);
         }
-        ensure_blocked(stage, "the page, fetched without CORS", &seen["fetched"])?;
+        ensure_blocked("the page, fetched without CORS", &seen["fetched"])?;
     }
     let arrived = scene.arrived(&path_of(&arg["page"]));
     if arrived.len() < 6 {
-        return stage.inconclusive(format!("arrived: {}", brief(&arrived)));
+        return inconclusive(format!("arrived: {}", brief(&arrived)));
     }
     let refused = |arrived: &Arrived| matches!(arrived.status, Some(401 | 403));
     ensure!(arrived.iter().all(refused), "{}", brief(&arrived));
@@ -409,7 +409,7 @@ fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
     let title = "return document.title";
     scene.visit_at(stage, &address)?;
     if scene.run(stage, title, &arg)? != "hijacked" {
-        return stage.inconclusive("the worker does not answer in the daemon's place");
+        return inconclusive("the worker does not answer in the daemon's place");
     }
     stage.precondition("a worker that a squatter left answers for the page at the daemon's port");
     // Engines look after a load, Chromium a second later, whether there is another worker.
@@ -418,7 +418,7 @@ fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
         requests.any(|request| request.header("service-worker") == Some("script"))
     });
     if asked.is_none() {
-        return stage.inconclusive("the engine does not ask for the worker");
+        return inconclusive("the engine does not ask for the worker");
     }
     // Its end comes before the next load, because one that was given to a worker which ends does not end in Chromium. The
     // daemon's worker may load the page again by itself, which cuts a script off, for an engine's own bound at worst.
@@ -449,7 +449,7 @@ fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
     scene.come_back(stage, port)?;
     let with_token =
         |arrived: &Arrived| arrived.request.target.contains(&token) || token_of(arrived) == Some(&token);
-    let arrived = scene.wait_arrived(stage, "a request with the old token", 1, with_token)?;
+    let arrived = scene.wait_arrived("a request with the old token", 1, with_token)?;
     scene.all_unauthorized(stage, &arrived)
 }
 
@@ -496,7 +496,7 @@ fn handoff_to_one_origin(stage: &mut Stage) -> Outcome {
     ensure!(second["status"] == 401, "the ticket, a second time: {}", told(&second));
     // A page of the daemon's own origin, which needs no list, with the token of another one.
     let Some(other) = scene.page_at(stage, "127.0.0.1")? else {
-        return stage.inconclusive("the engine does not open 127.0.0.1");
+        return inconclusive("the engine does not open 127.0.0.1");
     };
     with_token["read"] = json!(path_of(&arg["read"]));
     let seen = scene.run(stage, use_it, &with_token)?;

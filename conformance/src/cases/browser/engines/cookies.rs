@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, at, brief, is_success, origin, told};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
 /// The names under which a daemon might look for a credential.
@@ -39,7 +39,7 @@ fn with_cookie(arrived: &[Arrived]) -> Vec<Arrived> {
 }
 
 /// Nothing of it was served. What an engine asks for by itself is no page's request.
-fn ensure_all_refused(stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
+fn ensure_all_refused(arrived: &[Arrived]) -> Outcome {
     let refused = |arrived: &Arrived| arrived.status.is_some_and(|status| (400..500).contains(&status));
     ensure!(arrived.iter().all(refused), "{}", brief(arrived));
     Ok(())
@@ -72,22 +72,22 @@ fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
         let seen = scene.run(stage, script, &arg)?;
         let what = format!("with credentials: {}", told(&seen));
         ensure!(!is_success(&seen), "{what}");
-        scene.wait_arrived(stage, "every kind of request", count, asks)?;
+        scene.wait_arrived("every kind of request", count, asks)?;
     }
     // A navigation carries no origin. Whether the engine shows its refusal is its own matter.
     let url = format!("{}?by=navigation", arg["read"].as_str().unwrap_or_default());
     let _ = scene.open(&url);
-    let arrived = scene.wait_arrived(stage, "the navigation", 13, asks)?;
+    let arrived = scene.wait_arrived("the navigation", 13, asks)?;
     let carried = with_cookie(&arrived);
     if carried.is_empty() {
-        return stage.inconclusive(format!("no cookie arrived: {}", brief(&arrived)));
+        return inconclusive(format!("no cookie arrived: {}", brief(&arrived)));
     }
     stage.precondition(format!(
         "{} of {} requests carried the cookies of another port",
         carried.len(),
         arrived.len()
     ));
-    ensure_all_refused(stage, &arrived)?;
+    ensure_all_refused(&arrived)?;
     stage.observed(brief(&carried));
     scene.control(stage)
 }
@@ -110,18 +110,18 @@ fn overwritten_cookies_open_nothing(stage: &mut Stage) -> Outcome {
         let mut arg = arg.clone();
         arg["by"] = json!(by);
         scene.run(stage, read, &arg)?;
-        let arrived = scene
-            .wait_arrived(stage, by, 1, |arrived| arrived.request.target.ends_with(&format!("by={by}")))?;
+        let arrived =
+            scene.wait_arrived(by, 1, |arrived| arrived.request.target.ends_with(&format!("by={by}")))?;
         let statuses = arrived.iter().all(|arrived| arrived.status == Some(401));
         ensure!(statuses, "{}", brief(&arrived));
         carried.extend(arrived.last().and_then(|arrived| arrived.header("cookie")).map(str::to_owned));
     }
     let [before, after] = &carried[..] else {
-        return stage.inconclusive(format!("{} of 2 requests carried cookies", carried.len()));
+        return inconclusive(format!("{} of 2 requests carried cookies", carried.len()));
     };
     let token = arg["token"].as_str().unwrap_or_default();
     if !before.contains(FIRST) || after.contains(FIRST) || !after.contains(token) {
-        return stage.deviation("one port's cookies do not take the place of another's");
+        return deviation("one port's cookies do not take the place of another's");
     }
     stage.precondition(
         "the second port's cookies, which hold the credential, took the place of the first one's",
@@ -143,18 +143,17 @@ fn no_strict_cookie_across_names(stage: &mut Stage) -> Outcome {
         let mut arg = arg.clone();
         arg["read"] = json!(format!("{}?by={name}", arg["read"].as_str().unwrap_or_default()));
         scene.run(stage, "return ask(arg.read, { credentials: 'include' })", &arg)?;
-        let arrived = scene.wait_arrived(stage, name, 1, |arrived| {
-            arrived.request.target.ends_with(&format!("by={name}"))
-        })?;
+        let arrived =
+            scene.wait_arrived(name, 1, |arrived| arrived.request.target.ends_with(&format!("by={name}")))?;
         ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(&arrived));
         sorts.push(arrived);
     }
     if with_cookie(&sorts[1]).is_empty() {
-        return stage.inconclusive("no cookie arrived from 127.0.0.1 either");
+        return inconclusive("no cookie arrived from 127.0.0.1 either");
     }
     stage.control("from a page at 127.0.0.1 the cookies arrive");
     if !with_cookie(&sorts[0]).is_empty() {
-        return stage.deviation("strict cookies arrive from localhost");
+        return deviation("strict cookies arrive from localhost");
     }
     stage.observed("no cookie from localhost");
     Ok(())
@@ -187,7 +186,7 @@ fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
         .map(|request| request.target.clone())
         .collect();
     if arrived.len() < paths.len() {
-        return stage.inconclusive(format!("with cookies arrived only {}", arrived.join(", ")));
+        return inconclusive(format!("with cookies arrived only {}", arrived.join(", ")));
     }
     stage.precondition(format!(
         "the page of a dead server asked {} paths at its old port, with cookies and as same-origin",
@@ -204,7 +203,7 @@ fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     arg["path"] = Value::String(super::scene::path_of(&arg["read"]));
     let seen = scene.run(stage, script, &arg)?;
     if !is_success(&seen) {
-        return stage.inconclusive(format!("with the credential: {}", told(&seen)));
+        return inconclusive(format!("with the credential: {}", told(&seen)));
     }
     stage.control("with the credential the same page is served");
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
 use crate::case::case;
 use crate::fixtures::http::{Follower, emit_route, marker, served, stream_route};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
 const READ: &str = "return ask(arg.read, { method: arg.read_method, headers: bearer() })";
@@ -31,7 +31,7 @@ fn allowlisted_fetch(stage: &mut Stage) -> Outcome {
         ensure!(is_success(&seen), "{what}: {}; arrived: {after}", told(&seen));
         let method = method.as_str().unwrap_or_default();
         if of_method(&arrived, "OPTIONS").is_empty() || of_method(&arrived, method).len() != 1 {
-            return stage.deviation(format!("{what}: not a preflight and one request: {after}"));
+            return deviation(format!("{what}: not a preflight and one request: {after}"));
         }
         stage.observed(after);
     }
@@ -53,12 +53,12 @@ fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     ] {
         let seen = scene.run(stage, script, &arg)?;
         let arrived = scene.arrived(&path_of(url));
-        ensure_blocked(stage, what, &seen)?;
+        ensure_blocked(what, &seen)?;
         let preflights = of_method(&arrived, "OPTIONS");
         let after = format!("{what}: {}", brief(&arrived));
         ensure!(preflights.len() == arrived.len(), "{}", &*after);
         if preflights.is_empty() {
-            return stage.deviation(format!("{after}, not even a preflight"));
+            return deviation(format!("{after}, not even a preflight"));
         }
         let refused = preflights.iter().all(|preflight| preflight.status == Some(403));
         ensure!(refused, "{}", &*after);
@@ -68,13 +68,13 @@ fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
     let seen = scene.run(stage, "return ask(`${arg.read}?simple`)", &arg)?;
     let mut simple = scene.arrived(&path_of(&arg["read"]));
     simple.retain(|arrived| arrived.request.target.ends_with("?simple"));
-    ensure_blocked(stage, "a read that needs no preflight", &seen)?;
+    ensure_blocked("a read that needs no preflight", &seen)?;
     let refused = simple.iter().all(|arrived| arrived.status == Some(403));
     ensure!(refused, "a read that needs no preflight: {}", brief(&simple));
     // A dead port would look the same to the page.
     let seen = scene.run(stage, "return ask(arg.read, { mode: 'no-cors' })", &arg)?;
     if seen["type"] != "opaque" {
-        return stage.inconclusive(format!("the page cannot reach the daemon: {}", told(&seen)));
+        return inconclusive(format!("the page cannot reach the daemon: {}", told(&seen)));
     }
     stage.control("without CORS the same page reaches the daemon");
     scene.control(stage)
@@ -94,7 +94,7 @@ fn another_name_blocked(stage: &mut Stage) -> Outcome {
         let seen = scene.run(stage, READ, &arg)?;
         let mut arrived = scene.arrived(&path_of(&arg["read"]));
         arrived.retain(|arrived| arrived.header("origin") == Some(&from));
-        ensure_blocked(stage, name, &seen)?;
+        ensure_blocked(name, &seen)?;
         ensure!(arrived.iter().all(|arrived| arrived.request.method == "OPTIONS"), "{}", brief(&arrived));
         stage.observed(brief(&arrived));
     }
@@ -122,7 +122,7 @@ fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
         let seen = scene.run(stage, script, &arg)?;
         let all = scene.arrived(&path);
         let arrived = &all[before.min(all.len())..];
-        ensure_blocked(stage, what, &seen)?;
+        ensure_blocked(what, &seen)?;
         let preflights = of_method(arrived, "OPTIONS");
         ensure!(preflights.len() == arrived.len(), "{what}: {}", brief(arrived));
         stage.observed(format!("{what}: {}", brief(arrived)));
@@ -156,7 +156,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
                       navigator.sendBeacon(arg.emit, arg.emit_body);
                       submit(arg.emit, arg.form, '\"}}', 'frame');";
         scene.run(stage, script, &extended)?;
-        let arrived = scene.wait_arrived(stage, page, 3, |arrived| {
+        let arrived = scene.wait_arrived(page, 3, |arrived| {
             arrived.request.method == "POST"
                 && arrived.request.target == path
                 && arrived.header("origin") == Some(&from)
@@ -168,7 +168,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     let emit = emit_route(stage, last)?.ask(&scene.live).bearer(&scene.live);
     served(stage, &scene.live, &emit.named("a good note after them"))?;
     if !follower.wait_for(last, std::time::Instant::now() + SEEN) {
-        return stage.inconclusive("the stream does not show a good note");
+        return inconclusive("the stream does not show a good note");
     }
     stage.control("a note with the credential appears on the stream");
     for number in numbers {
@@ -195,13 +195,13 @@ fn no_cors_carries_no_credential(stage: &mut Stage) -> Outcome {
         arrived.extend(scene.arrived(&path_of(&arg["emit"])));
     }
     if arrived.len() != 2 || seen[0]["type"] != "opaque" {
-        return stage.inconclusive(format!("arrived: {}; {}", brief(&arrived), told(&seen[0])));
+        return inconclusive(format!("arrived: {}; {}", brief(&arrived), told(&seen[0])));
     }
     let json = |value: &str| value.contains("json");
     if arrived.iter().any(|arrived| {
         arrived.header("authorization").is_some() || arrived.header("content-type").is_some_and(json)
     }) {
-        return stage.deviation("the engine lets the credential or the type through");
+        return deviation("the engine lets the credential or the type through");
     }
     scene.all_unauthorized(stage, &arrived)
 }
@@ -217,7 +217,7 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     stage.expect("403 for the request after the removal, with or without another preflight");
     let added = stage.add_origin(&origin)?;
     if added.code != Some(0) {
-        return stage.inconclusive(format!("the origin was not added: {added}"));
+        return inconclusive(format!("the origin was not added: {added}"));
     }
     scene.control(stage)?;
     let path = path_of(&arg["read"]);
@@ -226,19 +226,19 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     let all = scene.arrived(&path);
     let cached = of_method(&all[before..], "OPTIONS").is_empty();
     if !is_success(&seen) {
-        return stage.inconclusive(format!("the second read: {}", told(&seen)));
+        return inconclusive(format!("the second read: {}", told(&seen)));
     }
     let held = if cached { "holds" } else { "does not hold" };
     stage.precondition(format!("the engine {held} the preflight"));
     let removed = stage.remove_origin(&origin)?;
     if removed.code != Some(0) {
-        return stage.inconclusive(format!("the origin was not removed: {removed}"));
+        return inconclusive(format!("the origin was not removed: {removed}"));
     }
     let before = all.len();
     let seen = scene.run(stage, READ, &arg)?;
     let all = scene.arrived(&path);
     let after = &all[before..];
-    ensure_blocked(stage, "after the removal", &seen)?;
+    ensure_blocked("after the removal", &seen)?;
     let refused = !after.is_empty() && after.iter().all(|arrived| arrived.status == Some(403));
     ensure!(refused, "after the removal: {}", brief(after));
     stage.observed(brief(after));

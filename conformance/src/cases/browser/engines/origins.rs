@@ -7,7 +7,7 @@ use super::scene::{
     Arrived, Scene, brief, ensure_blocked, of_method, origin, path_of, percent_encoded, told,
 };
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
 /// A fetch of an allowlisted page is redirected to the daemon: by its own server it loses the credential, by
@@ -31,15 +31,15 @@ fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
         let arrived = &all[before..];
         let after = format!("redirected by {what}: {}", brief(arrived));
         if arrived.is_empty() {
-            return stage.inconclusive(format!("{after}; {}", told(&seen)));
+            return inconclusive(format!("{after}; {}", told(&seen)));
         }
         let requests = of_method(arrived, "GET");
         if arrived.iter().any(|arrived| arrived.header("authorization").is_some()) {
-            return stage.deviation(format!("{after}, with the credential"));
+            return deviation(format!("{after}, with the credential"));
         }
         // Where it asks beforehand, Firefox does so in the name of the page, and then sends `null`.
         if requests.iter().any(|request| request.header("origin") != Some(&from)) {
-            return stage.deviation(format!("{after}, not from {from}"));
+            return deviation(format!("{after}, not from {from}"));
         }
         let refused = requests.iter().all(|request| request.status == Some(status));
         ensure!(refused, "{}", &*after);
@@ -47,7 +47,7 @@ fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
         let mut of_null = arrived.iter().filter(of_null);
         ensure!(of_null.all(|arrived| arrived.status == Some(403)), "{}", &*after);
         if status == 403 {
-            ensure_blocked(stage, what, &seen)?;
+            ensure_blocked(what, &seen)?;
         }
         stage.observed(after);
     }
@@ -91,10 +91,10 @@ fn null_origins_refused(stage: &mut Stage) -> Outcome {
         arrived.retain(|arrived| arrived.request.target.ends_with(&format!("from={from}")));
         let after = format!("{from}: {}", brief(&arrived));
         if arrived.is_empty() {
-            return stage.inconclusive(format!("{after}; the page saw {seen}"));
+            return inconclusive(format!("{after}; the page saw {seen}"));
         }
         if arrived.iter().any(|arrived| arrived.header("origin") != Some("null")) {
-            return stage.deviation(format!("{after}, not from the origin null"));
+            return deviation(format!("{after}, not from the origin null"));
         }
         ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{}", &*after);
         ensure!(seen == json!(["TypeError", "TypeError"]), "{from}: the page saw {seen}");
@@ -119,11 +119,11 @@ fn web_socket_refused(stage: &mut Stage) -> Outcome {
     let seen = scene.run(stage, script, &arg)?;
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     let [request] = &arrived[..] else {
-        return stage.inconclusive(format!("arrived: {}", brief(&arrived)));
+        return inconclusive(format!("arrived: {}", brief(&arrived)));
     };
     let from = origin(&scene.unlisted);
     if request.header("upgrade").is_none() || request.header("origin") != Some(&from) {
-        return stage.deviation(format!("no upgrade with its origin: {}", brief(&arrived)));
+        return deviation(format!("no upgrade with its origin: {}", brief(&arrived)));
     }
     ensure!(request.status == Some(403), "{}", brief(&arrived));
     ensure!(seen["code"] == 1006 && seen["events"] == json!(["error"]), "the page saw {seen}");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::engines::Lent;
 use crate::fixtures::http::{emit_route, mutation_route, port, read_route, served, stream_route};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, Live, Stage, Start};
 
 /// How late a request, a frame or an end may be seen on a busy host.
@@ -143,7 +143,7 @@ impl Scene {
         let stream = stream_route(stage)?;
         emit_route(stage, 0)?;
         if query_token(stage).is_none() {
-            return stage.not_applicable(format!(
+            return not_applicable(format!(
                 "no page can follow {}: it takes no token in its address",
                 stream.path
             ));
@@ -285,7 +285,7 @@ impl Scene {
     /// the engine's doing, so that nothing follows.
     pub(super) fn wait_arrived(
         &self,
-        stage: &mut Stage,
+
         what: &str,
         count: usize,
         wanted: impl Fn(&Arrived) -> bool,
@@ -301,7 +301,7 @@ impl Scene {
             return Ok(look(&taken));
         }
         let seen = brief(&arrived(&self.front.ledger().connections()));
-        stage.inconclusive(format!("{what}: {count} requests did not arrive; seen: {seen}"))
+        inconclusive(format!("{what}: {count} requests did not arrive; seen: {seen}"))
     }
 
     /// A number appears on the stream: what a page's script waits for.
@@ -329,7 +329,7 @@ impl Scene {
         let seen =
             self.run(stage, "return ask(arg.read, { method: arg.read_method, headers: bearer() })", &arg)?;
         if !is_success(&seen) {
-            return stage.inconclusive(format!("the read of the allowlisted page: {}", told(&seen)));
+            return inconclusive(format!("the read of the allowlisted page: {}", told(&seen)));
         }
         stage.control("the same read is served to the allowlisted page");
         Ok(())
@@ -367,7 +367,7 @@ pub(super) fn told(seen: &Value) -> String {
 }
 
 /// The page sees `TypeError`, and nothing else.
-pub(super) fn ensure_blocked(stage: &mut Stage, what: &str, seen: &Value) -> Outcome {
+pub(super) fn ensure_blocked(what: &str, seen: &Value) -> Outcome {
     ensure!(is_blocked(seen), "{what}: {}", told(seen));
     Ok(())
 }

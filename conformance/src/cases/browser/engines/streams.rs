@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Arrived, Scene, brief, is_one_of, origin, path_of, percent_encoded};
 use crate::case::case;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
 /// Waits in the page until the stream `s` has seen so many numbers.
@@ -46,7 +46,7 @@ fn event_source_resumes(stage: &mut Stage) -> Outcome {
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     let named = arrived.iter().filter(|arrived| arrived.header("last-event-id").is_some()).count();
     if arrived.len() < 3 || named + 1 != arrived.len() {
-        return stage.deviation(format!("{named} of {} requests name the last id", arrived.len()));
+        return deviation(format!("{named} of {} requests name the last id", arrived.len()));
     }
     stage.observed(format!("{} requests, {named} with the last id", arrived.len()));
     Ok(())
@@ -65,11 +65,11 @@ fn event_source_unlisted_gets_nothing(stage: &mut Stage) -> Outcome {
     let seen = scene.run(stage, &format!("{follow}; {closed}"), &arg)?;
     let arrived = scene.arrived(&path_of(&arg["stream"]));
     if arrived.is_empty() {
-        return stage.inconclusive("no request arrived");
+        return inconclusive("no request arrived");
     }
     let from = origin(&scene.unlisted);
     if arrived.iter().any(|arrived| arrived.header("origin") != Some(&from)) {
-        return stage.deviation(format!("without its origin: {}", brief(&arrived)));
+        return deviation(format!("without its origin: {}", brief(&arrived)));
     }
     ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{}", brief(&arrived));
     ensure!(seen["opened"] == 0 && seen["numbers"] == json!([]), "the page saw {seen}");
@@ -105,7 +105,7 @@ fn event_source_bad_token_is_final(stage: &mut Stage) -> Outcome {
     arrived.retain(refused);
     ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(&arrived));
     if arrived.len() != 1 {
-        return stage.deviation(format!("asked {} times: {}", arrived.len(), brief(&arrived)));
+        return deviation(format!("asked {} times: {}", arrived.len(), brief(&arrived)));
     }
     ensure!(seen["bad"]["closed"] == true && seen["bad"]["opened"] == 0, "the page saw {seen}");
     stage.observed(brief(&arrived));
@@ -180,7 +180,7 @@ fn daemon_restart(stage: &mut Stage) -> Outcome {
     let anew = seen["anew"].as_u64().unwrap_or_default() > 0;
     // Firefox closes a stream for good at the first refused retry.
     if anew != is_one_of(&scene, &[Kind::Firefox]) {
-        return stage.deviation(format!("the page opened the stream anew {} times", seen["anew"]));
+        return deviation(format!("the page opened the stream anew {} times", seen["anew"]));
     }
     stage.observed(format!("the page opened the stream anew {} times", seen["anew"]));
     Ok(())
@@ -212,7 +212,7 @@ fn closed_tab_is_noticed(stage: &mut Stage) -> Outcome {
     )?;
     let open = held();
     if open == 0 {
-        return stage.inconclusive("the daemon holds no connection of an open stream");
+        return inconclusive("the daemon holds no connection of an open stream");
     }
     stage.precondition(format!("the daemon holds {open} connections of the tab"));
     scene.close_tab()?;
@@ -255,7 +255,7 @@ fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
     ensure!(seen["numbers"] == json!(vec![[1]; 6]), "the streams saw {}", seen["numbers"]);
     ensure!(super::scene::is_success(&seen["seventh"]), "{}", super::scene::told(&seen["seventh"]));
     if seen["waited"] != true {
-        return stage.deviation("the engine opens more than six connections to a host");
+        return deviation("the engine opens more than six connections to a host");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use local_daemon_harness::record::{Record, Url};
 
 use crate::fixtures::client::{Spy, World, furnished, publish, ready_with};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, fail, not_applicable};
 use crate::stage::{Answer, Call, Live, Stage};
 
 /// A connect-or-spawn with the spy in its daemon's place.
@@ -35,7 +35,7 @@ fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
         }
         Err(why) => {
             stage.precondition("a client was called");
-            stage.fail(format!("no daemon is ready ({why}) after {answer}"))
+            fail(format!("no daemon is ready ({why}) after {answer}"))
         }
     }
 }
@@ -43,17 +43,17 @@ fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
 /// A daemon that the client started, as it answers now.
 fn spawned(stage: &mut Stage) -> Outcome<(Answer, Live)> {
     if stage.client()?.connect_or_spawn.is_none() {
-        return stage.not_applicable("the manifest has no `client.connect_or_spawn`");
+        return not_applicable("the manifest has no `client.connect_or_spawn`");
     }
     let answer = stage.ask(Call::spawn())?;
     let live = running(stage, &answer)?;
-    ready_with(stage, &answer, &live.record.id)?;
+    ready_with(&answer, &live.record.id)?;
     Ok((answer, live))
 }
 
-fn process_of(stage: &mut Stage, live: &Live) -> Outcome<Proc> {
+fn process_of(live: &Live) -> Outcome<Proc> {
     match u32::try_from(live.record.pid).ok().and_then(Proc::of) {
         Some(process) => Ok(process),
-        None => stage.fail(format!("there is no process {}", live.record.pid)),
+        None => fail(format!("there is no process {}", live.record.pid)),
     }
 }

@@ -10,7 +10,7 @@ use local_daemon_harness::wait::until;
 
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, answered, exchange, handshake_route, read_route};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{Live, Stage, Start};
 
 /// 128 connections are open with half a request each; then each sends the rest and is served.
@@ -28,7 +28,7 @@ fn many_connections_served(stage: &mut Stage) -> Outcome {
             .and_then(|mut connection| connection.send(first, deadline).map(|()| connection));
         match connected {
             Ok(connection) => open.push(connection),
-            Err(fault) => return stage.fail(format!("connection {place}: {fault}")),
+            Err(fault) => return fail(format!("connection {place}: {fault}")),
         }
     }
     stage.precondition(format!("{MANY} connections are open, each with half a request"));
@@ -149,7 +149,7 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     const LEAST: usize = 128;
     const MANY: usize = 1_100;
     if !make_room(MANY as u64 + 400) {
-        return stage.untestable("this host lets the suite have too few descriptors");
+        return untestable("this host lets the suite have too few descriptors");
     }
     let bounded = ["sh", "-c", r#"ulimit -n 1024; exec "$@""#, "sh"].map(str::to_owned);
     let daemon = stage.launch_with(Start::new().under(bounded.into()))?;
@@ -173,12 +173,12 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
         match asked() {
             Ok((connection, answer)) if answer.status == 200 => open.push(connection),
             Ok((_, answer)) => refusal = Some(answer),
-            Err(fault) => return stage.fail(format!("connection {place} has no answer: {fault}")),
+            Err(fault) => return fail(format!("connection {place} has no answer: {fault}")),
         }
     }
     stage.precondition(format!("{} connections are open and were served", open.len()));
     let Some(answer) = refusal else {
-        return stage.inconclusive(format!("{MANY} connections were served: it makes room for more"));
+        return inconclusive(format!("{MANY} connections were served: it makes room for more"));
     };
     let seen = answer.summary(stage.transcript());
     let place = open.len() + 1;
@@ -223,13 +223,13 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
         let lasted = began.elapsed().as_millis().max(1);
         stage.observed(format!("{refused} of {sent} handshakes in {lasted} ms were answered 503"));
         if refused == 0 && sent as u128 * 1_000 / lasted < RATE {
-            return stage.inconclusive(format!("only {sent} handshakes in {lasted} ms"));
+            return inconclusive(format!("only {sent} handshakes in {lasted} ms"));
         }
         ensure!(refused > 0, "none of {sent} handshakes in {lasted} ms was answered 503");
         let bare = flood.bare.load(Ordering::SeqCst);
         ensure!(bare == 0, "{bare} of {refused} answers of 503 have no Retry-After");
         if let Some(why) = flood_over(stage, &live) {
-            return stage.fail(why);
+            return fail(why);
         }
         Ok(())
     })

@@ -9,7 +9,7 @@ use crate::case::case;
 use crate::fixtures::http::{
     ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Daemon, Live, Stage};
 
 /// A body of 64 KiB, announced and in chunks, a target of 4 KiB and a header section of 8 KiB, in one header
@@ -107,7 +107,7 @@ fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
                 stage.transcript().note("suite", "request", &what);
                 match in_pieces(&live, bytes, size) {
                     Ok(response) => ensure_status(stage, &what, &response, &[431])?,
-                    Err(fault) => return stage.fail(format!("{what}: {fault}")),
+                    Err(fault) => return fail(format!("{what}: {fault}")),
                 }
             }
         }
@@ -162,7 +162,7 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
         };
         match send() {
             Ok(response) => ensure_status(stage, what, &response, &[413]),
-            Err(fault) => stage.fail(format!("{what}: {fault}")),
+            Err(fault) => fail(format!("{what}: {fault}")),
         }
     })
 }

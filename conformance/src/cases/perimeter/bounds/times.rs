@@ -10,7 +10,7 @@ use super::super::super::handshake::broken_requests;
 use super::{LATE, padded};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Live, Stage};
 
 /// How a slow connection ended.
@@ -156,7 +156,7 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
                 ensure!(end.in_time(REST), "a client that reads nothing: {end:?}");
                 Ok(())
             }
-            Err(why) => stage.inconclusive(why),
+            Err(why) => inconclusive(why),
         }
     })
 }
@@ -208,7 +208,7 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
         }
         let response = match exchange(&live, &good.bytes()) {
             Ok(response) => response,
-            Err(fault) => return stage.fail(format!("after {what}: {fault}")),
+            Err(fault) => return fail(format!("after {what}: {fault}")),
         };
         let seen = response.summary(stage.transcript());
         ensure!(response.status == 200, "after {what}: answered {seen}");

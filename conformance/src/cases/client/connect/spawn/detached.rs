@@ -10,7 +10,7 @@ use local_daemon_harness::wait::until;
 use super::{process_of, stale, with};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, furnished, settled};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::stage::{Call, LATE, Stage};
 
 /// The started daemon has a session of its own; the client's whole group and its session's get SIGHUP, SIGINT
@@ -27,9 +27,9 @@ fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
     let find = |stage: &Stage| stage.find(stage.state_dir()).ok();
     let live = until(caller.deadline, || find(stage));
     let Some(live) = live else {
-        return stage.fail("the client started no daemon");
+        return fail("the client started no daemon");
     };
-    let process = process_of(stage, &live)?;
+    let process = process_of(&live)?;
     stage.precondition(format!("the client started a daemon, pid {}", process.pid));
     let own = process.session != caller.pid() && process.pgrp != caller.pid();
     ensure!(own, "the daemon is in session {} of its client's", process.session);
@@ -87,10 +87,10 @@ fn the_daemon_holds_nothing_of_its_client(stage: &mut Stage) -> Outcome {
         last.is_none().then_some(())
     });
     if let Some(wrong) = last {
-        return stage.fail(wrong);
+        return fail(wrong);
     }
     let Some(answer) = stage.answer_by(&caller, caller.deadline + LATE)? else {
-        return stage.fail("the client has not answered");
+        return fail("the client has not answered");
     };
     ensure!(answer.ended, "somebody holds the client's outputs after its end");
     Ok(())
@@ -136,6 +136,6 @@ fn no_zombie_while_it_waits(stage: &mut Stage) -> Outcome {
     });
     match zombie.flatten() {
         None => Ok(()),
-        Some(zombie) => stage.fail(format!("pid {} ({}) stays a zombie", zombie.pid, zombie.comm)),
+        Some(zombie) => fail(format!("pid {} ({}) stays a zombie", zombie.pid, zombie.comm)),
     }
 }

@@ -9,7 +9,7 @@ use local_daemon_harness::wait::until;
 use crate::case::case;
 use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
 use crate::fixtures::daemon::count;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Answer, Call, Command, Live, Stage};
 
 /// The record's daemon speaks the client's protocol with a lower number: the client starts one that publishes
@@ -32,7 +32,7 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
     ensure!(its_own, "no daemon of the answered id is there: {now:?}");
-    lives(stage, &decoy, "when the client displaced its daemon")?;
+    lives(&decoy, "when the client displaced its daemon")?;
     let name = stage.manifest().binding.registration.clone();
     let events = watch.events();
     let free =
@@ -103,7 +103,7 @@ fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
 #[case("CONN-36")]
 fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.run.is_empty() {
-        return stage.not_applicable("the subject has no daemon to restart");
+        return not_applicable("the subject has no daemon to restart");
     }
     stage.expect("ready with another id, at the daemon that is there");
     let (daemon, live) = stage.launch_ready()?;
@@ -113,14 +113,14 @@ fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
     drop(daemon);
     let all = stage.arena().processes();
     let Some(process) = all.into_iter().find(|process| process.pid == pid) else {
-        return stage.inconclusive("the restarted daemon is not a process of this case");
+        return inconclusive("the restarted daemon is not a process of this case");
     };
     process.halt();
     stage.precondition("the restarted daemon is stopped (SIGSTOP)");
     let caller = stage.call(Call::new(Command::Restart))?;
     // It has to wait for the silent one, and then to start another one.
     let Some(answer) = stage.answer_by(&caller, caller.began + Duration::from_secs(25))? else {
-        return stage.fail("the restart of a stopped daemon has not ended after 25 s");
+        return fail("the restart of a stopped daemon has not ended after 25 s");
     };
     if answer.exit.code == Some(0) || answer.outcome == "ready" {
         restarted(stage, &answer, &second.record.id, "of a daemon that is stopped")?;
@@ -135,7 +135,7 @@ fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Ou
     let live = match stage.find(stage.state_dir()) {
         Ok(live) => live,
         Err(why) => {
-            return stage.fail(format!("the restart {what}: {answer}, and no daemon is ready: {why}"));
+            return fail(format!("the restart {what}: {answer}, and no daemon is ready: {why}"));
         }
     };
     let other = live.record.id != before && answer.id.as_deref() != Some(before);

@@ -17,7 +17,7 @@ use crate::fixtures::client::{
     ready_with, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Call, LATE, Stage};
 
 /// The record's daemon is draining; nothing is started while it is. Then its record is gone and no successor
@@ -31,7 +31,7 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     let leaving = play_published(stage, leaving)?;
     let caller = stage.call(with(&spy))?;
     if leaving.actor.ledger().wait_request(caller.deadline).is_none() {
-        return stage.fail("the record's daemon was not asked");
+        return fail("the record's daemon was not asked");
     }
     stage.precondition("the client asked a daemon that is draining");
     // Nothing announces that nothing is started.
@@ -40,7 +40,7 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     std::fs::remove_file(stage.record_path())?;
     drop(leaving);
     let answer = stage.answer(&caller)?;
-    ends(stage, &answer, "ready")?;
+    ends(&answer, "ready")?;
     ensure!(spy.starts().len() == 1, "not one daemon was started");
     Ok(())
 }
@@ -60,7 +60,7 @@ fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     let watch = Watch::with_opens(stage.state_dir())?;
     let answer = stage.ask(with(&spy))?;
     not_started(stage, &spy, "although a good daemon's record had come")?;
-    ready_with(stage, &answer, &good.daemon.id)?;
+    ready_with(&answer, &good.daemon.id)?;
     let name = stage.manifest().binding.lock.clone();
     let spawning = count(&watch.events(), FileEventKind::Opened, &name) > 0;
     drop(lock);
@@ -94,7 +94,7 @@ fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
         let mut ids = std::collections::BTreeSet::new();
         for caller in &callers {
             let answer = stage.answer(caller)?;
-            ends_after(stage, &answer, "ready", scene)?;
+            ends_after(&answer, "ready", scene)?;
             ids.insert(answer.id.unwrap_or_default());
         }
         ensure!(ids.len() == 1, "{scene}: {} ids: {ids:?}", ids.len());
@@ -139,7 +139,7 @@ fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     let early = spy.started(ms(400)).is_some();
     drop(lock);
     let answer = stage.answer(&caller)?;
-    ends(stage, &answer, "ready")?;
+    ends(&answer, "ready")?;
     ensure!(!early, "a daemon was started while the lock was held, within 400 ms");
     Ok(())
 }
@@ -155,18 +155,18 @@ fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     let started = spy.started(caller.began + Duration::from_secs(1) + LATE);
     ensure!(started.is_some(), "no daemon 2.5 s after the call, with the lock held by another");
     let answer = stage.answer(&caller)?;
-    ends_after(stage, &answer, "ready", "with the lock held by another")?;
+    ends_after(&answer, "ready", "with the lock held by another")?;
     stage.arena().end_leaks();
     drop(lock);
     std::fs::remove_file(stage.lock_path())?;
     std::fs::create_dir(stage.lock_path())?;
     let answer = stage.ask(with(&spy))?;
-    ends_after(stage, &answer, "ready", "with a directory in the lock's place")?;
+    ends_after(&answer, "ready", "with a directory in the lock's place")?;
     stage.arena().end_leaks();
     std::fs::remove_dir(stage.lock_path())?;
     make_fifo(&stage.lock_path())?;
     let answer = stage.ask(with(&spy))?;
-    ends_after(stage, &answer, "ready", "with a FIFO in the lock's place")
+    ends_after(&answer, "ready", "with a FIFO in the lock's place")
 }
 
 /// While the client waits for the advisory lock, a daemon's record is published, and then the lock let go.
@@ -182,14 +182,14 @@ fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.lock.clone();
     let waits = watch.wait_event(caller.began + SOON, FileEventKind::Opened, &name);
     if waits.is_none() {
-        return stage.not_applicable("the client does not open the advisory lock");
+        return not_applicable("the client does not open the advisory lock");
     }
     stage.precondition("the client opened the advisory lock, which is held");
     publish(stage, &came.record)?;
     drop(lock);
     let answer = stage.answer(&caller)?;
     not_started(stage, &spy, "although one had come while the client waited for the lock")?;
-    ready_with(stage, &answer, &came.daemon.id)
+    ready_with(&answer, &came.daemon.id)
 }
 
 /// The client's child hangs: the advisory lock is free again after a second, while the client still waits. A
@@ -203,7 +203,7 @@ fn gives_the_lock_back(stage: &mut Stage) -> Outcome {
     spy.seen_started(stage)?;
     let at = Instant::now();
     if lock_is_free(stage) {
-        return stage.not_applicable("the client does not hold the advisory lock for its child");
+        return not_applicable("the client does not hold the advisory lock for its child");
     }
     stage.precondition("the client holds the advisory lock while its child starts");
     let bound = at + Duration::from_secs(1) + SLACK;

@@ -17,7 +17,7 @@ use crate::fixtures::client::{
     squat,
 };
 use crate::fixtures::daemon::count;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Call, Caller, LATE, Stage};
 
 /// The client's child ends with an error, ends without one, and hangs: it is started once in each call
@@ -50,14 +50,14 @@ fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     for words in ["the first excuse", "the second excuse", "the third excuse"] {
         let spy = Spy::new(stage, Part::Ends(1, words))?;
         let answer = stage.ask(with(&spy))?;
-        ends(stage, &answer, "spawn-failed")?;
+        ends(&answer, "spawn-failed")?;
         spy.seen_started(stage)?;
         spy.forget()?;
     }
     let spy = Spy::new(stage, Part::Runs)?;
     let answer = stage.ask(with(&spy))?;
     not_started(stage, &spy, "after three that failed within a minute")?;
-    ends(stage, &answer, "spawn-failed")?;
+    ends(&answer, "spawn-failed")?;
     let quick = answer.after < LATE;
     ensure!(quick, "not at once: {answer}");
     let said = answer.text().contains("the third excuse");
@@ -76,7 +76,7 @@ fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let pid = spy.seen_started(stage)?;
     let other = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &other.daemon.id)?;
+    ready_with(&answer, &other.daemon.id)?;
     let watch = Watch::on(stage.state_dir())?;
     spy.release()?;
     let gone = gone(pid);
@@ -103,7 +103,7 @@ fn leaves_the_old_record_alone_after_a_spawn(stage: &mut Stage) -> Outcome {
     ensure!(asked.is_none(), "the old record's address was asked again after the spawn");
     let came = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &came.daemon.id)
+    ready_with(&answer, &came.daemon.id)
 }
 
 /// The client's child hangs; a stranger's record comes, and then another daemon's.
@@ -120,7 +120,7 @@ fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     let came = play_published(stage, world.daemon())?;
     let at = Instant::now();
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &came.daemon.id)?;
+    ready_with(&answer, &came.daemon.id)?;
     let late = answer.exit.at.saturating_duration_since(at);
     ensure!(late < LATE, "{} ms after the record came: {answer}", late.as_millis());
     Ok(())
@@ -151,7 +151,7 @@ fn yielded(stage: &mut Stage, spy: &Spy, awake: &AtomicBool, call: Call) -> Outc
     awake.store(true, Ordering::SeqCst);
     spy.release()?;
     if !gone(pid) {
-        return stage.inconclusive("the child does not yield");
+        return inconclusive("the child does not yield");
     }
     stage.precondition(
         "the record's daemon was silent and answered then; while the client was stopped, its child yielded",
@@ -187,7 +187,7 @@ fn goes_to_the_daemon_that_its_child_yielded_to(stage: &mut Stage) -> Outcome {
     let caller = yielded(stage, &spy, &awake, with(&spy))?;
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &id)
+    ready_with(&answer, &id)
 }
 
 /// The client's child ends with an error at once, and after a while: the call ends with it.
@@ -215,8 +215,8 @@ fn ends_with_its_child(stage: &mut Stage, pid: u32, caller: &Caller) -> Outcome 
     let at = Instant::now();
     let answer = stage.answer_by(caller, at + Duration::from_secs(2))?;
     match answer {
-        Some(answer) => ends(stage, &answer, "spawn-failed"),
-        None => stage.fail("the client still waits 2 s after its child ended with an error"),
+        Some(answer) => ends(&answer, "spawn-failed"),
+        None => fail("the client still waits 2 s after its child ended with an error"),
     }
 }
 
@@ -239,7 +239,7 @@ fn another_daemon_makes_up_for_a_failed_child(stage: &mut Stage) -> Outcome {
     stage.precondition("while the client was stopped, its child failed and a daemon was published");
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
-    ready_with(stage, &answer, &came.daemon.id)
+    ready_with(&answer, &came.daemon.id)
 }
 
 /// The client's child says why it cannot start.
