@@ -13,9 +13,9 @@
 //!     // Must be seen.
 //!     stage.expect("401 with a WWW-Authenticate header");
 //!     // Done, between two good handshakes: the positive control.
-//!     stage.between_controls(&live, |stage| {
-//!         let request = stage.handshake_request(&live);
-//!         match stage.send(&live, &request) {
+//!     live.between_controls(|| {
+//!         let request = live.handshake_request();
+//!         match live.send(&request) {
 //!             Ok(answer) => {
 //!                 // Was seen.
 //!                 let challenged = answer.header("WWW-Authenticate").is_some();

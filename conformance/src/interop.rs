@@ -18,7 +18,7 @@ use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::report::SubjectFacts;
 use crate::report::terminal::clean;
 use crate::runner::{self, Stopper, Task};
-use crate::stage::{Answer, Call, Daemon, Live, Stage, Start};
+use crate::stage::{Answer, Call, Daemon, ReadyDaemon, Stage, Start};
 use crate::verdict::Verdict;
 
 /// Name and version of the JSON form, whose schema is `spec/schemas/interop.schema.json`.
@@ -74,7 +74,7 @@ pub static CHECKS: [Case; 6] = [
 ];
 
 /// The daemon of the pair, ready, speaking the client's protocol.
-fn launched(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
+fn launched(stage: &mut Stage) -> Outcome<(Daemon, ReadyDaemon)> {
     let protocol = stage.client()?.protocol;
     let start = match stage.manifest().daemon.protocol_override {
         Some(_) => Start::new().protocol(protocol),
@@ -86,7 +86,7 @@ fn launched(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
 }
 
 /// The client's answer must be `ready`, with the id of `live`.
-fn finds(stage: &mut Stage, call: Call, live: &Live) -> Outcome {
+fn finds(stage: &mut Stage, call: Call, live: &ReadyDaemon) -> Outcome {
     stage.expect(format!("ready, with the id {}", live.record.id));
     let answer = stage.ask(call)?;
     let right = answer.outcome == "ready" && answer.id.as_ref() == Some(&live.record.id);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, seen_draining, stays};
 use crate::outcome::{Outcome, ensure};
-use crate::stage::{Daemon, Live, Stage};
+use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// How long a displaced daemon with work open may take: it notices, and it drains.
 fn drained(stage: &Stage) -> Instant {
@@ -26,9 +26,9 @@ fn displace(stage: &mut Stage, rival: &Rival) -> Outcome<Instant> {
 
 /// Displaces a daemon with work open and waits until it must have begun to stand down. (That a handshake is answered
 /// `draining` says less: it is answered by what the record holds at that moment.) Whether it is still there.
-fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome<bool> {
+fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon) -> Outcome<bool> {
     let at = displace(stage, &Rival::new()?)?;
-    let draining = seen_draining(stage, daemon, live)?;
+    let draining = seen_draining(daemon, live)?;
     let alive = draining && daemon.wait_exit(at + NOTICED).is_none();
     stage.observed(if alive {
         "it was draining 2.5 s after its displacement"
@@ -39,9 +39,9 @@ fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcom
 }
 
 /// It stays for a moment, and its handshake is good.
-fn ready_again(stage: &mut Stage, daemon: &Daemon, live: &Live, after: &str) -> Outcome {
+fn ready_again(daemon: &Daemon, live: &ReadyDaemon, after: &str) -> Outcome {
     stays(daemon, Duration::from_millis(500), &format!("after {after}"))?;
-    let ready = stage.is_ready(live);
+    let ready = live.is_ready();
     ensure!(ready, "it is not ready after {after}");
     Ok(())
 }

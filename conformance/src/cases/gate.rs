@@ -7,11 +7,11 @@ use local_daemon_harness::record::{self, Record};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, record_in};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// The protocol and the version that a live daemon tells.
-fn told(stage: &mut Stage, live: &Live) -> Outcome<(String, String)> {
-    let answer = match stage.probe(live) {
+fn told(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<(String, String)> {
+    let answer = match live.probe() {
         Ok(answer) => answer.response,
         Err(fault) => return fail(format!("the good handshake: {fault}")),
     };
@@ -101,7 +101,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     stage.expect("every daemon stands down for a record of another id, and none for one of its own id");
     let (first, live) = stage.launch_ready()?;
     let (protocol, _) = told(stage, &live)?;
-    let mut daemons: Vec<(Daemon, Live)> = vec![(first, live.clone())];
+    let mut daemons: Vec<(Daemon, ReadyDaemon)> = vec![(first, live.clone())];
     let successors = successors(&live.record, &protocol);
     // All at once: one that learns of it only by its interval takes 2 s.
     for place in 1..successors.len() {
@@ -125,7 +125,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
         write(stage, daemon, &own)?;
     }
     for ((_, live), (what, ..)) in daemons.iter().zip(&successors) {
-        if !stage.is_ready(live) {
+        if !live.is_ready() {
             return inconclusive(format!("with its own id and {what}, a daemon is not ready"));
         }
     }
@@ -144,7 +144,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
         let exit = daemon.wait_exit(deadline);
         stage.observed(format!("{what}: {}", exit.map_or("still there".to_owned(), |exit| exit.to_string())));
         if exit.is_none() {
-            let ready = stage.is_ready(live);
+            let ready = live.is_ready();
             return fail(format!(
                 "{what}: not gone {} ms after its record was another's; ready: {ready}",
                 stage.manifest().daemon.stand_down_timeout().as_millis()
@@ -173,7 +173,7 @@ fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
             return fail(format!("the daemon before {protocol} is still there"));
         };
         stage.observed(format!("before {protocol}: {exit}"));
-        ensure!(stage.is_ready(&live), "the daemon of {protocol} is not ready any more");
+        ensure!(live.is_ready(), "the daemon of {protocol} is not ready any more");
         let (seen, _) = told(stage, &live)?;
         ensure!(seen == protocol, "{protocol} tells {seen}");
         daemon = next;

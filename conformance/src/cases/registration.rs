@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::case::case;
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the
 /// recorded URL is answered by the recorded id, and the subject listens at that address.
@@ -142,9 +142,9 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
 }
 
 /// The protocol that the handshake tells.
-fn spoken(stage: &mut Stage, live: &Live) -> Outcome<String> {
+fn spoken(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
     let pointer = stage.manifest().binding.handshake.protocol.clone();
-    let body = match stage.probe(live) {
+    let body = match live.probe() {
         Ok(answer) => answer.response.json(),
         Err(fault) => return fail(format!("the handshake of a ready daemon: {fault}")),
     };

@@ -18,7 +18,7 @@ use local_daemon_harness::strace::{self, Call, Point, Strace};
 
 use crate::fixtures::daemon::{NOTICED, SLACK, exits};
 use crate::outcome::{Outcome, Stop, fail, inconclusive, untestable};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// Prepares a trace, or says that nobody may trace here.
 fn trace(stage: &mut Stage, name: &str, point: Point) -> Outcome<Strace> {
@@ -61,7 +61,7 @@ fn launch_held(stage: &mut Stage, name: &str, start: Start, point: Point) -> Out
 }
 
 /// Whether the record names a process of this daemon.
-fn owns(daemon: &Daemon, live: &Live) -> bool {
+fn owns(daemon: &Daemon, live: &ReadyDaemon) -> bool {
     let pid = live.record.pid.unsigned_abs();
     daemon.tree().iter().any(|process| process.pid == pid)
 }
@@ -94,7 +94,7 @@ fn furnish(stage: &mut Stage) -> Outcome<Credential> {
 }
 
 /// Waits until a daemon that was ready is ready again, by its own record; it must not end.
-fn survives(stage: &mut Stage, daemon: &Daemon, live: &Live, through: &str) -> Outcome {
+fn survives(stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon, through: &str) -> Outcome {
     let deadline = Instant::now() + NOTICED + SLACK;
     loop {
         let owner = stage.find(stage.state_dir());

@@ -6,7 +6,7 @@ use std::time::Instant;
 use local_daemon_harness::http::{Connection, Request};
 use local_daemon_harness::sse::EventStream;
 
-use crate::stage::{Live, PROBE};
+use crate::stage::{PROBE, ReadyDaemon};
 
 /// Returns the deadline of one exchange that begins now.
 pub(super) fn soon() -> Instant {
@@ -26,7 +26,7 @@ pub(super) fn open_stream(address: SocketAddr, stream: &Request, after: Option<&
 
 /// Opens `count` connections at once and sends on each a request that the daemon has to hold in memory. Returns how many
 /// could be opened; how they are answered does not matter.
-pub(super) fn crowd(live: &Live, count: usize) -> usize {
+pub(super) fn crowd(live: &ReadyDaemon, count: usize) -> usize {
     let head = "POST / HTTP/1.1\r\nContent-Length: 60000\r\nX-Filler: ";
     let bytes = format!("{head}{}", "x".repeat(7_000));
     let open = || {

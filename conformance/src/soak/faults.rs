@@ -13,7 +13,7 @@ use local_daemon_harness::wait::until;
 use super::{connections, load};
 use crate::case::Case;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// What is drawn from: what is quick and common, more often.
 pub(super) const DRAWN: &[&Case] = &[
@@ -103,7 +103,7 @@ const MEMORY: Case = Case::new(
 );
 
 /// The next daemon is ready, whatever was before it.
-fn recovers(stage: &mut Stage) -> Outcome<(Daemon, Live)> {
+fn recovers(stage: &mut Stage) -> Outcome<(Daemon, ReadyDaemon)> {
     stage.expect("the next start is ready");
     stage.launch_ready()
 }
@@ -122,8 +122,8 @@ fn stops(stage: &mut Stage, daemon: &Daemon) -> Outcome {
 }
 
 /// It still answers.
-fn answers(stage: &mut Stage, live: &Live, when: &str) -> Outcome {
-    let ready = stage.is_ready(live);
+fn answers(live: &ReadyDaemon, when: &str) -> Outcome {
+    let ready = live.is_ready();
     ensure!(ready, "{when} it does not answer");
     Ok(())
 }
@@ -239,10 +239,10 @@ fn disk_full(stage: &mut Stage) -> Outcome {
     fs::remove_file(&filler)?;
     let (daemon, live) = recovers(stage)?;
     let filler = fill(mounted.path())?;
-    answers(stage, &live, "on a full file system")?;
+    answers(&live, "on a full file system")?;
     load::work(stage, &live)?;
     refuses(stage, Start::new(), "beside another, on a full file system")?;
-    answers(stage, &live, "after another that failed")?;
+    answers(&live, "after another that failed")?;
     stops(stage, &daemon)?;
     fs::remove_file(&filler)?;
     let (daemon, _) = recovers(stage)?;
@@ -254,7 +254,7 @@ fn read_only(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     mounted.read_only(true)?;
     stage.precondition("the file system is read-only");
-    answers(stage, &live, "on a read-only file system")?;
+    answers(&live, "on a read-only file system")?;
     load::work(stage, &live)?;
     refuses(stage, Start::new(), "on a read-only file system")?;
     stops(stage, &daemon)?;
@@ -276,12 +276,12 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     set_mode(&directory, mode)?;
     stage.precondition(format!("the state directory has mode {mode:04o}"));
     // Who owns a record that it cannot read, it does not know: then it says so (HS-16).
-    let status = stage.probe(&live).map(|answer| answer.response.status);
+    let status = live.probe().map(|answer| answer.response.status);
     let well = matches!(status, Ok(200 | 503));
     ensure!(well, "with a directory that it cannot use it answers {status:?}");
     refuses(stage, start.clone(), "in a directory that it cannot use")?;
     set_mode(&directory, 0o700)?;
-    answers(stage, &live, "with its directory again")?;
+    answers(&live, "with its directory again")?;
     stops(stage, &daemon)?;
     let next = stage.launch_with(start)?;
     stage.ready(&next)?;
@@ -329,7 +329,7 @@ fn clock(stage: &mut Stage) -> Outcome {
         let step = *stage.rng().pick(&["+1h", "-1h", "+400d", "-400d", "-30y", "+2", "+0"]);
         set(step)?;
         stage.precondition(format!("the clock is {step}"));
-        answers(stage, &live, &format!("with a clock of {step}"))?;
+        answers(&live, &format!("with a clock of {step}"))?;
         load::work(stage, &live)?;
     }
     stops(stage, &daemon)?;
@@ -345,7 +345,7 @@ fn memory(stage: &mut Stage) -> Outcome {
     drop(squeezed);
     if daemon.is_running() {
         let again =
-            until(Instant::now() + REFUSES, || (!daemon.is_running() || stage.is_ready(&live)).then_some(()));
+            until(Instant::now() + REFUSES, || (!daemon.is_running() || live.is_ready()).then_some(()));
         ensure!(again.is_some(), "with memory again, it does not answer");
     }
     let (daemon, _) = recovers(stage)?;

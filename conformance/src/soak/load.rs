@@ -25,7 +25,7 @@ use crate::fixtures::stream::{Poster, follow, request, split};
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::runner::Stopper;
-use crate::stage::{Daemon, Live, Notes, Stage};
+use crate::stage::{Daemon, Notes, ReadyDaemon, Stage};
 use crate::verdict::Verdict;
 
 /// The name in place of a case's, for the placeholder `{case}` and the random choices.
@@ -253,9 +253,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
     let shared = Shared::default();
     let read = stage.manifest().binding.authenticated_read.clone();
     let read = read.map(|operation| {
-        stage
-            .operation(&live, &operation)
-            .header("Authorization", &proof::bearer(&live.credential))
+        live.operation(&operation).header("Authorization", &proof::bearer(&live.credential))
     });
     let mut posters = Vec::new();
     let mut stream = None;
@@ -311,7 +309,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
 
 impl<T: Fn(&str)> Striker<'_, T> {
     /// Each once, and then by chance.
-    fn run(&mut self, stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
+    fn run(&mut self, stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
         let mut count = 0;
         while Instant::now() < self.end && !self.stopper.is_stopped() {
             if self.strikes.is_empty() {
@@ -321,7 +319,7 @@ impl<T: Fn(&str)> Striker<'_, T> {
             let next = self.strikes.get(count).copied();
             let (name, strike) = next.unwrap_or_else(|| *stage.rng().pick(&self.strikes));
             let outcome = strike(stage, daemon, live);
-            let again = until(Instant::now() + AGAIN, || stage.is_ready(live).then_some(()));
+            let again = until(Instant::now() + AGAIN, || live.is_ready().then_some(()));
             let (verdict, seen) = match outcome {
                 _ if again.is_none() => {
                     self.wedged += 1;
@@ -367,7 +365,7 @@ fn usage(process: &Proc) -> Usage {
     }
 }
 
-fn shakes_hands(live: &Live, shared: &Shared) {
+fn shakes_hands(live: &ReadyDaemon, shared: &Shared) {
     while !shared.is_over.load(Relaxed) {
         let answer = probe_with_proof(&live.target, &live.credential, &proof::nonce(), soon());
         match answer {
@@ -473,18 +471,18 @@ fn watches(process: &Proc, shared: &Shared) {
 }
 
 /// A little of everything, each answered as it has to be.
-pub(super) fn work(stage: &mut Stage, live: &Live) -> Outcome {
+pub(super) fn work(stage: &mut Stage, live: &ReadyDaemon) -> Outcome {
     let bearer = proof::bearer(&live.credential);
     let binding = stage.manifest().binding.clone();
     let operations = [binding.authenticated_read, binding.mutation];
     for operation in operations.iter().flatten() {
-        let request = stage.operation(live, operation).header("Authorization", &bearer);
-        let answer = stage.send(live, &request);
+        let request = live.operation(operation).header("Authorization", &bearer);
+        let answer = live.send(&request);
         let well = answer.as_ref().is_ok_and(|answer| answer.status < 300);
         let said = answer.map_or_else(|fault| fault.to_string(), |answer| answer.status.to_string());
         ensure!(well, "{} {}: {said}", operation.method, operation.path);
     }
-    let proven = stage.probe_with_proof(live);
+    let proven = live.probe_with_proof();
     let proven =
         proven.is_ok_and(|answer| !stage.manifest().claims(Profile::Proof) || answer.proven().is_some());
     ensure!(proven, "a handshake with proof is not answered with proof");

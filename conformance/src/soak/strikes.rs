@@ -9,10 +9,10 @@ use local_daemon_harness::proof;
 use super::connections::{self, soon};
 use crate::fixtures::stream::stalled;
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
-use crate::stage::{Daemon, Live, Stage};
+use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// What is done to a daemon; it must hold while it lasts, and answer afterwards.
-pub(super) type Strike = fn(&mut Stage, &Daemon, &Live) -> Outcome;
+pub(super) type Strike = fn(&mut Stage, &Daemon, &ReadyDaemon) -> Outcome;
 
 /// Each with its name.
 pub(super) const STRIKES: &[(&str, Strike)] = &[
@@ -44,7 +44,7 @@ fn pause(stage: &mut Stage, millis: u64) {
 }
 
 /// Stopped and let go, in quick succession.
-fn paused(stage: &mut Stage, daemon: &Daemon, _live: &Live) -> Outcome {
+fn paused(stage: &mut Stage, daemon: &Daemon, _live: &ReadyDaemon) -> Outcome {
     for _ in 0..10 {
         daemon.stop()?;
         pause(stage, 20);
@@ -55,7 +55,7 @@ fn paused(stage: &mut Stage, daemon: &Daemon, _live: &Live) -> Outcome {
 }
 
 /// Not one more descriptor, and connections that want some.
-fn no_descriptors(_stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
+fn no_descriptors(_stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let squeezed = Squeezed::new(daemon.pid(), Resource::Descriptors)?;
     let count = connections::crowd(live, 32);
     drop(squeezed);
@@ -63,7 +63,7 @@ fn no_descriptors(_stage: &mut Stage, daemon: &Daemon, live: &Live) -> Outcome {
 }
 
 /// More connections than it serves, none of which says anything.
-fn idle_connections(_stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn idle_connections(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut open = Vec::new();
     while open.len() < IDLE && Instant::now() < deadline {
@@ -77,36 +77,36 @@ fn idle_connections(_stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcom
 }
 
 /// Heads that come by the byte, beside which others are answered.
-fn slow_heads(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
-    let head = stage.handshake_request(live).bytes();
+fn slow_heads(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
+    let head = live.handshake_request().bytes();
     let open = (0..64).map(|_| Connection::open(live.target.address, soon()));
     let mut slow: Vec<Connection> = open.flatten().collect();
     for byte in head.iter().take(20) {
         for connection in &mut slow {
             let _ = connection.send(std::slice::from_ref(byte), soon());
         }
-        let ready = stage.is_ready(live);
+        let ready = live.is_ready();
         ensure!(ready, "beside slow connections it does not answer");
     }
     Ok(())
 }
 
 /// A body of 1 GB, announced and sent until it is refused.
-fn huge_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn huge_body(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     const HUGE: usize = 1_000_000_000;
     let head = post(stage, live).map(|request| request.header("Content-Length", &HUGE.to_string()));
     refused(live, head, &vec![b'x'; 64 * 1024], HUGE / (64 * 1024))
 }
 
 /// A body in chunks that never ends.
-fn endless_body(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn endless_body(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let head = post(stage, live).map(|request| request.header("Transfer-Encoding", "chunked"));
     let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
     refused(live, head, chunk.as_bytes(), 16 * 1024)
 }
 
 /// The manifest's mutation without its body, authenticated.
-fn post(stage: &Stage, live: &Live) -> Option<Request> {
+fn post(stage: &Stage, live: &ReadyDaemon) -> Option<Request> {
     let operation = stage.manifest().binding.mutation.clone()?;
     let request = Request::new(&operation.method, &operation.path).host(&live.target.authority);
     let request = request.header("Authorization", &proof::bearer(&live.credential));
@@ -114,7 +114,7 @@ fn post(stage: &Stage, live: &Live) -> Option<Request> {
 }
 
 /// The piece is sent so often, until an answer comes or the connection ends. It must not be taken to the end.
-fn refused(live: &Live, head: Option<Request>, piece: &[u8], times: usize) -> Outcome {
+fn refused(live: &ReadyDaemon, head: Option<Request>, piece: &[u8], times: usize) -> Outcome {
     let Some(head) = head else {
         return not_applicable("the manifest has no `binding.mutation`");
     };
@@ -132,7 +132,7 @@ fn refused(live: &Live, head: Option<Request>, piece: &[u8], times: usize) -> Ou
 }
 
 /// Connections that are reset in the middle of a request.
-fn resets(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn resets(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let bytes = live.target.proving(&live.credential, &proof::nonce()).bytes();
     let mut count = 0;
     for _ in 0..100 {
@@ -147,7 +147,7 @@ fn resets(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
 }
 
 /// Bytes that are no HTTP.
-fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let mut count = 0;
     for _ in 0..50 {
         let length = usize::try_from(stage.rng().below(2_000)).unwrap_or_default();
@@ -161,7 +161,7 @@ fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
 }
 
 /// Streams that nobody reads while notes are posted.
-fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let streams = (0..20).map(|_| stalled(stage, live, "")).collect::<Outcome<Vec<_>>>()?;
     pause(stage, 300);
     drop(streams);
@@ -169,7 +169,7 @@ fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome 
 }
 
 /// Many that want something held for them.
-fn crowd(_stage: &mut Stage, _daemon: &Daemon, live: &Live) -> Outcome {
+fn crowd(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let count = connections::crowd(live, 100);
     met(count)
 }

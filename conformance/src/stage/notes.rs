@@ -10,7 +10,7 @@ use local_daemon_harness::observe::Recorder;
 use local_daemon_harness::process::{Launch, Subject};
 use local_daemon_harness::transcript::Transcript;
 
-use super::read_regular;
+use super::context::read_regular;
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Stop};
 

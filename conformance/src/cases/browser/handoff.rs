@@ -29,7 +29,7 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     let origins = [
         UNLISTED, removed, "null", "*", "", "file://", &upper, &slash, &longer,
     ];
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for origin in origins {
             let wish = ticket_ask(&live, &json!({"kind": "handoff", "origin": origin}));
             let refused = answered(stage, &live, &wish.bearer(&live), &[400])?;
@@ -77,7 +77,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Live tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and
+/// ReadyDaemon tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and
 /// 401 from their own origin afterwards.
 #[case("BROW-33")]
 fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {

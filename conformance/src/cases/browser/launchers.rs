@@ -14,7 +14,7 @@ use super::visit::{SECRET, candidates, handoff_ask, page_ask};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, LISTED, answer, answered, launch_listed};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Live, Opening, Stage};
+use crate::stage::{Opening, ReadyDaemon, Stage};
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
 const BROWSER: &str = r#"#!/bin/sh
@@ -113,7 +113,12 @@ impl Given {
 }
 
 /// The first of these texts that is a live ticket, which is used up by it.
-fn redeemable(stage: &mut Stage, live: &Live, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
+fn redeemable(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    texts: &[&str],
+    which: Opening,
+) -> Outcome<Option<String>> {
     for text in texts {
         stage.transcript().hide(text.as_bytes());
         let ask = if which == Opening::Handoff {

@@ -15,14 +15,14 @@ use crate::fixtures::http::{
     port, read_route, served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// The daemon's names, each with its port.
-fn own_hosts(live: &Live) -> [String; 3] {
+fn own_hosts(live: &ReadyDaemon) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
 }
 
-/// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
+/// ReadyDaemon page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
 /// each of its names: an HTML page, in which one token stands, once.
 #[case("BROW-19", "BROW-21")]
 fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
@@ -60,7 +60,7 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Live page tickets are posted from allowlisted origins, from others and from the daemon's own other names:
+/// ReadyDaemon page tickets are posted from allowlisted origins, from others and from the daemon's own other names:
 /// 403, and no token.
 #[case("BROW-20")]
 fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
@@ -100,7 +100,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
 }
 
 /// The HTML answers of a daemon, each with what it is.
-fn pages(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, Response)>> {
+fn pages(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, Response)>> {
     let shell = Ask::new(live, "GET", "/").with("Accept", "text/html,*/*;q=0.8");
     let refused = page_ask(live, "x").origin("null").with("Accept", "text/html,*/*;q=0.8");
     Ok(vec![

@@ -17,7 +17,7 @@ use crate::fixtures::http::{
     served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// Two launches issue 40 tickets each: they differ, and hold 256 bits that vary as chance has it.
 #[case("BROW-1")]
@@ -41,7 +41,7 @@ fn ticket_is_random(stage: &mut Stage) -> Outcome {
 }
 
 /// Sends the same request on so many connections, its last byte at the same time.
-fn at_once(live: &Live, bytes: &[u8], count: usize) -> Vec<Result<Response, HttpFault>> {
+fn at_once(live: &ReadyDaemon, bytes: &[u8], count: usize) -> Vec<Result<Response, HttpFault>> {
     let deadline = Instant::now() + ANSWER;
     let together = Barrier::new(count);
     let one = || {
@@ -108,7 +108,7 @@ fn said(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
 }
 
 /// These are refused, each with 401, all alike, and none with a token.
-fn refused_alike(stage: &mut Stage, live: &Live, asks: Vec<Ask>) -> Outcome {
+fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, asks: Vec<Ask>) -> Outcome {
     let mut first = None;
     for ask in asks {
         let ask = ask.with("Accept", "application/json");
@@ -144,7 +144,7 @@ fn late_ticket_refused(stage: &mut Stage) -> Outcome {
     stage.control("tickets that were issued a moment later were redeemed");
     // The bound itself is what is waited for.
     std::thread::sleep(LATE.saturating_sub(issued.elapsed()));
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let of = |ask: Ask, what: &str| ask.named(what);
         let never = NEVER[0];
         let pages = vec![
@@ -175,7 +175,7 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     texts.push(("a used page ticket".to_owned(), used_page));
     texts.push(("a used handoff ticket".to_owned(), used_handoff));
     texts.push(("the credential".to_owned(), live.credential.text()));
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let pages = texts.iter().map(|(what, text)| {
             let ask = page_ask(&live, text).origin("null");
             ask.named(format!("{what}, at the page"))
@@ -189,7 +189,7 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Live tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.
+/// ReadyDaemon tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.
 #[case("BROW-4")]
 fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
@@ -235,7 +235,7 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
         let handoff = stream.parameter(&name, &handoff).origin(LISTED);
         asks.push(handoff.named("a handoff ticket as query token"));
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
 }
 
 /// Page tokens of both kinds, tickets and nothing at all ask for tickets, for the list of tokens and for a
@@ -265,7 +265,7 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
             .iter()
             .map(|id| Ask::new(&live, "DELETE", &format!("/v1/page-tokens/{id}")).named("a revocation")),
     );
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for route in &routes {
             for (what, token, origin) in [
                 ("a page", &page, None),

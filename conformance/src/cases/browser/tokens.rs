@@ -15,10 +15,10 @@ use crate::fixtures::http::{
     marker, mutation_route, own_origin, port, served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// The list of page tokens.
-fn listed(stage: &mut Stage, live: &Live) -> Outcome<(Response, Vec<Value>)> {
+fn listed(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<(Response, Vec<Value>)> {
     let response = served(stage, live, &Ask::new(live, "GET", "/v1/page-tokens").bearer(live))?;
     match response.json() {
         Some(Value::Array(list)) => Ok((response, list)),
@@ -27,7 +27,7 @@ fn listed(stage: &mut Stage, live: &Live) -> Outcome<(Response, Vec<Value>)> {
 }
 
 /// Revokes the only token of an origin.
-fn revoke(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<Instant> {
+fn revoke(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Instant> {
     let (_, list) = listed(stage, live)?;
     let of_it: Vec<&Value> = list.iter().filter(|entry| entry["origin"] == origin).collect();
     let [entry] = of_it[..] else {
@@ -83,7 +83,7 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
             read_ask(stage, &live, &token).origin(LISTED).named("the token of an earlier launch"),
             read_ask(stage, &live, &own).named("the token of an earlier launch's own page"),
         ];
-        stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))?;
+        live.between_controls(|| all_answered(stage, &live, &asks, &[401]))?;
     }
     Ok(())
 }
@@ -147,7 +147,7 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
 }
 
 /// The stream by query token, where the subject takes one.
-fn by_query(stage: &mut Stage, live: &Live, token: &str) -> Option<Ask> {
+fn by_query(stage: &mut Stage, live: &ReadyDaemon, token: &str) -> Option<Ask> {
     let stream = stage.manifest().binding.stream.clone()?;
     let name = stream.query_token?;
     Some(Ask::new(live, "GET", &stream.path).parameter(&name, token))
@@ -415,7 +415,7 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
         }
         edit(stage, true, LISTED)?;
         let ask = ask.named(format!("the old token, a request between: {asked_between}"));
-        stage.between_controls(&live, |stage| answered(stage, &live, &ask, &[401]).map(drop))?;
+        live.between_controls(|| answered(stage, &live, &ask, &[401]).map(drop))?;
         let (_, list) = listed(stage, &live)?;
         let gone = list.iter().all(|entry| entry["origin"] != LISTED);
         ensure!(gone, "the list has the old token");

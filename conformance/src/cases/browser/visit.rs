@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::fixtures::http::{Ask, answer, answered, read_route};
 use crate::outcome::{Outcome, fail};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// The least that 256 bits are in base64url, and less than in hexadecimal digits.
 pub(super) const SECRET: usize = 43;
@@ -22,12 +22,12 @@ fn remember(stage: &mut Stage, secret: &str) -> String {
 }
 
 /// The wish for a ticket, without authentication.
-pub(super) fn ticket_ask(live: &Live, wish: &Value) -> Ask {
+pub(super) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/tickets").with("Content-Type", "application/json");
     ask.body(wish.to_string()).named(format!("a ticket for {wish}"))
 }
 
-fn issued(stage: &mut Stage, live: &Live, wish: &Value) -> Outcome<String> {
+fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<String> {
     let answer = answered(stage, live, &ticket_ask(live, wish).bearer(live), &[201])?;
     match answer.json().as_ref().and_then(|body| body["ticket"].as_str()) {
         Some(ticket) => Ok(remember(stage, ticket)),
@@ -36,36 +36,36 @@ fn issued(stage: &mut Stage, live: &Live, wish: &Value) -> Outcome<String> {
 }
 
 /// A ticket for the daemon's own page.
-pub(super) fn page_ticket(stage: &mut Stage, live: &Live) -> Outcome<String> {
+pub(super) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
     issued(stage, live, &serde_json::json!({"kind": "page"}))
 }
 
 /// A ticket for the page of `origin`.
-pub(super) fn handoff_ticket(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<String> {
+pub(super) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<String> {
     issued(stage, live, &serde_json::json!({"kind": "handoff", "origin": origin}))
 }
 
 /// What a launcher posts, without `Origin`.
-pub(super) fn page_ask(live: &Live, ticket: &str) -> Ask {
+pub(super) fn page_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/page").with("Content-Type", "application/x-www-form-urlencoded");
     ask.body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
 /// What a page of another origin posts, without `Origin`.
-pub(super) fn handoff_ask(live: &Live, ticket: &str) -> Ask {
+pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/handoff").with("Content-Type", "application/json");
     ask.body(serde_json::json!({ "ticket": ticket }).to_string())
         .named("the handoff of a ticket")
 }
 
 /// What reads something, with a page token as bearer and without `Origin`.
-pub(super) fn read_ask(stage: &Stage, live: &Live, token: &str) -> Ask {
+pub(super) fn read_ask(stage: &Stage, live: &ReadyDaemon, token: &str) -> Ask {
     let read = read_route(stage).ask(live);
     read.with("Authorization", &format!("Bearer {token}"))
 }
 
 /// The page tokens in a page: what of it the daemon takes as bearer, from the page's own origin.
-pub(super) fn tokens_in(stage: &mut Stage, live: &Live, page: &str) -> Outcome<Vec<String>> {
+pub(super) fn tokens_in(stage: &mut Stage, live: &ReadyDaemon, page: &str) -> Outcome<Vec<String>> {
     let mut tokens = Vec::new();
     for candidate in candidates(page) {
         let ask = read_ask(stage, live, candidate).named("what stands in a page, as bearer");
@@ -82,13 +82,13 @@ pub(super) fn text(response: &Response) -> String {
 }
 
 /// The page for a ticket of its own.
-pub(super) fn page(stage: &mut Stage, live: &Live) -> Outcome<Response> {
+pub(super) fn page(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Response> {
     let ticket = page_ticket(stage, live)?;
     answered(stage, live, &page_ask(live, &ticket).origin("null"), &[200])
 }
 
 /// A token of the daemon's own page.
-pub(super) fn page_token(stage: &mut Stage, live: &Live) -> Outcome<String> {
+pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
     let page = page(stage, live)?;
     match tokens_in(stage, live, &text(&page))?.pop() {
         Some(token) => Ok(token),
@@ -97,7 +97,7 @@ pub(super) fn page_token(stage: &mut Stage, live: &Live) -> Outcome<String> {
 }
 
 /// A token of the page of `origin`.
-pub(super) fn handoff_token(stage: &mut Stage, live: &Live, origin: &str) -> Outcome<String> {
+pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<String> {
     let ticket = handoff_ticket(stage, live, origin)?;
     let answer = answered(stage, live, &handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {

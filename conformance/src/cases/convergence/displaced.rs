@@ -15,14 +15,14 @@ use crate::fixtures::daemon::{
     record_in, signal, stays,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// Stops `first` (SIGSTOP) and lets a second daemon take over.
 fn taken_over_while_stopped(
     stage: &mut Stage,
     first: &Daemon,
     meanwhile: impl FnOnce(&mut Stage) -> Outcome,
-) -> Outcome<(Daemon, Live)> {
+) -> Outcome<(Daemon, ReadyDaemon)> {
     first.stop()?;
     stage.precondition(format!("{} was seen stopped", first.name));
     meanwhile(stage)?;
@@ -49,7 +49,7 @@ fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
 }
 
 /// Lets `first` go on: it must leave in time and leave the record of `new` alone.
-fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Outcome {
+fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &ReadyDaemon) -> Outcome {
     let name = stage.manifest().binding.registration.clone();
     let facts = Facts::of(&stage.record_path())?;
     let watch = Watch::on(stage.state_dir())?;
@@ -62,7 +62,7 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &Live) -> Out
     let touched = changes(&watch.events(), &name);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
     ensure!(same && touched.is_empty(), "its successor's record was touched: {touched:?}");
-    let ready = stage.is_ready(new);
+    let ready = new.is_ready();
     ensure!(ready, "the successor is not ready any more");
     Ok(())
 }
@@ -119,7 +119,7 @@ fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
 fn no_new_work(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let request = mutation(stage, &live)?;
-    match stage.send(&live, &request) {
+    match live.send(&request) {
         Ok(answer) if (200..300).contains(&answer.status) => {
             stage.control(format!("the request was answered {} before", answer.status));
         }
@@ -132,7 +132,7 @@ fn no_new_work(stage: &mut Stage) -> Outcome {
     let _work = open_work(stage, &live)?;
     stage.expect("it is answered 503, or finds no connection");
     displaced_for_good(stage, &daemon, &live)?;
-    let fresh = stage.send(&live, &request).map(|answer| answer.status);
+    let fresh = live.send(&request).map(|answer| answer.status);
     ensure!(refused(&fresh), "a new connection: {fresh:?}");
     if let Some(mut kept) = kept {
         let old = kept.exchange(&request.bytes(), stage.ready_deadline()).map(|answer| answer.status);
@@ -158,7 +158,7 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     replace(&stage.record_path(), &own, 0o600)?;
     let deadline = Instant::now() + Duration::from_secs(1);
     while Instant::now() < deadline && daemon.is_running() {
-        let ready = stage.is_ready(&live);
+        let ready = live.is_ready();
         ensure!(!ready, "it is ready again with its own record back");
         daemon.wait_exit(ms(50));
     }

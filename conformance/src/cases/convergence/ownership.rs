@@ -16,7 +16,7 @@ use crate::fixtures::daemon::{
     stays, write_in_place,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// Another id is written into the record through a mapping, the one write that notifies nobody, and no
 /// request is sent: only the daemon's own re-read can tell it. Stems from watchman#276.
@@ -101,7 +101,7 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
         return inconclusive("the replacement was not seen");
     }
     stays(&daemon, NOTICED, "with a record of its own id")?;
-    let ready = stage.is_ready(&live);
+    let ready = live.is_ready();
     ensure!(ready, "it is not ready with a record of its own id");
     let touched = changes(&watch.events(), &name);
     ensure!(
@@ -116,7 +116,7 @@ const BEARABLE: Duration = Duration::from_millis(240);
 
 /// Lets `disturb` make a ready daemon's record unparsable and whole again; the daemon must go on. Where the host was too
 /// slow for the time that a daemon has to bear it, with a new daemon.
-fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> Outcome) -> Outcome {
+fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &ReadyDaemon, &[u8]) -> Outcome) -> Outcome {
     for _ in 0..5 {
         let (daemon, live) = stage.launch_ready()?;
         let whole = read(&stage.record_path())?;
@@ -125,7 +125,7 @@ fn goes_on(stage: &mut Stage, disturb: fn(&mut Stage, &Daemon, &Live, &[u8]) -> 
         let took = began.elapsed();
         if took <= BEARABLE {
             stage.precondition(format!("the record was not whole for {} ms", took.as_millis()));
-            return ready_again(stage, &daemon, &live, "a record that was not whole");
+            return ready_again(&daemon, &live, "a record that was not whole");
         }
         daemon.kill_group();
     }
@@ -146,7 +146,7 @@ fn unparsable_for_a_moment(stage: &mut Stage) -> Outcome {
     goes_on(stage, |stage, daemon, live, whole| {
         cut_in_half(&stage.record_path(), whole)?;
         // That it has read half a record; if it ended over it, that is found when the whole one is back.
-        seen_draining(stage, daemon, live)?;
+        seen_draining(daemon, live)?;
         daemon.wait_exit(ms(120));
         replace(&stage.record_path(), whole, 0o600)?;
         Ok(())
@@ -235,7 +235,7 @@ fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
         }
     }
     for (what, daemon, live) in &running {
-        if !seen_draining(stage, daemon, live)? {
+        if !seen_draining(daemon, live)? {
             return fail(format!("{what}: it ended instead of reading again"));
         }
         stage.precondition(format!("{what} in the record's place: it is seen not to be ready"));
@@ -252,7 +252,7 @@ fn unreadable_keeps_it_running(stage: &mut Stage) -> Outcome {
         } else {
             exchange(&path, &stage.arena().path().join(format!("{what}, aside")))?;
         }
-        let back = until(Instant::now() + NOTICED, || stage.is_ready(live).then_some(()));
+        let back = until(Instant::now() + NOTICED, || live.is_ready().then_some(()));
         ensure!(back.is_some(), "{what} is gone again, and it is not ready");
     }
     Ok(())

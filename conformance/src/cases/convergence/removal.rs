@@ -47,7 +47,7 @@ fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
         ensure!(gone.is_some(), "taken files that hold its own id stay");
         let kept = Facts::of(&others).ok() == Some(before) && unrelated.exists();
         ensure!(kept, "a file that does not hold its id was touched");
-        ready_again(stage, &daemon, &live, "it published again")?;
+        ready_again(&daemon, &live, "it published again")?;
     }
     std::fs::remove_file(stage.record_path())?;
     let deadline = stage.stand_down_deadline() + SLACK;

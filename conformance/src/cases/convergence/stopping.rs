@@ -18,7 +18,7 @@ use crate::fixtures::daemon::{
     open_work, record_in, seen_draining, signal, stays, taken_files,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// The events by which `name` was moved away, each with the name that it was moved to inside of the directory.
 fn takes<'a>(events: &'a [FileEvent], name: &str) -> Vec<(&'a FileEvent, Option<String>)> {
@@ -78,7 +78,7 @@ fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
 /// One stop with a successor in it, played by the suite.
 struct Interleaving {
     daemon: Daemon,
-    live: Live,
+    live: ReadyDaemon,
     rival: Rival,
     /// The successor's temporary file: gone when it has published.
     temporary: PathBuf,
@@ -319,7 +319,7 @@ fn stops_without_its_record(stage: &mut Stage) -> Outcome {
         } else {
             set_mode(&path, 0o644)?;
         }
-        if !seen_draining(stage, &daemon, &live)? {
+        if !seen_draining(&daemon, &live)? {
             return inconclusive(format!("{way}: it ended before it was asked to"));
         }
         let before = Facts::of(&path)?;
@@ -364,7 +364,7 @@ fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     stage.expect("it has ended 1 s after the second signal");
     signal(&daemon, Signal::TERM)?;
     // Seen draining, or gone; then a moment in which it would end by itself.
-    if !seen_draining(stage, &daemon, &live)? || daemon.wait_exit(ms(200)).is_some() {
+    if !seen_draining(&daemon, &live)? || daemon.wait_exit(ms(200)).is_some() {
         return not_applicable("it does not wait for open work: there is no drain to cut short");
     }
     stage.precondition("it waits for the open work");

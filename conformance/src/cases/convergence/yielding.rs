@@ -19,7 +19,7 @@ use crate::stage::{Stage, Start};
 fn protocol_of(stage: &mut Stage) -> Outcome<(String, Credential)> {
     let (daemon, live) = stage.launch_ready()?;
     let pointer = stage.manifest().binding.handshake.protocol.clone();
-    let body = stage.probe(&live).ok().and_then(|answer| answer.response.json());
+    let body = live.probe().ok().and_then(|answer| answer.response.json());
     let protocol = body.and_then(|body| Some(body.pointer(&pointer)?.as_str()?.to_owned()));
     daemon.kill_group();
     match protocol {
@@ -50,7 +50,7 @@ fn yields_to_a_ready_daemon(stage: &mut Stage) -> Outcome {
 
     let (first, live) = stage.launch_ready()?;
     yields(stage, start, "a daemon of the same subject")?;
-    let ready = stage.is_ready(&live);
+    let ready = live.is_ready();
     ensure!(ready && first.is_running(), "the daemon that was there is not ready any more");
     Ok(())
 }

@@ -317,7 +317,7 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     stage.precondition("a start failed, because it may not write a byte into any file");
     kept("a start that failed")?;
     ensure!(
-        stage.is_ready(&beside_it),
+        beside_it.is_ready(),
         "after a start that failed beside it, the running daemon is not ready any more"
     );
 

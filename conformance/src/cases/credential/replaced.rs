@@ -15,7 +15,7 @@ use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
 use crate::case::case;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// The credential of a running daemon is replaced. Within 2.5 s it accepts the new one and refuses the old
 /// one.
@@ -48,19 +48,19 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
         }
     }
     if let Some(read) = stage.manifest().binding.authenticated_read.clone() {
-        let ask = |stage: &Stage, token: &str| {
-            let request = stage.operation(&live, &read).header("Authorization", &format!("Bearer {token}"));
-            stage.send(&live, &request).map(|response| response.status)
+        let ask = |token: &str| {
+            let request = live.operation(&read).header("Authorization", &format!("Bearer {token}"));
+            live.send(&request).map(|response| response.status)
         };
-        let (with_new, with_old) = (ask(stage, &new.text()), ask(stage, &old));
+        let (with_new, with_old) = (ask(&new.text()), ask(&old));
         ensure!(
             matches!(with_new, Ok(200..=299)) && with_old == Ok(401),
             "{} is answered {with_new:?} with the new and {with_old:?} with the old",
             read.path
         );
     }
-    let renewed = Live { credential: new, ..live };
-    ensure!(stage.is_ready(&renewed), "after the replacement the daemon is not ready");
+    let renewed = live.with_credential(new);
+    ensure!(renewed.is_ready(), "after the replacement the daemon is not ready");
     Ok(())
 }
 
@@ -99,7 +99,7 @@ const GIVEN_AWAY: Damage = ("replaced by one of another user", |path, other| {
 struct Afflicted {
     what: &'static str,
     daemon: Daemon,
-    live: Live,
+    live: ReadyDaemon,
     path: PathBuf,
     planted: Credential,
 }

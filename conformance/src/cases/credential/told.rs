@@ -18,10 +18,10 @@ use local_daemon_harness::wait::ms;
 
 use crate::case::case;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
-use crate::stage::{Daemon, Live, PROBE, Stage, Start};
+use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
-fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
+fn tell_tales(stage: &Stage, live: &ReadyDaemon) -> Vec<(String, Request)> {
     let (binding, text) = (&stage.manifest().binding, live.credential.text());
     let (host, handshake) = (&live.target.authority, &live.target.path);
     let bearer = proof::bearer(&live.credential);
@@ -101,7 +101,7 @@ fn tell_tales(stage: &Stage, live: &Live) -> Vec<(String, Request)> {
 }
 
 /// Sends every tell-tale request; returns how many were answered, with every answer.
-fn tell_all(stage: &mut Stage, live: &Live) -> Vec<(String, Response)> {
+fn tell_all(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(String, Response)> {
     let mut answers = Vec::new();
     let mut unanswered = 0;
     for (what, request) in tell_tales(stage, live) {
@@ -128,7 +128,7 @@ fn tell_all(stage: &mut Stage, live: &Live) -> Vec<(String, Response)> {
 fn not_in_answers(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("no answer that holds the credential in any form, in a header or in the body");
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let answers = tell_all(stage, &live);
         if answers.is_empty() {
             return inconclusive("no request was answered");
@@ -159,7 +159,7 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     let start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         if tell_all(stage, &live).is_empty() {
             return inconclusive("no request was answered");
         }
@@ -194,7 +194,7 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
 }
 
 /// No file of the case's world but the credential holds the credential.
-fn nowhere_else(stage: &mut Stage, live: &Live, when: &str) -> Outcome {
+fn nowhere_else(stage: &mut Stage, live: &ReadyDaemon, when: &str) -> Outcome {
     let (root, own) = (stage.arena().path().to_owned(), stage.credential_path());
     let mut searched = 0;
     for (name, entry) in Snapshot::of(&root)?.0 {
@@ -261,9 +261,9 @@ fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         let live = stage.ready(&daemon)?;
         let binding = stage.manifest().binding.clone();
         for operation in [&binding.authenticated_read, &binding.mutation].into_iter().flatten() {
-            let request = stage.operation(&live, operation);
+            let request = live.operation(operation);
             // What it answers is judged elsewhere; here it may be the reason to start something.
-            let _ = stage.send(&live, &request.header("Authorization", &proof::bearer(&live.credential)));
+            let _ = live.send(&request.header("Authorization", &proof::bearer(&live.credential)));
         }
         daemon.signal(Signal::TERM)?;
         let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();

@@ -8,7 +8,7 @@ use local_daemon_harness::{http, proof, record};
 use serde_json::{Map, Value};
 
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, PROBE, Stage};
+use crate::stage::{PROBE, ReadyDaemon, Stage};
 
 /// The one JSON object of an answer, or what HS-1 is broken by.
 pub(super) fn object(response: &Response) -> Result<Map<String, Value>, String> {
@@ -51,7 +51,7 @@ pub(super) fn bad_members(body: &Map<String, Value>) -> Vec<&'static str> {
 /// The answer tells this state, of the daemon whose record is `live`'s. Its other members are other cases' affair.
 pub(super) fn ensure_state(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     what: &str,
     word: &str,
     response: &Response,
@@ -69,7 +69,7 @@ pub(super) fn ensure_state(
 /// A `draining` answer has status 503 and the members of the ready one (HS-14).
 pub(super) fn ensure_draining_like(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     what: &str,
     ready: &Response,
     response: &Response,
@@ -88,12 +88,12 @@ pub(super) fn ensure_draining_like(
 pub(super) type Attempt = (String, Request);
 
 /// The good handshake of profile `core`.
-pub(super) fn bearing(live: &Live) -> Request {
+pub(super) fn bearing(live: &ReadyDaemon) -> Request {
     live.target.bearing(&live.credential)
 }
 
 /// A request to the handshake with this `Authorization`.
-pub(super) fn authorized(live: &Live, authorization: &str) -> Request {
+pub(super) fn authorized(live: &ReadyDaemon, authorization: &str) -> Request {
     Request::get(&live.target.authority, &live.target.path).header("Authorization", authorization)
 }
 
@@ -104,7 +104,12 @@ pub(super) fn proof_of(nonce: &str, mac: &str) -> String {
 
 /// Sends bytes to a live daemon on a connection of their own. The transcript has only `what` they are: they may hold
 /// half of a secret, which redaction does not recognise.
-pub(super) fn quietly(stage: &Stage, live: &Live, what: &str, bytes: &[u8]) -> Result<Response, HttpFault> {
+pub(super) fn quietly(
+    stage: &Stage,
+    live: &ReadyDaemon,
+    what: &str,
+    bytes: &[u8],
+) -> Result<Response, HttpFault> {
     stage.transcript().note("suite", "request", what);
     let answer = http::exchange(live.target.address, bytes, Instant::now() + PROBE);
     let seen = match &answer {
@@ -116,7 +121,12 @@ pub(super) fn quietly(stage: &Stage, live: &Live, what: &str, bytes: &[u8]) -> R
 }
 
 /// Sends a request that has to be answered; that it is not violates the requirements.
-pub(super) fn answered(stage: &mut Stage, live: &Live, what: &str, request: &Request) -> Outcome<Response> {
+pub(super) fn answered(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    what: &str,
+    request: &Request,
+) -> Outcome<Response> {
     match quietly(stage, live, what, &request.bytes()) {
         Ok(response) => Ok(response),
         Err(fault) => fail(format!("{what}: {fault}")),
@@ -126,7 +136,7 @@ pub(super) fn answered(stage: &mut Stage, live: &Live, what: &str, request: &Req
 /// Sends each attempt and expects 401; what came is handed to `look`.
 pub(super) fn refused(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     attempts: &[Attempt],
     mut look: impl FnMut(&str, &Response) -> Outcome,
 ) -> Outcome {
@@ -148,7 +158,7 @@ pub(super) fn without_proof(what: &str, response: &Response) -> Outcome {
 }
 
 /// The answers to requests on one connection, as far as the daemon keeps it open: it may close after any answer.
-pub(super) fn conversation(live: &Live, requests: &[&[u8]], together: bool) -> Outcome<Vec<Response>> {
+pub(super) fn conversation(live: &ReadyDaemon, requests: &[&[u8]], together: bool) -> Outcome<Vec<Response>> {
     let deadline = Instant::now() + PROBE;
     let talk = || -> Result<Vec<Response>, HttpFault> {
         let mut connection = Connection::open(live.target.address, deadline)?;

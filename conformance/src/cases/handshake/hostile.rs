@@ -91,7 +91,7 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
     ));
     stage.expect("handshakes beside 1, 4, 16 and 64 of them are answered within 2 s");
     drop(open);
-    let ready = stage.is_ready(&live);
+    let ready = live.is_ready();
     ensure!(ready, "no good handshake after the connections were dropped");
     Ok(())
 }

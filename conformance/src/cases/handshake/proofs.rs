@@ -16,12 +16,12 @@ use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, open_work, yielding};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
 fn ensure_proven_state(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     what: &str,
     word: &str,
     response: Response,
@@ -40,7 +40,7 @@ fn ensure_proven_state(
 /// Does what must be refused between two good proofs, each seen to be proven and ready.
 fn between_proofs<T>(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     act: impl FnOnce(&mut Stage) -> Outcome<T>,
 ) -> Outcome<T> {
     let ready = |answer: &Result<ProbeAnswer, HttpFault>| match answer {
@@ -48,12 +48,12 @@ fn between_proofs<T>(
         Ok(answer) => Some(format!("status {}, proof {:?}", answer.response.status, answer.proof)),
         Err(fault) => Some(fault.to_string()),
     };
-    if let Some(why) = ready(&stage.probe_with_proof(live)) {
+    if let Some(why) = ready(&live.probe_with_proof()) {
         return inconclusive(format!("the good proof before: {why}"));
     }
     stage.control("a good proof was answered 200 and proven before");
     let seen = act(stage)?;
-    if let Some(why) = ready(&stage.probe_with_proof(live)) {
+    if let Some(why) = ready(&live.probe_with_proof()) {
         return fail(format!("the good proof afterwards: {why}"));
     }
     stage.control("a good proof was answered 200 and proven afterwards");
@@ -387,7 +387,7 @@ fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     ];
     attempts.extend(unauthorized(&live));
     if let Some(read) = stage.manifest().binding.authenticated_read.clone() {
-        let read = stage.operation(&live, &read);
+        let read = live.operation(&read);
         attempts.push(("the authenticated read".to_owned(), read.clone().header("Authorization", &bearer)));
         attempts.push(("the authenticated read, unauthenticated".to_owned(), read));
     }
@@ -418,7 +418,7 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         ("the shutdown", &binding.shutdown, false),
     ] {
         if let Some(operation) = operation {
-            routes.push((what.to_owned(), stage.operation(&live, operation), served));
+            routes.push((what.to_owned(), live.operation(operation), served));
         }
     }
     for path in ["/", "/v1", "/nothing-here", &format!("{}/", live.target.path)] {

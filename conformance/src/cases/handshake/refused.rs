@@ -16,7 +16,7 @@ use crate::stage::Stage;
 fn no_authorization_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 with WWW-Authenticate for each");
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         refused(stage, &live, &unauthorized(&live), |what, response| {
             let challenge = response.header("www-authenticate").unwrap_or_default().trim();
             ensure!(!challenge.is_empty(), "{what}: 401 without WWW-Authenticate");
@@ -35,7 +35,7 @@ fn wrong_bearer_refused(stage: &mut Stage) -> Outcome {
         .into_iter()
         .map(|(what, value)| (what.to_owned(), authorized(&live, &value)))
         .collect();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         refused(stage, &live, &attempts, |_, _| Ok(()))?;
         // Two headers are one list, which is not the credential as a whole; a server may find them malformed.
         let what = "a wrong bearer and the right one";
@@ -102,7 +102,7 @@ fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
     let read = stage.manifest().binding.authenticated_read.clone();
     let control = |stage: &mut Stage, when: &str| -> Outcome {
         let Some(read) = &read else { return Ok(()) };
-        let request = stage.operation(&live, read).header("Authorization", &proof::bearer(&live.credential));
+        let request = live.operation(read).header("Authorization", &proof::bearer(&live.credential));
         let response = answered(stage, &live, "the authenticated read", &request)?;
         if !(200..300).contains(&response.status) {
             let summary = response.summary(stage.transcript());
@@ -111,7 +111,7 @@ fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
         stage.control(format!("the authenticated read was served {when}"));
         Ok(())
     };
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         control(stage, "before")?;
         refused(stage, &live, &attempts, |_, _| Ok(()))?;
         control(stage, "afterwards")
@@ -127,7 +127,7 @@ fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
     let bare = Request::get(&live.target.authority, &live.target.path).bytes();
     let other = Request::get(&live.target.authority, "/").bytes();
     let good = bearing(&live).bytes();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for together in [false, true] {
             let statuses = conversation(&live, &[&good, &bare, &other], together)?
                 .iter()
@@ -176,7 +176,7 @@ fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
         let request = authorized(&live, &wrong).header("Accept", accept);
         attempts.push((format!("a wrong bearer that accepts {accept}"), request));
     }
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         refused(stage, &live, &attempts, |what, response| {
             // A number in these headers is a time or a length.
             let told = response

@@ -7,10 +7,10 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_spec::vectors;
 
 use super::exchange::{Attempt, authorized, bearing, proof_of};
-use crate::stage::Live;
+use crate::stage::ReadyDaemon;
 
 /// Handshakes without an `Authorization`, some with the credential in another place.
-pub(super) fn unauthorized(live: &Live) -> Vec<Attempt> {
+pub(super) fn unauthorized(live: &ReadyDaemon) -> Vec<Attempt> {
     let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
     let text = live.credential.text();
     let asked = || Request::get(authority, path);
@@ -110,7 +110,10 @@ pub(in crate::cases) fn wrong_bearers(credential: &Credential) -> Vec<(&'static 
 }
 
 /// Bytes that are no good request. The boolean says that the client ends its side after them.
-pub(in crate::cases) fn broken_requests(live: &Live, random: Vec<u8>) -> Vec<(&'static str, Vec<u8>, bool)> {
+pub(in crate::cases) fn broken_requests(
+    live: &ReadyDaemon,
+    random: Vec<u8>,
+) -> Vec<(&'static str, Vec<u8>, bool)> {
     let good = String::from_utf8_lossy(&bearing(live).bytes()).into_owned();
     let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
     let with = |header: &str| good.replacen("\r\n", &format!("\r\n{header}\r\n"), 1);
@@ -175,7 +178,7 @@ fn decoded(text: &str) -> Vec<u8> {
 }
 
 /// Proofs of a good nonce with a wrong MAC.
-pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
+pub(super) fn wrong_macs(live: &ReadyDaemon) -> Vec<Attempt> {
     let authority = live.target.authority.as_str();
     let key = &live.credential;
     // One MAC in 256 ends with a byte of zeros, and would be right with its last byte put to zero.
@@ -236,7 +239,7 @@ pub(super) fn wrong_macs(live: &Live) -> Vec<Attempt> {
 }
 
 /// Proofs that are not two texts of 32 bytes, with the right MAC over the nonce as it is sent.
-pub(super) fn malformed_proofs(live: &Live) -> Vec<(&'static str, String)> {
+pub(super) fn malformed_proofs(live: &ReadyDaemon) -> Vec<(&'static str, String)> {
     let mac_of = |nonce: &str| proof::client_mac(&live.credential, &live.target.authority, nonce);
     let nonce = proof::nonce();
     let mac = mac_of(&nonce);

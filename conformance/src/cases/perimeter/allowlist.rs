@@ -12,10 +12,10 @@ use crate::fixtures::http::{
     own_origin, port, read_route, served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// Origins that a daemon might think good of by itself.
-fn likely(live: &Live) -> Vec<String> {
+fn likely(live: &ReadyDaemon) -> Vec<String> {
     let port = port(live);
     let mut origins: Vec<String> = [
         LISTED,
@@ -62,7 +62,7 @@ fn likely(live: &Live) -> Vec<String> {
 }
 
 /// From each of these origins the good request, and a preflight, are 403.
-fn refused(stage: &mut Stage, live: &Live, origins: &[String]) -> Outcome {
+fn refused(stage: &mut Stage, live: &ReadyDaemon, origins: &[String]) -> Outcome {
     let read = read_route(stage);
     let asks: Vec<Ask> = origins
         .iter()
@@ -79,7 +79,7 @@ fn refused(stage: &mut Stage, live: &Live, origins: &[String]) -> Outcome {
 }
 
 /// From this origin the good request is served, and a preflight is answered 204.
-fn admitted(stage: &mut Stage, live: &Live, origin: &str) -> Outcome {
+fn admitted(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome {
     let read = read_route(stage);
     let good = read.ask(live).bearer(live).origin(origin);
     served(stage, live, &good.named(format!("from {origin}")))?;
@@ -99,7 +99,7 @@ fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
     let good = read.ask(&live).bearer(&live).origin(&own);
     served(stage, &live, &good.named("from its own origin"))?;
     let origins = likely(&live);
-    stage.between_controls(&live, |stage| refused(stage, &live, &origins))
+    live.between_controls(|| refused(stage, &live, &origins))
 }
 
 /// The entries of the vectors, and whether each is one serialised origin.
@@ -191,7 +191,7 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the command fails, and nothing is admitted");
     let entries = entries();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (entry, _) in entries.iter().filter(|(_, good)| !good) {
             let exit = stage.add_origin(entry)?;
             ensure!(exit.code != Some(0), "{entry:?} was added: {exit}");
@@ -227,7 +227,7 @@ fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
     };
     let other_name = format!("http://{other}:{}", port(&live));
     let both = [LISTED.to_owned(), other_name.clone()];
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         refused(stage, &live, &both)?;
         change(stage, true, LISTED_TOO)?;
         for _ in 0..10 {
@@ -270,7 +270,7 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     if let Ok(emit) = emit_route(stage, 7) {
         asks.push(emit.ask(&live).bearer(&live).origin(LISTED).named("a change"));
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[403]))?;
+    live.between_controls(|| all_answered(stage, &live, &asks, &[403]))?;
     admitted(stage, &live, LISTED_TOO)
 }
 

@@ -9,10 +9,10 @@ use crate::fixtures::http::{
     read_route, served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// Requests that are refused, with status and the code that the tables give.
-fn refused(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16, Option<&'static str>)> {
+fn refused(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
     let read = read_route(stage);
     let good = || read.ask(live).bearer(live);
     let foreign = format!("evil.example:{}", port(live));
@@ -107,7 +107,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("application/problem+json with title, the answer's status, and a code");
     let asks = refused(stage, &live);
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (ask, status, code) in &asks {
             let response = answer(stage, &live, ask)?;
             let what = format!("{}, answered {}", ask.what, response.status);

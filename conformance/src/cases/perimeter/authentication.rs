@@ -10,7 +10,7 @@ use crate::fixtures::http::{
     read_route, served,
 };
 use crate::outcome::{Outcome, ensure};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// What tells one answer from another: status, headers but `Date`, body. An answer to HEAD has no body, and what frames
 /// one may be missing.
@@ -29,7 +29,7 @@ fn likeness(response: &Response, of_head: bool) -> (u16, Vec<(String, String)>, 
 }
 
 /// Each is refused in the same way as the first of its kind: GET of an unknown path.
-fn refused_alike(stage: &mut Stage, live: &Live, asks: &[(bool, Ask)]) -> Outcome {
+fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
     let first = Ask::new(live, "GET", crate::fixtures::http::UNKNOWN);
     let first = answered(stage, live, &first, &[401])?;
     let offers = first.all("www-authenticate").iter().any(|value| {
@@ -63,7 +63,7 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
             asks.push((method == "HEAD", refused.named(format!("{method} {path}, wrong credential"))));
         }
     }
-    stage.between_controls(&live, |stage| refused_alike(stage, &live, &asks))
+    live.between_controls(|| refused_alike(stage, &live, &asks))
 }
 
 /// Bearers that a careless comparison takes for the credential, and the credential in other headers, on the
@@ -97,7 +97,7 @@ fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
             asks.push((false, ask.named(format!("the credential in {header}"))));
         }
     }
-    stage.between_controls(&live, |stage| refused_alike(stage, &live, &asks))
+    live.between_controls(|| refused_alike(stage, &live, &asks))
 }
 
 /// The credential in cookies, in bodies and in other query parameters, on a read, the handshake and the event
@@ -169,7 +169,7 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
             }
         }
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
 }
 
 /// Two Authorization headers, equal or not, in either order, in one line or two, and the credential under
@@ -229,7 +229,7 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
             asks.push(ask().with("Authorization", &value).named(format!("{path}: {what}")));
         }
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
 }
 
 /// WebSocket handshakes and other upgrades on every path: a foreign Host is 421, an unlisted origin 403, no
@@ -282,7 +282,7 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
             ]);
         }
     }
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (status, asks) in &groups {
             all_answered(stage, &live, asks, &[*status])?;
         }

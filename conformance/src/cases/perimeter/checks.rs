@@ -11,7 +11,7 @@ use crate::fixtures::http::{
     launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// Requests that break two, three or all of the rules at once: each is answered by the first check of the
 /// table that it fails, whatever its path, method and credential.
@@ -80,7 +80,7 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
             .with("Connection", "close")
             .named("no credential, too large a body announced"),
     );
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (status, asks) in &groups {
             all_answered(stage, &live, asks, &[*status])?;
         }
@@ -156,14 +156,14 @@ fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
             open.push(ask);
         }
     }
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         all_answered(stage, &live, &open, &[401])?;
         all_answered(stage, &live, &unlisted, &[403])
     })
 }
 
 /// The answers on one connection, as far as the daemon keeps it open: it may close it after any of them.
-fn conversation(live: &Live, asks: &[Ask], together: bool) -> Outcome<Vec<Response>> {
+fn conversation(live: &ReadyDaemon, asks: &[Ask], together: bool) -> Outcome<Vec<Response>> {
     let deadline = Instant::now() + ANSWER;
     let talk = || -> Result<Vec<Response>, HttpFault> {
         let mut connection = Connection::open(live.target.address, deadline)?;
@@ -246,7 +246,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
 }
 
 /// A request in every form that is refused: by its host, its origin, its authentication.
-fn refusals(live: &Live, ask: &Ask, query_token: &str) -> Vec<(Ask, u16)> {
+fn refusals(live: &ReadyDaemon, ask: &Ask, query_token: &str) -> Vec<(Ask, u16)> {
     let foreign = format!("evil.example:{}", port(live));
     let text = live.credential.text();
     let good = ask.clone().bearer(live);
@@ -309,7 +309,7 @@ fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
 /// The number of a good request appears on the stream, and none of those that were sent before with others.
 fn none_appears(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     follower: &mut Follower,
     others: Vec<(u64, String)>,
 ) -> Outcome {
@@ -341,7 +341,7 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
     // Names the daemon that is meant where the contract asks for it, so that nothing but the refusal stops it.
     ask = ask.body(shutdown.body.unwrap_or_else(|| format!(r#"{{"id":"{}"}}"#, live.record.id)));
     let token = query_token(stage);
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (ask, status) in refusals(&live, &ask, &token) {
             answered(stage, &live, &ask, &[status])?;
         }
@@ -352,7 +352,7 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
 }
 
 /// `head`, `framing` and `body` as one request that is no HTTP.
-fn malformed(live: &Live, method: &str, path: &str, body: &str) -> Vec<(String, String)> {
+fn malformed(live: &ReadyDaemon, method: &str, path: &str, body: &str) -> Vec<(String, String)> {
     let length = body.len();
     let own = &live.target.authority;
     let bearer = proof::bearer(&live.credential);
@@ -446,7 +446,7 @@ fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
 }
 
 /// Like [`exchange`], and says after the request that nothing more comes.
-fn exchange_and_finish(live: &Live, bytes: &[u8]) -> Result<Response, HttpFault> {
+fn exchange_and_finish(live: &ReadyDaemon, bytes: &[u8]) -> Result<Response, HttpFault> {
     let deadline = Instant::now() + ANSWER;
     let mut connection = Connection::open(live.target.address, deadline)?;
     connection.send(bytes, deadline)?;

@@ -9,9 +9,9 @@ use crate::fixtures::http::{
     launch_listed, paths, port, read_route, served, texts,
 };
 use crate::outcome::Outcome;
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
-fn names(live: &Live) -> [String; 3] {
+fn names(live: &ReadyDaemon) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
 }
 
@@ -31,7 +31,7 @@ fn own_names_accepted(stage: &mut Stage) -> Outcome {
 }
 
 /// The refused hosts of the vectors and some more, each with what it may be answered.
-fn foreign_hosts(live: &Live) -> Vec<(String, Vec<u16>)> {
+fn foreign_hosts(live: &ReadyDaemon) -> Vec<(String, Vec<u16>)> {
     let port = port(live).to_string();
     let own = names(live);
     let mut hosts = Vec::new();
@@ -84,7 +84,7 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     stage.expect("421, or 400 where the text is no authority at all");
     let hosts = foreign_hosts(&live);
     let read = read_route(stage);
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (host, statuses) in &hosts {
             let ask = read.ask(&live).hosts([&**host]).bearer(&live);
             answered(stage, &live, &ask.named(format!("Host: {host}")), statuses)?;
@@ -151,7 +151,7 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
             &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nHost : evil.example\r\n"),
         ),
     ]);
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (what, bytes) in &requests {
             let response = answer_to(stage, &live, what, bytes)?;
             ensure_status(stage, what, &response, &[400, 421])?;
@@ -203,7 +203,7 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
         at("evil.example").hosts(["evil.example"]).named("foreign target, the same Host"),
     ])
     .collect();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         all_answered(stage, &live, &foreign, &[421])?;
         all_answered(stage, &live, &odd, &[400, 421])
     })
@@ -229,5 +229,5 @@ fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
         asks.push(upgrade.bearer(&live).named(format!("upgrade at {path}")));
     }
     asks.push(Ask::new(&live, "OPTIONS", "*").hosts([&*foreign]));
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[421]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[421]))
 }

@@ -8,10 +8,10 @@ use crate::fixtures::http::{
     launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
 };
 use crate::outcome::{Outcome, ensure};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
-fn refused_origins(live: &Live, id: &str) -> Vec<(String, Vec<String>)> {
+fn refused_origins(live: &ReadyDaemon, id: &str) -> Vec<(String, Vec<String>)> {
     let port = port(live).to_string();
     let vectors = vectors::cases("origins");
     // Only those whose list is the one that these cases make; removal and the empty list have cases of their own.
@@ -30,7 +30,7 @@ fn refused_origins(live: &Live, id: &str) -> Vec<(String, Vec<String>)> {
 }
 
 /// Reads with the credential, refused for their origins alone; the same without an `Origin` is the control.
-fn refused(stage: &mut Stage, live: &Live, asked: &[(String, Vec<String>)]) -> Outcome {
+fn refused(stage: &mut Stage, live: &ReadyDaemon, asked: &[(String, Vec<String>)]) -> Outcome {
     let read = read_route(stage);
     let asks: Vec<Ask> = asked
         .iter()
@@ -40,7 +40,7 @@ fn refused(stage: &mut Stage, live: &Live, asked: &[(String, Vec<String>)]) -> O
             ask.named(format!("{origins:?} at {host}"))
         })
         .collect();
-    stage.between_controls(live, |stage| all_answered(stage, live, &asks, &[403]))
+    live.between_controls(|| all_answered(stage, live, &asks, &[403]))
 }
 
 /// Reads with the credential without Origin, from the daemon's own and from a listed origin are served; from
@@ -97,7 +97,7 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
             asks.push(ask.clone().origin(origin).named(format!("stream with a query token from {origin}")));
         }
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[403]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[403]))
 }
 
 /// Preflights from unlisted origins, `null` and two origins at once, with and without the credential: 403,
@@ -125,7 +125,7 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     asks.push(Ask::new(&live, "OPTIONS", "/no/such/route").preflight(UNLISTED, "GET"));
     let bearing = asks.clone().into_iter().map(|ask| ask.bearer(&live));
     asks.extend(bearing.collect::<Vec<_>>());
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for ask in &asks {
             let response = answered(stage, &live, ask, &[403])?;
             let permissions = cors(&response);
@@ -211,7 +211,7 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
 }
 
 /// Requests whose answers have many statuses, and those statuses.
-fn of_every_status(stage: &mut Stage, live: &Live) -> Vec<(Ask, u16)> {
+fn of_every_status(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16)> {
     let read = read_route(stage);
     let good = || read.ask(live).bearer(live);
     let mut asks = vec![

@@ -9,10 +9,10 @@ use crate::fixtures::http::{
     paths, read_route, served,
 };
 use crate::outcome::{Outcome, ensure};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// The preflights of a listed origin for every path, and what they ask for.
-fn preflights(stage: &Stage, live: &Live) -> Vec<Ask> {
+fn preflights(stage: &Stage, live: &ReadyDaemon) -> Vec<Ask> {
     let ask = |path: &String| {
         Ask::new(live, "OPTIONS", path)
             .preflight(LISTED, "GET")
@@ -22,7 +22,7 @@ fn preflights(stage: &Stage, live: &Live) -> Vec<Ask> {
 }
 
 /// The answer to a preflight that is allowed.
-fn allowed(stage: &mut Stage, live: &Live, ask: &Ask) -> Outcome<Response> {
+fn allowed(stage: &mut Stage, live: &ReadyDaemon, ask: &Ask) -> Outcome<Response> {
     let response = answered(stage, live, ask, &[204])?;
     stage.precondition(format!("{}: 204", ask.what));
     Ok(response)

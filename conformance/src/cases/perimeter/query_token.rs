@@ -78,7 +78,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
             asks.push(ask.named(format!("{method} of the stream with a token")));
         }
     }
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[401]))?;
+    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))?;
     if let Some(mut follower) = follower {
         let last = marker(stage);
         let good = emit_route(stage, last)?.ask(&live).bearer(&live);
@@ -138,7 +138,7 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
     let foreign = format!("evil.example:{}", port(&live));
     let unlisted = [UNLISTED, "null", "http://localhost:3000"]
         .map(|origin| right().origin(origin).named(format!("the right token from {origin}")));
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         all_answered(stage, &live, &wrong, &[401])?;
         all_answered(stage, &live, &unlisted, &[403])?;
         answered(

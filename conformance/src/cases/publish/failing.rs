@@ -253,7 +253,7 @@ fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
         return inconclusive("the watch shows no event");
     }
     stage.control("a change in the state directory was seen by the watch");
-    stage.between_controls(&live, |_| stays(&daemon, NOTICED, "while it owned its record"))?;
+    live.between_controls(|| stays(&daemon, NOTICED, "while it owned its record"))?;
     let touched = changes(&watch.events(), &name);
     stage.observed(format!("events about the record: {touched:?}"));
     ensure!(touched.is_empty(), "the record was touched: {touched:?}");

@@ -42,7 +42,7 @@ fn port_is_exclusive(stage: &mut Stage) -> Outcome {
     }
     stage.control(format!("two sockets that ask for it share port {}", shared.port()));
     let address = SocketAddrV4::new(ip, port);
-    stage.between_controls(&live, |_| {
+    live.between_controls(|| {
         let plain = bound(address, false);
         ensure!(plain.is_err(), "a plain socket was bound to {address}");
         let sharing = bound(address, true);

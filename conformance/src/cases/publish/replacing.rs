@@ -16,14 +16,14 @@ use crate::stage::{Stage, Start};
 #[case("PUB-7")]
 fn last_writer_wins(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;
-    stage.between_controls(&old, |_| stays(&first, NOTICED, "by itself"))?;
+    old.between_controls(|| stays(&first, NOTICED, "by itself"))?;
     stage.expect("the second daemon owns the record and is ready");
     let second = stage.launch()?;
     let new = stage.ready(&second)?;
     stage.observed(format!("the record went from {} to {}", old.record.id, new.record.id));
     let deadline = stage.stand_down_deadline();
     exits(&first, deadline, "it was displaced")?;
-    let ready = stage.is_ready(&new);
+    let ready = new.is_ready();
     ensure!(ready, "the second daemon is not ready once the first one is gone");
     Ok(())
 }

@@ -63,7 +63,7 @@ fn ready_unseen(stage: &mut Stage) -> Outcome {
     let rival = Rival::new()?;
     daemon.stop()?;
     overwrite_unnoticed(&file, place, rival.record.id.as_bytes())?;
-    let request = stage.handshake_request(&live);
+    let request = live.handshake_request();
     let bearing = request.clone().header("Authorization", &proof::bearer(&live.credential));
     let mut requests = vec![("bearer", bearing)];
     if stage.manifest().claims(local_daemon_spec::Profile::Proof) {
@@ -113,7 +113,7 @@ fn displacement_both_ways(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(&state_dir)?;
     let mut current = stage.launch_with(start.clone())?;
     let mut live = stage.ready(&current)?;
-    let told = stage.probe(&live).map_err(fault)?.handshake;
+    let told = live.probe().map_err(fault)?.handshake;
     let Some(newer) = told.ok().and_then(|told| newer(&told.protocol)) else {
         return inconclusive("the handshake tells no protocol with a number");
     };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use local_daemon_harness::files::{Facts, HostileReader, Sight};
-use local_daemon_harness::http::{Connection, HttpFault, Target};
+use local_daemon_harness::http::{Connection, HttpFault};
 use local_daemon_harness::proof;
 use local_daemon_harness::record::Record;
 use local_daemon_harness::strace::{Call, FLUSH, LINK, OPEN, Point, RENAME, Strace, WRITE};
@@ -13,7 +13,7 @@ use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives,
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, SLACK, read, stays, yielding};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, PROBE, Stage, Start};
+use crate::stage::{Daemon, PROBE, Stage, Start};
 
 /// Starts a daemon that is held right before its record comes into place.
 fn before_publish(stage: &mut Stage, name: &str, start: Start) -> Outcome<(Daemon, Strace, Call)> {
@@ -36,9 +36,7 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
         Ok(record) => record,
         Err(fault) => return fail(format!("the record in place: {fault}")),
     };
-    let mut target = Target::of(&record);
-    target.path.clone_from(&stage.manifest().binding.handshake.path);
-    let live = Live { record, credential, target, after: std::time::Duration::ZERO };
+    let live = stage.recorded(record, credential);
     stage.expect(
         "the recorded URL accepts a connection at once, and answers a handshake when the daemon goes on",
     );
@@ -51,7 +49,7 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
             ));
         }
     };
-    let request = stage.handshake_request(&live).header("Authorization", &proof::bearer(&live.credential));
+    let request = live.handshake_request().header("Authorization", &proof::bearer(&live.credential));
     let deadline = Instant::now() + PROBE + SLACK;
     let answer = connection.send(&request.bytes(), deadline).and_then(|()| {
         strace.release(&daemon).map_err(HttpFault::from)?;

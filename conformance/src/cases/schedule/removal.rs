@@ -15,7 +15,7 @@ use super::{held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage};
+use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// Asks a ready daemon to stop and holds it before the call that would take its record away.
 fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
@@ -28,7 +28,7 @@ fn hold_removal(stage: &mut Stage, daemon: &Daemon) -> Outcome<Strace> {
     Ok(strace)
 }
 
-fn successor(stage: &mut Stage, old: &Live) -> Outcome<(Daemon, Live)> {
+fn successor(stage: &mut Stage, old: &ReadyDaemon) -> Outcome<(Daemon, ReadyDaemon)> {
     let before = Record::parse(&read(&stage.record_path())?);
     if before.map(|record| record.id).as_ref() != Ok(&old.record.id) {
         return inconclusive("the record is not that of the held daemon any more");
@@ -104,7 +104,7 @@ fn lock_file(stage: &Stage) -> Outcome<File> {
 }
 
 /// The one taken file whose name tells that `taker` took it.
-fn taken_by(stage: &mut Stage, taker: &Live) -> Outcome<PathBuf> {
+fn taken_by(stage: &mut Stage, taker: &ReadyDaemon) -> Outcome<PathBuf> {
     let name = &stage.manifest().binding.registration;
     let prefix = format!("{name}.taken-{}-", taker.record.id);
     let mut taken = taken_files(stage, stage.state_dir())?;

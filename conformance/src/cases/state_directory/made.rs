@@ -125,11 +125,11 @@ fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
         let live = ready?;
         exact_modes(umask, &path)?;
         if let Some(mutation) = &binding.mutation {
-            let request = stage
-                .operation(&live, mutation)
+            let request = live
+                .operation(mutation)
                 .header("Authorization", &local_daemon_harness::proof::bearer(&live.credential));
             // What it answers is judged elsewhere; here it only has to have had a reason to write something.
-            let _ = stage.send(&live, &request);
+            let _ = live.send(&request);
         }
         daemon.signal(Signal::TERM)?;
         if daemon.wait_exit(stage.stand_down_deadline()).is_none() {

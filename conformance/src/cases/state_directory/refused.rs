@@ -14,7 +14,7 @@ use local_daemon_harness::wait::ms;
 use super::{beside, unchanged};
 use crate::case::case;
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// Within this a start that must be refused has ended (DIR-10, DIR-12).
 const BOUND: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<
 /// changes. Without a good start before, nothing follows; without one after, the subject did not refuse but break.
 pub(in crate::cases) fn between_good_starts(
     stage: &mut Stage,
-    faults: impl FnOnce(&mut Stage, &Live) -> Outcome,
+    faults: impl FnOnce(&mut Stage, &ReadyDaemon) -> Outcome,
 ) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.control("the good form was accepted before");

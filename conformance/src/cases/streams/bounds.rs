@@ -15,7 +15,7 @@ use crate::fixtures::stream::{
     id, open, resume, seqs, split, stalled, until,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
-use crate::stage::{Daemon, Live, PROBE, Stage};
+use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage};
 
 /// How many subscribers do not read.
 const MANY: usize = 20;
@@ -26,7 +26,7 @@ const GIVEN_BACK: Duration = Duration::from_secs(2);
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// What a log holds: everything that a stream from the beginning delivers, besides the gap.
-fn held(stage: &mut Stage, live: &Live, last: &str) -> Outcome<Vec<Event>> {
+fn held(stage: &mut Stage, live: &ReadyDaemon, last: &str) -> Outcome<Vec<Event>> {
     let mut stream = from_the_beginning(stage, live, "")?;
     let mut events = until(&mut stream, last)?;
     events.retain(|event| event.name != "gap");
@@ -120,7 +120,7 @@ fn memory(daemon: &Daemon) -> Outcome<u64> {
 }
 
 /// Many subscribers that do not read beyond the head.
-fn many_stalled(stage: &mut Stage, live: &Live, query: &str) -> Outcome<Vec<EventStream>> {
+fn many_stalled(stage: &mut Stage, live: &ReadyDaemon, query: &str) -> Outcome<Vec<EventStream>> {
     let mut streams = Vec::new();
     for _ in 0..MANY {
         streams.push(stalled(stage, live, query)?);
@@ -174,9 +174,9 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
 }
 
 /// How many streams the daemon says are open, where it says so.
-fn counted(stage: &mut Stage, live: &Live) -> Option<u64> {
+fn counted(stage: &mut Stage, live: &ReadyDaemon) -> Option<u64> {
     let read = stage.manifest().binding.authenticated_read.clone()?;
-    let request = stage.operation(live, &read).header("Authorization", &proof::bearer(&live.credential));
+    let request = live.operation(&read).header("Authorization", &proof::bearer(&live.credential));
     let answer =
         local_daemon_harness::http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE);
     answer.ok()?.json()?["streams"].as_u64()
@@ -302,7 +302,7 @@ fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
                 seen.ending
             ));
         }
-        if n % 20 == 0 && !stage.is_ready(&live) {
+        if n % 20 == 0 && !live.is_ready() {
             return fail(format!("no handshake within 2 s, {n} notes later"));
         }
     }
@@ -316,7 +316,7 @@ fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
 /// then taken up again.
 fn nothing_missing(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     stream: EventStream,
     from: u64,
     last: &str,

@@ -12,10 +12,10 @@ use crate::fixtures::stream::{
     MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.
-fn several(stage: &mut Stage, live: &Live) -> Outcome<Vec<(&'static str, EventStream)>> {
+fn several(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, EventStream)>> {
     Ok(vec![
         ("of everything", open(stage, live, "")?),
         ("of one topic", open(stage, live, "?topics=sessions")?),

@@ -8,7 +8,7 @@ use crate::fixtures::stream::{
     LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// Data that a careless daemon changes, cuts or is confused by.
 fn data() -> Vec<String> {
@@ -96,12 +96,12 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
 /// shows nothing between them.
 fn appends_nothing(
     stage: &mut Stage,
-    live: &Live,
+    live: &ReadyDaemon,
     status: u16,
     requests: impl Fn(&Poster) -> Vec<(String, Request)>,
 ) -> Outcome {
     let mut poster = Poster::new(stage, live)?;
-    stage.between_controls(live, |stage| {
+    live.between_controls(|| {
         let before = poster.note("\"before\"")?;
         stage.control(format!("a good note was answered 201 with the id {before}"));
         for (what, request) in requests(&poster) {

@@ -155,7 +155,7 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
 fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("400 to each stream that names an unknown topic, 200 to those that do not");
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for topics in [
             "note",
             "note,sessions",

@@ -11,7 +11,7 @@ use crate::fixtures::stream::{
     seqs, settled, split, to_the_end, until,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Live, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// The number of the last event, seen from the answer to a note.
 fn number(id: &str) -> Outcome<u64> {
@@ -99,7 +99,7 @@ fn number_of(id: &str) -> u64 {
 
 /// A stream that must begin with one gap, name the oldest event that is held, and go on from there to the last.
 fn begins_with_a_gap(
-    live: &Live,
+    live: &ReadyDaemon,
     how: &str,
     stream: &mut local_daemon_harness::sse::EventStream,
     last: &str,
@@ -224,7 +224,7 @@ fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let epoch = crate::fixtures::stream::epoch(&live).to_owned();
     stage.expect("400 to each id that is none, in the header and in the parameter; 200 to good ones");
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for good in [id(&live, 0), "00000000-1".to_owned()] {
             resume(stage, &live, &format!("?after={good}"), &[])?;
             resume(stage, &live, "", &[("Last-Event-ID", &good)])?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::engines::Lent;
 use crate::fixtures::http::{emit_route, mutation_route, port, read_route, served, stream_route};
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
-use crate::stage::{Daemon, Live, Stage, Start};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// How late a request, a frame or an end may be seen on a busy host.
 pub(super) const SEEN: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const READER: &str = include_str!("reader.html");
 pub(super) struct Scene {
     browser: Lent,
     pub(super) daemon: Daemon,
-    pub(super) live: Live,
+    pub(super) live: ReadyDaemon,
     /// Where pages reach the daemon.
     pub(super) front: Actor,
     /// Serves pages whose origin, by 127.0.0.1, is allowlisted.
@@ -342,7 +342,7 @@ fn query_token(stage: &Stage) -> Option<String> {
 }
 
 /// A front before a daemon.
-pub(super) fn front(stage: &Stage, live: &Live, bind: Bind) -> Outcome<Actor> {
+pub(super) fn front(stage: &Stage, live: &ReadyDaemon, bind: Bind) -> Outcome<Actor> {
     let front = Squatter::fronting(live.target.address);
     Ok(front.noted(stage.transcript(), "front").start(bind)?)
 }
@@ -380,7 +380,7 @@ pub(super) fn path_of(url: &Value) -> String {
 }
 
 /// The daemon itself, by a name.
-pub(super) fn daemon_at(name: &str, live: &Live) -> String {
+pub(super) fn daemon_at(name: &str, live: &ReadyDaemon) -> String {
     format!("http://{name}:{}", port(live))
 }
 

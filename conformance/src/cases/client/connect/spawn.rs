@@ -11,7 +11,7 @@ use local_daemon_harness::record::{Record, Url};
 use crate::fixtures::client::{Spy, World, furnished, publish, ready_with};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::{Outcome, fail, not_applicable};
-use crate::stage::{Answer, Call, Live, Stage};
+use crate::stage::{Answer, Call, ReadyDaemon, Stage};
 
 /// A connect-or-spawn with the spy in its daemon's place.
 fn with(spy: &Spy) -> Call {
@@ -27,7 +27,7 @@ fn stale(stage: &mut Stage) -> Outcome<(World, DeadPort)> {
 }
 
 /// The daemon that is ready in the arena's state directory.
-fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
+fn running(stage: &mut Stage, answer: &Answer) -> Outcome<ReadyDaemon> {
     match stage.find(stage.state_dir()) {
         Ok(live) => {
             stage.precondition(format!("the started daemon (pid {}) answers ready", live.record.pid));
@@ -41,7 +41,7 @@ fn running(stage: &mut Stage, answer: &Answer) -> Outcome<Live> {
 }
 
 /// A daemon that the client started, as it answers now.
-fn spawned(stage: &mut Stage) -> Outcome<(Answer, Live)> {
+fn spawned(stage: &mut Stage) -> Outcome<(Answer, ReadyDaemon)> {
     if stage.client()?.connect_or_spawn.is_none() {
         return not_applicable("the manifest has no `client.connect_or_spawn`");
     }
@@ -51,7 +51,7 @@ fn spawned(stage: &mut Stage) -> Outcome<(Answer, Live)> {
     Ok((answer, live))
 }
 
-fn process_of(live: &Live) -> Outcome<Proc> {
+fn process_of(live: &ReadyDaemon) -> Outcome<Proc> {
     match u32::try_from(live.record.pid).ok().and_then(Proc::of) {
         Some(process) => Ok(process),
         None => fail(format!("there is no process {}", live.record.pid)),

@@ -11,7 +11,7 @@ use local_daemon_harness::wait::until;
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, answered, exchange, handshake_route, read_route};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
-use crate::stage::{Live, Stage, Start};
+use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// 128 connections are open with half a request each; then each sends the rest and is served.
 #[case("PER-29")]
@@ -191,13 +191,13 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     );
     drop(open);
     let deadline = Instant::now() + ANSWER;
-    let again = until(deadline, || stage.is_ready(&live).then_some(()));
+    let again = until(deadline, || live.is_ready().then_some(()));
     ensure!(again.is_some(), "no good handshake is answered after the connections are closed");
     Ok(())
 }
 
 /// Floods the daemon with handshakes of a wrong credential until some are answered 503, and then does `meanwhile`.
-fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outcome) -> Outcome {
+fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &ReadyDaemon) -> Outcome) -> Outcome {
     const LANES: usize = 3;
     const LENGTH: Duration = Duration::from_secs(8);
     /// A host that sends fewer in a second may stay below a limit that is fair.
@@ -205,7 +205,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
     let (_daemon, live) = stage.launch_ready()?;
     let wrong = proof::bearer(&Credential::random());
     let request = handshake_route(stage).ask(&live).with("Authorization", &wrong).bytes();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let flood = Flood::new(live.target.address, &request, 50);
         let began = Instant::now();
         std::thread::scope(|scope| {
@@ -228,7 +228,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
         ensure!(refused > 0, "none of {sent} handshakes in {lasted} ms was answered 503");
         let bare = flood.bare.load(Ordering::SeqCst);
         ensure!(bare == 0, "{bare} of {refused} answers of 503 have no Retry-After");
-        if let Some(why) = flood_over(stage, &live) {
+        if let Some(why) = flood_over(&live) {
             return fail(why);
         }
         Ok(())
@@ -236,8 +236,8 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &Live) -> Outco
 }
 
 /// Waits until a good handshake is answered again, where refused ones are not the only ones that count.
-fn flood_over(stage: &Stage, live: &Live) -> Option<String> {
-    let again = until(Instant::now() + ANSWER, || stage.is_ready(live).then_some(()));
+fn flood_over(live: &ReadyDaemon) -> Option<String> {
+    let again = until(Instant::now() + ANSWER, || live.is_ready().then_some(()));
     again.is_none().then(|| "no good handshake is answered after the flood".to_owned())
 }
 

@@ -10,7 +10,7 @@ use crate::fixtures::http::{
     ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
 };
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Daemon, Live, Stage};
+use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// A body of 64 KiB, announced and in chunks, a target of 4 KiB and a header section of 8 KiB, in one header
 /// and in many: served.
@@ -63,11 +63,11 @@ fn oversized_target_refused(stage: &mut Stage) -> Outcome {
             .bearer(&live)
             .named("a path of 40 KiB"),
     );
-    stage.between_controls(&live, |stage| all_answered(stage, &live, &asks, &[414]))
+    live.between_controls(|| all_answered(stage, &live, &asks, &[414]))
 }
 
 /// Sends `bytes` in pieces of `size` and reads the answer, whether or not all could be sent.
-fn in_pieces(live: &Live, bytes: &[u8], size: usize) -> Result<Response, HttpFault> {
+fn in_pieces(live: &ReadyDaemon, bytes: &[u8], size: usize) -> Result<Response, HttpFault> {
     let deadline = Instant::now() + ANSWER;
     let mut connection = Connection::open(live.target.address, deadline)?;
     for piece in bytes.chunks(size) {
@@ -100,7 +100,7 @@ fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
             requests.push((what, padded(ask, length, count)));
         }
     }
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         for (what, bytes) in &requests {
             for (how, size) in [("at once", bytes.len()), ("in pieces", 1_000)] {
                 let what = format!("{what}, {how}");
@@ -144,7 +144,7 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     ];
     let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
     let chunks = ask.with("Transfer-Encoding", "chunked").bytes();
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         all_answered(stage, &live, &asks, &[413])?;
         let what = "17 MiB in chunks";
         stage.transcript().note("suite", "request", what);
@@ -195,7 +195,7 @@ fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
         ("a header without end", format!("GET / HTTP/1.1\r\nHost: {own}\r\nx-a: "), &piece),
         ("headers without end", format!("GET / HTTP/1.1\r\nHost: {own}\r\n"), &header),
     ];
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let before = resident(&daemon);
         let taken: Vec<(&str, usize)> = std::thread::scope(|scope| {
             let lanes: Vec<_> = (0..LANES)
@@ -218,7 +218,7 @@ fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
 }
 
 /// Sends `start` and then `more` again and again, until the other side has had enough; how many bytes went.
-fn flood_head(live: &Live, start: &str, more: &str, most: usize) -> usize {
+fn flood_head(live: &ReadyDaemon, start: &str, more: &str, most: usize) -> usize {
     let deadline = Instant::now() + ANSWER;
     let Ok(mut connection) = Connection::open(live.target.address, deadline) else {
         return 0;

@@ -11,7 +11,7 @@ use super::{LATE, padded};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Live, Stage};
+use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// How a slow connection ended.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ fn dawdle(address: SocketAddr, start: &[u8], drip: &str, bound: Duration) -> End
 
 /// Asks again and again without reading an answer, until nothing more goes either way; then waits for the daemon to let
 /// go of the connection.
-fn read_nothing(daemon: &Daemon, live: &Live, request: &[u8], bound: Duration) -> Result<End, String> {
+fn read_nothing(daemon: &Daemon, live: &ReadyDaemon, request: &[u8], bound: Duration) -> Result<End, String> {
     use std::io::{ErrorKind, Write as _};
     use std::net::TcpStream;
     /// For so long nothing goes when both sides' buffers are full.
@@ -127,7 +127,7 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
         let whole = mutation.ask(&live).bearer(&live).bytes();
         whole[..whole.len() - 1].to_vec()
     });
-    stage.between_controls(&live, |stage| {
+    live.between_controls(|| {
         let address = live.target.address;
         let (heads, body, reader) = std::thread::scope(|scope| {
             let heads = [
@@ -215,12 +215,12 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
         ensure!(daemon.is_running(), "after {what}: the process has ended");
     }
     stage.control(format!("a good request was served after each of {count} bad ones"));
-    ensure!(stage.is_ready(&live), "another launch answers now");
+    ensure!(live.is_ready(), "another launch answers now");
     Ok(())
 }
 
 /// A body that ends a parser which calls itself for every bracket.
-fn deep(stage: &mut Stage, live: &Live) -> Vec<u8> {
+fn deep(stage: &mut Stage, live: &ReadyDaemon) -> Vec<u8> {
     let route = mutation_route(stage).unwrap_or_else(|_| read_route(stage));
     let ask = Ask::new(live, "POST", &route.path).with("Content-Type", "application/json");
     ask.bearer(live).body("[".repeat(50_000)).bytes()

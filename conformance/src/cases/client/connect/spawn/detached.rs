@@ -42,7 +42,7 @@ fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
             }
         }
     }
-    let ready = stage.is_ready(&live);
+    let ready = live.is_ready();
     ensure!(ready, "the daemon is gone with its client");
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::case::case;
 use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
 use crate::fixtures::daemon::count;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Answer, Call, Command, Live, Stage};
+use crate::stage::{Answer, Call, Command, ReadyDaemon, Stage};
 
 /// The record's daemon speaks the client's protocol with a lower number: the client starts one that publishes
 /// over it. No signal reaches the recorded process, the name is never free, and the old daemon is sent
@@ -129,7 +129,7 @@ fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
 }
 
 /// A restart that reports success leaves a daemon of another id, and names it.
-fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Outcome<Live> {
+fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Outcome<ReadyDaemon> {
     let success = answer.exit.code == Some(0);
     ensure!(success, "the restart {what}: {answer}");
     let live = match stage.find(stage.state_dir()) {

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{self, HttpFault, ProbeAnswer, Request, Response, Target};
-use local_daemon_harness::proof::Credential;
+use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
+use local_daemon_harness::transcript::Transcript;
 use local_daemon_harness::wait::until;
 
-use super::{Daemon, PROBE, Stage, read_regular};
+use super::context::read_regular;
+use super::{Context, Daemon, PROBE, Stage};
 use crate::manifest::Operation;
 use crate::outcome::{Outcome, Stop, fail, inconclusive};
 
@@ -19,9 +21,9 @@ pub const READINESS: &[&str] = &[
     "HS-5", "HS-13",
 ];
 
-/// A daemon that was seen ready.
+/// A daemon that was seen ready, and what it is asked.
 #[derive(Debug, Clone)]
-pub struct Live {
+pub struct ReadyDaemon {
     /// Its record, as it was read.
     pub record: Record,
     /// The credential in its state directory.
@@ -30,11 +32,12 @@ pub struct Live {
     pub target: Target,
     /// How long after the launch it was seen ready.
     pub after: Duration,
+    pub(super) context: Context,
 }
 
 impl Stage {
     /// Starts the subject and waits until it is ready.
-    pub fn launch_ready(&mut self) -> Outcome<(Daemon, Live)> {
+    pub fn launch_ready(&mut self) -> Outcome<(Daemon, ReadyDaemon)> {
         let daemon = self.launch()?;
         let live = self.ready(&daemon)?;
         Ok((daemon, live))
@@ -44,7 +47,7 @@ impl Stage {
     /// handshake with the bearer at that record's URL is answered 200 with this id. That is a precondition, and noted
     /// as one. A daemon that exits before, or is not ready in the manifest's time, ends the
     /// case as [`Stop::NotReady`].
-    pub fn ready(&mut self, daemon: &Daemon) -> Outcome<Live> {
+    pub fn ready(&mut self, daemon: &Daemon) -> Outcome<ReadyDaemon> {
         let began = Instant::now();
         let mut missing = String::new();
         let live = until(self.ready_deadline(), || {
@@ -90,7 +93,7 @@ impl Stage {
     }
 
     /// One look at whether `daemon` is ready, or what is missing.
-    fn look(&self, daemon: &Daemon, began: Instant) -> Result<Live, String> {
+    fn look(&self, daemon: &Daemon, began: Instant) -> Result<ReadyDaemon, String> {
         let earlier = |id: &str| {
             let known = self.known_ids.contains(id);
             known.then(|| format!("the record still holds the id {id} of an earlier launch"))
@@ -105,12 +108,14 @@ impl Stage {
         if let Some(why) = earlier(&live.record.id) {
             return Err(why);
         }
-        Ok(Live { after: began.elapsed(), ..live })
+        Ok(ReadyDaemon { after: began.elapsed(), ..live })
     }
+}
 
-    /// Whoever is ready in a state directory at this moment, by its record and the handshake with the bearer; otherwise
-    /// what is missing. Unlike [`ready`](Stage::ready) this accuses nobody, notes nothing and does not wait.
-    pub fn find(&self, state_dir: &Path) -> Result<Live, String> {
+impl Context {
+    /// Returns the daemon that is ready in a state directory at this moment, by its record and the handshake with the
+    /// bearer, or what is missing. Unlike [`Stage::ready`] this is no violation, notes nothing and does not wait.
+    pub fn find(&self, state_dir: &Path) -> Result<ReadyDaemon, String> {
         let began = Instant::now();
         let binding = &self.manifest.binding;
         let read = |name: &str| {
@@ -125,15 +130,17 @@ impl Stage {
             Some(user) => credential.of_user(user),
             None => credential,
         };
+        let addresses = record.url.addresses();
+        let mut live = self.recorded(record, credential);
         let mut last = String::new();
-        for address in record.url.addresses() {
-            let target = Target { address, path: binding.handshake.path.clone(), ..Target::of(&record) };
-            let request = self.bearing(&target, &credential);
+        for address in addresses {
+            live.target.address = address;
             let sent = Instant::now();
-            match http::exchange(address, &request.bytes(), sent + PROBE) {
-                Ok(response) => match self.answered(sent, &response).not_ready(&response, &record.id) {
+            match http::exchange(address, &live.bearing().bytes(), sent + PROBE) {
+                Ok(response) => match live.answered(sent, &response).not_ready(&response) {
                     None => {
-                        return Ok(Live { record, credential, target, after: began.elapsed() });
+                        live.after = began.elapsed();
+                        return Ok(live);
                     }
                     Some(why) => last = why,
                 },
@@ -143,24 +150,55 @@ impl Stage {
         Err(last)
     }
 
-    /// Tells the recorder of a handshake's answer.
+    /// Returns the daemon of a record without asking it anything.
+    pub fn recorded(&self, record: Record, credential: Credential) -> ReadyDaemon {
+        let path = self.manifest.binding.handshake.path.clone();
+        let target = Target { path, ..Target::of(&record) };
+        ReadyDaemon {
+            record,
+            credential,
+            target,
+            after: Duration::ZERO,
+            context: self.clone(),
+        }
+    }
+}
+
+impl ReadyDaemon {
+    /// What the daemon's case shares.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The transcript of the daemon's case.
+    pub fn transcript(&self) -> &Transcript {
+        self.context.transcript()
+    }
+
+    /// The same daemon, asked with another credential.
+    #[must_use]
+    pub fn with_credential(self, credential: Credential) -> Self {
+        Self { credential, ..self }
+    }
+
+    /// Passes a handshake's answer to the recorder.
     fn answered(&self, sent: Instant, response: &Response) -> &Self {
         let by = Instant::now();
-        self.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
+        self.context.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
         self
     }
 
-    /// What keeps an answer from being a ready handshake of `id`, by the manifest's binding.
-    fn not_ready(&self, response: &Response, id: &str) -> Option<String> {
+    /// What keeps an answer from being a ready handshakeof this daemon, by the manifest's binding.
+    fn not_ready(&self, response: &Response) -> Option<String> {
         if response.status != 200 {
             return Some(format!("handshake answered {}", response.status));
         }
-        let binding = &self.manifest.binding.handshake;
+        let binding = &self.context.manifest.binding.handshake;
         let Some(body) = response.json() else {
             return Some("handshake answered 200 and no JSON".to_owned());
         };
         let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
-        if text(&binding.id) != Some(id) {
+        if text(&binding.id) != Some(&self.record.id) {
             return Some(format!("handshake answered another id than the record's: {:?}", text(&binding.id)));
         }
         if text(&binding.protocol).is_none() {
@@ -172,72 +210,64 @@ impl Stage {
     }
 
     /// The handshake request without authentication.
-    pub fn handshake_request(&self, live: &Live) -> Request {
-        self.bare(&live.target)
+    pub fn handshake_request(&self) -> Request {
+        let method = &self.context.manifest.binding.handshake.method;
+        Request::new(method, &self.target.path).host(&self.target.authority)
     }
 
-    fn bare(&self, target: &Target) -> Request {
-        Request::new(&self.manifest.binding.handshake.method, &target.path).host(&target.authority)
-    }
-
-    fn bearing(&self, target: &Target, credential: &Credential) -> Request {
-        self.bare(target)
-            .header("Authorization", &local_daemon_harness::proof::bearer(credential))
+    fn bearing(&self) -> Request {
+        self.handshake_request().header("Authorization", &proof::bearer(&self.credential))
     }
 
     /// The handshake with the bearer, noted in the transcript.
-    pub fn probe(&self, live: &Live) -> Result<ProbeAnswer, HttpFault> {
-        let request = self.bearing(&live.target, &live.credential);
+    pub fn probe(&self) -> Result<ProbeAnswer, HttpFault> {
+        let request = self.bearing();
         let sent = Instant::now();
-        let response = self.wire().exchange(live.target.address, &request.bytes())?;
+        let response = self.context.wire().exchange(self.target.address, &request.bytes())?;
         self.answered(sent, &response);
         let handshake = http::Handshake::parse(&response.body);
         Ok(ProbeAnswer { response, proof: http::DaemonProof::Missing, handshake })
     }
 
     /// The handshake with a proof of its own nonce, noted in the transcript.
-    pub fn probe_with_proof(&self, live: &Live) -> Result<ProbeAnswer, HttpFault> {
+    pub fn probe_with_proof(&self) -> Result<ProbeAnswer, HttpFault> {
         let sent = Instant::now();
-        let answer = self.wire().probe(&live.target, &live.credential)?;
+        let answer = self.context.wire().probe(&self.target, &self.credential)?;
         self.answered(sent, &answer.response);
         Ok(answer)
     }
 
     /// Whether a good handshake is answered 200 by this very daemon, ready.
-    pub fn is_ready(&self, live: &Live) -> bool {
-        self.why_not_ready(live).is_none()
+    pub fn is_ready(&self) -> bool {
+        self.why_not_ready().is_none()
     }
 
-    fn why_not_ready(&self, live: &Live) -> Option<String> {
-        match self.probe(live) {
-            Ok(answer) => self.not_ready(&answer.response, &live.record.id),
+    fn why_not_ready(&self) -> Option<String> {
+        match self.probe() {
+            Ok(answer) => self.not_ready(&answer.response),
             Err(fault) => Some(fault.to_string()),
         }
     }
 
     /// Does what must be refused between two good handshakes. Without a good one before, nothing follows; without one
     /// after, the subject did not refuse but break.
-    pub fn between_controls<T>(
-        &mut self,
-        live: &Live,
-        refused: impl FnOnce(&mut Self) -> Outcome<T>,
-    ) -> Outcome<T> {
-        if let Some(why) = self.why_not_ready(live) {
+    pub fn between_controls<T>(&self, refused: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        if let Some(why) = self.why_not_ready() {
             return inconclusive(format!("the good handshake before: {why}"));
         }
-        self.control("a good handshake was answered 200 before");
-        let seen = refused(self)?;
-        if let Some(why) = self.why_not_ready(live) {
+        self.context.control("a good handshake was answered 200 before");
+        let seen = refused()?;
+        if let Some(why) = self.why_not_ready() {
             return fail(format!("the good handshake afterwards: {why}"));
         }
-        self.control("a good handshake was answered 200 afterwards");
+        self.context.control("a good handshake was answered 200 afterwards");
         Ok(seen)
     }
 
     /// The request of a manifest's operation, at a live daemon, without authentication.
-    pub fn operation(&self, live: &Live, operation: &Operation) -> Request {
-        let filled = self.filler(self.state_dir(), &[]);
-        let request = Request::new(&operation.method, &filled(&operation.path)).host(&live.target.authority);
+    pub fn operation(&self, operation: &Operation) -> Request {
+        let filled = self.context.filler(self.context.state_dir(), &[]);
+        let request = Request::new(&operation.method, &filled(&operation.path)).host(&self.target.authority);
         match &operation.body {
             Some(body) => request.json(filled(body)),
             None => request,
@@ -245,7 +275,7 @@ impl Stage {
     }
 
     /// Sends a request to a live daemon on a connection of its own.
-    pub fn send(&self, live: &Live, request: &Request) -> Result<Response, HttpFault> {
-        self.wire().exchange(live.target.address, &request.bytes())
+    pub fn send(&self, request: &Request) -> Result<Response, HttpFault> {
+        self.context.wire().exchange(self.target.address, &request.bytes())
     }
 }
