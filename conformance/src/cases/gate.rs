@@ -10,19 +10,19 @@ use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// The protocol and the version that a live daemon tells.
-fn told(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<(String, String)> {
+fn told(live: &ReadyDaemon) -> Outcome<(String, String)> {
     let answer = match live.probe() {
         Ok(answer) => answer.response,
         Err(fault) => return fail(format!("the good handshake: {fault}")),
     };
     let body = answer.json().unwrap_or_default();
     let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
-    let pointer = stage.manifest().binding.handshake.protocol.clone();
+    let pointer = live.context().manifest().binding.handshake.protocol.clone();
     match (text(&pointer), text("/version")) {
         (Some(protocol), Some(version)) => Ok((protocol.to_owned(), version.to_owned())),
         _ => fail(format!(
             "the handshake tells no protocol and version: {}",
-            answer.summary(stage.transcript())
+            answer.summary(live.transcript())
         )),
     }
 }
@@ -34,7 +34,7 @@ fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
     let mut seen = Vec::new();
     for _ in 0..2 {
         let (daemon, live) = stage.launch_ready()?;
-        let (protocol, _) = told(stage, &live)?;
+        let (protocol, _) = told(&live)?;
         ensure!(is_protocol(&protocol), "`protocol` is {protocol:?}, which is not name/N");
         seen.push(protocol);
         daemon.kill_group();
@@ -56,7 +56,7 @@ fn renumbered(protocol: &str, number: u32) -> String {
 fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
     stage.expect("each launch tells exactly the protocol that it was started for, and the same version");
     let (daemon, live) = stage.launch_ready()?;
-    let (own, version) = told(stage, &live)?;
+    let (own, version) = told(&live)?;
     daemon.kill_group();
     let protocols = [
         renumbered(&own, 7),
@@ -68,7 +68,7 @@ fn tells_the_protocol_it_speaks(stage: &mut Stage) -> Outcome {
     for protocol in &protocols {
         let daemon = stage.launch_with(Start::new().protocol(protocol))?;
         let live = stage.ready(&daemon)?;
-        let seen = told(stage, &live)?;
+        let seen = told(&live)?;
         stage.observed(format!("started for {protocol}, it tells {} {}", seen.0, seen.1));
         ensure!(seen.0 == *protocol, "started for {protocol}, the handshake tells {}", seen.0);
         ensure!(seen.1 == version, "the version of {protocol} is {}, of {own} it is {version}", seen.1);
@@ -100,7 +100,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
     let rival = Rival::new()?;
     stage.expect("every daemon stands down for a record of another id, and none for one of its own id");
     let (first, live) = stage.launch_ready()?;
-    let (protocol, _) = told(stage, &live)?;
+    let (protocol, _) = told(&live)?;
     let mut daemons: Vec<(Daemon, ReadyDaemon)> = vec![(first, live.clone())];
     let successors = successors(&live.record, &protocol);
     // All at once: one that learns of it only by its interval takes 2 s.
@@ -160,7 +160,7 @@ fn displaced_whatever_the_record_names(stage: &mut Stage) -> Outcome {
 fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
     stage.expect("the daemon before stands down, the one started last is ready, four times");
     let (mut daemon, live) = stage.launch_ready()?;
-    let (own, _) = told(stage, &live)?;
+    let (own, _) = told(&live)?;
     for protocol in [
         renumbered(&own, 9),
         renumbered(&own, 2),
@@ -174,7 +174,7 @@ fn displaced_by_another_protocol(stage: &mut Stage) -> Outcome {
         };
         stage.observed(format!("before {protocol}: {exit}"));
         ensure!(live.is_ready(), "the daemon of {protocol} is not ready any more");
-        let (seen, _) = told(stage, &live)?;
+        let (seen, _) = told(&live)?;
         ensure!(seen == protocol, "{protocol} tells {seen}");
         daemon = next;
     }

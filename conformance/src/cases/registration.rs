@@ -133,7 +133,7 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
         let Some(hint) = live.record.protocol.clone() else {
             return not_applicable("the record has no `protocol`, which it need not have");
         };
-        let spoken = spoken(stage, &live)?;
+        let spoken = spoken(&live)?;
         stage.observed(format!("record {hint}, handshake {spoken}"));
         ensure!(hint == spoken, "the record says {hint}, the handshake {spoken}");
         daemon.kill_group();
@@ -142,8 +142,8 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
 }
 
 /// The protocol that the handshake tells.
-fn spoken(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
-    let pointer = stage.manifest().binding.handshake.protocol.clone();
+fn spoken(live: &ReadyDaemon) -> Outcome<String> {
+    let pointer = live.context().manifest().binding.handshake.protocol.clone();
     let body = match live.probe() {
         Ok(answer) => answer.response.json(),
         Err(fault) => return fail(format!("the handshake of a ready daemon: {fault}")),

@@ -94,10 +94,10 @@ fn furnish(stage: &mut Stage) -> Outcome<Credential> {
 }
 
 /// Waits until a daemon that was ready is ready again, by its own record; it must not end.
-fn survives(stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon, through: &str) -> Outcome {
+fn survives(daemon: &Daemon, live: &ReadyDaemon, through: &str) -> Outcome {
     let deadline = Instant::now() + NOTICED + SLACK;
     loop {
-        let owner = stage.find(stage.state_dir());
+        let owner = live.context().find(live.context().state_dir());
         if owner.as_ref().is_ok_and(|owner| owner.record.id == live.record.id) {
             return Ok(());
         }

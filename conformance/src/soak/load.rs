@@ -21,7 +21,7 @@ use super::connections::{open_stream, soon};
 use super::strikes::{STRIKES, Strike};
 use super::{MOST_TEXTS, Plan};
 use crate::engines::Engines;
-use crate::fixtures::stream::{Poster, follow, request, split};
+use crate::fixtures::stream::{Poster, follow, split};
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::runner::Stopper;
@@ -258,8 +258,8 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
     let mut posters = Vec::new();
     let mut stream = None;
     if stage.manifest().claims(Profile::Streams) {
-        posters = vec![Poster::new(stage, &live)?, Poster::new(stage, &live)?];
-        stream = Some(request(stage, &live, "", &[])?);
+        posters = vec![Poster::new(&live)?, Poster::new(&live)?];
+        stream = Some(live.stream_request("", &[])?);
     }
     let ended: Outcome = std::thread::scope(|scope| {
         let (shared, live, process) = (&shared, &live, &process);

@@ -7,7 +7,6 @@ use local_daemon_harness::platform::{Resource, Squeezed};
 use local_daemon_harness::proof;
 
 use super::connections::{self, soon};
-use crate::fixtures::stream::stalled;
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -162,7 +161,7 @@ fn garbage(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
 
 /// Streams that nobody reads while notes are posted.
 fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
-    let streams = (0..20).map(|_| stalled(stage, live, "")).collect::<Outcome<Vec<_>>>()?;
+    let streams = (0..20).map(|_| live.stalled_stream("")).collect::<Outcome<Vec<_>>>()?;
     pause(stage, 300);
     drop(streams);
     Ok(())

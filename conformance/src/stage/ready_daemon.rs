@@ -137,7 +137,7 @@ impl Context {
             live.target.address = address;
             let sent = Instant::now();
             match http::exchange(address, &live.bearing().bytes(), sent + PROBE) {
-                Ok(response) => match live.answered(sent, &response).not_ready(&response) {
+                Ok(response) => match live.note_answer(sent, &response).not_ready(&response) {
                     None => {
                         live.after = began.elapsed();
                         return Ok(live);
@@ -182,7 +182,7 @@ impl ReadyDaemon {
     }
 
     /// Passes a handshake's answer to the recorder.
-    fn answered(&self, sent: Instant, response: &Response) -> &Self {
+    fn note_answer(&self, sent: Instant, response: &Response) -> &Self {
         let by = Instant::now();
         self.context.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
         self
@@ -224,7 +224,7 @@ impl ReadyDaemon {
         let request = self.bearing();
         let sent = Instant::now();
         let response = self.context.wire().exchange(self.target.address, &request.bytes())?;
-        self.answered(sent, &response);
+        self.note_answer(sent, &response);
         let handshake = http::Handshake::parse(&response.body);
         Ok(ProbeAnswer { response, proof: http::DaemonProof::Missing, handshake })
     }
@@ -233,7 +233,7 @@ impl ReadyDaemon {
     pub fn probe_with_proof(&self) -> Result<ProbeAnswer, HttpFault> {
         let sent = Instant::now();
         let answer = self.context.wire().probe(&self.target, &self.credential)?;
-        self.answered(sent, &answer.response);
+        self.note_answer(sent, &answer.response);
         Ok(answer)
     }
 

@@ -4,9 +4,7 @@ use serde_json::json;
 
 use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, launch_listed, own_origin, served,
-};
+use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNLISTED, launch_listed};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
@@ -32,7 +30,7 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
     live.between_controls(|| {
         for origin in origins {
             let wish = ticket_ask(&live, &json!({"kind": "handoff", "origin": origin}));
-            let refused = answered(stage, &live, &wish.bearer(&live), &[400])?;
+            let refused = live.answered(&wish.bearer(&live), &[400])?;
             let holds = refused.json().unwrap_or_default()["ticket"].is_string();
             ensure!(!holds, "a ticket for {origin:?}");
         }
@@ -52,7 +50,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
     for origin in [LISTED, LISTED_TOO] {
         let ticket = handoff_ticket(stage, &live, origin)?;
         let ask = handoff_ask(&live, &ticket).origin(origin);
-        let response = answered(stage, &live, &ask, &[200])?;
+        let response = live.answered(&ask, &[200])?;
         let body = response.json().unwrap_or_default();
         let Some(token) = body["token"].as_str() else {
             return fail("200, and no token");
@@ -66,13 +64,13 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
         let other = if origin == LISTED { LISTED_TOO } else { LISTED };
         let asks = [
             read(other),
-            read(&own_origin(&live)),
+            read(&live.own_origin()),
             read_ask(stage, &live, token).named("its token without Origin"),
         ];
         let own = read(origin);
-        served(stage, &live, &own)?;
-        all_answered(stage, &live, &asks, &[401])?;
-        served(stage, &live, &own)?;
+        live.served(&own)?;
+        live.all_answered(&asks, &[401])?;
+        live.served(&own)?;
     }
     Ok(())
 }
@@ -83,7 +81,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
 fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 from elsewhere, without a token, and 401 from its own origin afterwards");
-    let own = own_origin(&live);
+    let own = live.own_origin();
     for from in [Some(LISTED_TOO), Some(own.as_str()), None] {
         handoff_token(stage, &live, LISTED)?;
         stage.control("a live ticket was admitted from its origin");
@@ -91,11 +89,11 @@ fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
         let bare = handoff_ask(&live, &ticket);
         let elsewhere = from.into_iter().fold(bare.clone(), Ask::origin);
         let elsewhere = elsewhere.named(format!("a live ticket from {from:?}"));
-        let refused = answered(stage, &live, &elsewhere, &[401])?;
+        let refused = live.answered(&elsewhere, &[401])?;
         let tokens = tokens_in(stage, &live, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", elsewhere.what);
         let late = bare.origin(LISTED).named(format!("the same from its origin after {from:?}"));
-        answered(stage, &live, &late, &[401])?;
+        live.answered(&late, &[401])?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use local_daemon_harness::wait::until;
 
 use super::visit::{SECRET, candidates, handoff_ask, page_ask};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, LISTED, answer, answered, launch_listed};
+use crate::fixtures::http::{ANSWER, LISTED, launch_listed};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Opening, ReadyDaemon, Stage};
 
@@ -113,21 +113,16 @@ impl Given {
 }
 
 /// The first of these texts that is a live ticket, which is used up by it.
-fn redeemable(
-    stage: &mut Stage,
-    live: &ReadyDaemon,
-    texts: &[&str],
-    which: Opening,
-) -> Outcome<Option<String>> {
+fn redeemable(live: &ReadyDaemon, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
     for text in texts {
-        stage.transcript().hide(text.as_bytes());
+        live.transcript().hide(text.as_bytes());
         let ask = if which == Opening::Handoff {
             handoff_ask(live, text).origin(LISTED)
         } else {
             page_ask(live, text).origin("null")
         };
         let ask = ask.named("what stands there, as ticket");
-        if answered(stage, live, &ask, &[200, 401])?.status == 200 {
+        if live.answered(&ask, &[200, 401])?.status == 200 {
             return Ok(Some((*text).to_owned()));
         }
     }
@@ -159,7 +154,7 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let inside = inside(&file) == Some(true);
     ensure!(inside, "the launcher is not in the state directory: {}", file.display());
     let text = std::fs::read_to_string(&file)?;
-    let ticket = redeemable(stage, &live, &candidates(&text), Opening::Page)?;
+    let ticket = redeemable(&live, &candidates(&text), Opening::Page)?;
     ensure!(ticket.is_some(), "no live ticket stands in the launcher");
     Ok(())
 }
@@ -181,11 +176,11 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
         let holds = given.all.contains(&live.credential.text());
         ensure!(!holds, "{which:?}: the credential is among them");
-        let ticket = redeemable(stage, &live, &candidates(&given.all), which)?;
+        let ticket = redeemable(&live, &candidates(&given.all), which)?;
         ensure!(ticket.is_none(), "{which:?}: a live ticket is among them");
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
-            let ticket = redeemable(stage, &live, &candidates(&text), which)?;
+            let ticket = redeemable(&live, &candidates(&text), which)?;
             ensure!(ticket.is_some(), "{which:?}: no live ticket stands in the launcher");
         }
     }
@@ -216,7 +211,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     }
     let deadline = Instant::now() + BOUND + LATE;
     let text = std::fs::read_to_string(&files[0])?;
-    redeemable(stage, &live, &candidates(&text), Opening::Page)?;
+    redeemable(&live, &candidates(&text), Opening::Page)?;
     stage.precondition(format!("{} launchers were there, the ticket of one is used", files.len()));
     let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
@@ -248,7 +243,7 @@ fn print_url(stage: &mut Stage) -> Outcome {
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
     ensure!(plain, "the address is {address}");
     ensure!(!fragment.contains(char::is_whitespace), "something follows the fragment");
-    let ticket = redeemable(stage, &live, &candidates(fragment), Opening::Page)?;
+    let ticket = redeemable(&live, &candidates(fragment), Opening::Page)?;
     ensure!(ticket.is_some(), "the fragment holds no live ticket of {SECRET} characters or more");
     // The browser of a command that starts one shows how long that takes here; another would be noted soon after.
     if stage.manifest().browser.as_ref().is_some_and(|browser| browser.open.is_some()) {
@@ -259,5 +254,5 @@ fn print_url(stage: &mut Stage) -> Outcome {
         ensure!(another.is_none(), "the command that starts no browser started one");
     }
     let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
-    answer(stage, &live, &ask).map(drop)
+    live.answer(&ask).map(drop)
 }

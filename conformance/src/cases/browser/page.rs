@@ -11,15 +11,14 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, own_origin,
-    port, read_route, served, stream_route,
+    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, handshake_route, launch_listed, read_route, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// The daemon's names, each with its port.
 fn own_hosts(live: &ReadyDaemon) -> [String; 3] {
-    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
+    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()))
 }
 
 /// ReadyDaemon page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
@@ -35,7 +34,7 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
             let what = format!("a live ticket at {host} from {origin:?}");
             let ask = page_ask(&live, &ticket).hosts([host.as_str()]);
             let ask = origin.into_iter().fold(ask, Ask::origin).named(&*what);
-            let page = answered(stage, &live, &ask, &[200])?;
+            let page = live.answered(&ask, &[200])?;
             ensure!(
                 page.media_type().as_deref() == Some("text/html"),
                 "{what}: {:?}",
@@ -68,7 +67,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
     stage.expect("403 for each, and no token");
     page_token(stage, &live)?;
     stage.control("a live ticket got the page from the origin null");
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let mut origins: Vec<String> = [
         LISTED,
         LISTED_TOO,
@@ -81,19 +80,19 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
     .map(str::to_owned)
     .into();
     origins.extend(own_hosts(&live).map(|host| format!("http://{host}")));
-    origins.push(format!("http://127.0.0.1:{}", port(&live) ^ 1));
+    origins.push(format!("http://127.0.0.1:{}", live.port() ^ 1));
     origins.retain(|origin| *origin != own);
     for origin in origins {
         let ticket = page_ticket(stage, &live)?;
         let ask = page_ask(&live, &ticket).origin(&origin);
         let ask = ask.named(format!("a live ticket from {origin:?}"));
-        let refused = answered(stage, &live, &ask, &[403])?;
+        let refused = live.answered(&ask, &[403])?;
         let tokens = tokens_in(stage, &live, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", ask.what);
     }
     let ticket = page_ticket(stage, &live)?;
     let two = page_ask(&live, &ticket).origin("null").origin(&own);
-    answered(stage, &live, &two.named("a live ticket with two origins"), &[403])?;
+    live.answered(&two.named("a live ticket with two origins"), &[403])?;
     page_token(stage, &live)?;
     stage.control("a live ticket got the page afterwards");
     Ok(())
@@ -105,12 +104,12 @@ fn pages(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, Re
     let refused = page_ask(live, "x").origin("null").with("Accept", "text/html,*/*;q=0.8");
     Ok(vec![
         ("the page", page(stage, live)?),
-        ("the shell", answered(stage, live, &shell, &[401])?),
+        ("the shell", live.answered(&shell, &[401])?),
         (
             "the shell for a refused ticket",
-            answered(stage, live, &refused.named("no ticket, from a browser"), &[401])?,
+            live.answered(&refused.named("no ticket, from a browser"), &[401])?,
         ),
-        ("the shell for the credential", answered(stage, live, &shell.clone().bearer(live), &[200])?),
+        ("the shell for the credential", live.answered(&shell.clone().bearer(live), &[200])?),
     ])
 }
 
@@ -195,7 +194,7 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
     let shell = Ask::new(&live, "GET", "/");
     let mut answers = pages(stage, &live)?;
     for _ in 0..40 {
-        answers.push(("the shell", answered(stage, &live, &shell, &[401])?));
+        answers.push(("the shell", live.answered(&shell, &[401])?));
     }
     answers.push(("the page", page(stage, &live)?));
     for (what, response) in answers {
@@ -224,7 +223,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no `Set-Cookie`");
     let read = read_route(stage);
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let token = handoff_token(stage, &live, LISTED)?;
     let page_ticket = page_ticket(stage, &live)?;
     let handoff_ticket = handoff_ticket(stage, &live, LISTED)?;
@@ -256,7 +255,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     asks.extend(stream_route(stage).ok().map(|stream| stream.ask(&live).bearer(&live)));
     let mut served = 0;
     for ask in &asks {
-        let response = answer(stage, &live, ask)?;
+        let response = live.answer(ask)?;
         served += usize::from((200..300).contains(&response.status));
         let cookies = response.all("Set-Cookie").len();
         ensure!(cookies == 0, "{}: {} sets {cookies} cookies", ask.what, response.status);
@@ -275,7 +274,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     let token = page_token(stage, &live)?;
     let foreign = handoff_token(stage, &live, LISTED)?;
     let ticket = page_ticket(stage, &live)?;
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let bare = || Ask::new(&live, "GET", "/");
     let mut asks = vec![
         bare().named("nothing"),
@@ -310,7 +309,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     }
     asks.extend(own_hosts(&live).map(|host| bare().hosts([&*host]).named(format!("at {host}"))));
     for ask in &asks {
-        let shell = answered(stage, &live, ask, &[401])?;
+        let shell = live.answered(ask, &[401])?;
         ensure!(
             shell.media_type().as_deref() == Some("text/html") && shell.header("WWW-Authenticate").is_some(),
             "{}: {:?}",
@@ -331,7 +330,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
         let tokens = tokens_in(stage, &live, &text)?;
         ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);
     }
-    served(stage, &live, &read_ask(stage, &live, &token))?;
+    live.served(&read_ask(stage, &live, &token))?;
     stage.control("the page's token still opens the daemon");
     Ok(())
 }
@@ -345,7 +344,7 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
         "200, a JavaScript type, and a script that unregisters; 421 and 403 where the perimeter refuses",
     );
     let read = read_route(stage).path;
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let wants = |path: &str| {
         let ask = Ask::new(&live, "GET", path).with("Service-Worker", "script");
         ask.with("Sec-Fetch-Dest", "serviceworker").named(format!("the worker {path}"))
@@ -353,14 +352,14 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
     for path in ["/", "/sw.js", "/page", "/assets/worker.js?v=3", UNKNOWN, &read] {
         for origin in [None, Some(own.as_str()), Some(LISTED)] {
             let ask = origin.into_iter().fold(wants(path), Ask::origin);
-            let response = answered(stage, &live, &ask, &[200])?;
+            let response = live.answered(&ask, &[200])?;
             let script = response.media_type().is_some_and(|kind| kind.ends_with("/javascript"));
             ensure!(script, "{}: {:?}", ask.what, response.header("Content-Type"));
             let unregisters = text(&response).contains("unregister(");
             ensure!(unregisters, "{}: a script that unregisters nothing", ask.what);
         }
-        answered(stage, &live, &wants(path).origin(UNLISTED), &[403])?;
-        answered(stage, &live, &wants(path).hosts(["evil.example"]), &[421])?;
+        live.answered(&wants(path).origin(UNLISTED), &[403])?;
+        live.answered(&wants(path).hosts(["evil.example"]), &[421])?;
     }
     Ok(())
 }

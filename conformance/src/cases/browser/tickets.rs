@@ -13,8 +13,7 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, all_answered, answer, answered, ensure_status, launch_listed, read_route,
-    served, stream_route,
+    ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed, read_route, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
@@ -77,8 +76,8 @@ fn ticket_admits_once(stage: &mut Stage) -> Outcome {
             ("handoff", handoff_ask(&live, &ticket).origin(LISTED))
         };
         if round < 2 {
-            served(stage, &live, &ask)?;
-            answered(stage, &live, &ask.named(format!("the {what} a second time")), &[401])?;
+            live.served(&ask)?;
+            live.answered(&ask.named(format!("the {what} a second time")), &[401])?;
             continue;
         }
         let mut admitted = 0;
@@ -112,7 +111,7 @@ fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, asks: Vec<Ask>) -> Outco
     let mut first = None;
     for ask in asks {
         let ask = ask.with("Accept", "application/json");
-        let response = answered(stage, live, &ask, &[401])?;
+        let response = live.answered(&ask, &[401])?;
         let tokens = tokens_in(stage, live, &super::visit::text(&response))?;
         ensure!(tokens.is_empty(), "{}: a token", ask.what);
         let (what, expected) = first.get_or_insert_with(|| (ask.what.clone(), said(&response))).clone();
@@ -167,9 +166,9 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401, the same for each");
     let used_page = page_ticket(stage, &live)?;
-    served(stage, &live, &page_ask(&live, &used_page).origin("null"))?;
+    live.served(&page_ask(&live, &used_page).origin("null"))?;
     let used_handoff = handoff_ticket(stage, &live, LISTED)?;
-    served(stage, &live, &handoff_ask(&live, &used_handoff).origin(LISTED))?;
+    live.served(&handoff_ask(&live, &used_handoff).origin(LISTED))?;
     let mut texts: Vec<(String, String)> =
         NEVER.iter().map(|text| (format!("{text:?}"), (*text).to_owned())).collect();
     texts.push(("a used page ticket".to_owned(), used_page));
@@ -235,7 +234,7 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
         let handoff = stream.parameter(&name, &handoff).origin(LISTED);
         asks.push(handoff.named("a handoff ticket as query token"));
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| live.all_answered(&asks, &[401]))
 }
 
 /// Page tokens of both kinds, tickets and nothing at all ask for tickets, for the list of tokens and for a
@@ -247,7 +246,7 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     let page = page_token(stage, &live)?;
     let foreign = handoff_token(stage, &live, LISTED)?;
     let list = Ask::new(&live, "GET", "/v1/page-tokens");
-    let listed = served(stage, &live, &list.clone().bearer(&live))?;
+    let listed = live.served(&list.clone().bearer(&live))?;
     let ids = |response: &Response| -> Vec<String> {
         let list = response.json().unwrap_or_default();
         let entries = list.as_array().into_iter().flatten();
@@ -274,14 +273,14 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
                 let ask = route.clone().with("Authorization", &format!("Bearer {token}"));
                 let ask = origin.into_iter().fold(ask, Ask::origin);
                 let ask = ask.named(format!("{} by the token of {what}", route.what));
-                let refused = answered(stage, &live, &ask, &[403])?;
+                let refused = live.answered(&ask, &[403])?;
                 let code = refused.json().unwrap_or_default()["code"].clone();
                 ensure!(code == "forbidden_scope", "{}: code {code}", ask.what);
             }
             let bare = route.clone().named(format!("{} by nobody", route.what));
-            answered(stage, &live, &bare, &[401])?;
+            live.answered(&bare, &[401])?;
         }
-        let listed = answer(stage, &live, &list.clone().bearer(&live))?;
+        let listed = live.answer(&list.clone().bearer(&live))?;
         ensure!(ids(&listed) == before, "page tokens were revoked");
         Ok(())
     })
@@ -300,10 +299,10 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
             Some(origin) => handoff_ask(&live, &handoff_ticket(stage, &live, origin)?).origin(origin),
             None => page_ask(&live, &page_ticket(stage, &live)?).origin("null"),
         };
-        served(stage, &live, &ask)?;
-        let mut follower = Follower::open(stage, &live, &warnings)?;
+        live.served(&ask)?;
+        let mut follower = Follower::open(&live, &warnings)?;
         stage.precondition(format!("a {what} ticket was used, and a stream of warnings is open"));
-        answered(stage, &live, &ask, &[401])?;
+        live.answered(&ask, &[401])?;
         let Some(line) = follower.wait_for_line("ticket_reused", Instant::now() + ANSWER) else {
             return fail(format!("no warning tells of the second use of a {what} ticket"));
         };

@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
 use crate::case::case;
 use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, launch_listed,
-    marker, mutation_route, own_origin, port, served, stream_route,
+    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, emit_route, launch_listed, marker, mutation_route,
+    stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// The list of page tokens.
-fn listed(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<(Response, Vec<Value>)> {
-    let response = served(stage, live, &Ask::new(live, "GET", "/v1/page-tokens").bearer(live))?;
+fn listed(live: &ReadyDaemon) -> Outcome<(Response, Vec<Value>)> {
+    let response = live.served(&Ask::new(live, "GET", "/v1/page-tokens").bearer(live))?;
     match response.json() {
         Some(Value::Array(list)) => Ok((response, list)),
         _ => fail("the list of page tokens is no array"),
@@ -27,15 +27,15 @@ fn listed(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<(Response, Vec<Value
 }
 
 /// Revokes the only token of an origin.
-fn revoke(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Instant> {
-    let (_, list) = listed(stage, live)?;
+fn revoke(live: &ReadyDaemon, origin: &str) -> Outcome<Instant> {
+    let (_, list) = listed(live)?;
     let of_it: Vec<&Value> = list.iter().filter(|entry| entry["origin"] == origin).collect();
     let [entry] = of_it[..] else {
         return fail(format!("{} tokens of {origin} are listed, not 1", of_it.len()));
     };
     let id = entry["id"].as_str().unwrap_or_default();
     let ask = Ask::new(live, "DELETE", &format!("/v1/page-tokens/{id}")).bearer(live);
-    answered(stage, live, &ask.named(format!("the revocation of the token of {origin}")), &[204])?;
+    live.answered(&ask.named(format!("the revocation of the token of {origin}")), &[204])?;
     Ok(Instant::now())
 }
 
@@ -70,7 +70,7 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         // The origin of the daemon's own page changes with its port: that of another does not.
         let token = handoff_token(stage, &live, LISTED)?;
         let own = page_token(stage, &live)?;
-        served(stage, &live, &read_ask(stage, &live, &token).origin(LISTED))?;
+        live.served(&read_ask(stage, &live, &token).origin(LISTED))?;
         stage.precondition("a page holds a token that opens the daemon");
         if !force {
             daemon.signal(Signal::TERM)?;
@@ -83,7 +83,7 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
             read_ask(stage, &live, &token).origin(LISTED).named("the token of an earlier launch"),
             read_ask(stage, &live, &own).named("the token of an earlier launch's own page"),
         ];
-        live.between_controls(|| all_answered(stage, &live, &asks, &[401]))?;
+        live.between_controls(|| live.all_answered(&asks, &[401]))?;
     }
     Ok(())
 }
@@ -120,19 +120,19 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     let unused = page_ticket(stage, &live)?;
     keep("an unused ticket", &unused);
     let used = page_ticket(stage, &live)?;
-    let page = served(stage, &live, &page_ask(&live, &used).origin("null"))?;
-    answered(stage, &live, &page_ask(&live, &used).origin("null"), &[401])?;
+    let page = live.served(&page_ask(&live, &used).origin("null"))?;
+    live.answered(&page_ask(&live, &used).origin("null"), &[401])?;
     keep("a used ticket", &used);
     for token in tokens_in(stage, &live, &text(&page))? {
         keep("a page token", &token);
     }
     let foreign = handoff_token(stage, &live, LISTED)?;
     keep("the token of a handoff", &foreign);
-    served(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED))?;
-    answered(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED_TOO), &[401])?;
+    live.served(&read_ask(stage, &live, &foreign).origin(LISTED))?;
+    live.answered(&read_ask(stage, &live, &foreign).origin(LISTED_TOO), &[401])?;
     let revoked = handoff_token(stage, &live, LISTED_TOO)?;
     keep("a revoked token", &revoked);
-    revoke(stage, &live, LISTED_TOO)?;
+    revoke(&live, LISTED_TOO)?;
     stage.precondition(format!("{} tickets and tokens went through the daemon", secrets.len()));
     let look = |stage: &mut Stage, when: &str| {
         let mut found = Vec::new();
@@ -147,8 +147,8 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
 }
 
 /// The stream by query token, where the subject takes one.
-fn by_query(stage: &mut Stage, live: &ReadyDaemon, token: &str) -> Option<Ask> {
-    let stream = stage.manifest().binding.stream.clone()?;
+fn by_query(live: &ReadyDaemon, token: &str) -> Option<Ask> {
+    let stream = live.context().manifest().binding.stream.clone()?;
     let name = stream.query_token?;
     Some(Ask::new(live, "GET", &stream.path).parameter(&name, token))
 }
@@ -161,21 +161,19 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     stage.expect(
         "2xx from the token's own origin, 401 from every other that is admitted, 403 from what is not",
     );
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let other = if own.contains("//localhost") { "127.0.0.1" } else { "localhost" };
-    let other_host = format!("{other}:{}", port(&live));
+    let other_host = format!("{other}:{}", live.port());
     let other_own = format!("http://{other_host}");
     let own_host = live.target.authority.clone();
     // The page at the daemon's other name gets a token of that origin.
     let ticket = page_ticket(stage, &live)?;
     let at_other = page_ask(&live, &ticket).hosts([&*other_host]).origin("null");
-    let page = served(stage, &live, &at_other.named("the page at the daemon's other name"))?;
+    let page = live.served(&at_other.named("the page at the daemon's other name"))?;
     let mut of_other = None;
     for candidate in super::visit::candidates(&text(&page)) {
         let ask = read_ask(stage, &live, candidate).hosts([&*other_host]);
-        if answered(stage, &live, &ask.named("what stands in that page, as bearer"), &[200, 401])?.status
-            == 200
-        {
+        if live.answered(&ask.named("what stands in that page, as bearer"), &[200, 401])?.status == 200 {
             stage.transcript().hide(candidate.as_bytes());
             of_other = Some(candidate.to_owned());
         }
@@ -215,9 +213,9 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
                 from.into_iter().fold(ask, Ask::origin).named(format!("{what}, {how}"))
             };
             let bearer = placed(read_ask(stage, &live, token), "as bearer");
-            answered(stage, &live, &bearer, expected)?;
-            if let Some(ask) = by_query(stage, &live, token) {
-                answered(stage, &live, &placed(ask, "by query"), expected)?;
+            live.answered(&bearer, expected)?;
+            if let Some(ask) = by_query(&live, token) {
+                live.answered(&placed(ask, "by query"), expected)?;
             }
         }
     }
@@ -242,29 +240,26 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
         let mut asks = vec![placed(read_ask(stage, &live, &token))];
         if let Ok(mutation) = mutation_route(stage) {
             // An engine names the origin with what may change something, same-origin or not.
-            let own = own_origin(&live);
+            let own = live.own_origin();
             let ask = mutation.ask(&live).with("Authorization", &bearer);
             asks.push(ask.origin(if foreign { LISTED } else { &own }));
         }
         for ask in asks {
             let what = format!("{} with {whose} token", ask.what);
-            served(stage, &live, &ask.named(what))?;
+            live.served(&ask.named(what))?;
         }
         if let Ok(stream) = stream_route(stage) {
             let streams = [
                 ("bearer", Some(placed(stream.ask(&live)).with("Authorization", &bearer))),
-                ("query", by_query(stage, &live, &token).map(placed)),
+                ("query", by_query(&live, &token).map(placed)),
             ];
             for (how, ask) in streams {
                 if let Some(ask) = ask {
-                    let mut follower = Follower::open(
-                        stage,
-                        &live,
-                        &ask.named(format!("the stream by {how}, {whose} token")),
-                    )?;
+                    let mut follower =
+                        Follower::open(&live, &ask.named(format!("the stream by {how}, {whose} token")))?;
                     let number = marker(stage);
                     let emit = emit_route(stage, number)?.ask(&live).with("Authorization", &bearer);
-                    served(stage, &live, &placed(emit).named(format!("a note with {whose} token")))?;
+                    live.served(&placed(emit).named(format!("a note with {whose} token")))?;
                     let came = follower.wait_for(number, Instant::now() + ANSWER);
                     ensure!(came, "the stream by {how} does not deliver");
                 }
@@ -275,7 +270,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
                 .with("Content-Type", "application/json")
                 .body(json!({"id": live.record.id}).to_string())
                 .with("Authorization", &bearer);
-            served(stage, &live, &placed(ask).named(format!("a shutdown with {whose} token")))?;
+            live.served(&placed(ask).named(format!("a shutdown with {whose} token")))?;
         }
     }
     Ok(())
@@ -290,7 +285,7 @@ const PART: usize = 8;
 fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each live token once, by id, origin and the times of its issue and last use");
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let tokens = [
         (own.clone(), page_token(stage, &live)?),
         (LISTED.to_owned(), handoff_token(stage, &live, LISTED)?),
@@ -301,7 +296,7 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
         let text = entry[name].as_str().unwrap_or_default();
         humantime::parse_rfc3339(text).ok()
     };
-    let (response, list) = listed(stage, &live)?;
+    let (response, list) = listed(&live)?;
     let said = text(&response);
     for (origin, token) in &tokens {
         let of_it: Vec<&Value> = list.iter().filter(|entry| entry["origin"] == **origin).collect();
@@ -323,16 +318,16 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     };
     let (first, deadline) = (used_at(&list), Instant::now() + ANSWER);
     loop {
-        served(stage, &live, &read_ask(stage, &live, &tokens[1].1).origin(LISTED))?;
-        let (_, list) = listed(stage, &live)?;
+        live.served(&read_ask(stage, &live, &tokens[1].1).origin(LISTED))?;
+        let (_, list) = listed(&live)?;
         if used_at(&list) > first {
             break;
         }
         ensure!(Instant::now() < deadline, "a token is used, and the time of its last use stays");
         std::thread::sleep(Duration::from_millis(50));
     }
-    revoke(stage, &live, LISTED)?;
-    let (_, list) = listed(stage, &live)?;
+    revoke(&live, LISTED)?;
+    let (_, list) = listed(&live)?;
     ensure!(
         list.len() == 2 && list.iter().all(|entry| entry["origin"] != LISTED),
         "a revoked token is listed"
@@ -350,43 +345,43 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for the next request, the end of its streams within 2 s, and no end of the others");
     let (own, page, foreign) =
-        (own_origin(&live), page_token(stage, &live)?, handoff_token(stage, &live, LISTED)?);
+        (live.own_origin(), page_token(stage, &live)?, handoff_token(stage, &live, LISTED)?);
     let of_page = || stream.ask(&live).with("Authorization", &format!("Bearer {page}"));
-    let mut ending = vec![("the page's stream", Follower::open(stage, &live, &of_page())?)];
-    if let Some(ask) = by_query(stage, &live, &page) {
-        ending.push(("the page's stream by query", Follower::open(stage, &live, &ask)?));
+    let mut ending = vec![("the page's stream", Follower::open(&live, &of_page())?)];
+    if let Some(ask) = by_query(&live, &page) {
+        ending.push(("the page's stream by query", Follower::open(&live, &ask)?));
     }
     let of_foreign = stream.ask(&live).with("Authorization", &format!("Bearer {foreign}"));
     let mut staying = [
-        ("the other page's stream", Follower::open(stage, &live, &of_foreign.origin(LISTED))?),
-        ("the credential's stream", Follower::open(stage, &live, &stream.ask(&live).bearer(&live))?),
+        ("the other page's stream", Follower::open(&live, &of_foreign.origin(LISTED))?),
+        ("the credential's stream", Follower::open(&live, &stream.ask(&live).bearer(&live))?),
     ];
     let number = marker(stage);
     let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
-    served(stage, &live, &emit.named("a number for all"))?;
+    live.served(&emit.named("a number for all"))?;
     for (what, follower) in ending.iter_mut().chain(&mut staying) {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
         ensure!(came, "{what} does not deliver before the revocation");
     }
     stage.precondition("the streams of two tokens and of the credential deliver");
-    let at = revoke(stage, &live, &own)?;
+    let at = revoke(&live, &own)?;
     let refused = [
         read_ask(stage, &live, &page).named("a read with the revoked token"),
         of_page().named("the stream with the revoked token"),
     ];
-    all_answered(stage, &live, &refused, &[401])?;
+    live.all_answered(&refused, &[401])?;
     for (what, follower) in &mut ending {
         let ended = follower.wait_end(at + BOUND + LATE);
         ensure!(ended, "{what} goes on for more than 2 s after the revocation");
     }
     let number = marker(stage);
     let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
-    served(stage, &live, &emit.named("a number for who is left"))?;
+    live.served(&emit.named("a number for who is left"))?;
     for (what, follower) in &mut staying {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
         ensure!(came, "{what} ended with it");
     }
-    served(stage, &live, &read_ask(stage, &live, &foreign).origin(LISTED))?;
+    live.served(&read_ask(stage, &live, &foreign).origin(LISTED))?;
     Ok(())
 }
 
@@ -407,19 +402,19 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
     for asked_between in [true, false, false] {
         let token = handoff_token(stage, &live, LISTED)?;
         let ask = read_ask(stage, &live, &token).origin(LISTED);
-        served(stage, &live, &ask)?;
+        live.served(&ask)?;
         stage.precondition("the origin is listed, and its token opens the daemon");
         edit(stage, false, LISTED)?;
         if asked_between {
-            answered(stage, &live, &ask, &[403])?;
+            live.answered(&ask, &[403])?;
         }
         edit(stage, true, LISTED)?;
         let ask = ask.named(format!("the old token, a request between: {asked_between}"));
-        live.between_controls(|| answered(stage, &live, &ask, &[401]).map(drop))?;
-        let (_, list) = listed(stage, &live)?;
+        live.between_controls(|| live.answered(&ask, &[401]).map(drop))?;
+        let (_, list) = listed(&live)?;
         let gone = list.iter().all(|entry| entry["origin"] != LISTED);
         ensure!(gone, "the list has the old token");
-        served(stage, &live, &read_ask(stage, &live, &stays).origin(LISTED_TOO))?;
+        live.served(&read_ask(stage, &live, &stays).origin(LISTED_TOO))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use local_daemon_harness::http::Response;
 use serde_json::Value;
 
-use crate::fixtures::http::{Ask, answer, answered, read_route};
+use crate::fixtures::http::{Ask, read_route};
 use crate::outcome::{Outcome, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -28,7 +28,7 @@ pub(super) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
 }
 
 fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<String> {
-    let answer = answered(stage, live, &ticket_ask(live, wish).bearer(live), &[201])?;
+    let answer = live.answered(&ticket_ask(live, wish).bearer(live), &[201])?;
     match answer.json().as_ref().and_then(|body| body["ticket"].as_str()) {
         Some(ticket) => Ok(remember(stage, ticket)),
         None => fail(format!("201 for {wish}, and no ticket")),
@@ -69,7 +69,7 @@ pub(super) fn tokens_in(stage: &mut Stage, live: &ReadyDaemon, page: &str) -> Ou
     let mut tokens = Vec::new();
     for candidate in candidates(page) {
         let ask = read_ask(stage, live, candidate).named("what stands in a page, as bearer");
-        if (200..300).contains(&answer(stage, live, &ask)?.status) {
+        if (200..300).contains(&live.answer(&ask)?.status) {
             tokens.push(remember(stage, candidate));
         }
     }
@@ -84,7 +84,7 @@ pub(super) fn text(response: &Response) -> String {
 /// The page for a ticket of its own.
 pub(super) fn page(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Response> {
     let ticket = page_ticket(stage, live)?;
-    answered(stage, live, &page_ask(live, &ticket).origin("null"), &[200])
+    live.answered(&page_ask(live, &ticket).origin("null"), &[200])
 }
 
 /// A token of the daemon's own page.
@@ -99,7 +99,7 @@ pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Strin
 /// A token of the page of `origin`.
 pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<String> {
     let ticket = handoff_ticket(stage, live, origin)?;
-    let answer = answered(stage, live, &handoff_ask(live, &ticket).origin(origin), &[200])?;
+    let answer = live.answered(&handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {
         Some(token) => Ok(remember(stage, token)),
         None => fail("200 for a handoff, and no token"),

@@ -11,8 +11,7 @@ use local_daemon_harness::wait::ms;
 use super::{displace, displaced_for_good, drained};
 use crate::case::case;
 use crate::fixtures::daemon::{
-    NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, mutation, open, open_work, read,
-    record_in, signal, stays,
+    NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, read, record_in, signal, stays,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
@@ -36,7 +35,7 @@ fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
     let (second, new) = taken_over_while_stopped(stage, &first, |_| Ok(()))?;
     // Longer than any interval at which it looks: a pause that it can notice.
     stays(&second, NOTICED, "beside a stopped predecessor")?;
-    successor_is_left_alone(stage, &first, &new)
+    successor_is_left_alone(&first, &new)
 }
 
 /// While a daemon is stopped (SIGSTOP) it is asked to end (SIGTERM) and a second one takes over; then the
@@ -45,22 +44,24 @@ fn stopped_through_a_displacement(stage: &mut Stage) -> Outcome {
 fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
     let (first, _) = stage.launch_ready()?;
     let (_second, new) = taken_over_while_stopped(stage, &first, |_| signal(&first, Signal::TERM).map(drop))?;
-    successor_is_left_alone(stage, &first, &new)
+    successor_is_left_alone(&first, &new)
 }
 
 /// Lets `first` go on: it must leave in time and leave the record of `new` alone.
-fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &ReadyDaemon) -> Outcome {
-    let name = stage.manifest().binding.registration.clone();
-    let facts = Facts::of(&stage.record_path())?;
-    let watch = Watch::on(stage.state_dir())?;
-    stage.expect("it leaves within its bound, and the successor's record sees no event");
+fn successor_is_left_alone(first: &Daemon, new: &ReadyDaemon) -> Outcome {
+    let name = new.context().manifest().binding.registration.clone();
+    let facts = Facts::of(&new.context().record_path())?;
+    let watch = Watch::on(new.context().state_dir())?;
+    new.context()
+        .expect("it leaves within its bound, and the successor's record sees no event");
     first.cont()?;
     let at = Instant::now();
-    let deadline = at + NOTICED.max(stage.manifest().daemon.stand_down_timeout()) + SLACK;
+    let deadline = at + NOTICED.max(new.context().manifest().daemon.stand_down_timeout()) + SLACK;
     let exit = exits(first, deadline, "it went on after a displacement")?;
-    stage.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
+    new.context()
+        .observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
-    let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino);
+    let same = Facts::of(&new.context().record_path()).is_ok_and(|now| now.ino == facts.ino);
     ensure!(same && touched.is_empty(), "its successor's record was touched: {touched:?}");
     let ready = new.is_ready();
     ensure!(ready, "the successor is not ready any more");
@@ -72,9 +73,9 @@ fn successor_is_left_alone(stage: &mut Stage, first: &Daemon, new: &ReadyDaemon)
 #[case("CONV-8", deadline_s = 30)]
 fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let idle = open(&live, b"")?;
-    let half = open(&live, b"GET / HT")?;
-    let _work = match open_work(stage, &live) {
+    let idle = live.open(b"")?;
+    let half = live.open(b"GET / HT")?;
+    let _work = match live.open_work() {
         Ok(work) => Some(work),
         Err(Stop::Untestable(_)) => None,
         Err(stop) => return Err(stop),
@@ -118,7 +119,7 @@ fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
 #[case("CONV-10", deadline_s = 30)]
 fn no_new_work(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let request = mutation(stage, &live)?;
+    let request = live.mutation()?;
     match live.send(&request) {
         Ok(answer) if (200..300).contains(&answer.status) => {
             stage.control(format!("the request was answered {} before", answer.status));
@@ -129,7 +130,7 @@ fn no_new_work(stage: &mut Stage) -> Outcome {
         .map_err(|fault| Stop::Inconclusive(fault.to_string()))?;
     let before = kept.exchange(&live.target.bearing(&live.credential).bytes(), stage.ready_deadline());
     let kept = before.is_ok_and(|answer| answer.status == 200 && !answer.closes).then_some(kept);
-    let _work = open_work(stage, &live)?;
+    let _work = live.open_work()?;
     stage.expect("it is answered 503, or finds no connection");
     displaced_for_good(stage, &daemon, &live)?;
     let fresh = live.send(&request).map(|answer| answer.status);
@@ -151,7 +152,7 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let own = read(&stage.record_path())?;
     let name = stage.manifest().binding.registration.clone();
-    let _work = open_work(stage, &live)?;
+    let _work = live.open_work()?;
     displaced_for_good(stage, &daemon, &live)?;
     stage.expect("it is never ready again, publishes nothing, and ends");
     let watch = Watch::on(stage.state_dir())?;

@@ -15,7 +15,7 @@ use super::drained;
 use crate::case::case;
 use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
-    open_work, record_in, seen_draining, signal, stays, taken_files,
+    record_in, seen_draining, signal, stays, taken_files,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
@@ -338,7 +338,7 @@ fn stops_without_its_record(stage: &mut Stage) -> Outcome {
 fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
-    let work = open_work(stage, &live)?;
+    let work = live.open_work()?;
     let watch = Watch::on(stage.state_dir())?;
     stage.expect("the record is off its name within a second, whatever is open");
     let at = signal(&daemon, Signal::TERM)?;
@@ -360,7 +360,7 @@ fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
 #[case("CONV-20", deadline_s = 30)]
 fn second_signal_ends_the_drain(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let _work = open_work(stage, &live)?;
+    let _work = live.open_work()?;
     stage.expect("it has ended 1 s after the second signal");
     signal(&daemon, Signal::TERM)?;
     // Seen draining, or gone; then a moment in which it would end by itself.

@@ -21,8 +21,8 @@ use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
-fn tell_tales(stage: &Stage, live: &ReadyDaemon) -> Vec<(String, Request)> {
-    let (binding, text) = (&stage.manifest().binding, live.credential.text());
+fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
+    let (binding, text) = (&live.context().manifest().binding, live.credential.text());
     let (host, handshake) = (&live.target.authority, &live.target.path);
     let bearer = proof::bearer(&live.credential);
     let get = |path: &str| Request::get(host, path);
@@ -101,10 +101,10 @@ fn tell_tales(stage: &Stage, live: &ReadyDaemon) -> Vec<(String, Request)> {
 }
 
 /// Sends every tell-tale request; returns how many were answered, with every answer.
-fn tell_all(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(String, Response)> {
+fn tell_all(live: &ReadyDaemon) -> Vec<(String, Response)> {
     let mut answers = Vec::new();
     let mut unanswered = 0;
-    for (what, request) in tell_tales(stage, live) {
+    for (what, request) in tell_tales(live) {
         // Not noted: it would be the credential, over and over.
         match http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE) {
             Ok(response) => answers.push((what, response)),
@@ -115,7 +115,7 @@ fn tell_all(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(String, Response)> {
     for (_, response) in &answers {
         *statuses.entry(response.status).or_default() += 1;
     }
-    stage.observed(format!(
+    live.context().observed(format!(
         "{} requests that hold the credential were answered, by status: {statuses:?}; {unanswered} were not",
         answers.len()
     ));
@@ -129,7 +129,7 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("no answer that holds the credential in any form, in a header or in the body");
     live.between_controls(|| {
-        let answers = tell_all(stage, &live);
+        let answers = tell_all(&live);
         if answers.is_empty() {
             return inconclusive("no request was answered");
         }
@@ -160,19 +160,19 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     live.between_controls(|| {
-        if tell_all(stage, &live).is_empty() {
+        if tell_all(&live).is_empty() {
             return inconclusive("no request was answered");
         }
         Ok(())
     })?;
-    nowhere_else(stage, &live, "after the requests")?;
+    nowhere_else(&live, "after the requests")?;
     daemon.signal(Signal::TERM)?;
     if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
         return inconclusive("the daemon does not end on SIGTERM");
     }
     let again = stage.launch_with(start)?;
     stage.ready(&again)?;
-    nowhere_else(stage, &live, "after a restart")?;
+    nowhere_else(&live, "after a restart")?;
     let mut written = 0;
     for daemon in [daemon, again] {
         daemon.kill_group();
@@ -194,8 +194,8 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
 }
 
 /// No file of the case's world but the credential holds the credential.
-fn nowhere_else(stage: &mut Stage, live: &ReadyDaemon, when: &str) -> Outcome {
-    let (root, own) = (stage.arena().path().to_owned(), stage.credential_path());
+fn nowhere_else(live: &ReadyDaemon, when: &str) -> Outcome {
+    let (root, own) = (live.context().arena().path().to_owned(), live.context().credential_path());
     let mut searched = 0;
     for (name, entry) in Snapshot::of(&root)?.0 {
         let path = root.join(&name);
@@ -211,7 +211,7 @@ fn nowhere_else(stage: &mut Stage, live: &ReadyDaemon, when: &str) -> Outcome {
             name.display()
         );
     }
-    stage.observed(format!("{when} {searched} other files were searched"));
+    live.context().observed(format!("{when} {searched} other files were searched"));
     Ok(())
 }
 

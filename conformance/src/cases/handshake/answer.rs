@@ -22,7 +22,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
         ("the bearer", bearing(&live)),
         ("the file's characters", from_file),
     ] {
-        let response = answered(stage, &live, what, &request)?;
+        let response = answered(&live, what, &request)?;
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
         ensure!(response.status == 200, "{what}: answered {}", response.status);
         match object(&response) {
@@ -32,7 +32,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
                 ensure!(bad.is_empty(), "{what}: missing or of another type: {bad:?}");
             }
         }
-        ensure_state(stage, &live, what, "ready", &response)?;
+        ensure_state(&live, what, "ready", &response)?;
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
     for (what, headers) in clients {
         let request =
             headers.iter().fold(bearing(&live), |request, (name, value)| request.header(name, value));
-        let response = answered(stage, &live, what, &request)?;
+        let response = answered(&live, what, &request)?;
         let location = response.header("location").map(str::to_owned);
         ensure!(location.is_none(), "{what}: redirected to {location:?}");
         ensure!(response.status == 200, "{what}: answered {}", response.status);
@@ -85,7 +85,7 @@ fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
     for launch in 1..=3 {
         let (daemon, live) = stage.launch_ready()?;
         let what = format!("launch {launch}");
-        let response = answered(stage, &live, &what, &bearing(&live))?;
+        let response = answered(&live, &what, &bearing(&live))?;
         let told = ["id", "pid"].map(|name| member(&response, name).unwrap_or_default());
         let recorded = [live.record.id.clone(), live.record.pid.to_string()];
         let seen = format!("{what}: the record says {recorded:?}, the handshake {told:?}");
@@ -105,9 +105,9 @@ fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
 fn body_within_64_kib(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("bodies of at most 65536 bytes");
-    let ready = answered(stage, &live, "ready", &bearing(&live))?;
+    let ready = answered(&live, "ready", &bearing(&live))?;
     let bytes = hide_record(stage)?;
-    let draining = answered(stage, &live, "with an unreadable record", &bearing(&live))?;
+    let draining = answered(&live, "with an unreadable record", &bearing(&live))?;
     restore_record(stage, &bytes)?;
     let lengths = [ready.body.len(), draining.body.len()];
     stage.observed(format!("bodies of {lengths:?} bytes"));

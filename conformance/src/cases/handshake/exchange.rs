@@ -49,32 +49,25 @@ pub(super) fn bad_members(body: &Map<String, Value>) -> Vec<&'static str> {
 }
 
 /// The answer tells this state, of the daemon whose record is `live`'s. Its other members are other cases' affair.
-pub(super) fn ensure_state(
-    stage: &mut Stage,
-    live: &ReadyDaemon,
-    what: &str,
-    word: &str,
-    response: &Response,
-) -> Outcome {
+pub(super) fn ensure_state(live: &ReadyDaemon, what: &str, word: &str, response: &Response) -> Outcome {
     let (told, id) = (member(response, "state"), member(response, "id"));
     ensure!(
         told.as_deref() == Some(word) && id.as_deref() == Some(&live.record.id),
         "{what}: not {word} of id {}; the answer was {}",
         live.record.id,
-        response.summary(stage.transcript())
+        response.summary(live.transcript())
     );
     Ok(())
 }
 
 /// A `draining` answer has status 503 and the members of the ready one (HS-14).
 pub(super) fn ensure_draining_like(
-    stage: &mut Stage,
     live: &ReadyDaemon,
     what: &str,
     ready: &Response,
     response: &Response,
 ) -> Outcome {
-    ensure_state(stage, live, what, "draining", response)?;
+    ensure_state(live, what, "draining", response)?;
     ensure!(response.status == 503, "{what}: draining with status {}", response.status);
     let names = |response: &Response| -> Vec<String> {
         object(response).map_or_else(|why| vec![why], |body| body.keys().cloned().collect())
@@ -104,30 +97,20 @@ pub(super) fn proof_of(nonce: &str, mac: &str) -> String {
 
 /// Sends bytes to a live daemon on a connection of their own. The transcript has only `what` they are: they may hold
 /// half of a secret, which redaction does not recognise.
-pub(super) fn quietly(
-    stage: &Stage,
-    live: &ReadyDaemon,
-    what: &str,
-    bytes: &[u8],
-) -> Result<Response, HttpFault> {
-    stage.transcript().note("suite", "request", what);
+pub(super) fn quietly(live: &ReadyDaemon, what: &str, bytes: &[u8]) -> Result<Response, HttpFault> {
+    live.transcript().note("suite", "request", what);
     let answer = http::exchange(live.target.address, bytes, Instant::now() + PROBE);
     let seen = match &answer {
-        Ok(response) => response.summary(stage.transcript()),
+        Ok(response) => response.summary(live.transcript()),
         Err(fault) => fault.to_string(),
     };
-    stage.transcript().note("suite", "answer", seen);
+    live.transcript().note("suite", "answer", seen);
     answer
 }
 
 /// Sends a request that has to be answered; that it is not violates the requirements.
-pub(super) fn answered(
-    stage: &mut Stage,
-    live: &ReadyDaemon,
-    what: &str,
-    request: &Request,
-) -> Outcome<Response> {
-    match quietly(stage, live, what, &request.bytes()) {
+pub(super) fn answered(live: &ReadyDaemon, what: &str, request: &Request) -> Outcome<Response> {
+    match quietly(live, what, &request.bytes()) {
         Ok(response) => Ok(response),
         Err(fault) => fail(format!("{what}: {fault}")),
     }
@@ -135,18 +118,17 @@ pub(super) fn answered(
 
 /// Sends each attempt and expects 401; what came is handed to `look`.
 pub(super) fn refused(
-    stage: &mut Stage,
     live: &ReadyDaemon,
     attempts: &[Attempt],
     mut look: impl FnMut(&str, &Response) -> Outcome,
 ) -> Outcome {
     for (what, request) in attempts {
-        let response = answered(stage, live, what, request)?;
-        let summary = response.summary(stage.transcript());
+        let response = answered(live, what, request)?;
+        let summary = response.summary(live.transcript());
         ensure!(response.status == 401, "{what}: answered {summary}");
         look(what, &response)?;
     }
-    stage.observed(format!("{} requests were answered 401", attempts.len()));
+    live.context().observed(format!("{} requests were answered 401", attempts.len()));
     Ok(())
 }
 

@@ -34,14 +34,14 @@ fn answered_after_broken_requests(stage: &mut Stage) -> Outcome {
             }
             Err(fault) => return fail(format!("before {what}: {fault}")),
         }
-        let response = match quietly(stage, &live, "the next good handshake", &bearing(&live).bytes()) {
+        let response = match quietly(&live, "the next good handshake", &bearing(&live).bytes()) {
             Ok(response) => response,
             Err(fault) => {
                 let alive = daemon.is_running();
                 return fail(format!("after {what}, the good handshake: {fault}; the process runs: {alive}"));
             }
         };
-        ensure_state(stage, &live, &format!("after {what}"), "ready", &response)?;
+        ensure_state(&live, &format!("after {what}"), "ready", &response)?;
     }
     stage.control("every broken request lay between two good handshakes of one id");
     stage.observed(format!("{} good handshakes were answered", broken.len()));
@@ -70,7 +70,7 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
         // Also with few of them: a server that keeps some workers has none left at some number.
         if matches!(place, 0 | 3 | 15 | 63) {
             let began = Instant::now();
-            let response = match quietly(stage, &live, "the good handshake", &good) {
+            let response = match quietly(&live, "the good handshake", &good) {
                 Ok(response) => response,
                 Err(fault) => {
                     return fail(format!(
@@ -82,7 +82,7 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
             };
             let what = format!("beside {} connections", open.len());
             stage.observed(format!("{what}: after {} ms", began.elapsed().as_millis()));
-            ensure_state(stage, &live, &what, "ready", &response)?;
+            ensure_state(&live, &what, "ready", &response)?;
         }
     }
     stage.precondition(format!(

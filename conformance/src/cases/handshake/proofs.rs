@@ -14,13 +14,12 @@ use super::exchange::{
 };
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
-use crate::fixtures::daemon::{Rival, further_state_dir, open_work, yielding};
+use crate::fixtures::daemon::{Rival, further_state_dir, yielding};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
 fn ensure_proven_state(
-    stage: &mut Stage,
     live: &ReadyDaemon,
     what: &str,
     word: &str,
@@ -32,9 +31,9 @@ fn ensure_proven_state(
         answer.proof == DaemonProof::Valid,
         "{what}: the daemon's proof is {:?}; the answer was {}",
         answer.proof,
-        answer.response.summary(stage.transcript())
+        answer.response.summary(live.transcript())
     );
-    ensure_state(stage, live, what, word, &answer.response)
+    ensure_state(live, what, word, &answer.response)
 }
 
 /// Does what must be refused between two good proofs, each seen to be proven and ready.
@@ -77,7 +76,7 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
             .header("Accept-Encoding", "gzip, deflate, br, zstd");
         // Twice: a daemon keeps no memory of nonces, and the answer is bound to what was asked, not to when.
         for what in [format!("proof {number}"), format!("proof {number}, sent again")] {
-            let response = answered(stage, &live, &what, &request)?;
+            let response = answered(&live, &what, &request)?;
             let coding = response.header("content-encoding").map(str::to_owned);
             let mac = response.header(proof::SCHEME).unwrap_or_default().to_owned();
             let mut altered = response.clone();
@@ -86,7 +85,7 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
                 matches!(coding.as_deref(), None | Some("identity")),
                 "{what}: Content-Encoding {coding:?}"
             );
-            ensure_proven_state(stage, &live, &what, "ready", response, &nonce)?;
+            ensure_proven_state(&live, &what, "ready", response, &nonce)?;
             let altered = judge(altered, &live.target, &live.credential, &nonce).proof;
             ensure!(altered == DaemonProof::Wrong, "{what}: D is also right for an altered body");
             proofs.push((nonce.clone(), mac));
@@ -113,8 +112,8 @@ fn proof_accepted_in_every_spelling(stage: &mut Stage) -> Outcome {
     let mac = proof::client_mac(&live.credential, &live.target.authority, &nonce);
     let mut spellings = 0;
     for (name, value, _) in vector_headers(&nonce, &mac).iter().filter(|(_, _, accept)| *accept) {
-        let response = answered(stage, &live, name, &authorized(&live, value))?;
-        ensure_proven_state(stage, &live, name, "ready", response, &nonce)?;
+        let response = answered(&live, name, &authorized(&live, value))?;
+        ensure_proven_state(&live, name, "ready", response, &nonce)?;
         spellings += 1;
     }
     stage.observed(format!("{spellings} spellings were accepted"));
@@ -148,7 +147,7 @@ fn each_request_of_a_connection_proves_itself(stage: &mut Stage) -> Outcome {
             for (place, response) in responses.into_iter().enumerate() {
                 let what = format!("{how}, request {}", place + 1);
                 if place % 3 == 0 {
-                    ensure_proven_state(stage, &live, &what, "ready", response, &nonces[place])?;
+                    ensure_proven_state(&live, &what, "ready", response, &nonces[place])?;
                 } else {
                     without_proof(&what, &response)?;
                     let status = response.status;
@@ -169,14 +168,14 @@ fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     let mut attempts = wrong_macs(&live);
     // What a daemon has proven is not what a client has: its D does not come back as a MAC.
     let nonce = proof::nonce();
-    let answer = answered(stage, &live, "a good proof", &live.target.proving(&live.credential, &nonce))?;
+    let answer = answered(&live, "a good proof", &live.target.proving(&live.credential, &nonce))?;
     if let Some(mac) = answer.header(proof::SCHEME).and_then(proof::parse_daemon_proof) {
         attempts.push((
             "the daemon's own D for this nonce".to_owned(),
             authorized(&live, &proof_of(&nonce, &mac)),
         ));
     }
-    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
+    between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
 }
 
 /// Nonces and MACs that are missing, empty, short, long, padded, twice, in hexadecimal or in another
@@ -204,7 +203,7 @@ fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
             attempts.push((name, authorized(&live, &value)));
         }
     }
-    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
+    between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
 }
 
 /// Right MACs over other ports, other loopback names of the same port, and other spellings of the authority
@@ -261,7 +260,7 @@ fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
             std::iter::once((format!("MAC over {authority:?}"), sent)).chain(same_host)
         })
         .collect();
-    between_proofs(stage, &live, |stage| refused(stage, &live, &attempts, without_proof))
+    between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
 }
 
 /// Two daemons hold the same credential. A proof for one is sent to the other, also when the record of the
@@ -293,7 +292,7 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 // With the receiver's own Host, which leaves the MAC alone to tell them apart.
                 let value = proof::authorization(&from.credential, &from.target.authority, &proof::nonce());
                 let proving = authorized(to, &value);
-                refused(stage, to, &[(what.to_owned(), proving)], without_proof)?;
+                refused(to, &[(what.to_owned(), proving)], without_proof)?;
             }
             // The victim's record names the relay's port: that is the authority of its proof.
             let nonce = proof::nonce();
@@ -320,18 +319,18 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
             let request = Request::get(&one.target.authority, &one.target.path)
                 .header("Authorization", &proof::authorization(&one.credential, &relayed.authority, &nonce));
             let what = "the same with the daemon's own Host".to_owned();
-            refused(stage, &one, &[(what, request)], without_proof)
+            refused(&one, &[(what, request)], without_proof)
         })
     })?;
     // A daemon and its successor hold one credential always. Open work keeps the first one there to answer.
-    let _work = match open_work(stage, &one) {
+    let _work = match one.open_work() {
         Err(Stop::Untestable(_) | Stop::NotApplicable(_)) => None,
         work => Some(work?),
     };
     record::replace(&stage.record_path(), two.record.to_json().as_bytes(), 0o600)?;
     let what = "a proof for the daemon whose record has taken the place of its own";
     let value = proof::authorization(&two.credential, &two.target.authority, &proof::nonce());
-    match quietly(stage, &one, what, &authorized(&one, &value).bytes()) {
+    match quietly(&one, what, &authorized(&one, &value).bytes()) {
         Ok(response) => {
             let summary = response.summary(stage.transcript());
             ensure!(response.status == 401, "{what}: answered {summary}");
@@ -393,7 +392,7 @@ fn unproven_answers_carry_no_proof(stage: &mut Stage) -> Outcome {
     }
     between_proofs(stage, &live, |stage| {
         for (what, request) in &attempts {
-            let response = answered(stage, &live, what, request)?;
+            let response = answered(&live, what, request)?;
             without_proof(what, &response)?;
         }
         stage.observed(format!("{} answers without the header", attempts.len()));
@@ -428,7 +427,7 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
     let served = |stage: &mut Stage, when: &str| -> Outcome {
         for (what, request, _) in routes.iter().filter(|(_, _, served)| *served) {
             let request = request.clone().header("Authorization", &proof::bearer(&live.credential));
-            let response = answered(stage, &live, what, &request)?;
+            let response = answered(&live, what, &request)?;
             if !(200..300).contains(&response.status) {
                 let summary = response.summary(stage.transcript());
                 return fail(format!("{what} with the bearer {when}: {summary}"));
@@ -441,15 +440,15 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         served(stage, "before")?;
         // The proof is good: the handshake takes it before and after.
         let own = authorized(&live, &value);
-        let response = answered(stage, &live, "the proof at the handshake", &own)?;
-        ensure_proven_state(stage, &live, "the proof at the handshake", "ready", response, &nonce)?;
+        let response = answered(&live, "the proof at the handshake", &own)?;
+        ensure_proven_state(&live, "the proof at the handshake", "ready", response, &nonce)?;
         for (what, request, _) in &routes {
             let fresh = proof::authorization(&live.credential, &live.target.authority, &proof::nonce());
             let attempts = [
                 (format!("{what}, with the replayed proof"), request.clone().header("Authorization", &value)),
                 (format!("{what}, with a fresh proof"), request.clone().header("Authorization", &fresh)),
             ];
-            refused(stage, &live, &attempts, without_proof)?;
+            refused(&live, &attempts, without_proof)?;
         }
         // A connection that has proven itself is no more trusted than any other.
         let requests: Vec<Vec<u8>> = routes
@@ -478,12 +477,12 @@ fn draining_is_proven_too(stage: &mut Stage) -> Outcome {
             let what = format!("proof {number} while the record cannot be read");
             let nonce = proof::nonce();
             let request = live.target.proving(&live.credential, &nonce);
-            let response = answered(stage, &live, &what, &request)?;
+            let response = answered(&live, &what, &request)?;
             stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
             if member(&response, "state").as_deref() != Some("draining") {
                 return inconclusive(format!("{what}: not draining"));
             }
-            ensure_proven_state(stage, &live, &what, "draining", response, &nonce)?;
+            ensure_proven_state(&live, &what, "draining", response, &nonce)?;
         }
         restore_record(stage, &bytes)
     })

@@ -17,7 +17,7 @@ fn no_authorization_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 with WWW-Authenticate for each");
     live.between_controls(|| {
-        refused(stage, &live, &unauthorized(&live), |what, response| {
+        refused(&live, &unauthorized(&live), |what, response| {
             let challenge = response.header("www-authenticate").unwrap_or_default().trim();
             ensure!(!challenge.is_empty(), "{what}: 401 without WWW-Authenticate");
             Ok(())
@@ -36,11 +36,11 @@ fn wrong_bearer_refused(stage: &mut Stage) -> Outcome {
         .map(|(what, value)| (what.to_owned(), authorized(&live, &value)))
         .collect();
     live.between_controls(|| {
-        refused(stage, &live, &attempts, |_, _| Ok(()))?;
+        refused(&live, &attempts, |_, _| Ok(()))?;
         // Two headers are one list, which is not the credential as a whole; a server may find them malformed.
         let what = "a wrong bearer and the right one";
         let request = authorized(&live, "Bearer x").header("Authorization", &proof::bearer(&live.credential));
-        let response = answered(stage, &live, what, &request)?;
+        let response = answered(&live, what, &request)?;
         ensure!(
             matches!(response.status, 400 | 401),
             "{what}: answered {}",
@@ -103,7 +103,7 @@ fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
     let control = |stage: &mut Stage, when: &str| -> Outcome {
         let Some(read) = &read else { return Ok(()) };
         let request = live.operation(read).header("Authorization", &proof::bearer(&live.credential));
-        let response = answered(stage, &live, "the authenticated read", &request)?;
+        let response = answered(&live, "the authenticated read", &request)?;
         if !(200..300).contains(&response.status) {
             let summary = response.summary(stage.transcript());
             return fail(format!("the authenticated read {when}: {summary}"));
@@ -113,7 +113,7 @@ fn every_path_and_method_refused(stage: &mut Stage) -> Outcome {
     };
     live.between_controls(|| {
         control(stage, "before")?;
-        refused(stage, &live, &attempts, |_, _| Ok(()))?;
+        refused(&live, &attempts, |_, _| Ok(()))?;
         control(stage, "afterwards")
     })
 }
@@ -149,7 +149,7 @@ fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
 #[case("HS-9")]
 fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let answer = answered(stage, &live, "the good handshake", &bearing(&live))?;
+    let answer = answered(&live, "the good handshake", &bearing(&live))?;
     let mut facts: Vec<(&str, String)> = Vec::new();
     for name in ["id", "pid", "version", "protocol"] {
         let Some(value) = member(&answer, name) else {
@@ -177,7 +177,7 @@ fn refusals_tell_no_facts(stage: &mut Stage) -> Outcome {
         attempts.push((format!("a wrong bearer that accepts {accept}"), request));
     }
     live.between_controls(|| {
-        refused(stage, &live, &attempts, |what, response| {
+        refused(&live, &attempts, |what, response| {
             // A number in these headers is a time or a length.
             let told = response
                 .headers

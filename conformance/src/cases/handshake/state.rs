@@ -8,7 +8,7 @@ use local_daemon_harness::wait::{ms, until};
 
 use super::exchange::{answered, bearing, ensure_draining_like, ensure_state, hide_record, restore_record};
 use crate::case::case;
-use crate::fixtures::daemon::{Rival, open_work};
+use crate::fixtures::daemon::Rival;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{PROBE, Stage};
 
@@ -19,16 +19,16 @@ fn tells_the_state_of_this_moment(stage: &mut Stage) -> Outcome {
     const ROUNDS: usize = 20;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect(format!("draining, then ready, {ROUNDS} times"));
-    let first = answered(stage, &live, "before", &bearing(&live))?;
+    let first = answered(&live, "before", &bearing(&live))?;
     for round in 1..=ROUNDS {
         let bytes = hide_record(stage)?;
         let what = format!("round {round}, right after the record became unreadable");
-        let response = answered(stage, &live, &what, &bearing(&live))?;
-        ensure_draining_like(stage, &live, &what, &first, &response)?;
+        let response = answered(&live, &what, &bearing(&live))?;
+        ensure_draining_like(&live, &what, &first, &response)?;
         restore_record(stage, &bytes)?;
         let what = format!("round {round}, right after the record came back");
-        let response = answered(stage, &live, &what, &bearing(&live))?;
-        ensure_state(stage, &live, &what, "ready", &response)?;
+        let response = answered(&live, &what, &bearing(&live))?;
+        ensure_state(&live, &what, "ready", &response)?;
         ensure!(response.status == 200, "{what}: ready with status {}", response.status);
     }
     stage.control("ready before and after each draining");
@@ -50,7 +50,7 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
     for launch in 1..=LAUNCHES {
         let (daemon, live) = stage.launch_ready()?;
         // With open work it stays for longer; not every daemon has what could be left open.
-        let _work = holds_work.then(|| open_work(stage, &live)).transpose()?;
+        let _work = holds_work.then(|| live.open_work()).transpose()?;
         let rival = Rival::new()?;
         let bytes = bearing(&live).bytes();
         let connect = || Connection::open(live.target.address, Instant::now() + PROBE);
@@ -62,7 +62,7 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
         let early = match told {
             Ok((_, answer)) if answer.closes => connect(),
             Ok((it, answer)) => {
-                ensure_state(stage, &live, "before", "ready", &answer)?;
+                ensure_state(&live, "before", "ready", &answer)?;
                 Ok(it)
             }
             Err(fault) => return inconclusive(format!("no handshake of a ready daemon: {fault}")),
@@ -83,7 +83,7 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
             if let Ok(response) = answer {
                 answers += 1;
                 let what = "after the record became another's";
-                ensure_state(stage, &live, what, "draining", &response)?;
+                ensure_state(&live, what, "draining", &response)?;
             }
         }
         daemon.kill_group();
@@ -100,8 +100,8 @@ fn never_ready_beside_another_owner(stage: &mut Stage) -> Outcome {
 #[case("HS-14", "HS-16")]
 fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let _work = open_work(stage, &live)?;
-    let ready = answered(stage, &live, "before", &bearing(&live))?;
+    let _work = live.open_work()?;
+    let ready = answered(&live, "before", &bearing(&live))?;
     stage.expect("draining with all members from the removal of the record until the exit");
     let Ok(early) = Connection::open(live.target.address, Instant::now() + PROBE) else {
         return inconclusive("no further connection to a ready daemon");
@@ -123,7 +123,7 @@ fn draining_while_it_stops(stage: &mut Stage) -> Outcome {
         match answer {
             Ok(response) => {
                 answers += 1;
-                ensure_draining_like(stage, &live, "after SIGTERM", &ready, &response)?;
+                ensure_draining_like(&live, "after SIGTERM", &ready, &response)?;
             }
             // An idle connection may be closed by a daemon that drains.
             Err(fault) => stage.observed(format!("after SIGTERM: {fault}")),

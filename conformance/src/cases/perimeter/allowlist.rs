@@ -8,15 +8,14 @@ use local_daemon_spec::vectors;
 use crate::case::case;
 use crate::fixtures::daemon::further_state_dir;
 use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, all_answered, answered, emit_route, marker,
-    own_origin, port, read_route, served, stream_route,
+    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, emit_route, marker, read_route, stream_route,
 };
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// Origins that a daemon might think good of by itself.
 fn likely(live: &ReadyDaemon) -> Vec<String> {
-    let port = port(live);
+    let port = live.port();
     let mut origins: Vec<String> = [
         LISTED,
         LISTED_TOO,
@@ -57,7 +56,7 @@ fn likely(live: &ReadyDaemon) -> Vec<String> {
         format!("https://127.0.0.1:{port}"),
         format!("http://127.0.0.1:{}", port ^ 1),
     ]);
-    origins.retain(|origin| *origin != own_origin(live));
+    origins.retain(|origin| *origin != live.own_origin());
     origins
 }
 
@@ -75,16 +74,16 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon, origins: &[String]) -> Outcome
             ]
         })
         .collect();
-    all_answered(stage, live, &asks, &[403])
+    live.all_answered(&asks, &[403])
 }
 
 /// From this origin the good request is served, and a preflight is answered 204.
 fn admitted(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome {
     let read = read_route(stage);
     let good = read.ask(live).bearer(live).origin(origin);
-    served(stage, live, &good.named(format!("from {origin}")))?;
+    live.served(&good.named(format!("from {origin}")))?;
     let preflight = read.ask(live).preflight(origin, "GET");
-    answered(stage, live, &preflight.named(format!("preflight from {origin}")), &[204])?;
+    live.answered(&preflight.named(format!("preflight from {origin}")), &[204])?;
     Ok(())
 }
 
@@ -94,10 +93,10 @@ fn admitted(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome {
 fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("403 for each, 2xx for its own");
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let read = read_route(stage);
     let good = read.ask(&live).bearer(&live).origin(&own);
-    served(stage, &live, &good.named("from its own origin"))?;
+    live.served(&good.named("from its own origin"))?;
     let origins = likely(&live);
     live.between_controls(|| refused(stage, &live, &origins))
 }
@@ -225,7 +224,7 @@ fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
     } else {
         "localhost"
     };
-    let other_name = format!("http://{other}:{}", port(&live));
+    let other_name = format!("http://{other}:{}", live.port());
     let both = [LISTED.to_owned(), other_name.clone()];
     live.between_controls(|| {
         refused(stage, &live, &both)?;
@@ -270,7 +269,7 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     if let Ok(emit) = emit_route(stage, 7) {
         asks.push(emit.ask(&live).bearer(&live).origin(LISTED).named("a change"));
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[403]))?;
+    live.between_controls(|| live.all_answered(&asks, &[403]))?;
     admitted(stage, &live, LISTED_TOO)
 }
 
@@ -287,21 +286,21 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     change(stage, true, LISTED_TOO)?;
     let token = stage.manifest().binding.stream.clone().and_then(|stream| stream.query_token);
     let bearing = || stream.ask(&live).bearer(&live);
-    let mut removed = vec![("its stream", Follower::open(stage, &live, &bearing().origin(LISTED))?)];
+    let mut removed = vec![("its stream", Follower::open(&live, &bearing().origin(LISTED))?)];
     if let Some(token) = token {
         let ask = stream.ask(&live).parameter(&token, &live.credential.text()).origin(LISTED);
-        removed.push(("its stream by query token", Follower::open(stage, &live, &ask)?));
+        removed.push(("its stream by query token", Follower::open(&live, &ask)?));
     }
     let mut kept = vec![
-        ("the other origin's stream", Follower::open(stage, &live, &bearing().origin(LISTED_TOO))?),
-        ("a stream of no origin", Follower::open(stage, &live, &bearing())?),
-        ("a stream of its own origin", Follower::open(stage, &live, &bearing().origin(&own_origin(&live)))?),
+        ("the other origin's stream", Follower::open(&live, &bearing().origin(LISTED_TOO))?),
+        ("a stream of no origin", Follower::open(&live, &bearing())?),
+        ("a stream of its own origin", Follower::open(&live, &bearing().origin(&live.own_origin()))?),
     ];
     let number = marker(stage);
     let emits = emit_route(stage, number).is_ok();
     if emits {
         let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
-        served(stage, &live, &emit.named("a number for all"))?;
+        live.served(&emit.named("a number for all"))?;
         for (what, follower) in removed.iter_mut().chain(&mut kept) {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
             ensure!(came, "{what} delivers nothing while its origin is listed");
@@ -317,7 +316,7 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     if emits {
         let number = marker(stage);
         let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
-        served(stage, &live, &emit.named("a number for who is left"))?;
+        live.served(&emit.named("a number for who is left"))?;
         for (what, follower) in &mut kept {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
             ensure!(came, "{what} ended with it");

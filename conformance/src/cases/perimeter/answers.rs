@@ -5,8 +5,7 @@ use serde_json::Value;
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, UNKNOWN, UNLISTED, answer, answered, handshake_route, launch_listed, lists, mutation_route, port,
-    read_route, served, stream_route,
+    Ask, UNKNOWN, UNLISTED, handshake_route, launch_listed, lists, mutation_route, read_route, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
@@ -15,7 +14,7 @@ use crate::stage::{ReadyDaemon, Stage};
 fn refused(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
     let read = read_route(stage);
     let good = || read.ask(live).bearer(live);
-    let foreign = format!("evil.example:{}", port(live));
+    let foreign = format!("evil.example:{}", live.port());
     let mut asks = vec![
         (read.ask(live).named("no credential"), 401, Some("unauthorized")),
         (Ask::new(live, "GET", UNKNOWN).named("no credential, unknown path"), 401, Some("unauthorized")),
@@ -109,7 +108,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
     let asks = refused(stage, &live);
     live.between_controls(|| {
         for (ask, status, code) in &asks {
-            let response = answer(stage, &live, ask)?;
+            let response = live.answer(ask)?;
             let what = format!("{}, answered {}", ask.what, response.status);
             ensure!(response.status >= 400, "{what}, where {status} was to be refused");
             // Of bytes that never became a request a status may be all there is to say.
@@ -135,7 +134,7 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("404 and not_found; 405, method_not_allowed and Allow");
     let read = read_route(stage);
-    served(stage, &live, &read.ask(&live).bearer(&live))?;
+    live.served(&read.ask(&live).bearer(&live))?;
     stage.control("the read was served");
     let code = |response: &Response| {
         let body = response.json()?;
@@ -150,7 +149,7 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     ] {
         for method in ["GET", "POST", "DELETE"] {
             let ask = Ask::new(&live, method, path).bearer(&live);
-            let response = answered(stage, &live, &ask, &[404])?;
+            let response = live.answered(&ask, &[404])?;
             let told = code(&response);
             ensure!(told.as_deref() == Some("not_found"), "{method} {path}: 404 with the code {told:?}");
         }
@@ -160,7 +159,7 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     for route in routes {
         // No route takes a method that nobody has heard of.
         let ask = Ask::new(&live, "FROBNICATE", &route.path).bearer(&live);
-        let response = answered(stage, &live, &ask, &[405])?;
+        let response = live.answered(&ask, &[405])?;
         let told = code(&response);
         ensure!(told.as_deref() == Some("method_not_allowed"), "{}: 405 with the code {told:?}", ask.what);
         ensure!(
@@ -191,7 +190,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
         asks.push((mutation.ask(&live).bearer(&live).named("a good change"), 201));
     }
     for (ask, _) in &asks {
-        let plain = answer(stage, &live, ask)?;
+        let plain = live.answer(ask)?;
         let media_type = plain.media_type().unwrap_or_default();
         if plain.body.is_empty() || !media_type.ends_with("json") {
             continue;
@@ -208,7 +207,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
         ] {
             let ask = ask.clone().with("Accept", accept);
             let what = format!("{}, Accept: {accept}", ask.what);
-            let response = answer(stage, &live, &ask.named(&*what))?;
+            let response = live.answer(&ask.named(&*what))?;
             let told = response.media_type().unwrap_or_default();
             ensure!(
                 response.status == plain.status,
@@ -225,7 +224,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{}: {media_type} otherwise", ask.what));
     }
     let ask = handshake.ask(&live).bearer(&live).with("Accept", "text/plain");
-    let response = served(stage, &live, &ask.named("the handshake, Accept: text/plain"))?;
+    let response = live.served(&ask.named("the handshake, Accept: text/plain"))?;
     let told = response.media_type().unwrap_or_default();
     ensure!(told == "application/json", "the handshake's Content-Type is {told:?}");
     Ok(())
@@ -246,7 +245,7 @@ fn answers_not_stored(stage: &mut Stage) -> Outcome {
     asks.extend(mutation_route(stage).map(|mutation| mutation.ask(&live).bearer(&live)));
     asks.extend(stream_route(stage).map(|stream| stream.ask(&live).bearer(&live)));
     for ask in &asks {
-        let response = answer(stage, &live, ask)?;
+        let response = live.answer(ask)?;
         ensure!(
             lists(&response, "cache-control", "no-store"),
             "{}: Cache-Control is {:?}",

@@ -5,10 +5,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, METHODS, UNLISTED, all_answered, answer, answered, handshake_route, launch_listed, paths, port,
-    read_route, served,
-};
+use crate::fixtures::http::{Ask, METHODS, UNLISTED, handshake_route, launch_listed, paths, read_route};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -29,19 +26,19 @@ fn likeness(response: &Response, of_head: bool) -> (u16, Vec<(String, String)>, 
 }
 
 /// Each is refused in the same way as the first of its kind: GET of an unknown path.
-fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
+fn refused_alike(live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
     let first = Ask::new(live, "GET", crate::fixtures::http::UNKNOWN);
-    let first = answered(stage, live, &first, &[401])?;
+    let first = live.answered(&first, &[401])?;
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")
     });
     ensure!(offers, "WWW-Authenticate is {:?}", first.all("www-authenticate"));
     for (of_head, ask) in asks {
-        let response = answered(stage, live, ask, &[401])?;
+        let response = live.answered(ask, &[401])?;
         let (wanted, seen) = (likeness(&first, *of_head), likeness(&response, *of_head));
         ensure!(wanted == seen, "{}: answered {seen:?}, and an unknown path {wanted:?}", ask.what);
     }
-    stage.observed(format!("{} requests were refused alike", asks.len()));
+    live.context().observed(format!("{} requests were refused alike", asks.len()));
     Ok(())
 }
 
@@ -63,7 +60,7 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
             asks.push((method == "HEAD", refused.named(format!("{method} {path}, wrong credential"))));
         }
     }
-    live.between_controls(|| refused_alike(stage, &live, &asks))
+    live.between_controls(|| refused_alike(&live, &asks))
 }
 
 /// Bearers that a careless comparison takes for the credential, and the credential in other headers, on the
@@ -73,7 +70,7 @@ fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401, the same for each");
     let read = read_route(stage);
-    served(stage, &live, &read.ask(&live).bearer(&live))?;
+    live.served(&read.ask(&live).bearer(&live))?;
     let mut asks: Vec<(bool, Ask)> = wrong_bearers(&live.credential)
         .into_iter()
         .map(|(what, value)| (false, read.ask(&live).with("Authorization", &value).named(what)))
@@ -97,7 +94,7 @@ fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
             asks.push((false, ask.named(format!("the credential in {header}"))));
         }
     }
-    live.between_controls(|| refused_alike(stage, &live, &asks))
+    live.between_controls(|| refused_alike(&live, &asks))
 }
 
 /// The credential in cookies, in bodies and in other query parameters, on a read, the handshake and the event
@@ -169,7 +166,7 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
             }
         }
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| live.all_answered(&asks, &[401]))
 }
 
 /// Two Authorization headers, equal or not, in either order, in one line or two, and the credential under
@@ -229,7 +226,7 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
             asks.push(ask().with("Authorization", &value).named(format!("{path}: {what}")));
         }
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))
+    live.between_controls(|| live.all_answered(&asks, &[401]))
 }
 
 /// WebSocket handshakes and other upgrades on every path: a foreign Host is 421, an unlisted origin 403, no
@@ -238,7 +235,7 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
 fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("421, 403, 401, in this order; never 101 without all three");
-    let foreign = format!("evil.example:{}", port(&live));
+    let foreign = format!("evil.example:{}", live.port());
     let upgrades: [(&str, &[(&str, &str)]); 4] = [
         (
             "WebSocket",
@@ -284,11 +281,11 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
     }
     live.between_controls(|| {
         for (status, asks) in &groups {
-            all_answered(stage, &live, asks, &[*status])?;
+            live.all_answered(asks, &[*status])?;
         }
         let read = read_route(stage);
         let ask = read.ask(&live).bearer(&live).with("Connection", "upgrade").with("Upgrade", "websocket");
-        let response = answer(stage, &live, &ask.named("an upgrade that passes the checks"))?;
+        let response = live.answer(&ask.named("an upgrade that passes the checks"))?;
         stage.observed(format!("an upgrade with the credential is answered {}", response.status));
         Ok(())
     })

@@ -7,8 +7,8 @@ use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
 use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, exchange,
-    launch_listed, marker, mutation_route, paths, port, read_route, served, stream_route,
+    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, emit_route, launch_listed, marker, mutation_route,
+    paths, read_route, stream_route,
 };
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
@@ -20,7 +20,7 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("414 before 421, 421 before 403, 403 before 401, 401 before anything that a route says");
     let read = read_route(stage);
-    let foreign = format!("evil.example:{}", port(&live));
+    let foreign = format!("evil.example:{}", live.port());
     let wrong = proof::bearer(&Credential::random());
     let long = format!("{}?{}", read.path, "a".repeat(40 * 1024));
     let get = |path: &str| Ask::new(&live, "GET", path);
@@ -82,7 +82,7 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
     );
     live.between_controls(|| {
         for (status, asks) in &groups {
-            all_answered(stage, &live, asks, &[*status])?;
+            live.all_answered(asks, &[*status])?;
         }
         Ok(())
     })
@@ -157,8 +157,8 @@ fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
         }
     }
     live.between_controls(|| {
-        all_answered(stage, &live, &open, &[401])?;
-        all_answered(stage, &live, &unlisted, &[403])
+        live.all_answered(&open, &[401])?;
+        live.all_answered(&unlisted, &[403])
     })
 }
 
@@ -201,7 +201,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each answer is the one that its request gets alone; HTTP/1.0 is judged alike");
     let read = read_route(stage);
-    let foreign = format!("evil.example:{}", port(&live));
+    let foreign = format!("evil.example:{}", live.port());
     let good = || read.ask(&live).bearer(&live);
     let bad = [
         (read.ask(&live), 401),
@@ -235,7 +235,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
         text.into_bytes()
     };
     for (refused, status) in bad.iter().chain([&(good(), 200)]) {
-        match exchange(&live, &old(refused)) {
+        match live.exchange(&old(refused)) {
             Ok(answer) => {
                 ensure!(answer.status == *status, "HTTP/1.0: answered {}, not {status}", answer.status);
             }
@@ -247,7 +247,7 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
 
 /// A request in every form that is refused: by its host, its origin, its authentication.
 fn refusals(live: &ReadyDaemon, ask: &Ask, query_token: &str) -> Vec<(Ask, u16)> {
-    let foreign = format!("evil.example:{}", port(live));
+    let foreign = format!("evil.example:{}", live.port());
     let text = live.credential.text();
     let good = ask.clone().bearer(live);
     let wrong = proof::bearer(&Credential::random());
@@ -291,7 +291,7 @@ fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no number of a refused request, and the number of the good one");
     let stream = stream_route(stage)?;
-    let mut follower = Follower::open(stage, &live, &stream.ask(&live).bearer(&live))?;
+    let mut follower = Follower::open(&live, &stream.ask(&live).bearer(&live))?;
     stage.precondition("an event stream is open");
     let token = query_token(stage);
     let probe = emit_route(stage, 0)?;
@@ -300,7 +300,7 @@ fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
         let number = marker(stage);
         let ask = emit_route(stage, number)?.ask(&live);
         let (ask, status) = refusals(&live, &ask, &token).swap_remove(place);
-        answered(stage, &live, &ask, &[status])?;
+        live.answered(&ask, &[status])?;
         refused.push((number, ask.what));
     }
     none_appears(stage, &live, &mut follower, refused)
@@ -315,7 +315,7 @@ fn none_appears(
 ) -> Outcome {
     let last = marker(stage);
     let good = emit_route(stage, last)?.ask(live).bearer(live);
-    served(stage, live, &good.named("the number that shall appear"))?;
+    live.served(&good.named("the number that shall appear"))?;
     ensure!(
         follower.wait_for(last, Instant::now() + ANSWER),
         "the number of the good request does not appear on the stream"
@@ -343,7 +343,7 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
     let token = query_token(stage);
     live.between_controls(|| {
         for (ask, status) in refusals(&live, &ask, &token) {
-            answered(stage, &live, &ask, &[status])?;
+            live.answered(&ask, &[status])?;
         }
         let exit = daemon.exit();
         ensure!(exit.is_none(), "the daemon ended: {exit:?}");
@@ -422,7 +422,7 @@ fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("none is answered 2xx, and the only number is that of the good request");
     let stream = stream_route(stage)?;
-    let mut follower = Follower::open(stage, &live, &stream.ask(&live).bearer(&live))?;
+    let mut follower = Follower::open(&live, &stream.ask(&live).bearer(&live))?;
     stage.precondition("an event stream is open");
     let mut sent = Vec::new();
     let probe = emit_route(stage, 0)?;

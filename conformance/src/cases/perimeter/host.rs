@@ -5,14 +5,13 @@ use serde_json::Value;
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, METHODS, all_answered, answer_to, answered, cites, ensure_status, handshake_route,
-    launch_listed, paths, port, read_route, served, texts,
+    Ask, LISTED, METHODS, cites, ensure_status, handshake_route, launch_listed, paths, read_route, texts,
 };
 use crate::outcome::Outcome;
 use crate::stage::{ReadyDaemon, Stage};
 
 fn names(live: &ReadyDaemon) -> [String; 3] {
-    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(live)))
+    ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()))
 }
 
 /// The handshake and a read are asked under each of the three names with the daemon's port: served, whichever
@@ -24,7 +23,7 @@ fn own_names_accepted(stage: &mut Stage) -> Outcome {
     for route in [handshake_route(stage), read_route(stage)] {
         for name in names(&live) {
             let ask = route.ask(&live).hosts([&*name]).bearer(&live);
-            served(stage, &live, &ask.named(format!("{} at {name}", route.path)))?;
+            live.served(&ask.named(format!("{} at {name}", route.path)))?;
         }
     }
     Ok(())
@@ -32,7 +31,7 @@ fn own_names_accepted(stage: &mut Stage) -> Outcome {
 
 /// The refused hosts of the vectors and some more, each with what it may be answered.
 fn foreign_hosts(live: &ReadyDaemon) -> Vec<(String, Vec<u16>)> {
-    let port = port(live).to_string();
+    let port = live.port().to_string();
     let own = names(live);
     let mut hosts = Vec::new();
     for vector in vectors::cases("hosts") {
@@ -87,16 +86,16 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     live.between_controls(|| {
         for (host, statuses) in &hosts {
             let ask = read.ask(&live).hosts([&**host]).bearer(&live);
-            answered(stage, &live, &ask.named(format!("Host: {host}")), statuses)?;
+            live.answered(&ask.named(format!("Host: {host}")), statuses)?;
         }
-        let foreign = format!("evil.example:{}", port(&live));
+        let foreign = format!("evil.example:{}", live.port());
         for name in ["X-Forwarded-Host", "X-Host", "X-Original-Host", "Forwarded"] {
             let value = match name {
                 "Forwarded" => format!("host=\"{}\"", live.target.authority),
                 _ => live.target.authority.clone(),
             };
             let ask = read.ask(&live).hosts([&*foreign]).with(name, &value).bearer(&live);
-            answered(stage, &live, &ask.named(format!("Host: {foreign}, {name}: {value}")), &[421])?;
+            live.answered(&ask.named(format!("Host: {foreign}, {name}: {value}")), &[421])?;
         }
         stage.observed(format!("{} hosts were refused", hosts.len() + 4));
         Ok(())
@@ -112,7 +111,7 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     let read = read_route(stage);
     let own = live.target.authority.clone();
     let other = if own.starts_with("localhost") { "127.0.0.1" } else { "localhost" };
-    let other = format!("{other}:{}", port(&live));
+    let other = format!("{other}:{}", live.port());
     let asked = |hosts: &[&str]| {
         let ask = read.ask(&live).hosts(hosts.iter().copied()).bearer(&live);
         ask.named(format!("Host: {hosts:?}"))
@@ -153,7 +152,7 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     ]);
     live.between_controls(|| {
         for (what, bytes) in &requests {
-            let response = answer_to(stage, &live, what, bytes)?;
+            let response = live.answer_to(what, bytes)?;
             ensure_status(stage, what, &response, &[400, 421])?;
         }
         stage.observed(format!("{} requests were refused", requests.len()));
@@ -168,13 +167,13 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421 for a foreign authority, 400 too where it is none; 2xx for the own");
     let read = read_route(stage);
-    let (own, port) = (live.target.authority.clone(), port(&live));
+    let (own, port) = (live.target.authority.clone(), live.port());
     let at = |authority: &str| {
         let target = format!("http://{authority}{}", read.path);
         let ask = read.ask(&live).target(&target).bearer(&live);
         ask.named(format!("GET {target}"))
     };
-    served(stage, &live, &at(&own))?;
+    live.served(&at(&own))?;
     let other_port = if port == u16::MAX { port - 1 } else { port + 1 };
     let foreign: Vec<Ask> = [
         "evil.example".to_owned(),
@@ -204,8 +203,8 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     ])
     .collect();
     live.between_controls(|| {
-        all_answered(stage, &live, &foreign, &[421])?;
-        all_answered(stage, &live, &odd, &[400, 421])
+        live.all_answered(&foreign, &[421])?;
+        live.all_answered(&odd, &[400, 421])
     })
 }
 
@@ -215,7 +214,7 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
 fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("421 for each");
-    let foreign = format!("evil.example:{}", port(&live));
+    let foreign = format!("evil.example:{}", live.port());
     let mut asks = Vec::new();
     for path in paths(stage) {
         for method in METHODS {
@@ -229,5 +228,5 @@ fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
         asks.push(upgrade.bearer(&live).named(format!("upgrade at {path}")));
     }
     asks.push(Ask::new(&live, "OPTIONS", "*").hosts([&*foreign]));
-    live.between_controls(|| all_answered(stage, &live, &asks, &[421]))
+    live.between_controls(|| live.all_answered(&asks, &[421]))
 }

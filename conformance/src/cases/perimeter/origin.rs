@@ -4,15 +4,15 @@ use local_daemon_spec::vectors;
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNLISTED, all_answered, answer, answered, cites, cors, ensure_status,
-    launch_listed, lists, mutation_route, own_origin, paths, port, read_route, served, stream_route, texts,
+    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, mutation_route,
+    paths, read_route, stream_route, texts,
 };
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
 fn refused_origins(live: &ReadyDaemon, id: &str) -> Vec<(String, Vec<String>)> {
-    let port = port(live).to_string();
+    let port = live.port().to_string();
     let vectors = vectors::cases("origins");
     // Only those whose list is the one that these cases make; removal and the empty list have cases of their own.
     let mine = |vector: &&serde_json::Value| {
@@ -40,7 +40,7 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon, asked: &[(String, Vec<String>)
             ask.named(format!("{origins:?} at {host}"))
         })
         .collect();
-    live.between_controls(|| all_answered(stage, live, &asks, &[403]))
+    live.between_controls(|| live.all_answered(&asks, &[403]))
 }
 
 /// Reads with the credential without Origin, from the daemon's own and from a listed origin are served; from
@@ -51,9 +51,9 @@ fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
     stage.expect("2xx for no origin, the own and the listed ones; 403 for every other");
     let read = read_route(stage);
     let good = || read.ask(&live).bearer(&live);
-    served(stage, &live, &good())?;
-    for origin in [own_origin(&live), LISTED.to_owned(), LISTED_TOO.to_owned()] {
-        served(stage, &live, &good().origin(&origin).named(format!("from {origin}")))?;
+    live.served(&good())?;
+    for origin in [live.own_origin(), LISTED.to_owned(), LISTED_TOO.to_owned()] {
+        live.served(&good().origin(&origin).named(format!("from {origin}")))?;
     }
     let host = live.target.authority.clone();
     let mut asked = refused_origins(&live, "PER-8");
@@ -97,7 +97,7 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
             asks.push(ask.clone().origin(origin).named(format!("stream with a query token from {origin}")));
         }
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[403]))
+    live.between_controls(|| live.all_answered(&asks, &[403]))
 }
 
 /// Preflights from unlisted origins, `null` and two origins at once, with and without the credential: 403,
@@ -108,7 +108,7 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     stage.expect("403 without any Access-Control- header");
     let read = read_route(stage);
     let ask = || Ask::new(&live, "OPTIONS", &read.path);
-    answered(stage, &live, &ask().preflight(LISTED, "GET").named("a listed preflight"), &[204])?;
+    live.answered(&ask().preflight(LISTED, "GET").named("a listed preflight"), &[204])?;
     stage.control("the preflight of a listed origin was answered 204");
     let mut asks: Vec<Ask> = [
         UNLISTED,
@@ -127,7 +127,7 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     asks.extend(bearing.collect::<Vec<_>>());
     live.between_controls(|| {
         for ask in &asks {
-            let response = answered(stage, &live, ask, &[403])?;
+            let response = live.answered(ask, &[403])?;
             let permissions = cors(&response);
             ensure!(permissions.is_empty(), "{}: {permissions:?}", ask.what);
         }
@@ -171,7 +171,7 @@ fn origins_compared_whole(stage: &mut Stage) -> Outcome {
 fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
-    let (host, own) = (live.target.authority.clone(), own_origin(&live));
+    let (host, own) = (live.target.authority.clone(), live.own_origin());
     let mut asked = refused_origins(&live, "PER-11");
     let more: [&[&str]; 7] = [
         &["null"],
@@ -194,14 +194,14 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("2xx from the name that is asked, 403 from the other two");
     let read = read_route(stage);
-    let names = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", port(&live)));
+    let names = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()));
     let mut asked = Vec::new();
     for host in &names {
         for name in &names {
             let origin = format!("http://{name}");
             if host == name {
                 let ask = read.ask(&live).hosts([&**host]).bearer(&live).origin(&origin);
-                served(stage, &live, &ask.named(format!("{origin} at itself")))?;
+                live.served(&ask.named(format!("{origin} at itself")))?;
             } else {
                 asked.push((host.clone(), vec![origin]));
             }
@@ -246,14 +246,14 @@ fn of_every_status(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16)> {
 fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no header that begins with Access-Control-");
-    let own = own_origin(&live);
+    let own = live.own_origin();
     let listed = read_route(stage).ask(&live).bearer(&live).origin(LISTED);
-    let listed = served(stage, &live, &listed.named("from a listed origin"))?;
+    let listed = live.served(&listed.named("from a listed origin"))?;
     stage.control(format!("a listed origin's answer has {:?}", cors(&listed)));
     for (ask, status) in of_every_status(stage, &live) {
         for origin in [None, Some(&*own), Some(UNLISTED), Some("null")] {
             let ask = origin.map_or_else(|| ask.clone(), |origin| ask.clone().origin(origin));
-            let response = answer(stage, &live, &ask)?;
+            let response = live.answer(&ask)?;
             // Most have the status that they are to have, and that is another case's affair.
             let what = format!("{} from {origin:?}, answered {}", ask.what, response.status);
             let headers = cors(&response);
@@ -275,7 +275,7 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
     for (ask, status) in of_every_status(stage, &live) {
         for origin in [LISTED, LISTED_TOO, LISTED] {
             let ask = ask.clone().origin(origin);
-            let response = answer(stage, &live, &ask)?;
+            let response = live.answer(&ask)?;
             ensure_status(stage, &ask.what, &response, &[status])?;
             let allowed = response.all("access-control-allow-origin");
             ensure!(
@@ -314,7 +314,7 @@ fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
         }
     }
     for ask in &asks {
-        let response = answer(stage, &live, ask)?;
+        let response = live.answer(ask)?;
         let bad: Vec<String> = cors(&response)
             .into_iter()
             .filter(|header| {

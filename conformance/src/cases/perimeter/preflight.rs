@@ -5,8 +5,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNKNOWN, answer, answered, emit_route, handshake_route, launch_listed, lists,
-    paths, read_route, served,
+    Ask, LISTED, LISTED_TOO, UNKNOWN, emit_route, handshake_route, launch_listed, lists, paths, read_route,
 };
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
@@ -22,9 +21,9 @@ fn preflights(stage: &Stage, live: &ReadyDaemon) -> Vec<Ask> {
 }
 
 /// The answer to a preflight that is allowed.
-fn allowed(stage: &mut Stage, live: &ReadyDaemon, ask: &Ask) -> Outcome<Response> {
-    let response = answered(stage, live, ask, &[204])?;
-    stage.precondition(format!("{}: 204", ask.what));
+fn allowed(live: &ReadyDaemon, ask: &Ask) -> Outcome<Response> {
+    let response = live.answered(ask, &[204])?;
+    live.context().precondition(format!("{}: 204", ask.what));
     Ok(response)
 }
 
@@ -44,7 +43,7 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
             (ask.with("Access-Control-Request-Headers", "authorization"), LISTED),
             (too, LISTED_TOO),
         ] {
-            let response = allowed(stage, &live, &ask)?;
+            let response = allowed(&live, &ask)?;
             let length = response.header("content-length").unwrap_or("0").to_owned();
             ensure!(
                 response.body.is_empty() && length == "0" && response.header("transfer-encoding").is_none(),
@@ -81,7 +80,7 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
     for route in routes {
         let path = route.path;
         let ask = Ask::new(&live, "OPTIONS", &path).preflight(LISTED, "GET");
-        let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
+        let response = allowed(&live, &ask.named(format!("preflight of {path}")))?;
         let listed: Vec<String> = (response.all("access-control-allow-methods").iter())
             .flat_map(|value| value.split(','))
             .map(|method| method.trim().to_owned())
@@ -89,7 +88,7 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
         for method in ASKED {
             // A body that no route takes: what is asked here has no effect.
             let ask = Ask::new(&live, method, &path).bearer(&live).with("Connection", "close");
-            let response = answer(stage, &live, &ask)?;
+            let response = live.answer(&ask)?;
             let (taken, told) = (response.status != 405, listed.iter().any(|known| known == method));
             ensure!(
                 taken == told,
@@ -105,7 +104,7 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
     }
     for path in [UNKNOWN, "/health", "/v2/status"] {
         let ask = Ask::new(&live, "OPTIONS", path).preflight(LISTED, "GET");
-        let response = allowed(stage, &live, &ask.named(format!("preflight of {path}")))?;
+        let response = allowed(&live, &ask.named(format!("preflight of {path}")))?;
         let told = response.all("access-control-allow-methods");
         ensure!(told.is_empty(), "{path} is no route, and its preflight lists {told:?}");
     }
@@ -133,7 +132,7 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
         );
     }
     for ask in &asks {
-        let response = allowed(stage, &live, ask)?;
+        let response = allowed(&live, ask)?;
         let told = response.all("access-control-allow-headers");
         ensure!(
             told == ["authorization, content-type, last-event-id"],
@@ -150,7 +149,7 @@ fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Max-Age once, from 0 to 60");
     for ask in preflights(stage, &live) {
-        let response = allowed(stage, &live, &ask)?;
+        let response = allowed(&live, &ask)?;
         let told = response.all("access-control-max-age");
         let good = matches!(told[..], [age] if age.parse::<u64>().is_ok_and(|age| age <= 60));
         ensure!(good, "{}: Access-Control-Max-Age is {told:?}", ask.what);
@@ -166,14 +165,14 @@ fn options_authenticates(stage: &mut Stage) -> Outcome {
     stage.expect("401 for each; a preflight of the same path is 204");
     let wrong = proof::bearer(&Credential::random());
     let read = read_route(stage);
-    served(stage, &live, &read.ask(&live).bearer(&live))?;
+    live.served(&read.ask(&live).bearer(&live))?;
     for path in paths(stage) {
         let ask = Ask::new(&live, "OPTIONS", &path);
-        allowed(stage, &live, &ask.clone().preflight(LISTED, "GET"))?;
+        allowed(&live, &ask.clone().preflight(LISTED, "GET"))?;
         for (what, ask) in [
             ("alone", ask.clone()),
             ("with an origin alone", ask.clone().origin(LISTED)),
-            ("from a page of its own", ask.clone().origin(&crate::fixtures::http::own_origin(&live))),
+            ("from a page of its own", ask.clone().origin(&live.own_origin())),
             ("asking for a method alone", ask.clone().with("Access-Control-Request-Method", "GET")),
             (
                 "asking for headers alone",
@@ -181,12 +180,12 @@ fn options_authenticates(stage: &mut Stage) -> Outcome {
             ),
         ] {
             let ask = ask.named(format!("OPTIONS {path}, {what}"));
-            answered(stage, &live, &ask, &[401])?;
-            answered(stage, &live, &ask.with("Authorization", &wrong), &[401])?;
+            live.answered(&ask, &[401])?;
+            live.answered(&ask.with("Authorization", &wrong), &[401])?;
         }
     }
     // To some parsers it is no target at all.
     let star = Ask::new(&live, "OPTIONS", "*");
-    answered(stage, &live, &star, &[400, 401])?;
+    live.answered(&star, &[400, 401])?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use local_daemon_harness::proof::{self, Credential};
 use super::super::handshake::wrong_bearers;
 use crate::case::case;
 use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, all_answered, answered, emit_route, handshake_route,
-    launch_listed, marker, port, read_route, served,
+    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, emit_route, handshake_route, launch_listed, marker,
+    read_route,
 };
 use crate::manifest::StreamBinding;
 use crate::outcome::{Outcome, ensure, not_applicable};
@@ -56,7 +56,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     let mut numbers = Vec::new();
     if let (Some(stream), Ok(_)) = (&stream, emit_route(stage, 0)) {
         let ask = Ask::new(&live, "GET", &stream.path).bearer(&live);
-        follower = Some(Follower::open(stage, &live, &ask)?);
+        follower = Some(Follower::open(&live, &ask)?);
         for beside in [false, true] {
             for headers in [
                 &[][..],
@@ -78,11 +78,11 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
             asks.push(ask.named(format!("{method} of the stream with a token")));
         }
     }
-    live.between_controls(|| all_answered(stage, &live, &asks, &[401]))?;
+    live.between_controls(|| live.all_answered(&asks, &[401]))?;
     if let Some(mut follower) = follower {
         let last = marker(stage);
         let good = emit_route(stage, last)?.ask(&live).bearer(&live);
-        served(stage, &live, &good)?;
+        live.served(&good)?;
         ensure!(
             follower.wait_for(last, Instant::now() + ANSWER),
             "the number of the good request does not appear on the stream"
@@ -103,7 +103,7 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
     let ask = || Ask::new(&live, "GET", &stream.path);
     let right = || ask().parameter(&name, &live.credential.text());
     let opens = |stage: &mut Stage, what: &str, ask: Ask| -> Outcome {
-        Follower::open(stage, &live, &ask.named(what))?;
+        Follower::open(&live, &ask.named(what))?;
         stage.control(format!("{what}: the stream opens"));
         Ok(())
     };
@@ -135,18 +135,13 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
             .named("a wrong token beside the right credential"),
         ask().named("no token at all"),
     ]);
-    let foreign = format!("evil.example:{}", port(&live));
+    let foreign = format!("evil.example:{}", live.port());
     let unlisted = [UNLISTED, "null", "http://localhost:3000"]
         .map(|origin| right().origin(origin).named(format!("the right token from {origin}")));
     live.between_controls(|| {
-        all_answered(stage, &live, &wrong, &[401])?;
-        all_answered(stage, &live, &unlisted, &[403])?;
-        answered(
-            stage,
-            &live,
-            &right().hosts([&*foreign]).named("the right token at a foreign Host"),
-            &[421],
-        )?;
+        live.all_answered(&wrong, &[401])?;
+        live.all_answered(&unlisted, &[403])?;
+        live.answered(&right().hosts([&*foreign]).named("the right token at a foreign Host"), &[421])?;
         Ok(())
     })?;
     opens(stage, "the right token afterwards", right())
@@ -207,7 +202,7 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
                 ];
                 for ask in asks {
                     // Whether it is refused is other cases' affair.
-                    let _ = crate::fixtures::http::exchange(&live, &ask.bytes());
+                    let _ = live.exchange(&ask.bytes());
                 }
             }
         }
@@ -218,10 +213,10 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
             format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization : Bearer {token}\r\n\r\n", read.path),
             format!("GET {} HTTP/1.1\r\nHost: {own}\r\nAuthorization: Bearer {token}\0\r\n\r\n", read.path),
         ] {
-            let _ = crate::fixtures::http::exchange(&live, text.as_bytes());
+            let _ = live.exchange(text.as_bytes());
         }
     }
-    served(stage, &live, &read.ask(&live).bearer(&live))?;
+    live.served(&read.ask(&live).bearer(&live))?;
     stage.control("the good request was served afterwards");
     daemon.signal(local_daemon_harness::process::Signal::TERM)?;
     let deadline = Instant::now() + stage.manifest().daemon.stand_down_timeout() + ANSWER;

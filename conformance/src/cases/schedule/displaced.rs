@@ -12,7 +12,7 @@ use local_daemon_spec::Profile;
 
 use super::{fault, held, leaves, survives, trace};
 use crate::case::case;
-use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, open_work, read, yielding};
+use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, read, yielding};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{PROBE, Stage};
 
@@ -41,7 +41,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
     leaves(stage, &first, "it went on")?;
     let touched = changes(&watch.events(), &name);
     ensure!(touched.is_empty(), "it touched the record: {touched:?}");
-    survives(stage, &second, &new, "after the first one left")
+    survives(&second, &new, "after the first one left")
 }
 
 /// While a daemon is stopped (SIGSTOP), another id is written into its record by the one write that notifies
@@ -50,7 +50,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
 fn ready_unseen(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     // Open work keeps it there to answer; one without is free to be gone.
-    let work = match open_work(stage, &live) {
+    let work = match live.open_work() {
         Err(Stop::Untestable(_) | Stop::NotApplicable(_)) => None,
         work => Some(work?),
     };
@@ -135,7 +135,7 @@ fn displacement_both_ways(stage: &mut Stage) -> Outcome {
         leaves(stage, &current, "one of another generation published")?;
         current = next;
     }
-    survives(stage, &current, &live, "as the last to publish")?;
+    survives(&current, &live, "as the last to publish")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
     stage.observed(format!("{launches} launches, {published} publishes"));
     ensure!(published == launches, "{launches} launches published {published} times");

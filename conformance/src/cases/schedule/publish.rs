@@ -136,7 +136,7 @@ fn credential_by_overwrite(stage: &mut Stage) -> Outcome {
     let same = read(&stage.credential_path())? == before && after.ino == facts.ino && !after.is_loose();
     ensure!(same, "the second to arrive replaced the credential");
     leaves(stage, &second.0, "it was displaced")?;
-    survives(stage, &first.0, &survivor, "as the last to publish")
+    survives(&first.0, &survivor, "as the last to publish")
 }
 
 /// Two launches are held with their records written and not yet in place, and go on one after the other.
@@ -194,7 +194,7 @@ fn late_publish(stage: &mut Stage) -> Outcome {
     strace.release(&late)?;
     let live = stage.ready(&late)?;
     leaves(stage, &early, "it was displaced")?;
-    survives(stage, &late, &live, "as the last to publish")
+    survives(&late, &live, "as the last to publish")
 }
 
 /// Two launches that yield have both found nobody and are held right before they publish. Stems from
@@ -218,5 +218,5 @@ fn yielding_together(stage: &mut Stage) -> Outcome {
         live => live?,
     };
     leaves(stage, &first, "it was displaced")?;
-    survives(stage, &second, &live, "as the last to publish")
+    survives(&second, &live, "as the last to publish")
 }

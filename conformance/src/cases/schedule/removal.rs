@@ -57,11 +57,11 @@ fn literal_removal(stage: &mut Stage) -> Outcome {
     let (second, new) = successor(stage, &old)?;
     stage.expect("the successor's record stands and the successor is ready when the first one is gone");
     remove_and_stop(&first, &strace)?;
-    survives(stage, &second, &new, "after its predecessor's removal")?;
+    survives(&second, &new, "after its predecessor's removal")?;
     nothing_taken_is_left(stage)?;
     first.cont()?;
     leaves(stage, &first, "its stop went on")?;
-    survives(stage, &second, &new, "after its predecessor left")
+    survives(&second, &new, "after its predecessor left")
 }
 
 /// Lets a held removal go through and stops the daemon (SIGSTOP) right after it: the call goes through when the tracer is
@@ -92,7 +92,7 @@ fn lock_only_removal(stage: &mut Stage) -> Outcome {
     let (second, new) = successor(stage, &old)?;
     strace.release(&first)?;
     leaves(stage, &first, "its stop went on")?;
-    survives(stage, &second, &new, "after its predecessor's removal")?;
+    survives(&second, &new, "after its predecessor's removal")?;
     nothing_taken_is_left(stage)
 }
 
@@ -149,7 +149,7 @@ fn no_reclaim(stage: &mut Stage) -> Outcome {
     ensure!(same, "the taken file is not the successor's record as it was");
     stage.precondition("the successor, stopped, had its record taken; the taken file is untouched");
     second.cont()?;
-    survives(stage, &second, &new, "after its record was taken")?;
+    survives(&second, &new, "after its record was taken")?;
     let gone = until(Instant::now() + SLACK, || (!taken.exists()).then_some(()));
     ensure!(gone.is_some(), "the reclaimed taken file is still there");
     for (path, facts) in foreign {
@@ -177,8 +177,8 @@ fn put_back(stage: &mut Stage) -> Outcome {
     let (third, new) = stage.launch_ready()?;
     first.cont()?;
     leaves(stage, &first, "its stop went on")?;
-    survives(stage, &third, &new, "after its predecessor's removal")?;
+    survives(&third, &new, "after its predecessor's removal")?;
     second.cont()?;
     leaves(stage, &second, "it went on and found another's record")?;
-    survives(stage, &third, &new, "after the second one left")
+    survives(&third, &new, "after the second one left")
 }

@@ -11,8 +11,8 @@ use local_daemon_harness::wait::until as look_until;
 use crate::case::case;
 use crate::fixtures::daemon::SLACK;
 use crate::fixtures::stream::{
-    Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, from_the_beginning,
-    id, open, resume, seqs, split, stalled, until,
+    Event, LARGE, MOST_BYTES, MOST_EVENTS, Poster, SEEN, SILENT, break_in, brief, follow, id, seqs, split,
+    until,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage};
@@ -26,8 +26,8 @@ const GIVEN_BACK: Duration = Duration::from_secs(2);
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// What a log holds: everything that a stream from the beginning delivers, besides the gap.
-fn held(stage: &mut Stage, live: &ReadyDaemon, last: &str) -> Outcome<Vec<Event>> {
-    let mut stream = from_the_beginning(stage, live, "")?;
+fn held(live: &ReadyDaemon, last: &str) -> Outcome<Vec<Event>> {
+    let mut stream = live.stream_from_the_beginning("")?;
     let mut events = until(&mut stream, last)?;
     events.retain(|event| event.name != "gap");
     Ok(events)
@@ -42,11 +42,11 @@ fn length(events: &[Event]) -> usize {
 #[case("STR-21", deadline_s = 40)]
 fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(MOST_EVENTS + 200)?;
     stage.precondition(format!("{last} is the last of more than 4,096 short events"));
     stage.expect("at most 4,096 of them are held");
-    let held = held(stage, &live, &last)?.len() as u64;
+    let held = held(&live, &last)?.len() as u64;
     stage.observed(format!("{held} are held"));
     ensure!(held <= MOST_EVENTS, "{held} events are held");
     Ok(())
@@ -56,11 +56,11 @@ fn log_is_bounded_in_events(stage: &mut Stage) -> Outcome {
 #[case("STR-21", deadline_s = 40)]
 fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.bulk(MOST_BYTES + 20 * LARGE)?;
     stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
     stage.expect("at most 4 MiB of them are held");
-    let held = held(stage, &live, &last)?;
+    let held = held(&live, &last)?;
     let bytes = length(&held);
     stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
     ensure!(bytes <= MOST_BYTES, "{bytes} bytes are held");
@@ -71,7 +71,7 @@ fn log_is_bounded_in_bytes(stage: &mut Stage) -> Outcome {
 #[case("STR-22", deadline_s = 40)]
 fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(MOST_EVENTS + 200)?;
     let Some((_, seq)) = split(&last) else {
         return inconclusive(format!("a note was answered the id {last}"));
@@ -79,7 +79,7 @@ fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("{last} is the last of more than 4,096 short events"));
     stage.expect("the last 4,096 are held");
     let after = id(&live, seq - MOST_EVENTS);
-    let mut stream = resume(stage, &live, &format!("?after={after}"), &[])?;
+    let mut stream = live.resume_stream(&format!("?after={after}"), &[])?;
     let events = until(&mut stream, &last)?;
     ensure!(events[0].name != "gap", "after {after}, of {last}: {}", brief(&events));
     let seqs = seqs(&live, &events)?;
@@ -92,11 +92,11 @@ fn log_holds_the_newest_events(stage: &mut Stage) -> Outcome {
 #[case("STR-22", deadline_s = 40)]
 fn log_holds_the_newest_bytes(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.bulk(MOST_BYTES + 20 * LARGE)?;
     stage.precondition(format!("{last} is the last of more than 4 MiB of events"));
     stage.expect("the newest are held, up to 4 MiB");
-    let held = held(stage, &live, &last)?;
+    let held = held(&live, &last)?;
     let bytes = length(&held);
     stage.observed(format!("{} events of {bytes} bytes are held", held.len()));
     // One more would not fit; how much a daemon reckons for a frame besides its data is its own affair.
@@ -120,10 +120,10 @@ fn memory(daemon: &Daemon) -> Outcome<u64> {
 }
 
 /// Many subscribers that do not read beyond the head.
-fn many_stalled(stage: &mut Stage, live: &ReadyDaemon, query: &str) -> Outcome<Vec<EventStream>> {
+fn many_stalled(live: &ReadyDaemon, query: &str) -> Outcome<Vec<EventStream>> {
     let mut streams = Vec::new();
     for _ in 0..MANY {
-        streams.push(stalled(stage, live, query)?);
+        streams.push(live.stalled_stream(query)?);
     }
     Ok(streams)
 }
@@ -139,11 +139,11 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
     const ROUND: usize = 16 * 1024 * 1024;
     const ROUNDS: usize = 4;
     let (daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     // What a daemon takes for that many notes is not what is looked for, nor is its log.
     poster.bulk(ROUND)?;
     let before = memory(&daemon)?;
-    let streams = many_stalled(stage, &live, "")?;
+    let streams = many_stalled(&live, "")?;
     poster.bulk(2 * MOST_BYTES)?;
     let mut taken = memory(&daemon)?;
     stage.precondition(format!(
@@ -174,8 +174,8 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
 }
 
 /// How many streams the daemon says are open, where it says so.
-fn counted(stage: &mut Stage, live: &ReadyDaemon) -> Option<u64> {
-    let read = stage.manifest().binding.authenticated_read.clone()?;
+fn counted(live: &ReadyDaemon) -> Option<u64> {
+    let read = live.context().manifest().binding.authenticated_read.clone()?;
     let request = live.operation(&read).header("Authorization", &proof::bearer(&live.credential));
     let answer =
         local_daemon_harness::http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE);
@@ -187,7 +187,7 @@ fn counted(stage: &mut Stage, live: &ReadyDaemon) -> Option<u64> {
 #[case("STR-24", deadline_s = 60)]
 fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     poster.bulk(3 * MOST_BYTES)?;
     let before = memory(&daemon)?;
     stage.expect("within 2 s of their end the connections are closed, the streams are not counted and their memory is back");
@@ -199,11 +199,11 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
         let stalls = how == "closed while they do not read";
         let streams = if stalls {
             // All that the log holds waits for each of them.
-            many_stalled(stage, &live, &format!("?after={}", id(&live, 0)))?
+            many_stalled(&live, &format!("?after={}", id(&live, 0)))?
         } else {
             let mut streams = Vec::new();
             for _ in 0..MANY {
-                streams.push(open(stage, &live, "?topics=note")?);
+                streams.push(live.open_stream("?topics=note")?);
             }
             streams
         };
@@ -224,7 +224,7 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
                 .map(|socket| socket.remote);
             of_ours.collect::<BTreeSet<_>>().len()
         };
-        let (open_now, told) = (there(&daemon), counted(stage, &live));
+        let (open_now, told) = (there(&daemon), counted(&live));
         if open_now != MANY {
             return inconclusive(format!("{open_now} of {MANY} connections are seen"));
         }
@@ -243,9 +243,9 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
             return fail(format!("{how}: {left} connections are there after 2 s"));
         }
         if told.is_some_and(|told| told >= MANY as u64) {
-            let none = look_until(deadline, || (counted(stage, &live) == Some(0)).then_some(()));
+            let none = look_until(deadline, || (counted(&live) == Some(0)).then_some(()));
             if none.is_none() {
-                let left = counted(stage, &live);
+                let left = counted(&live);
                 return fail(format!("{how}: {left:?} streams are counted after 2 s"));
             }
         }
@@ -278,11 +278,11 @@ fn gives_back_what_a_subscriber_held(stage: &mut Stage) -> Outcome {
 #[case("STR-25", deadline_s = 60)]
 fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let text = format!("\"{}\"", "x".repeat(LARGE - 2));
-    let mut reader = open(stage, &live, "")?;
+    let mut reader = live.open_stream("")?;
     poster.note("\"before\"")?;
-    let mut streams = many_stalled(stage, &live, "")?;
+    let mut streams = many_stalled(&live, "")?;
     stage.precondition(format!("{MANY} subscribers read nothing"));
     stage.expect(
         "every note is answered, every other subscriber sees it, and handshakes are answered, at once",
@@ -314,13 +314,7 @@ fn a_stalled_subscriber_delays_nobody(stage: &mut Stage) -> Outcome {
 
 /// Follows a stream to an event, and looks that whatever is not there is in a gap. After a gap it may end, and is
 /// then taken up again.
-fn nothing_missing(
-    stage: &mut Stage,
-    live: &ReadyDaemon,
-    stream: EventStream,
-    from: u64,
-    last: &str,
-) -> Outcome<(u64, u64)> {
+fn nothing_missing(live: &ReadyDaemon, stream: EventStream, from: u64, last: &str) -> Outcome<(u64, u64)> {
     let (mut stream, mut next, mut gaps, mut resumed) = (stream, from, 0, 0);
     loop {
         let seen = follow(&mut stream, Instant::now() + 2 * SEEN, |event| event.id.as_deref() == Some(last));
@@ -346,7 +340,7 @@ fn nothing_missing(
             Some(Ending::Clean) if after_gap && resumed < 20 => {
                 resumed += 1;
                 let header = id(live, next - 1);
-                stream = resume(stage, live, "", &[("Last-Event-ID", &header)])?;
+                stream = live.resume_stream("", &[("Last-Event-ID", &header)])?;
             }
             ending => {
                 return fail(format!("{next} does not come; the end: {ending:?}"));
@@ -359,26 +353,26 @@ fn nothing_missing(
 #[case("STR-26", deadline_s = 60)]
 fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let begin = poster.note("\"before\"")?;
     let Some((_, seq)) = split(&begin) else {
         return inconclusive(format!("a note was answered the id {begin}"));
     };
-    let within = stalled(stage, &live, "")?;
-    let beyond = stalled(stage, &live, "")?;
-    let short = stalled(stage, &live, "?topics=note")?;
+    let within = live.stalled_stream("")?;
+    let beyond = live.stalled_stream("")?;
+    let short = live.stalled_stream("?topics=note")?;
     poster.bulk(MOST_BYTES / 2)?;
     let middle = poster.note("\"within the bounds\"")?;
     stage.precondition("three subscribers read nothing of 2 MiB of events");
     stage.expect("every event, or a gap that names where it goes on");
-    let (gaps, _) = nothing_missing(stage, &live, within, seq + 1, &middle)?;
+    let (gaps, _) = nothing_missing(&live, within, seq + 1, &middle)?;
     // All that it did not read is held.
     ensure!(gaps == 0, "a gap was told to one that is 2 MiB behind, all of which the log holds");
     poster.bulk(3 * MOST_BYTES)?;
     let last = poster.note("\"beyond the bounds\"")?;
     stage.precondition("two of them read nothing of 14 MiB of events");
     for (what, stream) in [("of everything", beyond), ("of notes", short)] {
-        let (gaps, resumed) = nothing_missing(stage, &live, stream, seq + 1, &last)?;
+        let (gaps, resumed) = nothing_missing(&live, stream, seq + 1, &last)?;
         stage.observed(format!("a stream {what}: {gaps} gaps, taken up again {resumed} times"));
     }
     Ok(())
@@ -388,10 +382,10 @@ fn a_slow_subscriber_loses_nothing_in_silence(stage: &mut Stage) -> Outcome {
 #[case("STR-27", deadline_s = 30)]
 fn says_that_it_is_there(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let poster = Poster::new(stage, &live);
+    let poster = Poster::new(&live);
     stage.expect("a comment or an event at least every 15 s, also where only other topics have events");
-    let mut quiet = open(stage, &live, "?topics=sessions")?;
-    let mut all = open(stage, &live, "")?;
+    let mut quiet = live.open_stream("?topics=sessions")?;
+    let mut all = live.open_stream("")?;
     let deadline = Instant::now() + SILENT + SLACK;
     // Events that the stream does not want must not stand for a word to it.
     let busy = poster.ok().map(|mut poster| {

@@ -8,19 +8,17 @@ use local_daemon_harness::sse::{Ending, EventStream};
 
 use crate::case::case;
 use crate::fixtures::daemon::{DRAIN, NOTICED, Rival, SLACK, further_state_dir, record_in, signal};
-use crate::fixtures::stream::{
-    MOST_BYTES, Poster, SEEN, brief, from_the_beginning, open, stalled, to_the_end,
-};
+use crate::fixtures::stream::{MOST_BYTES, Poster, SEEN, brief, to_the_end};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
 /// Streams that are open at a daemon: of everything, of one topic, from the beginning, and one that has read nothing yet.
-fn several(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, EventStream)>> {
+fn several(live: &ReadyDaemon) -> Outcome<Vec<(&'static str, EventStream)>> {
     Ok(vec![
-        ("of everything", open(stage, live, "")?),
-        ("of one topic", open(stage, live, "?topics=sessions")?),
-        ("from the beginning", from_the_beginning(stage, live, "")?),
-        ("over a narrow connection", stalled(stage, live, "")?),
+        ("of everything", live.open_stream("")?),
+        ("of one topic", live.open_stream("?topics=sessions")?),
+        ("from the beginning", live.stream_from_the_beginning("")?),
+        ("over a narrow connection", live.stalled_stream("")?),
     ])
 }
 
@@ -49,14 +47,14 @@ fn last_word(
 fn superseded_is_the_last_word(stage: &mut Stage) -> Outcome {
     stage.expect("`superseded` as the last event and then the end of the body, on every stream");
     let (first, live) = stage.launch_ready()?;
-    let streams = several(stage, &live)?;
+    let streams = several(&live)?;
     let second = stage.launch()?;
     let live = stage.ready(&second)?;
     let deadline = Instant::now() + NOTICED + SEEN;
     last_word(stage, "a second daemon", "superseded", streams, deadline)?;
     drop(first);
 
-    let streams = several(stage, &live)?;
+    let streams = several(&live)?;
     let rival = Rival::new()?;
     rival.publish(&stage.record_path())?;
     stage.precondition("the record became that of a daemon that does not answer");
@@ -73,7 +71,7 @@ fn shutdown_is_the_last_word(stage: &mut Stage) -> Outcome {
         let state_dir = further_state_dir(stage, how.split(' ').next().unwrap_or(how))?;
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
         let live = stage.ready(&daemon)?;
-        let streams = several(stage, &live)?;
+        let streams = several(&live)?;
         match how {
             "SIGTERM" => drop(signal(&daemon, Signal::TERM)?),
             "SIGINT" => drop(signal(&daemon, Signal::INT)?),
@@ -98,10 +96,10 @@ fn ends_in_the_drain_bound(stage: &mut Stage) -> Outcome {
         let live = stage.ready(&daemon)?;
         let mut streams = Vec::new();
         for _ in 0..5 {
-            streams.push(stalled(stage, &live, "")?);
+            streams.push(live.stalled_stream("")?);
         }
-        streams.push(open(stage, &live, "")?);
-        Poster::new(stage, &live)?.bulk(MOST_BYTES)?;
+        streams.push(live.open_stream("")?);
+        Poster::new(&live)?.bulk(MOST_BYTES)?;
         stage.precondition(format!("{how}: 6 subscribers have not read 4 MiB of events, and never will"));
         daemons.push((how, daemon, streams));
     }

@@ -4,9 +4,7 @@ use local_daemon_harness::http::Request;
 use serde_json::{Value, json};
 
 use crate::case::case;
-use crate::fixtures::stream::{
-    LARGE, LONGEST_NOTE, Poster, brief, from_the_beginning, id, open, resume, settled, split, until,
-};
+use crate::fixtures::stream::{LARGE, LONGEST_NOTE, Poster, brief, id, settled, split, until};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -46,12 +44,12 @@ fn data() -> Vec<String> {
 #[case("STR-7")]
 fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     stage.expect("each note once, with its answered id and its data unchanged, on every stream of its topic");
     let mut streams = [
-        ("of everything", open(stage, &live, "")?),
-        ("of notes", open(stage, &live, "?topics=note")?),
-        ("of two topics", open(stage, &live, "?topics=sessions,note")?),
+        ("of everything", live.open_stream("")?),
+        ("of notes", live.open_stream("?topics=note")?),
+        ("of two topics", live.open_stream("?topics=sessions,note")?),
     ];
     let data = data();
     let mut posted = Vec::new();
@@ -65,7 +63,7 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
         }
     }
     let marker = poster.note("\"the last\"")?;
-    let resumed = from_the_beginning(stage, &live, "&topics=note")?;
+    let resumed = live.stream_from_the_beginning("&topics=note")?;
     let all = streams.iter_mut().map(|(what, stream)| (*what, stream));
     let mut resumed = resumed;
     for (what, stream) in all.chain([("from the beginning", &mut resumed)]) {
@@ -95,26 +93,25 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
 /// Sends what must not be appended between two good notes: the second has the number after the first, and a stream
 /// shows nothing between them.
 fn appends_nothing(
-    stage: &mut Stage,
     live: &ReadyDaemon,
     status: u16,
     requests: impl Fn(&Poster) -> Vec<(String, Request)>,
 ) -> Outcome {
-    let mut poster = Poster::new(stage, live)?;
+    let mut poster = Poster::new(live)?;
     live.between_controls(|| {
         let before = poster.note("\"before\"")?;
-        stage.control(format!("a good note was answered 201 with the id {before}"));
+        live.context().control(format!("a good note was answered 201 with the id {before}"));
         for (what, request) in requests(&poster) {
             let seen = match poster.send(&request) {
                 Ok(answer) => answer.status.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            stage.observed(format!("{what}: {seen}"));
+            live.context().observed(format!("{what}: {seen}"));
             ensure!(seen == status.to_string(), "{what}: {seen}");
         }
         let after = poster.note("\"after\"")?;
         let next = split(&before).map(|(_, seq)| seq + 1);
-        let mut stream = resume(stage, live, &format!("?after={before}"), &[])?;
+        let mut stream = live.resume_stream(&format!("?after={before}"), &[])?;
         let seen = until(&mut stream, &after)?;
         ensure!(
             seen.len() == 1 && split(&after).map(|(_, seq)| seq) == next,
@@ -137,7 +134,7 @@ fn of_length(length: usize) -> String {
 fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     stage.expect("413 to each note of more than 64 KiB, and nothing appended");
-    appends_nothing(stage, &live, 413, |poster| {
+    appends_nothing(&live, 413, |poster| {
         let announced = [LONGEST_NOTE + 1, LONGEST_NOTE + 1024, 1024 * 1024 - 1];
         let mut requests: Vec<_> = announced
             .iter()
@@ -163,7 +160,7 @@ fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
         "400 to each body that is not an object with the topic `note` and a `data`, and nothing appended",
     );
     let other = id(&live, 1);
-    appends_nothing(stage, &live, 400, |poster| {
+    appends_nothing(&live, 400, |poster| {
         let mut bodies: Vec<String> = [
             "",
             "null",

@@ -6,10 +6,8 @@ use local_daemon_harness::process::Signal;
 use local_daemon_harness::sse::{EventStream, Sight};
 
 use crate::case::case;
-use crate::fixtures::daemon::{NOTICED, Rival, open_work, signal};
-use crate::fixtures::stream::{
-    ABOUT, Event, Poster, SEEN, ask, brief, epoch, from_the_beginning, id, open, settled, to_the_end, until,
-};
+use crate::fixtures::daemon::{NOTICED, Rival, signal};
+use crate::fixtures::stream::{ABOUT, Event, Poster, SEEN, brief, epoch, id, settled, to_the_end, until};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
@@ -30,7 +28,7 @@ fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
         (&*lost, &[]),
         ("", &[("Accept", "*/*"), ("Cache-Control", "no-cache")]),
     ] {
-        let stream = match ask(stage, &live, query, headers)? {
+        let stream = match live.ask_stream(query, headers)? {
             Ok(stream) => stream,
             Err(fault) => return fail(format!("{query}: {fault}")),
         };
@@ -56,7 +54,7 @@ fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
 fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the head and `retry: 500` at once, while nothing happens");
-    let mut stream = match ask(stage, &live, "?topics=note", &[])? {
+    let mut stream = match live.ask_stream("?topics=note", &[])? {
         Ok(stream) => stream,
         Err(fault) => return fail(format!("no head while nothing happens: {fault}")),
     };
@@ -79,13 +77,13 @@ fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
 #[case("STR-3")]
 fn delivers_what_happens_after_its_head(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     stage.expect("the event that happens right after the head was read, on each of 20 new streams");
     // The connection is there before, so that nothing comes between the head and the note.
     poster.note("0")?;
     for n in 0..20 {
         let query = if n % 2 == 0 { "" } else { "?topics=note" };
-        let mut stream = open(stage, &live, query)?;
+        let mut stream = live.open_stream(query)?;
         let id = poster.note(&n.to_string())?;
         until(&mut stream, &id)?;
     }
@@ -105,9 +103,9 @@ fn unwanted(events: &[Event], wanted: &[&str]) -> Vec<String> {
 #[case("STR-4")]
 fn topics_choose(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let marker = poster.notes(3)?;
-    let mut all = from_the_beginning(stage, &live, "")?;
+    let mut all = live.stream_from_the_beginning("")?;
     let events = until(&mut all, &marker)?;
     if unwanted(&events, &["note"]).is_empty() {
         return inconclusive("nothing but notes happened, so that nothing can be left out");
@@ -115,17 +113,17 @@ fn topics_choose(stage: &mut Stage) -> Outcome {
     stage.precondition(format!("the log holds notes and others: {}", brief(&events)));
     stage.expect("only the named topics, and the words about the stream itself");
 
-    let mut notes = from_the_beginning(stage, &live, "&topics=note")?;
-    let mut two = from_the_beginning(stage, &live, "&topics=sessions%2Cnote")?;
-    let mut others = from_the_beginning(stage, &live, "&topics=lifecycle,warning,origins")?;
-    let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
+    let mut notes = live.stream_from_the_beginning("&topics=note")?;
+    let mut two = live.stream_from_the_beginning("&topics=sessions%2Cnote")?;
+    let mut others = live.stream_from_the_beginning("&topics=lifecycle,warning,origins")?;
+    let mut lost = live.open_stream("?topics=note&after=00000000-7")?;
     let told = until(&mut lost, &marker)?;
     ensure!(
         told.first().is_some_and(|event| event.name == "gap"),
         "a stream of notes is not told that some are lost: {}",
         brief(&told)
     );
-    let mut lost = open(stage, &live, "?topics=note&after=00000000-7")?;
+    let mut lost = live.open_stream("?topics=note&after=00000000-7")?;
     let notes_there = events.iter().filter(|event| event.name == "note").count();
     for stream in [&mut notes, &mut two, &mut lost] {
         let seen = until(stream, &marker)?;
@@ -161,7 +159,7 @@ fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
             "note,sessions",
             "lifecycle,warning,origins,sessions,proxies,note",
         ] {
-            open(stage, &live, &format!("?topics={topics}"))?;
+            live.open_stream(&format!("?topics={topics}"))?;
         }
         stage.control("streams of known topics open");
         for topics in [
@@ -173,7 +171,7 @@ fn unknown_topic_refused(stage: &mut Stage) -> Outcome {
             "no%20te",
             "note;sessions",
         ] {
-            let seen = match ask(stage, &live, &format!("?topics={topics}"), &[])? {
+            let seen = match live.ask_stream(&format!("?topics={topics}"), &[])? {
                 Ok(stream) => stream.head.status.to_string(),
                 Err(fault) => fault.to_string(),
             };
@@ -196,8 +194,8 @@ fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
     stage.expect("503 to each request for a stream, by a daemon that is displaced and by one that stops");
     for how in ["displaced", "stopped"] {
         let (daemon, live) = stage.launch_ready()?;
-        let mut before = open(stage, &live, "")?;
-        let _work = open_work(stage, &live)?;
+        let mut before = live.open_stream("")?;
+        let _work = live.open_work()?;
         let _rival = if how == "displaced" {
             let rival = Rival::new()?;
             rival.publish(&stage.record_path())?;
@@ -214,7 +212,7 @@ fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{how}, it stands down and is still there"));
         let resumed = format!("?after={}-0", epoch(&live));
         for query in ["", "?topics=note", &*resumed] {
-            let seen = match ask(stage, &live, query, &[])? {
+            let seen = match live.ask_stream(query, &[])? {
                 Ok(stream) => stream.head.status.to_string(),
                 Err(fault) => fault.to_string(),
             };

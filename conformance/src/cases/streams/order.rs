@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::case::case;
 use crate::fixtures::daemon::signal;
 use crate::fixtures::stream::{
-    ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, from_the_beginning, open, resume,
-    seqs, settled, split, to_the_end, until,
+    ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, seqs, settled, split, to_the_end,
+    until,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::Stage;
@@ -22,7 +22,7 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
     );
     for _ in 0..2 {
         let (daemon, live) = settled(stage)?;
-        let mut poster = Poster::new(stage, &live)?;
+        let mut poster = Poster::new(&live)?;
         let mut posted = Vec::new();
         for n in 0..12 {
             posted.push(poster.note(&n.to_string())?);
@@ -32,7 +32,7 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
             ensure!(right(id), "a note of the daemon {} was answered {id}", live.record.id);
         }
         let last = &posted[posted.len() - 1];
-        let mut stream = from_the_beginning(stage, &live, "")?;
+        let mut stream = live.stream_from_the_beginning("")?;
         for event in until(&mut stream, last)? {
             let holds = ABOUT.contains(&&*event.name) || event.id.as_deref().is_some_and(right);
             ensure!(holds, "of the daemon {}: {}", live.record.id, event.brief());
@@ -50,9 +50,9 @@ fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
     stage.expect("1, 2, 3 and so on, at each launch; with `topics` the same numbers, some left out");
     for launch in ["first", "second"] {
         let (daemon, live) = settled(stage)?;
-        let mut poster = Poster::new(stage, &live)?;
+        let mut poster = Poster::new(&live)?;
         let last = poster.notes(30)?;
-        let mut stream = from_the_beginning(stage, &live, "")?;
+        let mut stream = live.stream_from_the_beginning("")?;
         let events = until(&mut stream, &last)?;
         let all = seqs(&live, &events)?;
         let notes = events.iter().filter(|event| event.name == "note");
@@ -61,7 +61,7 @@ fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
         if let Some(why) = break_in(&all, 1) {
             return fail(format!("{launch} launch: {why}: {all:?}"));
         }
-        let mut notes = from_the_beginning(stage, &live, "&topics=note")?;
+        let mut notes = live.stream_from_the_beginning("&topics=note")?;
         let events = until(&mut notes, &last)?;
         let left: Vec<u64> = seqs(&live, &events)?;
         ensure!(left == notes_of_all, "{launch} launch, of the topic note: {left:?} of {all:?}");
@@ -78,13 +78,13 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     const EACH: u64 = 40;
     let (_daemon, live) = settled(stage)?;
     let mut streams = [
-        open(stage, &live, "")?,
-        open(stage, &live, "?topics=note")?,
-        from_the_beginning(stage, &live, "")?,
+        live.open_stream("")?,
+        live.open_stream("?topics=note")?,
+        live.stream_from_the_beginning("")?,
     ];
     let mut posters = Vec::new();
     for _ in 0..WRITERS {
-        posters.push(Poster::new(stage, &live)?);
+        posters.push(Poster::new(&live)?);
     }
     stage.expect(
         "rising numbers, none twice, while four clients post at once and streams are opened meanwhile",
@@ -100,7 +100,7 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
         .collect();
     let mut late = Vec::new();
     while writers.iter().any(|writer| !writer.is_finished()) {
-        late.push(from_the_beginning(stage, &live, "&topics=note")?);
+        late.push(live.stream_from_the_beginning("&topics=note")?);
         let seen = follow(&mut streams[0], Instant::now() + SEEN, |event| event.name == "note");
         if !seen.found {
             break;
@@ -111,10 +111,10 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
             return inconclusive(format!("a good note: {why}"));
         }
     }
-    let marker = Poster::new(stage, &live)?.note("\"the last\"")?;
+    let marker = Poster::new(&live)?.note("\"the last\"")?;
     late.truncate(20);
     // One that has everything before it, and gets it in as few pieces as the daemon likes.
-    late.push(from_the_beginning(stage, &live, "")?);
+    late.push(live.stream_from_the_beginning("")?);
     stage.observed(format!("{} streams, {} notes", 3 + late.len(), WRITERS * EACH));
     // The first was read a little before.
     for (place, stream) in streams.iter_mut().chain(&mut late).enumerate() {
@@ -137,19 +137,19 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
 #[case("STR-13")]
 fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     stage.expect("the same id, event and data at once, with other topics, and resumed later");
-    let mut at_once = open(stage, &live, "")?;
-    let mut chosen = open(stage, &live, "?topics=note,lifecycle")?;
+    let mut at_once = live.open_stream("")?;
+    let mut chosen = live.open_stream("?topics=note,lifecycle")?;
     let first = poster.note("\"first\"")?;
     let last = poster.notes(10)?;
     let same = |event: &Event| (event.id.clone(), event.name.clone(), event.data.clone());
     let expected: Vec<_> = until(&mut at_once, &last)?.iter().map(same).collect();
     // `at` is a part of the data, and says when it happened, not when it was sent.
     let header = [("Last-Event-ID", first.as_str())];
-    let mut resumed = resume(stage, &live, "", &header)?;
-    let mut beginning = from_the_beginning(stage, &live, "")?;
-    let mut again = from_the_beginning(stage, &live, "&topics=note")?;
+    let mut resumed = live.resume_stream("", &header)?;
+    let mut beginning = live.stream_from_the_beginning("")?;
+    let mut again = live.stream_from_the_beginning("&topics=note")?;
     for (what, stream) in [
         ("of two topics", &mut chosen),
         ("resumed", &mut resumed),
@@ -246,11 +246,11 @@ fn is_time(text: &str) -> bool {
 #[case("STR-14")]
 fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     stage.expect("the `event` field is the `topic` in the data, and the data fit the schema");
     let last = poster.notes(3)?;
-    let mut beginning = from_the_beginning(stage, &live, "")?;
-    let mut lost = open(stage, &live, "?after=00000000-7")?;
+    let mut beginning = live.stream_from_the_beginning("")?;
+    let mut lost = live.open_stream("?after=00000000-7")?;
     let mut events = until(&mut beginning, &last)?;
     events.extend(until(&mut lost, &last)?);
     let successor = stage.launch()?;
@@ -258,7 +258,7 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     events.extend(to_the_end(&mut beginning, deadline).events);
     drop(daemon);
     let live = stage.ready(&successor)?;
-    let mut stream = open(stage, &live, "")?;
+    let mut stream = live.open_stream("")?;
     signal(&successor, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
     let topics: std::collections::BTreeSet<&str> = events.iter().map(|event| &*event.name).collect();

@@ -7,8 +7,7 @@ use local_daemon_harness::process::Signal;
 use crate::case::case;
 use crate::fixtures::daemon::signal;
 use crate::fixtures::stream::{
-    Event, MOST_EVENTS, Poster, SEEN, ask, break_in, brief, follow, from_the_beginning, id, open, resume,
-    seqs, settled, split, to_the_end, until,
+    Event, MOST_EVENTS, Poster, SEEN, break_in, brief, follow, id, seqs, settled, split, to_the_end, until,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{ReadyDaemon, Stage};
@@ -35,7 +34,7 @@ fn first_event(stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<E
 #[case("STR-15")]
 fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(8)?;
     let last = number(&last)?;
     stage
@@ -45,8 +44,8 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
         let query = format!("?after={named}");
         let header = [("Last-Event-ID", &*named)];
         let mut streams = vec![
-            (query.clone(), resume(stage, &live, &query, &[])?),
-            (format!("Last-Event-ID: {named}"), resume(stage, &live, "", &header)?),
+            (query.clone(), live.resume_stream(&query, &[])?),
+            (format!("Last-Event-ID: {named}"), live.resume_stream("", &header)?),
         ];
         if after == last {
             // The next one is still to come.
@@ -64,14 +63,14 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
 #[case("STR-16")]
 fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(6)?;
     let last = number(&last)?;
     stage.expect("the event after the one in the header, whichever is further");
     for (header, parameter) in [(last - 1, 1), (1, last - 1), (0, last), (last - 2, 0)] {
         let (header, parameter) = (id(&live, header), id(&live, parameter));
         let query = format!("?after={parameter}");
-        let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", &header)])?;
+        let mut stream = live.resume_stream(&query, &[("Last-Event-ID", &header)])?;
         let event = first_event(&mut stream)?;
         let after = number_of(&header) + 1;
         ensure!(
@@ -82,7 +81,7 @@ fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     }
     // What is lost by the header is lost, although the parameter's is held.
     let query = format!("?after={}", id(&live, 1));
-    let mut stream = resume(stage, &live, &query, &[("Last-Event-ID", "00000000-7")])?;
+    let mut stream = live.resume_stream(&query, &[("Last-Event-ID", "00000000-7")])?;
     let event = first_event(&mut stream)?;
     ensure!(
         event.name == "gap",
@@ -122,24 +121,24 @@ fn begins_with_a_gap(
 #[case("STR-17", deadline_s = 40)]
 fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     // More than a log holds, and more than one that begins anew when it is full.
     let last = poster.notes(MOST_EVENTS + 300)?;
     stage.precondition(format!("more events happened than a log holds; the last is {last}"));
     stage.expect("one gap that names the oldest event that is held, and everything from there");
-    let mut beginning = resume(stage, &live, &format!("?after={}", id(&live, 0)), &[])?;
+    let mut beginning = live.resume_stream(&format!("?after={}", id(&live, 0)), &[])?;
     let oldest = begins_with_a_gap(&live, "from the beginning", &mut beginning, &last)?;
     stage.observed(format!("{oldest} is the oldest that is held, {last} the last"));
     ensure!(oldest > 1, "nothing was let go of");
     for after in [1, oldest / 2, oldest - 2] {
         let how = format!("after {after}");
         let query = format!("?after={}", id(&live, after));
-        let mut stream = resume(stage, &live, &query, &[])?;
+        let mut stream = live.resume_stream(&query, &[])?;
         let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
         ensure!(first == oldest, "{how}: the gap names {first}, and {oldest} is held");
     }
     // Right before the oldest nothing is missing.
-    let mut stream = resume(stage, &live, &format!("?after={}", id(&live, oldest - 1)), &[])?;
+    let mut stream = live.resume_stream(&format!("?after={}", id(&live, oldest - 1)), &[])?;
     let event = first_event(&mut stream)?;
     ensure!(
         event.id == Some(id(&live, oldest)),
@@ -156,15 +155,15 @@ fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
 fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
     stage.expect("a gap that names the oldest event that is held, and everything from there");
     let (before, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let of_before = poster.notes(3)?;
     before.kill_group();
     before.wait_exit(stage.stand_down_deadline());
 
     let (_daemon, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(9)?;
-    let mut all = from_the_beginning(stage, &live, "")?;
+    let mut all = live.stream_from_the_beginning("")?;
     let everything = until(&mut all, &last)?;
     let oldest = everything.first().and_then(Event::seq);
     stage.precondition(format!("the log holds {}", brief(&everything)));
@@ -176,9 +175,9 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
         for by_header in [true, false] {
             let how = format!("after {after}");
             let mut stream = if by_header {
-                resume(stage, &live, "", &[("Last-Event-ID", after)])?
+                live.resume_stream("", &[("Last-Event-ID", after)])?
             } else {
-                resume(stage, &live, &format!("?after={after}"), &[])?
+                live.resume_stream(&format!("?after={after}"), &[])?
             };
             let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
             ensure!(Some(first) == oldest, "{how}: the gap names {first}, and the log holds {oldest:?}");
@@ -191,17 +190,17 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
 #[case("STR-19")]
 fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let (first, live) = settled(stage)?;
-    let mut poster = Poster::new(stage, &live)?;
+    let mut poster = Poster::new(&live)?;
     let last = poster.notes(3)?;
     stage.expect("no `id` field in a gap, superseded or shutdown event");
-    let mut stream = open(stage, &live, "?after=00000000-7")?;
+    let mut stream = live.open_stream("?after=00000000-7")?;
     let mut events = until(&mut stream, &last)?;
     let second = stage.launch()?;
     let deadline = stage.stand_down_deadline() + SEEN;
     events.extend(to_the_end(&mut stream, deadline).events);
     drop(first);
     let live = stage.ready(&second)?;
-    let mut stream = open(stage, &live, "")?;
+    let mut stream = live.open_stream("")?;
     signal(&second, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
     let about: Vec<&Event> = events
@@ -226,8 +225,8 @@ fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
     stage.expect("400 to each id that is none, in the header and in the parameter; 200 to good ones");
     live.between_controls(|| {
         for good in [id(&live, 0), "00000000-1".to_owned()] {
-            resume(stage, &live, &format!("?after={good}"), &[])?;
-            resume(stage, &live, "", &[("Last-Event-ID", &good)])?;
+            live.resume_stream(&format!("?after={good}"), &[])?;
+            live.resume_stream("", &[("Last-Event-ID", &good)])?;
         }
         stage.control("ids of the right form open a stream");
         let garbled = [
@@ -251,9 +250,9 @@ fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
         for garbled in &garbled {
             for by_header in [true, false] {
                 let asked = if by_header {
-                    ask(stage, &live, "", &[("Last-Event-ID", garbled)])?
+                    live.ask_stream("", &[("Last-Event-ID", garbled)])?
                 } else {
-                    ask(stage, &live, &format!("?after={garbled}"), &[])?
+                    live.ask_stream(&format!("?after={garbled}"), &[])?
                 };
                 let seen =
                     asked.map_or_else(|fault| fault.to_string(), |stream| stream.head.status.to_string());

@@ -225,7 +225,7 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
     stage.precondition("its retry was answered 503, which closes it for good");
     scene.emit(stage, meanwhile)?;
     refusing.stop();
-    scene.front = front(stage, &scene.live, Bind::At(port))?;
+    scene.front = front(&scene.live, Bind::At(port))?;
     let seen = carried(&scene, meanwhile);
     ensure!(seen, "10 s later the page has not been sent what it missed");
     scene.emit(stage, after)?;
@@ -405,7 +405,7 @@ fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
          }",
         &arg,
     )?;
-    let daemon = scene.take_over(stage, squatter)?;
+    let daemon = scene.take_over(squatter)?;
     let title = "return document.title";
     scene.visit_at(stage, &address)?;
     if scene.run(stage, title, &arg)? != "hijacked" {

@@ -170,7 +170,7 @@ fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     stage.expect("401 for whatever the stale page asks, and no answer with a secret");
     // The baker is the server that dies: its page stays, and its cookies.
     scene.visit(stage, &baker)?;
-    let taken_over = scene.take_over(stage, baker)?;
+    let taken_over = scene.take_over(baker)?;
     let mut paths = crate::fixtures::http::paths(stage);
     paths.push("/page".to_owned());
     arg["paths"] = json!(paths);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
 use crate::case::case;
-use crate::fixtures::http::{Follower, emit_route, marker, served, stream_route};
+use crate::fixtures::http::{Follower, emit_route, marker, stream_route};
 use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
@@ -136,7 +136,7 @@ fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
 fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let stream = stream_route(stage)?.ask(&scene.live).bearer(&scene.live);
-    let mut follower = Follower::open(stage, &scene.live, &stream)?;
+    let mut follower = Follower::open(&scene.live, &stream)?;
     stage
         .expect("each arrives; 403 for the page that is not allowlisted, 401 for the one that is; no effect");
     let numbers = [marker(stage), marker(stage)];
@@ -166,7 +166,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     }
     let last = marker(stage);
     let emit = emit_route(stage, last)?.ask(&scene.live).bearer(&scene.live);
-    served(stage, &scene.live, &emit.named("a good note after them"))?;
+    scene.live.served(&emit.named("a good note after them"))?;
     if !follower.wait_for(last, std::time::Instant::now() + SEEN) {
         return inconclusive("the stream does not show a good note");
     }

@@ -11,7 +11,7 @@ use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
 use crate::engines::Lent;
-use crate::fixtures::http::{emit_route, mutation_route, port, read_route, served, stream_route};
+use crate::fixtures::http::{emit_route, mutation_route, read_route, stream_route};
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -162,9 +162,9 @@ impl Scene {
         let start = allowing.fold(Start::new(), Start::allowing);
         let daemon = stage.launch_with(start)?;
         let live = stage.ready(&daemon)?;
-        let front = front(stage, &live, Bind::V4)?;
+        let front = front(&live, Bind::V4)?;
         let good = read_route(stage).ask(&live).bearer(&live);
-        served(stage, &live, &good.named("a read with the credential"))?;
+        live.served(&good.named("a read with the credential"))?;
         stage.control("the read is served to whoever has the credential and is no page");
         Ok(Self { browser, daemon, live, front, listed, unlisted })
     }
@@ -211,10 +211,10 @@ impl Scene {
 
     /// Ends a server whose page is open, and gives its port to the daemon: the page stays, and what it asks now is
     /// same-origin. The port in `Host` and `Origin` is the daemon's own then; their name is the page's.
-    pub(super) fn take_over(&self, stage: &Stage, server: Actor) -> Outcome<Actor> {
+    pub(super) fn take_over(&self, server: Actor) -> Outcome<Actor> {
         let port = server.address();
         server.stop();
-        front(stage, &self.live, Bind::At(port))
+        front(&self.live, Bind::At(port))
     }
 
     /// Nobody is behind the port of the front any more, and the daemon is killed.
@@ -236,7 +236,7 @@ impl Scene {
         let start = Start::new().allowing(origin(&self.listed));
         self.daemon = stage.launch_with(start)?;
         self.live = stage.ready(&self.daemon)?;
-        self.front = front(stage, &self.live, Bind::At(port))?;
+        self.front = front(&self.live, Bind::At(port))?;
         stage.precondition("the daemon is back on its port");
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Scene {
         if opened.is_err() || host.is_ok_and(|host| host != name) {
             return Ok(None);
         }
-        self.take_over(stage, server).map(Some)
+        self.take_over(server).map(Some)
     }
 
     /// Runs a script in the page, after the prelude; what it hands back is noted. What `until` waits for is the daemon's to
@@ -307,7 +307,7 @@ impl Scene {
     /// A number appears on the stream: what a page's script waits for.
     pub(super) fn emit(&self, stage: &mut Stage, number: u64) -> Outcome {
         let emit = emit_route(stage, number)?.ask(&self.live).bearer(&self.live);
-        served(stage, &self.live, &emit.named(format!("the note {number}"))).map(drop)
+        self.live.served(&emit.named(format!("the note {number}"))).map(drop)
     }
 
     /// The address of the daemon's own page, by the front; the shell's script redeems a ticket that stands in it.
@@ -342,9 +342,9 @@ fn query_token(stage: &Stage) -> Option<String> {
 }
 
 /// A front before a daemon.
-pub(super) fn front(stage: &Stage, live: &ReadyDaemon, bind: Bind) -> Outcome<Actor> {
+pub(super) fn front(live: &ReadyDaemon, bind: Bind) -> Outcome<Actor> {
     let front = Squatter::fronting(live.target.address);
-    Ok(front.noted(stage.transcript(), "front").start(bind)?)
+    Ok(front.noted(live.transcript(), "front").start(bind)?)
 }
 
 /// Whether a page saw an answer of 2xx.
@@ -381,7 +381,7 @@ pub(super) fn path_of(url: &Value) -> String {
 
 /// The daemon itself, by a name.
 pub(super) fn daemon_at(name: &str, live: &ReadyDaemon) -> String {
-    format!("http://{name}:{}", port(live))
+    format!("http://{name}:{}", live.port())
 }
 
 /// Text that stands in a URL whatever it is.

@@ -9,7 +9,7 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::wait::until;
 
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, answered, exchange, handshake_route, read_route};
+use crate::fixtures::http::{ANSWER, handshake_route, read_route};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -110,7 +110,7 @@ fn many_handshakes_served(stage: &mut Stage) -> Outcome {
         let lanes: Vec<_> = (0..LANES)
             .map(|_| {
                 scope.spawn(|| -> Vec<Result<u16, HttpFault>> {
-                    let one = || exchange(&live, &request).map(|answer| answer.status);
+                    let one = || live.exchange(&request).map(|answer| answer.status);
                     (0..MANY / LANES).map(|_| one()).collect()
                 })
             })
@@ -255,7 +255,7 @@ fn only_refused_handshakes_counted(stage: &mut Stage) -> Outcome {
     stage.expect("200 for the good handshake");
     flooded(stage, |stage, live| {
         let ask = handshake_route(stage).ask(live).bearer(live);
-        answered(stage, live, &ask.named("a good handshake in the flood"), &[200])?;
+        live.answered(&ask.named("a good handshake in the flood"), &[200])?;
         Ok(())
     })
 }

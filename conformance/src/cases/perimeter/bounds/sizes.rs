@@ -6,9 +6,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 
 use super::{BODY, SECTION, TARGET, in_chunks, padded};
 use crate::case::case;
-use crate::fixtures::http::{
-    ANSWER, Ask, all_answered, answer_to, ensure_status, mutation_route, read_route, served,
-};
+use crate::fixtures::http::{ANSWER, Ask, ensure_status, mutation_route, read_route};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -21,7 +19,7 @@ fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     let read = read_route(stage);
     let good = read.ask(&live).bearer(&live);
     let served_bytes = |stage: &mut Stage, what: &str, bytes: &[u8]| -> Outcome {
-        let response = answer_to(stage, &live, what, bytes)?;
+        let response = live.answer_to(what, bytes)?;
         ensure_status(stage, what, &response, &[200, 201, 202, 204])?;
         stage.precondition(format!("{what}: {}", response.status));
         Ok(())
@@ -63,7 +61,7 @@ fn oversized_target_refused(stage: &mut Stage) -> Outcome {
             .bearer(&live)
             .named("a path of 40 KiB"),
     );
-    live.between_controls(|| all_answered(stage, &live, &asks, &[414]))
+    live.between_controls(|| live.all_answered(&asks, &[414]))
 }
 
 /// Sends `bytes` in pieces of `size` and reads the answer, whether or not all could be sent.
@@ -132,7 +130,7 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("413");
     let good = mutation.ask(&live).bearer(&live);
-    served(stage, &live, &good)?;
+    live.served(&good)?;
     let ask = Ask::new(&live, &mutation.method, &mutation.path)
         .with("Content-Type", "application/json")
         .bearer(&live);
@@ -145,7 +143,7 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
     let chunks = ask.with("Transfer-Encoding", "chunked").bytes();
     live.between_controls(|| {
-        all_answered(stage, &live, &asks, &[413])?;
+        live.all_answered(&asks, &[413])?;
         let what = "17 MiB in chunks";
         stage.transcript().note("suite", "request", what);
         let deadline = Instant::now() + ANSWER;

@@ -9,7 +9,7 @@ use local_daemon_harness::process::{SocketState, sockets};
 use super::super::super::handshake::broken_requests;
 use super::{LATE, padded};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, Ask, UNLISTED, exchange, mutation_route, port, read_route, served};
+use crate::fixtures::http::{ANSWER, Ask, UNLISTED, mutation_route, read_route};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -169,8 +169,8 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
     stage.expect("2xx after each, from the same process");
     let read = read_route(stage);
     let good = read.ask(&live).bearer(&live);
-    served(stage, &live, &good)?;
-    let foreign = format!("evil.example:{}", port(&live));
+    live.served(&good)?;
+    let foreign = format!("evil.example:{}", live.port());
     let mut bad: Vec<(String, Vec<u8>, bool)> = Vec::new();
     let random = stage.rng().bytes(4096);
     for (what, bytes, ends) in broken_requests(&live, random) {
@@ -206,7 +206,7 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
                 let _ = connection.read_raw(Instant::now() + Duration::from_millis(200));
             }
         }
-        let response = match exchange(&live, &good.bytes()) {
+        let response = match live.exchange(&good.bytes()) {
             Ok(response) => response,
             Err(fault) => return fail(format!("after {what}: {fault}")),
         };
