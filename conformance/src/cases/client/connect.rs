@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{
-    Part, Spy, World, at_first, connects, ends, ends_after, furnished, not_started, play, play_published,
-    publish, publisher, ready_with, squat, write_record,
+    Part, Spy, World, at_first, connects, furnished, not_started, play, play_published, publish, publisher,
+    squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
@@ -143,16 +143,16 @@ fn absent_without_a_record(stage: &mut Stage) -> Outcome {
     stage.expect("absent");
     let missing = stage.ask(Call::connect())?;
     let (_, _good) = furnished(stage)?;
-    ends_after(&missing, "absent", "without a state directory")?;
+    missing.must_be_after("absent", "without a state directory")?;
     write_record(stage, b"{\"id\":")?;
     let malformed = stage.ask(Call::connect())?;
-    ends_after(&malformed, "absent", "with half a record")?;
+    malformed.must_be_after("absent", "with half a record")?;
     std::fs::remove_file(stage.record_path())?;
     let none = stage.ask(Call::connect())?;
-    ends_after(&none, "absent", "with a credential alone")?;
+    none.must_be_after("absent", "with a credential alone")?;
     std::fs::remove_file(stage.credential_path())?;
     let empty = stage.ask(Call::connect())?;
-    ends_after(&empty, "absent", "with an empty state directory")
+    empty.must_be_after("absent", "with an empty state directory")
 }
 
 /// The record leads to a port that refuses.
@@ -163,7 +163,7 @@ fn stale_when_refused(stage: &mut Stage) -> Outcome {
     let port = DeadPort::new()?;
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
     let answer = stage.ask(Call::connect())?;
-    ends(&answer, "stale")
+    answer.must_be("stale")
 }
 
 /// The record leads to a listener that resets each connection.
@@ -175,7 +175,7 @@ fn stale_when_reset(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     let asked = !actor.ledger().connections().is_empty();
     ensure!(asked, "the listener was not asked");
-    ends(&answer, "stale")
+    answer.must_be("stale")
 }
 
 /// A daemon of another id proves itself at the recorded address, and the record does not change.
@@ -186,7 +186,7 @@ fn stale_when_another_proves_itself(stage: &mut Stage) -> Outcome {
     let another = Record::new(good.actor.url(), NOBODYS_PID);
     publish(stage, &another)?;
     let answer = stage.ask(Call::connect())?;
-    ends(&answer, "stale")
+    answer.must_be("stale")
 }
 
 /// The record's daemon is stopped (SIGSTOP), or, of a client without a daemon of its own, takes no
@@ -198,19 +198,19 @@ fn busy_when_it_does_not_answer(stage: &mut Stage) -> Outcome {
         let _ = furnished(stage)?;
         let (_actor, _) = squat(stage, Squatter::backlog_only())?;
         let answer = stage.ask(Call::connect())?;
-        return ends(&answer, "busy");
+        return answer.must_be("busy");
     }
     let (daemon, live) = stage.launch_ready()?;
     let before = stage.ask(Call::connect())?;
-    ready_with(&before, &live.record.id)?;
+    before.must_be_ready_with(&live.record.id)?;
     stage.control("the client was ready with the daemon before");
     daemon.stop()?;
     stage.precondition("every process of the daemon is stopped");
     let answer = stage.ask(Call::connect())?;
-    ends(&answer, "busy")?;
+    answer.must_be("busy")?;
     daemon.cont()?;
     let after = stage.ask(Call::connect())?;
-    ready_with(&after, &live.record.id)
+    after.must_be_ready_with(&live.record.id)
 }
 
 /// The record's daemon proves itself and is draining until the deadline.
@@ -220,7 +220,7 @@ fn busy_when_draining(stage: &mut Stage) -> Outcome {
     stage.expect("busy");
     let _standing = arrange(stage, &world, "busy", NOBODYS_PID)?;
     let answer = stage.ask(look())?;
-    ends(&answer, "busy")
+    answer.must_be("busy")
 }
 
 /// What answers at the recorded address says 200, 401, 403, 404, 500, 503, redirects, an empty body, a page,
@@ -264,7 +264,7 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
         let record = Record { id: good.daemon.id.clone(), ..record };
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(&answer, "foreign", what)?;
+        answer.must_be_after("foreign", what)?;
     }
     Ok(())
 }
@@ -336,7 +336,7 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
         calls.extend(spy.as_ref().map(|spy| Call::spawn().stand(spy.program())));
         for call in calls {
             let answer = stage.ask(call)?;
-            ends_after(&answer, "invalid", what)?;
+            answer.must_be_after("invalid", what)?;
             let named = answer.text().contains(&*path.to_string_lossy());
             ensure!(named, "{what}: {} is not named: {answer}", path.display());
             let quick = answer.after < Duration::from_secs(1) + LATE;
@@ -356,7 +356,7 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
     }
     std::fs::remove_file(stage.credential_path())?;
     let answer = stage.ask(Call::connect())?;
-    ends_after(&answer, "invalid", "a record without a credential")
+    answer.must_be_after("invalid", "a record without a credential")
 }
 
 /// The record's daemon drains for ever; the caller set no deadline.
@@ -409,7 +409,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(Call::connect())?;
     let more = first.actor.ledger().connections().len() - heard;
     ensure!(more == 0, "{more} more connections to the address of the earlier record");
-    ready_with(&answer, &second.daemon.id)
+    answer.must_be_ready_with(&second.daemon.id)
 }
 
 /// A connect that must not spawn meets a missing, an empty and a furnished state directory in every state of
@@ -471,7 +471,7 @@ fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
     stage.precondition("the client asked a daemon that is draining");
     publish(stage, &successor.record)?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &successor.daemon.id)
+    answer.must_be_ready_with(&successor.daemon.id)
 }
 
 type Answers = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;

@@ -5,9 +5,7 @@ use local_daemon_harness::record::Record;
 use serde_json::{Map, Value, json};
 
 use crate::case::case;
-use crate::fixtures::client::{
-    Part, Spy, World, ends_after, furnished, not_started, play, play_published, publish,
-};
+use crate::fixtures::client::{Part, Spy, World, furnished, not_started, play, play_published, publish};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, Stage};
 
@@ -44,7 +42,7 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     for other in others {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(&answer, "incompatible", &format!("{} meets {other}", world.protocol))?;
+        answer.must_be_after("incompatible", &format!("{} meets {other}", world.protocol))?;
     }
     // These are no identifiers at all; what they are called instead is not this requirement's business.
     for other in [
@@ -80,7 +78,7 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
         publish(stage, &Record { version, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("version {of_record:?} in the record, {of_daemon:?} in the answer");
-        ends_after(&answer, "ready", &before)?;
+        answer.must_be_after("ready", &before)?;
     }
     Ok(())
 }
@@ -102,7 +100,7 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
         publish(stage, &Record { protocol, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("the record says {of_record:?}, the daemon {of_daemon:?}");
-        ends_after(&answer, outcome, &before)?;
+        answer.must_be_after(outcome, &before)?;
     }
     Ok(())
 }
@@ -136,10 +134,10 @@ fn client_says_incompatible(stage: &mut Stage) -> Outcome {
             of_another_contract(stage, &world, json!(scene))?
         };
         let answer = stage.ask(Call::connect())?;
-        ends_after(&answer, "incompatible", scene)?;
+        answer.must_be_after("incompatible", scene)?;
         if spawns {
             let answer = stage.ask(Call::spawn())?;
-            ends_after(&answer, "incompatible", &format!("{scene}, with a spawn allowed"))?;
+            answer.must_be_after("incompatible", &format!("{scene}, with a spawn allowed"))?;
         }
     }
     Ok(())
@@ -179,7 +177,7 @@ fn stays(stage: &mut Stage, spy: &Spy, ours: Option<&String>, meets: &str) -> Ou
     let call = ours.iter().fold(call, |call, ours| call.protocol(*ours));
     let answer = stage.ask(call)?;
     not_started(stage, spy, &format!("against a daemon of {meets}"))?;
-    ends_after(&answer, "incompatible", meets)?;
+    answer.must_be_after("incompatible", meets)?;
     let same = std::fs::read(stage.record_path()).is_ok_and(|now| now == record);
     ensure!(same, "the record of a daemon of {meets} was changed");
     Ok(())

@@ -15,9 +15,7 @@ use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
 
 use super::outcomes::{arrange, look};
 use crate::case::case;
-use crate::fixtures::client::{
-    SOON, at_first, ends_after, furnished, play_published, publish, ready_with, squat,
-};
+use crate::fixtures::client::{SOON, at_first, furnished, play_published, publish, squat};
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::{Call, Command, PROBE, Stage};
@@ -54,7 +52,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
         ensure!(in_time, "a listener that {what} was left after {length:?}");
         let answer = stage.answer(&caller)?;
-        ready_with(&answer, &good.daemon.id)?;
+        answer.must_be_ready_with(&good.daemon.id)?;
     }
     Ok(())
 }
@@ -183,7 +181,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
         for proof in proofs {
             let _played = play_published(stage, FakeDaemon { proof, ..daemon.clone() })?;
             let answer = stage.ask(look().within(2))?;
-            ends_after(&answer, "foreign", &format!("{what} with proof {proof:?}"))?;
+            answer.must_be_after("foreign", &format!("{what} with proof {proof:?}"))?;
         }
     }
     let twice = world.daemon();
@@ -194,7 +192,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     });
     let (_actor, _) = squat(stage, twice)?;
     let answer = stage.ask(look().within(2))?;
-    ends_after(&answer, "foreign", "a right proof twice")
+    answer.must_be_after("foreign", "a right proof twice")
 }
 
 /// The daemon that proves itself at the recorded address is not the record's: it is neither ready nor
@@ -283,7 +281,7 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         let more = good.actor.ledger().connections().len() - heard;
         ensure!(more == 0, "{status} was followed: {answer}");
-        ends_after(&answer, "foreign", &format!("after status {status}"))?;
+        answer.must_be_after("foreign", &format!("after status {status}"))?;
     }
     Ok(())
 }
@@ -306,7 +304,7 @@ fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(call.var("NODE_USE_ENV_PROXY", "1"))?;
     let seen = trap.ledger().connections().len();
     ensure!(seen == 0, "{seen} connections to the proxy");
-    ready_with(&answer, &good.daemon.id)
+    answer.must_be_ready_with(&good.daemon.id)
 }
 
 /// Proven answers of more than 64 KiB of body and of headers are not believed; a body and headers without end
@@ -427,5 +425,5 @@ fn draining_means_wait(stage: &mut Stage) -> Outcome {
     }
     let successor = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &successor.daemon.id)
+    answer.must_be_ready_with(&successor.daemon.id)
 }

@@ -7,9 +7,7 @@ use local_daemon_spec::vectors::{bytes, cases};
 use serde_json::{Value, json};
 
 use crate::case::case;
-use crate::fixtures::client::{
-    Played, bystander, ends, ends_after, furnished, lives, play_published, publish, ready_with, write_record,
-};
+use crate::fixtures::client::{Played, bystander, furnished, lives, play_published, publish, write_record};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Stage};
@@ -57,7 +55,7 @@ fn refused(stage: &mut Stage, good: &Played, heard: usize, what: &str) -> Outcom
     let answer = stage.ask(Call::connect())?;
     let more = good.actor.ledger().connections().len() - heard;
     ensure!(more == 0, "{what}: the client connected: {answer}");
-    ends_after(&answer, "absent", what)
+    answer.must_be_after("absent", what)
 }
 
 /// Records in every form that is allowed (the vectors of records.json) lead to a daemon: ready.
@@ -76,7 +74,7 @@ fn client_takes_every_good_record(stage: &mut Stage) -> Outcome {
         write_record(stage, &bytes)?;
         let answer = stage.ask(Call::connect())?;
         let what = format!("a record with {} ({})", case["why"], case["name"]);
-        ends_after(&answer, "ready", &what)?;
+        answer.must_be_after("ready", &what)?;
     }
     Ok(())
 }
@@ -143,7 +141,7 @@ fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
         let url = Url::parse(&text).ok_or_else(|| fault("not a URL"))?;
         publish(stage, &Record { url, ..daemon.record(actor.address()) })?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(&answer, "ready", &format!("the url {text:?}"))?;
+        answer.must_be_after("ready", &format!("the url {text:?}"))?;
     }
     Ok(())
 }
@@ -200,13 +198,13 @@ fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
         };
         write_record(stage, &bytes)?;
         let answer = stage.ask(Call::connect())?;
-        ends_after(&answer, "ready", &format!("a record with {}", case["name"]))?;
+        answer.must_be_after("ready", &format!("a record with {}", case["name"]))?;
     }
     let members = json!({"future": {"deep": [1, null, {"x": "y"}]}, "nothing": false, "": 1.5, "capabilities": ["new"]});
     let members = members.as_object().cloned().unwrap_or_default();
     let played = play_published(stage, FakeDaemon { members, ..world.daemon() })?;
     let answer = stage.ask(Call::connect())?;
-    ready_with(&answer, &played.daemon.id)
+    answer.must_be_ready_with(&played.daemon.id)
 }
 
 /// A record names a living process and a port that refuses; another names no process and a daemon that
@@ -219,10 +217,10 @@ fn client_asks_no_pid(stage: &mut Stage) -> Outcome {
     let port = DeadPort::new()?;
     publish(stage, &Record::new(Url::of(port.address), alive.pid()))?;
     let answer = stage.ask(Call::connect())?;
-    ends(&answer, "stale")?;
+    answer.must_be("stale")?;
     lives(&alive, "when its record was stale")?;
     // Its pid is above the largest that the kernel gives.
     publish(stage, &good.record)?;
     let answer = stage.ask(Call::connect())?;
-    ready_with(&answer, &good.daemon.id)
+    answer.must_be_ready_with(&good.daemon.id)
 }

@@ -8,7 +8,7 @@ use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use crate::case::case;
-use crate::fixtures::client::{Part, Played, Spy, World, ends_after, furnished, play, ready_with};
+use crate::fixtures::client::{Part, Played, Spy, World, furnished, play};
 use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Command, Stage};
 
@@ -42,7 +42,7 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // The option counts before everything.
     let answer = stage.ask(Call::connect().var(VARIABLE, text(&variable)))?;
-    ready_with(&answer, &named.daemon.id)?;
+    answer.must_be_ready_with(&named.daemon.id)?;
     let Some(unnamed) = stage.client()?.unnamed else {
         stage.observed("the manifest has no `client.unnamed`: only the option's rank was judged");
         return Ok(());
@@ -171,7 +171,7 @@ fn refuses(
     let answer = stage.ask(Call::connect())?;
     let more = played.actor.ledger().connections().len() - heard;
     let what = format!("{checked:?}: {what}");
-    ends_after(&answer, "invalid", &what)?;
+    answer.must_be_after("invalid", &what)?;
     ensure!(more == 0, "{what}: the client connected all the same: {answer}");
     let named = answer.text().contains(&*path.to_string_lossy());
     ensure!(named, "{what}: {} is not named: {answer}", path.display());

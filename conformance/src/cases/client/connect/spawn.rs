@@ -8,7 +8,7 @@ mod waiting;
 use local_daemon_harness::process::Proc;
 use local_daemon_harness::record::{Record, Url};
 
-use crate::fixtures::client::{Spy, World, furnished, publish, ready_with};
+use crate::fixtures::client::{Spy, World, furnished, publish};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::outcome::{Outcome, fail, not_applicable};
 use crate::stage::{Answer, Call, ReadyDaemon, Stage};
@@ -47,7 +47,7 @@ fn spawned(stage: &mut Stage) -> Outcome<(Answer, ReadyDaemon)> {
     }
     let answer = stage.ask(Call::spawn())?;
     let live = running(stage, &answer)?;
-    ready_with(&answer, &live.record.id)?;
+    answer.must_be_ready_with(&live.record.id)?;
     Ok((answer, live))
 }
 

@@ -13,8 +13,7 @@ use super::{spawned, stale, with};
 use crate::case::case;
 use crate::cases::client::outcomes::arrange;
 use crate::fixtures::client::{
-    Part, SOON, Spy, World, ends, ends_after, furnished, not_started, play, play_published, publish,
-    ready_with, squat,
+    Part, SOON, Spy, World, furnished, not_started, play, play_published, publish, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
@@ -40,7 +39,7 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     std::fs::remove_file(stage.record_path())?;
     drop(leaving);
     let answer = stage.answer(&caller)?;
-    ends(&answer, "ready")?;
+    answer.must_be("ready")?;
     ensure!(spy.starts().len() == 1, "not one daemon was started");
     Ok(())
 }
@@ -60,7 +59,7 @@ fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     let watch = Watch::with_opens(stage.state_dir())?;
     let answer = stage.ask(with(&spy))?;
     not_started(stage, &spy, "although a good daemon's record had come")?;
-    ready_with(&answer, &good.daemon.id)?;
+    answer.must_be_ready_with(&good.daemon.id)?;
     let name = stage.manifest().binding.lock.clone();
     let spawning = count(&watch.events(), FileEventKind::Opened, &name) > 0;
     drop(lock);
@@ -94,7 +93,7 @@ fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
         let mut ids = std::collections::BTreeSet::new();
         for caller in &callers {
             let answer = stage.answer(caller)?;
-            ends_after(&answer, "ready", scene)?;
+            answer.must_be_after("ready", scene)?;
             ids.insert(answer.id.unwrap_or_default());
         }
         ensure!(ids.len() == 1, "{scene}: {} ids: {ids:?}", ids.len());
@@ -139,7 +138,7 @@ fn waits_for_the_lock(stage: &mut Stage) -> Outcome {
     let early = spy.started(ms(400)).is_some();
     drop(lock);
     let answer = stage.answer(&caller)?;
-    ends(&answer, "ready")?;
+    answer.must_be("ready")?;
     ensure!(!early, "a daemon was started while the lock was held, within 400 ms");
     Ok(())
 }
@@ -155,18 +154,18 @@ fn goes_on_without_the_lock(stage: &mut Stage) -> Outcome {
     let started = spy.started(caller.began + Duration::from_secs(1) + LATE);
     ensure!(started.is_some(), "no daemon 2.5 s after the call, with the lock held by another");
     let answer = stage.answer(&caller)?;
-    ends_after(&answer, "ready", "with the lock held by another")?;
+    answer.must_be_after("ready", "with the lock held by another")?;
     stage.arena().end_leaks();
     drop(lock);
     std::fs::remove_file(stage.lock_path())?;
     std::fs::create_dir(stage.lock_path())?;
     let answer = stage.ask(with(&spy))?;
-    ends_after(&answer, "ready", "with a directory in the lock's place")?;
+    answer.must_be_after("ready", "with a directory in the lock's place")?;
     stage.arena().end_leaks();
     std::fs::remove_dir(stage.lock_path())?;
     make_fifo(&stage.lock_path())?;
     let answer = stage.ask(with(&spy))?;
-    ends_after(&answer, "ready", "with a FIFO in the lock's place")
+    answer.must_be_after("ready", "with a FIFO in the lock's place")
 }
 
 /// While the client waits for the advisory lock, a daemon's record is published, and then the lock let go.
@@ -189,7 +188,7 @@ fn looks_again_under_the_lock(stage: &mut Stage) -> Outcome {
     drop(lock);
     let answer = stage.answer(&caller)?;
     not_started(stage, &spy, "although one had come while the client waited for the lock")?;
-    ready_with(&answer, &came.daemon.id)
+    answer.must_be_ready_with(&came.daemon.id)
 }
 
 /// The client's child hangs: the advisory lock is free again after a second, while the client still waits. A

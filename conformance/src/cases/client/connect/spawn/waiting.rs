@@ -13,8 +13,7 @@ use local_daemon_harness::wait::ms;
 use super::{stale, with};
 use crate::case::case;
 use crate::fixtures::client::{
-    Part, SOON, Spy, World, ends, furnished, gone, not_started, play, play_published, publish, ready_with,
-    squat,
+    Part, SOON, Spy, World, furnished, gone, not_started, play, play_published, publish, squat,
 };
 use crate::fixtures::daemon::count;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
@@ -50,14 +49,14 @@ fn three_failures_then_no_more(stage: &mut Stage) -> Outcome {
     for words in ["the first excuse", "the second excuse", "the third excuse"] {
         let spy = Spy::new(stage, Part::Ends(1, words))?;
         let answer = stage.ask(with(&spy))?;
-        ends(&answer, "spawn-failed")?;
+        answer.must_be("spawn-failed")?;
         spy.seen_started(stage)?;
         spy.forget()?;
     }
     let spy = Spy::new(stage, Part::Runs)?;
     let answer = stage.ask(with(&spy))?;
     not_started(stage, &spy, "after three that failed within a minute")?;
-    ends(&answer, "spawn-failed")?;
+    answer.must_be("spawn-failed")?;
     let quick = answer.after < LATE;
     ensure!(quick, "not at once: {answer}");
     let said = answer.text().contains("the third excuse");
@@ -76,7 +75,7 @@ fn tells_its_child_to_yield(stage: &mut Stage) -> Outcome {
     let pid = spy.seen_started(stage)?;
     let other = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &other.daemon.id)?;
+    answer.must_be_ready_with(&other.daemon.id)?;
     let watch = Watch::on(stage.state_dir())?;
     spy.release()?;
     let gone = gone(pid);
@@ -103,7 +102,7 @@ fn leaves_the_old_record_alone_after_a_spawn(stage: &mut Stage) -> Outcome {
     ensure!(asked.is_none(), "the old record's address was asked again after the spawn");
     let came = play_published(stage, world.daemon())?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &came.daemon.id)
+    answer.must_be_ready_with(&came.daemon.id)
 }
 
 /// The client's child hangs; a stranger's record comes, and then another daemon's.
@@ -120,7 +119,7 @@ fn takes_any_daemon_that_comes(stage: &mut Stage) -> Outcome {
     let came = play_published(stage, world.daemon())?;
     let at = Instant::now();
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &came.daemon.id)?;
+    answer.must_be_ready_with(&came.daemon.id)?;
     let late = answer.exit.at.saturating_duration_since(at);
     ensure!(late < LATE, "{} ms after the record came: {answer}", late.as_millis());
     Ok(())
@@ -187,7 +186,7 @@ fn goes_to_the_daemon_that_its_child_yielded_to(stage: &mut Stage) -> Outcome {
     let caller = yielded(stage, &spy, &awake, with(&spy))?;
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &id)
+    answer.must_be_ready_with(&id)
 }
 
 /// The client's child ends with an error at once, and after a while: the call ends with it.
@@ -215,7 +214,7 @@ fn ends_with_its_child(stage: &mut Stage, pid: u32, caller: &Caller) -> Outcome 
     let at = Instant::now();
     let answer = stage.answer_by(caller, at + Duration::from_secs(2))?;
     match answer {
-        Some(answer) => ends(&answer, "spawn-failed"),
+        Some(answer) => answer.must_be("spawn-failed"),
         None => fail("the client still waits 2 s after its child ended with an error"),
     }
 }
@@ -239,7 +238,7 @@ fn another_daemon_makes_up_for_a_failed_child(stage: &mut Stage) -> Outcome {
     stage.precondition("while the client was stopped, its child failed and a daemon was published");
     caller.signal(Signal::CONT)?;
     let answer = stage.answer(&caller)?;
-    ready_with(&answer, &came.daemon.id)
+    answer.must_be_ready_with(&came.daemon.id)
 }
 
 /// The client's child says why it cannot start.
