@@ -69,6 +69,24 @@ impl Record {
         }
     }
 
+    /// Holds another id.
+    #[must_use]
+    pub fn with_id(self, id: impl Into<String>) -> Self {
+        Self { id: id.into(), ..self }
+    }
+
+    /// Names another process.
+    #[must_use]
+    pub fn with_pid(self, pid: u32) -> Self {
+        Self { pid: i32::try_from(pid).unwrap_or(i32::MAX), ..self }
+    }
+
+    /// Leads to another place.
+    #[must_use]
+    pub fn with_url(self, url: Url) -> Self {
+        Self { url, ..self }
+    }
+
     /// Reads a record from its bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordFault> {
         if bytes.len() > MOST_BYTES {

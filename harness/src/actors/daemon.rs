@@ -80,6 +80,42 @@ impl FakeDaemon {
         }
     }
 
+    /// Answers `draining`.
+    #[must_use]
+    pub fn draining(self) -> Self {
+        Self { state: "draining".to_owned(), ..self }
+    }
+
+    /// Speaks another wire protocol.
+    #[must_use]
+    pub fn protocol(self, protocol: impl Into<String>) -> Self {
+        Self { protocol: protocol.into(), ..self }
+    }
+
+    /// Names another process.
+    #[must_use]
+    pub fn pid(self, pid: u32) -> Self {
+        Self { pid, ..self }
+    }
+
+    /// Proves itself in another way.
+    #[must_use]
+    pub fn proof(self, proof: FakeProof) -> Self {
+        Self { proof, ..self }
+    }
+
+    /// Proves itself for another authority than its own address.
+    #[must_use]
+    pub fn authority(self, authority: impl Into<String>) -> Self {
+        Self { authority: Some(authority.into()), ..self }
+    }
+
+    /// Replaces these members of the body; `null` leaves one out.
+    #[must_use]
+    pub fn members(self, members: Map<String, Value>) -> Self {
+        Self { members, ..self }
+    }
+
     /// The record that leads to it at `address`.
     pub fn record(&self, address: SocketAddr) -> Record {
         Record { id: self.id.clone(), ..Record::new(Url::of(address), self.pid) }

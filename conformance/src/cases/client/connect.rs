@@ -130,7 +130,7 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
         ensure!(answer.outcome != "ready" && answer.exit.code != Some(0), "{seen}");
     }
     let proof = FakeProof::None;
-    let unproven = FakeDaemon { proof, ..world.daemon() };
+    let unproven = world.daemon().proof(proof);
     let _played = play_published(stage, unproven)?;
     let answer = stage.ask(look())?;
     ensure!(answer.outcome != "ready", "a right answer without a proof: {answer}");
@@ -233,7 +233,7 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
     let challenge = |scheme: &'static str| {
         Squatter::responding(move |_, _| response(401, &[("WWW-Authenticate", scheme)], b""))
     };
-    let wrong = |proof: FakeProof| FakeDaemon { proof, ..world.daemon() }.part();
+    let wrong = |proof: FakeProof| world.daemon().proof(proof).part();
     let squatters = [
         ("200 and an empty object", Squatter::answering(200, "{}")),
         ("200 and what a daemon would say", Squatter::answering(200, &body)),
@@ -261,7 +261,7 @@ fn foreign_whatever_it_answers(stage: &mut Stage) -> Outcome {
     for (what, squatter) in squatters {
         let (_actor, record) = squat(stage, squatter)?;
         // Even one that names the very daemon of the record.
-        let record = Record { id: good.daemon.id.clone(), ..record };
+        let record = record.with_id(good.daemon.id.clone());
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
         answer.must_be_after("foreign", what)?;
@@ -460,7 +460,7 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
 fn waits_for_the_successor(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with the successor");
-    let leaving = FakeDaemon { state: "draining".to_owned(), ..world.daemon() };
+    let leaving = world.daemon().draining();
     let leaving = play(stage, leaving)?;
     let successor = play(stage, world.daemon())?;
     publish(stage, &leaving.record)?;
@@ -482,7 +482,7 @@ type Answers = Box<dyn Fn(&Seen, SocketAddr) -> Vec<u8> + Send + Sync>;
 fn reads_again_before_it_reports(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("ready with the daemon whose record is there in the end");
-    let another = FakeDaemon { protocol: "another/1".to_owned(), ..world.daemon() };
+    let another = world.daemon().protocol("another/1");
     let id = another.id.clone();
     let impostor = world.daemon();
     let scenes: [(&str, Answers); 3] = [
@@ -494,7 +494,7 @@ fn reads_again_before_it_reports(stage: &mut Stage) -> Outcome {
         let squatter = at_first(publisher(stage, &good.record), answers);
         let (_actor, record) = squat(stage, squatter)?;
         if what == "of another protocol" {
-            publish(stage, &Record { id: id.clone(), ..record })?;
+            publish(stage, &record.with_id(id.clone()))?;
         }
         let answer = stage.ask(Call::connect())?;
         let seen = format!("after an answer that is {what}: not ready with {} but {answer}", good.daemon.id);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::actors::{FakeDaemon, Squatter, response};
+use local_daemon_harness::actors::{Squatter, response};
 use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
 use local_daemon_harness::http::HANDSHAKE;
 use local_daemon_harness::proof::random_hex;
@@ -160,8 +160,7 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
         lives(&decoy, &format!("when its record was one of these, by {command:?}"))?;
     }
     let (_silent, record) = squat(stage, Squatter::mute())?;
-    let pid = i32::try_from(decoy.pid()).unwrap_or(i32::MAX);
-    publish(stage, &Record { pid, ..record })?;
+    publish(stage, &record.with_pid(decoy.pid()))?;
     let mut callers = vec![(Command::Connect, stage.call(Call::connect())?)];
     for (command, there) in commands {
         if there && matches!(command, Command::Stop | Command::ForceStop) {
@@ -185,7 +184,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
         return not_applicable("the manifest has no `client.force_stop`");
     }
     let (recorded, told) = (bystander(stage)?, bystander(stage)?);
-    let daemon = FakeDaemon { pid: told.pid(), ..world.daemon() };
+    let daemon = world.daemon().pid(told.pid());
     let id = daemon.id.clone();
     // It takes the request to stop, and stays.
     let stays = Squatter::responding(move |seen, address| {
@@ -196,8 +195,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
         }
     });
     let (actor, record) = squat(stage, stays)?;
-    let pid = i32::try_from(recorded.pid()).unwrap_or(i32::MAX);
-    publish(stage, &Record { id, pid, ..record })?;
+    publish(stage, &record.with_id(id).with_pid(recorded.pid()))?;
     let caller = stage.call(Call::new(Command::ForceStop))?;
     if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
         return fail("the record's daemon was not asked");

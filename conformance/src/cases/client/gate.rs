@@ -17,7 +17,7 @@ fn split(protocol: &str) -> (String, u32) {
 /// A proven daemon of this protocol, published.
 fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<crate::fixtures::client::Played> {
     let protocol = protocol.to_owned();
-    play_published(stage, FakeDaemon { protocol, ..world.daemon() })
+    play_published(stage, world.daemon().protocol(protocol))
 }
 
 /// Proven daemons speak protocols that begin like the client's, that it begins, of other numbers and of other
@@ -95,7 +95,7 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
         (&world.protocol, "another/9", "incompatible"),
     ] {
         let protocol = of_daemon.to_owned();
-        let played = play(stage, FakeDaemon { protocol, ..world.daemon() })?;
+        let played = play(stage, world.daemon().protocol(protocol))?;
         let protocol = Some(of_record.to_owned());
         publish(stage, &Record { protocol, ..played.record })?;
         let answer = stage.ask(Call::connect())?;
@@ -112,7 +112,7 @@ fn of_another_contract(
     spec: Value,
 ) -> Outcome<crate::fixtures::client::Played> {
     let members = Map::from_iter([("spec".to_owned(), spec)]);
-    play_published(stage, FakeDaemon { members, ..world.daemon() })
+    play_published(stage, world.daemon().members(members))
 }
 
 /// A proven daemon speaks another protocol, and one another version of this specification: incompatible,

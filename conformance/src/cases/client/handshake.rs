@@ -86,7 +86,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
     let challenge = |scheme: &'static str| {
         move |_: &Seen, _: SocketAddr| response(401, &[("WWW-Authenticate", scheme)], b"")
     };
-    let wrong = |proof: FakeProof| FakeDaemon { proof, ..world.daemon() };
+    let wrong = |proof: FakeProof| world.daemon().proof(proof);
     let (none, reflected) = (wrong(FakeProof::None), wrong(FakeProof::Reflected));
     let squatters: Squatters = vec![
         ("200", Box::new(move || Squatter::answering(200, &body))),
@@ -135,7 +135,7 @@ fn client_proves_each_connection(stage: &mut Stage) -> Outcome {
         }
     });
     let (actor, record) = squat(stage, then_a_stranger)?;
-    publish(stage, &Record { id, ..record })?;
+    publish(stage, &record.with_id(id))?;
     let caller = stage.call(Call::new(Command::Stop))?;
     stage.answer(&caller)?;
     let connections = actor.stop().connections();
@@ -161,8 +161,8 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     stage.expect("foreign, at once");
     let daemon = world.daemon();
     let says = [
-        ("draining", FakeDaemon { state: "draining".to_owned(), ..daemon.clone() }),
-        ("another protocol", FakeDaemon { protocol: "another/1".to_owned(), ..daemon.clone() }),
+        ("draining", daemon.clone().draining()),
+        ("another protocol", daemon.clone().protocol("another/1")),
         (
             "another contract",
             FakeDaemon {
@@ -179,7 +179,7 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
     ];
     for (what, daemon) in says {
         for proof in proofs {
-            let _played = play_published(stage, FakeDaemon { proof, ..daemon.clone() })?;
+            let _played = play_published(stage, daemon.clone().proof(proof))?;
             let answer = stage.ask(look().within(2))?;
             answer.must_be_after("foreign", &format!("{what} with proof {proof:?}"))?;
         }
@@ -277,7 +277,7 @@ fn client_follows_no_redirect(stage: &mut Stage) -> Outcome {
         let (_actor, record) = squat(stage, Squatter::responding(move |_, _| answer.clone()))?;
         // The redirect leads to the very daemon of the record's id.
         let id = good.daemon.id.clone();
-        publish(stage, &Record { id, ..record })?;
+        publish(stage, &record.with_id(id))?;
         let answer = stage.ask(Call::connect())?;
         let more = good.actor.ledger().connections().len() - heard;
         ensure!(more == 0, "{status} was followed: {answer}");
@@ -402,7 +402,7 @@ fn client_tries_both_families(stage: &mut Stage) -> Outcome {
         };
         let url = Url::parse(&format!("http://localhost:{}", actors.0.address().port()));
         let url = url.ok_or_else(|| Stop::Fault("no URL of localhost".to_owned()))?;
-        let record = Record { url, ..daemon.record(actors.0.address()) };
+        let record = daemon.record(actors.0.address()).with_url(url);
         publish(stage, &record)?;
         let answer = stage.ask(Call::connect())?;
         let seen = format!("the daemon at {at}, and at the other address one that is {what}: {answer}");

@@ -32,7 +32,7 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
         std::fs::remove_file(stage.record_path())?;
     }
     let published = |daemon: FakeDaemon| -> Outcome<Standing> {
-        let played = play_published(stage, FakeDaemon { pid, ..daemon })?;
+        let played = play_published(stage, daemon.pid(pid))?;
         Ok(vec![Box::new(played)])
     };
     let daemon = world.daemon();
@@ -44,14 +44,13 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
             publish(stage, &Record::new(Url::of(port.address), pid))?;
             Ok(vec![Box::new(port)])
         }
-        "busy" => published(FakeDaemon { state: "draining".to_owned(), ..daemon }),
+        "busy" => published(daemon.draining()),
         "foreign" => {
             let (actor, record) = squat(stage, Squatter::answering(200, "{}"))?;
-            let pid = i32::try_from(pid).unwrap_or(i32::MAX);
-            publish(stage, &Record { pid, ..record })?;
+            publish(stage, &record.with_pid(pid))?;
             Ok(vec![Box::new(actor)])
         }
-        "incompatible" => published(FakeDaemon { protocol: "another/1".to_owned(), ..daemon }),
+        "incompatible" => published(daemon.protocol("another/1")),
         "invalid" => {
             let standing = published(daemon)?;
             set_mode(stage.credential_path(), 0o644)?;

@@ -139,7 +139,7 @@ fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
         let actor = actor.start(local_daemon_harness::actors::Bind::V4)?;
         let text = format!("http://{}{end}", authority(actor.address().port()));
         let url = Url::parse(&text).ok_or_else(|| fault("not a URL"))?;
-        publish(stage, &Record { url, ..daemon.record(actor.address()) })?;
+        publish(stage, &daemon.record(actor.address()).with_url(url))?;
         let answer = stage.ask(Call::connect())?;
         answer.must_be_after("ready", &format!("the url {text:?}"))?;
     }
@@ -202,7 +202,7 @@ fn client_ignores_unknown_members(stage: &mut Stage) -> Outcome {
     }
     let members = json!({"future": {"deep": [1, null, {"x": "y"}]}, "nothing": false, "": 1.5, "capabilities": ["new"]});
     let members = members.as_object().cloned().unwrap_or_default();
-    let played = play_published(stage, FakeDaemon { members, ..world.daemon() })?;
+    let played = play_published(stage, world.daemon().members(members))?;
     let answer = stage.ask(Call::connect())?;
     answer.must_be_ready_with(&played.daemon.id)
 }

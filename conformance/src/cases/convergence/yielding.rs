@@ -84,7 +84,7 @@ fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
     let (protocol, credential) = protocol_of(stage)?;
     stage.expect("it exits with 0 and leaves the newer record as it is");
     let squatter = Squatter::mute().noted(stage.transcript(), "squatter").start(Bind::V4)?;
-    let squatted = Record { url: squatter.url(), ..Rival::new()?.record };
+    let squatted = Rival::new()?.record.with_url(squatter.url());
     replace(&stage.record_path(), squatted.to_json().as_bytes(), 0o600)?;
     let fake = FakeDaemon::new(&credential, &protocol);
     let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
@@ -130,7 +130,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     play("another id than the record's", |fake| {
         fake.id = proof::random_hex::<16>();
     });
-    let other_protocol = FakeDaemon { protocol: higher.clone(), ..fake.clone() };
+    let other_protocol = fake.clone().protocol(higher.clone());
     fakes.push(("a daemon of a higher protocol", other_protocol.clone(), other_protocol));
     let other_name = FakeDaemon { protocol: format!("x{protocol}"), ..fake.clone() };
     fakes.push(("a daemon of another protocol", other_name.clone(), other_name));
@@ -153,7 +153,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     ];
     for (what, squatter) in squatters {
         let actor = squatter.noted(stage.transcript(), what).start(Bind::V4)?;
-        let record = Record { url: actor.url(), ..Rival::new()?.record };
+        let record = Rival::new()?.record.with_url(actor.url());
         records.push((what, Some(record.to_json().into_bytes())));
         actors.push(actor);
     }
@@ -202,11 +202,8 @@ fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
     let bystander = stage.arena().launch("bystander", ["sleep", "60"]).start()?;
     let mute = Squatter::mute().start(Bind::V4)?;
     let dead = Rival::new()?;
-    let naming = |record: &Record| Record {
-        pid: i32::try_from(bystander.pid()).unwrap_or(i32::MAX),
-        ..record.clone()
-    };
-    let silent = Record { url: mute.url(), ..Rival::new()?.record };
+    let naming = |record: &Record| record.clone().with_pid(bystander.pid());
+    let silent = Rival::new()?.record.with_url(mute.url());
     stage.expect("the bystander runs on, neither ended nor stopped");
     let state_dir = stage.arena().make_state_dir()?.to_owned();
     let path = stage.record_path();

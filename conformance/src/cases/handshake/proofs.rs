@@ -498,7 +498,7 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
     stage.transcript().hide(credential.bytes());
     record::write_new(&stage.credential_path(), format!("{}\n", credential.text()).as_bytes(), 0o600)?;
     let squatter = Squatter::mute().noted(stage.transcript(), "mute").start(Bind::V4)?;
-    let other = Record { url: squatter.url(), ..Rival::new()?.record };
+    let other = Rival::new()?.record.with_url(squatter.url());
     record::replace(&stage.record_path(), other.to_json().as_bytes(), 0o600)?;
     stage.expect("draining and proven as long as the record is another's, then ready");
     let daemon = stage.launch_with(start)?;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use local_daemon_harness::files::Facts;
-use local_daemon_harness::record::{Record, write_new};
+use local_daemon_harness::record::write_new;
 use rustix::fs::FlockOperation;
 
 use crate::case::case;
@@ -34,10 +34,7 @@ fn last_writer_wins(stage: &mut Stage) -> Outcome {
 fn replaces_whatever_stands_there(stage: &mut Stage) -> Outcome {
     let bystander = stage.arena().launch("bystander", ["sleep", "60"]).start()?;
     let rival = Rival::new()?;
-    let named = Record {
-        pid: i32::try_from(bystander.pid()).unwrap_or(i32::MAX),
-        ..rival.record.clone()
-    };
+    let named = rival.record.clone().with_pid(bystander.pid());
     let oversized = format!("{}{}", rival.record.to_json(), " ".repeat(70 * 1024));
     let whole = rival.record.to_json();
     let kinds: [(&str, &[u8], u32); 8] = [

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
 use local_daemon_harness::wait::until;
 
@@ -22,7 +21,7 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let (name, _) = world.protocol.split_once('/').unwrap_or_default();
     let (ours, theirs) = (format!("{name}/7"), format!("{name}/6"));
     let decoy = bystander(stage)?;
-    let old = FakeDaemon { protocol: theirs, pid: decoy.pid(), ..world.daemon() };
+    let old = world.daemon().protocol(theirs).pid(decoy.pid());
     let old = play_published(stage, old)?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().protocol(ours))?;
@@ -51,7 +50,7 @@ fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("ready with a daemon of its own, whose record took the old one's place");
     let protocol = "another/9".to_owned();
-    let old = play_published(stage, FakeDaemon { protocol, ..world.daemon() })?;
+    let old = play_published(stage, world.daemon().protocol(protocol))?;
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().replacing())?;
     let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id);

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use local_daemon_harness::actors::FakeDaemon;
 use local_daemon_harness::files::{FileEventKind, Watch};
 use local_daemon_harness::platform::make_fifo;
 use local_daemon_harness::wait::{ms, until};
@@ -26,7 +25,7 @@ fn no_second_daemon_beside_a_draining_one(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("no daemon started while one is draining; one when its record is gone");
     let spy = Spy::new(stage, Part::Runs)?;
-    let leaving = FakeDaemon { state: "draining".to_owned(), ..world.daemon() };
+    let leaving = world.daemon().draining();
     let leaving = play_published(stage, leaving)?;
     let caller = stage.call(with(&spy))?;
     if leaving.actor.ledger().wait_request(caller.deadline).is_none() {

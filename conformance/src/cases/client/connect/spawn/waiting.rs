@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::actors::{Actor, Squatter};
 use local_daemon_harness::files::{FileEventKind, Watch};
 use local_daemon_harness::process::Signal;
-use local_daemon_harness::record::Record;
 use local_daemon_harness::wait::ms;
 
 use super::{stale, with};
@@ -135,7 +134,7 @@ fn sleeper(stage: &Stage, world: &World) -> Outcome<(Actor, Arc<AtomicBool>, Str
     });
     let (actor, record) = squat(stage, part)?;
     let of = id.clone();
-    publish(stage, &Record { id: of, ..record })?;
+    publish(stage, &record.with_id(of))?;
     Ok((actor, wakes, id))
 }
 
