@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode as Status;
 
@@ -78,6 +79,19 @@ enum Command {
         /// Written by `daemonspec run --failures DIR`.
         file: PathBuf,
     },
+    /// What maintainers of the suite run.
+    #[command(subcommand)]
+    Dev(DevCommand),
+    /// Say what this host lets the suite observe, and how to get what is missing.
+    Doctor {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DevCommand {
     /// Run every client with every daemon of several implementations.
     #[command(after_help = INTEROP_EXIT_CODES)]
     Interop(InteropArgs),
@@ -87,12 +101,6 @@ enum Command {
     /// Load a daemon and break it and others, for as long as wanted.
     #[command(after_help = SOAK_EXIT_CODES)]
     Soak(SoakArgs),
-    /// Say what this host lets the suite observe, and how to get what is missing.
-    Doctor {
-        /// For programs.
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -235,8 +243,18 @@ struct ListArgs {
     json: bool,
 }
 
+/// The arguments of this process. The commands of `dev` were at the top level once, where scripts may still call them.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let command = arguments.get(1).and_then(|argument| argument.to_str());
+    if command.is_some_and(|command| DevCommand::has_subcommand(command)) {
+        arguments.insert(1, "dev".into());
+    }
+    arguments
+}
+
 fn main() -> Status {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors, too, and are none.
@@ -248,9 +266,9 @@ fn main() -> Status {
     let ended = match cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Replay { file } => commands::replay::replay(&file),
-        Command::Interop(args) => commands::interop::interop(args),
-        Command::Mutants(args) => commands::mutants::mutants(&args),
-        Command::Soak(args) => commands::soak::soak(&args),
+        Command::Dev(DevCommand::Interop(args)) => commands::interop::interop(args),
+        Command::Dev(DevCommand::Mutants(args)) => commands::mutants::mutants(&args),
+        Command::Dev(DevCommand::Soak(args)) => commands::soak::soak(&args),
         Command::List(args) if args.requirements => commands::list::requirements(args.json),
         Command::List(args) => Ok(commands::list::cases(args.json)),
         Command::Explain { name } => commands::explain::explain(&name),

@@ -499,17 +499,23 @@ fn what_is_no_replay_file_ends_3_and_says_how_to_get_one() {
 fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
     assert!(build_subjects().exists());
     let independent = "conformance/subjects/independent.toml";
-    let ended = daemonspec(["interop", independent]);
+    let ended = daemonspec(["dev", "interop", independent]);
     assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.ends_with("pairs: 1 of 1 work\n"), "{}", ended.stdout);
 
     let (_folder, absent) = manifest("[daemon]\nrun = ['no-such-program-here']");
-    let ended = daemonspec(["interop", independent, &absent]);
+    let ended = daemonspec(["dev", "interop", independent, &absent]);
     assert_eq!(ended.code, 2, "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("not run: subject: `daemon.run`: no program"), "{}", ended.stdout);
 
     // A daemon that exits at once, which says that it has no client.
-    let ended = daemonspec(["interop", independent, "conformance/subjects/null.toml", "--json"]);
+    let ended = daemonspec([
+        "dev",
+        "interop",
+        independent,
+        "conformance/subjects/null.toml",
+        "--json",
+    ]);
     assert_eq!(ended.code, 1, "{}{}", ended.stdout, ended.stderr);
     let matrix: Value = serde_json::from_str(&ended.stdout).unwrap();
     valid("interop", &matrix);
@@ -523,8 +529,8 @@ fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
     assert_eq!(verdicts(&pairs[0]), BTreeSet::from(["pass".to_owned()]));
     assert!(!verdicts(&pairs[1]).contains("pass"), "{matrix:#}");
 
-    assert_eq!(daemonspec(["interop", "conformance/subjects/null.toml"]).code, 4);
-    let twice = daemonspec(["interop", independent, independent]);
+    assert_eq!(daemonspec(["dev", "interop", "conformance/subjects/null.toml"]).code, 4);
+    let twice = daemonspec(["dev", "interop", independent, independent]);
     assert_eq!(twice.code, 3);
     assert!(twice.stderr.contains("`independent`"), "{}", twice.stderr);
 }
@@ -537,7 +543,16 @@ fn soak(fault: Option<&str>, only: &str) -> (i32, Value) {
         .map_or_else(|| plain.to_owned(), |fault| plain.replace(']', &format!(r#", "--fault", "{fault}"]"#)));
     // The daemon's own command is the first.
     let (_folder, path) = manifest(&text.replacen(plain, &faulty, 1));
-    let ended = daemonspec(["soak", &path, "--minutes", "0.05", "--fault", only, "--json"]);
+    let ended = daemonspec([
+        "dev",
+        "soak",
+        &path,
+        "--minutes",
+        "0.05",
+        "--fault",
+        only,
+        "--json",
+    ]);
     let soak: Value = serde_json::from_str(&ended.stdout).unwrap();
     valid("soak", &soak);
     (ended.code, soak)
@@ -561,6 +576,7 @@ fn a_daemon_is_loaded_and_broken_and_what_it_does_not_outlive_is_told() {
     assert_eq!(left["faults"]["soak/stopped"]["held"], 0, "{left:#}");
     assert_eq!(
         daemonspec([
+            "dev",
             "soak",
             "conformance/subjects/independent.toml",
             "--fault",
@@ -573,11 +589,21 @@ fn a_daemon_is_loaded_and_broken_and_what_it_does_not_outlive_is_told() {
 
 #[test]
 fn a_fault_or_case_that_is_not_there_ends_4_and_suggests() {
-    let ended = daemonspec(["mutants", "--fault", "PUB-999.*"]);
+    let ended = daemonspec(["dev", "mutants", "--fault", "PUB-999.*"]);
     assert_eq!(ended.code, 4);
     assert!(ended.stderr.contains("no fault matches `PUB-999.*`"), "{}", ended.stderr);
-    let ended = daemonspec(["mutants", "--without", "publish/loopback-onyl"]);
+    let ended = daemonspec(["dev", "mutants", "--without", "publish/loopback-onyl"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     assert!(ended.stderr.contains("did you mean publish/loopback-only"), "{}", ended.stderr);
-    assert_eq!(daemonspec(["mutants", "--sample", "0"]).code, 3);
+    assert_eq!(daemonspec(["dev", "mutants", "--sample", "0"]).code, 3);
+}
+
+#[test]
+fn a_command_of_dev_is_also_found_without_it() {
+    let known = daemonspec(["dev", "mutants", "--sample", "0"]);
+    assert_eq!(known.code, 3, "{}", known.stderr);
+    let alias = daemonspec(["mutants", "--sample", "0"]);
+    assert_eq!((alias.code, alias.stderr), (3, known.stderr));
+    let help = daemonspec(["--help"]).stdout;
+    assert!(help.contains("\n  dev ") && !help.contains("mutants"), "{help}");
 }

@@ -1,4 +1,4 @@
-//! `daemonspec interop`
+//! `daemonspec dev interop`
 
 use local_daemon_conformance::interop::{CHECKS, Matrix, Missing, SUBJECTS, run};
 use local_daemon_conformance::manifest::{Manifest, ManifestFault};

@@ -1,4 +1,4 @@
-//! `daemonspec mutants`
+//! `daemonspec dev mutants`
 
 use std::path::Path;
 use std::time::SystemTime;

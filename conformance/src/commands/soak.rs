@@ -1,4 +1,4 @@
-//! `daemonspec soak`
+//! `daemonspec dev soak`
 
 use std::time::Duration;
 
