@@ -247,7 +247,7 @@ struct ListArgs {
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let command = arguments.get(1).and_then(|argument| argument.to_str());
-    if command.is_some_and(|command| DevCommand::has_subcommand(command)) {
+    if command.is_some_and(DevCommand::has_subcommand) {
         arguments.insert(1, "dev".into());
     }
     arguments

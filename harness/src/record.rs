@@ -75,6 +75,18 @@ impl Record {
         Self { id: id.into(), ..self }
     }
 
+    /// Names this version.
+    #[must_use]
+    pub fn with_version(self, version: impl Into<String>) -> Self {
+        Self { version: version.into(), ..self }
+    }
+
+    /// Hints at this wire protocol.
+    #[must_use]
+    pub fn with_protocol(self, protocol: impl Into<String>) -> Self {
+        Self { protocol: Some(protocol.into()), ..self }
+    }
+
     /// Names another process.
     #[must_use]
     pub fn with_pid(self, pid: u32) -> Self {

@@ -92,6 +92,12 @@ impl FakeDaemon {
         Self { protocol: protocol.into(), ..self }
     }
 
+    /// Names this version.
+    #[must_use]
+    pub fn version(self, version: impl Into<String>) -> Self {
+        Self { version: version.into(), ..self }
+    }
+
     /// Names another process.
     #[must_use]
     pub fn pid(self, pid: u32) -> Self {

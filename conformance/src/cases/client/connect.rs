@@ -60,8 +60,7 @@ fn exit_status_of_each_outcome(stage: &mut Stage) -> Outcome {
     }
     for (outcome, status) in OUTCOMES {
         if let Some(answer) = answers.get(outcome) {
-            let seen = format!("{outcome}: not exit status {status} but {answer}");
-            ensure!(answer.exit.code == Some(status), "{seen}");
+            ensure!(answer.exit.code == Some(status), "{outcome}: not exit status {status} but {answer}");
         }
     }
     Ok(())
@@ -79,8 +78,7 @@ fn json_whatever_the_outcome(stage: &mut Stage) -> Outcome {
     for (outcome, answer) in &answers {
         let word = answer.json.as_ref().filter(|json| json.is_object());
         let word = word.and_then(|json| json.pointer(&pointer)).and_then(Value::as_str);
-        let seen = format!("{outcome}: standard output says {word:?}: {answer}");
-        ensure!(word == Some(outcome), "{seen}");
+        ensure!(word == Some(outcome), "{outcome}: standard output says {word:?}: {answer}");
     }
     Ok(())
 }
@@ -126,8 +124,10 @@ fn ready_only_when_all_is_right(stage: &mut Stage) -> Outcome {
         let daemon = FakeDaemon { members, status: Some(200), id: id.clone(), ..world.daemon() };
         let _played = play_published(stage, daemon)?;
         let answer = stage.ask(look())?;
-        let seen = format!("a proven answer with {what}: {answer}");
-        ensure!(answer.outcome != "ready" && answer.exit.code != Some(0), "{seen}");
+        ensure!(
+            answer.outcome != "ready" && answer.exit.code != Some(0),
+            "a proven answer with {what}: {answer}"
+        );
     }
     let proof = FakeProof::None;
     let unproven = world.daemon().proof(proof);
@@ -443,8 +443,7 @@ fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(call())?;
         let changes = before.diff(&Snapshot::of(stage.state_dir())?);
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        let seen = format!("{outcome}: {}: {answer}", changes.join(", "));
-        ensure!(changes.is_empty(), "{seen}");
+        ensure!(changes.is_empty(), "{outcome}: {}: {answer}", changes.join(", "));
         if let Some(spy) = &spy {
             not_started(stage, spy, outcome)?;
         }

@@ -12,7 +12,9 @@ use local_daemon_harness::wait::ms;
 
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
-use crate::fixtures::client::{Part, SOON, Spy, bystander, furnished, lives, play_published, publish, squat};
+use crate::fixtures::client::{
+    Part, SOON, Spy, bystander, furnished, gone, lives, play_published, publish, squat, write_record,
+};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
@@ -48,7 +50,7 @@ fn clients_leave_the_record(stage: &mut Stage) -> Outcome {
     let (silent, _) = squat(stage, Squatter::mute())?;
     untouched(stage, &name, &taken, "silent", look())?;
     drop(silent);
-    crate::fixtures::client::write_record(stage, b"{\"id\":")?;
+    write_record(stage, b"{\"id\":")?;
     untouched(stage, &name, &taken, "malformed", look())
 }
 
@@ -221,7 +223,7 @@ fn supervisor_does_not_restart_the_displaced(stage: &mut Stage) -> Outcome {
     let first = spy.seen_started(stage)?;
     let _successor = play_published(stage, world.daemon())?;
     spy.release()?;
-    if !crate::fixtures::client::gone(first) {
+    if !gone(first) {
         return inconclusive("the displaced daemon does not end");
     }
     stage.precondition("the supervised daemon was displaced, and ended with status 20");

@@ -1,11 +1,11 @@
 //! The client's side of the protocol gate: chapter 08.
 
-use local_daemon_harness::actors::FakeDaemon;
-use local_daemon_harness::record::Record;
 use serde_json::{Map, Value, json};
 
 use crate::case::case;
-use crate::fixtures::client::{Part, Spy, World, furnished, not_started, play, play_published, publish};
+use crate::fixtures::client::{
+    Part, Played, Spy, World, furnished, not_started, play, play_published, publish,
+};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, Stage};
 
@@ -15,8 +15,7 @@ fn split(protocol: &str) -> (String, u32) {
 }
 
 /// A proven daemon of this protocol, published.
-fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<crate::fixtures::client::Played> {
-    let protocol = protocol.to_owned();
+fn of(stage: &mut Stage, world: &World, protocol: &str) -> Outcome<Played> {
     play_published(stage, world.daemon().protocol(protocol))
 }
 
@@ -54,8 +53,7 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     ] {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
-        let seen = format!("{} meets {other:?}: {answer}", world.protocol);
-        ensure!(answer.outcome != "ready", "{seen}");
+        ensure!(answer.outcome != "ready", "{} meets {other:?}: {answer}", world.protocol);
     }
     Ok(())
 }
@@ -72,10 +70,8 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
         ("", ""),
         ("next", "not a version"),
     ] {
-        let version = of_daemon.to_owned();
-        let played = play(stage, FakeDaemon { version, ..world.daemon() })?;
-        let version = of_record.to_owned();
-        publish(stage, &Record { version, ..played.record })?;
+        let played = play(stage, world.daemon().version(of_daemon))?;
+        publish(stage, &played.record.with_version(of_record))?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("version {of_record:?} in the record, {of_daemon:?} in the answer");
         answer.must_be_after("ready", &before)?;
@@ -94,10 +90,8 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
         ("", &world.protocol, "ready"),
         (&world.protocol, "another/9", "incompatible"),
     ] {
-        let protocol = of_daemon.to_owned();
-        let played = play(stage, world.daemon().protocol(protocol))?;
-        let protocol = Some(of_record.to_owned());
-        publish(stage, &Record { protocol, ..played.record })?;
+        let played = play(stage, world.daemon().protocol(of_daemon))?;
+        publish(stage, &played.record.with_protocol(of_record))?;
         let answer = stage.ask(Call::connect())?;
         let before = format!("the record says {of_record:?}, the daemon {of_daemon:?}");
         answer.must_be_after(outcome, &before)?;
@@ -106,11 +100,7 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
 }
 
 /// A proven daemon of another version of the specification.
-fn of_another_contract(
-    stage: &mut Stage,
-    world: &World,
-    spec: Value,
-) -> Outcome<crate::fixtures::client::Played> {
+fn of_another_contract(stage: &mut Stage, world: &World, spec: Value) -> Outcome<Played> {
     let members = Map::from_iter([("spec".to_owned(), spec)]);
     play_published(stage, world.daemon().members(members))
 }

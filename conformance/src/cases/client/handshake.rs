@@ -111,8 +111,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
                 value.to_ascii_lowercase().starts_with("bearer")
             };
             let told = ledger.saw_secret(&world.credential) || ledger.requests().iter().any(bearer);
-            let seen = format!("{what}: the credential was sent: {:?}", caller.argv());
-            ensure!(!told, "{seen}");
+            ensure!(!told, "{what}: the credential was sent: {:?}", caller.argv());
             stage.arena().end_leaks();
         }
     }
@@ -210,8 +209,7 @@ fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
     for call in calls {
         let caller = stage.call(call)?;
         let answer = stage.answer(&caller)?;
-        let seen = format!("a daemon of another id is taken for the record's: {answer}");
-        ensure!(answer.outcome != "ready", "{seen}");
+        ensure!(answer.outcome != "ready", "a daemon of another id is taken for the record's: {answer}");
         let requests = good.actor.ledger().requests();
         let other = requests.iter().find(|seen| seen.target != HANDSHAKE);
         let other = other.map(|seen| format!("{} {}", seen.method, seen.target));
@@ -259,8 +257,7 @@ fn client_draws_fresh_nonces(stage: &mut Stage) -> Outcome {
     ensure!(distinct.len() == nonces.len(), "{} nonces in {} handshakes", distinct.len(), nonces.len());
     for place in 0..32 {
         let values: BTreeSet<u8> = nonces.iter().filter_map(|nonce| nonce.get(place).copied()).collect();
-        let seen = format!("byte {place} has only {} values in {} nonces", values.len(), nonces.len());
-        ensure!(values.len() > 3, "{seen}");
+        ensure!(values.len() > 3, "byte {place} has only {} values in {} nonces", values.len(), nonces.len());
     }
     Ok(())
 }
@@ -328,8 +325,7 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
     for (what, daemon, good) in scenes {
         let _played = play_published(stage, daemon)?;
         let answer = stage.ask(Call::connect())?;
-        let seen = format!("a proven answer with {what}: {answer}");
-        ensure!((answer.outcome == "ready") == good, "{seen}");
+        ensure!((answer.outcome == "ready") == good, "a proven answer with {what}: {answer}");
     }
     let floods = [
         ("a body", Squatter::flooding()),
@@ -340,8 +336,10 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         let sent = actor.stop().connections().iter().map(|taken| taken.sent).max();
         let sent = sent.unwrap_or_default();
-        let seen = format!("of {what} without end, {sent} bytes were taken: {answer}");
-        ensure!(sent < BUFFERS && answer.outcome != "ready", "{seen}");
+        ensure!(
+            sent < BUFFERS && answer.outcome != "ready",
+            "of {what} without end, {sent} bytes were taken: {answer}"
+        );
     }
     Ok(())
 }

@@ -123,8 +123,12 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
 fn private(state_dir: &Path, umask: u32) -> Outcome {
     for (name, entry) in Snapshot::of(state_dir)?.0 {
         let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
-        let seen = format!("umask {umask:03o}: {:?} is {}", name.display().to_string(), entry.facts);
-        ensure!(entry.facts.mode == expected, "{seen}");
+        ensure!(
+            entry.facts.mode == expected,
+            "umask {umask:03o}: {:?} is {}",
+            name.display().to_string(),
+            entry.facts
+        );
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
 use crate::case::case;
-use crate::fixtures::http::{Ask, METHODS, UNLISTED, handshake_route, launch_listed, paths, read_route};
+use crate::fixtures::http::{
+    Ask, METHODS, UNKNOWN, UNLISTED, handshake_route, launch_listed, paths, read_route,
+};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -27,7 +29,7 @@ fn likeness(response: &Response, of_head: bool) -> (u16, Vec<(String, String)>, 
 
 /// Each is refused in the same way as the first of its kind: GET of an unknown path.
 fn refused_alike(live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
-    let first = Ask::new(live, "GET", crate::fixtures::http::UNKNOWN);
+    let first = Ask::new(live, "GET", UNKNOWN);
     let first = live.answered(&first, &[401])?;
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")

@@ -7,7 +7,8 @@ use local_daemon_harness::process::Signal;
 use crate::case::case;
 use crate::fixtures::daemon::signal;
 use crate::fixtures::stream::{
-    Event, MOST_EVENTS, Poster, SEEN, break_in, brief, follow, id, seqs, settled, split, to_the_end, until,
+    ABOUT, Event, MOST_EVENTS, Poster, SEEN, break_in, brief, follow, id, seqs, settled, split, to_the_end,
+    until,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{ReadyDaemon, Stage};
@@ -203,10 +204,7 @@ fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let mut stream = live.open_stream("")?;
     signal(&second, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
-    let about: Vec<&Event> = events
-        .iter()
-        .filter(|event| crate::fixtures::stream::ABOUT.contains(&&*event.name))
-        .collect();
+    let about: Vec<&Event> = events.iter().filter(|event| ABOUT.contains(&&*event.name)).collect();
     if about.is_empty() {
         return inconclusive("no such event was seen");
     }

@@ -70,8 +70,7 @@ fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     for (page, count) in [(&scene.listed, 6), (&scene.unlisted, 12)] {
         scene.visit(stage, page)?;
         let seen = scene.run(stage, script, &arg)?;
-        let what = format!("with credentials: {}", told(&seen));
-        ensure!(!is_success(&seen), "{what}");
+        ensure!(!is_success(&seen), "with credentials: {}", told(&seen));
         scene.wait_arrived("every kind of request", count, asks)?;
     }
     // A navigation carries no origin. Whether the engine shows its refusal is its own matter.

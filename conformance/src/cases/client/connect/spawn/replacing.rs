@@ -26,8 +26,10 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     let watch = Watch::on(stage.state_dir())?;
     let answer = stage.ask(Call::spawn().protocol(ours))?;
     stage.precondition("a daemon of the client's protocol with a lower number was published");
-    let seen = format!("not ready with another daemon but {answer}");
-    ensure!(answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id), "{seen}");
+    ensure!(
+        answer.outcome == "ready" && answer.id.as_ref() != Some(&old.daemon.id),
+        "not ready with another daemon but {answer}"
+    );
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
     ensure!(its_own, "no daemon of the answered id is there: {now:?}");
@@ -91,8 +93,7 @@ fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
             let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
             name == stage.manifest().binding.registration || name == stage.manifest().binding.credential
         });
-        let seen = format!("left behind: {}/{:?}", place, left.map(|path| path.display().to_string()));
-        ensure!(left.is_none(), "{seen}");
+        ensure!(left.is_none(), "left behind: {}/{:?}", place, left.map(|path| path.display().to_string()));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{spawned, stale, with};
 use crate::case::case;
 use crate::cases::client::outcomes::arrange;
 use crate::fixtures::client::{
-    Part, SOON, Spy, World, furnished, not_started, play, play_published, publish, squat,
+    Part, SOON, Spy, World, at_first, furnished, not_started, play, play_published, publish, publisher, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
@@ -51,8 +51,8 @@ fn reads_again_before_it_spawns(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;
     stage.expect("ready with the daemon whose record came, and nothing started");
     let spy = Spy::new(stage, Part::Runs)?;
-    let swap = crate::fixtures::client::publisher(stage, &good.record);
-    let stranger = crate::fixtures::client::at_first(swap, |_, _| response(404, &[], b""));
+    let swap = publisher(stage, &good.record);
+    let stranger = at_first(swap, |_, _| response(404, &[], b""));
     let (_actor, _) = squat(stage, stranger)?;
     let lock = hold_lock(stage)?;
     let watch = Watch::with_opens(stage.state_dir())?;
