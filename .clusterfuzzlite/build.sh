@@ -9,5 +9,7 @@ for dictionary in fuzz/dictionaries/*.dict; do
   target=$(basename "$dictionary" .dict)
   cp "$programs/$target" "$OUT/"
   cp "$dictionary" "$OUT/"
-  zip -jqr "$OUT/${target}_seed_corpus.zip" "fuzz/corpus/$target" $([[ ! -d fuzz/cases/$target ]] || echo "fuzz/cases/$target")
+  seeds=$(mktemp -d)
+  tar -xzf "fuzz/corpus/$target.tar.gz" -C "$seeds"
+  zip -jqr "$OUT/${target}_seed_corpus.zip" "$seeds" $([[ ! -d fuzz/cases/$target ]] || echo "fuzz/cases/$target")
 done
