@@ -321,7 +321,7 @@ fn boxes(spec: &Path) -> u8 {
             let trace = ablation.counterexample().ok_or_else(|| {
                 io::Error::other(format!("{} holds without {}", ablation.breaks, ablation.name))
             })?;
-            let text = render::counterexample(ablation, &trace);
+            let text = render::trace_file(ablation, &trace);
             fs::write(folder.join(format!("{}.txt", ablation.name)), text)?;
         }
         let chapters = spec.join("chapters");

@@ -33,10 +33,9 @@ fn each_rule_left_out_has_its_counterexample_and_spec_shows_it() {
     for ablation in ABLATIONS {
         let trace = ablation.counterexample();
         let trace = trace.unwrap_or_else(|| panic!("{} holds without {}", ablation.breaks, ablation.name));
-        let text = render::counterexample(ablation, &trace);
-        insta::assert_snapshot!(ablation.name, text);
+        insta::assert_snapshot!(ablation.name, render::counterexample(ablation, &trace));
         let shown = read(&format!("traces/{}.txt", ablation.name));
-        assert_eq!(shown, text, "stale: run `local-daemon-model boxes`");
+        assert_eq!(shown, render::trace_file(ablation, &trace), "stale: run `local-daemon-model boxes`");
     }
     let shown = fs::read_dir(spec("traces")).unwrap().count();
     assert_eq!(shown, ABLATIONS.len(), "a trace that nothing generates");
