@@ -487,11 +487,6 @@ impl Files {
                 }
                 Outcome::Done
             }
-            // What CONV-15 forbids, in the one build by which ci/ablation shows that the suite tells it.
-            Effect::Take if cfg!(local_daemon_literal_removal) => {
-                let _ = std::fs::remove_file(state_dir.file(state_directory::REGISTRATION));
-                Outcome::Missing
-            }
             Effect::Take => {
                 self.taken = state_dir.take(shared.id)?;
                 if self.taken.is_some() { Outcome::Done } else { Outcome::Missing }

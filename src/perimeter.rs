@@ -420,8 +420,6 @@ impl Door {
             (&Method::GET, "/") => Some(Self::Shell),
             (&Method::POST, "/page") => Some(Self::Page),
             (&Method::POST, "/v1/handoff") => Some(Self::Handoff),
-            #[cfg(local_daemon_unguarded_route)]
-            (&Method::GET, "/v1/status") => Some(Self::Shell),
             _ => None,
         }
     }
