@@ -9,10 +9,10 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::*;
 
-#[cfg(all(target_os = "linux", not(feature = "portable")))]
+#[cfg(all(target_os = "linux", not(local_daemon_portable)))]
 #[path = "platform/linux.rs"]
 mod system;
-#[cfg(all(unix, any(not(target_os = "linux"), feature = "portable")))]
+#[cfg(all(unix, any(not(target_os = "linux"), local_daemon_portable)))]
 #[path = "platform/portable.rs"]
 mod system;
 #[cfg(all(unix, feature = "daemon"))]

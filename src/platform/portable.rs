@@ -1,5 +1,5 @@
-//! What every Unix system has in the place of what Linux has. The feature `portable` takes it on Linux as well, so that it
-//! can be tested there.
+//! The platform code of every Unix system but Linux. `--cfg local_daemon_portable` uses it on Linux as well, so that it can
+//! be tested there.
 
 use std::fs::File;
 use std::io::{self, Read as _};
