@@ -58,14 +58,14 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
         stage.transcript().hide(token.as_bytes());
         ensure!(body["origin"] == origin, "the answer to {origin} names {}", body["origin"]);
         let read = |origin: &str| {
-            let ask = read_ask(stage, &live, token).origin(origin);
+            let ask = read_ask(&live, token).origin(origin);
             ask.named(format!("its token from {origin}"))
         };
         let other = if origin == LISTED { LISTED_TOO } else { LISTED };
         let asks = [
             read(other),
             read(&live.own_origin()),
-            read_ask(stage, &live, token).named("its token without Origin"),
+            read_ask(&live, token).named("its token without Origin"),
         ];
         let own = read(origin);
         live.served(&own)?;

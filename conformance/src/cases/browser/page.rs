@@ -10,9 +10,7 @@ use super::visit::{
     ticket_ask, tokens_in,
 };
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, handshake_route, launch_listed, read_route, stream_route,
-};
+use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, launch_listed};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -222,13 +220,13 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
 fn no_cookie(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no `Set-Cookie`");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let own = live.own_origin();
     let token = handoff_token(stage, &live, LISTED)?;
     let page_ticket = page_ticket(stage, &live)?;
     let handoff_ticket = handoff_ticket(stage, &live, LISTED)?;
     let mut asks = vec![
-        handshake_route(stage).ask(&live).bearer(&live),
+        stage.handshake_route().ask(&live).bearer(&live),
         Ask::new(&live, "GET", "/"),
         Ask::new(&live, "GET", "/").bearer(&live),
         Ask::new(&live, "GET", "/").with("Cookie", "session=1; ldp=1"),
@@ -242,7 +240,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
         Ask::new(&live, "GET", "/v1/page-tokens").bearer(&live),
         Ask::new(&live, "DELETE", "/v1/page-tokens/0123456789abcdef").bearer(&live),
         Ask::new(&live, "GET", "/sw.js").with("Service-Worker", "script"),
-        read_ask(stage, &live, &token).origin(LISTED),
+        read_ask(&live, &token).origin(LISTED),
         read.ask(&live).preflight(LISTED, "GET"),
         read.ask(&live).bearer(&live).origin(UNLISTED),
         read.ask(&live).bearer(&live).origin(&own),
@@ -252,7 +250,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     ];
     asks.push(read.ask(&live));
     asks.push(read.ask(&live).bearer(&live));
-    asks.extend(stream_route(stage).ok().map(|stream| stream.ask(&live).bearer(&live)));
+    asks.extend(stage.stream_route().ok().map(|stream| stream.ask(&live).bearer(&live)));
     let mut served = 0;
     for ask in &asks {
         let response = live.answer(ask)?;
@@ -330,7 +328,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
         let tokens = tokens_in(stage, &live, &text)?;
         ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);
     }
-    live.served(&read_ask(stage, &live, &token))?;
+    live.served(&read_ask(&live, &token))?;
     stage.control("the page's token still opens the daemon");
     Ok(())
 }
@@ -343,7 +341,7 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
     stage.expect(
         "200, a JavaScript type, and a script that unregisters; 421 and 403 where the perimeter refuses",
     );
-    let read = read_route(stage).path;
+    let read = stage.read_route().path;
     let own = live.own_origin();
     let wants = |path: &str| {
         let ask = Ask::new(&live, "GET", path).with("Service-Worker", "script");

@@ -12,9 +12,7 @@ use super::visit::{
     tokens_in,
 };
 use crate::case::case;
-use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed, read_route, stream_route,
-};
+use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -196,14 +194,14 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     page_token(stage, &live)?;
     handoff_token(stage, &live, LISTED)?;
     stage.control("a ticket of each kind opened its own route");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let mut routes = vec![
         read.ask(&live),
         ticket_ask(&live, &json!({"kind": "page"})),
         Ask::new(&live, "GET", "/v1/page-tokens"),
         Ask::new(&live, "GET", "/"),
     ];
-    let stream = stream_route(stage).ok().map(|stream| stream.ask(&live));
+    let stream = stage.stream_route().ok().map(|stream| stream.ask(&live));
     routes.extend(stream.clone());
     let mut asks = vec![
         handoff_ask(&live, &page_ticket(stage, &live)?)
@@ -290,7 +288,7 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
 /// origin of the handoff.
 #[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
-    let stream = stream_route(stage)?;
+    let stream = stage.stream_route()?;
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("a `warning` with the code `ticket_reused` and the origin, for each second use");
     let warnings = stream.ask(&live).bearer(&live).parameter("topics", "warning");

@@ -10,10 +10,7 @@ use serde_json::{Value, json};
 
 use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
 use crate::case::case;
-use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, emit_route, launch_listed, marker, mutation_route,
-    stream_route,
-};
+use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, launch_listed, marker};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -70,7 +67,7 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         // The origin of the daemon's own page changes with its port: that of another does not.
         let token = handoff_token(stage, &live, LISTED)?;
         let own = page_token(stage, &live)?;
-        live.served(&read_ask(stage, &live, &token).origin(LISTED))?;
+        live.served(&read_ask(&live, &token).origin(LISTED))?;
         stage.precondition("a page holds a token that opens the daemon");
         if !force {
             daemon.signal(Signal::TERM)?;
@@ -80,8 +77,8 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         daemon = stage.launch_with(start())?;
         live = stage.ready(&daemon)?;
         let asks = [
-            read_ask(stage, &live, &token).origin(LISTED).named("the token of an earlier launch"),
-            read_ask(stage, &live, &own).named("the token of an earlier launch's own page"),
+            read_ask(&live, &token).origin(LISTED).named("the token of an earlier launch"),
+            read_ask(&live, &own).named("the token of an earlier launch's own page"),
         ];
         live.between_controls(|| live.all_answered(&asks, &[401]))?;
     }
@@ -128,8 +125,8 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     }
     let foreign = handoff_token(stage, &live, LISTED)?;
     keep("the token of a handoff", &foreign);
-    live.served(&read_ask(stage, &live, &foreign).origin(LISTED))?;
-    live.answered(&read_ask(stage, &live, &foreign).origin(LISTED_TOO), &[401])?;
+    live.served(&read_ask(&live, &foreign).origin(LISTED))?;
+    live.answered(&read_ask(&live, &foreign).origin(LISTED_TOO), &[401])?;
     let revoked = handoff_token(stage, &live, LISTED_TOO)?;
     keep("a revoked token", &revoked);
     revoke(&live, LISTED_TOO)?;
@@ -172,7 +169,7 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     let page = live.served(&at_other.named("the page at the daemon's other name"))?;
     let mut of_other = None;
     for candidate in super::visit::candidates(&text(&page)) {
-        let ask = read_ask(stage, &live, candidate).hosts([&*other_host]);
+        let ask = read_ask(&live, candidate).hosts([&*other_host]);
         if live.answered(&ask.named("what stands in that page, as bearer"), &[200, 401])?.status == 200 {
             stage.transcript().hide(candidate.as_bytes());
             of_other = Some(candidate.to_owned());
@@ -212,7 +209,7 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
                 let ask = ask.hosts([host.as_str()]);
                 from.into_iter().fold(ask, Ask::origin).named(format!("{what}, {how}"))
             };
-            let bearer = placed(read_ask(stage, &live, token), "as bearer");
+            let bearer = placed(read_ask(&live, token), "as bearer");
             live.answered(&bearer, expected)?;
             if let Some(ask) = by_query(&live, token) {
                 live.answered(&placed(ask, "by query"), expected)?;
@@ -237,8 +234,8 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
         let whose = if foreign { "an origin's" } else { "the page's own" };
         let placed = |ask: Ask| if foreign { ask.origin(LISTED) } else { ask };
         let bearer = format!("Bearer {token}");
-        let mut asks = vec![placed(read_ask(stage, &live, &token))];
-        if let Ok(mutation) = mutation_route(stage) {
+        let mut asks = vec![placed(read_ask(&live, &token))];
+        if let Ok(mutation) = stage.mutation_route() {
             // An engine names the origin with what may change something, same-origin or not.
             let own = live.own_origin();
             let ask = mutation.ask(&live).with("Authorization", &bearer);
@@ -248,7 +245,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
             let what = format!("{} with {whose} token", ask.what);
             live.served(&ask.named(what))?;
         }
-        if let Ok(stream) = stream_route(stage) {
+        if let Ok(stream) = stage.stream_route() {
             let streams = [
                 ("bearer", Some(placed(stream.ask(&live)).with("Authorization", &bearer))),
                 ("query", by_query(&live, &token).map(placed)),
@@ -258,7 +255,7 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
                     let mut follower =
                         Follower::open(&live, &ask.named(format!("the stream by {how}, {whose} token")))?;
                     let number = marker(stage);
-                    let emit = emit_route(stage, number)?.ask(&live).with("Authorization", &bearer);
+                    let emit = stage.emit_route(number)?.ask(&live).with("Authorization", &bearer);
                     live.served(&placed(emit).named(format!("a note with {whose} token")))?;
                     let came = follower.wait_for(number, Instant::now() + ANSWER);
                     ensure!(came, "the stream by {how} does not deliver");
@@ -318,7 +315,7 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     };
     let (first, deadline) = (used_at(&list), Instant::now() + ANSWER);
     loop {
-        live.served(&read_ask(stage, &live, &tokens[1].1).origin(LISTED))?;
+        live.served(&read_ask(&live, &tokens[1].1).origin(LISTED))?;
         let (_, list) = listed(&live)?;
         if used_at(&list) > first {
             break;
@@ -341,7 +338,7 @@ fn tokens_are_listed(stage: &mut Stage) -> Outcome {
 fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
     const LATE: Duration = Duration::from_millis(700);
-    let stream = stream_route(stage)?;
+    let stream = stage.stream_route()?;
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for the next request, the end of its streams within 2 s, and no end of the others");
     let (own, page, foreign) =
@@ -357,7 +354,7 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
         ("the credential's stream", Follower::open(&live, &stream.ask(&live).bearer(&live))?),
     ];
     let number = marker(stage);
-    let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+    let emit = stage.emit_route(number)?.ask(&live).bearer(&live);
     live.served(&emit.named("a number for all"))?;
     for (what, follower) in ending.iter_mut().chain(&mut staying) {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
@@ -366,7 +363,7 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     stage.precondition("the streams of two tokens and of the credential deliver");
     let at = revoke(&live, &own)?;
     let refused = [
-        read_ask(stage, &live, &page).named("a read with the revoked token"),
+        read_ask(&live, &page).named("a read with the revoked token"),
         of_page().named("the stream with the revoked token"),
     ];
     live.all_answered(&refused, &[401])?;
@@ -375,13 +372,13 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
         ensure!(ended, "{what} goes on for more than 2 s after the revocation");
     }
     let number = marker(stage);
-    let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+    let emit = stage.emit_route(number)?.ask(&live).bearer(&live);
     live.served(&emit.named("a number for who is left"))?;
     for (what, follower) in &mut staying {
         let came = follower.wait_for(number, Instant::now() + ANSWER);
         ensure!(came, "{what} ended with it");
     }
-    live.served(&read_ask(stage, &live, &foreign).origin(LISTED))?;
+    live.served(&read_ask(&live, &foreign).origin(LISTED))?;
     Ok(())
 }
 
@@ -401,7 +398,7 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
     let stays = handoff_token(stage, &live, LISTED_TOO)?;
     for asked_between in [true, false, false] {
         let token = handoff_token(stage, &live, LISTED)?;
-        let ask = read_ask(stage, &live, &token).origin(LISTED);
+        let ask = read_ask(&live, &token).origin(LISTED);
         live.served(&ask)?;
         stage.precondition("the origin is listed, and its token opens the daemon");
         edit(stage, false, LISTED)?;
@@ -414,7 +411,7 @@ fn removed_origin_loses_its_tokens(stage: &mut Stage) -> Outcome {
         let (_, list) = listed(&live)?;
         let gone = list.iter().all(|entry| entry["origin"] != LISTED);
         ensure!(gone, "the list has the old token");
-        live.served(&read_ask(stage, &live, &stays).origin(LISTED_TOO))?;
+        live.served(&read_ask(&live, &stays).origin(LISTED_TOO))?;
     }
     Ok(())
 }

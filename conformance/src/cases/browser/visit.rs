@@ -3,7 +3,7 @@
 use local_daemon_harness::http::Response;
 use serde_json::Value;
 
-use crate::fixtures::http::{Ask, read_route};
+use crate::fixtures::http::Ask;
 use crate::outcome::{Outcome, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -59,8 +59,8 @@ pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
 }
 
 /// What reads something, with a page token as bearer and without `Origin`.
-pub(super) fn read_ask(stage: &Stage, live: &ReadyDaemon, token: &str) -> Ask {
-    let read = read_route(stage).ask(live);
+pub(super) fn read_ask(live: &ReadyDaemon, token: &str) -> Ask {
+    let read = live.context().read_route().ask(live);
     read.with("Authorization", &format!("Bearer {token}"))
 }
 
@@ -68,7 +68,7 @@ pub(super) fn read_ask(stage: &Stage, live: &ReadyDaemon, token: &str) -> Ask {
 pub(super) fn tokens_in(stage: &mut Stage, live: &ReadyDaemon, page: &str) -> Outcome<Vec<String>> {
     let mut tokens = Vec::new();
     for candidate in candidates(page) {
-        let ask = read_ask(stage, live, candidate).named("what stands in a page, as bearer");
+        let ask = read_ask(live, candidate).named("what stands in a page, as bearer");
         if (200..300).contains(&live.answer(&ask)?.status) {
             tokens.push(remember(stage, candidate));
         }

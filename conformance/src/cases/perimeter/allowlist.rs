@@ -7,9 +7,7 @@ use local_daemon_spec::vectors;
 
 use crate::case::case;
 use crate::fixtures::daemon::further_state_dir;
-use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, emit_route, marker, read_route, stream_route,
-};
+use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, marker};
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -61,8 +59,8 @@ fn likely(live: &ReadyDaemon) -> Vec<String> {
 }
 
 /// From each of these origins the good request, and a preflight, are 403.
-fn refused(stage: &mut Stage, live: &ReadyDaemon, origins: &[String]) -> Outcome {
-    let read = read_route(stage);
+fn refused(live: &ReadyDaemon, origins: &[String]) -> Outcome {
+    let read = live.context().read_route();
     let asks: Vec<Ask> = origins
         .iter()
         .flat_map(|origin| {
@@ -78,8 +76,8 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon, origins: &[String]) -> Outcome
 }
 
 /// From this origin the good request is served, and a preflight is answered 204.
-fn admitted(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome {
-    let read = read_route(stage);
+fn admitted(live: &ReadyDaemon, origin: &str) -> Outcome {
+    let read = live.context().read_route();
     let good = read.ask(live).bearer(live).origin(origin);
     live.served(&good.named(format!("from {origin}")))?;
     let preflight = read.ask(live).preflight(origin, "GET");
@@ -94,11 +92,11 @@ fn no_origin_admitted_by_default(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("403 for each, 2xx for its own");
     let own = live.own_origin();
-    let read = read_route(stage);
+    let read = stage.read_route();
     let good = read.ask(&live).bearer(&live).origin(&own);
     live.served(&good.named("from its own origin"))?;
     let origins = likely(&live);
-    live.between_controls(|| refused(stage, &live, &origins))
+    live.between_controls(|| refused(&live, &origins))
 }
 
 /// The entries of the vectors, and whether each is one serialised origin.
@@ -161,7 +159,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir).allowing(&*entry))?;
         if good {
             let live = stage.ready(&daemon)?;
-            admitted(stage, &live, &entry)?;
+            admitted(&live, &entry)?;
         } else {
             let looked = until(stage.ready_deadline(), || {
                 if daemon.exit().is_some() {
@@ -172,7 +170,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
             match looked {
                 Some(None) => ended += 1,
                 Some(Some(live)) => {
-                    refused(stage, &live, &meant_by(&entry))?;
+                    refused(&live, &meant_by(&entry))?;
                     ignored += 1;
                 }
                 None => return inconclusive(format!("with {entry:?} it is neither ready nor ends")),
@@ -194,14 +192,14 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
         for (entry, _) in entries.iter().filter(|(_, good)| !good) {
             let exit = stage.add_origin(entry)?;
             ensure!(exit.code != Some(0), "{entry:?} was added: {exit}");
-            refused(stage, &live, &meant_by(entry))?;
+            refused(&live, &meant_by(entry))?;
         }
         for (entry, _) in entries.iter().filter(|(_, good)| *good) {
             let exit = stage.add_origin(entry)?;
             ensure!(exit.code == Some(0), "{entry:?} was not added: {exit}");
-            admitted(stage, &live, entry)?;
+            admitted(&live, entry)?;
         }
-        refused(stage, &live, &[UNLISTED.to_owned(), "null".to_owned()])
+        refused(&live, &[UNLISTED.to_owned(), "null".to_owned()])
     })
 }
 
@@ -227,19 +225,19 @@ fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
     let other_name = format!("http://{other}:{}", live.port());
     let both = [LISTED.to_owned(), other_name.clone()];
     live.between_controls(|| {
-        refused(stage, &live, &both)?;
+        refused(&live, &both)?;
         change(stage, true, LISTED_TOO)?;
         for _ in 0..10 {
             for origin in &both {
                 change(stage, true, origin)?;
-                admitted(stage, &live, origin)?;
+                admitted(&live, origin)?;
             }
             for origin in &both {
                 change(stage, false, origin)?;
-                refused(stage, &live, std::slice::from_ref(origin))?;
+                refused(&live, std::slice::from_ref(origin))?;
             }
             // What nobody touched stays.
-            admitted(stage, &live, LISTED_TOO)?;
+            admitted(&live, LISTED_TOO)?;
         }
         stage.observed("20 additions and 20 removals were followed at once");
         Ok(())
@@ -254,23 +252,23 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
     stage.expect("403 for every request after the removal");
     change(stage, true, LISTED)?;
     change(stage, true, LISTED_TOO)?;
-    admitted(stage, &live, LISTED)?;
+    admitted(&live, LISTED)?;
     stage.precondition("the preflight of the origin was answered 204, and its request served");
     change(stage, false, LISTED)?;
-    let read = read_route(stage);
+    let read = stage.read_route();
     let mut asks = vec![
         read.ask(&live).bearer(&live).origin(LISTED).named("a read"),
         read.ask(&live).origin(LISTED).named("a read without the credential"),
         read.ask(&live).preflight(LISTED, "GET").named("a preflight"),
     ];
-    if let Ok(stream) = stream_route(stage) {
+    if let Ok(stream) = stage.stream_route() {
         asks.push(stream.ask(&live).bearer(&live).origin(LISTED).named("the event stream"));
     }
-    if let Ok(emit) = emit_route(stage, 7) {
+    if let Ok(emit) = stage.emit_route(7) {
         asks.push(emit.ask(&live).bearer(&live).origin(LISTED).named("a change"));
     }
     live.between_controls(|| live.all_answered(&asks, &[403]))?;
-    admitted(stage, &live, LISTED_TOO)
+    admitted(&live, LISTED_TOO)
 }
 
 /// Streams are open from two origins and from none. One origin is removed: its streams end within 2 s, the
@@ -279,7 +277,7 @@ fn removed_origin_refused_after_its_preflight(stage: &mut Stage) -> Outcome {
 fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(2);
     const LATE: Duration = Duration::from_millis(700);
-    let stream = stream_route(stage)?;
+    let stream = stage.stream_route()?;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("its streams end within 2 s of the command's end; the others deliver what happens then");
     change(stage, true, LISTED)?;
@@ -297,9 +295,9 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
         ("a stream of its own origin", Follower::open(&live, &bearing().origin(&live.own_origin()))?),
     ];
     let number = marker(stage);
-    let emits = emit_route(stage, number).is_ok();
+    let emits = stage.emit_route(number).is_ok();
     if emits {
-        let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+        let emit = stage.emit_route(number)?.ask(&live).bearer(&live);
         live.served(&emit.named("a number for all"))?;
         for (what, follower) in removed.iter_mut().chain(&mut kept) {
             let came = follower.wait_for(number, Instant::now() + ANSWER);
@@ -315,7 +313,7 @@ fn streams_of_a_removed_origin_end(stage: &mut Stage) -> Outcome {
     stage.observed(format!("{} streams ended after {} ms", removed.len(), at.elapsed().as_millis()));
     if emits {
         let number = marker(stage);
-        let emit = emit_route(stage, number)?.ask(&live).bearer(&live);
+        let emit = stage.emit_route(number)?.ask(&live).bearer(&live);
         live.served(&emit.named("a number for who is left"))?;
         for (what, follower) in &mut kept {
             let came = follower.wait_for(number, Instant::now() + ANSWER);

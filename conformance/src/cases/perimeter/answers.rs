@@ -4,28 +4,31 @@ use local_daemon_harness::http::Response;
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, UNKNOWN, UNLISTED, handshake_route, launch_listed, lists, mutation_route, read_route, stream_route,
-};
+use crate::fixtures::http::{Ask, UNKNOWN, UNLISTED, launch_listed, lists};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// Requests that are refused, with status and the code that the tables give.
-fn refused(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
-    let read = read_route(stage);
+fn refused(live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
+    let read = live.context().read_route();
     let good = || read.ask(live).bearer(live);
     let foreign = format!("evil.example:{}", live.port());
     let mut asks = vec![
         (read.ask(live).named("no credential"), 401, Some("unauthorized")),
         (Ask::new(live, "GET", UNKNOWN).named("no credential, unknown path"), 401, Some("unauthorized")),
-        (handshake_route(stage).ask(live).named("handshake without credential"), 401, Some("unauthorized")),
+        (
+            live.context().handshake_route().ask(live).named("handshake without credential"),
+            401,
+            Some("unauthorized"),
+        ),
         (good().origin(UNLISTED).named("unlisted origin"), 403, Some("origin_refused")),
         (good().preflight(UNLISTED, "GET").named("unlisted preflight"), 403, Some("origin_refused")),
         (good().hosts([&*foreign]).named("foreign Host"), 421, Some("misdirected")),
         (good().target(UNKNOWN).named("unknown path"), 404, Some("not_found")),
         (good().method("FROBNICATE").named("unknown method"), 405, Some("method_not_allowed")),
         (
-            handshake_route(stage)
+            live.context()
+                .handshake_route()
                 .ask(live)
                 .bearer(live)
                 .method("POST")
@@ -46,7 +49,7 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'sta
             Some("headers_too_large"),
         ),
     ];
-    if let Ok(mutation) = mutation_route(stage) {
+    if let Ok(mutation) = live.context().mutation_route() {
         let ask = || Ask::new(live, &mutation.method, &mutation.path).bearer(live);
         let json = || ask().with("Content-Type", "application/json");
         asks.extend([
@@ -56,7 +59,7 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'sta
             (json().with("Content-Length", &(20 << 20).to_string()).named("too large a body"), 413, None),
         ]);
     }
-    if let Ok(stream) = stream_route(stage) {
+    if let Ok(stream) = live.context().stream_route() {
         let ask = stream.ask(live).bearer(live);
         asks.push((ask.clone().with("Last-Event-ID", "x y").named("a garbled event id"), 400, None));
         asks.push((ask.parameter("after", "%ff").named("an event id of no text"), 400, None));
@@ -105,7 +108,7 @@ fn no_problem(response: &Response) -> Option<String> {
 fn errors_are_problems(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("application/problem+json with title, the answer's status, and a code");
-    let asks = refused(stage, &live);
+    let asks = refused(&live);
     live.between_controls(|| {
         for (ask, status, code) in &asks {
             let response = live.answer(ask)?;
@@ -133,7 +136,7 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
 fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("404 and not_found; 405, method_not_allowed and Allow");
-    let read = read_route(stage);
+    let read = stage.read_route();
     live.served(&read.ask(&live).bearer(&live))?;
     stage.control("the read was served");
     let code = |response: &Response| {
@@ -154,8 +157,8 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
             ensure!(told.as_deref() == Some("not_found"), "{method} {path}: 404 with the code {told:?}");
         }
     }
-    let mut routes = vec![handshake_route(stage), read];
-    routes.extend(mutation_route(stage));
+    let mut routes = vec![stage.handshake_route(), read];
+    routes.extend(stage.mutation_route());
     for route in routes {
         // No route takes a method that nobody has heard of.
         let ask = Ask::new(&live, "FROBNICATE", &route.path).bearer(&live);
@@ -179,14 +182,14 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
 fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("text/plain for who prefers it, JSON for everybody else, JSON for every handshake");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let mut asks: Vec<(Ask, u16)> =
-        refused(stage, &live).into_iter().map(|(ask, status, _)| (ask, status)).collect();
-    let handshake = handshake_route(stage);
+        refused(&live).into_iter().map(|(ask, status, _)| (ask, status)).collect();
+    let handshake = stage.handshake_route();
     if read.path != handshake.path {
         asks.push((read.ask(&live).bearer(&live).named("a good read"), 200));
     }
-    if let Ok(mutation) = mutation_route(stage) {
+    if let Ok(mutation) = stage.mutation_route() {
         asks.push((mutation.ask(&live).bearer(&live).named("a good change"), 201));
     }
     for (ask, _) in &asks {
@@ -235,15 +238,15 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
 fn answers_not_stored(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("Cache-Control: no-store");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let mut asks = vec![
         read.ask(&live).bearer(&live),
-        handshake_route(stage).ask(&live).bearer(&live),
+        stage.handshake_route().ask(&live).bearer(&live),
         Ask::new(&live, "GET", UNKNOWN).bearer(&live),
         Ask::new(&live, "FROBNICATE", &read.path).bearer(&live),
     ];
-    asks.extend(mutation_route(stage).map(|mutation| mutation.ask(&live).bearer(&live)));
-    asks.extend(stream_route(stage).map(|stream| stream.ask(&live).bearer(&live)));
+    asks.extend(stage.mutation_route().map(|mutation| mutation.ask(&live).bearer(&live)));
+    asks.extend(stage.stream_route().map(|stream| stream.ask(&live).bearer(&live)));
     for ask in &asks {
         let response = live.answer(ask)?;
         ensure!(

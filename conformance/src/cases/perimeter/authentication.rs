@@ -5,9 +5,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, METHODS, UNKNOWN, UNLISTED, handshake_route, launch_listed, paths, read_route,
-};
+use crate::fixtures::http::{Ask, METHODS, UNKNOWN, UNLISTED, launch_listed};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -54,7 +52,7 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
     let mut asks = Vec::new();
     // Chapter 12 gives the answer to GET of the page a body of its own.
     let page = stage.manifest().binding.page.clone();
-    for path in paths(stage).iter().filter(|path| Some(*path) != page.as_ref()) {
+    for path in stage.paths().iter().filter(|path| Some(*path) != page.as_ref()) {
         for method in METHODS {
             let ask = Ask::new(&live, method, path);
             let refused = ask.clone().with("Authorization", &wrong);
@@ -71,7 +69,7 @@ fn refusal_is_the_same_everywhere(stage: &mut Stage) -> Outcome {
 fn wrong_bearer_opens_no_route(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401, the same for each");
-    let read = read_route(stage);
+    let read = stage.read_route();
     live.served(&read.ask(&live).bearer(&live))?;
     let mut asks: Vec<(bool, Ask)> = wrong_bearers(&live.credential)
         .into_iter()
@@ -109,7 +107,7 @@ fn no_credential_from_elsewhere(stage: &mut Stage) -> Outcome {
     let bearer = proof::bearer(&live.credential);
     let stream = stage.manifest().binding.stream.clone();
     let query_token = stream.as_ref().and_then(|stream| stream.query_token.clone());
-    let mut paths = vec![read_route(stage).path, handshake_route(stage).path];
+    let mut paths = vec![stage.read_route().path, stage.handshake_route().path];
     paths.extend(stream.map(|stream| stream.path));
     let names = [
         "token",
@@ -179,7 +177,7 @@ fn one_authorization_of_a_known_scheme(stage: &mut Stage) -> Outcome {
     stage.expect("401 for each");
     let (text, right) = (live.credential.text(), proof::bearer(&live.credential));
     let wrong = proof::bearer(&Credential::random());
-    let mut paths = vec![read_route(stage).path, handshake_route(stage).path];
+    let mut paths = vec![stage.read_route().path, stage.handshake_route().path];
     paths.extend(stage.manifest().binding.stream.clone().map(|stream| stream.path));
     let mut asks = Vec::new();
     for path in &paths {
@@ -260,7 +258,7 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
         ("the protocol itself", &[("Connection", "upgrade"), ("Upgrade", "local-daemon/1")]),
     ];
     let mut groups: [(u16, Vec<Ask>); 3] = [421, 403, 401].map(|status| (status, Vec::new()));
-    for path in paths(stage) {
+    for path in stage.paths() {
         for (what, headers) in upgrades {
             let ask = (headers.iter())
                 .fold(Ask::new(&live, "GET", &path), |ask, (name, value)| ask.with(name, value));
@@ -285,7 +283,7 @@ fn upgrade_meets_the_same_checks(stage: &mut Stage) -> Outcome {
         for (status, asks) in &groups {
             live.all_answered(asks, &[*status])?;
         }
-        let read = read_route(stage);
+        let read = stage.read_route();
         let ask = read.ask(&live).bearer(&live).with("Connection", "upgrade").with("Upgrade", "websocket");
         let response = live.answer(&ask.named("an upgrade that passes the checks"))?;
         stage.observed(format!("an upgrade with the credential is answered {}", response.status));

@@ -6,10 +6,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
-use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, emit_route, launch_listed, marker, mutation_route,
-    paths, read_route, stream_route,
-};
+use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, launch_listed, marker};
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -19,7 +16,7 @@ use crate::stage::{ReadyDaemon, Stage};
 fn checks_in_their_order(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("414 before 421, 421 before 403, 403 before 401, 401 before anything that a route says");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let foreign = format!("evil.example:{}", live.port());
     let wrong = proof::bearer(&Credential::random());
     let long = format!("{}?{}", read.path, "a".repeat(40 * 1024));
@@ -35,7 +32,7 @@ fn checks_in_their_order(stage: &mut Stage) -> Outcome {
             .bearer(&live)
             .named("too long a target, foreign Host, unlisted origin"),
     ];
-    for path in paths(stage) {
+    for path in stage.paths() {
         for method in ["GET", "POST", "OPTIONS"] {
             let ask = Ask::new(&live, method, &path);
             let named = |ask: Ask, why: &str| {
@@ -122,9 +119,9 @@ fn spellings(path: &str) -> Vec<String> {
 fn no_spelling_gets_round_the_checks(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 without the credential, 403 with it from an unlisted origin");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let mut targets = Vec::new();
-    for path in paths(stage).iter().filter(|path| path.len() > 1) {
+    for path in stage.paths().iter().filter(|path| path.len() > 1) {
         targets.extend(spellings(path));
     }
     let get = |target: &str| Ask::new(&live, "GET", target);
@@ -200,7 +197,7 @@ fn conversation(live: &ReadyDaemon, asks: &[Ask], together: bool) -> Outcome<Vec
 fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each answer is the one that its request gets alone; HTTP/1.0 is judged alike");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let foreign = format!("evil.example:{}", live.port());
     let good = || read.ask(&live).bearer(&live);
     let bad = [
@@ -290,15 +287,15 @@ fn query_token(stage: &Stage) -> String {
 fn refused_request_has_no_effect(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no number of a refused request, and the number of the good one");
-    let stream = stream_route(stage)?;
+    let stream = stage.stream_route()?;
     let mut follower = Follower::open(&live, &stream.ask(&live).bearer(&live))?;
     stage.precondition("an event stream is open");
     let token = query_token(stage);
-    let probe = emit_route(stage, 0)?;
+    let probe = stage.emit_route(0)?;
     let mut refused = Vec::new();
     for place in 0..refusals(&live, &probe.ask(&live), &token).len() {
         let number = marker(stage);
-        let ask = emit_route(stage, number)?.ask(&live);
+        let ask = stage.emit_route(number)?.ask(&live);
         let (ask, status) = refusals(&live, &ask, &token).swap_remove(place);
         live.answered(&ask, &[status])?;
         refused.push((number, ask.what));
@@ -314,7 +311,7 @@ fn none_appears(
     others: Vec<(u64, String)>,
 ) -> Outcome {
     let last = marker(stage);
-    let good = emit_route(stage, last)?.ask(live).bearer(live);
+    let good = stage.emit_route(last)?.ask(live).bearer(live);
     live.served(&good.named("the number that shall appear"))?;
     ensure!(
         follower.wait_for(last, Instant::now() + ANSWER),
@@ -418,18 +415,18 @@ fn malformed(live: &ReadyDaemon, method: &str, path: &str, body: &str) -> Vec<(S
 /// codings that are none, folded and malformed headers. None is served, and no number appears.
 #[case("PER-1", "PER-2")]
 fn what_is_no_http_has_no_effect(stage: &mut Stage) -> Outcome {
-    mutation_route(stage)?;
+    stage.mutation_route()?;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("none is answered 2xx, and the only number is that of the good request");
-    let stream = stream_route(stage)?;
+    let stream = stage.stream_route()?;
     let mut follower = Follower::open(&live, &stream.ask(&live).bearer(&live))?;
     stage.precondition("an event stream is open");
     let mut sent = Vec::new();
-    let probe = emit_route(stage, 0)?;
+    let probe = stage.emit_route(0)?;
     let count = malformed(&live, &probe.method, &probe.path, probe.body.as_deref().unwrap_or("{}")).len();
     for place in 0..count {
         let number = marker(stage);
-        let emit = emit_route(stage, number)?;
+        let emit = stage.emit_route(number)?;
         let body = emit.body.clone().unwrap_or_else(|| "{}".to_owned());
         let (what, text) = malformed(&live, &emit.method, &emit.path, &body).swap_remove(place);
         stage.transcript().note("suite", "request", &what);

@@ -4,9 +4,7 @@ use local_daemon_spec::vectors;
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, LISTED, METHODS, cites, ensure_status, handshake_route, launch_listed, paths, read_route, texts,
-};
+use crate::fixtures::http::{Ask, LISTED, METHODS, cites, ensure_status, launch_listed, texts};
 use crate::outcome::Outcome;
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -20,7 +18,7 @@ fn names(live: &ReadyDaemon) -> [String; 3] {
 fn own_names_accepted(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200 under each name");
-    for route in [handshake_route(stage), read_route(stage)] {
+    for route in [stage.handshake_route(), stage.read_route()] {
         for name in names(&live) {
             let ask = route.ask(&live).hosts([&*name]).bearer(&live);
             live.served(&ask.named(format!("{} at {name}", route.path)))?;
@@ -82,7 +80,7 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421, or 400 where the text is no authority at all");
     let hosts = foreign_hosts(&live);
-    let read = read_route(stage);
+    let read = stage.read_route();
     live.between_controls(|| {
         for (host, statuses) in &hosts {
             let ask = read.ask(&live).hosts([&**host]).bearer(&live);
@@ -108,7 +106,7 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
 fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("400 or 421 for each");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let own = live.target.authority.clone();
     let other = if own.starts_with("localhost") { "127.0.0.1" } else { "localhost" };
     let other = format!("{other}:{}", live.port());
@@ -166,7 +164,7 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
 fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("421 for a foreign authority, 400 too where it is none; 2xx for the own");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let (own, port) = (live.target.authority.clone(), live.port());
     let at = |authority: &str| {
         let target = format!("http://{authority}{}", read.path);
@@ -216,7 +214,7 @@ fn host_judged_on_every_path(stage: &mut Stage) -> Outcome {
     stage.expect("421 for each");
     let foreign = format!("evil.example:{}", live.port());
     let mut asks = Vec::new();
-    for path in paths(stage) {
+    for path in stage.paths() {
         for method in METHODS {
             let ask = Ask::new(&live, method, &path).hosts([&*foreign]);
             asks.extend([ask.clone().bearer(&live), ask]);

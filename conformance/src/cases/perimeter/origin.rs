@@ -4,8 +4,7 @@ use local_daemon_spec::vectors;
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, mutation_route,
-    paths, read_route, stream_route, texts,
+    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, texts,
 };
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
@@ -30,8 +29,8 @@ fn refused_origins(live: &ReadyDaemon, id: &str) -> Vec<(String, Vec<String>)> {
 }
 
 /// Reads with the credential, refused for their origins alone; the same without an `Origin` is the control.
-fn refused(stage: &mut Stage, live: &ReadyDaemon, asked: &[(String, Vec<String>)]) -> Outcome {
-    let read = read_route(stage);
+fn refused(live: &ReadyDaemon, asked: &[(String, Vec<String>)]) -> Outcome {
+    let read = live.context().read_route();
     let asks: Vec<Ask> = asked
         .iter()
         .map(|(host, origins)| {
@@ -49,7 +48,7 @@ fn refused(stage: &mut Stage, live: &ReadyDaemon, asked: &[(String, Vec<String>)
 fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("2xx for no origin, the own and the listed ones; 403 for every other");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let good = || read.ask(&live).bearer(&live);
     live.served(&good())?;
     for origin in [live.own_origin(), LISTED.to_owned(), LISTED_TOO.to_owned()] {
@@ -73,7 +72,7 @@ fn unlisted_origin_refused(stage: &mut Stage) -> Outcome {
         "about:blank",
     ];
     asked.extend(more.map(|origin| (host.clone(), vec![origin.to_owned()])));
-    refused(stage, &live, &asked)
+    refused(&live, &asked)
 }
 
 /// Every bound path and unknown ones, with and without the credential, from an unlisted origin: 403; the
@@ -83,7 +82,7 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each");
     let mut asks = Vec::new();
-    for path in paths(stage) {
+    for path in stage.paths() {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE"] {
             let ask = Ask::new(&live, method, &path).origin(UNLISTED);
             asks.extend([ask.clone().bearer(&live), ask]);
@@ -106,7 +105,7 @@ fn unlisted_origin_refused_on_every_path(stage: &mut Stage) -> Outcome {
 fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 without any Access-Control- header");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let ask = || Ask::new(&live, "OPTIONS", &read.path);
     live.answered(&ask().preflight(LISTED, "GET").named("a listed preflight"), &[204])?;
     stage.control("the preflight of a listed origin was answered 204");
@@ -163,7 +162,7 @@ fn origins_compared_whole(stage: &mut Stage) -> Outcome {
         host.clone(),
     ];
     asked.extend(more.map(|origin| (host.clone(), vec![origin])));
-    refused(stage, &live, &asked)
+    refused(&live, &asked)
 }
 
 /// `null`, and more than one Origin in every order, also two equal listed ones: 403.
@@ -185,7 +184,7 @@ fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
     asked.extend(
         more.map(|origins| (host.clone(), origins.iter().map(|&origin| origin.to_owned()).collect())),
     );
-    refused(stage, &live, &asked)
+    refused(&live, &asked)
 }
 
 /// The daemon's own origin at one of its names asks it at another: 403; at its own: served.
@@ -193,7 +192,7 @@ fn null_and_second_origin_refused(stage: &mut Stage) -> Outcome {
 fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("2xx from the name that is asked, 403 from the other two");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let names = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()));
     let mut asked = Vec::new();
     for host in &names {
@@ -207,12 +206,12 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
             }
         }
     }
-    refused(stage, &live, &asked)
+    refused(&live, &asked)
 }
 
 /// Requests whose answers have many statuses, and those statuses.
-fn of_every_status(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16)> {
-    let read = read_route(stage);
+fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
+    let read = live.context().read_route();
     let good = || read.ask(live).bearer(live);
     let mut asks = vec![
         (good(), 200),
@@ -223,12 +222,12 @@ fn of_every_status(stage: &mut Stage, live: &ReadyDaemon) -> Vec<(Ask, u16)> {
         (good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))), 414),
         (good().with("Accept", "text/plain"), 200),
     ];
-    if let Ok(mutation) = mutation_route(stage) {
+    if let Ok(mutation) = live.context().mutation_route() {
         let mutate = || Ask::new(live, &mutation.method, &mutation.path).bearer(live);
         asks.push((mutate().with("Content-Type", "application/json").body("{"), 400));
         asks.push((mutate().with("Content-Length", &(20 << 20).to_string()), 413));
     }
-    if let Ok(stream) = stream_route(stage) {
+    if let Ok(stream) = live.context().stream_route() {
         asks.push((stream.ask(live).bearer(live), 200));
     }
     asks.into_iter()
@@ -247,10 +246,10 @@ fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no header that begins with Access-Control-");
     let own = live.own_origin();
-    let listed = read_route(stage).ask(&live).bearer(&live).origin(LISTED);
+    let listed = stage.read_route().ask(&live).bearer(&live).origin(LISTED);
     let listed = live.served(&listed.named("from a listed origin"))?;
     stage.control(format!("a listed origin's answer has {:?}", cors(&listed)));
-    for (ask, status) in of_every_status(stage, &live) {
+    for (ask, status) in of_every_status(&live) {
         for origin in [None, Some(&*own), Some(UNLISTED), Some("null")] {
             let ask = origin.map_or_else(|| ask.clone(), |origin| ask.clone().origin(origin));
             let response = live.answer(&ask)?;
@@ -272,7 +271,7 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Allow-Origin is the asking origin, once, and Vary names Origin");
     let mut seen = 0;
-    for (ask, status) in of_every_status(stage, &live) {
+    for (ask, status) in of_every_status(&live) {
         for origin in [LISTED, LISTED_TOO, LISTED] {
             let ask = ask.clone().origin(origin);
             let response = live.answer(&ask)?;
@@ -302,8 +301,8 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
 fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("no Access-Control-Allow-Credentials and no *");
-    let read = read_route(stage);
-    let mut asks: Vec<Ask> = of_every_status(stage, &live)
+    let read = stage.read_route();
+    let mut asks: Vec<Ask> = of_every_status(&live)
         .into_iter()
         .map(|(ask, _)| ask.origin(LISTED).with("Cookie", "session=1"))
         .collect();

@@ -4,20 +4,18 @@ use local_daemon_harness::http::Response;
 use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
-use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNKNOWN, emit_route, handshake_route, launch_listed, lists, paths, read_route,
-};
+use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNKNOWN, launch_listed, lists};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// The preflights of a listed origin for every path, and what they ask for.
-fn preflights(stage: &Stage, live: &ReadyDaemon) -> Vec<Ask> {
+fn preflights(live: &ReadyDaemon) -> Vec<Ask> {
     let ask = |path: &String| {
         Ask::new(live, "OPTIONS", path)
             .preflight(LISTED, "GET")
             .named(format!("preflight of {path}"))
     };
-    paths(stage).iter().map(ask).collect()
+    live.context().paths().iter().map(ask).collect()
 }
 
 /// The answer to a preflight that is allowed.
@@ -34,7 +32,7 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("204, no body, the asking origin in Access-Control-Allow-Origin, Vary: Origin");
     let wrong = proof::bearer(&Credential::random());
-    for ask in preflights(stage, &live) {
+    for ask in preflights(&live) {
         let too = Ask::new(&live, "OPTIONS", UNKNOWN).preflight(LISTED_TOO, "PUT");
         for (ask, origin) in [
             (ask.clone(), LISTED),
@@ -66,14 +64,14 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
     const ASKED: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("exactly the methods that are not answered 405");
-    let mut routes = vec![handshake_route(stage), read_route(stage)];
-    if let Ok(emit) = emit_route(stage, 0) {
+    let mut routes = vec![stage.handshake_route(), stage.read_route()];
+    if let Ok(emit) = stage.emit_route(0) {
         routes.push(emit);
     }
     if let Some(stream) = stage.manifest().binding.stream.clone() {
         let path = stream.path.clone();
         routes.retain(|route| route.path != path);
-        let mut stream = read_route(stage);
+        let mut stream = stage.read_route();
         stream.path = path;
         routes.push(stream);
     }
@@ -116,8 +114,8 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
 fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Allow-Headers: authorization, content-type, last-event-id");
-    let read = read_route(stage);
-    let mut asks = preflights(stage, &live);
+    let read = stage.read_route();
+    let mut asks = preflights(&live);
     for headers in [
         "",
         "authorization",
@@ -148,7 +146,7 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
 fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("Access-Control-Max-Age once, from 0 to 60");
-    for ask in preflights(stage, &live) {
+    for ask in preflights(&live) {
         let response = allowed(&live, &ask)?;
         let told = response.all("access-control-max-age");
         let good = matches!(told[..], [age] if age.parse::<u64>().is_ok_and(|age| age <= 60));
@@ -164,9 +162,9 @@ fn options_authenticates(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each; a preflight of the same path is 204");
     let wrong = proof::bearer(&Credential::random());
-    let read = read_route(stage);
+    let read = stage.read_route();
     live.served(&read.ask(&live).bearer(&live))?;
-    for path in paths(stage) {
+    for path in stage.paths() {
         let ask = Ask::new(&live, "OPTIONS", &path);
         allowed(&live, &ask.clone().preflight(LISTED, "GET"))?;
         for (what, ask) in [

@@ -7,10 +7,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use super::super::handshake::wrong_bearers;
 use crate::case::case;
-use crate::fixtures::http::{
-    ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, emit_route, handshake_route, launch_listed, marker,
-    read_route,
-};
+use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, launch_listed, marker};
 use crate::manifest::StreamBinding;
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::Stage;
@@ -30,10 +27,14 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each, and no number on the stream");
     let (text, wrong) = (live.credential.text(), Credential::random().text());
-    let read = read_route(stage);
+    let read = stage.read_route();
     let stream = stage.manifest().binding.stream.clone();
     let mut asks = Vec::new();
-    let mut paths = vec![read.path.clone(), handshake_route(stage).path, UNKNOWN.to_owned()];
+    let mut paths = vec![
+        read.path.clone(),
+        stage.handshake_route().path,
+        UNKNOWN.to_owned(),
+    ];
     if let Some(stream) = &stream {
         paths.extend([
             format!("{}/../{}", stream.path, read.path.trim_start_matches('/')),
@@ -54,7 +55,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     }
     let mut follower = None;
     let mut numbers = Vec::new();
-    if let (Some(stream), Ok(_)) = (&stream, emit_route(stage, 0)) {
+    if let (Some(stream), Ok(_)) = (&stream, stage.emit_route(0)) {
         let ask = Ask::new(&live, "GET", &stream.path).bearer(&live);
         follower = Some(Follower::open(&live, &ask)?);
         for beside in [false, true] {
@@ -64,7 +65,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
                 &[("Accept", "text/event-stream")],
             ] {
                 let number = marker(stage);
-                let emit = emit_route(stage, number)?.ask(&live).parameter("token", &text);
+                let emit = stage.emit_route(number)?.ask(&live).parameter("token", &text);
                 let emit = headers.iter().fold(emit, |ask, (name, value)| ask.with(name, value));
                 let emit = if beside { emit.bearer(&live) } else { emit };
                 asks.push(
@@ -81,7 +82,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     live.between_controls(|| live.all_answered(&asks, &[401]))?;
     if let Some(mut follower) = follower {
         let last = marker(stage);
-        let good = emit_route(stage, last)?.ask(&live).bearer(&live);
+        let good = stage.emit_route(last)?.ask(&live).bearer(&live);
         live.served(&good)?;
         ensure!(
             follower.wait_for(last, Instant::now() + ANSWER),
@@ -180,8 +181,12 @@ fn no_secret_in_log_or_file(stage: &mut Stage) -> Outcome {
     let right = live.credential.text();
     // Wrong ones are as secret: they are yesterday's, or another daemon's.
     let wrong = [(); 4].map(|()| Credential::random().text());
-    let read = read_route(stage);
-    let mut paths = vec![read.path.clone(), UNKNOWN.to_owned(), handshake_route(stage).path];
+    let read = stage.read_route();
+    let mut paths = vec![
+        read.path.clone(),
+        UNKNOWN.to_owned(),
+        stage.handshake_route().path,
+    ];
     paths.extend(stage.manifest().binding.stream.clone().map(|stream| stream.path));
     paths.extend(stage.manifest().binding.mutation.clone().map(|operation| operation.path));
     for token in wrong.iter().chain([&right]) {

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::scene::{Scene, brief, is_one_of, is_success, origin, path_of, told};
 use crate::case::case;
-use crate::fixtures::http::{handshake_route, paths, stream_route};
 use crate::outcome::{Outcome, deviation, ensure, inconclusive, not_applicable, untestable};
 use crate::stage::Stage;
 
@@ -23,11 +22,11 @@ const ASK_ALL: &str = "const seen = {};
 /// What [`ASK_ALL`] takes.
 fn asks(stage: &mut Stage, scene: &Scene) -> Outcome<Value> {
     let mut arg = scene.arg(stage, 0)?;
-    let stream = stream_route(stage).ok().map(|stream| stream.path);
-    let mut paths = paths(stage);
+    let stream = stage.stream_route().ok().map(|stream| stream.path);
+    let mut paths = stage.paths();
     // A stream that opens has no end to wait for.
     paths.retain(|path| Some(path) != stream.as_ref());
-    let handshake = handshake_route(stage).path;
+    let handshake = stage.handshake_route().path;
     if !paths.contains(&handshake) {
         paths.push(handshake);
     }

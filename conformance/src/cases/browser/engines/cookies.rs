@@ -170,7 +170,7 @@ fn stale_page_gets_nothing(stage: &mut Stage) -> Outcome {
     // The baker is the server that dies: its page stays, and its cookies.
     scene.visit(stage, &baker)?;
     let taken_over = scene.take_over(baker)?;
-    let mut paths = crate::fixtures::http::paths(stage);
+    let mut paths = stage.paths();
     paths.push("/page".to_owned());
     arg["paths"] = json!(paths);
     let script = "const seen = {};

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::scene::{SEEN, Scene, at, brief, ensure_blocked, is_success, of_method, path_of, told};
 use crate::case::case;
-use crate::fixtures::http::{Follower, emit_route, marker, stream_route};
+use crate::fixtures::http::{Follower, marker};
 use crate::outcome::{Outcome, deviation, ensure, inconclusive};
 use crate::stage::Stage;
 
@@ -135,7 +135,7 @@ fn unlisted_method_or_header_blocked(stage: &mut Stage) -> Outcome {
 #[case("PER-2", "PER-8", "PER-21")]
 fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
-    let stream = stream_route(stage)?.ask(&scene.live).bearer(&scene.live);
+    let stream = stage.stream_route()?.ask(&scene.live).bearer(&scene.live);
     let mut follower = Follower::open(&scene.live, &stream)?;
     stage
         .expect("each arrives; 403 for the page that is not allowlisted, 401 for the one that is; no effect");
@@ -165,7 +165,7 @@ fn simple_requests_change_nothing(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{page}: {}", brief(&arrived)));
     }
     let last = marker(stage);
-    let emit = emit_route(stage, last)?.ask(&scene.live).bearer(&scene.live);
+    let emit = stage.emit_route(last)?.ask(&scene.live).bearer(&scene.live);
     scene.live.served(&emit.named("a good note after them"))?;
     if !follower.wait_for(last, std::time::Instant::now() + SEEN) {
         return inconclusive("the stream does not show a good note");

@@ -11,7 +11,6 @@ use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
 use crate::engines::Lent;
-use crate::fixtures::http::{emit_route, mutation_route, read_route, stream_route};
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -140,8 +139,8 @@ impl Scene {
 
     /// The same for pages that follow a stream: they need one that takes a token in its address, and something to see.
     pub(super) fn set_following(stage: &mut Stage) -> Outcome<Self> {
-        let stream = stream_route(stage)?;
-        emit_route(stage, 0)?;
+        let stream = stage.stream_route()?;
+        stage.emit_route(0)?;
         if query_token(stage).is_none() {
             return not_applicable(format!(
                 "no page can follow {}: it takes no token in its address",
@@ -163,7 +162,7 @@ impl Scene {
         let daemon = stage.launch_with(start)?;
         let live = stage.ready(&daemon)?;
         let front = front(&live, Bind::V4)?;
-        let good = read_route(stage).ask(&live).bearer(&live);
+        let good = stage.read_route().ask(&live).bearer(&live);
         live.served(&good.named("a read with the credential"))?;
         stage.control("the read is served to whoever has the credential and is no page");
         Ok(Self { browser, daemon, live, front, listed, unlisted })
@@ -176,12 +175,12 @@ impl Scene {
 
     /// The same with the daemon at another address.
     pub(super) fn arg_at(&self, stage: &mut Stage, daemon: &str, number: u64) -> Outcome<Value> {
-        let read = read_route(stage);
-        let emit = emit_route(stage, number).or_else(|_| mutation_route(stage))?;
+        let read = stage.read_route();
+        let emit = stage.emit_route(number).or_else(|_| stage.mutation_route())?;
         let bearer = proof::bearer(&self.live.credential);
         let (scheme, token) = bearer.split_once(' ').unwrap_or_default();
         let query_token = query_token(stage);
-        let stream = stream_route(stage).ok().map(|stream| format!("{daemon}{}", stream.path));
+        let stream = stage.stream_route().ok().map(|stream| format!("{daemon}{}", stream.path));
         let notes = stream.as_ref().zip(query_token.as_ref());
         Ok(json!({
             "daemon": daemon,
@@ -306,7 +305,7 @@ impl Scene {
 
     /// A number appears on the stream: what a page's script waits for.
     pub(super) fn emit(&self, stage: &mut Stage, number: u64) -> Outcome {
-        let emit = emit_route(stage, number)?.ask(&self.live).bearer(&self.live);
+        let emit = stage.emit_route(number)?.ask(&self.live).bearer(&self.live);
         self.live.served(&emit.named(format!("the note {number}"))).map(drop)
     }
 

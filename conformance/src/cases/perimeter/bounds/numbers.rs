@@ -9,7 +9,7 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::wait::until;
 
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, handshake_route, read_route};
+use crate::fixtures::http::ANSWER;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -19,7 +19,7 @@ fn many_connections_served(stage: &mut Stage) -> Outcome {
     const MANY: usize = 128;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200 on each of 128 open connections");
-    let request = read_route(stage).ask(&live).bearer(&live).bytes();
+    let request = stage.read_route().ask(&live).bearer(&live).bytes();
     let (first, second) = request.split_at(request.len() / 2);
     let deadline = Instant::now() + ANSWER;
     let mut open = Vec::new();
@@ -104,7 +104,7 @@ fn many_handshakes_served(stage: &mut Stage) -> Outcome {
     const LANES: usize = 8;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("200 for each of 200");
-    let request = handshake_route(stage).ask(&live).bearer(&live).bytes();
+    let request = stage.handshake_route().ask(&live).bearer(&live).bytes();
     let began = Instant::now();
     let answers = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
@@ -155,7 +155,7 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     let daemon = stage.launch_with(Start::new().under(bounded.into()))?;
     let live = stage.ready(&daemon)?;
     stage.expect("503 with Retry-After on a connection after the 128th, and no connection without an answer");
-    let request = handshake_route(stage).ask(&live).bearer(&live).bytes();
+    let request = stage.handshake_route().ask(&live).bearer(&live).bytes();
     let mut open = Vec::new();
     let mut refusal = None;
     while refusal.is_none() && open.len() < MANY {
@@ -204,7 +204,7 @@ fn flooded(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage, &ReadyDaemon) -
     const RATE: u128 = 1_000;
     let (_daemon, live) = stage.launch_ready()?;
     let wrong = proof::bearer(&Credential::random());
-    let request = handshake_route(stage).ask(&live).with("Authorization", &wrong).bytes();
+    let request = stage.handshake_route().ask(&live).with("Authorization", &wrong).bytes();
     live.between_controls(|| {
         let flood = Flood::new(live.target.address, &request, 50);
         let began = Instant::now();
@@ -254,7 +254,7 @@ fn handshakes_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
 fn only_refused_handshakes_counted(stage: &mut Stage) -> Outcome {
     stage.expect("200 for the good handshake");
     flooded(stage, |stage, live| {
-        let ask = handshake_route(stage).ask(live).bearer(live);
+        let ask = stage.handshake_route().ask(live).bearer(live);
         live.answered(&ask.named("a good handshake in the flood"), &[200])?;
         Ok(())
     })

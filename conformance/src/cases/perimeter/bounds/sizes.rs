@@ -6,7 +6,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 
 use super::{BODY, SECTION, TARGET, in_chunks, padded};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, Ask, ensure_status, mutation_route, read_route};
+use crate::fixtures::http::{ANSWER, Ask, ensure_status};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -16,7 +16,7 @@ use crate::stage::{Daemon, ReadyDaemon, Stage};
 fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("2xx for each");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let good = read.ask(&live).bearer(&live);
     let served_bytes = |stage: &mut Stage, what: &str, bytes: &[u8]| -> Outcome {
         let response = live.answer_to(what, bytes)?;
@@ -29,7 +29,7 @@ fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     served_bytes(stage, "a target of 4 KiB", &good.clone().target(target).bytes())?;
     served_bytes(stage, "8 KiB of headers in one", &padded(&good, SECTION, 1))?;
     served_bytes(stage, "8 KiB of headers in 64", &padded(&good, SECTION, 64))?;
-    if let Ok(mutation) = mutation_route(stage) {
+    if let Ok(mutation) = stage.mutation_route() {
         let body = mutation.body.clone().unwrap_or_else(|| "{}".to_owned());
         // White space at the end of JSON says nothing.
         let body = format!("{body}{}", " ".repeat(BODY - body.len()));
@@ -47,7 +47,7 @@ fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
 fn oversized_target_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("414");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let long = |length: usize| format!("{}?{}", read.path, "a".repeat(length - read.path.len() - 1));
     let mut asks = Vec::new();
     for length in [(32 << 10) + 1, 48 << 10, 60_000] {
@@ -83,7 +83,7 @@ fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
     const LIMIT: usize = 64 << 10;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("431");
-    let open = read_route(stage).ask(&live);
+    let open = stage.read_route().ask(&live);
     let good = open.clone().bearer(&live);
     let mut requests = Vec::new();
     for (who, ask) in [("with the credential", &good), ("without one", &open)] {
@@ -126,7 +126,7 @@ fn oversized_header_section_refused(stage: &mut Stage) -> Outcome {
 #[case("PER-30")]
 fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     const BEYOND: usize = (16 << 20) + 1;
-    let mutation = mutation_route(stage)?;
+    let mutation = stage.mutation_route()?;
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("413");
     let good = mutation.ask(&live).bearer(&live);

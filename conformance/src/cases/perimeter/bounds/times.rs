@@ -9,7 +9,7 @@ use local_daemon_harness::process::{SocketState, sockets};
 use super::super::super::handshake::broken_requests;
 use super::{LATE, padded};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, Ask, UNLISTED, mutation_route, read_route};
+use crate::fixtures::http::{ANSWER, Ask, UNLISTED};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -119,11 +119,11 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
     const REST: Duration = Duration::from_secs(30);
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("header sections are ended after 10 s, an unfinished body and an unread answer after 30 s");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let good = read.ask(&live).bearer(&live).bytes();
     let half = good[..good.len() - 2].to_vec();
     let line = good[..5].to_vec();
-    let body = mutation_route(stage).ok().map(|mutation| {
+    let body = stage.mutation_route().ok().map(|mutation| {
         let whole = mutation.ask(&live).bearer(&live).bytes();
         whole[..whole.len() - 1].to_vec()
     });
@@ -167,7 +167,7 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
 fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("2xx after each, from the same process");
-    let read = read_route(stage);
+    let read = stage.read_route();
     let good = read.ask(&live).bearer(&live);
     live.served(&good)?;
     let foreign = format!("evil.example:{}", live.port());
@@ -191,7 +191,7 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
         ("an upgrade", good.clone().with("Connection", "upgrade").with("Upgrade", "x").bytes()),
         ("a path of no text", good.clone().target("/%ff%fe/%00").bytes()),
         ("a query of no text", good.clone().target(format!("{}?%ff=%00&&==&", read.path)).bytes()),
-        ("JSON of a thousand depths", deep(stage, &live)),
+        ("JSON of a thousand depths", deep(&live)),
     ] {
         bad.push((what.to_owned(), bytes, false));
     }
@@ -220,8 +220,8 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
 }
 
 /// A body that ends a parser which calls itself for every bracket.
-fn deep(stage: &mut Stage, live: &ReadyDaemon) -> Vec<u8> {
-    let route = mutation_route(stage).unwrap_or_else(|_| read_route(stage));
+fn deep(live: &ReadyDaemon) -> Vec<u8> {
+    let route = live.context().mutation_route().unwrap_or_else(|_| live.context().read_route());
     let ask = Ask::new(live, "POST", &route.path).with("Content-Type", "application/json");
     ask.bearer(live).body("[".repeat(50_000)).bytes()
 }
