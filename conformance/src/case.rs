@@ -1,33 +1,5 @@
-//! How a case is written: what is arranged, what is done, what must be seen, what was seen.
-//!
-//! ```ignore
-//! use crate::case::case;
-//! use crate::outcome::{Outcome, ensure};
-//! use crate::stage::Stage;
-//!
-//! /// A handshake without an `Authorization` header is sent between two good ones.
-//! #[case("HS-6")]
-//! fn missing_authorization(stage: &mut Stage) -> Outcome {
-//!     // Arranged: a daemon that was seen ready, which is the precondition.
-//!     let (_daemon, live) = stage.launch_ready()?;
-//!     // Must be seen.
-//!     stage.expect("401 with a WWW-Authenticate header");
-//!     // Done, between two good handshakes: the positive control.
-//!     live.between_controls(|| {
-//!         let request = live.handshake_request();
-//!         match live.send(&request) {
-//!             Ok(answer) => {
-//!                 // Was seen.
-//!                 let challenged = answer.header("WWW-Authenticate").is_some();
-//!                 let seen = answer.summary(stage.transcript());
-//!                 ensure!(answer.status == 401 && challenged, "{seen}");
-//!                 Ok(())
-//!             }
-//!             Err(fault) => fail(format!("no answer: {fault}")),
-//!         }
-//!     })
-//! }
-//! ```
+//! Cases and how they are declared. `cases/client/gate.rs` is a short example: what is arranged, what is done, what must be
+//! seen.
 
 use std::time::Duration;
 
@@ -165,7 +137,7 @@ impl Case {
 
 /// A case as its function declares it. [`cases::all`](crate::cases::all) derives the rest from the module.
 #[derive(Debug)]
-pub struct Declaration {
+pub(crate) struct Declaration {
     /// The path of the module.
     pub(crate) module: &'static str,
     /// The line of the declaration.

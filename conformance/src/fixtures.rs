@@ -3,4 +3,6 @@
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod http;
+pub(crate) mod malformed;
+pub(crate) mod refused_start;
 pub(crate) mod stream;

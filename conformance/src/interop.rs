@@ -90,7 +90,7 @@ fn finds(stage: &mut Stage, call: Call, live: &ReadyDaemon) -> Outcome {
     stage.expect(format!("ready, with the id {}", live.record.id));
     let answer = stage.ask(call)?;
     let right = answer.outcome == "ready" && answer.id.as_ref() == Some(&live.record.id);
-    ensure!(right, "{}", answer.to_string());
+    ensure!(right, "{answer}");
     stage.observed(brief(&answer));
     Ok(())
 }
@@ -99,7 +99,7 @@ fn finds(stage: &mut Stage, call: Call, live: &ReadyDaemon) -> Outcome {
 fn answers(stage: &mut Stage, outcome: &str) -> Outcome {
     stage.expect(outcome);
     let answer = stage.ask(Call::connect())?;
-    ensure!(answer.outcome == outcome, "{}", answer.to_string());
+    ensure!(answer.outcome == outcome, "{answer}");
     stage.observed(brief(&answer));
     Ok(())
 }

@@ -79,7 +79,7 @@ enum Command {
         /// Written by `daemonspec run --failures DIR`.
         file: PathBuf,
     },
-    /// What maintainers of the suite run.
+    /// Run the commands for maintainers of the suite.
     #[command(subcommand)]
     Dev(DevCommand),
     /// Say what this host lets the suite observe, and how to get what is missing.
@@ -243,12 +243,13 @@ struct ListArgs {
     json: bool,
 }
 
-/// The arguments of this process. The commands of `dev` were at the top level once, where scripts may still call them.
+/// Returns the arguments of this process. Scripts may still call the commands of `dev` without `dev`.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let command = arguments.get(1).and_then(|argument| argument.to_str());
+    let place = if arguments.get(1).is_some_and(|argument| argument == "help") { 2 } else { 1 };
+    let command = arguments.get(place).and_then(|argument| argument.to_str());
     if command.is_some_and(DevCommand::has_subcommand) {
-        arguments.insert(1, "dev".into());
+        arguments.insert(place, "dev".into());
     }
     arguments
 }

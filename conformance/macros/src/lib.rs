@@ -14,6 +14,8 @@ use syn::{Error, Expr, ExprLit, Ident, ItemFn, Lit, LitStr, Meta, Token, parse_m
 /// The requirements that the case judges come first. Each word after them is a method of `Case`, with its argument after
 /// `=` if it takes one. The function's documentation is what the case is about, and its name with `-` instead of `_` is
 /// the second half of the case's name.
+///
+/// Works only in the package `local-daemon-conformance`.
 #[proc_macro_attribute]
 pub fn case(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let arguments = parse_macro_input!(arguments with Punctuated::<Argument, Token![,]>::parse_terminated);
@@ -67,7 +69,7 @@ fn declare(arguments: Punctuated<Argument, Token![,]>, function: &ItemFn) -> syn
     Ok([function.to_token_stream(), declaration].into_iter().collect())
 }
 
-/// The documentation of a function as one line.
+/// Returns the documentation of a function as one line.
 fn documentation(function: &ItemFn) -> String {
     let lines = function.attrs.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(doc) if doc.path.is_ident("doc") => match &doc.value {

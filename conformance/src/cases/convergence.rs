@@ -41,7 +41,6 @@ fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon) ->
 /// It stays for a moment, and its handshake is good.
 fn ready_again(daemon: &Daemon, live: &ReadyDaemon, after: &str) -> Outcome {
     stays(daemon, Duration::from_millis(500), &format!("after {after}"))?;
-    let ready = live.is_ready();
-    ensure!(ready, "it is not ready after {after}");
+    ensure!(live.is_ready(), "it is not ready after {after}");
     Ok(())
 }

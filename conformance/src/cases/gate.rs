@@ -17,7 +17,7 @@ fn told(live: &ReadyDaemon) -> Outcome<(String, String)> {
     };
     let body = answer.json().unwrap_or_default();
     let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
-    let pointer = live.context().manifest().binding.handshake.protocol.clone();
+    let pointer = live.manifest().binding.handshake.protocol.clone();
     match (text(&pointer), text("/version")) {
         (Some(protocol), Some(version)) => Ok((protocol.to_owned(), version.to_owned())),
         _ => fail(format!(

@@ -7,5 +7,3 @@ mod proofs;
 mod refused;
 mod state;
 mod wrong;
-
-pub(super) use self::wrong::{broken_requests, wrong_bearers};

@@ -143,7 +143,7 @@ fn protocol_hint_is_the_handshakes(stage: &mut Stage) -> Outcome {
 
 /// The protocol that the handshake tells.
 fn spoken(live: &ReadyDaemon) -> Outcome<String> {
-    let pointer = live.context().manifest().binding.handshake.protocol.clone();
+    let pointer = live.manifest().binding.handshake.protocol.clone();
     let body = match live.probe() {
         Ok(answer) => answer.response.json(),
         Err(fault) => return fail(format!("the handshake of a ready daemon: {fault}")),

@@ -97,7 +97,7 @@ fn furnish(stage: &mut Stage) -> Outcome<Credential> {
 fn survives(daemon: &Daemon, live: &ReadyDaemon, through: &str) -> Outcome {
     let deadline = Instant::now() + NOTICED + SLACK;
     loop {
-        let owner = live.context().find(live.context().state_dir());
+        let owner = live.find(live.state_dir());
         if owner.as_ref().is_ok_and(|owner| owner.record.id == live.record.id) {
             return Ok(());
         }

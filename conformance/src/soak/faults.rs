@@ -123,8 +123,7 @@ fn stops(stage: &mut Stage, daemon: &Daemon) -> Outcome {
 
 /// It still answers.
 fn answers(live: &ReadyDaemon, when: &str) -> Outcome {
-    let ready = live.is_ready();
-    ensure!(ready, "{when} it does not answer");
+    ensure!(live.is_ready(), "{when} it does not answer");
     Ok(())
 }
 

@@ -28,7 +28,7 @@ use crate::runner::Stopper;
 use crate::stage::{Daemon, Notes, ReadyDaemon, Stage};
 use crate::verdict::Verdict;
 
-/// The name in place of a case's, for the placeholder `{case}` and the random choices.
+/// The name that replaces a case's name in `{case}` and seeds random choices.
 const NAME: &str = "soak/load";
 
 /// How long after the last note a stream may deliver it, and a struck daemon may take to answer again.
@@ -288,8 +288,7 @@ fn loaded<T: Fn(&str)>(stage: &mut Stage, striker: &mut Striker<'_, T>) -> Outco
     until(Instant::now() + AGAIN, || (usage(&process).descriptors <= before.descriptors).then_some(()));
     let after = usage(&process);
     daemon.signal(Signal::TERM)?;
-    let gone = daemon.wait_exit(stage.stand_down_deadline()).is_some();
-    ensure!(gone, "at the end it does not stop");
+    ensure!(daemon.wait_exit(stage.stand_down_deadline()).is_some(), "at the end it does not stop");
     let mut ledger = std::mem::take(&mut *shared.notes());
     ledger.wrong.extend(Load::grown(before, striker.warm, after));
     Ok(Load {

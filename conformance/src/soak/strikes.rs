@@ -84,8 +84,7 @@ fn slow_heads(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outco
         for connection in &mut slow {
             let _ = connection.send(std::slice::from_ref(byte), soon());
         }
-        let ready = live.is_ready();
-        ensure!(ready, "beside slow connections it does not answer");
+        ensure!(live.is_ready(), "beside slow connections it does not answer");
     }
     Ok(())
 }

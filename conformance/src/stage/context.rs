@@ -1,4 +1,4 @@
-//! What the parts of a case share.
+//! The context that the parts of a case share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +73,7 @@ impl Context {
         Wire::new(self.transcript(), PROBE)
     }
 
-    /// Returns a function that fills the placeholders of a manifest's texts, with `more` placeholders than those that every
-    /// text may use.
+    /// Returns a function that fills in placeholders: those of every text, and those in `more`.
     pub(super) fn filler(
         &self,
         state_dir: &Path,

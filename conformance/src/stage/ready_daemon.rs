@@ -1,12 +1,12 @@
 //! A daemon that was seen ready: how that is seen, and what it is asked.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{self, HttpFault, ProbeAnswer, Request, Response, Target};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
-use local_daemon_harness::transcript::Transcript;
 use local_daemon_harness::wait::until;
 
 use super::context::read_regular;
@@ -164,18 +164,16 @@ impl Context {
     }
 }
 
-impl ReadyDaemon {
-    /// What the daemon's case shares.
-    pub fn context(&self) -> &Context {
+impl Deref for ReadyDaemon {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
         &self.context
     }
+}
 
-    /// The transcript of the daemon's case.
-    pub fn transcript(&self) -> &Transcript {
-        self.context.transcript()
-    }
-
-    /// The same daemon, asked with another credential.
+impl ReadyDaemon {
+    /// Uses another credential from now on.
     #[must_use]
     pub fn with_credential(self, credential: Credential) -> Self {
         Self { credential, ..self }
@@ -184,16 +182,16 @@ impl ReadyDaemon {
     /// Passes a handshake's answer to the recorder.
     fn note_answer(&self, sent: Instant, response: &Response) -> &Self {
         let by = Instant::now();
-        self.context.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
+        self.notes.tell_recorder(|recorder| recorder.answered(sent, by, &response.body));
         self
     }
 
-    /// What keeps an answer from being a ready handshakeof this daemon, by the manifest's binding.
+    /// Returns what keeps an answer from being a ready handshake of this daemon, by the manifest's binding.
     fn not_ready(&self, response: &Response) -> Option<String> {
         if response.status != 200 {
             return Some(format!("handshake answered {}", response.status));
         }
-        let binding = &self.context.manifest.binding.handshake;
+        let binding = &self.manifest.binding.handshake;
         let Some(body) = response.json() else {
             return Some("handshake answered 200 and no JSON".to_owned());
         };
@@ -211,7 +209,7 @@ impl ReadyDaemon {
 
     /// The handshake request without authentication.
     pub fn handshake_request(&self) -> Request {
-        let method = &self.context.manifest.binding.handshake.method;
+        let method = &self.manifest.binding.handshake.method;
         Request::new(method, &self.target.path).host(&self.target.authority)
     }
 
@@ -223,7 +221,7 @@ impl ReadyDaemon {
     pub fn probe(&self) -> Result<ProbeAnswer, HttpFault> {
         let request = self.bearing();
         let sent = Instant::now();
-        let response = self.context.wire().exchange(self.target.address, &request.bytes())?;
+        let response = self.wire().exchange(self.target.address, &request.bytes())?;
         self.note_answer(sent, &response);
         let handshake = http::Handshake::parse(&response.body);
         Ok(ProbeAnswer { response, proof: http::DaemonProof::Missing, handshake })
@@ -232,7 +230,7 @@ impl ReadyDaemon {
     /// The handshake with a proof of its own nonce, noted in the transcript.
     pub fn probe_with_proof(&self) -> Result<ProbeAnswer, HttpFault> {
         let sent = Instant::now();
-        let answer = self.context.wire().probe(&self.target, &self.credential)?;
+        let answer = self.wire().probe(&self.target, &self.credential)?;
         self.note_answer(sent, &answer.response);
         Ok(answer)
     }
@@ -255,18 +253,18 @@ impl ReadyDaemon {
         if let Some(why) = self.why_not_ready() {
             return inconclusive(format!("the good handshake before: {why}"));
         }
-        self.context.control("a good handshake was answered 200 before");
+        self.control("a good handshake was answered 200 before");
         let seen = refused()?;
         if let Some(why) = self.why_not_ready() {
             return fail(format!("the good handshake afterwards: {why}"));
         }
-        self.context.control("a good handshake was answered 200 afterwards");
+        self.control("a good handshake was answered 200 afterwards");
         Ok(seen)
     }
 
     /// The request of a manifest's operation, at a live daemon, without authentication.
     pub fn operation(&self, operation: &Operation) -> Request {
-        let filled = self.context.filler(self.context.state_dir(), &[]);
+        let filled = self.filler(self.state_dir(), &[]);
         let request = Request::new(&operation.method, &filled(&operation.path)).host(&self.target.authority);
         match &operation.body {
             Some(body) => request.json(filled(body)),
@@ -276,6 +274,6 @@ impl ReadyDaemon {
 
     /// Sends a request to a live daemon on a connection of its own.
     pub fn send(&self, request: &Request) -> Result<Response, HttpFault> {
-        self.context.wire().exchange(self.target.address, &request.bytes())
+        self.wire().exchange(self.target.address, &request.bytes())
     }
 }

@@ -75,7 +75,7 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// ReadyDaemon tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and
+/// Live tickets are presented from another listed origin, from the daemon's own and without Origin: 401, and
 /// 401 from their own origin afterwards.
 #[case("BROW-33")]
 fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {

@@ -19,7 +19,7 @@ fn own_hosts(live: &ReadyDaemon) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()))
 }
 
-/// ReadyDaemon page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
+/// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
 /// each of its names: an HTML page, in which one token stands, once.
 #[case("BROW-19", "BROW-21")]
 fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
@@ -57,7 +57,7 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// ReadyDaemon page tickets are posted from allowlisted origins, from others and from the daemon's own other names:
+/// Live page tickets are posted from allowlisted origins, from others and from the daemon's own other names:
 /// 403, and no token.
 #[case("BROW-20")]
 fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {

@@ -186,7 +186,7 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// ReadyDaemon tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.
+/// Live tickets are presented for the other kind, as bearer on every kind of route, and as query token: 401.
 #[case("BROW-4")]
 fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;

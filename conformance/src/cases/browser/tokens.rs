@@ -145,7 +145,7 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
 
 /// The stream by query token, where the subject takes one.
 fn by_query(live: &ReadyDaemon, token: &str) -> Option<Ask> {
-    let stream = live.context().manifest().binding.stream.clone()?;
+    let stream = live.manifest().binding.stream.clone()?;
     let name = stream.query_token?;
     Some(Ask::new(live, "GET", &stream.path).parameter(&name, token))
 }

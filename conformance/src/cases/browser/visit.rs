@@ -60,7 +60,7 @@ pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
 
 /// What reads something, with a page token as bearer and without `Origin`.
 pub(super) fn read_ask(live: &ReadyDaemon, token: &str) -> Ask {
-    let read = live.context().read_route().ask(live);
+    let read = live.read_route().ask(live);
     read.with("Authorization", &format!("Bearer {token}"))
 }
 

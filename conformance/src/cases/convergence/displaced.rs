@@ -49,22 +49,19 @@ fn asked_to_stop_after_a_displacement(stage: &mut Stage) -> Outcome {
 
 /// Lets `first` go on: it must leave in time and leave the record of `new` alone.
 fn successor_is_left_alone(first: &Daemon, new: &ReadyDaemon) -> Outcome {
-    let name = new.context().manifest().binding.registration.clone();
-    let facts = Facts::of(&new.context().record_path())?;
-    let watch = Watch::on(new.context().state_dir())?;
-    new.context()
-        .expect("it leaves within its bound, and the successor's record sees no event");
+    let name = new.manifest().binding.registration.clone();
+    let facts = Facts::of(&new.record_path())?;
+    let watch = Watch::on(new.state_dir())?;
+    new.expect("it leaves within its bound, and the successor's record sees no event");
     first.cont()?;
     let at = Instant::now();
-    let deadline = at + NOTICED.max(new.context().manifest().daemon.stand_down_timeout()) + SLACK;
+    let deadline = at + NOTICED.max(new.manifest().daemon.stand_down_timeout()) + SLACK;
     let exit = exits(first, deadline, "it went on after a displacement")?;
-    new.context()
-        .observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
+    new.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
-    let same = Facts::of(&new.context().record_path()).is_ok_and(|now| now.ino == facts.ino);
+    let same = Facts::of(&new.record_path()).is_ok_and(|now| now.ino == facts.ino);
     ensure!(same && touched.is_empty(), "its successor's record was touched: {touched:?}");
-    let ready = new.is_ready();
-    ensure!(ready, "the successor is not ready any more");
+    ensure!(new.is_ready(), "the successor is not ready any more");
     Ok(())
 }
 
@@ -189,7 +186,7 @@ fn exit_status_of_the_displaced(stage: &mut Stage) -> Outcome {
     displace(stage, &Rival::new()?)?;
     let deadline = stage.stand_down_deadline() + SLACK;
     let exit = exits(&daemon, deadline, "a displacement")?;
-    ensure!(exit.code == Some(20), "{}", exit.to_string());
+    ensure!(exit.code == Some(20), "{exit}");
     Ok(())
 }
 

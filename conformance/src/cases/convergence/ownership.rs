@@ -101,8 +101,7 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
         return inconclusive("the replacement was not seen");
     }
     stays(&daemon, NOTICED, "with a record of its own id")?;
-    let ready = live.is_ready();
-    ensure!(ready, "it is not ready with a record of its own id");
+    ensure!(live.is_ready(), "it is not ready with a record of its own id");
     let touched = changes(&watch.events(), &name);
     ensure!(
         touched.len() == 1 && read(&stage.record_path())? == text.as_bytes(),

@@ -45,8 +45,10 @@ fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
         );
         let gone = until(Instant::now() + NOTICED, || (!one.exists() && !other.exists()).then_some(()));
         ensure!(gone.is_some(), "taken files that hold its own id stay");
-        let kept = Facts::of(&others).ok() == Some(before) && unrelated.exists();
-        ensure!(kept, "a file that does not hold its id was touched");
+        ensure!(
+            Facts::of(&others).ok() == Some(before) && unrelated.exists(),
+            "a file that does not hold its id was touched"
+        );
         ready_again(&daemon, &live, "it published again")?;
     }
     std::fs::remove_file(stage.record_path())?;

@@ -16,9 +16,9 @@ use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
 use local_daemon_harness::wait::until;
 
-use super::super::state_directory::{beside, between_good_starts, refused_as_it_is};
 use super::{FOLLOWS, another, file_of};
 use crate::case::case;
+use crate::fixtures::refused_start::{between_good_starts, refused_as_it_is, sibling};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
@@ -44,7 +44,7 @@ fn random(stage: &mut Stage) -> Outcome {
     ));
     let daemons: Vec<Daemon> = (0..LAUNCHES)
         .map(|number| {
-            let state_dir = beside(stage, &format!("fresh-{number}"));
+            let state_dir = sibling(stage, &format!("fresh-{number}"));
             stage.launch_with(Start::new().state_dir(state_dir))
         })
         .collect::<Outcome<_>>()?;
@@ -80,7 +80,7 @@ fn never_seen_in_part(stage: &mut Stage) -> Outcome {
     let name = stage.manifest().binding.credential.clone();
     let mut reads = 0;
     for round in 0..ROUNDS {
-        let state_dir = beside(stage, &format!("fresh-{round}"));
+        let state_dir = sibling(stage, &format!("fresh-{round}"));
         make_private(&state_dir)?;
         let watch = Watch::on(&state_dir)?;
         let reader = HostileReader::start(&state_dir.join(&name), 2, whole);
@@ -322,7 +322,7 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
     );
 
     let by_hand = another(stage);
-    let state_dir = beside(stage, "by-hand");
+    let state_dir = sibling(stage, "by-hand");
     make_private(&state_dir)?;
     let path = state_dir.join(&stage.manifest().binding.credential);
     record::write_new(&path, by_hand.text().as_bytes(), 0o600)?;
@@ -342,7 +342,7 @@ fn survives_every_start(stage: &mut Stage) -> Outcome {
 fn damaged_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path and not the content");
     between_good_starts(stage, |stage, live| {
-        let (path, good) = (stage.credential_path(), beside(stage, "good"));
+        let (path, good) = (stage.credential_path(), sibling(stage, "good"));
         fs::rename(&path, &good)?;
         let text = live.credential.text();
         for (what, content) in damaged(&live.credential) {

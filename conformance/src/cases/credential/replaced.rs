@@ -11,9 +11,9 @@ use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record;
 use local_daemon_harness::wait::{ms, until};
 
-use super::super::state_directory::beside;
 use super::{FOLLOWS, another, file_of, status};
 use crate::case::case;
+use crate::fixtures::refused_start::sibling;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -119,7 +119,7 @@ fn kept_while_the_file_is_bad(stage: &mut Stage) -> Outcome {
     }
     let mut afflicted = Vec::new();
     for (number, (what, _)) in damages.iter().enumerate() {
-        let state_dir = beside(stage, &format!("state-{number}"));
+        let state_dir = sibling(stage, &format!("state-{number}"));
         let daemon = stage.launch_with(Start::new().state_dir(&state_dir))?;
         let path = state_dir.join(&stage.manifest().binding.credential);
         let planted = another(stage);

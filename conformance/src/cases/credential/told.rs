@@ -22,7 +22,7 @@ use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
 fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
-    let (binding, text) = (&live.context().manifest().binding, live.credential.text());
+    let (binding, text) = (&live.manifest().binding, live.credential.text());
     let (host, handshake) = (&live.target.authority, &live.target.path);
     let bearer = proof::bearer(&live.credential);
     let get = |path: &str| Request::get(host, path);
@@ -115,7 +115,7 @@ fn tell_all(live: &ReadyDaemon) -> Vec<(String, Response)> {
     for (_, response) in &answers {
         *statuses.entry(response.status).or_default() += 1;
     }
-    live.context().observed(format!(
+    live.observed(format!(
         "{} requests that hold the credential were answered, by status: {statuses:?}; {unanswered} were not",
         answers.len()
     ));
@@ -195,7 +195,7 @@ fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
 
 /// No file of the case's world but the credential holds the credential.
 fn nowhere_else(live: &ReadyDaemon, when: &str) -> Outcome {
-    let (root, own) = (live.context().arena().path().to_owned(), live.context().credential_path());
+    let (root, own) = (live.arena().path().to_owned(), live.credential_path());
     let mut searched = 0;
     for (name, entry) in Snapshot::of(&root)?.0 {
         let path = root.join(&name);
@@ -211,7 +211,7 @@ fn nowhere_else(live: &ReadyDaemon, when: &str) -> Outcome {
             name.display()
         );
     }
-    live.context().observed(format!("{when} {searched} other files were searched"));
+    live.observed(format!("{when} {searched} other files were searched"));
     Ok(())
 }
 

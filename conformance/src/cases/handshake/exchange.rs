@@ -128,7 +128,7 @@ pub(super) fn refused(
         ensure!(response.status == 401, "{what}: answered {summary}");
         look(what, &response)?;
     }
-    live.context().observed(format!("{} requests were answered 401", attempts.len()));
+    live.observed(format!("{} requests were answered 401", attempts.len()));
     Ok(())
 }
 

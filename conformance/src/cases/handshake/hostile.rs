@@ -6,8 +6,8 @@ use local_daemon_harness::http::Connection;
 use local_daemon_harness::wait::ms;
 
 use super::exchange::{bearing, ensure_state, quietly};
-use super::wrong::broken_requests;
 use crate::case::case;
+use crate::fixtures::malformed::broken_requests;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
@@ -91,7 +91,6 @@ fn answered_beside_mute_connections(stage: &mut Stage) -> Outcome {
     ));
     stage.expect("handshakes beside 1, 4, 16 and 64 of them are answered within 2 s");
     drop(open);
-    let ready = live.is_ready();
-    ensure!(ready, "no good handshake after the connections were dropped");
+    ensure!(live.is_ready(), "no good handshake after the connections were dropped");
     Ok(())
 }

@@ -5,8 +5,8 @@ use local_daemon_harness::proof::{self, Credential};
 
 use super::exchange::{Attempt, answered, authorized, bearing, conversation, member, refused};
 use super::wrong::unauthorized;
-use super::wrong::wrong_bearers;
 use crate::case::case;
+use crate::fixtures::malformed::wrong_bearers;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 

@@ -1,12 +1,13 @@
 //! Requests that have to be refused, or survived.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use local_daemon_harness::http::Request;
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_spec::vectors;
 
-use super::exchange::{Attempt, authorized, bearing, proof_of};
+use super::exchange::{Attempt, authorized, proof_of};
+use crate::fixtures::malformed::respelt;
 use crate::stage::ReadyDaemon;
 
 /// Handshakes without an `Authorization`, some with the credential in another place.
@@ -35,141 +36,6 @@ pub(super) fn unauthorized(live: &ReadyDaemon) -> Vec<Attempt> {
     ]
     .map(|(what, request)| (what.to_owned(), request))
     .into()
-}
-
-/// Another text of 43 characters that a lenient decoder takes for the same 32 bytes: the last character stands for 4 bits
-/// and 2 that must be 0.
-fn respelt(text: &str) -> String {
-    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let (start, last) = text.split_at(text.len() - 1);
-    let place = ALPHABET.find(last).unwrap_or_default() | 1;
-    format!("{start}{}", &ALPHABET[place..=place])
-}
-
-/// Values of `Authorization` that are not the bearer and look like it.
-pub(in crate::cases) fn wrong_bearers(credential: &Credential) -> Vec<(&'static str, String)> {
-    let text = credential.text();
-    let flipped = |byte: usize, bit: u8| {
-        let mut bytes = *credential.bytes();
-        bytes[byte] ^= bit;
-        format!("Bearer {}", Credential::from_bytes(bytes).text())
-    };
-    let swapped: String = text
-        .chars()
-        .map(|letter| match letter {
-            'a'..='z' => letter.to_ascii_uppercase(),
-            _ => letter.to_ascii_lowercase(),
-        })
-        .collect();
-    let same_bytes = respelt(&text);
-    let mut bearers = vec![
-        ("empty bearer", "Bearer ".to_owned()),
-        ("scheme alone", "Bearer".to_owned()),
-        ("first character", format!("Bearer {}", &text[..1])),
-        ("first half", format!("Bearer {}", &text[..21])),
-        ("last half", format!("Bearer {}", &text[21..])),
-        ("all but the last character", format!("Bearer {}", &text[..42])),
-        ("all but the first character", format!("Bearer {}", &text[1..])),
-        ("one character more", format!("Bearer {text}A")),
-        ("one character before", format!("Bearer A{text}")),
-        ("padding", format!("Bearer {text}=")),
-        ("twice", format!("Bearer {text}{text}")),
-        ("a word after it", format!("Bearer {text} x")),
-        ("a comma after it", format!("Bearer {text},")),
-        ("another after a comma", format!("Bearer {text}, Bearer {text}")),
-        ("quoted", format!("Bearer \"{text}\"")),
-        ("as a parameter", format!("Bearer token={text}")),
-        ("lower case", format!("Bearer {}", text.to_ascii_lowercase())),
-        ("upper case", format!("Bearer {}", text.to_ascii_uppercase())),
-        ("swapped case", format!("Bearer {swapped}")),
-        ("first bit flipped", flipped(0, 0x80)),
-        ("last bit flipped", flipped(31, 0x01)),
-        ("middle bit flipped", flipped(16, 0x10)),
-        ("same bytes, another last character", format!("Bearer {same_bytes}")),
-        ("in hexadecimal", format!("Bearer {}", proof::hex(credential.bytes()))),
-        ("in standard base64", format!("Bearer {}", STANDARD.encode(credential.bytes()))),
-        ("another credential", proof::bearer(&Credential::random())),
-        ("zeros", proof::bearer(&Credential::from_bytes([0; 32]))),
-        ("a star", "Bearer *".to_owned()),
-        ("null", "Bearer null".to_owned()),
-        ("no scheme", text.clone()),
-        ("no space", format!("Bearer{text}")),
-        ("scheme Token", format!("Token {text}")),
-        ("scheme Basic, plain", format!("Basic {text}")),
-        ("the proof's scheme", format!("{} {text}", proof::SCHEME)),
-    ];
-    for (what, pair) in [
-        ("scheme Basic, as password", format!("user:{text}")),
-        ("scheme Basic, as user", format!("{text}:")),
-    ] {
-        bearers.push((what, format!("Basic {}", STANDARD.encode(pair))));
-    }
-    // A credential whose text has no letter or no `-` is its own lower case, or its own standard base64.
-    bearers.retain(|(_, value)| *value != proof::bearer(credential));
-    bearers
-}
-
-/// Bytes that are no good request. The boolean says that the client ends its side after them.
-pub(in crate::cases) fn broken_requests(
-    live: &ReadyDaemon,
-    random: Vec<u8>,
-) -> Vec<(&'static str, Vec<u8>, bool)> {
-    let good = String::from_utf8_lossy(&bearing(live).bytes()).into_owned();
-    let (authority, path) = (live.target.authority.as_str(), live.target.path.as_str());
-    let with = |header: &str| good.replacen("\r\n", &format!("\r\n{header}\r\n"), 1);
-    let large = |length: usize| "a".repeat(length);
-    let bearer = proof::bearer(&live.credential);
-    [
-        ("nothing at all", String::new(), true),
-        ("one letter", "G".to_owned(), true),
-        ("half a request line", format!("GET {}", &path[..path.len() / 2]), true),
-        ("half a header section", good[..good.len() / 2].to_owned(), true),
-        ("all but the last byte", good[..good.len() - 1].to_owned(), true),
-        ("half a header section, dropped", good[..good.len() / 2].to_owned(), false),
-        ("half a body", with("Content-Length: 1000") + "{", true),
-        ("half a body, dropped", with("Content-Length: 1000") + "{", false),
-        ("half a chunk", with("Transfer-Encoding: chunked") + "ff\r\nabc", true),
-        ("a chunk of no size", with("Transfer-Encoding: chunked") + "zz\r\n\r\n", true),
-        (
-            "a chunk of too many digits",
-            with("Transfer-Encoding: chunked") + "ffffffffffffffffffffffff\r\n",
-            true,
-        ),
-        ("a negative length", with("Content-Length: -1"), true),
-        ("a length beyond 64 bits", with("Content-Length: 99999999999999999999999999"), true),
-        ("two lengths", with("Content-Length: 1\r\nContent-Length: 2") + "abc", true),
-        ("no host", format!("GET {path} HTTP/1.1\r\nAuthorization: {bearer}\r\n\r\n"), true),
-        ("two hosts", with(&format!("Host: {authority}")), true),
-        ("an unknown version", format!("GET {path} HTTP/9.9\r\nHost: {authority}\r\n\r\n"), true),
-        ("no version", format!("GET {path}\r\n\r\n"), true),
-        ("bare line feeds", good.replace("\r\n", "\n"), true),
-        ("a header without a name", with(": x"), true),
-        ("a header without a colon", with("nonsense"), true),
-        ("a folded header", with("X-A: b\r\n c"), true),
-        ("a control character in a header", with("X-A: \u{1}\u{7f}"), true),
-        ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), true),
-        ("a proxy's request", format!("CONNECT {authority} HTTP/1.1\r\n\r\n"), true),
-        ("a header of 1 MiB", with(&format!("X-A: {}", large(1 << 20))), true),
-        ("10,000 headers", with(&vec!["X-A: b"; 10_000].join("\r\n")), true),
-        (
-            "a target of 1 MiB",
-            format!("GET {path}?{} HTTP/1.1\r\nHost: {authority}\r\n\r\n", large(1 << 20)),
-            true,
-        ),
-        ("a method of 64 KiB", format!("{} / HTTP/1.1\r\n\r\n", large(1 << 16)), true),
-        ("a bearer of 256 KiB", good.replace(&bearer, &format!("Bearer {}", large(1 << 18))), true),
-        ("a body of 4 MiB", with(&format!("Content-Length: {}", 4 << 20)) + &large(4 << 20), true),
-        ("a line without end", large(1 << 20), true),
-    ]
-    .map(|(what, text, ends)| (what, text.into_bytes(), ends))
-    .into_iter()
-    .chain([
-        ("the start of TLS", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], true),
-        ("zeros", vec![0; 4096], true),
-        ("bytes that are no text", [0xff, 0xfe, b'\r', b'\n'].repeat(64), true),
-        ("random bytes", random, true),
-    ])
-    .collect()
 }
 
 /// The 32 bytes of a nonce or a MAC.

@@ -60,7 +60,7 @@ fn likely(live: &ReadyDaemon) -> Vec<String> {
 
 /// From each of these origins the good request, and a preflight, are 403.
 fn refused(live: &ReadyDaemon, origins: &[String]) -> Outcome {
-    let read = live.context().read_route();
+    let read = live.read_route();
     let asks: Vec<Ask> = origins
         .iter()
         .flat_map(|origin| {
@@ -77,7 +77,7 @@ fn refused(live: &ReadyDaemon, origins: &[String]) -> Outcome {
 
 /// From this origin the good request is served, and a preflight is answered 204.
 fn admitted(live: &ReadyDaemon, origin: &str) -> Outcome {
-    let read = live.context().read_route();
+    let read = live.read_route();
     let good = read.ask(live).bearer(live).origin(origin);
     live.served(&good.named(format!("from {origin}")))?;
     let preflight = read.ask(live).preflight(origin, "GET");

@@ -10,25 +10,20 @@ use crate::stage::{ReadyDaemon, Stage};
 
 /// Requests that are refused, with status and the code that the tables give.
 fn refused(live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
-    let read = live.context().read_route();
+    let read = live.read_route();
     let good = || read.ask(live).bearer(live);
     let foreign = format!("evil.example:{}", live.port());
     let mut asks = vec![
         (read.ask(live).named("no credential"), 401, Some("unauthorized")),
         (Ask::new(live, "GET", UNKNOWN).named("no credential, unknown path"), 401, Some("unauthorized")),
-        (
-            live.context().handshake_route().ask(live).named("handshake without credential"),
-            401,
-            Some("unauthorized"),
-        ),
+        (live.handshake_route().ask(live).named("handshake without credential"), 401, Some("unauthorized")),
         (good().origin(UNLISTED).named("unlisted origin"), 403, Some("origin_refused")),
         (good().preflight(UNLISTED, "GET").named("unlisted preflight"), 403, Some("origin_refused")),
         (good().hosts([&*foreign]).named("foreign Host"), 421, Some("misdirected")),
         (good().target(UNKNOWN).named("unknown path"), 404, Some("not_found")),
         (good().method("FROBNICATE").named("unknown method"), 405, Some("method_not_allowed")),
         (
-            live.context()
-                .handshake_route()
+            live.handshake_route()
                 .ask(live)
                 .bearer(live)
                 .method("POST")
@@ -49,7 +44,7 @@ fn refused(live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
             Some("headers_too_large"),
         ),
     ];
-    if let Ok(mutation) = live.context().mutation_route() {
+    if let Ok(mutation) = live.mutation_route() {
         let ask = || Ask::new(live, &mutation.method, &mutation.path).bearer(live);
         let json = || ask().with("Content-Type", "application/json");
         asks.extend([
@@ -59,7 +54,7 @@ fn refused(live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
             (json().with("Content-Length", &(20 << 20).to_string()).named("too large a body"), 413, None),
         ]);
     }
-    if let Ok(stream) = live.context().stream_route() {
+    if let Ok(stream) = live.stream_route() {
         let ask = stream.ask(live).bearer(live);
         asks.push((ask.clone().with("Last-Event-ID", "x y").named("a garbled event id"), 400, None));
         asks.push((ask.parameter("after", "%ff").named("an event id of no text"), 400, None));

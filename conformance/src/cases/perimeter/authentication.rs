@@ -3,9 +3,9 @@
 use local_daemon_harness::http::Response;
 use local_daemon_harness::proof::{self, Credential};
 
-use super::super::handshake::wrong_bearers;
 use crate::case::case;
 use crate::fixtures::http::{Ask, METHODS, UNKNOWN, UNLISTED, launch_listed};
+use crate::fixtures::malformed::wrong_bearers;
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -38,7 +38,7 @@ fn refused_alike(live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
         let (wanted, seen) = (likeness(&first, *of_head), likeness(&response, *of_head));
         ensure!(wanted == seen, "{}: answered {seen:?}, and an unknown path {wanted:?}", ask.what);
     }
-    live.context().observed(format!("{} requests were refused alike", asks.len()));
+    live.observed(format!("{} requests were refused alike", asks.len()));
     Ok(())
 }
 

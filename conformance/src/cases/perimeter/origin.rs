@@ -30,7 +30,7 @@ fn refused_origins(live: &ReadyDaemon, id: &str) -> Vec<(String, Vec<String>)> {
 
 /// Reads with the credential, refused for their origins alone; the same without an `Origin` is the control.
 fn refused(live: &ReadyDaemon, asked: &[(String, Vec<String>)]) -> Outcome {
-    let read = live.context().read_route();
+    let read = live.read_route();
     let asks: Vec<Ask> = asked
         .iter()
         .map(|(host, origins)| {
@@ -211,7 +211,7 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
 
 /// Requests whose answers have many statuses, and those statuses.
 fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
-    let read = live.context().read_route();
+    let read = live.read_route();
     let good = || read.ask(live).bearer(live);
     let mut asks = vec![
         (good(), 200),
@@ -222,12 +222,12 @@ fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
         (good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))), 414),
         (good().with("Accept", "text/plain"), 200),
     ];
-    if let Ok(mutation) = live.context().mutation_route() {
+    if let Ok(mutation) = live.mutation_route() {
         let mutate = || Ask::new(live, &mutation.method, &mutation.path).bearer(live);
         asks.push((mutate().with("Content-Type", "application/json").body("{"), 400));
         asks.push((mutate().with("Content-Length", &(20 << 20).to_string()), 413));
     }
-    if let Ok(stream) = live.context().stream_route() {
+    if let Ok(stream) = live.stream_route() {
         asks.push((stream.ask(live).bearer(live), 200));
     }
     asks.into_iter()

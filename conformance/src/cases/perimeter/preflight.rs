@@ -15,13 +15,13 @@ fn preflights(live: &ReadyDaemon) -> Vec<Ask> {
             .preflight(LISTED, "GET")
             .named(format!("preflight of {path}"))
     };
-    live.context().paths().iter().map(ask).collect()
+    live.paths().iter().map(ask).collect()
 }
 
 /// The answer to a preflight that is allowed.
 fn allowed(live: &ReadyDaemon, ask: &Ask) -> Outcome<Response> {
     let response = live.answered(ask, &[204])?;
-    live.context().precondition(format!("{}: 204", ask.what));
+    live.precondition(format!("{}: 204", ask.what));
     Ok(response)
 }
 

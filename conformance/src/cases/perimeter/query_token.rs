@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use local_daemon_harness::proof::{self, Credential};
 
-use super::super::handshake::wrong_bearers;
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, launch_listed, marker};
+use crate::fixtures::malformed::wrong_bearers;
 use crate::manifest::StreamBinding;
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::Stage;

@@ -169,7 +169,7 @@ fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
         began.elapsed().as_millis(),
         stderr.trim_end()
     ));
-    ensure!(exit.code.is_some_and(|code| code != 0), "{}", exit.to_string());
+    ensure!(exit.code.is_some_and(|code| code != 0), "{exit}");
     let path = stage.state_dir().to_string_lossy().into_owned();
     ensure!(stderr.contains(&path), "standard error does not name the path");
     std::fs::remove_dir_all(stage.record_path())?;

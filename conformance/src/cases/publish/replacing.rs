@@ -23,8 +23,7 @@ fn last_writer_wins(stage: &mut Stage) -> Outcome {
     stage.observed(format!("the record went from {} to {}", old.record.id, new.record.id));
     let deadline = stage.stand_down_deadline();
     exits(&first, deadline, "it was displaced")?;
-    let ready = new.is_ready();
-    ensure!(ready, "the second daemon is not ready once the first one is gone");
+    ensure!(new.is_ready(), "the second daemon is not ready once the first one is gone");
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Signal, read_as, run_as};
 use local_daemon_harness::wait::ms;
 
-use super::beside;
 use crate::case::case;
+use crate::fixtures::refused_start::sibling;
 use crate::outcome::{Outcome, ensure, inconclusive, untestable};
 use crate::stage::{Stage, Start};
 
@@ -88,7 +88,7 @@ fn created_owner_only(stage: &mut Stage) -> Outcome {
     stage.expect("mode 0700 under every umask, and never a group or other bit before");
     for umask in UMASKS {
         let name = format!("state-{umask:03o}");
-        let path = beside(stage, &name);
+        let path = sibling(stage, &name);
         let watch = Watch::on(stage.arena().path())?;
         let looker = Looker::at(vec![path.clone()]);
         let daemon = stage.launch_with(under(umask, &path))?;
@@ -113,7 +113,7 @@ fn created_owner_only(stage: &mut Stage) -> Outcome {
 fn files_owner_only_from_creation(stage: &mut Stage) -> Outcome {
     stage.expect("files of mode 0600 and directories of mode 0700 under every umask, and never a looser one");
     for umask in UMASKS {
-        let path = beside(stage, &format!("state-{umask:03o}"));
+        let path = sibling(stage, &format!("state-{umask:03o}"));
         make_private(&path)?;
         let binding = stage.manifest().binding.clone();
         let names = [&binding.registration, &binding.credential].map(|name| path.join(name));
@@ -175,7 +175,7 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
     stage.expect("nobody may neither list the directory nor read the record or the credential");
     stage.arena().let_others_in()?;
-    let open = beside(stage, "open");
+    let open = sibling(stage, "open");
     fs::write(&open, "open")?;
     set_mode(&open, 0o644)?;
     let setup = Setup { umask: Some(0), ..Setup::default() };

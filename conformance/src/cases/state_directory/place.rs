@@ -7,8 +7,8 @@ use local_daemon_harness::arena::Shape;
 use local_daemon_harness::files::{Snapshot, make_private};
 use local_daemon_harness::platform::Setup;
 
-use super::{beside, unchanged};
 use crate::case::case;
+use crate::fixtures::refused_start::{sibling, unchanged};
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{Stage, Start};
 
@@ -27,7 +27,7 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
         return not_applicable("the manifest's command does not name the state directory");
     }
     stage.expect("a record in the directory that the command names, and in no other");
-    let other = beside(stage, "other");
+    let other = sibling(stage, "other");
     make_private(&other)?;
     let before = Snapshot::of(&other)?;
     let start = Start::new().var("LOCAL_DAEMON_STATE_DIR", other.to_string_lossy());
@@ -46,7 +46,7 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
 #[case("DIR-2")]
 fn same_in_every_session(stage: &mut Stage) -> Outcome {
     stage.expect("each daemon publishes in the same directory, so that the one before stands down");
-    let (run, tmp) = (beside(stage, "run-2"), beside(stage, "tmp-2"));
+    let (run, tmp) = (sibling(stage, "run-2"), sibling(stage, "tmp-2"));
     make_private(&run)?;
     make_private(&tmp)?;
     let setup = Setup { own_session: true, ..Setup::default() };

@@ -4,78 +4,20 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{EntryKind, Facts, Snapshot, make_private, set_mode};
 use local_daemon_harness::platform;
 use local_daemon_harness::record;
-use local_daemon_harness::wait::ms;
 
-use super::{beside, unchanged};
 use crate::case::case;
+use crate::fixtures::refused_start::{
+    between_good_starts, files_unchanged, refused, refused_as_it_is, sibling, unchanged,
+};
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{ReadyDaemon, Stage, Start};
-
-/// Within this a start that must be refused has ended (DIR-10, DIR-12).
-const BOUND: Duration = Duration::from_secs(1);
+use crate::stage::{Stage, Start};
 
 /// Every single group and other bit, what a usual umask leaves of a file, and all of them.
 const LOOSE: [u32; 8] = [0o001, 0o002, 0o004, 0o010, 0o020, 0o040, 0o044, 0o077];
-
-/// Starts the subject where it has to refuse to, and returns what it said: it must end within a second, with a status
-/// that is not zero and an error on standard error that names `path` (DIR-10, DIR-11). What a good start took here comes
-/// on top: a busy host that takes half a second to begin a program takes as long to begin one that refuses.
-fn refused(stage: &mut Stage, what: &str, start: Start, path: &Path) -> Outcome<String> {
-    let began = Instant::now();
-    let bound = BOUND + stage.slowest_start();
-    let daemon = stage.launch_with(start)?;
-    let exit = daemon.wait_exit(began + bound);
-    let Some(exit) = exit.filter(|exit| exit.at.duration_since(began) <= bound) else {
-        daemon.kill_group();
-        return fail(format!("{what}: {} still ran {} ms after its launch", daemon.name, bound.as_millis()));
-    };
-    ensure!(exit.code.is_some_and(|code| code != 0), "{what}: {} ended with {exit}", daemon.name);
-    let said = daemon.wait_output_end(ms(1_000)).unwrap_or_else(|| daemon.output());
-    let said = String::from_utf8_lossy(&said.stderr()).into_owned();
-    ensure!(
-        said.contains(&*path.to_string_lossy()),
-        "{what}: {exit}, and standard error does not name {}: {}",
-        path.display(),
-        said.trim_end()
-    );
-    Ok(said)
-}
-
-/// Does starts that must be refused between two good ones in the arena's state directory; `faults` puts back what it
-/// changes. Without a good start before, nothing follows; without one after, the subject did not refuse but break.
-pub(in crate::cases) fn between_good_starts(
-    stage: &mut Stage,
-    faults: impl FnOnce(&mut Stage, &ReadyDaemon) -> Outcome,
-) -> Outcome {
-    let (daemon, live) = stage.launch_ready()?;
-    stage.control("the good form was accepted before");
-    daemon.kill_group();
-    faults(stage, &live)?;
-    let (daemon, _) = stage.launch_ready()?;
-    stage.control("the good form was accepted afterwards");
-    daemon.kill_group();
-    Ok(())
-}
-
-/// Neither the record nor the credential in the arena's state directory is other than in `before` (PUB-11).
-fn files_unchanged(stage: &mut Stage, what: &str, before: &Snapshot) -> Outcome {
-    let after = Snapshot::of(stage.state_dir())?;
-    for path in [stage.record_path(), stage.credential_path()] {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        ensure!(
-            before.get(&name) == after.get(&name),
-            "{what}: {name} was {:?} and is {:?}",
-            before.get(&name).map(|entry| entry.facts.to_string()),
-            after.get(&name).map(|entry| entry.facts.to_string())
-        );
-    }
-    Ok(())
-}
 
 /// A daemon is started with a symbolic link in the place of the state directory: to a good state directory,
 /// and to nothing.
@@ -84,8 +26,8 @@ fn symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (good, link, dangling) =
-            (stage.state_dir().to_owned(), beside(stage, "link"), beside(stage, "dangling"));
-        let nothing = beside(stage, "nothing");
+            (stage.state_dir().to_owned(), sibling(stage, "link"), sibling(stage, "dangling"));
+        let nothing = sibling(stage, "nothing");
         symlink(&good, &link)?;
         symlink(&nothing, &dangling)?;
         let before = Snapshot::of(&good)?;
@@ -109,7 +51,7 @@ fn symlink_refused(stage: &mut Stage) -> Outcome {
 fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
-        let (good, link) = (stage.state_dir().to_owned(), beside(stage, "link"));
+        let (good, link) = (stage.state_dir().to_owned(), sibling(stage, "link"));
         symlink(&good, &link)?;
         let before = Snapshot::of(&good)?;
         let slash = format!("{}/", link.display());
@@ -123,7 +65,7 @@ fn symlink_with_a_slash_refused(stage: &mut Stage) -> Outcome {
 fn no_directory_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
-        let (file, fifo) = (beside(stage, "file"), beside(stage, "fifo"));
+        let (file, fifo) = (sibling(stage, "file"), sibling(stage, "fifo"));
         record::write_new(&file, b"not a directory\n", 0o600)?;
         platform::make_fifo(&fifo)?;
         for (what, path) in [("a regular file", &file), ("a FIFO", &fifo)] {
@@ -188,7 +130,7 @@ fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the link, and nothing changed");
     between_good_starts(stage, |stage, _| {
         let (path, elsewhere, nothing) =
-            (stage.credential_path(), beside(stage, "elsewhere"), beside(stage, "nothing"));
+            (stage.credential_path(), sibling(stage, "elsewhere"), sibling(stage, "nothing"));
         fs::rename(&path, &elsewhere)?;
         let content = fs::read(&elsewhere)?;
         for (what, target) in [
@@ -214,7 +156,7 @@ fn credential_symlink_refused(stage: &mut Stage) -> Outcome {
 fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, _| {
-        let (path, good) = (stage.credential_path(), beside(stage, "good"));
+        let (path, good) = (stage.credential_path(), sibling(stage, "good"));
         fs::rename(&path, &good)?;
         platform::make_fifo(&path)?;
         refused_as_it_is(stage, "a FIFO", &path)?;
@@ -230,14 +172,6 @@ fn credential_no_file_refused(stage: &mut Stage) -> Outcome {
         fs::rename(&good, &path)?;
         Ok(())
     })
-}
-
-/// A start in the arena's state directory is refused with an error that names `path`, record and credential stay.
-pub(in crate::cases) fn refused_as_it_is(stage: &mut Stage, what: &str, path: &Path) -> Outcome<String> {
-    let before = Snapshot::of(stage.state_dir())?;
-    let said = refused(stage, what, Start::new(), path)?;
-    files_unchanged(stage, what, &before)?;
-    Ok(said)
 }
 
 /// A daemon is started with a good credential that has one of the six group and other permission bits, or
@@ -261,7 +195,7 @@ fn credential_loose_mode_refused(stage: &mut Stage) -> Outcome {
 fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing changed");
     between_good_starts(stage, |stage, live| {
-        let (path, good) = (stage.credential_path(), beside(stage, "good"));
+        let (path, good) = (stage.credential_path(), sibling(stage, "good"));
         fs::rename(&path, &good)?;
         // The file begins as a good one: whoever reads only a beginning and never asks for the size accepts it.
         record::write_new(&path, format!("{}\n", live.credential.text()).as_bytes(), 0o600)?;
@@ -281,9 +215,9 @@ fn oversized_credential_refused(stage: &mut Stage) -> Outcome {
 fn refusals_name_the_fault(stage: &mut Stage) -> Outcome {
     stage.expect("errors that name the path, and that tell each fault from the others");
     between_good_starts(stage, |stage, _| {
-        let (state_dir, good) = (stage.state_dir().to_owned(), beside(stage, "good"));
+        let (state_dir, good) = (stage.state_dir().to_owned(), sibling(stage, "good"));
         let mut directory = Vec::new();
-        let (link, file) = (beside(stage, "link"), beside(stage, "file"));
+        let (link, file) = (sibling(stage, "link"), sibling(stage, "file"));
         symlink(&state_dir, &link)?;
         record::write_new(&file, b"", 0o600)?;
         for (what, path) in [("a symbolic link", &link), ("no directory", &file)] {
@@ -342,7 +276,7 @@ fn all_different(stage: &mut Stage, of: &str, errors: &[(&str, String)]) -> Outc
 fn unwritable_refused(stage: &mut Stage) -> Outcome {
     stage.expect("an exit within 1 s, not with status 0, and an error that names the path");
     between_good_starts(stage, |stage, _| {
-        let file = beside(stage, "file");
+        let file = sibling(stage, "file");
         record::write_new(&file, b"", 0o600)?;
         for (what, path) in [
             ("a state directory below a regular file", file.join("state")),
@@ -351,7 +285,7 @@ fn unwritable_refused(stage: &mut Stage) -> Outcome {
             refused(stage, what, Start::new().state_dir(&path), &path)?;
         }
         if !platform::is_root() {
-            let path = beside(stage, "read-only");
+            let path = sibling(stage, "read-only");
             fs::DirBuilder::new().mode(0o500).create(&path)?;
             refused(stage, "a state directory of mode 0500", Start::new().state_dir(&path), &path)?;
         }

@@ -175,7 +175,7 @@ fn stalled_subscribers_are_bounded(stage: &mut Stage) -> Outcome {
 
 /// How many streams the daemon says are open, where it says so.
 fn counted(live: &ReadyDaemon) -> Option<u64> {
-    let read = live.context().manifest().binding.authenticated_read.clone()?;
+    let read = live.manifest().binding.authenticated_read.clone()?;
     let request = live.operation(&read).header("Authorization", &proof::bearer(&live.credential));
     let answer =
         local_daemon_harness::http::exchange(live.target.address, &request.bytes(), Instant::now() + PROBE);

@@ -100,13 +100,13 @@ fn appends_nothing(
     let mut poster = Poster::new(live)?;
     live.between_controls(|| {
         let before = poster.note("\"before\"")?;
-        live.context().control(format!("a good note was answered 201 with the id {before}"));
+        live.control(format!("a good note was answered 201 with the id {before}"));
         for (what, request) in requests(&poster) {
             let seen = match poster.send(&request) {
                 Ok(answer) => answer.status.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            live.context().observed(format!("{what}: {seen}"));
+            live.observed(format!("{what}: {seen}"));
             ensure!(seen == status.to_string(), "{what}: {seen}");
         }
         let after = poster.note("\"after\"")?;

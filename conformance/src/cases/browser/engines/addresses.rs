@@ -219,7 +219,7 @@ fn secure_page_reaches_the_daemon(stage: &mut Stage) -> Outcome {
     if arrived.is_empty() {
         return deviation(after);
     }
-    ensure!(is_success(&seen["seen"]), "{}", &*after);
+    ensure!(is_success(&seen["seen"]), "{after}");
     stage.observed(after);
     Ok(())
 }

@@ -56,12 +56,12 @@ fn unlisted_fetch_blocked(stage: &mut Stage) -> Outcome {
         ensure_blocked(what, &seen)?;
         let preflights = of_method(&arrived, "OPTIONS");
         let after = format!("{what}: {}", brief(&arrived));
-        ensure!(preflights.len() == arrived.len(), "{}", &*after);
+        ensure!(preflights.len() == arrived.len(), "{after}");
         if preflights.is_empty() {
             return deviation(format!("{after}, not even a preflight"));
         }
         let refused = preflights.iter().all(|preflight| preflight.status == Some(403));
-        ensure!(refused, "{}", &*after);
+        ensure!(refused, "{after}");
         stage.observed(after);
     }
     // What needs no preflight is answered, and not to be seen.

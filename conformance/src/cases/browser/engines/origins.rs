@@ -42,10 +42,10 @@ fn redirected_fetch_refused(stage: &mut Stage) -> Outcome {
             return deviation(format!("{after}, not from {from}"));
         }
         let refused = requests.iter().all(|request| request.status == Some(status));
-        ensure!(refused, "{}", &*after);
+        ensure!(refused, "{after}");
         let of_null = |arrived: &&Arrived| arrived.header("origin") == Some("null");
         let mut of_null = arrived.iter().filter(of_null);
-        ensure!(of_null.all(|arrived| arrived.status == Some(403)), "{}", &*after);
+        ensure!(of_null.all(|arrived| arrived.status == Some(403)), "{after}");
         if status == 403 {
             ensure_blocked(what, &seen)?;
         }
@@ -96,7 +96,7 @@ fn null_origins_refused(stage: &mut Stage) -> Outcome {
         if arrived.iter().any(|arrived| arrived.header("origin") != Some("null")) {
             return deviation(format!("{after}, not from the origin null"));
         }
-        ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{}", &*after);
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(403)), "{after}");
         ensure!(seen == json!(["TypeError", "TypeError"]), "{from}: the page saw {seen}");
         stage.observed(after);
     }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::http::{Connection, HttpFault};
 use local_daemon_harness::process::{SocketState, sockets};
 
-use super::super::super::handshake::broken_requests;
 use super::{LATE, padded};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, UNLISTED};
+use crate::fixtures::malformed::broken_requests;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -221,7 +221,7 @@ fn served_after_every_bad_request(stage: &mut Stage) -> Outcome {
 
 /// A body that ends a parser which calls itself for every bracket.
 fn deep(live: &ReadyDaemon) -> Vec<u8> {
-    let route = live.context().mutation_route().unwrap_or_else(|_| live.context().read_route());
+    let route = live.mutation_route().unwrap_or_else(|_| live.read_route());
     let ask = Ask::new(live, "POST", &route.path).with("Content-Type", "application/json");
     ask.bearer(live).body("[".repeat(50_000)).bytes()
 }

@@ -42,8 +42,7 @@ fn the_daemon_outlives_its_client(stage: &mut Stage) -> Outcome {
             }
         }
     }
-    let ready = live.is_ready();
-    ensure!(ready, "the daemon is gone with its client");
+    ensure!(live.is_ready(), "the daemon is gone with its client");
     Ok(())
 }
 
