@@ -2,7 +2,9 @@
 //!
 //! Its JSON Schema is `spec/schemas/manifest.schema.json`.
 
+mod fault;
 mod load;
+mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use local_daemon_spec::Profile;
 use serde::{Deserialize, Serialize};
 
-pub use load::ManifestFault;
+pub use fault::ManifestFault;
 
 /// What a subject is and how it is driven.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,85 +1,26 @@
 //! Runs cases: each in a world of its own, several at a time, none longer than its deadline.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod perform;
+mod selection;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use globset::{Glob, GlobMatcher};
-use local_daemon_harness::arena::Arena;
 use local_daemon_harness::browser::Kind;
-use local_daemon_spec::{Profile, Role, catalogue};
 
+use self::perform::perform;
+pub use self::selection::{Selection, SelectionFault};
 use crate::case::Case;
 use crate::check_trace::Checker;
 use crate::engines::Engines;
 use crate::manifest::Manifest;
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::Outcome;
 use crate::report::CaseResult;
-use crate::stage::{Notes, Stage};
-use crate::verdict::{Verdict, violation};
-
-/// After its subjects were ended, a case has so long to return before it is left to itself.
-const GRACE: Duration = Duration::from_secs(2);
+use crate::stage::Notes;
 
 /// So many of those that do little but wait are begun beside the others.
 const MOST_IDLE: usize = 8;
-
-/// Which cases to run. An empty list selects everything.
-#[derive(Debug, Clone, Default)]
-pub struct Selection {
-    /// Patterns of names; `*` also matches the slash.
-    pub globs: Vec<String>,
-    /// Profiles.
-    pub profiles: BTreeSet<Profile>,
-    /// The role.
-    pub role: Option<Role>,
-}
-
-/// A selection that makes no sense.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectionFault {
-    /// Not a pattern.
-    #[error("`{glob}` is not a pattern: {why}")]
-    NotAPattern {
-        /// As given.
-        glob: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A pattern that no case's name matches.
-    #[error("no case matches `{0}`")]
-    NoSuchCase(String),
-}
-
-impl Selection {
-    /// The selected ones of `cases`, in their order.
-    pub fn of(
-        &self,
-        cases: impl Iterator<Item = &'static Case>,
-    ) -> Result<Vec<&'static Case>, SelectionFault> {
-        let cases: Vec<&'static Case> = cases.collect();
-        let compile = |glob: &String| match Glob::new(glob) {
-            Ok(compiled) => Ok(compiled.compile_matcher()),
-            Err(error) => {
-                Err(SelectionFault::NotAPattern { glob: glob.clone(), why: error.kind().to_string() })
-            }
-        };
-        let globs: Vec<GlobMatcher> = self.globs.iter().map(compile).collect::<Result<_, _>>()?;
-        if let Some(dead) = globs.iter().find(|glob| !cases.iter().any(|case| glob.is_match(case.name))) {
-            return Err(SelectionFault::NoSuchCase(dead.glob().glob().to_owned()));
-        }
-        let selected = |case: &&'static Case| {
-            (globs.is_empty() || globs.iter().any(|glob| glob.is_match(case.name)))
-                && (self.profiles.is_empty() || self.profiles.contains(&case.profile))
-                && self.role.is_none_or(|role| role.binds(case.role))
-        };
-        Ok(cases.into_iter().filter(selected).collect())
-    }
-}
 
 /// How to run the selected cases.
 #[derive(Debug, Clone)]
@@ -244,206 +185,16 @@ pub fn run_case(
     perform(case, manifest, setting)
 }
 
-fn perform(case: &'static Case, manifest: &Arc<Manifest>, setting: Setting<'_>) -> Option<CaseResult> {
-    let Setting { stopper, checker, .. } = setting;
-    if stopper.is_stopped() {
-        return None;
-    }
-    let began = Instant::now();
-    if !case.is_asked_of(manifest) {
-        let why = format!("the subject does not claim the profile {}", case.profile);
-        return Some(CaseResult::new(case, Verdict::NotApplicable).observed(why));
-    }
-    let arena = match Arena::shaped(case.shape) {
-        Ok(arena) => Arc::new(arena),
-        Err(error) => {
-            let why = format!("cannot make a directory for the case: {error}");
-            return Some(CaseResult::new(case, Verdict::HarnessError).observed(why));
-        }
-    };
-    let notes = Arc::new(Notes::default());
-    if checker.is_some()
-        && let Err(error) = notes.record(arena.state_dir(), &manifest.binding.registration)
-    {
-        let why = format!("cannot record the case: {error}");
-        return Some(CaseResult::new(case, Verdict::HarnessError).observed(why));
-    }
-    let (words, heard) = mpsc::channel();
-    stopper.register(&notes, &words);
-    let outcome = match start(case, manifest, &arena, &notes, setting, words) {
-        Err(error) => Err(format!("cannot start a thread: {error}")),
-        Ok(()) => match heard.recv_timeout(case.deadline) {
-            Ok(Word::Done(outcome)) => {
-                // What comes after the case is the runner's doing.
-                if let (Some(checker), Some(trace)) = (checker, notes.recorded(case.name, arena.transcript()))
-                {
-                    checker.judge(case.name, &trace);
-                }
-                outcome
-            }
-            Ok(Word::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                notes.end();
-                let _ = heard.recv_timeout(GRACE);
-                clear(arena);
-                return None;
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                arena.transcript().note("suite", "deadline", "the case is ended");
-                notes.end();
-                // What it says now comes of its subjects' end and counts for nothing.
-                let _ = heard.recv_timeout(GRACE);
-                Err(format!("the case overran its deadline of {} s", case.deadline.as_secs()))
-            }
-        },
-    };
-    if stopper.is_stopped() {
-        notes.end();
-        clear(arena);
-        return None;
-    }
-    let mut leaks = notes.left_behind();
-    notes.end();
-    leaks.extend(arena.end_leaks().iter().map(ToString::to_string));
-    if case.role == Role::Client && !case.no_leaks {
-        // What a client starts is meant to outlive it.
-        leaks.clear();
-    }
-    notes.hide_credentials(manifest, arena.transcript());
-
-    let ended = notes.lock();
-    let never_ready = matches!(outcome, Ok(Err(Stop::NotReady(_))));
-    let (verdict, mut sights) = settle(case, outcome, !ended.preconditions.is_empty(), &leaks);
-    sights.splice(0..0, ended.observed.iter().cloned());
-    if !leaks.is_empty() {
-        sights.push(format!("left behind and ended: {}", leaks.join(", ")));
-    }
-    let redacted =
-        |texts: &[String]| (!texts.is_empty()).then(|| arena.transcript().redact(&texts.join("; ")));
-    let result = CaseResult {
-        duration_ms: began.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-        precondition: redacted(&brief(&ended.preconditions)),
-        expected: redacted(&ended.expected).or_else(|| Some(case.about.to_owned())),
-        observed: redacted(&sights),
-        transcript: arena.transcript().events(),
-        never_ready,
-        ..CaseResult::new(case, verdict)
-    };
-    drop(ended);
-    clear(arena);
-    Some(result)
-}
-
-/// The first and the last of many: a case may see hundreds of daemons ready, and the transcript has them all.
-fn brief(texts: &[String]) -> Vec<String> {
-    const ENOUGH: usize = 6;
-    if texts.len() <= ENOUGH {
-        return texts.to_vec();
-    }
-    let mut brief = texts[..ENOUGH - 2].to_vec();
-    brief.push(format!("{} more", texts.len() - ENOUGH + 1));
-    brief.push(texts[texts.len() - 1].clone());
-    brief
-}
-
-/// The verdict of a case that returned, and what was seen.
-///
-/// Nothing is concluded without a precondition that was seen: a violation is then `inconclusive`, because the subject
-/// may never have been in the state in which it is judged; a pass is `harness-error`, because a case that passes
-/// without having seen anything would pass a subject that does nothing.
-fn settle(
-    case: &Case,
-    outcome: Result<Outcome, String>,
-    precondition_seen: bool,
-    leaks: &[String],
-) -> (Verdict, Vec<String>) {
-    let accusation = violation(catalogue(), case.requirements);
-    match outcome {
-        Ok(Ok(())) if !precondition_seen => {
-            (Verdict::HarnessError, vec!["the case passed without having seen a precondition".to_owned()])
-        }
-        Ok(Ok(())) if case.no_leaks && !leaks.is_empty() => (accusation, Vec::new()),
-        Ok(Ok(())) => (Verdict::Pass, Vec::new()),
-        Ok(Err(Stop::Deviation(seen))) if precondition_seen => (Verdict::Warn, vec![seen]),
-        Ok(Err(Stop::Violation(seen))) if precondition_seen => (accusation, vec![seen]),
-        Ok(Err(Stop::Violation(seen) | Stop::Deviation(seen))) => (
-            Verdict::Inconclusive,
-            vec![
-                seen,
-                "no precondition was seen, so this proves nothing".to_owned(),
-            ],
-        ),
-        Ok(Err(Stop::NotReady(seen))) if accusation == Verdict::Fail => (Verdict::Fail, vec![seen]),
-        Ok(Err(Stop::NotReady(why) | Stop::Inconclusive(why))) => (Verdict::Inconclusive, vec![why]),
-        Ok(Err(Stop::Untestable(why))) => (Verdict::Untestable, vec![why]),
-        Ok(Err(Stop::NotApplicable(why))) => (Verdict::NotApplicable, vec![why]),
-        Ok(Err(Stop::Fault(why))) | Err(why) => (Verdict::HarnessError, vec![why]),
-    }
-}
-
-/// Starts the case on a thread of its own, so that one that never returns can be left behind.
-fn start(
-    case: &'static Case,
-    manifest: &Arc<Manifest>,
-    arena: &Arc<Arena>,
-    notes: &Arc<Notes>,
-    setting: Setting<'_>,
-    words: Sender<Word>,
-) -> std::io::Result<()> {
-    keep_panics();
-    let mut stage = Stage::new(
-        case.name,
-        case.engine,
-        Arc::clone(manifest),
-        Arc::clone(arena),
-        Arc::clone(notes),
-        setting.engines.clone(),
-        setting.seed,
-    );
-    let body = move || {
-        let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut stage)));
-        // The world has to be the runner's alone before the runner looks at what is left of it.
-        drop(stage);
-        let outcome = outcome.map_err(|_| format!("the case panicked: {}", PANIC.take()));
-        // A runner that does not listen any more has given the case up.
-        let _ = words.send(Word::Done(outcome));
-    };
-    std::thread::Builder::new().name(format!("{THREAD}{}", case.name)).spawn(body).map(drop)
-}
-
-/// Removes the arena, also if a case that was given up still holds it.
-fn clear(arena: Arc<Arena>) {
-    if let Err(held) = Arc::try_unwrap(arena) {
-        held.end_leaks();
-        // What cannot be removed is in a temporary directory.
-        let _ = std::fs::remove_dir_all(held.path());
-    }
-}
-
-const THREAD: &str = "case ";
-
-thread_local! {
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Keeps the panics of cases for their results instead of printing them between the results of others.
-fn keep_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if std::thread::current().name().is_some_and(|name| name.starts_with(THREAD)) {
-                PANIC.set(panic.to_string());
-            } else {
-                others(panic);
-            }
-        }));
-    });
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+
+    use local_daemon_spec::Profile;
+
     use super::*;
     use crate::outcome::{ensure, fail};
+    use crate::verdict::Verdict;
 
     fn manifest(command: &[&str]) -> Arc<Manifest> {
         let run = command.iter().map(|&word| word.to_owned()).collect();
@@ -580,27 +331,5 @@ mod tests {
         assert!(run(&plan, &stopper, |_| {}).is_empty());
         assert!(began.elapsed() < Duration::from_secs(4));
         stopping.join().unwrap();
-    }
-
-    #[test]
-    fn a_selection_is_by_pattern_profile_and_role() {
-        let of = |globs: &[&str], profiles: &[Profile], role| {
-            let selection = Selection {
-                globs: globs.iter().map(|&glob| glob.to_owned()).collect(),
-                profiles: profiles.iter().copied().collect(),
-                role,
-            };
-            selection.of(crate::cases::all()).map(|cases| cases.len())
-        };
-        let all = crate::cases::all().count();
-        assert_eq!(of(&[], &[], None), Ok(all));
-        assert_eq!(of(&["*"], Profile::ALL, None), Ok(all));
-        let by_role = |role| of(&[], &[], Some(role)).unwrap();
-        assert_eq!(by_role(Role::Daemon) + by_role(Role::Client), all);
-        assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
-        let browser = crate::cases::all().filter(|case| case.profile == Profile::Browser);
-        assert_eq!(of(&[], &[Profile::Browser], None), Ok(browser.count()));
-        assert_eq!(of(&["nothing/*"], &[], None), Err(SelectionFault::NoSuchCase("nothing/*".to_owned())));
-        assert!(matches!(of(&["["], &[], None), Err(SelectionFault::NotAPattern { .. })));
     }
 }
