@@ -16,11 +16,16 @@ use crate::automaton::{Automaton, GONE, Local, OFF};
 use crate::machine::{Answer, Content, DAEMONS, Letter, NONE, Out, Record, Root, Want};
 use crate::scenario::{CLIENTS, Deviation, Faults, Kind, Scenario};
 
+mod action;
 mod client;
 mod daemon;
 mod questions;
+mod successors;
 mod symmetry;
 mod words;
+
+pub use self::action::Action;
+pub use self::successors::Stillness;
 
 /// What a world remembers of a breach until the end (see [`crate::property`]).
 pub mod broken {
@@ -141,84 +146,12 @@ pub struct World {
     spent: bool,
 }
 
-/// One step of somebody.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// A daemon's effect.
-    Daemon(u8),
-    /// It listens, and gets the dead daemon's port.
-    Reuse(u8),
-    /// A client's effect.
-    Client(u8),
-    /// Its wait for the lock ends in vain.
-    LockTimeout(u8),
-    /// The lock's second passes for the client that holds it.
-    Second(u8),
-    /// Its call's deadline passes.
-    Expire(u8),
-    /// SIGKILL; processes are numbered daemons first.
-    Crash(u8),
-    /// SIGSTOP.
-    Pause(u8),
-    /// SIGCONT.
-    Resume(u8),
-    /// SIGTERM to a daemon.
-    Stop(u8),
-    /// Somebody deletes the record.
-    Remove,
-}
-
-impl Action {
-    /// The process that makes this step of its own accord.
-    pub fn mover(self) -> Option<u8> {
-        match self {
-            Self::Daemon(slot) | Self::Reuse(slot) => Some(slot),
-            Self::Client(client)
-            | Self::LockTimeout(client)
-            | Self::Second(client)
-            | Self::Expire(client) => Some(client_number(usize::from(client))),
-            _ => None,
-        }
-    }
-
-    /// Who is named in front of the line.
-    pub fn who(self) -> String {
-        match self {
-            Self::Daemon(slot) | Self::Reuse(slot) | Self::Stop(slot) => format!("D{slot}"),
-            Self::Client(client)
-            | Self::LockTimeout(client)
-            | Self::Second(client)
-            | Self::Expire(client) => {
-                format!("C{client}")
-            }
-            Self::Crash(process) | Self::Pause(process) | Self::Resume(process) => {
-                match usize::from(process).checked_sub(DAEMONS) {
-                    Some(client) => format!("C{client}"),
-                    None => format!("D{process}"),
-                }
-            }
-            Self::Remove => "user".to_owned(),
-        }
-    }
-}
-
 fn client_number(client: usize) -> u8 {
     number(DAEMONS + client)
 }
 
 fn number(index: usize) -> u8 {
     u8::try_from(index).expect("a handful of processes")
-}
-
-/// How still a world is: what remains possible without a fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stillness {
-    /// Somebody can move.
-    Moving,
-    /// Nobody can, and somebody is stopped.
-    Paused,
-    /// Nobody can.
-    Settled,
 }
 
 /// What a step says of itself; nothing is written where nobody reads.
@@ -428,212 +361,6 @@ impl Setting {
             self.note(world, broken::TORN);
         }
         Letter::Read(world.record)
-    }
-
-    /// Performs an action, where it is possible and changes something.
-    pub fn act(&self, world: &mut World, action: Action, log: &mut Log) -> bool {
-        let done = self.perform(world, action, log);
-        if done {
-            self.tidy(world);
-        }
-        done
-    }
-
-    fn perform(&self, world: &mut World, action: Action, log: &mut Log) -> bool {
-        match action {
-            Action::Daemon(slot) => self.daemon(world, usize::from(slot), log),
-            Action::Reuse(slot) => self.reuse(world, usize::from(slot), log),
-            Action::Client(client) => self.client(world, usize::from(client), log),
-            Action::LockTimeout(client) => {
-                let client = usize::from(client);
-                let waits = self.out(world.clients[client].machine).want == Want::Lock;
-                if !waits || world.clients[client].paused || world.lock == NONE {
-                    return false;
-                }
-                log.say(|| "waits for the lock in vain".to_owned());
-                let machine = self.automaton.step(world.clients[client].machine, Letter::Locked(false));
-                world.clients[client].machine = machine;
-                self.call(world, client, log)
-            }
-            Action::Second(client) => {
-                let index = usize::from(client);
-                let holds = world.lock == client_number(index);
-                holds && !world.clients[index].paused && self.wakes(world, index, true, log)
-            }
-            Action::Expire(client) => {
-                let index = usize::from(client);
-                let client = world.clients[index];
-                let want = self.out(client.machine).want;
-                let waits = client.phase == Phase::Calling && !client.paused && want != Want::Nothing;
-                if !waits || self.lacks(Deviation::NoDeadline) {
-                    return false;
-                }
-                log.say(|| "reaches its deadline".to_owned());
-                world.clients[index].removing = NONE;
-                self.hears(world, index, Letter::Expire, log);
-                true
-            }
-            Action::Crash(process) => {
-                log.say(|| "is killed".to_owned());
-                world.left.crash -= 1;
-                world.crash(process);
-                true
-            }
-            Action::Pause(process) => {
-                log.say(|| "is stopped (SIGSTOP)".to_owned());
-                world.left.pause -= 1;
-                world.unspare();
-                world.set_paused(process, true);
-                true
-            }
-            Action::Resume(process) => {
-                log.say(|| "goes on (SIGCONT)".to_owned());
-                world.set_paused(process, false);
-                true
-            }
-            Action::Stop(slot) => {
-                log.say(|| "is asked to stop (SIGTERM)".to_owned());
-                world.left.stop -= 1;
-                world.unspare();
-                let index = usize::from(slot);
-                let claim = self.automaton.step(world.slots[index].claim, Letter::Stop);
-                world.slots[index].claim = claim;
-                if self.out(claim).want == Want::Await {
-                    self.told(world, index, Letter::Done, None, log);
-                }
-                true
-            }
-            Action::Remove => {
-                log.say(|| "deletes the record".to_owned());
-                world.left.remove -= 1;
-                world.unspare();
-                world.record = Content::Missing;
-                world.cause = Cause::Rightly;
-                true
-            }
-        }
-    }
-
-    /// Forgets of processes that have gone what can no longer matter, so that worlds that behave alike are one.
-    fn tidy(&self, world: &mut World) {
-        for index in self.clients() {
-            let Client { phase, calls, .. } = world.clients[index];
-            // Nobody can tell when one learns it that does not connect again.
-            let left =
-                matches!(phase, Phase::Connected(daemon) if self.leaves(world.slots[usize::from(daemon)]));
-            if left && calls == 0 {
-                world.clients[index].phase = Phase::Lost;
-            }
-        }
-        for index in self.slots() {
-            let own = number(index);
-            let is_child = world.clients.iter().any(|client| client.child == own);
-            if !is_child && !world.slots[index].has(mark::DEAF) {
-                world.slots[index].clear(mark::SAID);
-            }
-            let slot = world.slots[index];
-            if slot.claim == OFF || self.is_running(slot) || world.last == own || is_child {
-                continue;
-            }
-            let slot = &mut world.slots[index];
-            slot.claim = GONE;
-            slot.protocol = 1;
-            slot.port = own;
-            slot.marks = 0;
-            if self.scenario.recycled && !self.is_referred_to(world, own) {
-                world.slots[index].claim = OFF;
-            }
-        }
-    }
-
-    fn is_referred_to(&self, world: &World, daemon: u8) -> bool {
-        let mentions = |local: Local| self.automaton.mentions(local, daemon);
-        let by_slot = |slot: &Slot| self.is_running(*slot) && mentions(slot.claim);
-        let by_client =
-            |client: &Client| client.phase == Phase::Connected(daemon) || mentions(client.machine);
-        world.record.id() == Some(daemon)
-            || world.last == daemon
-            || world.taken & (1 << daemon) != 0
-            || world.slots[..].iter().any(by_slot)
-            || world.clients.iter().any(by_client)
-    }
-
-    /// What can come next, and how still the world is.
-    pub fn successors(&self, world: &World, found: &mut Vec<(Action, World)>) -> Stillness {
-        found.clear();
-        let mut attempt = |action: Action| {
-            let mut next = *world;
-            if self.act(&mut next, action, &mut Log::default()) {
-                found.push((action, next));
-                true
-            } else {
-                false
-            }
-        };
-        let mut moving = false;
-        for slot in self.slots().map(number) {
-            moving |= attempt(Action::Daemon(slot));
-            moving |= attempt(Action::Reuse(slot));
-        }
-        for client in self.clients().map(number) {
-            moving |= attempt(Action::Client(client));
-        }
-        let paused = world.any_paused();
-        let still = !moving;
-        for client in self.clients().map(number) {
-            if still || (world.lock != NONE && world.is_paused(world.lock)) {
-                moving |= attempt(Action::LockTimeout(client));
-            }
-            if still || paused {
-                moving |= attempt(Action::Second(client));
-            }
-        }
-        if !moving || self.scenario.hurried {
-            let mut expired = false;
-            for client in self.clients().map(number) {
-                expired |= attempt(Action::Expire(client));
-            }
-            moving |= expired;
-        }
-        let running = |slot: usize| self.is_running(world.slots[slot]);
-        for slot in self.slots().filter(|slot| running(*slot)) {
-            let here = world.slots[slot];
-            if world.left.crash > 0 {
-                attempt(Action::Crash(number(slot)));
-            }
-            if here.has(mark::PAUSED) {
-                attempt(Action::Resume(number(slot)));
-                continue;
-            }
-            if world.left.pause > 0 {
-                attempt(Action::Pause(number(slot)));
-            }
-            if world.left.stop > 0 && self.out(here.claim).reason.is_none() {
-                attempt(Action::Stop(number(slot)));
-            }
-        }
-        for client in self.clients() {
-            let here = world.clients[client];
-            let process = client_number(client);
-            if here.paused {
-                attempt(Action::Resume(process));
-            }
-            let busy = here.phase == Phase::Calling && self.scenario.frail_clients;
-            if busy && world.left.crash > 0 {
-                attempt(Action::Crash(process));
-            }
-            if busy && world.left.pause > 0 && !here.paused {
-                attempt(Action::Pause(process));
-            }
-        }
-        if world.left.remove > 0 && world.record != Content::Missing {
-            attempt(Action::Remove);
-        }
-        match (moving, paused) {
-            (true, _) => Stillness::Moving,
-            (false, true) => Stillness::Paused,
-            (false, false) => Stillness::Settled,
-        }
     }
 }
 
