@@ -30,9 +30,9 @@ pub const PROBE: Duration = Duration::from_secs(2);
 
 /// A case's view of its world.
 ///
-/// The order of a case: arrange, [`precondition`](Context::precondition) once it is *seen* to hold ([`ready`](Stage::ready)
-/// notes one itself), [`expect`](Context::expect), do, then `ensure!`. The runner turns a pass or a
-/// violation without any precondition into `harness-error` or `inconclusive`.
+/// The order of a case: arrange, [`precondition`](Context::precondition) once it is *seen* to hold
+/// ([`ready`](Stage::ready) notes one itself), [`expect`](Context::expect), do, then `ensure!`. The runner turns a pass
+/// or a violation without any precondition into `harness-error` or `inconclusive`.
 #[derive(Debug)]
 pub struct Stage {
     context: Context,
