@@ -70,7 +70,7 @@ fn build_subjects() -> PathBuf {
     beside.join("daemonspec-subject")
 }
 
-/// A case that a subject which exits at once fails.
+/// A case that fails for a subject that exits at once.
 const FAILING: &str = "registration/round-trip-discovery";
 
 #[test]

@@ -1,4 +1,4 @@
-//! `daemonspec` as its users meet it, its reports, and what its lists and files promise of each other.
+//! `daemonspec` as its users meet it, its reports, and its lists and files against each other.
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test that called it")]
 

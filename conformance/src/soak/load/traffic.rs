@@ -1,4 +1,4 @@
-//! Those who send and those who listen, and what they have seen.
+//! The clients of the daemon under load: those that send, those that listen, and what they have seen.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

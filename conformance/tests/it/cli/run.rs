@@ -44,7 +44,7 @@ fn a_model_that_is_nowhere_ends_3_before_the_subject_is_started() {
     );
 }
 
-/// A script in the place of a model, which keeps the trace and ends with `status`.
+/// A script instead of a model, which keeps the trace and ends with `status`.
 fn model(folder: &Path, status: i32) -> String {
     let path = folder.join("model");
     let text = format!(
