@@ -7,6 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use http::HeaderValue;
+use tokio::sync::watch;
+
 use super::request::parse_port;
 
 /// An origin exactly as browsers serialise it: `scheme://host`, and the port where it is not the scheme's default.
@@ -151,4 +154,10 @@ impl FromIterator<Origin> for Origins {
     fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
         Self(Arc::new(origins.into_iter().collect()))
     }
+}
+
+/// An origin of the list, and the list as it changes.
+pub(super) struct Listed {
+    pub(super) origin: HeaderValue,
+    pub(super) list: watch::Receiver<Origins>,
 }

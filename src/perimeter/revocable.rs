@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{Listed, Origins};
+use super::origin::{Listed, Origins};
 use crate::browser::Accepted;
 
 pin_project! {

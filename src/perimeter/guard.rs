@@ -1,0 +1,266 @@
+//! The guard: its configuration, and the checks in their order.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body::Body;
+use local_daemon_proto::handshake::{self, Handshake};
+use local_daemon_proto::{Credential, Protocol};
+use tokio::sync::watch;
+
+use super::caller::{Caller, Door, Evidence};
+use super::origin::{Listed, Origins};
+use super::rate_limit::Budget;
+use super::refusal::Refusal;
+use super::request::{
+    is_chunked, is_own_host, is_own_origin, is_worker, named_host, only, sender, tokens_of,
+};
+use super::response::{Dress, PROTOCOL_HEADER};
+use crate::browser::PageTokens;
+
+/// The longest path and query that is taken, in bytes (PER-30).
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+/// The longest header section that is taken, in bytes (PER-29, PER-30).
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
+pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
+
+/// What the guard has to know of its daemon at the moment of a request.
+pub trait Identity: Send + Sync + 'static {
+    /// The current credential: a rotation takes effect with the next request.
+    fn credential(&self) -> Credential;
+    /// The authority in the daemon's own record, such as `127.0.0.1:4242`; no other is proven.
+    fn authority(&self) -> &str;
+    /// The port that the daemon listens on.
+    fn port(&self) -> u16;
+    /// The handshake's body with the state as it is now: the daemon reads its record again.
+    fn handshake(&self) -> Handshake;
+    /// The origins that are admitted now (PER-41), and every later list.
+    fn origins(&self) -> watch::Receiver<Origins>;
+    /// The wire protocol, the same for the daemon's whole life.
+    fn protocol(&self) -> &Protocol;
+}
+
+/// The layer; its clones share one budget of failed handshakes.
+#[derive(Clone)]
+pub struct Guard {
+    pub(super) identity: Arc<dyn Identity>,
+    pub(super) protocol: HeaderValue,
+    stream_routes: Arc<[&'static str]>,
+    pub(super) methods: Option<Arc<RouteMethods>>,
+    page_tokens: Option<Arc<PageTokens>>,
+    pub(super) body_limit: usize,
+    failures: Arc<Mutex<Budget>>,
+}
+
+/// The methods that a path takes, or that there is no such path.
+pub type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
+
+impl Guard {
+    /// A guard for the daemon that `identity` describes.
+    pub fn new(identity: Arc<dyn Identity>) -> Self {
+        let protocol = HeaderValue::try_from(identity.protocol().to_string());
+        Self {
+            protocol: protocol.expect("a protocol identifier is visible ASCII"),
+            identity,
+            stream_routes: Arc::new([]),
+            methods: None,
+            page_tokens: None,
+            body_limit: DEFAULT_BODY_LIMIT,
+            failures: Arc::new(Mutex::new(Budget::full(Instant::now()))),
+        }
+    }
+
+    /// The event-stream paths whose `GET` may authenticate by `?token=`, for `EventSource` cannot set a header.
+    /// The inner service does not see the parameter, so that it cannot log it.
+    #[must_use]
+    pub fn stream_routes(mut self, paths: impl IntoIterator<Item = &'static str>) -> Self {
+        self.stream_routes = paths.into_iter().collect();
+        self
+    }
+
+    /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Where this is not set, it
+    /// names `GET`, `HEAD`, `POST`, `PUT` and `DELETE` for every path.
+    #[must_use]
+    pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
+        self.methods = Some(of_path);
+        self
+    }
+
+    /// Lets browsers in. These tokens are taken as bearers and as stream tokens (BROW-11). The inner service gets `GET /`,
+    /// `POST /page` and `POST /v1/handoff` without authentication, as from [`Caller::Nobody`]: it answers the first with a
+    /// page that holds nothing (BROW-26), and the others judge a ticket. A service worker of this port is ended (BROW-28).
+    #[must_use]
+    pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
+        self.page_tokens = Some(tokens);
+        self
+    }
+
+    /// The largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
+    /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413.
+    #[must_use]
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// Judges a request. What is learnt about its sender on the way goes into `dress`.
+    pub(super) fn judge<B: Body>(
+        &self,
+        request: &Request<B>,
+        dress: &mut Dress,
+    ) -> Result<Admission, Refusal> {
+        let headers = request.headers();
+        dress.origin = self.listed_origin(headers);
+
+        // PER-30
+        if request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES)
+        {
+            return Err(Refusal::TargetTooLong);
+        }
+        let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        if headers.iter().map(line).sum::<usize>() > MAX_HEADER_BYTES {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        // Whoever stood between would see another end of such a body.
+        if headers.get_all(TRANSFER_ENCODING).iter().any(|value| !is_chunked(value)) {
+            return Err(Refusal::UnknownCoding);
+        }
+        // PER-7: whatever the path and the method are.
+        let is_own = |name: &[u8]| is_own_host(name, self.identity.port());
+        // PER-6
+        let is_own_target = || {
+            let target = request.uri().authority();
+            target.is_none_or(|authority| is_own(authority.as_str().as_bytes()))
+        };
+        let host = named_host(request).filter(|host| is_own(host) && is_own_target());
+        let host = host.ok_or(Refusal::ForeignHost)?;
+        let door = self.page_tokens.as_ref().and_then(|_| Door::of(request));
+        if door == Some(Door::Page) {
+            // BROW-19, BROW-20: the launcher is a local file, and no allowlisted page gets the token of this origin.
+            if !is_own_origin(headers, host) && only(headers, ORIGIN).is_none_or(|origin| origin != "null") {
+                return Err(Refusal::ForeignOrigin);
+            }
+        } else if dress.origin.is_some() {
+            // PER-15; every other OPTIONS goes on to authentication (PER-20), and so does an upgrade (PER-28).
+            if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+                return Ok(Admission::Preflight);
+            }
+        } else if !is_own_origin(headers, host) {
+            return Err(Refusal::ForeignOrigin);
+        }
+
+        if self.page_tokens.is_some() && is_worker(request) {
+            return Ok(Admission::EndOfWorker);
+        }
+
+        // PER-23: nowhere else is a token looked for.
+        let is_handshake = request.uri().path() == handshake::PATH;
+        let evidence = match self.authenticate(request, host) {
+            Some(evidence) => evidence,
+            None if door.is_some_and(|door| door.is_open_to(request)) => Evidence::None,
+            None if is_handshake && !self.failures().take(Instant::now()) => return Err(Refusal::Overloaded),
+            None => return Err(Refusal::Unauthorized),
+        };
+        if !matches!(evidence, Evidence::None) {
+            dress.protocol = Some(self.protocol.clone()); // CTL-1
+        }
+
+        if is_handshake {
+            return if request.method() == Method::GET {
+                Ok(Admission::Handshake(evidence))
+            } else {
+                Err(Refusal::HandshakeMethod)
+            };
+        }
+        // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.
+        if dress.protocol.is_some()
+            && headers.get_all(PROTOCOL_HEADER).iter().any(|named| named != self.protocol)
+        {
+            return Err(Refusal::ProtocolMismatch);
+        }
+        if request.body().size_hint().lower() > self.body_limit as u64 {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let (caller, page) = match evidence {
+            Evidence::None => (Caller::Nobody, None),
+            Evidence::Credential | Evidence::Proof(..) => (Caller::User, None),
+            Evidence::PageToken(token) => (Caller::Page { token: token.id.clone() }, Some(token)),
+        };
+        dress.page = page;
+        Ok(Admission::Inner(caller))
+    }
+
+    /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
+    fn listed_origin(&self, headers: &HeaderMap) -> Option<Listed> {
+        let origin = only(headers, ORIGIN)?;
+        let list = self.identity.origins();
+        let is_listed = list.borrow().contains(origin.to_str().ok()?);
+        is_listed.then(|| Listed { origin: origin.clone(), list })
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Budget> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By what the request shows that its sender may ask; `None` where it does not, or where anything that it shows is
+    /// wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
+    fn authenticate<B>(&self, request: &Request<B>, host: &[u8]) -> Option<Evidence> {
+        let (uri, is_get) = (request.uri(), request.method() == Method::GET);
+        let credential = self.identity.credential();
+        let bearer_of = |text: &[u8]| {
+            if credential.matches(text) {
+                return Some(Evidence::Credential);
+            }
+            // BROW-11; BROW-4: a ticket is neither.
+            let (tokens, origin) = (self.page_tokens.as_ref()?, sender(request.headers(), host)?);
+            let accepted = tokens.accept(text, &origin, SystemTime::now());
+            accepted.map(Evidence::PageToken)
+        };
+        let mut tokens = tokens_of(uri);
+        let from_query = match tokens.next() {
+            None => None,
+            // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
+            Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
+                Some(bearer_of(&token)?)
+            }
+            Some(_) => return None,
+        };
+        let Some(authorization) = only(request.headers(), AUTHORIZATION) else {
+            // PER-24
+            let is_absent = !request.headers().contains_key(AUTHORIZATION);
+            return from_query.filter(|_| is_absent);
+        };
+        let authorization = authorization.to_str().ok()?;
+        let (scheme, bearer) = authorization.split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            // HS-5, HS-7
+            return bearer_of(bearer.as_bytes());
+        }
+        // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
+        if uri.path() != handshake::PATH || !is_get {
+            return None;
+        }
+        // HS-17, HS-18, HS-19, HS-20
+        let (nonce, code) = handshake::parse_authorization(authorization)?;
+        let expected = handshake::client_code(&credential, self.identity.authority(), nonce);
+        (expected == code).then_some(Evidence::Proof(nonce, credential))
+    }
+
+    pub(super) fn is_stream_route(&self, path: &str) -> bool {
+        self.stream_routes.contains(&path)
+    }
+}
+
+/// What the guard lets happen.
+pub(super) enum Admission {
+    Preflight,
+    EndOfWorker,
+    Handshake(Evidence),
+    Inner(Caller),
+}
