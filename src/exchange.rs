@@ -68,6 +68,31 @@ pub(crate) fn addresses(url: LoopbackUrl) -> Vec<SocketAddr> {
     }
 }
 
+/// A request as it is sent.
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    authority: &str,
+    authorization: &str,
+    body: Option<&[u8]>,
+) -> Zeroizing<Vec<u8>> {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: application/json\r\n");
+    // One allocation of the right size: a growing buffer would leave copies of the bearer behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        head.len() + authorization.len() + body.map_or(0, <[u8]>::len) + 128,
+    ));
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(b"Authorization: ");
+    bytes.extend_from_slice(authorization.as_bytes());
+    if let Some(body) = body {
+        let length = format!("\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        bytes.extend_from_slice(length.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n\r\n");
+    bytes.extend_from_slice(body.unwrap_or_default());
+    bytes
+}
+
 impl Wire {
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(|e| match e.kind() {

@@ -182,7 +182,7 @@ impl Shared {
     /// The probe before yielding; a stop ends the wait for it.
     pub(super) async fn probe(&self, record: Registration) -> Outcome {
         let credential = held(&self.credential).clone();
-        let probe = move || client::probe(&record, &credential, client::SPAWN_PROBE_BOUND).0;
+        let probe = move || client::look(&record, &credential, client::SPAWN_PROBE_BOUND);
         let mut stops = self.stops.subscribe();
         tokio::select! {
             probed = tokio::task::spawn_blocking(probe) => Outcome::Probed(probed.unwrap_or(Probe::TimedOut)),

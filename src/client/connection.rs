@@ -1,0 +1,137 @@
+//! The connected daemon, and the requests to it.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use local_daemon_proto::Credential;
+use local_daemon_proto::handshake::{Handshake, Probe};
+use local_daemon_proto::registration::Registration;
+use zeroize::Zeroizing;
+
+use super::DEADLINE;
+use super::probe::{PROBE_BOUND, probe};
+use crate::exchange::{self, Answer, Wire};
+use crate::platform;
+
+/// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) registration: Registration,
+    pub(super) handshake: Handshake,
+    pub(super) credential: Credential,
+    pub(super) wire: Option<Wire>,
+}
+
+/// A whole answer to a request.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Names and values in the order of their arrival.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The body as JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}
+
+/// A request on a proven connection that got no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{method} {url}{path}: {why}")]
+pub struct RequestError {
+    method: String,
+    url: String,
+    path: String,
+    why: String,
+}
+
+impl Connection {
+    /// The record by which the daemon was found.
+    pub fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// What the daemon said of itself.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
+    }
+
+    /// A GET.
+    pub fn get(&mut self, path: &str) -> Result<Response, RequestError> {
+        self.request("GET", path, None)
+    }
+
+    /// One request with the bearer credential, and its whole answer within [`DEADLINE`].
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        json: Option<&[u8]>,
+    ) -> Result<Response, RequestError> {
+        let error = |why: String| RequestError {
+            method: method.to_owned(),
+            url: self.registration.url.authority(),
+            path: path.split('?').next().unwrap_or_default().to_owned(),
+            why,
+        };
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+        if !plain(method) || !plain(path) || !path.starts_with('/') {
+            return Err(error("the method or path holds what cannot stand in a request line".to_owned()));
+        }
+        let ends = Instant::now() + DEADLINE;
+        let mut wire = match self.wire.take().filter(Wire::is_reusable) {
+            Some(wire) => wire,
+            None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
+                (Probe::Proven(theirs), Some(wire)) if theirs.id == self.registration.id => wire,
+                _ => {
+                    return Err(error("the daemon is gone, or does not prove itself any more".to_owned()));
+                }
+            },
+        };
+        let credential = self.credential.expose();
+        let mut bearer = Zeroizing::new(String::with_capacity(64));
+        bearer.push_str("Bearer ");
+        bearer.push_str(&credential);
+        let request = exchange::request(method, path, &self.registration.url.authority(), &bearer, json);
+        let answer = wire.exchange(&request, MAX_ANSWER, ends).map_err(|fault| error(fault.to_string()))?;
+        self.wire = Some(wire);
+        let Answer { status, headers, body, .. } = answer;
+        Ok(Response { status, headers, body })
+    }
+
+    /// A hold on the daemon's process, to end it by force later. It is had only where the proven handshake and the
+    /// record give the same pid, and cannot hit another process that comes to bear that pid (CONV-31).
+    ///
+    /// # Errors
+    /// The pids differ, or the process is gone.
+    pub fn process(&self) -> io::Result<Process> {
+        if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
+            return Err(io::Error::other("the record's pid is not the proven daemon's"));
+        }
+        platform::Process::open(self.handshake.pid).map(Process)
+    }
+}
+
+/// A process whose identity was proven.
+#[derive(Debug)]
+pub struct Process(platform::Process);
+
+impl Process {
+    /// Ends it with SIGKILL.
+    pub fn kill(&self) -> io::Result<()> {
+        self.0.kill()
+    }
+
+    /// Waits until it has ended; `false`: it still runs after `bound`.
+    pub fn wait(&self, bound: Duration) -> io::Result<bool> {
+        self.0.wait(bound)
+    }
+}
