@@ -1,0 +1,154 @@
+//! The driver: performs what the claim asks for, from the launch until it has exited.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use local_daemon_proto::claim::{Effect, Outcome, Reason};
+use tokio::io::unix::AsyncFd;
+
+use super::shared::Shared;
+use super::{Error, Readiness};
+use crate::platform::Watch;
+use crate::state_directory::{Fault, StateDir};
+
+/// Performs the effects of the claim until it has exited. A daemon that cannot publish ends with the error (PUB-10) and
+/// has changed no file of another's (PUB-11).
+pub(super) async fn drive(
+    shared: &Arc<Shared>,
+    watch: Option<AsyncFd<Watch>>,
+    drain: Duration,
+    readiness: &mut Readiness,
+) -> Result<Reason, Error> {
+    let mut files = Files::default();
+    let watching = watch.map(|watch| tokio::spawn(follow(watch, shared.clone())));
+    let mut failure = None;
+    loop {
+        let Some(effect) = shared.claim().next() else {
+            break;
+        };
+        let outcome = match effect {
+            Effect::Await(bound) => {
+                shared.wait(bound.min(shared.patience())).await;
+                shared.look_at_origins();
+                Outcome::Done
+            }
+            Effect::Pause(bound) => {
+                shared.pause(bound).await;
+                Outcome::Done
+            }
+            Effect::Drain => {
+                shared.drain(drain).await;
+                Outcome::Done
+            }
+            Effect::Probe(record) => shared.probe(record).await,
+            Effect::Close => Outcome::Done,
+            effect => files.perform(shared, &effect).unwrap_or_else(|fault| {
+                tracing::warn!(error = %fault, ?effect, "the state directory did not allow it");
+                failure = Some(fault);
+                Outcome::Failed
+            }),
+        };
+        let (serving, reason) = {
+            let mut claim = shared.claim();
+            claim.on(outcome);
+            (claim.is_serving(), claim.reason())
+        };
+        if serving && !shared.published.send_replace(true) {
+            readiness.say(&format!("ready {}", shared.id));
+        }
+        if reason.is_some() && shared.reason.send_if_modified(|now| std::mem::replace(now, reason).is_none())
+        {
+            tracing::info!(id = %shared.id, reason = reason.map(Reason::as_str), "standing down");
+        }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
+    }
+    match (shared.claim().reason(), failure) {
+        (Some(Reason::Failed), Some(fault)) => {
+            readiness.say(&format!("failed {fault}"));
+            Err(fault.into())
+        }
+        (reason, _) => {
+            readiness.say("yielded");
+            Ok(reason.unwrap_or(Reason::Failed))
+        }
+    }
+}
+
+/// Looks as soon as there may be something new. It only makes things faster: whoever waits also wakes by itself.
+async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
+    while let Ok(mut ready) = watch.readable().await {
+        ready.get_inner().take();
+        ready.clear_ready();
+        shared.changed.notify_one();
+    }
+}
+
+/// The temporary and the taken file of this daemon.
+#[derive(Default)]
+struct Files {
+    temporary: Option<PathBuf>,
+    taken: Option<PathBuf>,
+}
+
+impl Files {
+    fn perform(&mut self, shared: &Shared, effect: &Effect) -> Result<Outcome, Fault> {
+        let state_dir = &shared.state_dir;
+        Ok(match effect {
+            Effect::WriteTemporary => {
+                self.drop_temporary(state_dir)?;
+                self.temporary = Some(state_dir.write_temporary(&shared.registration())?);
+                Outcome::Done
+            }
+            Effect::DropTemporary => {
+                self.drop_temporary(state_dir)?;
+                Outcome::Done
+            }
+            Effect::ReadRecord => Outcome::Record(shared.look()),
+            Effect::Publish => match self.temporary.take() {
+                Some(temporary) => {
+                    state_dir.publish(&temporary).inspect_err(|_| self.temporary = Some(temporary))?;
+                    tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
+                    Outcome::Done
+                }
+                None => Outcome::Failed,
+            },
+            Effect::ListTaken => Outcome::Taken(!state_dir.taken_of(shared.id)?.is_empty()),
+            Effect::UnlinkTaken => {
+                for taken in state_dir.taken_of(shared.id)? {
+                    state_dir.unlink_taken(&taken)?;
+                }
+                Outcome::Done
+            }
+            Effect::Take => {
+                self.taken = state_dir.take(shared.id)?;
+                if self.taken.is_some() { Outcome::Done } else { Outcome::Missing }
+            }
+            Effect::ReadTaken => match &self.taken {
+                Some(taken) => Outcome::Record(state_dir.read_taken(taken)),
+                None => Outcome::Missing,
+            },
+            Effect::UnlinkOwn => {
+                if let Some(taken) = self.taken.take() {
+                    state_dir.unlink_taken(&taken)?;
+                }
+                Outcome::Done
+            }
+            // What the driver or the launch performs.
+            Effect::Listen
+            | Effect::ReadCredential
+            | Effect::CreateCredential
+            | Effect::Probe(_)
+            | Effect::Await(_)
+            | Effect::Pause(_)
+            | Effect::Drain
+            | Effect::Close => Outcome::Failed,
+        })
+    }
+
+    fn drop_temporary(&mut self, state_dir: &StateDir) -> Result<(), Fault> {
+        self.temporary.take().map_or(Ok(()), |temporary| state_dir.drop_temporary(&temporary))
+    }
+}
