@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{App, Payload, events, refuse, rfc3339};
+use super::body::{Payload, refuse};
+use super::{App, events, rfc3339};
 
 /// A request that only the credential opens: what makes tickets or takes tokens away makes itself immune (BROW-5).
 pub(super) struct User;

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{App, Kind, Open, Payload, refuse, rfc3339};
+use super::activity::{Kind, Open};
+use super::body::{Payload, refuse};
+use super::{App, rfc3339};
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, Payload, refuse_with};
+use super::App;
+use super::body::{Payload, refuse_with};
 
 #[derive(Deserialize)]
 pub(super) struct Shutdown {

@@ -15,7 +15,8 @@ use local_daemon::{StateDir, state_directory};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{App, Mode, Work, events, rfc3339};
+use super::activity::Work;
+use super::{App, Mode, events, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Status {

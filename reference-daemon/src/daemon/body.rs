@@ -1,0 +1,78 @@
+//! Bodies: the JSON that routes take, and the problems that they answer.
+
+use std::borrow::Cow;
+use std::iter;
+
+use axum::body::{self, Body};
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+use local_daemon::daemon::Silent;
+use local_daemon::perimeter;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The largest body that a route takes (64 KiB).
+const MAX_BODY: usize = 64 * 1024;
+
+/// A problem answer.
+pub(super) fn refuse(
+    status: StatusCode,
+    code: &'static str,
+    detail: impl Into<Cow<'static, str>>,
+) -> Response {
+    perimeter::problem(status, code, detail).map(Body::new)
+}
+
+/// A problem answer that tells one thing more.
+pub(super) fn refuse_with(
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+    member: &str,
+    value: Value,
+) -> Response {
+    let members = [(member.to_owned(), value)].into_iter().collect();
+    perimeter::problem_with(status, code, detail, members).map(Body::new)
+}
+
+/// A JSON object of at most [`MAX_BODY`] (STR-8, STR-9); a refusal is a problem.
+pub(super) struct Payload<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        let bytes = body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
+            if is_silence(&error) {
+                let detail = "nothing of the body came for 30 s";
+                refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+            } else {
+                let detail = "the body is larger than 64 KiB";
+                refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+            }
+        })?;
+        // What is read by its members would be read from a list as well.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request", "the body is not a JSON object"));
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                // Where, and not what: the body may hold what must not be repeated (CRED-9).
+                format!(
+                    "the body is not the JSON that this route takes: line {}, column {}",
+                    error.line(),
+                    error.column()
+                ),
+            )),
+        }
+    }
+}
+
+/// Whether the body ended because its sender fell silent (PER-33).
+fn is_silence(error: &(dyn std::error::Error + 'static)) -> bool {
+    iter::successors(Some(error), |error| error.source()).any(<dyn std::error::Error>::is::<Silent>)
+}
