@@ -1,5 +1,5 @@
 //! Tickets: each stands in for the credential once and for a moment. No I/O but the system's random source, no clock.
-//! `tests/loom.rs` runs this very file.
+//! `tests/it/loom.rs` runs this very file.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;

@@ -1,6 +1,6 @@
 //! Who is let in: one word that says how many requests are open, and whether any more are taken. Every decision is one
-//! atomic step on it, so that no request slips in between "nothing is open" and "closed". `tests/loom.rs` runs this very
-//! file under every interleaving.
+//! atomic step on it, so that no request slips in between "nothing is open" and "closed". `tests/it/loom.rs` runs this
+//! very file under every interleaving.
 
 use super::sync::{AtomicUsize, Ordering};
 

@@ -1,5 +1,5 @@
 //! The log and everybody who reads it, behind one lock. Whoever has read everything leaves its waker under that lock, so
-//! that no event slips in between the look and the wait. `tests/loom.rs` runs this very file.
+//! that no event slips in between the look and the wait. `tests/it/loom.rs` runs this very file.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

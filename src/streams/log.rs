@@ -1,5 +1,5 @@
 //! The log: framed bytes in their order, held up to a bound, and what comes after a place in it. No I/O, no clock, no
-//! lock. `tests/loom.rs` runs this very file.
+//! lock. `tests/it/loom.rs` runs this very file.
 
 use std::collections::VecDeque;
 use std::fmt;

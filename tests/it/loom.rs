@@ -1,23 +1,22 @@
 //! What threads share inside a daemon, under every interleaving that the memory model allows. The files are the ones
 //! that the crate compiles, with loom's atomics in place of the standard library's.
-#![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
     pub(super) use loom::sync::{Mutex, MutexGuard};
 }
 
-#[path = "../src/daemon/admission.rs"]
+#[path = "../../src/daemon/admission.rs"]
 mod admission;
 
-#[path = "../src/streams/hub.rs"]
+#[path = "../../src/streams/hub.rs"]
 mod hub;
-#[path = "../src/streams/log.rs"]
+#[path = "../../src/streams/log.rs"]
 mod log;
-#[path = "../src/browser/secret.rs"]
+#[path = "../../src/browser/secret.rs"]
 mod secret;
-#[path = "../src/browser/ticket.rs"]
+#[path = "../../src/browser/ticket.rs"]
 mod ticket;
 
 use std::future::poll_fn;

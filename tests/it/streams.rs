@@ -1,6 +1,4 @@
 //! Event streams: the hub against a log that keeps everything, and the body's own words.
-#![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used)]
 
 use std::pin::pin;
 use std::sync::Arc;

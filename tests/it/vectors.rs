@@ -1,5 +1,4 @@
 //! The state directory is read as `spec/vectors/permissions` says. The other vectors are those of `proto/`.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,6 +1,4 @@
 //! A daemon and a client of the crate, in one process: what a product team's two screenfuls do.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "daemon")]
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,4 @@
 //! Logs that are kept in a file: the file against one that never forgets, crashes, damage, a full disk, two writers.
-#![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -430,14 +428,14 @@ fn a_file_that_cannot_be_replaced_goes_on() {
     assert!(!beside.exists());
 }
 
-/// This test as another process, that writes to the file at `path`.
+/// This test as another process that writes to the file at `path`.
 fn child(test: &str, path: &Path) -> Command {
     // What the shell ignores is ignored by what takes its place: a file that is too long is an error then.
     let mut command = Command::new("sh");
     command
         .args(["-c", "umask 0777; trap '' XFSZ; exec \"$0\" \"$@\""])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", &format!("journal::{test}"), "--nocapture"])
         .env(CHILD, path);
     command
 }

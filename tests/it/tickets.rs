@@ -1,5 +1,4 @@
 //! Tickets: once, for what they were issued for, and in time.
-#![cfg(feature = "daemon")]
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,71 @@
+//! Who is let in.
+
+use http::StatusCode;
+use local_daemon::{Credential, handshake};
+
+use super::{
+    KEY, PROOF, ask, ask_new, assert_anonymous, authorized, code, daemon, guard, guarded, text, to_daemon,
+};
+
+#[tokio::test]
+async fn wrong_or_missing_authentication_is_401() {
+    let bearer = |text: &str| format!("Bearer {text}");
+    let wrong: &[&[String]] = &[
+        &[],
+        &[String::new()],
+        &["Bearer".to_owned()],
+        &[bearer("")],
+        &[bearer(&KEY[..42])],
+        &[bearer(&KEY.to_lowercase())],
+        &[bearer(&format!("{KEY}="))],
+        &[bearer(&format!(" {KEY}"))],
+        &[bearer(&format!("{KEY} x"))],
+        &[bearer(&KEY.replacen('A', "B", 1))],
+        &[KEY.to_owned()],
+        &[format!("Basic {KEY}")],
+        &[bearer(KEY), bearer(KEY)],
+        &[bearer("x"), bearer(KEY)],
+        &[PROOF.to_owned()],
+        &[PROOF.to_owned(), bearer(KEY)],
+    ];
+    for authorizations in wrong {
+        let headers: Vec<_> = authorizations.iter().map(|value| ("authorization", &**value)).collect();
+        // PROOF is good for the handshake, and only there.
+        for (method, path) in [
+            ("GET", "/v1/status"),
+            ("POST", "/v1/events"),
+            ("POST", handshake::PATH),
+        ] {
+            let response = ask_new(to_daemon(method, path, &headers)).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{authorizations:?}");
+            assert_eq!(code(&response), "unauthorized");
+            assert_eq!(
+                text(&response, "www-authenticate"),
+                Some("Bearer realm=\"local-daemon\", Local-Daemon-Proof")
+            );
+            assert_anonymous(&response);
+        }
+    }
+    let any_case = to_daemon("GET", "/v1/status", &[("authorization", &format!("bEARER {KEY}"))]);
+    assert_eq!(ask_new(any_case).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn rotated_credential_replaces_the_old_one_at_once() {
+    let daemon = daemon();
+    let service = guarded(&guard(&daemon));
+    assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::OK);
+    let new = Credential::from_bytes([7; 32]);
+    *daemon.credential.lock().unwrap() = new.clone();
+    assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::UNAUTHORIZED);
+    let bearer = format!("Bearer {}", new.expose().as_str());
+    let request = to_daemon("GET", "/v1/status", &[("authorization", &bearer)]);
+    assert_eq!(ask(&service, request).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn inner_service_does_not_print_the_credential_with_its_headers() {
+    let response = ask_new(authorized("GET", "/headers", &[])).await;
+    let seen = str::from_utf8(response.body()).unwrap();
+    assert!(seen.contains("authorization") && !seen.contains(KEY), "{seen}");
+}
