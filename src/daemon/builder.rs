@@ -180,8 +180,8 @@ impl Builder {
         state_dir.create()?;
         // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
         let _ = platform::write_no_core_dump();
-        // Before the listener: what was opened last is closed first when a process is killed, giving a watch back can take Linux
-        // 10 ms, and whoever comes meanwhile would wait for a listener that nobody accepts from.
+        // Before the listener: when a process is killed, Linux closes first what was opened last, and closing a watch can take
+        // 10 ms. A client that connected meanwhile would wait for an answer that never comes.
         let watch = platform::followed(state_dir.path()).ok();
         let id = state_directory::fresh_id();
         let mut claim = Claim::new(id, protocol.clone(), self.yields);

@@ -77,7 +77,7 @@ pub(super) async fn drive(
     }
 }
 
-/// Looks as soon as there may be something new. It only makes things faster: whoever waits also wakes by itself.
+/// Wakes the driver when the state directory changes. It only makes things faster: the driver also wakes by itself.
 async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
     while let Ok(mut ready) = watch.readable().await {
         ready.get_inner().take();

@@ -127,7 +127,7 @@ impl Guard {
         if headers.iter().map(line).sum::<usize>() > MAX_HEADER_BYTES {
             return Err(Refusal::HeadersTooLarge);
         }
-        // Whoever stood between would see another end of such a body.
+        // An intermediary would see another end of such a body.
         if headers.get_all(TRANSFER_ENCODING).iter().any(|value| !is_chunked(value)) {
             return Err(Refusal::UnknownCoding);
         }
@@ -178,7 +178,7 @@ impl Guard {
                 Err(Refusal::HandshakeMethod)
             };
         }
-        // CTL-2. The handshake stands before it (HS-1): there, whoever speaks another protocol learns which is spoken.
+        // CTL-2. The handshake stands before it (HS-1): there, a client of another protocol learns which is spoken.
         if dress.protocol.is_some()
             && headers.get_all(PROTOCOL_HEADER).iter().any(|named| named != self.protocol)
         {
@@ -225,7 +225,7 @@ impl Guard {
         let mut tokens = tokens_of(uri);
         let from_query = match tokens.next() {
             None => None,
-            // PER-25: elsewhere it is refused even if it is right, and even beside a bearer.
+            // PER-25: elsewhere it is refused even if it is right, and even together with a bearer.
             Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
                 Some(bearer_of(&token)?)
             }

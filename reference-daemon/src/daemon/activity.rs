@@ -29,7 +29,7 @@ pub(super) enum Kind {
     Stream,
 }
 
-/// The accepted requests and open streams; whoever waits is told of every change.
+/// The accepted requests and open streams. Every change wakes those that wait for one.
 pub(super) struct Activity(Arc<watch::Sender<Work>>);
 
 impl Activity {
