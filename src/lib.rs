@@ -27,7 +27,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The modules bear the names of the specification's chapters: [`state_directory`], [`registration`], [`credential`],
+//! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
 //! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` are those of [`local_daemon_proto`], which does no
 //! I/O and reads no clock; [`Daemon`] and [`Client`] drive them.

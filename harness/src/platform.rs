@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-mod unannounced;
+mod unnoticed;
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::mount::{self, MountFlags, UnmountFlags};
 use rustix::process::{self, Pid, Rlimit};
 
-pub use self::unannounced::overwrite_unnoticed;
-pub(crate) use self::unannounced::take_unnoticed;
+pub use self::unnoticed::overwrite_unnoticed;
+pub(crate) use self::unnoticed::take_unnoticed;
 
 /// A user of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

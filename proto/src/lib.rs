@@ -1,5 +1,5 @@
-//! The Local Daemon Protocol without I/O: what a daemon publishes, how both sides prove themselves, and who decides what
-//! when.
+//! The Local Daemon Protocol without I/O: what a daemon publishes, how both sides prove themselves, and how each
+//! decides what to do next.
 //!
 //! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts. [`claim`] (the daemon's side,
 //! publish and convergence) and [`connect`] (the client's side) are machines: each names one effect that it wants and

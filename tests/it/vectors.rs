@@ -53,7 +53,8 @@ fn arrange(path: &Path, case: &Value, content: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Whether the state directory, the record or the credential of a case is read; `None`: this user cannot make it.
+/// Returns whether the state directory, the record or the credential of a case is read, or `None` if this user cannot
+/// create it.
 fn is_read(case: &Value) -> Option<bool> {
     let record = br#"{"id":"5f0c2a9be17d4836a1c04f9d2e6b8370","version":"1","url":"http://127.0.0.1:49152","pid":4242}"#;
     let secret = b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n";

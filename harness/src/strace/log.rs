@@ -1,4 +1,4 @@
-//! What strace writes of system calls, and how it is read.
+//! The log of strace, and how it is read.
 
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,12 @@
-//! What a request is answered, and why one is refused.
+//! Answers to requests, and the reasons for refusals.
 
 use std::io::{self, Write as _};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use super::fault::broken;
-use super::registration::VERSION;
+use crate::fault::broken;
+use crate::registration::VERSION;
 
 /// Why a request is refused: status, code, title.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

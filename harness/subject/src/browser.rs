@@ -11,13 +11,13 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{ORIGIN, Refusal};
-use super::credential::Credential;
-use super::fault::{broken, window};
-use super::perimeter::Origin;
-use super::request::Request;
-use super::state_directory::{StateDir, hex, random_hex};
 pub(super) use super::streams::{self, Log};
+use crate::answer::{ORIGIN, Refusal};
+use crate::credential::Credential;
+use crate::fault::{broken, window};
+use crate::perimeter::Origin;
+use crate::request::Request;
+use crate::state_directory::{StateDir, hex, random_hex};
 
 /// Where the routes of the chapter are.
 pub(super) const SHELL: &str = "/";

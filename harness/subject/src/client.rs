@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use self::connect::Client;
 use self::manage::Report;
 pub use self::origins::edit_origins;
-use super::fault::broken;
-use super::gate::PROTOCOL;
-use super::state_directory::{StateDir, create_for_the_owner_alone};
+use crate::fault::broken;
+use crate::gate::PROTOCOL;
+use crate::state_directory::{StateDir, create_for_the_owner_alone};
 
 /// How the client is called.
 pub const USAGE: &str = "\

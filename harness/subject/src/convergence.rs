@@ -15,17 +15,17 @@ use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 
-use super::credential::Credential;
-use super::fault::{broken, window};
-use super::gate::protocol;
-use super::handshake::SPEC;
-use super::platform::lives;
-use super::probe::{Probe, probe};
-use super::publish::{lock_file, publish, refresh};
-use super::reason::Reason;
-use super::registration::{Found, Record};
-use super::state::Daemon;
-use super::state_directory::{RECORD, StateDir, random_hex};
+use crate::credential::Credential;
+use crate::fault::{broken, window};
+use crate::gate::protocol;
+use crate::handshake::SPEC;
+use crate::platform::lives;
+use crate::probe::{Probe, probe};
+use crate::publish::{lock_file, publish, refresh};
+use crate::reason::Reason;
+use crate::registration::{Found, Record};
+use crate::state::Daemon;
+use crate::state_directory::{RECORD, StateDir, random_hex};
 
 /// How long the record is not read again where nothing notifies of a change.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -19,8 +19,8 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 
-use super::fault::{broken, window};
-use super::state_directory::{CREDENTIAL, Content, Fault, StateDir, random_hex};
+use crate::fault::{broken, window};
+use crate::state_directory::{CREDENTIAL, Content, Fault, StateDir, random_hex};
 
 /// What is said of content that is no credential.
 const MALFORMED: &str = "it is not 43 characters of base64url and a newline";

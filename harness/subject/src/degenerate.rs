@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use super::credential::rotate;
-use super::publish::publish;
-use super::registration::Record;
-use super::state_directory::{StateDir, random_hex};
+use crate::credential::rotate;
+use crate::publish::publish;
+use crate::registration::Record;
+use crate::state_directory::{StateDir, random_hex};
 
 /// A subject that is no implementation of the protocol.
 pub enum Degenerate {

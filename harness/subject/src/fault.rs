@@ -1,7 +1,7 @@
 //! A fault breaks exactly one requirement, in the way a plausible programmer would.
 //!
-//! The list of a chapter's faults is in the module `faults` below the chapter's own, with what takes many lines to do
-//! wrong. The subject asks [`broken`] at the place where a fault shows.
+//! The list of a chapter's faults is in the module `faults` below the chapter's own, with the misbehaviour that
+//! takes many lines. The subject asks [`broken`] at the place where a fault shows.
 
 use std::sync::OnceLock;
 use std::thread::sleep;

@@ -1,7 +1,7 @@
 //! Every fault of the subject.
 
 pub use super::fault::Fault;
-use super::{
+use crate::{
     browser, client, convergence, credential, fault, gate, handshake, perimeter, publish, registration,
     state_directory, streams,
 };
@@ -25,7 +25,8 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
     DAEMON.iter().copied().flatten().chain(client::faults::FAULTS)
 }
 
-/// Makes this process have the named fault, for good. Returns whether there is one of this name.
+/// Makes this process have the named fault, for good. Returns `false` if no fault has this name, or the process has one
+/// already.
 pub fn choose(name: &str) -> bool {
     all().find(|fault| fault.name == name).is_some_and(fault::choose)
 }

@@ -2,7 +2,7 @@
 
 pub(crate) mod faults;
 
-use super::fault::broken;
+use crate::fault::broken;
 
 /// The protocol that is spoken if `SUBJECT_PROTOCOL` names no other.
 pub(super) const PROTOCOL: &str = "subject/1";

@@ -13,10 +13,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::credential::{Credential, decode_32, same};
-use super::fault::broken;
-use super::registration::parse_object;
-use super::state_directory::hex;
+use crate::credential::{Credential, decode_32, same};
+use crate::fault::broken;
+use crate::registration::parse_object;
+use crate::state_directory::hex;
 
 /// Where the handshake is.
 pub(super) const PATH: &str = "/.well-known/local-daemon";

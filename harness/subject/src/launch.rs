@@ -10,20 +10,20 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::convergence::{self, another_is_ready};
-use super::credential::{self, Credential, Followed, betray};
-use super::fault::broken;
-use super::gate::{PROTOCOL, protocol};
-use super::origins::Allowlist;
-use super::perimeter::faults::normalised;
-use super::perimeter::is_origin;
-use super::publish::{self, hear, listen, publish};
-use super::reason::Reason;
-use super::registration::{self, Found, Record, VERSION};
-use super::server;
-use super::state::Daemon;
-use super::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
 pub(super) use super::streams::Log;
+use crate::convergence::{self, another_is_ready};
+use crate::credential::{self, Credential, Followed, betray};
+use crate::fault::broken;
+use crate::gate::{PROTOCOL, protocol};
+use crate::origins::Allowlist;
+use crate::perimeter::faults::normalised;
+use crate::perimeter::is_origin;
+use crate::publish::{self, hear, listen, publish};
+use crate::reason::Reason;
+use crate::registration::{self, Found, Record, VERSION};
+use crate::server;
+use crate::state::Daemon;
+use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
 
 /// Exit statuses of a launch that never got so far as to stand down.
 const USAGE: u8 = 2;

@@ -3,10 +3,11 @@
 //!
 //! It shares no code with the harness or with the crate: what judges and what is judged would otherwise be wrong together.
 //!
-//! A module imports only what is below it: `fault`; the files of a state directory (`state_directory`, `registration`,
-//! `credential`, `publish`); requests and what is checked of them (`handshake`, `answer`, `request`, `streams`,
-//! `perimeter`, `browser`, `origins`); `state`, which the threads of a daemon share; `convergence` and `server`; `launch`.
-//! The client stands on the same ground, and on `probe`. `faults` lists the faults of all.
+//! A module imports only what is below it: `fault` and `platform`; `gate` and the files of a state directory
+//! (`state_directory`, `registration`, `credential`, `publish`); requests and what is checked of them (`handshake`,
+//! `answer`, `request`, `streams`, `perimeter`, `browser`, `origins`); `state`, which the threads of a daemon share;
+//! `convergence` and `server`; `launch`. The client uses `probe` and the modules below `state`. `faults` lists the faults of
+//! all; `readers` are the parsers that the fuzzers compare with others, `degenerate` the subjects that answer everything alike.
 
 mod answer;
 mod browser;

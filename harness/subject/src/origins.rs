@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::browser::Pages;
-use super::fault::broken;
-use super::perimeter::{faults, is_origin};
-use super::state_directory::{Content, Fault, StateDir, random_hex};
 pub(super) use super::streams::Log;
+use crate::browser::Pages;
+use crate::fault::broken;
+use crate::perimeter::{faults, is_origin};
+use crate::state_directory::{Content, Fault, StateDir, random_hex};
 
 /// The file that holds the user's list of origins.
 const CONFIG: &str = "config.toml";

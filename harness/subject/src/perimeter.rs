@@ -2,12 +2,12 @@
 
 pub(crate) mod faults;
 
-use super::answer::{INVALID, MISDIRECTED, ORIGIN, Refusal};
-use super::credential::Credential;
-use super::fault::broken;
-use super::handshake::{self, Claim};
-use super::request::Request;
-use super::streams;
+use crate::answer::{INVALID, MISDIRECTED, ORIGIN, Refusal};
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::handshake::{self, Claim};
+use crate::request::Request;
+use crate::streams;
 
 /// Whether a name is one of the three that the daemon has.
 fn is_own_name(name: &[u8], port: u16) -> bool {

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::fault::broken;
+use crate::fault::broken;
 
 /// Makes `command` lead a session of its own, and inherit no descriptor but the standard three. One that is `private`
 /// does not outlive the thread that starts it.

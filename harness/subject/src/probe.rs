@@ -8,10 +8,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::credential::Credential;
-use super::fault::broken;
-use super::handshake::{Body, Claim, PROOF};
-use super::registration::{Record, addresses, authority};
+use crate::credential::Credential;
+use crate::fault::broken;
+use crate::handshake::{Body, Claim, PROOF};
+use crate::registration::{Record, addresses, authority};
 
 /// The longest that a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::fault::{broken, window};
-use super::registration::{Found, Record};
-use super::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
+use crate::fault::{broken, window};
+use crate::registration::{Found, Record};
+use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
 
 /// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` where the host has no other.
 ///

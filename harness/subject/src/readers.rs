@@ -1,10 +1,10 @@
 //! What the subject makes of single files and requests. The fuzzers hold it beside the crate's own readers.
 
-use super::answer::{METHOD, Refusal, UNAUTHORIZED};
-use super::handshake::{self, Claim};
-use super::perimeter::{self, Origin};
-use super::request::Request;
-use super::{credential, registration, streams};
+use crate::answer::{METHOD, Refusal, UNAUTHORIZED};
+use crate::handshake::{self, Claim};
+use crate::perimeter::{self, Origin};
+use crate::request::Request;
+use crate::{credential, registration, streams};
 
 /// The members of a record that decide.
 #[derive(Debug, PartialEq, Eq)]

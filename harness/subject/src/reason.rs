@@ -1,6 +1,6 @@
 //! Chapter 06: why a daemon stands down.
 
-use super::fault::broken;
+use crate::fault::broken;
 
 /// Why a daemon stands down.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::fault::broken;
-use super::gate::PROTOCOL;
-use super::state_directory::{Content, Fault, StateDir, hex, random_hex};
+use crate::fault::broken;
+use crate::gate::PROTOCOL;
+use crate::state_directory::{Content, Fault, StateDir, hex, random_hex};
 
 /// The version of the implementation.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,9 +4,9 @@ use std::io::{self, Read as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::answer::{HEADERS_TOO_LARGE, INVALID, Refusal, TARGET_TOO_LONG, TIME, TOO_LARGE};
-use super::fault::broken;
-use super::handshake::Claim;
+use crate::answer::{HEADERS_TOO_LARGE, INVALID, Refusal, TARGET_TOO_LONG, TIME, TOO_LARGE};
+use crate::fault::broken;
+use crate::handshake::Claim;
 
 /// The longest request target, header section and body, in bytes.
 const TARGET: usize = 16 * 1024;

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::answering::answer;
-use super::answer::{Answer, HEADERS_TOO_LARGE, INVALID, OVERLOADED, Refusal, TARGET_TOO_LONG};
-use super::fault::broken;
-use super::request::{Incoming, NoRequest};
-use super::state::Daemon;
+use crate::answer::{Answer, HEADERS_TOO_LARGE, INVALID, OVERLOADED, Refusal, TARGET_TOO_LONG};
+use crate::fault::broken;
+use crate::request::{Incoming, NoRequest};
+use crate::state::Daemon;
 
 /// The most connections that are served at once.
 const CONNECTIONS: usize = 400;

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::browser;
-use super::credential::Followed;
-use super::fault::broken;
-use super::origins::Allowlist;
-use super::reason::Reason;
-use super::registration::Record;
-use super::state_directory::StateDir;
 pub(super) use super::streams::Log;
+use crate::browser;
+use crate::credential::Followed;
+use crate::fault::broken;
+use crate::origins::Allowlist;
+use crate::reason::Reason;
+use crate::registration::Record;
+use crate::state_directory::StateDir;
 
 /// How long open work may take to end, a little less than the drain bound.
 const DRAIN: Duration = Duration::from_millis(9_500);

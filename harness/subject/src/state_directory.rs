@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::fault::{broken, window};
+use crate::fault::{broken, window};
 
 /// The name of the record.
 pub(super) const RECORD: &str = "registration.json";

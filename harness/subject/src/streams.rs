@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use self::faults::{WRITER, follow_queue};
 use self::log::{BATCH, LOOK, Next, TOPICS, line_of, offset};
 pub(crate) use self::log::{Log, append_note};
-use super::answer::{INVALID, Refusal};
-use super::fault::broken;
-use super::request::Request;
+use crate::answer::{INVALID, Refusal};
+use crate::fault::broken;
+use crate::request::Request;
 
 /// Where the daemon-wide stream is.
 pub(super) const PATH: &str = "/v1/events";

@@ -3,12 +3,12 @@
 use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
-use super::credential::{Credential, decode_32};
-use super::gate::protocol;
-use super::handshake::{Body, Claim};
-use super::perimeter::{Origin, host, is_origin, origin};
-use super::registration::{Record, authority};
-use super::request::Request;
+use crate::credential::{Credential, decode_32};
+use crate::gate::protocol;
+use crate::handshake::{Body, Claim};
+use crate::perimeter::{Origin, host, is_origin, origin};
+use crate::registration::{Record, authority};
+use crate::request::Request;
 
 fn agrees(case: &Value, accepted: bool) {
     assert_eq!(accepted, case["accept"].as_bool().unwrap(), "{}: {}", case["name"], case["why"]);

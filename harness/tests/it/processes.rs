@@ -127,7 +127,7 @@ fn a_held_subject_and_its_children_are_no_leak() {
 #[test]
 fn listening_sockets_are_those_of_the_tree() {
     let arena = Arena::new().unwrap();
-    // Any program listens that inherits a listener.
+    // A program that inherits a listener counts as listening.
     let inherited = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
     let subject = arena.launch("subject", ["sleep", "600"]).start().unwrap();

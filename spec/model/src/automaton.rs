@@ -1,6 +1,6 @@
-//! The machines of the crate as one finite automaton.
+//! The machines of the protocol as one finite automaton.
 //!
-//! [`Automaton::of`] starts the crate's [`Claim`](local_daemon_proto::claim::Claim) and
+//! [`Automaton::of`] starts the protocol's [`Claim`](local_daemon_proto::claim::Claim) and
 //! [`Connect`](local_daemon_proto::connect::Connect), tells them everything that an [`Alphabet`] allows until nothing new
 //! comes of it, and then merges the states that no sequence of letters tells apart (Moore's partition refinement on
 //! what [`Out`] shows). A world so holds a machine in two bytes, a step of a machine is a look into a table, and what

@@ -1,4 +1,4 @@
-//! The formal model of the Local Daemon Protocol: a small model checker that explores the crate's own machines,
+//! The formal model of the Local Daemon Protocol: a small model checker that explores the protocol's own machines,
 //! [`Claim`](local_daemon_proto::claim::Claim) and [`Connect`](local_daemon_proto::connect::Connect), in a modelled world.
 //!
 //! * [`machine`] translates between a world's small values and the crate's effects and outcomes;

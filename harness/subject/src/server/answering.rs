@@ -1,4 +1,4 @@
-//! What is answered to one request, after what is checked about it.
+//! Answers one request that has passed the checks.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;

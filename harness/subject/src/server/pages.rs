@@ -1,4 +1,4 @@
-//! Chapter 12: the routes by which a page comes in, and what is answered there.
+//! Chapter 12: the routes of the daemon's page.
 
 use std::time::{Duration, Instant};
 

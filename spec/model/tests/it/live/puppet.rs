@@ -19,9 +19,10 @@ fn plays() {
     };
     let played = serde_json::from_str(&puppet).map_err(io::Error::other).and_then(|puppet| play(&puppet));
     if let Err(error) = &played {
-        eprintln!("{puppet}: {error}");
+        // A test's own output is captured, and lost at the exit.
+        let _ = writeln!(io::stderr(), "{puppet}: {error}");
     }
-    // At once: what a test prints at its end is nothing that a puppet says.
+    // Exits here, because what a test prints at its end is not part of a puppet's answers.
     std::process::exit(i32::from(played.is_err()));
 }
 

@@ -1,4 +1,4 @@
-//! What can be told of a machine, in the words that the model has for it.
+//! Describes a machine in the words of the model.
 
 use local_daemon_model::machine::{DAEMONS, Want, claim_id, client_want, daemon_want};
 use local_daemon_proto::{ClaimId, claim, connect};
