@@ -13,7 +13,7 @@ pub enum Stop {
     Violation(String),
     /// The subject never became ready. Accuses it where a MUST is judged; of a recommendation it says nothing.
     NotReady(String),
-    /// The subject did what it has to; the browser engine did not do what is written down of it.
+    /// The subject did what it must; the browser engine did not do what is known of it.
     Deviation(String),
     /// A precondition was not met, so nothing follows.
     Inconclusive(String),
@@ -63,7 +63,7 @@ pub fn not_applicable<T>(why: impl Into<String>) -> Outcome<T> {
     Err(Stop::NotApplicable(why.into()))
 }
 
-/// The subject did what it has to, and the engine did otherwise than is written down: a warning.
+/// The subject did what it must, and the engine did otherwise than is known of it: a warning.
 pub fn deviation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stop::Deviation(what.into()))
 }

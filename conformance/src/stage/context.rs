@@ -97,7 +97,7 @@ impl Context {
         self.notes.lock().preconditions.push(seen);
     }
 
-    /// Notes a positive control: the subject, alive, did the good form of what it has to refuse.
+    /// Notes a positive control: the living subject accepted the good form of what it must refuse.
     pub fn control(&self, seen: impl Into<String>) {
         self.precondition(format!("control: {}", seen.into()));
     }
@@ -125,7 +125,7 @@ impl Context {
     }
 }
 
-/// Reads a regular file. A FIFO in its place, which the subject may have made or left, would hang whoever opens it.
+/// Reads a regular file. A FIFO of that name, which the subject may have made or left, would hang its reader.
 pub(super) fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
     if std::fs::metadata(path)?.is_file() {
         std::fs::read(path)
