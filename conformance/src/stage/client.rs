@@ -144,7 +144,7 @@ impl Call {
         self
     }
 
-    /// With this program in the place of the daemon that it would start; not applicable where the manifest does not say
+    /// With this program instead of the daemon that it would start; not applicable where the manifest does not say
     /// how.
     #[must_use]
     pub fn stand(mut self, program: impl Into<PathBuf>) -> Self {
@@ -309,7 +309,7 @@ impl Stage {
         let Some(exit) = caller.wait_exit(deadline) else {
             return Ok(None);
         };
-        // What it wrote is in the pipe when it has ended; whoever else holds the pipe keeps it from ending.
+        // What it wrote is in the pipe when it has ended; another process that holds the pipe keeps it from ending.
         let ended = caller.wait_output_end(Instant::now() + Duration::from_secs(1));
         let (ended, output) = (ended.is_some(), ended.unwrap_or_else(|| caller.output()));
         let json: Option<Value> = serde_json::from_slice(&output.stdout()).ok();

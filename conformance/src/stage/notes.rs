@@ -88,7 +88,7 @@ impl Notes {
         Ok(subject)
     }
 
-    /// Ends every subject and lets no other start; whoever waits for one sees its exit.
+    /// Ends every subject and lets no other start; a wait for one of them sees its exit.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         let subjects = std::mem::take(&mut self.lock().subjects);
