@@ -18,7 +18,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 pub use self::log::Call;
-use self::log::parse;
+use self::log::{parse, stopped_threads};
 use crate::platform;
 use crate::process::{Env, Launch, Proc, Subject};
 use crate::wait::{ms, until};
@@ -128,8 +128,7 @@ impl Point {
         let calls: Vec<String> = self.calls.iter().map(|call| format!("?{call}")).collect();
         let calls = calls.join(",");
         // -y names the files behind descriptors; -s 0 keeps contents out of the log.
-        let mut options: Vec<String> =
-            ["-f", "-ttt", "-y", "-s", "0", "-e", "signal=none", "-o"].map(str::to_owned).to_vec();
+        let mut options: Vec<String> = ["-f", "-ttt", "-y", "-s", "0", "-o"].map(str::to_owned).to_vec();
         options.push(log.to_string_lossy().into_owned());
         options.extend(["-e".to_owned(), format!("trace={calls}")]);
         if let Some(path) = &self.path {
@@ -262,16 +261,51 @@ impl Strace {
             }
             (!traced).then_some(())
         });
-        released.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the subject is still traced"))
+        released.ok_or_else(|| timed_out("the subject is still traced"))
     }
+
+    /// Lets a held subject go on and stops it (`SIGSTOP`) right after the call at which it was held. It is stopped, and
+    /// not traced any more, when this returns.
+    pub fn release_stopped(&self, subject: &Subject) -> io::Result<()> {
+        subject.stop()?;
+        // A thread that is not held takes the signal. It is lost if the tracer ends before it has passed it on.
+        let held = self.held().map(|call| call.thread);
+        let passed_on = || {
+            let stopped = stopped_threads(&std::fs::read(&self.log).unwrap_or_default());
+            let is_settled = |process: &Proc| {
+                let free: Vec<u32> = threads(process.pid).filter(|thread| Some(*thread) != held).collect();
+                free.is_empty() || free.iter().any(|thread| stopped.contains(thread))
+            };
+            subject.tree().iter().all(is_settled).then_some(())
+        };
+        until(ms(2_000), passed_on).ok_or_else(|| timed_out("the tracer does not pass the stop on"))?;
+        self.release(subject)?;
+        let stopped = || {
+            subject
+                .tree()
+                .iter()
+                .all(|process| matches!(process.state, 'T' | 'Z' | 'X'))
+                .then_some(())
+        };
+        until(ms(2_000), stopped).ok_or_else(|| timed_out("the subject went on"))
+    }
+}
+
+fn timed_out(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 /// The tracer of each thread of a process; 0 for a thread without one.
 fn tracers(pid: u32) -> Vec<u32> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    threads.flatten().filter_map(|thread| tracer_of(&thread.path())).collect()
+    threads(pid)
+        .filter_map(|thread| tracer_of(Path::new(&format!("/proc/{pid}/task/{thread}"))))
+        .collect()
+}
+
+/// The ids of the threads of a process.
+fn threads(pid: u32) -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The tracer of one thread, given by its directory below `/proc`.

@@ -1,5 +1,6 @@
 //! The log of strace, and how it is read.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -89,6 +90,13 @@ pub(super) fn parse(log: &[u8]) -> Vec<Call> {
         }
     }
     calls.into_iter().map(|(call, _)| call).collect()
+}
+
+/// The threads that were stopped by SIGSTOP.
+pub(super) fn stopped_threads(log: &[u8]) -> BTreeSet<u32> {
+    let lines = log.split(|byte| *byte == b'\n');
+    let stopped = lines.filter(|line| line.ends_with(b" --- stopped by SIGSTOP ---"));
+    stopped.filter_map(|line| number(line.split(|byte| *byte == b' ').next()?)).collect()
 }
 
 /// Reads what stands after the opening parenthesis, as far as it is there.

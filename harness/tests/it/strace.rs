@@ -99,8 +99,7 @@ fn a_running_subject_is_held_with_all_its_processes_and_stopped_there() {
     strace.attach(&subject, ms(5_000)).unwrap();
     subject.signal(Signal::TERM).unwrap();
     strace.wait_held(&subject, ms(5_000)).expect("its child is held");
-    subject.stop().unwrap();
-    strace.release(&subject).unwrap();
+    strace.release_stopped(&subject).unwrap();
     assert!(!directory.join("old").exists() && !directory.join("seen").exists());
     subject.cont().unwrap();
     local_daemon_harness::wait::until(ms(5_000), || directory.join("seen").exists().then_some(()))

@@ -31,8 +31,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
     if own.as_ref() != Ok(&old.record.id) {
         return inconclusive("the record was not its own when it read it");
     }
-    first.stop()?;
-    strace.release(&first)?;
+    strace.release_stopped(&first)?;
     let (second, new) = stage.launch_ready()?;
     let name = stage.manifest().binding.registration.clone();
     let watch = Watch::on(stage.state_dir())?;

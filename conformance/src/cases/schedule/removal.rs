@@ -56,19 +56,12 @@ fn literal_removal(stage: &mut Stage) -> Outcome {
     let strace = hold_removal(stage, &first)?;
     let (second, new) = successor(stage, &old)?;
     stage.expect("the successor's record stands and the successor is ready when the first one is gone");
-    remove_and_stop(&first, &strace)?;
+    strace.release_stopped(&first)?;
     survives(&second, &new, "after its predecessor's removal")?;
     nothing_taken_is_left(stage)?;
     first.cont()?;
     leaves(stage, &first, "its stop went on")?;
     survives(&second, &new, "after its predecessor left")
-}
-
-/// Lets a held removal go through and stops the daemon (SIGSTOP) right after it: the call goes through when the tracer is
-/// gone, and the stop takes effect before the next one.
-fn remove_and_stop(daemon: &Daemon, strace: &Strace) -> Outcome {
-    daemon.stop()?;
-    Ok(strace.release(daemon)?)
 }
 
 /// The same, without a stop after the call, while the lock is held all the time, by the stopping daemon or
@@ -167,7 +160,7 @@ fn put_back(stage: &mut Stage) -> Outcome {
     let strace = hold_removal(stage, &first)?;
     let (second, _) = successor(stage, &old)?;
     second.stop()?;
-    remove_and_stop(&first, &strace)?;
+    strace.release_stopped(&first)?;
     let gone = until(stage.stand_down_deadline(), || (!stage.record_path().exists()).then_some(()));
     if gone.is_none() {
         return inconclusive("the successor's record was not taken");
