@@ -12,14 +12,23 @@ use std::time::Duration;
 
 use local_daemon_proto::connect::Outcome;
 use local_daemon_proto::gate::{NotAProtocol, Protocol};
+use local_daemon_proto::registration::World;
 
 use self::attempt::Attempt;
 pub use self::connection::{Connection, MAX_ANSWER, Process, RequestError, Response};
 pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, look};
+#[cfg(feature = "daemon")]
+pub(crate) use self::probe::{look_at_world, probe};
+use crate::platform;
 use crate::state_directory::{NoHome, StateDir};
 
 /// How long a whole connect may take unless told otherwise (CONN-10).
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Returns the world in which this process runs, to compare it with a record's.
+pub fn world() -> World {
+    platform::world()
+}
 
 /// A client could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -24,6 +24,7 @@ use http_body::Body;
 use http_body_util::Limited;
 use local_daemon_proto::claim::Reason;
 use local_daemon_proto::gate::NotAProtocol;
+use local_daemon_proto::registration::LoopbackUrl;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -58,17 +59,29 @@ pub enum Error {
     /// No loopback port could be bound.
     #[error("no loopback port could be bound: {0}")]
     Listen(#[source] io::Error),
+    /// The loopback address cannot be reached, so that no client could reach the daemon.
+    #[error("the loopback address cannot be reached: {0}")]
+    NoLoopback(#[source] io::Error),
+    /// Another daemon's record is there, and that daemon cannot be asked: nothing was published (CONV-35).
+    #[error("{url}: the registered daemon cannot be asked: {detail}")]
+    Unreachable {
+        /// The recorded address.
+        url: LoopbackUrl,
+        /// What kept this process from asking.
+        detail: String,
+    },
     /// The signals of the process could not be received.
     #[error("signals cannot be received: {0}")]
     Signals(#[source] io::Error),
 }
 
 impl Error {
-    /// The process's exit status: 2 bad use, 15 the state directory, 1 anything else.
+    /// The process's exit status: 2 bad use, 15 the state directory, 17 no way to ask a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
             Self::Protocol(_) => 2,
             Self::Home(_) | Self::State(_) => 15,
+            Self::Unreachable { .. } | Self::NoLoopback(_) => 17,
             Self::Listen(_) | Self::Signals(_) => 1,
         }
     }

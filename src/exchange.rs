@@ -2,33 +2,106 @@
 //! there is no code that could (HS-29, HS-30).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
-    #[error("the connection was refused or reset")]
+    /// ECONNREFUSED from connect(2), and nothing else.
+    #[error("the connection was refused")]
     Refused,
+    /// Something listened: the connection stood, and ended before a whole answer.
+    #[error("the connection broke before the whole answer had come")]
+    Broken {
+        /// Whether a part of an answer had come.
+        answered: bool,
+    },
     #[error("there was no whole answer in time")]
     TimedOut,
-    #[error("the answer is not HTTP, ends early or is too large")]
+    #[error("the answer is not HTTP or is too large")]
     Garbage,
+    /// This process could not ask.
+    #[error("{error}{}", meaning(.error))]
+    Unreachable {
+        /// The error of the system.
+        error: io::Error,
+    },
 }
 
 impl Fault {
-    fn of(error: &io::Error) -> Self {
+    fn of(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::TimedOut,
-            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                Self::Refused
-            }
-            _ => Self::Garbage,
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected => Self::Broken { answered: false },
+            _ => Self::Unreachable { error },
         }
     }
+
+    fn of_connect(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            // EAGAIN of connect(2) is a lack of ports, and no time-out.
+            ErrorKind::WouldBlock => Self::Unreachable { error },
+            _ => Self::of(error),
+        }
+    }
+}
+
+/// Returns what an error of this process's own usually means, for the person who reads it.
+fn meaning(error: &io::Error) -> &'static str {
+    let Some(errno) = Errno::from_io_error(error) else {
+        return "";
+    };
+    match errno {
+        Errno::PERM | Errno::ACCESS => " (this process may not open connections: a sandbox?)",
+        Errno::MFILE => " (this process has no file descriptor left)",
+        Errno::NFILE => " (this system has no file descriptor left)",
+        Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::ADDRINUSE => {
+            " (no local port is left, or there is no such loopback address)"
+        }
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::HOSTUNREACH => {
+            " (no way to the loopback address: is the interface `lo` up?)"
+        }
+        Errno::NOBUFS | Errno::NOMEM => " (the system has no memory left for sockets)",
+        Errno::AFNOSUPPORT => " (this process may not use this address family)",
+        _ => "",
+    }
+}
+
+/// Makes sure that this process can open connections at all: it connects to a listener of its own (CONN-38).
+///
+/// # Errors
+/// The fault, if the connection cannot be made. A process that may not listen learns nothing here.
+pub(crate) fn can_ask(deadline: Instant) -> Result<(), Fault> {
+    let Ok(own) =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.local_addr().map(|at| (own, at)))
+    else {
+        return Ok(());
+    };
+    let (_listener, address) = own;
+    match Wire::connect(address, deadline) {
+        Err(fault @ Fault::Unreachable { .. }) => Err(fault),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this host has no loopback address of this family at all.
+pub(crate) fn is_absent(address: SocketAddr) -> bool {
+    let bound = TcpListener::bind((address.ip(), 0));
+    bound.is_err_and(|error| is_missing_family(&error))
+}
+
+/// Whether a failed bind shows that this host has no such loopback address (REG-5), and not that no port is left.
+pub(crate) fn is_missing_family(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 /// A whole answer.
@@ -95,12 +168,8 @@ pub(crate) fn request(
 
 impl Wire {
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
-        let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(|e| match e.kind() {
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Fault::TimedOut,
-            // No v6 on this host, no route: nobody listens there either.
-            _ => Fault::Refused,
-        })?;
-        stream.set_nodelay(true).map_err(|e| Fault::of(&e))?;
+        let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(Fault::of_connect)?;
+        stream.set_nodelay(true).map_err(Fault::of)?;
         Ok(Self { stream, buffer: Vec::new(), reusable: true })
     }
 
@@ -123,17 +192,18 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reusable = false;
-        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
-        self.stream.write_all(request).map_err(|e| Fault::of(&e))?;
+        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
+        self.stream.write_all(request).map_err(Fault::of)?;
         let mut answer = self.head(deadline)?;
+        // An announced answer is a part of one.
+        let answered = |fault| match fault {
+            Fault::Broken { .. } => Fault::Broken { answered: true },
+            fault => fault,
+        };
         while answer.status < 200 {
-            // Whoever announces an answer and closes is somebody who answers, and no dying listener.
-            answer = self.head(deadline).map_err(|fault| match fault {
-                Fault::Refused => Fault::Garbage,
-                fault => fault,
-            })?;
+            answer = self.head(deadline).map_err(answered)?;
         }
-        self.body(&mut answer, limit, deadline)?;
+        self.body(&mut answer, limit, deadline).map_err(answered)?;
         self.reusable = answer.keep;
         Ok(answer)
     }
@@ -156,10 +226,11 @@ impl Wire {
                 Ok(httparse::Status::Partial) if self.buffer.len() < MAX_BYTES => {}
                 _ => return Err(Fault::Garbage),
             }
-            if self.fill(deadline)? == 0 {
-                // Closed before the first byte is what a dying listener does; in the middle it is no answer.
-                return Err(if self.buffer.is_empty() { Fault::Refused } else { Fault::Garbage });
-            }
+            let answered = !self.buffer.is_empty();
+            match self.fill(deadline) {
+                Ok(0) | Err(Fault::Broken { .. }) => return Err(Fault::Broken { answered }),
+                filled => filled?,
+            };
         }
     }
 
@@ -227,7 +298,7 @@ impl Wire {
     fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), Fault> {
         while self.buffer.len() < length {
             if self.fill(deadline)? == 0 {
-                return Err(Fault::Garbage);
+                return Err(Fault::Broken { answered: true });
             }
         }
         Ok(())
@@ -236,14 +307,14 @@ impl Wire {
     fn fill(&mut self, deadline: Instant) -> Result<usize, Fault> {
         let mut chunk = [0; 4096];
         loop {
-            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(|e| Fault::of(&e))?;
+            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
             match self.stream.read(&mut chunk) {
                 Ok(read) => {
                     self.buffer.extend_from_slice(&chunk[..read]);
                     return Ok(read);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault::of(&e)),
+                Err(e) => return Err(Fault::of(e)),
             }
         }
     }
@@ -313,8 +384,7 @@ mod tests {
         let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
         endless.resize(MAX_BYTES + 10, b'x');
         for answer in [
-            &b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello"[..],
-            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"[..],
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nhello12",
@@ -323,13 +393,57 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX",
             b"HTTP/1.0 200 OK\r\n\r\nhello12",
             b"SSH-2.0-OpenSSH\r\n\r\n",
-            b"HTTP/1.1 100 Continue\r\n\r\n",
             &endless,
         ] {
             let refused = one(answer, 6).unwrap_err();
             assert!(matches!(refused, Fault::Garbage), "{:?}: {refused}", String::from_utf8_lossy(answer));
         }
-        assert!(matches!(one(b"", 6), Err(Fault::Refused)), "closed before the first byte");
+    }
+
+    #[test]
+    fn a_connection_that_ends_early_shows_that_something_listens() {
+        for (answer, came) in [
+            (&b""[..], false),
+            (b"HTT", true),
+            (b"HTTP/1.1 100 Continue\r\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello", true),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", true),
+        ] {
+            let broken = one(answer, 6).unwrap_err();
+            let as_expected = matches!(broken, Fault::Broken { answered } if answered == came);
+            assert!(as_expected, "{:?}: {broken:?}", String::from_utf8_lossy(answer));
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_of_connect_is_a_refusal() {
+        use rustix::io::Errno;
+        for (errno, refused, late, broken) in [
+            (Errno::CONNREFUSED, true, false, false),
+            (Errno::TIMEDOUT, false, true, false),
+            (Errno::CONNRESET, false, false, true),
+            (Errno::PERM, false, false, false),
+            (Errno::ACCESS, false, false, false),
+            (Errno::MFILE, false, false, false),
+            (Errno::NFILE, false, false, false),
+            (Errno::ADDRNOTAVAIL, false, false, false),
+            (Errno::ADDRINUSE, false, false, false),
+            (Errno::AGAIN, false, false, false),
+            (Errno::NETUNREACH, false, false, false),
+            (Errno::HOSTUNREACH, false, false, false),
+            (Errno::NETDOWN, false, false, false),
+            (Errno::NOBUFS, false, false, false),
+            (Errno::NOMEM, false, false, false),
+            (Errno::AFNOSUPPORT, false, false, false),
+            (Errno::NOSYS, false, false, false),
+            (Errno::INVAL, false, false, false),
+        ] {
+            let fault = Fault::of_connect(errno.into());
+            assert_eq!(matches!(fault, Fault::Refused), refused, "{errno:?}");
+            assert_eq!(matches!(fault, Fault::TimedOut), late, "{errno:?}");
+            assert_eq!(matches!(fault, Fault::Broken { .. }), broken, "{errno:?}");
+            assert_eq!(matches!(fault, Fault::Unreachable { .. }), !(refused || late || broken), "{errno:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod system;
 #[cfg(all(unix, feature = "daemon"))]
 pub(crate) use system::give_memory_back;
 #[cfg(unix)]
-pub(crate) use system::{Process, Watch, is_network_filesystem};
+pub(crate) use system::{Process, Watch, is_network_filesystem, world};
 
 #[cfg(not(unix))]
 compile_error!(

@@ -21,6 +21,8 @@ pub const REGISTRATION: &str = "registration.json";
 pub const CREDENTIAL: &str = "credential";
 /// The advisory lock's.
 pub const LOCK: &str = "registration.lock";
+/// The life lock's: each running daemon holds a shared lock on it (REG-15).
+pub const ALIVE: &str = "daemon.alive";
 /// What the user configures.
 pub const CONFIG: &str = "config.toml";
 /// The log of a detached daemon.
@@ -143,8 +145,11 @@ impl StateDir {
                 }
             },
             // The directory may have gone between its check and the read.
-            Ok(None) if self.path.exists() => (Sight::Missing, None),
-            Ok(None) => (Sight::DirectoryGone, None),
+            Ok(None) => match self.check() {
+                Ok(true) => (Sight::Missing, None),
+                Ok(false) => (Sight::DirectoryGone, None),
+                Err(fault) => (Sight::Unreadable, Some(Diagnostic::Fault(fault))),
+            },
             Err(why) => (Sight::Unreadable, Some(Diagnostic::Fault(Fault { path: path.to_owned(), why }))),
         }
     }
@@ -253,10 +258,27 @@ impl StateDir {
         }
     }
 
-    /// The taken files whose content has this id, whoever took them.
+    /// Returns the taken files whose content has this id, whoever took them.
+    ///
+    /// # Errors
+    /// Fails if none was found and one of them could not be read for a reason that is not its own, such as a lack of
+    /// descriptors: it may be the one.
     pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, Fault> {
-        let mine = |path: &PathBuf| self.read_taken(path).id() == Some(id);
-        Ok(self.list(TAKEN)?.into_iter().filter(mine).collect())
+        let (mut mine, mut unread) = (Vec::new(), None);
+        for path in self.list(TAKEN)? {
+            let (sight, diagnostic) = self.read_registration(&path);
+            if sight.id() == Some(id) {
+                mine.push(path);
+            } else if let Some(Diagnostic::Fault(Fault { path, why: Refused::Io(error) })) = diagnostic
+                && error.kind() != ErrorKind::PermissionDenied
+            {
+                unread = Some(Fault::io(&path, error));
+            }
+        }
+        match unread {
+            Some(fault) if mine.is_empty() => Err(fault),
+            _ => Ok(mine),
+        }
     }
 
     /// Files that launches or removals which were killed left behind: temporary and taken files.
@@ -283,6 +305,19 @@ impl StateDir {
             }
         }
         Ok(found)
+    }
+
+    /// Takes a share of the life lock; it is given back when the process ends (REG-15).
+    #[cfg(feature = "daemon")]
+    pub(crate) fn hold_life_lock(&self) -> Result<fs::File, Fault> {
+        let path = self.file(ALIVE);
+        platform::hold_life_lock(&path).map_err(|why| Fault { path, why })
+    }
+
+    /// Whether a daemon of this directory runs in any namespace of this host: whether the life lock is held (CONN-41).
+    pub(crate) fn has_living_daemon(&self) -> Result<bool, Fault> {
+        let path = self.file(ALIVE);
+        platform::is_life_lock_held(&path).map_err(|why| Fault { path, why })
     }
 
     /// Takes the advisory lock, waiting at most `bound`; it is given back when the file is dropped.

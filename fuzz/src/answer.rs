@@ -124,11 +124,13 @@ pub fn run(data: &[u8]) {
             };
             assert!(!believed.is_some_and(is_good), "a good answer is not believed: {seen:?}");
         }
-        // Closed or reset before it said anything.
-        Probe::Refused => {
+        // Closed or reset before it said anything, at both looks.
+        Probe::TimedOut => {
             assert!(matches!(seen, Err(HttpFault::Closed(_) | HttpFault::Reset)), "{seen:?}");
         }
-        Probe::TimedOut | Probe::NoCredential | Probe::CredentialRefused => panic!("{probe:?} of {seen:?}"),
+        Probe::Refused | Probe::Unreachable | Probe::NoCredential | Probe::CredentialRefused => {
+            panic!("{probe:?} of {seen:?}")
+        }
     }
 }
 

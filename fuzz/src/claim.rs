@@ -3,7 +3,7 @@
 
 use local_daemon_proto::claim::{Claim, Effect, Outcome, PARSE_RETRIES, Reason};
 use local_daemon_proto::handshake::{Probe, State};
-use local_daemon_proto::registration::Sight;
+use local_daemon_proto::registration::{Registration, Sight};
 
 use crate::Seed;
 use crate::script::{Choices, id, probes, protocol, record, sights};
@@ -32,6 +32,9 @@ fn outcomes() -> Vec<Outcome> {
 struct Watched {
     claim: Claim,
     yields: bool,
+    replaces: bool,
+    /// The daemon that could not be asked last.
+    unreachable: Option<Registration>,
     is_stopped: bool,
     listens: bool,
     has_credential: bool,
@@ -44,10 +47,12 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(yields: bool) -> Self {
+    fn new(yields: bool, replaces: bool) -> Self {
         Self {
-            claim: Claim::new(id(1), protocol(2), yields),
+            claim: Claim::new(id(1), protocol(2), yields).replaces(replaces),
             yields,
+            replaces,
+            unreachable: None,
             is_stopped: false,
             listens: false,
             has_credential: false,
@@ -95,6 +100,12 @@ impl Watched {
                 assert!(self.listens && self.has_credential, "PUB-4: listen first");
                 assert!(self.has_temporary, "there is nothing to rename");
                 assert!(!self.is_stopped || reason.is_none(), "CONV-11");
+                let bars = matches!(&self.last, Some(Outcome::Record(Sight::Record(seen))) if self.unreachable.as_ref() == Some(seen))
+                    || matches!(self.last, Some(Outcome::Probed(Probe::Unreachable)));
+                assert!(
+                    !bars || self.published || self.replaces,
+                    "CONV-35: over a daemon that was not asked"
+                );
             }
             // own-removal, CONV-15: only what was seen to be its own in the step before.
             Effect::Take | Effect::UnlinkOwn => {
@@ -129,6 +140,10 @@ impl Watched {
             Effect::ReadCredential => self.has_credential |= done,
             Effect::WriteTemporary => self.has_temporary |= done,
             Effect::DropTemporary => self.has_temporary = false,
+            Effect::Probe(record) => {
+                let is_unreachable = *outcome == Outcome::Probed(Probe::Unreachable);
+                self.unreachable = is_unreachable.then(|| record.clone());
+            }
             Effect::Publish if done => {
                 self.published = true;
                 self.has_temporary = false;
@@ -151,6 +166,9 @@ impl Watched {
             let proven = matches!((effect, outcome), (Effect::Probe(record), Outcome::Probed(Probe::Proven(theirs)))
                 if theirs.id == record.id && theirs.state == State::Ready && theirs.protocol == protocol(2));
             assert!(proven && !self.published, "it left for nobody");
+        }
+        if after == Some(Reason::Unreachable) && before.is_none() {
+            assert!(self.unreachable.is_some() && !self.replaces && !self.published, "CONV-35");
         }
         let (Effect::ReadRecord, Outcome::Record(sight)) = (effect, outcome) else {
             return;
@@ -178,13 +196,13 @@ impl Watched {
     }
 }
 
-/// The first byte says whether it yields; each other one is an outcome, and a stop before it where it is 240 or more.
+/// The first byte says whether it yields, and whether it replaces; each other one is an outcome, and a stop before it where it is 240 or more.
 pub fn run(data: &[u8]) {
     let outcomes = outcomes();
     let Some((first, steps)) = data.split_first() else {
         return;
     };
-    let mut watched = Watched::new(first % 2 == 1);
+    let mut watched = Watched::new(first % 2 == 1, first % 16 >= 8);
     for step in steps {
         if *step >= 240 {
             watched.stop();
@@ -223,6 +241,7 @@ pub fn seeds() -> Vec<Seed> {
     });
     let ready = byte(&Outcome::Probed(ready.expect("it is one of them")));
     let start = [0, done, byte(&Outcome::Missing), done, done, done, done];
+    let unreachable = byte(&Outcome::Probed(Probe::Unreachable));
     let with = |more: &[u8]| [&start, more].concat();
     // The lowest byte that stops and stands for `Done`.
     let stop = (240..=255_u8)
@@ -248,6 +267,8 @@ pub fn seeds() -> Vec<Seed> {
                 done,
             ],
         ),
+        ("unreachable", vec![1, done, done, done, other, unreachable, other, done, done]),
+        ("unreachable-replaced", vec![9, done, done, done, other, unreachable, other, done]),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .into()

@@ -20,6 +20,7 @@ fn observations() -> Vec<Observed> {
         Observed::Unlocked,
         Observed::Spawned,
         Observed::SpawnFailed,
+        Observed::Unreachable,
     ];
     for child in [Child::Silent, Child::Done, Child::Failed] {
         all.extend([3, 25, 600].map(|ms| Observed::Woken(child, Duration::from_millis(ms))));
@@ -42,6 +43,8 @@ struct Watched {
     /// The last look at anything.
     last: Option<Look>,
     drained: bool,
+    /// Nothing was started, because nothing could be asked.
+    could_not_ask: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ impl Watched {
             Effect::Spawn => {
                 assert!(self.policy.spawn && self.tried == 0, "CONN-20: one, and with leave");
                 assert!(self.asked_for_the_lock, "CONN-16");
-                assert!(!self.is_barred(), "GATE-8: past {:?}", self.last);
+                assert!(!self.is_barred(), "GATE-8, CONN-38: past {:?}", self.last);
             }
             Effect::Probe(record) => {
                 assert!(
@@ -97,13 +100,13 @@ impl Watched {
         after.outcome().is_some()
     }
 
-    /// Whether the daemon that was seen last must not be displaced.
+    /// Whether the daemon that was seen last must not be displaced, or could not be asked.
     fn is_barred(&self) -> bool {
         match &self.last {
             Some(Look::Probe(record, Probe::Proven(theirs))) if theirs.id == record.id => {
                 theirs.protocol == protocol(2) || theirs.protocol == protocol(3) && !self.policy.replace
             }
-            Some(Look::Probe(_, Probe::OtherSpec)) => !self.policy.replace,
+            Some(Look::Probe(_, Probe::OtherSpec | Probe::Unreachable)) => !self.policy.replace,
             _ => false,
         }
     }
@@ -126,6 +129,7 @@ impl Watched {
                 self.spawned = true;
             }
             (Effect::Spawn, Observed::SpawnFailed) => self.tried += 1,
+            (Effect::Spawn, Observed::Unreachable) => self.could_not_ask = true,
             (Effect::Await(_), Observed::Woken(_, waited)) => self.held += *waited,
             _ => return false,
         }
@@ -136,6 +140,8 @@ impl Watched {
     fn accounts_for(&self, outcome: &Outcome) -> bool {
         match (outcome, &self.last) {
             (Outcome::SpawnFailed, _) => self.tried > 0,
+            (Outcome::Unreachable, _) if self.could_not_ask => self.tried == 0,
+            (Outcome::Unreachable, Some(Look::Probe(_, probe))) => *probe == Probe::Unreachable,
             (Outcome::Ready(found), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
                 let (of, said) = &**found;
                 of == record
@@ -185,6 +191,7 @@ pub fn run(data: &[u8]) {
         spawned: false,
         last: None,
         drained: false,
+        could_not_ask: false,
     };
     for step in steps {
         let observed = Choices::of(&[*step]).pick(&observations).expect("there is a byte");

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use local_daemon_proto::Protocol;
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, Registration, Sight};
 
 /// The bytes of an input one by one, each as a choice.
 pub(crate) struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -42,6 +42,7 @@ pub(crate) fn record(n: u8) -> Registration {
         protocol: None,
         socket: None,
         started_at: None,
+        world: registration::World::default(),
     }
 }
 
@@ -68,6 +69,7 @@ pub(crate) fn probes() -> Vec<Probe> {
         Probe::Foreign,
         Probe::NoCredential,
         Probe::CredentialRefused,
+        Probe::Unreachable,
     ];
     for (n, state) in [1, 2, 3].into_iter().flat_map(|n| [(n, State::Ready), (n, State::Draining)]) {
         // The machines speak the second: an older one, their own, a newer one.

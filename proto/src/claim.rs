@@ -88,16 +88,19 @@ pub enum Reason {
     DirectoryGone,
     /// Right before publishing, a ready and compatible daemon was there already.
     Yielded,
+    /// Right before publishing, another daemon's record was there that could not be asked (CONV-35).
+    Unreachable,
     /// It could not start.
     Failed,
 }
 
 impl Reason {
-    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 1 is a
-    /// failure, everything else 0.
+    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 17 says that
+    /// another daemon could not be asked, 1 is a failure, everything else 0.
     pub const fn exit_status(self) -> i32 {
         match self {
             Self::Displaced => 20,
+            Self::Unreachable => 17,
             Self::Failed => 1,
             Self::Stopped | Self::RecordRemoved | Self::DirectoryGone | Self::Yielded => 0,
         }
@@ -111,6 +114,7 @@ impl Reason {
             Self::RecordRemoved => "record-removed",
             Self::DirectoryGone => "directory-gone",
             Self::Yielded => "yielded",
+            Self::Unreachable => "unreachable",
             Self::Failed => "failed",
         }
     }
@@ -124,7 +128,7 @@ enum Phase {
     AdoptCredential,
     WriteTemporary,
     /// Who has been probed already.
-    YieldRead(Option<ClaimId>),
+    YieldRead(Option<Asked>),
     YieldProbe {
         other: Registration,
         again: bool,
@@ -146,12 +150,21 @@ enum Phase {
     Exited,
 }
 
+/// A daemon that was probed before the publish.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Asked {
+    id: ClaimId,
+    /// Whether it could not be asked, and its record may not be replaced.
+    bars: bool,
+}
+
 /// One daemon's claim on the registration, from launch to exit.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Claim {
     id: ClaimId,
     protocol: Protocol,
     yields: bool,
+    replaces: bool,
     phase: Phase,
     published: bool,
     temporary: bool,
@@ -169,6 +182,7 @@ impl Claim {
             id,
             protocol,
             yields,
+            replaces: false,
             phase: Phase::Listen,
             published: false,
             temporary: false,
@@ -176,6 +190,12 @@ impl Claim {
             stop: false,
             reason: None,
         }
+    }
+
+    /// The same, which publishes over a record whose daemon cannot be asked as well, if it yields at all (CONN-49).
+    #[must_use]
+    pub fn replaces(self, replaces: bool) -> Self {
+        Self { replaces, ..self }
     }
 
     /// The own id.
@@ -251,10 +271,16 @@ impl Claim {
                 self.temporary = true;
                 if self.yields { Phase::YieldRead(None) } else { Phase::Publish }
             }
-            (Phase::YieldRead(probed), Outcome::Record(Sight::Record(other)))
-                if other.id != self.id && probed != Some(other.id) =>
+            (Phase::YieldRead(asked), Outcome::Record(Sight::Record(other)))
+                if other.id != self.id && asked.is_none_or(|asked| asked.id != other.id) =>
             {
-                Phase::YieldProbe { other, again: probed.is_some() }
+                Phase::YieldProbe { other, again: asked.is_some() }
+            }
+            // CONV-35
+            (Phase::YieldRead(Some(Asked { bars: true, .. })), Outcome::Record(Sight::Record(other)))
+                if other.id != self.id =>
+            {
+                self.abandon(Reason::Unreachable)
             }
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
@@ -266,7 +292,12 @@ impl Claim {
                 self.abandon(Reason::Yielded)
             }
             // CONV-34: a probe takes its time, in which others publish. Twice, so that there is an end (CONV-27).
-            (Phase::YieldProbe { other, again: false }, _) => Phase::YieldRead(Some(other.id)),
+            (Phase::YieldProbe { other, again: false }, outcome) => {
+                Phase::YieldRead(Some(Asked { id: other.id, bars: self.is_barred(&outcome) }))
+            }
+            (Phase::YieldProbe { .. }, outcome) if self.is_barred(&outcome) => {
+                self.abandon(Reason::Unreachable)
+            }
             (Phase::YieldProbe { .. }, _) => Phase::Publish,
             (Phase::Publish, Outcome::Done) => {
                 self.temporary = false;
@@ -324,6 +355,10 @@ impl Claim {
                 _,
             ) => self.abandon(Reason::Failed),
         };
+    }
+
+    fn is_barred(&self, outcome: &Outcome) -> bool {
+        !self.replaces && *outcome == Outcome::Probed(Probe::Unreachable)
     }
 
     fn judge(&mut self, sight: &Sight) -> Phase {

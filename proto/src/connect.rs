@@ -29,7 +29,7 @@ pub struct Policy {
     pub protocol: Protocol,
     /// Whether a daemon may be started.
     pub spawn: bool,
-    /// Whether an incompatible daemon is displaced whatever its name and number.
+    /// Whether an incompatible daemon is displaced whatever its name and number, and one that cannot be asked (CONN-49).
     pub replace: bool,
 }
 
@@ -65,6 +65,8 @@ pub enum Observed {
     Spawned,
     /// It could not be started, or the restart budget is used up.
     SpawnFailed,
+    /// This process could not ask the daemon that it would start: nothing was started (CONN-38).
+    Unreachable,
     /// The wait ended after this long, with the child in this state.
     Woken(Child, Duration),
 }
@@ -87,9 +89,10 @@ pub enum Outcome {
     Ready(Box<(Registration, Handshake)>),
     /// No record, or a malformed one (CONN-5).
     Absent,
-    /// A record whose daemon is gone: refused, reset, or the port is another daemon's by now (CONN-6).
+    /// A record whose daemon is gone: refused, the port is another daemon's by now, or its boot or network namespace is
+    /// over (CONN-6, CONN-40, CONN-41).
     Stale,
-    /// Timed out, or draining past the deadline (CONN-7).
+    /// Timed out, broken off twice, or draining past the deadline (CONN-7).
     Busy,
     /// Something answers there and does not prove itself (CONN-8).
     Foreign,
@@ -99,6 +102,8 @@ pub enum Outcome {
     Invalid,
     /// The child could not be started or ended with an error (CONN-26).
     SpawnFailed,
+    /// The daemon could not be asked, so that nothing is known of it (CONN-37, CONN-39, CONN-41).
+    Unreachable,
 }
 
 impl Outcome {
@@ -113,6 +118,7 @@ impl Outcome {
             Self::Incompatible(_) => "incompatible",
             Self::Invalid => "invalid",
             Self::SpawnFailed => "spawn-failed",
+            Self::Unreachable => "unreachable",
         }
     }
 
@@ -127,6 +133,7 @@ impl Outcome {
             Self::Incompatible(_) => 14,
             Self::Invalid => 15,
             Self::SpawnFailed => 16,
+            Self::Unreachable => 17,
         }
     }
 }
@@ -311,6 +318,10 @@ impl Connect {
                 self.outcome = Outcome::SpawnFailed;
                 Phase::Finished
             }
+            (Phase::Spawn, Observed::Unreachable) => {
+                self.outcome = Outcome::Unreachable;
+                Phase::Finished
+            }
 
             // Wait for a record that is new, whoever wrote it (CONN-24, CONN-25), or for a draining daemon's successor
             // (CONN-13, HS-33).
@@ -341,8 +352,12 @@ impl Connect {
                 Look::Draining => self.wait_on(),
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
-                // It displaced the child, and this call's one spawn is used up (CONN-20): nothing else is coming.
-                Look::Dead(_) if self.told && matches!(self.outcome, Outcome::Incompatible(_)) => {
+                // This call's one spawn is used up (CONN-20), and nothing else is coming: another daemon displaced the child,
+                // or the child cannot be asked either.
+                Look::Dead(_)
+                    if self.told
+                        && matches!(self.outcome, Outcome::Incompatible(_) | Outcome::Unreachable) =>
+                {
                     Phase::Finished
                 }
                 Look::Dead(_) => {
@@ -359,6 +374,7 @@ impl Connect {
             },
             (Phase::LastProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready => Phase::Finished,
+                Look::Dead(_) if self.outcome == Outcome::Unreachable => Phase::Finished,
                 _ => self.child_failed(),
             },
 
@@ -393,6 +409,7 @@ impl Connect {
             Probe::OtherSpec => Outcome::Incompatible(None),
             Probe::Refused => Outcome::Stale,
             Probe::TimedOut => Outcome::Busy,
+            Probe::Unreachable => Outcome::Unreachable,
             Probe::Foreign => Outcome::Foreign,
             Probe::NoCredential => Outcome::Invalid,
             Probe::CredentialRefused => {
@@ -404,12 +421,13 @@ impl Connect {
         Look::Dead(record)
     }
 
-    /// Whether an incompatible daemon was seen that this client may not displace (GATE-8).
+    /// Whether a daemon was seen that this client may not displace (GATE-8), or could not be asked (CONN-38).
     fn barred(&self) -> bool {
-        let Outcome::Incompatible(theirs) = &self.outcome else {
-            return false;
+        let may = match &self.outcome {
+            Outcome::Incompatible(Some(theirs)) => self.policy.protocol.may_displace(theirs),
+            Outcome::Incompatible(None) | Outcome::Unreachable => false,
+            _ => true,
         };
-        let may = theirs.as_ref().is_some_and(|theirs| self.policy.protocol.may_displace(theirs));
         !self.policy.replace && !may
     }
 

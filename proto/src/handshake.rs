@@ -212,10 +212,14 @@ impl Handshake {
 pub enum Probe {
     /// The daemon proved that it holds the credential, and this is what it says.
     Proven(Handshake),
-    /// The connection was refused or reset: nobody listens there.
+    /// The daemon is gone: the connection was refused (ECONNREFUSED, and nothing else), or its boot or network namespace
+    /// is over (CONN-6, CONN-40, CONN-41).
     Refused,
-    /// No whole answer in time. Not a refusal: nothing is deleted or signalled because of it.
+    /// No whole answer in time, or the connection of a second look broke as well. Not a refusal: nothing is deleted or
+    /// signalled because of it.
     TimedOut,
+    /// The daemon could not be asked, which says nothing about it (CONN-37, CONN-39, CONN-41).
+    Unreachable,
     /// The credential's holder answered, and by another contract than this one.
     OtherSpec,
     /// Something answered and did not prove itself.

@@ -4,6 +4,7 @@
 //! hosts and a port, a [`ClaimId`] is 128 bits.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,9 +12,11 @@ use core::fmt;
 use core::num::{NonZeroU16, NonZeroU32};
 use core::str::FromStr;
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::Sha256;
 
 /// The most bytes that a reader takes of a record, a credential or a handshake answer (64 KiB).
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -154,6 +157,74 @@ impl Serialize for LoopbackUrl {
     }
 }
 
+/// The world in which a process runs, as far as it is known.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize)]
+pub struct World {
+    /// The machine: see [`host`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Box<str>>,
+    /// The run of its kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Box<str>>,
+    /// The network namespace, which decides to which daemon an address leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<Box<str>>,
+    /// The pid namespace, which decides which process a pid is. It counts for signals alone (CONV-36).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pidns: Option<Box<str>>,
+}
+
+/// Where a daemon runs, as seen by a client.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Place {
+    /// In the same world, as far as both are known: its address can be asked.
+    Here,
+    /// On another host (CONN-39).
+    OtherHost,
+    /// On the same host before it was booted (CONN-40).
+    EarlierBoot,
+    /// In another network namespace of the same host (CONN-41).
+    OtherNetwork,
+}
+
+impl World {
+    /// Returns where a daemon of this world runs, as seen by a process whose world is `here`. What one of them does not
+    /// know is not compared.
+    pub fn seen_from(&self, here: &Self) -> Place {
+        let compare = |theirs: &Option<Box<str>>, ours: &Option<Box<str>>| {
+            theirs.as_ref().zip(ours.as_ref()).map(|(theirs, ours)| theirs == ours)
+        };
+        match (compare(&self.host, &here.host), compare(&self.boot, &here.boot)) {
+            (Some(false), _) => Place::OtherHost,
+            (Some(true), Some(false)) => Place::EarlierBoot,
+            (_, Some(false)) => Place::Here,
+            _ if compare(&self.netns, &here.netns) == Some(false) => Place::OtherNetwork,
+            _ => Place::Here,
+        }
+    }
+
+    /// Whether a pid of this world may mean another process in the world `here` (CONV-36).
+    pub fn has_other_pids(&self, here: &Self) -> bool {
+        self.pidns.as_ref().zip(here.pidns.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)
+    }
+}
+
+/// Returns the `host` of a machine with this id, which systemd asks to keep confidential: 16 bytes of a digest of it.
+pub fn host(machine_id: &str) -> String {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(machine_id.trim().as_bytes()).expect("HMAC takes a key of any length");
+    mac.update(b"local-daemon/1 host");
+    mac.finalize()
+        .into_bytes()
+        .iter()
+        .take(16)
+        .fold(String::with_capacity(32), |mut hex, byte| {
+            use core::fmt::Write as _;
+            write!(hex, "{byte:02x}").expect("a String takes every write");
+            hex
+        })
+}
+
 /// The parsed record.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct Registration {
@@ -174,6 +245,9 @@ pub struct Registration {
     /// When the daemon started (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
+    /// The world in which the daemon runs.
+    #[serde(flatten)]
+    pub world: World,
 }
 
 impl Registration {
@@ -191,6 +265,12 @@ impl Registration {
             protocol: optional_string(&object, "protocol")?,
             socket: optional_string(&object, "socket")?,
             started_at: optional_string(&object, "started_at")?,
+            world: World {
+                host: optional_string(&object, "host")?.map(Into::into),
+                boot: optional_string(&object, "boot")?.map(Into::into),
+                netns: optional_string(&object, "netns")?.map(Into::into),
+                pidns: optional_string(&object, "pidns")?.map(Into::into),
+            },
         })
     }
 

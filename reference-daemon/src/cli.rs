@@ -54,7 +54,7 @@ Examples:
   locald stop && locald doctor      stop it; see that nothing is wrong
 
 Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
-15 invalid, 16 spawn failed, 20 displaced (run), 1 anything else.
+15 invalid, 16 spawn failed, 17 unreachable, 20 displaced (run), 1 anything else.
 
 Environment: LOCAL_DAEMON_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
 (text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon),
@@ -63,7 +63,7 @@ BROWSER (what opens pages).";
 #[derive(Subcommand)]
 enum Command {
     /// Start the daemon in the background, or find the one that runs
-    Start,
+    Start(connect::Start),
     /// Stop the daemon and wait until it is gone
     Stop(stop::Stop),
     /// Stop the daemon and start a new one
@@ -172,7 +172,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
     match command {
-        Command::Start => connect::start(context),
+        Command::Start(start) => start.run(context),
         Command::Stop(stop) => stop.run(context),
         Command::Restart => stop::restart(context),
         Command::Status => status::run(context),

@@ -44,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) state_dir: PathBuf,
     pub(crate) protocol: String,
     pub(crate) yields: bool,
+    /// Whether it publishes also over the record of a daemon that cannot be asked, if it yields.
+    pub(crate) replaces: bool,
     /// Allowlisted beside those in `config.toml`.
     pub(crate) origins: Vec<Origin>,
     pub(crate) mode: Mode,
@@ -79,6 +81,7 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         .version(env!("CARGO_PKG_VERSION"))
         .state_dir(options.state_dir)
         .yields(options.yields)
+        .replaces(options.replaces)
         .capabilities(["events"])
         .origins_from(move || allowlist.now())
         .methods(move |path| methods_of(&methods, path))
@@ -172,6 +175,7 @@ mod tests {
             state_dir: dir.path().to_owned(),
             protocol: "locald/1".to_owned(),
             yields: false,
+            replaces: false,
             origins: Vec::new(),
             mode: Mode::Manual,
         };

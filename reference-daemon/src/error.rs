@@ -134,6 +134,10 @@ impl Error {
             | Self::Daemon { error: daemon::Error::Home(_) | daemon::Error::State(_), .. } => {
                 Outcome::Invalid.as_str()
             }
+            Self::Daemon {
+                error: daemon::Error::Unreachable { .. } | daemon::Error::NoLoopback(_),
+                ..
+            } => Outcome::Unreachable.as_str(),
             Self::NoCredential(_) => Outcome::Absent.as_str(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
             _ => "error",
@@ -157,6 +161,8 @@ impl From<daemon::Error> for Error {
                 "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"
             }
             daemon::Error::Listen(_) => "see whether this host has a loopback interface and free ports",
+            daemon::Error::Unreachable { .. } => advice(&Outcome::Unreachable),
+            daemon::Error::NoLoopback(_) => "see whether the interface `lo` of this network namespace is up",
             daemon::Error::Signals(_) => "this host may be out of file descriptors",
         };
         Self::Daemon { error, help }
@@ -187,5 +193,8 @@ pub(crate) fn advice(outcome: &Outcome) -> &'static str {
         }
         Outcome::Invalid => "run `locald doctor`; with --fix it sets modes right",
         Outcome::SpawnFailed => "run `locald run` to see the daemon start in the foreground",
+        Outcome::Unreachable => {
+            "ask from where the daemon runs; if it is gone for good, `locald start --replace` puts a new one in its place"
+        }
     }
 }

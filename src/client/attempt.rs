@@ -14,9 +14,9 @@ use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{Registration, Sight};
 
 use super::connection::Connection;
-use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, probe};
+use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, look_at_world, probe};
 use super::{Client, Failure, Launch};
-use crate::exchange::Wire;
+use crate::exchange::{self, Fault, Wire};
 use crate::{platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
@@ -98,8 +98,9 @@ impl<'a> Attempt<'a> {
         match effect {
             Effect::ReadRecord => {
                 let (sight, diagnostic) = state_dir.read_record();
-                if let Some(diagnostic) = diagnostic {
-                    self.detail = Some(diagnostic.to_string());
+                // What the last probe showed goes on to hold for a record that is still there.
+                if !matches!(sight, Sight::Record(_)) {
+                    self.detail = diagnostic.map(|diagnostic| diagnostic.to_string());
                 }
                 Observed::Record(sight)
             }
@@ -113,6 +114,10 @@ impl<'a> Attempt<'a> {
                 self.lock = None;
                 Observed::Unlocked
             }
+            Effect::Spawn if let Err(fault) = self.can_ask() => {
+                self.detail = Some(fault.to_string());
+                Observed::Unreachable
+            }
             Effect::Spawn => match self.spawn() {
                 Ok(()) => Observed::Spawned,
                 Err(error) => {
@@ -124,6 +129,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Looks before the spawn whether this process could ask the daemon that it starts (CONN-38).
+    fn can_ask(&self) -> Result<(), Fault> {
+        if self.client.replace { Ok(()) } else { exchange::can_ask(self.ends) }
+    }
+
     fn left(&self) -> Duration {
         self.ends.saturating_duration_since(Instant::now())
     }
@@ -131,6 +141,10 @@ impl<'a> Attempt<'a> {
     fn probe(&mut self, record: &Registration) -> Probe {
         self.proven = None;
         self.detail = None;
+        if let Some(seen) = look_at_world(&self.client.state_dir, record) {
+            self.detail = seen.detail;
+            return seen.probe;
+        }
         let credential = match self.client.state_dir.read_credential() {
             Ok(Some(credential)) => credential,
             Ok(None) => return Probe::NoCredential,
@@ -144,9 +158,10 @@ impl<'a> Attempt<'a> {
             Some(_) if self.hung.as_ref() == Some(record) => SECOND_LOOK,
             Some(_) => SPAWN_PROBE_BOUND,
         };
-        let (probe, wire) = probe(record, &credential, self.left().min(bound));
+        let Seen { probe, wire, detail } = probe(record, &credential, self.left().min(bound));
         self.hung = (probe == Probe::TimedOut).then(|| record.clone());
         self.proven = wire.map(|wire| (wire, credential));
+        self.detail = detail;
         probe
     }
 
@@ -230,6 +245,7 @@ impl<'a> Attempt<'a> {
             Sight::Record(record) => Some(record),
             _ => None,
         };
+        let is_registered = record.is_some();
         let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
         let seen = self.detail.take();
         let detail = match &outcome {
@@ -250,6 +266,16 @@ impl<'a> Attempt<'a> {
             Outcome::Invalid => seen.unwrap_or_else(|| {
                 format!("{}: there is no credential to prove anything with", state_dir.display())
             }),
+            Outcome::Unreachable => {
+                let why = seen.unwrap_or_default();
+                if is_registered {
+                    format!("{place}: the daemon cannot be asked: {why}")
+                } else {
+                    format!(
+                        "{place}: no daemon is registered, and none was started, since it could not be asked: {why}"
+                    )
+                }
+            }
             Outcome::SpawnFailed => self
                 .spawn_error
                 .take()

@@ -1,6 +1,7 @@
 //! The connected daemon, and the requests to it.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
@@ -9,12 +10,16 @@ use local_daemon_proto::registration::Registration;
 use zeroize::Zeroizing;
 
 use super::DEADLINE;
-use super::probe::{PROBE_BOUND, probe};
+use super::probe::{PROBE_BOUND, Seen, probe};
 use crate::exchange::{self, Answer, Wire};
 use crate::platform;
+use crate::state_directory::StateDir;
 
 /// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// How often it is looked whether a daemon is gone whose process cannot be watched.
+const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
 #[derive(Debug)]
@@ -90,7 +95,15 @@ impl Connection {
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
             Some(wire) => wire,
             None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
-                (Probe::Proven(theirs), Some(wire)) if theirs.id == self.registration.id => wire,
+                Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. }
+                    if theirs.id == self.registration.id =>
+                {
+                    wire
+                }
+                Seen { probe: Probe::Unreachable, detail, .. } => {
+                    let why = detail.unwrap_or_default();
+                    return Err(error(format!("the daemon cannot be asked: {why}")));
+                }
                 _ => {
                     return Err(error("the daemon is gone, or does not prove itself any more".to_owned()));
                 }
@@ -107,16 +120,43 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
-    /// A hold on the daemon's process, to end it by force later. It is had only where the proven handshake and the
-    /// record give the same pid, and cannot hit another process that comes to bear that pid (CONV-31).
+    /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that gets
+    /// the same pid later (CONV-31).
     ///
     /// # Errors
-    /// The pids differ, or the process is gone.
+    /// Fails if the proven handshake and the record give different pids, if the daemon runs in another pid namespace
+    /// (CONV-36), if the process is gone, or if this system has no such hold.
     pub fn process(&self) -> io::Result<Process> {
+        if self.registration.world.has_other_pids(&platform::world()) {
+            return Err(io::Error::other(
+                "it runs in another pid namespace, where its pid means another process",
+            ));
+        }
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
             return Err(io::Error::other("the record's pid is not the proven daemon's"));
         }
         platform::Process::open(self.handshake.pid).map(Process)
+    }
+}
+
+impl Connection {
+    /// Waits until the daemon is gone as far as its address and its record in `state_dir` tell; `false` if it is still there
+    /// after `bound`. For a process that cannot be watched (LIFE-25).
+    pub fn wait_gone(&self, state_dir: &StateDir, bound: Duration) -> bool {
+        let ends = Instant::now() + bound;
+        loop {
+            let left = ends.saturating_duration_since(Instant::now());
+            let own = state_dir.read_record().0.id() == Some(self.registration.id);
+            let probed = probe(&self.registration, &self.credential, left.min(PROBE_BOUND)).probe;
+            let is_other = matches!(&probed, Probe::Proven(theirs) if theirs.id != self.registration.id);
+            if !own && (probed == Probe::Refused || is_other) {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+            thread::sleep(GONE_PAUSE.min(left));
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The handshake from the client's side: asks a record's daemon to prove itself.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
-use local_daemon_proto::registration::{Invalid, MAX_BYTES, Registration};
+use local_daemon_proto::registration::{Invalid, MAX_BYTES, Place, Registration};
 
-use crate::exchange::{self, Wire};
-use crate::state_directory;
+use crate::exchange::{self, Fault, Wire};
+use crate::platform;
+use crate::state_directory::{self, StateDir};
 
 /// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
@@ -17,30 +19,97 @@ pub const SPAWN_PROBE_BOUND: Duration = Duration::from_secs(1);
 
 /// One look at a record's daemon: a handshake within `bound`, on a connection of its own that is closed after it.
 pub fn look(record: &Registration, credential: &Credential, bound: Duration) -> Probe {
-    probe(record, credential, bound).0
+    probe(record, credential, bound).probe
 }
 
-/// One time-bounded handshake: a round trip to each address that the record may mean (HS-32). The connection is returned
-/// only where it has proven itself, and nothing but a proof was sent on it.
-pub(super) fn probe(
-    record: &Registration,
-    credential: &Credential,
-    bound: Duration,
-) -> (Probe, Option<Wire>) {
-    let addresses = exchange::addresses(record.url);
-    let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
-    let mut seen = Probe::Refused;
-    for address in addresses {
-        let ends = Instant::now() + each;
-        let wire = Wire::connect(address, ends);
-        match wire.and_then(|mut wire| Ok((prove(&mut wire, record, credential, ends)?, wire))) {
-            Ok((Probe::Foreign, _)) | Err(exchange::Fault::Garbage) => seen = Probe::Foreign,
-            Ok((proven, wire)) => return (proven, Some(wire)),
-            Err(exchange::Fault::TimedOut) if seen == Probe::Refused => seen = Probe::TimedOut,
-            Err(_) => {}
+/// What one look showed.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) probe: Probe,
+    /// The connection, if it has proven itself. Nothing but a proof was sent on it.
+    pub(super) wire: Option<Wire>,
+    /// Why the daemon could not be asked.
+    pub(crate) detail: Option<String>,
+}
+
+impl Seen {
+    pub(super) fn only(probe: Probe) -> Self {
+        Self { probe, wire: None, detail: None }
+    }
+
+    fn unreachable(detail: &impl ToString) -> Self {
+        Self {
+            probe: Probe::Unreachable,
+            wire: None,
+            detail: Some(detail.to_string()),
         }
     }
-    (seen, None)
+}
+
+/// Judges a record by the world that it tells; `None` if its daemon has to be asked.
+pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Option<Seen> {
+    match record.world.seen_from(&platform::world()) {
+        Place::Here => None,
+        Place::OtherHost => Some(Seen::unreachable(&"its record was written on another host")),
+        Place::EarlierBoot => Some(Seen::only(Probe::Refused)),
+        Place::OtherNetwork => match state_dir.has_living_daemon() {
+            Ok(false) => Some(Seen::only(Probe::Refused)),
+            Ok(true) => Some(Seen::unreachable(&"it runs in another network namespace, such as a sandbox's")),
+            Err(fault) => Some(Seen::unreachable(&format!(
+                "its record was written in another network namespace, and whether it lives is not known: {fault}"
+            ))),
+        },
+    }
+}
+
+/// One time-bounded handshake with each address that the record may mean (HS-32).
+pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> Seen {
+    let addresses = exchange::addresses(record.url);
+    let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
+    let rank = |seen: &Seen| match seen.probe {
+        Probe::Refused => 0,
+        Probe::TimedOut => 1,
+        Probe::Foreign => 2,
+        // The daemon may be at the address that could not be asked.
+        _ => 3,
+    };
+    let mut seen: Option<Seen> = None;
+    for address in &addresses {
+        let ends = Instant::now() + each;
+        let found = match ask(*address, record, credential, ends) {
+            Ok((Probe::Foreign, _)) | Err(Fault::Garbage | Fault::Broken { answered: true }) => {
+                Seen::only(Probe::Foreign)
+            }
+            Ok((proven, wire)) => return Seen { probe: proven, wire: Some(wire), detail: None },
+            Err(Fault::TimedOut | Fault::Broken { .. }) => Seen::only(Probe::TimedOut),
+            Err(Fault::Unreachable { .. }) if addresses.len() > 1 && exchange::is_absent(*address) => {
+                continue;
+            }
+            Err(fault @ Fault::Unreachable { .. }) => Seen::unreachable(&fault),
+            Err(Fault::Refused) => Seen::only(Probe::Refused),
+        };
+        if seen.as_ref().is_none_or(|seen| rank(&found) > rank(seen)) {
+            seen = Some(found);
+        }
+    }
+    seen.unwrap_or_else(|| Seen::unreachable(&"this host has no loopback address"))
+}
+
+/// One exchange on a new connection. If that breaks, something listens there, or did: it is asked once more (CONN-7).
+fn ask(
+    address: SocketAddr,
+    record: &Registration,
+    credential: &Credential,
+    ends: Instant,
+) -> Result<(Probe, Wire), Fault> {
+    let once = || {
+        let mut wire = Wire::connect(address, ends)?;
+        Ok((prove(&mut wire, record, credential, ends)?, wire))
+    };
+    match once() {
+        Err(Fault::Broken { .. }) => once(),
+        asked => asked,
+    }
 }
 
 /// One exchange, and what it proves.
@@ -49,7 +118,7 @@ fn prove(
     record: &Registration,
     credential: &Credential,
     ends: Instant,
-) -> Result<Probe, exchange::Fault> {
+) -> Result<Probe, Fault> {
     let authority = record.url.authority();
     let nonce = Nonce::from_bytes(state_directory::random_bytes());
     let authorization =

@@ -1,8 +1,8 @@
 //! How a daemon is to run, and its launch up to where it publishes.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,7 @@ use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
 use crate::browser::PageTokens;
+use crate::exchange::is_missing_family;
 use crate::perimeter::{Origins, RouteMethods};
 use crate::platform;
 use crate::state_directory::{self, Fault, StateDir};
@@ -35,6 +36,7 @@ pub struct Builder {
     version: String,
     state_dir: Option<PathBuf>,
     yields: bool,
+    replaces: bool,
     drain: Duration,
     capabilities: Vec<String>,
     origins: Origins,
@@ -53,6 +55,7 @@ impl Builder {
             version: String::new(),
             state_dir: None,
             yields: false,
+            replaces: false,
             drain: DRAIN,
             capabilities: Vec::new(),
             origins: Origins::default(),
@@ -83,6 +86,13 @@ impl Builder {
     #[must_use]
     pub fn yields(mut self, yields: bool) -> Self {
         self.yields = yields;
+        self
+    }
+
+    /// Publish over the record of a daemon that cannot be asked as well, although this one yields (CONN-49).
+    #[must_use]
+    pub fn replaces(mut self, replaces: bool) -> Self {
+        self.replaces = replaces;
         self
     }
 
@@ -184,13 +194,16 @@ impl Builder {
         // 10 ms. A client that connected meanwhile would wait for an answer that never comes.
         let watch = platform::followed(state_dir.path()).ok();
         let id = state_directory::fresh_id();
-        let mut claim = Claim::new(id, protocol.clone(), self.yields);
+        let mut claim = Claim::new(id, protocol.clone(), self.yields).replaces(self.replaces);
         let (mut listener, mut credential) = (None, None);
         let (listener, host, port, credential) = loop {
             // PUB-4: the machine listens before it asks for anything to be written.
             let outcome = match claim.next() {
                 Some(Effect::Listen) => {
-                    listener = Some(bind().await.map_err(Error::Listen)?);
+                    let bound = bind().await.map_err(Error::Listen)?;
+                    check_loopback(bound.0.local_addr().map_err(Error::Listen)?)
+                        .map_err(Error::NoLoopback)?;
+                    listener = Some(bound);
                     Outcome::Done
                 }
                 Some(Effect::ReadCredential) => {
@@ -221,6 +234,7 @@ impl Builder {
             // REG-6: it never forks.
             pid: NonZeroU32::new(std::process::id()).expect("a process id is never zero"),
             started_at: SystemTime::now(),
+            world: platform::world(),
             url,
             authority: url.authority(),
             state_dir,
@@ -250,16 +264,33 @@ impl Builder {
     }
 }
 
-/// PUB-1: loopback, v4 where there is one (REG-5). PUB-2: without `SO_REUSEPORT` no other socket can share the port.
+/// PUB-1: loopback, v4 if this host has it (REG-5). PUB-2: without `SO_REUSEPORT` no other socket can share the port.
 async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     let (listener, host) = match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
         Ok(listener) => (listener, LoopbackHost::V4),
-        // A host without v4 loopback.
-        Err(v4) => match TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await {
-            Ok(listener) => (listener, LoopbackHost::V6),
-            Err(_) => return Err(v4),
-        },
+        Err(v4) if is_missing_family(&v4) => {
+            match TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await {
+                Ok(listener) => (listener, LoopbackHost::V6),
+                Err(_) => return Err(v4),
+            }
+        }
+        Err(v4) => return Err(v4),
     };
-    let port = NonZeroU16::new(listener.local_addr()?.port()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let port = NonZeroU16::new(listener.local_addr()?.port()).ok_or(ErrorKind::AddrNotAvailable)?;
     Ok((listener, host, port))
+}
+
+/// Makes sure that the own address can be reached: a daemon without loopback would stay for good, and nobody could ask it.
+/// The connect of a datagram socket sends nothing.
+fn check_loopback(address: SocketAddr) -> io::Result<()> {
+    let is_cut_off = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::NetworkDown
+        )
+    };
+    match UdpSocket::bind((address.ip(), 0)).and_then(|socket| socket.connect(address)) {
+        Err(error) if is_cut_off(&error) => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -1,5 +1,6 @@
 //! The driver: performs what the claim asks for, from the launch until it has exited.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(super) async fn drive(
     let mut files = Files::default();
     let watching = watch.map(|watch| tokio::spawn(follow(watch, shared.clone())));
     let mut failure = None;
+    let mut unreachable = None;
     loop {
         let Some(effect) = shared.claim().next() else {
             break;
@@ -41,7 +43,12 @@ pub(super) async fn drive(
                 shared.drain(drain).await;
                 Outcome::Done
             }
-            Effect::Probe(record) => shared.probe(record).await,
+            Effect::Probe(record) => {
+                let url = record.url;
+                let (outcome, detail) = shared.probe(record).await;
+                unreachable = detail.map(|detail| Error::Unreachable { url, detail });
+                outcome
+            }
             Effect::Close => Outcome::Done,
             effect => files.perform(shared, &effect).unwrap_or_else(|fault| {
                 tracing::warn!(error = %fault, ?effect, "the state directory did not allow it");
@@ -70,6 +77,11 @@ pub(super) async fn drive(
             readiness.say(&format!("failed {fault}"));
             Err(fault.into())
         }
+        (Some(Reason::Unreachable), _) => {
+            let error = unreachable.unwrap_or(Error::Unreachable { url: shared.url, detail: String::new() });
+            readiness.say(&format!("unreachable {error}"));
+            Err(error)
+        }
         (reason, _) => {
             readiness.say("yielded");
             Ok(reason.unwrap_or(Reason::Failed))
@@ -91,6 +103,9 @@ async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
 struct Files {
     temporary: Option<PathBuf>,
     taken: Option<PathBuf>,
+    /// Held from right before the first publish until the process ends (REG-15). A daemon that is about to yield tests it
+    /// first, so that two of them do not keep each other out.
+    life_lock: Option<File>,
 }
 
 impl Files {
@@ -108,7 +123,19 @@ impl Files {
             }
             Effect::ReadRecord => Outcome::Record(shared.look()),
             Effect::Publish => match self.temporary.take() {
-                Some(temporary) => {
+                Some(mut temporary) => {
+                    if self.life_lock.is_none() && shared.world.netns.is_some() {
+                        match state_dir.hold_life_lock() {
+                            Ok(lock) => self.life_lock = Some(lock),
+                            Err(fault) => {
+                                tracing::warn!(error = %fault, "the life lock is not held, and the record tells no namespace");
+                                let mut record = shared.registration();
+                                record.world.netns = None;
+                                state_dir.drop_temporary(&temporary)?;
+                                temporary = state_dir.write_temporary(&record)?;
+                            }
+                        }
+                    }
                     state_dir.publish(&temporary).inspect_err(|_| self.temporary = Some(temporary))?;
                     tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
                     Outcome::Done

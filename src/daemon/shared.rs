@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use local_daemon_proto::claim::{Claim, Outcome, Reason};
-use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::handshake::{Handshake, State};
+use local_daemon_proto::registration::{ClaimId, LoopbackUrl, Registration, Sight, World};
 use local_daemon_proto::{Credential, Protocol};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) capabilities: Vec<String>,
     pub(super) pid: NonZeroU32,
     pub(super) started_at: SystemTime,
+    /// Where it runs.
+    pub(super) world: World,
     pub(super) url: LoopbackUrl,
     pub(super) authority: String,
     pub(super) state_dir: StateDir,
@@ -87,6 +89,7 @@ impl Shared {
             protocol: Some(self.protocol.to_string()),
             socket: None,
             started_at: Some(humantime::format_rfc3339_seconds(self.started_at).to_string()),
+            world: self.world.clone(),
         }
     }
 
@@ -179,14 +182,19 @@ impl Shared {
         }
     }
 
-    /// The probe before yielding; a stop ends the wait for it.
-    pub(super) async fn probe(&self, record: Registration) -> Outcome {
+    /// The probe before yielding, and why the daemon could not be asked. A stop ends the wait for it.
+    pub(super) async fn probe(&self, record: Registration) -> (Outcome, Option<String>) {
         let credential = held(&self.credential).clone();
-        let probe = move || client::look(&record, &credential, client::SPAWN_PROBE_BOUND);
+        let state_dir = self.state_dir.clone();
+        let look = move || {
+            let seen = client::look_at_world(&state_dir, &record);
+            let seen = seen.unwrap_or_else(|| client::probe(&record, &credential, client::SPAWN_PROBE_BOUND));
+            (Outcome::Probed(seen.probe), seen.detail)
+        };
         let mut stops = self.stops.subscribe();
         tokio::select! {
-            probed = tokio::task::spawn_blocking(probe) => Outcome::Probed(probed.unwrap_or(Probe::TimedOut)),
-            _ = stops.wait_for(|stops| *stops > 0) => Outcome::Failed,
+            looked = tokio::task::spawn_blocking(look) => looked.unwrap_or((Outcome::Failed, None)),
+            _ = stops.wait_for(|stops| *stops > 0) => (Outcome::Failed, None),
         }
     }
 }

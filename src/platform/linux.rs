@@ -1,6 +1,7 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
@@ -8,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use local_daemon_proto::registration::{self, World};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -73,6 +75,21 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
     ];
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic has 32 bits")]
     rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
+}
+
+/// The world of this process, as far as the system tells it (REG-14).
+pub(crate) fn world() -> World {
+    let text = |path| -> Option<Box<str>> {
+        let text = fs::read_to_string(path).ok()?;
+        Some(text.trim()).filter(|text| !text.is_empty()).map(Into::into)
+    };
+    let link = |path| -> Option<Box<str>> { Some(fs::read_link(path).ok()?.to_str()?.into()) };
+    World {
+        host: text("/etc/machine-id").map(|id| registration::host(&id).into()),
+        boot: text("/proc/sys/kernel/random/boot_id"),
+        netns: link("/proc/self/ns/net"),
+        pidns: link("/proc/self/ns/pid"),
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec; whether the kernel could. Async-signal-safe.

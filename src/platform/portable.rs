@@ -9,6 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use local_daemon_proto::registration::World;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -75,6 +76,11 @@ impl AsRawFd for Watch {
 /// Whether a directory's filesystem is one that other hosts write to as well; unknown counts as local.
 pub(crate) fn is_network_filesystem(_: &Path) -> bool {
     false
+}
+
+/// Nothing is known of other worlds.
+pub(crate) fn world() -> World {
+    World::default()
 }
 
 /// There is no call that marks all descriptors at once: each is marked by itself.

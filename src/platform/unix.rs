@@ -10,10 +10,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::MAX_BYTES;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 #[cfg(feature = "daemon")]
@@ -163,6 +163,47 @@ pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
         }
     });
     receiver.recv_timeout(bound).ok()
+}
+
+/// How long a lock is tried for that another reader may be testing.
+const LIFE_LOCK_BOUND: Duration = Duration::from_millis(50);
+/// The pause between two tries.
+const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
+
+/// Opens the life lock, makes it if it is missing, and takes a share of it. No process that this one starts has it.
+#[cfg(feature = "daemon")]
+pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
+    let file = open_checked(path, OFlags::RDWR | OFlags::CREATE)?;
+    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
+        Ok(file)
+    } else {
+        Err(Refused::Io(io::Error::new(io::ErrorKind::WouldBlock, "another process holds it exclusively")))
+    }
+}
+
+/// Whether any process holds the life lock.
+pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
+    match open_checked(path, OFlags::RDONLY) {
+        // The lock is given back when the file is dropped.
+        Ok(file) => Ok(!try_life_lock(&file, FlockOperation::NonBlockingLockExclusive)?),
+        Err(Refused::Missing) => Ok(false),
+        Err(refused) => Err(refused),
+    }
+}
+
+/// Tries for a moment: others test the lock too, and a daemon holds it for longer.
+fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, Refused> {
+    let ends = Instant::now() + LIFE_LOCK_BOUND;
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if Instant::now() >= ends => return Ok(false),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LIFE_LOCK_PAUSE),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Refused::Io(error.into())),
+        }
+    }
 }
 
 /// Waits until one of the descriptors can be read or has ended, at most `bound`; which of them.

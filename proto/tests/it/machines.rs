@@ -6,7 +6,7 @@ use local_daemon_proto::Protocol;
 use local_daemon_proto::claim::{self, Claim, Reason};
 use local_daemon_proto::connect::{self, Budget, Child, Connect, Observed, Policy};
 use local_daemon_proto::handshake::{self, Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, Registration, Sight};
+use local_daemon_proto::registration::{ClaimId, Registration, Sight, World};
 
 fn id(n: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(n))
@@ -25,6 +25,7 @@ fn record(n: u8) -> Registration {
         protocol: None,
         socket: None,
         started_at: None,
+        world: World::default(),
     }
 }
 
@@ -71,6 +72,107 @@ fn serving(yields: bool) -> Claim {
 
 fn wait() -> claim::Effect {
     claim::Effect::Await(claim::REREAD_INTERVAL)
+}
+
+#[test]
+fn a_daemon_that_is_to_yield_leaves_the_record_of_one_that_cannot_be_asked() {
+    use claim::Effect::*;
+    use claim::Outcome::*;
+    let other = || Record(Sight::Record(record(2)));
+    for (replaces, reads) in [(false, true), (true, true), (false, false)] {
+        let mut claim = Claim::new(id(1), protocol(1), true).replaces(replaces);
+        walk_claim(&mut claim, &[(Listen, Done), (ReadCredential, Done), (WriteTemporary, Done)]);
+        walk_claim(
+            &mut claim,
+            &[
+                (ReadRecord, other()),
+                (Probe(record(2)), Probed(handshake::Probe::Unreachable)),
+            ],
+        );
+        // CONV-34: what was published meanwhile is another question.
+        let again = if reads { other() } else { Record(Sight::Record(record(3))) };
+        walk_claim(&mut claim, &[(ReadRecord, again)]);
+        if replaces {
+            assert_eq!(claim.next(), Some(Publish));
+            continue;
+        }
+        if !reads {
+            walk_claim(&mut claim, &[(Probe(record(3)), Probed(handshake::Probe::Unreachable))]);
+        }
+        walk_claim(&mut claim, &[(DropTemporary, Done), (Close, Done)]);
+        assert_eq!((claim.next(), claim.reason()), (None, Some(Reason::Unreachable)));
+    }
+}
+
+#[test]
+fn a_client_that_cannot_ask_starts_nothing_unless_it_replaces() {
+    use connect::Effect::*;
+    let seen = || Observed::Record(Sight::Record(record(1)));
+    let blind = || Observed::Probed(handshake::Probe::Unreachable);
+    for replace in [false, true] {
+        let mut connect = Connect::new(Policy { protocol: protocol(1), spawn: true, replace });
+        walk_connect(
+            &mut connect,
+            &[
+                (ReadRecord, seen()),
+                (Probe(record(1)), blind()),
+                (ReadRecord, seen()),
+            ],
+        );
+        if replace {
+            walk_connect(&mut connect, &[(Lock, Observed::Locked(true)), (ReadRecord, seen())]);
+            walk_connect(&mut connect, &[(Probe(record(1)), blind())]);
+            assert_eq!(connect.next(), Some(Spawn));
+        } else {
+            assert_eq!(connect.outcome(), Some(&connect::Outcome::Unreachable));
+        }
+    }
+    let mut connect = Connect::new(Policy { protocol: protocol(1), spawn: true, replace: false });
+    walk_connect(
+        &mut connect,
+        &[
+            (ReadRecord, Observed::Record(Sight::Missing)),
+            (Lock, Observed::Locked(false)),
+        ],
+    );
+    walk_connect(
+        &mut connect,
+        &[
+            (ReadRecord, Observed::Record(Sight::Missing)),
+            (Spawn, Observed::Unreachable),
+        ],
+    );
+    assert_eq!(connect.outcome(), Some(&connect::Outcome::Unreachable));
+}
+
+#[test]
+fn a_record_of_another_world_is_told_by_what_both_sides_know() {
+    use local_daemon_proto::registration::Place;
+    let world = |parts: [&str; 3]| {
+        let [host, boot, netns] =
+            parts.map(|part| Some(part).filter(|part| !part.is_empty()).map(Into::into));
+        World { host, boot, netns, pidns: None }
+    };
+    let here = world(["h", "b", "n"]);
+    for (theirs, place) in [
+        (["h", "b", "n"], Place::Here),
+        (["", "", ""], Place::Here),
+        (["x", "b", "n"], Place::OtherHost),
+        (["x", "", ""], Place::OtherHost),
+        (["h", "x", "n"], Place::EarlierBoot),
+        (["h", "x", "x"], Place::EarlierBoot),
+        (["h", "b", "x"], Place::OtherNetwork),
+        (["", "b", "x"], Place::OtherNetwork),
+        (["", "", "x"], Place::OtherNetwork),
+        // Another boot of perhaps another host says nothing.
+        (["", "x", "x"], Place::Here),
+    ] {
+        assert_eq!(world(theirs).seen_from(&here), place, "{theirs:?}");
+        assert_eq!(world(theirs).seen_from(&World::default()), Place::Here, "{theirs:?}");
+    }
+    let pids = |pidns: &str| World { pidns: Some(pidns.into()), ..World::default() };
+    assert!(pids("p").has_other_pids(&pids("q")));
+    assert!(!pids("p").has_other_pids(&pids("p")) && !pids("p").has_other_pids(&World::default()));
 }
 
 #[test]

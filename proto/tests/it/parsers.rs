@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use local_daemon_proto::handshake::{self, Handshake, Nonce, State};
+use local_daemon_proto::registration::World;
 use local_daemon_proto::{ClaimId, Credential, LoopbackUrl, Protocol, Registration};
 use proptest::prelude::*;
 
@@ -28,13 +29,23 @@ fn protocols() -> impl Strategy<Value = Protocol> {
     ("[a-z0-9][a-z0-9._-]{0,63}", 1..=i32::MAX).prop_map(|(name, n)| format!("{name}/{n}").parse().unwrap())
 }
 
+fn worlds() -> impl Strategy<Value = World> {
+    let member = || proptest::option::of(texts().prop_map(Into::into));
+    (member(), member(), member(), member()).prop_map(|(host, boot, netns, pidns)| World {
+        host,
+        boot,
+        netns,
+        pidns,
+    })
+}
+
 prop_compose! {
     fn records()(
         id: u128, version in texts(), url in urls(), pid in pids(),
         protocol in proptest::option::of(texts()), socket in proptest::option::of(texts()),
-        started_at in proptest::option::of(texts()),
+        started_at in proptest::option::of(texts()), world in worlds(),
     ) -> Registration {
-        Registration { id: ClaimId::from_bits(id), version, url, pid, protocol, socket, started_at }
+        Registration { id: ClaimId::from_bits(id), version, url, pid, protocol, socket, started_at, world }
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Connect {
     #[arg(long)]
     no_spawn: bool,
 
-    /// Displace a daemon of another protocol
+    /// Displace a daemon of another protocol, or one that cannot be asked
     #[arg(long, conflicts_with_all = ["no_spawn", "private"])]
     replace: bool,
 
@@ -59,17 +59,27 @@ impl Connect {
         let connection = if self.no_spawn {
             client.connect()?
         } else {
-            client.connect_or_spawn(&launch(context, "auto")?)?
+            client.connect_or_spawn(&launch(context, "auto", self.replace)?)?
         };
         context.ready(&connection);
         Ok(0)
     }
 }
 
-pub(super) fn start(context: &Context) -> Result<u8, Error> {
-    let connection = context.client.connect_or_spawn(&launch(context, "manual")?)?;
-    context.ready(&connection);
-    Ok(0)
+#[derive(Args)]
+pub(super) struct Start {
+    /// Displace a daemon of another protocol, or one that cannot be asked
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Start {
+    pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
+        let client = context.client.clone().replace(self.replace);
+        let connection = client.connect_or_spawn(&launch(context, "manual", self.replace)?)?;
+        context.ready(&connection);
+        Ok(0)
+    }
 }
 
 /// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
@@ -107,6 +117,7 @@ fn options(context: &Context, directory: &Path) -> Options {
         state_dir: directory.to_owned(),
         protocol: context.protocol.clone(),
         yields: false,
+        replaces: false,
         origins: Vec::new(),
         mode: Mode::Manual,
     }

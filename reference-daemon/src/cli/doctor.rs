@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use local_daemon::client;
 use local_daemon::connect::Outcome;
-use local_daemon::registration::{LoopbackHost, Sight};
+use local_daemon::registration::{LoopbackHost, Place, Sight};
 use local_daemon::state_directory::{
     CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
 };
@@ -262,7 +263,12 @@ impl Diagnosis<'_> {
         };
         let level = if failure.outcome == Outcome::Absent { Level::Ok } else { Level::Fail };
         match before {
-            Sight::Record(record) if failure.outcome == Outcome::Stale && is_refused(record.url) => {
+            // CONV-30
+            Sight::Record(record)
+                if failure.outcome == Outcome::Stale
+                    && (is_refused(record.url)
+                        || record.world.seen_from(&client::world()) == Place::EarlierBoot) =>
+            {
                 if self.fix && self.remove_stale(&record) {
                     return self.say(CHECK, Level::Ok, "absent", Some(advice(&Outcome::Absent)));
                 }

@@ -14,7 +14,8 @@ use crate::error::Error;
 const DAEMON: &str = "LOCALD_DAEMON";
 
 /// How to start this very program, or the one that the environment names, as the daemon of the context's state directory.
-pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
+/// With `replace` it publishes also over the record of a daemon that cannot be asked (CONN-49).
+pub(super) fn launch(context: &Context, mode: &str, replace: bool) -> Result<Launch, Error> {
     let program = match env::var_os(DAEMON).filter(|program| !program.is_empty()) {
         Some(program) => PathBuf::from(program),
         None => env::current_exe().map_err(|source| Error::Io {
@@ -25,7 +26,9 @@ pub(super) fn launch(context: &Context, mode: &str) -> Result<Launch, Error> {
     };
     let directory = context.directory().path().as_os_str();
     Ok(Launch::new(program)
-        .args(["run", "--yield", "--mode", mode, "--state-dir"])
+        .args(["run", "--yield"])
+        .args(replace.then_some("--replace"))
+        .args(["--mode", mode, "--state-dir"])
         .args([directory]))
 }
 

@@ -112,7 +112,7 @@ fn base(daemon: LoopbackUrl) -> String {
 /// A ticket of the daemon, which is started where it is missing, and where that daemon is.
 fn ticket(context: &Context, wanted: &Value) -> Result<(LoopbackUrl, String), Error> {
     const PATH: &str = "/v1/tickets";
-    let mut connection = context.client.connect_or_spawn(&launch(context, "auto")?)?;
+    let mut connection = context.client.connect_or_spawn(&launch(context, "auto", false)?)?;
     let answer = connection.request("POST", PATH, Some(wanted.to_string().as_bytes()))?;
     let body: Value = answer.json().unwrap_or_default();
     match (answer.status, body["ticket"].as_str()) {

@@ -24,7 +24,7 @@ Examples:
 
 Exit statuses: 0 stopped, its record removed, or yielded; 20 displaced by another daemon, which a
 supervisor must not answer with a restart; 2 usage; 15 state directory or credential refused;
-1 anything else.
+17 another daemon's record is there and that daemon cannot be asked (--yield); 1 anything else.
 
 --mode auto leaves when nobody has used it for 300 seconds (LOCALD_IDLE_TIMEOUT_SECONDS). The log goes to standard error, as text on a terminal and JSON lines elsewhere.";
 
@@ -34,6 +34,10 @@ pub(super) struct Run {
     /// Leave the place to a ready and compatible daemon that is there already
     #[arg(long = "yield")]
     yields: bool,
+
+    /// With --yield: start also over the record of a daemon that cannot be asked
+    #[arg(long, requires = "yields")]
+    replace: bool,
 
     /// A web origin whose pages may call; may be given more than once
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
@@ -73,6 +77,7 @@ impl Run {
             state_dir: context.directory().path().to_owned(),
             protocol: context.protocol.clone(),
             yields: self.yields,
+            replaces: self.replace,
             origins: self.origins,
             mode: match self.mode {
                 Life::Manual => Mode::Manual,

@@ -1,9 +1,10 @@
 //! `stop` and `restart`.
 
+use std::io;
 use std::time::Duration;
 
 use clap::Args;
-use local_daemon::client::Response;
+use local_daemon::client::{Connection, Process, Response};
 use local_daemon::connect::Outcome;
 use local_daemon::daemon::DRAIN;
 use local_daemon::registration::Sight;
@@ -28,7 +29,7 @@ pub(super) struct Stop {
     #[arg(long, conflicts_with = "force")]
     if_idle: bool,
 
-    /// Kill a daemon that proved itself, took the request and is not gone in time
+    /// Kill a daemon that proved itself, took the request and is not gone in time; never in another pid namespace
     #[arg(long)]
     force: bool,
 }
@@ -65,10 +66,15 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     };
     let (id, url) = (connection.registration().id, connection.registration().url);
     let pid = connection.handshake().pid.get();
-    // CONV-31: held before the request, while the daemon is there: no other process can come to bear this pid unnoticed.
-    let process = connection.process().map_err(|source| Error::Kill { url: url.to_string(), pid, source })?;
-    let gone =
-        |bound| process.wait(bound).map_err(|source| Error::Kill { url: url.to_string(), pid, source });
+    // CONV-31: held before the request, while the daemon is there: no other process can get this pid unnoticed. A graceful
+    // stop needs no such hold, which not every system gives.
+    let process = connection.process();
+    let gone = |connection: &Connection, bound| match &process {
+        Ok(process) => {
+            process.wait(bound).map_err(|source| Error::Kill { url: url.to_string(), pid, source })
+        }
+        Err(_) => Ok(connection.wait_gone(context.directory(), bound)),
+    };
     let stopped = |forced| Ok(Some(Stopped { id, pid, url, forced }));
 
     let body = json!({"id": id, "if_idle": how.if_idle}).to_string();
@@ -83,12 +89,15 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
         Err(error) => Some(error),
     };
     let bound = if failed.is_some() { GONE_BOUND } else { END_BOUND };
-    if gone(bound)? {
+    if gone(&connection, bound)? {
         return stopped(false);
     }
     if how.force {
-        process.kill().map_err(|source| Error::Kill { url: url.to_string(), pid, source })?;
-        if gone(GONE_BOUND)? {
+        let killed = process.as_ref().map_err(|source| io::Error::new(source.kind(), source.to_string()));
+        killed
+            .and_then(Process::kill)
+            .map_err(|source| Error::Kill { url: url.to_string(), pid, source })?;
+        if gone(&connection, GONE_BOUND)? {
             return stopped(true);
         }
     }
@@ -118,7 +127,7 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
         Err(error) => return Err(error),
     }
     let client = context.client.clone().deadline(RESTART_DEADLINE);
-    let connection = client.connect_or_spawn(&launch(context, "manual")?)?;
+    let connection = client.connect_or_spawn(&launch(context, "manual", false)?)?;
     if Some(connection.registration().id) == before {
         let url = connection.registration().url.to_string();
         return Err(Error::NotRestarted { url, pid: connection.handshake().pid.get() });

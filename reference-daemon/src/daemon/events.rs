@@ -160,7 +160,9 @@ pub(super) async fn lifecycle(app: Arc<App>) {
         Reason::Displaced => "displaced",
         Reason::RecordRemoved => "record-removed",
         Reason::DirectoryGone => "directory-removed",
-        Reason::Stopped | Reason::Yielded | Reason::Failed => app.cause.get().copied().unwrap_or("signal"),
+        Reason::Stopped | Reason::Yielded | Reason::Unreachable | Reason::Failed => {
+            app.cause.get().copied().unwrap_or("signal")
+        }
     };
     append(&app, "lifecycle", &json!({"what": "draining", "reason": why}));
     app.events.end(End::of(reason, &StateDir::at(app.handle.state_dir())));

@@ -11,7 +11,7 @@ use local_daemon_proto::Protocol;
 use local_daemon_proto::claim::{self, Claim, Reason};
 use local_daemon_proto::connect::{self, Child, Connect, LOCK_BOUND, Policy};
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
 
 /// The most daemons that a world holds.
 pub const DAEMONS: usize = 5;
@@ -302,9 +302,9 @@ impl Root {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Subject {
     /// A daemon's.
-    Daemon(Claim),
+    Daemon(Box<Claim>),
     /// A client's, and whether the lock's second has passed for it.
-    Client(Connect, bool),
+    Client(Box<Connect>, bool),
 }
 
 impl Subject {
@@ -312,10 +312,10 @@ impl Subject {
     pub fn new(root: Root) -> Self {
         match root {
             Root::Daemon { id, protocol, yields } => {
-                Self::Daemon(Claim::new(claim_id(id), protocol_number(protocol), yields))
+                Self::Daemon(Box::new(Claim::new(claim_id(id), protocol_number(protocol), yields)))
             }
             Root::Call { protocol, spawn, replace } => Self::Client(
-                Connect::new(Policy { protocol: protocol_number(protocol), spawn, replace }),
+                Box::new(Connect::new(Policy { protocol: protocol_number(protocol), spawn, replace })),
                 false,
             ),
         }
@@ -423,6 +423,7 @@ fn registration(record: Record) -> Registration {
         protocol: None,
         socket: None,
         started_at: None,
+        world: registration::World::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use local_daemon_proto::claim::{Effect, Outcome};
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
 
 use super::{Content, Daemon, Search, World, protocol};
 
@@ -137,6 +137,7 @@ fn registration(id: ClaimId) -> Registration {
         protocol: None,
         socket: None,
         started_at: None,
+        world: registration::World::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use local_daemon::{StateDir, client};
 use local_daemon_model::machine::{claim_id, protocol_number};
 use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
 use local_daemon_proto::handshake::{self, Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, LoopbackHost, LoopbackUrl, Registration};
+use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration};
 use local_daemon_proto::{Credential, Protocol};
 
 use super::role::{DONE, Played, Puppet, Role, Told};
@@ -210,6 +210,7 @@ pub(crate) fn registration(id: ClaimId, port: u16, pid: NonZeroU32) -> io::Resul
         protocol: None,
         socket: None,
         started_at: None,
+        world: registration::World::default(),
     })
 }
 
