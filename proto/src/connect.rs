@@ -184,6 +184,7 @@ enum Phase {
     WaitProbe(Registration),
     LastRead,
     LastProbe(Registration),
+    LastReread(Registration),
     Finished,
 }
 
@@ -228,9 +229,12 @@ impl Connect {
     /// The effect that is wanted now; `None` when the call is over.
     pub fn next(&self) -> Option<Effect> {
         Some(match &self.phase {
-            Phase::Read | Phase::Reread(_) | Phase::LockedRead | Phase::WaitRead | Phase::LastRead => {
-                Effect::ReadRecord
-            }
+            Phase::Read
+            | Phase::Reread(_)
+            | Phase::LockedRead
+            | Phase::WaitRead
+            | Phase::LastRead
+            | Phase::LastReread(_) => Effect::ReadRecord,
             Phase::Probe(record)
             | Phase::ProbeAgain(record)
             | Phase::LockedProbe(record)
@@ -248,7 +252,7 @@ impl Connect {
     /// The whole deadline has passed: the call ends with what it saw last.
     pub fn expire(&mut self) {
         if self.phase != Phase::Finished {
-            if self.spawned && self.outcome != Outcome::Busy {
+            if self.spawned && !matches!(self.outcome, Outcome::Busy | Outcome::Unreachable) {
                 self.outcome = Outcome::SpawnFailed;
             }
             self.phase = Phase::Finished;
@@ -351,6 +355,8 @@ impl Connect {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => self.wait_on(),
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
+                // The child's own world decides, and its word comes.
+                Look::Dead(_) if self.outcome == Outcome::Unreachable && !self.told => self.wait_on(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
                 // This call's one spawn is used up (CONN-20), and nothing else is coming: another daemon displaced the child,
                 // or the child cannot be asked either.
@@ -374,8 +380,13 @@ impl Connect {
             },
             (Phase::LastProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready => Phase::Finished,
-                Look::Dead(_) if self.outcome == Outcome::Unreachable => Phase::Finished,
-                _ => self.child_failed(),
+                Look::Dead(record) => Phase::LastReread(record),
+                Look::Draining | Look::Refused => self.child_failed(),
+            },
+            (Phase::LastReread(before), Observed::Record(sight)) => match self.see(sight) {
+                Seen::Record(record) if record != before => Phase::LastProbe(record),
+                Seen::Record(_) if self.outcome == Outcome::Unreachable => Phase::Finished,
+                Seen::Record(_) | Seen::Nothing | Seen::Untrusted => self.child_failed(),
             },
 
             (phase, _) => phase,

@@ -2,7 +2,7 @@
 
 use crate::explore::{Report, Search, Trace, explore};
 use crate::property::{PROPERTIES, Property, property};
-use crate::scenario::{CALLER, Deviation, ENDLESS, Faults, Kind, LOCKLESS, NEWER, Scenario};
+use crate::scenario::{CALLER, Deviation, ENDLESS, Faults, Kind, LOCKLESS, NEWER, SANDBOXED, Scenario};
 use crate::world::Setting;
 
 /// One rule left out.
@@ -225,6 +225,32 @@ pub const ABLATIONS: &[Ablation] = &[
             daemons: &[1; 2],
             clients: &[CALLER],
             ..without(Deviation::ReadyUnseen)
+        },
+    },
+    Ablation {
+        name: "unreachable-is-gone",
+        instead: "A client that cannot ask takes the daemon for gone, and so does its child.",
+        rules: &["CONN-37", "CONN-38", "CONN-41", "CONV-35"],
+        breaks: "spared",
+        scenario: Scenario {
+            daemons: &[1],
+            clients: &[SANDBOXED],
+            slots: 2,
+            ..without(Deviation::UnreachableIsGone)
+        },
+    },
+    Ablation {
+        name: "no-life-lock",
+        instead: "The record of another network namespace counts as unreachable, whether its daemon lives or not.",
+        rules: &["CONN-41", "REG-15"],
+        breaks: "not-shut-out",
+        scenario: Scenario {
+            daemons: &[1],
+            sandboxed: 1,
+            clients: &[CALLER],
+            slots: 2,
+            faults: Faults { crash: 1, ..Faults::NONE },
+            ..without(Deviation::NoLifeLock)
         },
     },
 ];

@@ -63,6 +63,8 @@ pub enum Answer {
     Foreign,
     /// There is no credential yet.
     NoCredential,
+    /// It lives in another network namespace.
+    Unreachable,
     /// A daemon proved itself.
     Proven {
         /// Its id.
@@ -105,7 +107,7 @@ pub enum Letter {
 
 /// How many letters there are.
 pub const LETTERS: usize = FIRST_RECORD + IDS * IDS;
-const FIRST_PROVEN: usize = 23;
+const FIRST_PROVEN: usize = 24;
 const FIRST_RECORD: usize = FIRST_PROVEN + IDS * 4;
 
 impl Letter {
@@ -135,6 +137,7 @@ impl Letter {
             Self::Probed(Answer::TimedOut) => 20,
             Self::Probed(Answer::Foreign) => 21,
             Self::Probed(Answer::NoCredential) => 22,
+            Self::Probed(Answer::Unreachable) => 23,
             Self::Probed(Answer::Proven { id, protocol, ready }) => {
                 FIRST_PROVEN + usize::from(id) * 4 + usize::from(protocol - 1) * 2 + usize::from(ready)
             }
@@ -228,6 +231,8 @@ pub struct Alphabet {
     pub torn: bool,
     /// Somebody without the credential may answer, or there may be none.
     pub foreign: bool,
+    /// There are two network namespaces.
+    pub places: bool,
 }
 
 impl Alphabet {
@@ -254,8 +259,10 @@ impl Alphabet {
             .flat_map(|(id, protocol)| [false, true].map(|ready| Answer::Proven { id, protocol, ready }));
         let pause = self.pauses.then_some(Answer::TimedOut);
         let foreign = self.foreign.then_some([Answer::Foreign, Answer::NoCredential]);
+        let unreachable = self.places.then_some(Answer::Unreachable);
         std::iter::once(Answer::Refused)
             .chain(pause)
+            .chain(unreachable)
             .chain(foreign.into_iter().flatten())
             .chain(proven)
             .map(Letter::Probed)
@@ -447,6 +454,7 @@ fn probe(answer: Answer) -> Probe {
         Answer::TimedOut => Probe::TimedOut,
         Answer::Foreign => Probe::Foreign,
         Answer::NoCredential => Probe::NoCredential,
+        Answer::Unreachable => Probe::Unreachable,
         Answer::Proven { id, protocol, ready } => Probe::Proven(Handshake {
             protocol: protocol_number(protocol),
             id: claim_id(id),

@@ -87,7 +87,7 @@ pub const PROPERTIES: &[Property] = &[
     breach(
         "spared",
         "A client's child never displaces a compatible daemon that was ready before the child was started and still is.",
-        &["CONN-22", "CONV-26"],
+        &["CONN-22", "CONN-38", "CONV-26", "CONV-35"],
         broken::CHURN,
     ),
     Property {
@@ -131,18 +131,20 @@ pub const PROPERTIES: &[Property] = &[
         &["CONV-13", "HS-13", "CONN-4"],
         |setting, world| {
             setting.running(world).into_iter().any(|daemon| {
-                setting.connects(world, setting.protocol_of(world, daemon)) != Some(End::Ready(daemon))
+                let protocol = setting.protocol_of(world, daemon);
+                let found = setting.connects(world, protocol, setting.runs_in_sandbox(world, daemon));
+                found != Some(End::Ready(daemon))
             })
         },
     ),
     settled(
         "all-served",
-        "Where nothing has gone wrong, every client ends connected to the daemon that is left, or is told at once that it is of another generation, without waiting for its deadline.",
+        "Where nothing has gone wrong, every client ends connected to the daemon that is left, or is told at once that it is of another generation or in another network namespace, without waiting for its deadline.",
         &["CONN-13", "CONN-15", "CONN-24", "CONN-25"],
         |setting, world| {
             let running = setting.running(world);
             setting.is_faultless(world)
-                && setting.protocols(world).any(|(_, phase)| match phase {
+                && setting.callers(world).any(|(_, _, phase)| match phase {
                     Phase::Connected(daemon) => !running.contains(&daemon),
                     Phase::Failed => true,
                     _ => false,
@@ -151,18 +153,34 @@ pub const PROPERTIES: &[Property] = &[
     ),
     settled(
         "reachable",
-        "Whatever went wrong, a client's next connect finds the daemon that is left: ready, or of another generation and named so.",
-        &["CONN-11", "CONN-14", "GATE-7"],
+        "Whatever went wrong, a client's next connect finds the daemon that is left: ready, of another generation and named so, or unreachable in another network namespace.",
+        &["CONN-11", "CONN-14", "CONN-41", "GATE-7"],
         |setting, world| {
             let left = setting.running(world);
-            let misses = |(protocol, _)| {
-                let found = setting.connects(world, protocol);
+            let misses = |(protocol, sandboxed, _)| {
+                let found = setting.connects(world, protocol, sandboxed);
                 left.iter().any(|daemon| {
                     let same = setting.protocol_of(world, *daemon) == protocol;
-                    found != Some(if same { End::Ready(*daemon) } else { End::Not("incompatible") })
+                    found
+                        != Some(match setting.runs_in_sandbox(world, *daemon) == sandboxed {
+                            false => End::Not("unreachable"),
+                            true if same => End::Ready(*daemon),
+                            true => End::Not("incompatible"),
+                        })
                 })
             };
-            setting.protocols(world).any(misses)
+            setting.callers(world).any(misses)
+        },
+    ),
+    settled(
+        "not-shut-out",
+        "At quiescence no client's next connect is unreachable while no daemon runs.",
+        &["CONN-40", "CONN-41"],
+        |setting, world| {
+            let shut_out = |(protocol, sandboxed, _)| {
+                setting.connects(world, protocol, sandboxed) == Some(End::Not("unreachable"))
+            };
+            setting.running(world).is_empty() && setting.callers(world).any(shut_out)
         },
     ),
     settled(

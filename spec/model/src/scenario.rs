@@ -16,17 +16,21 @@ pub enum Kind {
         protocol: u8,
         /// Whether it goes on without ever asking for the lock.
         ignores_lock: bool,
+        /// Whether it, and what it starts, runs in a sandbox with a network of its own.
+        sandboxed: bool,
     },
     /// Starts a daemon by hand and starts it again when it dies.
     Supervisor,
 }
 
 /// A caller of the first generation that does everything right.
-pub const CALLER: Kind = Kind::Caller { protocol: 1, ignores_lock: false };
+pub const CALLER: Kind = Kind::Caller { protocol: 1, ignores_lock: false, sandboxed: false };
 /// The same of the next generation.
-pub const NEWER: Kind = Kind::Caller { protocol: 2, ignores_lock: false };
+pub const NEWER: Kind = Kind::Caller { protocol: 2, ignores_lock: false, sandboxed: false };
 /// A caller of another implementation, whose lock does not exclude anybody.
-pub const LOCKLESS: Kind = Kind::Caller { protocol: 1, ignores_lock: true };
+pub const LOCKLESS: Kind = Kind::Caller { protocol: 1, ignores_lock: true, sandboxed: false };
+/// A caller in a sandbox that shares the state directory and has a network of its own.
+pub const SANDBOXED: Kind = Kind::Caller { protocol: 1, ignores_lock: false, sandboxed: true };
 
 /// How often each thing may go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -81,6 +85,10 @@ pub enum Deviation {
     ChildrenDoNotYield,
     /// A daemon says `ready` without a look at the record.
     ReadyUnseen,
+    /// A daemon that cannot be asked counts as gone.
+    UnreachableIsGone,
+    /// A daemon of another network namespace counts as alive for good.
+    NoLifeLock,
 }
 
 /// One scenario.
@@ -90,6 +98,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The protocol number of each daemon that a person starts, all at once.
     pub daemons: &'static [u8],
+    /// How many of these, from the first on, run in the sandbox.
+    pub sandboxed: u8,
     /// The clients.
     pub clients: &'static [Kind],
     /// How many daemons there may be in all, one after the other too, [`DAEMONS`] at most.
@@ -121,6 +131,7 @@ impl Scenario {
         Self {
             name,
             daemons: &[],
+            sandboxed: 0,
             clients: &[],
             slots: 4,
             calls: 1,
@@ -150,6 +161,7 @@ impl Scenario {
             count(callers(|kind| *kind == CALLER), "client"),
             count(callers(|kind| *kind == NEWER), "newer client"),
             count(callers(|kind| *kind == LOCKLESS), "lockless client"),
+            count(callers(|kind| *kind == SANDBOXED), "sandboxed client"),
             count(callers(|kind| *kind == Kind::Supervisor), "supervisor"),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -162,6 +174,11 @@ impl Scenario {
         };
         let when = |is: bool, what: &str| is.then(|| what.to_owned());
         let parts = [
+            match self.sandboxed {
+                0 => None,
+                1 => Some("a daemon in the sandbox".to_owned()),
+                more => Some(format!("{more} daemons in the sandbox")),
+            },
             when(self.stale, "a stale record"),
             when(self.squatter, "a squatter at its port"),
             when(self.reuse, "its port reused"),
@@ -176,6 +193,11 @@ impl Scenario {
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+    }
+
+    /// Whether there is a sandbox with a network of its own.
+    pub fn has_sandbox(&self) -> bool {
+        self.sandboxed > 0 || self.clients.contains(&SANDBOXED)
     }
 
     /// Whether this rule is left out.
@@ -195,6 +217,7 @@ impl Scenario {
             pauses: self.faults.pause > 0,
             torn: self.lacks(Deviation::SharedTemporary),
             foreign: self.squatter || self.first_launch,
+            places: self.has_sandbox(),
         }
     }
 }
@@ -281,5 +304,12 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: faults!(stop: 3, crash: 1, pause: 1)),
     scenario!("three-lockless-clients-port-reused-stop", clients: &[LOCKLESS; 3], slots: 3, stale: true, reuse: true,
         faults: faults!(stop: 1)),
+    scenario!("daemon-sandboxed-client-stop-crash", daemons: &[1], clients: &[SANDBOXED, CALLER], slots: 3,
+        faults: faults!(stop: 1, crash: 1)),
+    scenario!("sandboxed-daemon-two-clients-crash", daemons: &[1], sandboxed: 1, clients: &[CALLER; 2], calls: 2,
+        faults: faults!(stop: 1, crash: 1)),
+    scenario!("two-places-cold-crash", clients: &[CALLER, SANDBOXED], calls: 2, faults: faults!(crash: 1)),
+    scenario!("a-daemon-in-each-place", daemons: &[1; 2], sandboxed: 1, clients: &[CALLER, SANDBOXED],
+        faults: faults!(crash: 1)),
     scenario!("port-reused", clients: &[CALLER; 2], slots: 3, stale: true, reuse: true),
 ];

@@ -48,17 +48,21 @@ pub mod broken {
 }
 
 mod mark {
-    pub(super) const LISTENING: u8 = 1;
-    pub(super) const PAUSED: u8 = 2;
-    pub(super) const CRASHED: u8 = 4;
+    pub(super) const LISTENING: u16 = 1;
+    pub(super) const PAUSED: u16 = 2;
+    pub(super) const CRASHED: u16 = 4;
     /// It has told its client that it is done: it published or yielded.
-    pub(super) const SAID: u8 = 8;
+    pub(super) const SAID: u16 = 8;
     /// It was started while a ready and compatible daemon owned the record, and nothing has happened to that since.
-    pub(super) const SPARES: u8 = 16;
+    pub(super) const SPARES: u16 = 16;
     /// It has yet to listen (without the rule "listen first").
-    pub(super) const DEAF: u8 = 32;
+    pub(super) const DEAF: u16 = 32;
     /// It has opened the shared temporary file (without the rule of unique names).
-    pub(super) const OPENED: u8 = 64;
+    pub(super) const OPENED: u16 = 64;
+    /// It runs in the sandbox, and its record says so also when it is gone.
+    pub(super) const SANDBOXED: u16 = 128;
+    /// It has published, and holds the life lock until it ends (if there is a sandbox).
+    pub(super) const ALIVE: u16 = 256;
 }
 
 /// A daemon's process.
@@ -70,7 +74,7 @@ pub struct Slot {
     credential: u8,
     /// Whose record it took and has yet to put back (without the rule "leave it").
     took: u8,
-    marks: u8,
+    marks: u16,
 }
 
 /// Where a client is between its calls.
@@ -88,6 +92,8 @@ pub enum Phase {
     Watching,
     /// Its last call ended: too new or too old for the daemon.
     Incompatible,
+    /// Its last call ended: the daemon runs in another network namespace.
+    Unreachable,
     /// Its last call ended without a daemon.
     Failed,
     /// Its daemon left after its last call.
@@ -249,7 +255,8 @@ impl Setting {
         }
         for (index, protocol) in scenario.daemons.iter().enumerate() {
             let slot = index + usize::from(scenario.stale);
-            self.launch(&mut world, slot, *protocol, false, &mut Log::default());
+            let sandboxed = index < usize::from(scenario.sandboxed);
+            self.launch(&mut world, slot, *protocol, false, sandboxed, &mut Log::default());
         }
         for index in self.clients() {
             // Equal clients bear the same number, so that they can stand for each other.
@@ -282,7 +289,20 @@ impl Setting {
         }
     }
 
-    fn launch(&self, world: &mut World, slot: usize, protocol: u8, yields: bool, log: &mut Log) {
+    fn is_sandboxed(&self, client: &Client) -> bool {
+        let kind = self.scenario.clients[usize::from(client.kind)];
+        matches!(kind, Kind::Caller { sandboxed: true, .. })
+    }
+
+    fn launch(
+        &self,
+        world: &mut World,
+        slot: usize,
+        protocol: u8,
+        yields: bool,
+        sandboxed: bool,
+        log: &mut Log,
+    ) {
         let spares = yields
             && world.record.id().is_some_and(|owner| {
                 world.slots[usize::from(owner)].protocol == protocol && self.is_ready(world, owner)
@@ -297,7 +317,7 @@ impl Setting {
             port: number(slot),
             credential: NONE,
             took: NONE,
-            marks: if spares { mark::SPARES } else { 0 },
+            marks: if spares { mark::SPARES } else { 0 } | if sandboxed { mark::SANDBOXED } else { 0 },
         };
         self.settle(world, slot, None, log);
     }
@@ -326,7 +346,14 @@ impl Setting {
         world.broken |= breach & self.watched;
     }
 
-    fn probe(&self, world: &mut World, record: Record, credential: u8) -> Answer {
+    /// What a process of the sandbox, or outside of it, sees of the record's daemon.
+    fn probe(&self, world: &mut World, record: Record, credential: u8, sandboxed: bool) -> Answer {
+        if world.slots[usize::from(record.id)].has(mark::SANDBOXED) != sandboxed {
+            let is_held = world.slots.iter().any(|slot| slot.has(mark::ALIVE));
+            let may_live = is_held || self.lacks(Deviation::NoLifeLock);
+            let is_gone = !may_live || self.lacks(Deviation::UnreachableIsGone);
+            return if is_gone { Answer::Refused } else { Answer::Unreachable };
+        }
         let found = self.slots().find(|slot| {
             let slot = &world.slots[*slot];
             slot.has(mark::LISTENING) && slot.port == record.port
@@ -365,15 +392,15 @@ impl Setting {
 }
 
 impl Slot {
-    fn has(self, mark: u8) -> bool {
+    fn has(self, mark: u16) -> bool {
         self.marks & mark != 0
     }
 
-    fn set(&mut self, mark: u8) {
+    fn set(&mut self, mark: u16) {
         self.marks |= mark;
     }
 
-    fn clear(&mut self, mark: u8) {
+    fn clear(&mut self, mark: u16) {
         self.marks &= !mark;
     }
 }
@@ -401,7 +428,7 @@ impl World {
             slot.claim = GONE;
             slot.credential = NONE;
             slot.took = NONE;
-            slot.marks = slot.marks & mark::SAID | mark::CRASHED;
+            slot.marks = slot.marks & (mark::SAID | mark::SANDBOXED) | mark::CRASHED;
         } else {
             let client = &mut self.clients[index - DAEMONS];
             client.phase = Phase::Crashed;

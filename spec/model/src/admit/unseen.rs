@@ -53,6 +53,7 @@ impl Search<'_> {
             }
             Some(Effect::Probe(record)) => {
                 hears(Outcome::Probed(Probe::Refused));
+                hears(Outcome::Probed(Probe::Unreachable));
                 hears(Outcome::Probed(Probe::Proven(handshake(record.id))));
             }
             Some(Effect::ListTaken) => {

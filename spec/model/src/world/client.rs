@@ -78,7 +78,8 @@ impl Setting {
             ""
         };
         log.say(|| format!("starts D{slot}{told}"));
-        self.launch(world, slot, protocol, yields, &mut Log::default());
+        let sandboxed = self.is_sandboxed(&world.clients[index]);
+        self.launch(world, slot, protocol, yields, sandboxed, &mut Log::default());
     }
 
     /// Without the rule that clients do not remove: compares, then unlinks.
@@ -113,7 +114,7 @@ impl Setting {
                 self.read(world)
             }
             Want::Probe(record) => {
-                let answer = self.client_probe(world, record);
+                let answer = self.client_probe(world, record, self.is_sandboxed(&client));
                 log.say(|| probed(record, answer));
                 if self.lacks(Deviation::ClientsRemove)
                     && matches!(answer, Answer::Refused | Answer::TimedOut)
@@ -150,11 +151,11 @@ impl Setting {
     }
 
     /// A probe with the credential that is in the file.
-    pub(super) fn client_probe(&self, world: &mut World, record: Record) -> Answer {
+    pub(super) fn client_probe(&self, world: &mut World, record: Record, sandboxed: bool) -> Answer {
         if self.scenario.first_launch && world.credential == NONE {
             return Answer::NoCredential;
         }
-        self.probe(world, record, world.credential)
+        self.probe(world, record, world.credential, sandboxed)
     }
 
     /// A waiting client wakes and reads, if that leads anywhere.
@@ -185,7 +186,7 @@ impl Setting {
         let read = self.automaton.step(woken, Letter::Read(seen));
         let mut end = read;
         while let Want::Probe(record) = self.out(end).want {
-            let answer = self.client_probe(&mut world.clone(), record);
+            let answer = self.client_probe(&mut world.clone(), record, self.is_sandboxed(&client));
             end = self.automaton.step(end, Letter::Probed(answer));
         }
         if end == client.machine {
@@ -238,7 +239,11 @@ impl Setting {
             }
             End::Not(outcome) => {
                 log.say(|| format!("ends: {outcome}"));
-                if outcome == "incompatible" { Phase::Incompatible } else { Phase::Failed }
+                match outcome {
+                    "incompatible" => Phase::Incompatible,
+                    "unreachable" => Phase::Unreachable,
+                    _ => Phase::Failed,
+                }
             }
         };
     }

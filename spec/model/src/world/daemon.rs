@@ -45,7 +45,7 @@ impl Setting {
                 letter
             }
             Want::Probe(record) => {
-                let answer = self.probe(world, record, slot.credential);
+                let answer = self.probe(world, record, slot.credential, slot.has(mark::SANDBOXED));
                 log.say(|| probed(record, answer));
                 Letter::Probed(answer)
             }
@@ -196,7 +196,7 @@ impl Setting {
                 Want::UnlinkOwn | Want::Drain => Letter::Done,
                 Want::Nothing => {
                     let slot = &mut world.slots[index];
-                    slot.marks &= mark::SAID;
+                    slot.marks &= mark::SAID | mark::SANDBOXED;
                     slot.credential = NONE;
                     return;
                 }
@@ -226,6 +226,9 @@ impl Setting {
         world.last = own;
         world.cause = Cause::Rightly;
         world.slots[index].set(mark::SAID);
+        if self.scenario.has_sandbox() {
+            world.slots[index].set(mark::ALIVE);
+        }
         log.say(|| "renames its record into place".to_owned());
         Letter::Done
     }

@@ -17,10 +17,17 @@ impl Setting {
         world.left == self.scenario.faults && !self.scenario.hurried
     }
 
-    /// The protocol number of each client, with where it is.
-    pub fn protocols<'a>(&'a self, world: &'a World) -> impl Iterator<Item = (u8, Phase)> + 'a {
+    /// The protocol number of each client, whether it runs in the sandbox, and where it is.
+    pub fn callers<'a>(&'a self, world: &'a World) -> impl Iterator<Item = (u8, bool, Phase)> + 'a {
         let clients = &world.clients[..self.scenario.clients.len()];
-        clients.iter().map(|client| (self.protocol(client), client.phase))
+        clients
+            .iter()
+            .map(|client| (self.protocol(client), self.is_sandboxed(client), client.phase))
+    }
+
+    /// Whether a daemon runs in the sandbox.
+    pub fn runs_in_sandbox(&self, world: &World, daemon: u8) -> bool {
+        world.slots[usize::from(daemon)].has(mark::SANDBOXED)
     }
 
     /// The daemons that run.
@@ -82,14 +89,16 @@ impl Setting {
         (!rightly_gone && !slot.has(mark::CRASHED)).then_some(last)
     }
 
-    /// Where a fresh connect of this protocol leads, by the crate's own machine.
-    pub fn connects(&self, world: &World, protocol: u8) -> Option<End> {
+    /// Where a fresh connect of this protocol leads, in the sandbox or outside of it, by the crate's own machine.
+    pub fn connects(&self, world: &World, protocol: u8, sandboxed: bool) -> Option<End> {
         let mut machine = self.automaton.start(Root::Call { protocol, spawn: false, replace: false });
         loop {
             let out = self.out(machine);
             let letter = match out.want {
                 Want::ReadRecord => Letter::Read(world.record),
-                Want::Probe(record) => Letter::Probed(self.client_probe(&mut world.clone(), record)),
+                Want::Probe(record) => {
+                    Letter::Probed(self.client_probe(&mut world.clone(), record, sandboxed))
+                }
                 Want::Nothing => return out.end,
                 _ => return None,
             };

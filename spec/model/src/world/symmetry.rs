@@ -34,7 +34,7 @@ impl Setting {
         world
     }
 
-    fn slot_key(&self, world: &World, daemon: u8) -> (Local, u8, u8, u8, u8) {
+    fn slot_key(&self, world: &World, daemon: u8) -> (Local, u16, u8, u8, u8) {
         let slot = &world.slots[usize::from(daemon)];
         let owns = matches!(world.record, Content::Record(record) if record.id == daemon);
         let tied = u8::from(owns)

@@ -17,6 +17,7 @@ pub(super) fn probed(record: Record, answer: Answer) -> String {
         Answer::TimedOut => "no answer in time".to_owned(),
         Answer::Foreign => "not proven".to_owned(),
         Answer::NoCredential => "there is no credential".to_owned(),
+        Answer::Unreachable => "unreachable".to_owned(),
         Answer::Proven { id, protocol, ready } => {
             let state = if ready { "ready" } else { "draining" };
             let id = if id == record.id { String::new() } else { format!("D{id} ") };

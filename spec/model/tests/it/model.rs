@@ -163,6 +163,7 @@ fn the_automaton_is_the_machines() {
         pauses: true,
         torn: true,
         foreign: true,
+        places: true,
     };
     let automaton = Automaton::of(alphabet);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;

@@ -116,10 +116,10 @@ impl Stage {
             yields: false,
         });
         let clients = (0..).zip(scenario.clients).map(|(id, kind)| match *kind {
-            Kind::Caller { protocol, ignores_lock } => {
+            Kind::Caller { protocol, ignores_lock, sandboxed: false } => {
                 Ok(Role::Client { id, protocol, ignores_lock, credulous })
             }
-            Kind::Supervisor => Err(io::Error::other("supervisors have no puppets")),
+            _ => Err(io::Error::other("supervisors and sandboxes have no puppets")),
         });
         for role in daemons.map(Ok).chain(clients) {
             let puppet = Puppet {
