@@ -37,8 +37,8 @@ use self::serve::{Admit, accept};
 pub use self::shared::Handle;
 use self::shared::Shared;
 use crate::perimeter::{Guard, RouteMethods};
-use crate::platform::Watch;
-use crate::state_directory::{Fault, NoHome};
+use crate::platform::{self, Watch};
+use crate::state_directory::{Fault, NoHome, NotAComponent};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -46,6 +46,9 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The name of the component is not one.
+    #[error(transparent)]
+    Component(#[from] NotAComponent),
     /// The protocol identifier is not one.
     #[error(transparent)]
     Protocol(#[from] NotAProtocol),
@@ -67,7 +70,7 @@ impl Error {
     /// The process's exit status: 2 bad use, 15 the state directory, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
-            Self::Protocol(_) => 2,
+            Self::Component(_) | Self::Protocol(_) => 2,
             Self::Home(_) | Self::State(_) => 15,
             Self::Listen(_) | Self::Signals(_) => 1,
         }
@@ -155,11 +158,14 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
+        let signals = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        // A service manager, or a thread that starts programs, may have left them blocked.
+        platform::unblock_stop_signals();
+        Ok(signals)
     }
 
     async fn forward(mut self, shared: Arc<Shared>) {

@@ -67,7 +67,8 @@ impl Connect {
 }
 
 pub(super) fn start(context: &Context) -> Result<u8, Error> {
-    let connection = context.client.connect_or_spawn(&launch(context, "manual")?)?;
+    let client = context.client.clone().ignore_budget(true);
+    let connection = client.connect_or_spawn(&launch(context, "manual")?)?;
     context.ready(&connection);
     Ok(0)
 }
