@@ -100,6 +100,20 @@ pub(super) fn dies_with(parent: libc::pid_t) -> bool {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent }
 }
 
+/// Gives a signal its default disposition. Async-signal-safe.
+///
+/// The C library refuses this for the signals that it keeps for itself, which may have been ignored by the caller as well.
+pub(super) fn reset_disposition(signal: libc::c_int) {
+    // The kernel's structure: the default handler, no flags and an empty mask are zeros throughout.
+    let default = [0_u64; 8];
+    let mask_bytes = 8_usize;
+    // SAFETY: the kernel reads less than there is, and writes nothing.
+    unsafe {
+        let before = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), before, mask_bytes);
+    }
+}
+
 /// Whether the calling thread is this process's only one; not so if that cannot be told.
 pub(super) fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)

@@ -96,6 +96,13 @@ pub(super) fn dies_with(_: libc::pid_t) -> bool {
     false
 }
 
+/// Gives a signal its default disposition. Async-signal-safe.
+#[allow(unsafe_code)]
+pub(super) fn reset_disposition(signal: libc::c_int) {
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// There is no call that tells it everywhere.
 pub(super) fn has_one_thread() -> bool {
     false

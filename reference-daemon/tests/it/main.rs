@@ -7,6 +7,7 @@ mod convergence;
 mod doctor;
 mod events;
 mod help;
+mod launching;
 mod lifecycle;
 mod open;
 mod origins;

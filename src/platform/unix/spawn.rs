@@ -267,10 +267,8 @@ unsafe fn be_starter(child: &Child) -> ! {
 unsafe fn be_daemon(child: &Child) -> ! {
     // SAFETY: these calls are async-signal-safe and get plain numbers, or pointers to what the client made before the forks.
     unsafe {
-        // CONN-47. The last number is 64 at most; what cannot be set, as for SIGKILL, says so and is as it was.
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        // CONN-47. The last number is 64 at most; what cannot be set, as for SIGKILL, is as it should be.
+        (1..=64).for_each(system::reset_disposition);
         let mut none = mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
