@@ -93,6 +93,9 @@ fn an_ignored_sigchld_is_no_failed_start() {
     assert_eq!(home.locald(&["stop"]).code, 0);
     let seen = Output::of(under(IGNORING, &failing).env("LOCALD_DAEMON", "/no/such/daemon"));
     assert!(seen.code == 16 && seen.stderr.contains("No such file"), "{seen:?}");
+    let silent = script(&home, "exit 3");
+    let seen = Output::of(under(IGNORING, &failing).env("LOCALD_DAEMON", silent));
+    assert_eq!(seen.stderr.contains("exit status 3"), cfg!(not(local_daemon_portable)), "{seen:?}");
 }
 
 /// CONN-47, CONN-48.

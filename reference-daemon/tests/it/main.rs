@@ -12,6 +12,7 @@ mod lifecycle;
 mod open;
 mod origins;
 mod outcomes;
+mod products;
 mod secrets;
 mod support;
 mod table;
