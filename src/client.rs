@@ -64,7 +64,9 @@ impl Launch {
     /// An environment variable for the daemon.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), value.into()));
+        let key = key.into();
+        self.env.retain(|(known, _)| *known != key);
+        self.env.push((key, value.into()));
         self
     }
 
@@ -76,7 +78,7 @@ impl Launch {
 
     /// Where the program is.
     fn find(&self, environment: &[(OsString, OsString)]) -> io::Result<PathBuf> {
-        let path = environment.iter().rfind(|(name, _)| name == "PATH");
+        let path = environment.iter().find(|(name, _)| name == "PATH");
         platform::find_program(&self.program, path.map(|(_, value)| OsStr::new(value)))
     }
 

@@ -80,8 +80,9 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
     // A umask can only take bits away; one that takes the owner's would leave a file that nobody opens again.
-    if file.metadata().map_err(Refused::Io)?.mode() & 0o777 != OWNER_ONLY.bits() {
-        rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let io = |e: Errno| Refused::Io(e.into());
+    if Mode::from_raw_mode(rustix::fs::fstat(&file).map_err(io)?.st_mode) != OWNER_ONLY {
+        rustix::fs::fchmod(&file, OWNER_ONLY).map_err(io)?;
     }
     Ok(file)
 }

@@ -179,6 +179,13 @@ fn a_program_that_cannot_be_executed_does_not_count() {
     fs::write(&plain, "\0").unwrap();
     let seen = with_daemon(&home, &["connect"], &plain);
     assert!(seen.code == 16 && seen.stderr.contains("Exec format error"), "{seen:?}");
+    // Nor does a child that could not ask.
+    let unable =
+        script(&home, "set -- $LOCAL_DAEMON_LAUNCH; eval \"echo unreachable a sandbox >&$2\"; exit 17");
+    for _ in 0..3 {
+        let seen = with_daemon(&home, &["connect"], &unable);
+        assert!(seen.code == 16 && seen.stderr.contains("a sandbox"), "{seen:?}");
+    }
     assert_eq!(home.locald(&["connect"]).code, 0);
 }
 
