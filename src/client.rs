@@ -5,10 +5,10 @@ mod attempt;
 mod connection;
 mod probe;
 
-use std::ffi::OsString;
-use std::fmt;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, fmt, io};
 
 use local_daemon_proto::connect::Outcome;
 use local_daemon_proto::gate::{NotAProtocol, Protocol};
@@ -20,7 +20,7 @@ pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{look_at_world, probe};
 use crate::platform;
-use crate::state_directory::{NoHome, StateDir};
+use crate::state_directory::{Component, NoHome, NotAComponent, StateDir};
 
 /// How long a whole connect may take unless told otherwise (CONN-10).
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -33,6 +33,9 @@ pub fn world() -> World {
 /// A client could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// The name of the component is not one.
+    #[error(transparent)]
+    Component(#[from] NotAComponent),
     /// The protocol identifier is not one.
     #[error(transparent)]
     Protocol(#[from] NotAProtocol),
@@ -69,28 +72,51 @@ impl Launch {
     /// An environment variable for the daemon.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), value.into()));
+        let key = key.into();
+        self.env.retain(|(known, _)| *known != key);
+        self.env.push((key, value.into()));
         self
+    }
+
+    /// The environment of the daemon: this process's, and what was added.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        let inherited = env::vars_os().filter(|(name, _)| !self.env.iter().any(|(added, _)| added == name));
+        inherited.chain(self.env.iter().cloned()).collect()
+    }
+
+    /// Where the program is.
+    fn find(&self, environment: &[(OsString, OsString)]) -> io::Result<PathBuf> {
+        let path = environment.iter().find(|(name, _)| name == "PATH");
+        platform::find_program(&self.program, path.map(|(_, value)| OsStr::new(value)))
+    }
+
+    fn error(&self, error: &io::Error) -> String {
+        format!("{} could not be started: {error}", self.program.display())
     }
 }
 
 /// Finds, proves and if need be starts the daemon of one component.
 #[derive(Clone, Debug)]
 pub struct Client {
+    component: Component,
     state_dir: StateDir,
     protocol: Protocol,
     deadline: Duration,
     replace: bool,
+    ignore_budget: bool,
 }
 
 impl Client {
     /// A client of `component` that speaks `protocol` (`name/N`).
     pub fn new(component: &str, protocol: &str) -> Result<Self, SetupError> {
+        let component = component.parse()?;
         Ok(Self {
-            state_dir: StateDir::locate(None, component)?,
+            state_dir: StateDir::locate(None, &component)?,
+            component,
             protocol: protocol.parse()?,
             deadline: DEADLINE,
             replace: false,
+            ignore_budget: false,
         })
     }
 
@@ -115,6 +141,13 @@ impl Client {
         self
     }
 
+    /// Start a daemon also if the last three did not become ready (CONN-21): for a start that the user asks for.
+    #[must_use]
+    pub fn ignore_budget(mut self, ignore_budget: bool) -> Self {
+        self.ignore_budget = ignore_budget;
+        self
+    }
+
     /// The state directory in use.
     pub fn directory(&self) -> &StateDir {
         &self.state_dir
@@ -133,14 +166,26 @@ impl Client {
     /// # Errors
     /// [`Failure`]; `spawn-failed` carries the child's own error.
     pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, Failure> {
-        if let Err(fault) = self.state_dir.create() {
-            return Err(Failure {
-                outcome: Outcome::Invalid,
-                detail: fault.to_string(),
-                state_dir: self.state_dir.path().to_owned(),
-            });
-        }
+        self.state_dir
+            .create()
+            .map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))?;
         Attempt::new(self, Some(launch)).drive()
+    }
+
+    /// Checks whether a daemon could be started, and starts none: its program can be executed and its log be opened. A
+    /// restart asks this before it ends the daemon that runs (CONN-50).
+    ///
+    /// # Errors
+    /// [`Failure`] with the outcome `spawn-failed` or `invalid`.
+    pub fn check_launch(&self, launch: &Launch) -> Result<(), Failure> {
+        let found = launch.find(&launch.environment());
+        found.map_err(|error| self.failure(Outcome::SpawnFailed, launch.error(&error)))?;
+        let opened = self.state_dir.create().and_then(|()| self.state_dir.open_log());
+        opened.map(drop).map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))
+    }
+
+    fn failure(&self, outcome: Outcome, detail: String) -> Failure {
+        Failure { outcome, detail, state_dir: self.state_dir.path().to_owned() }
     }
 }
 

@@ -38,8 +38,8 @@ use self::serve::{Admit, accept};
 pub use self::shared::Handle;
 use self::shared::Shared;
 use crate::perimeter::{Guard, RouteMethods};
-use crate::platform::Watch;
-use crate::state_directory::{Fault, NoHome};
+use crate::platform::{self, Watch};
+use crate::state_directory::{Fault, NoHome, NotAComponent};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -47,6 +47,9 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The name of the component is not one.
+    #[error(transparent)]
+    Component(#[from] NotAComponent),
     /// The protocol identifier is not one.
     #[error(transparent)]
     Protocol(#[from] NotAProtocol),
@@ -79,7 +82,7 @@ impl Error {
     /// The process's exit status: 2 bad use, 15 the state directory, 17 no way to ask a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
-            Self::Protocol(_) => 2,
+            Self::Component(_) | Self::Protocol(_) => 2,
             Self::Home(_) | Self::State(_) => 15,
             Self::Unreachable { .. } | Self::NoLoopback(_) => 17,
             Self::Listen(_) | Self::Signals(_) => 1,
@@ -168,11 +171,14 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
+        let signals = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        // A service manager, or a thread that starts programs, may have left them blocked.
+        platform::unblock_stop_signals();
+        Ok(signals)
     }
 
     async fn forward(mut self, shared: Arc<Shared>) {

@@ -52,4 +52,5 @@ pub use local_daemon_proto::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
     registration,
 };
-pub use state_directory::StateDir;
+pub use platform::{LAUNCH_VARIABLE, forget_launch};
+pub use state_directory::{Component, StateDir};

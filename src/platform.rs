@@ -8,6 +8,8 @@ pub use refused::Refused;
 mod unix;
 #[cfg(unix)]
 pub(crate) use unix::*;
+#[cfg(unix)]
+pub use unix::{LAUNCH_VARIABLE, forget_launch};
 
 #[cfg(all(target_os = "linux", not(local_daemon_portable)))]
 #[path = "platform/linux.rs"]

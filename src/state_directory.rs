@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fmt, fs};
 
 use local_daemon_proto::Credential;
@@ -29,8 +30,6 @@ pub const CONFIG: &str = "config.toml";
 pub const LOG: &str = "daemon.log";
 /// What the names of launcher files begin with: each hands a ticket to a browser, once.
 pub const LAUNCHER: &str = "launcher-";
-/// The variable that names the state directory where no argument does.
-pub const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
 /// How often a spawn failed of late; a client keeps it so that calls in other processes count too.
 const FAILURES: &str = "spawn-failures.json";
 const TAKEN: &str = "registration.json.taken-";
@@ -52,10 +51,57 @@ impl Fault {
     }
 }
 
+/// The name of a component, such as `acme` (DIR-19).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Component(String);
+
+impl Component {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The variable that names its state directory if no argument does: `ACME_STATE_DIR`.
+    pub fn variable(&self) -> String {
+        format!("{}_STATE_DIR", self.0.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is not the name of a component.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{0:?} is not the name of a component: expected a lower-case letter, then lower-case letters, digits or `-`, 64 at most, \
+     such as acme"
+)]
+pub struct NotAComponent(pub String);
+
+impl FromStr for Component {
+    type Err = NotAComponent;
+
+    fn from_str(text: &str) -> Result<Self, NotAComponent> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
+        if begins && text.len() <= 64 && text.bytes().all(inner) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NotAComponent(text.chars().take(80).collect()))
+        }
+    }
+}
+
 /// No place for the state directory could be found.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("there is no home directory to keep state in; name a directory with --state-dir or {VARIABLE}")]
-pub struct NoHome;
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("there is no home directory to keep state in; name a directory with --state-dir or {variable}")]
+pub struct NoHome {
+    /// The variable that may name one.
+    pub variable: String,
+}
 
 /// A state directory that belongs to one component of one user.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,25 +116,23 @@ impl fmt::Debug for StateDir {
 }
 
 impl StateDir {
-    /// The directory for `component`: the one given, else `$LOCAL_DAEMON_STATE_DIR`, else the platform's per-user
-    /// state directory (DIR-1, DIR-2, DIR-3). Touches nothing.
-    pub fn locate(given: Option<&Path>, component: &str) -> Result<Self, NoHome> {
+    /// The directory for `component`: the one given, else the one with which a client started this process, else
+    /// `$<COMPONENT>_STATE_DIR`, else the platform's per-user state directory (DIR-1, DIR-2, DIR-3, DIR-17). Touches nothing.
+    pub fn locate(given: Option<&Path>, component: &Component) -> Result<Self, NoHome> {
+        let launched = || platform::launched_directory(component.as_str());
+        let given = given.map(Path::to_owned).or_else(launched);
         Self::locate_in(given, component, &|name| env::var_os(name))
     }
 
     fn locate_in(
-        given: Option<&Path>,
-        component: &str,
+        given: Option<PathBuf>,
+        component: &Component,
         env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, NoHome> {
-        let path = match given {
-            Some(path) => path.to_owned(),
-            None => match env(VARIABLE).filter(|value| !value.is_empty()) {
-                Some(path) => PathBuf::from(path),
-                None => platform::state_home(env).ok_or(NoHome)?.join(component),
-            },
-        };
-        Ok(Self::at(&path))
+        let variable = component.variable();
+        let named = given.or_else(|| env(&variable).filter(|value| !value.is_empty()).map(PathBuf::from));
+        let path = named.or_else(|| Some(platform::state_home(env)?.join(component.as_str())));
+        Ok(Self::at(&path.ok_or(NoHome { variable })?))
     }
 
     /// The directory at `path`.
@@ -328,26 +372,40 @@ impl StateDir {
 
 /// What a client keeps there besides: the log of what it starts, and how often that failed.
 impl StateDir {
-    /// Opens the log of a detached daemon; one over a MiB is set aside first.
-    pub(crate) fn open_log(&self) -> io::Result<fs::File> {
+    /// Opens the log of a detached daemon, which is checked as every file is (DIR-20); one over a MiB is set aside first.
+    pub(crate) fn open_log(&self) -> Result<fs::File, Fault> {
         const MOST: u64 = 1024 * 1024;
         let path = self.file(LOG);
-        let log = platform::open_log(&path)?;
-        if log.metadata()?.len() <= MOST {
+        let open = || platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why });
+        let io = |error| Fault::io(&path, error);
+        let log = open()?;
+        if log.metadata().map_err(io)?.len() <= MOST {
             return Ok(log);
         }
-        fs::rename(&path, self.file("daemon.log.1"))?;
-        platform::open_log(&path)
+        fs::rename(&path, self.file("daemon.log.1")).map_err(io)?;
+        open()
+    }
+
+    /// Whether clients start no daemon at present, because the last three did not become ready (CONN-21).
+    pub fn held_back(&self) -> Option<HeldBack> {
+        let budget = self.read_budget();
+        let (error, left) = budget.exhausted(unix_millis())?;
+        Some(HeldBack { error: error.to_owned(), left })
     }
 
     /// The restart budget; what cannot be read counts as unspent, since it only spares work.
-    pub(crate) fn read_budget(&self) -> Budget {
+    fn read_budget(&self) -> Budget {
         let bytes = platform::read_checked(&self.file(FAILURES)).ok().flatten();
         bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
+    /// Forgets failed starts: one has become ready.
+    pub(crate) fn clear_budget(&self) {
+        self.write_budget(&Budget::default());
+    }
+
     /// Keeps the restart budget for the next call, in whatever process that runs.
-    pub(crate) fn write_budget(&self, budget: &Budget) {
+    fn write_budget(&self, budget: &Budget) {
         let path = self.file(FAILURES);
         if *budget == Budget::default() {
             let _ = fs::remove_file(&path);
@@ -362,11 +420,33 @@ impl StateDir {
         }
     }
 
-    /// Counts one spawn that did not become ready at `now` (milliseconds since 1970).
-    pub(crate) fn note_failure(&self, now: u64, error: &str) {
+    /// Counts one spawn that did not become ready.
+    pub(crate) fn note_failure(&self, error: &str) {
         let mut budget = self.read_budget();
-        budget.failed(now, error);
+        budget.failed(unix_millis(), error);
         self.write_budget(&budget);
+    }
+}
+
+/// Why and how long clients start no daemon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBack {
+    /// What the last daemon said that did not become ready.
+    pub error: String,
+    /// After what time a daemon may be started again.
+    pub left: Duration,
+}
+
+impl fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, left } = self;
+        // Not before it is so.
+        let seconds = left.as_millis().div_ceil(1000);
+        write!(
+            f,
+            "three daemons in the last minute did not become ready, and it may be tried again in {seconds} s; \
+             the last said: {error}"
+        )
     }
 }
 
@@ -384,6 +464,11 @@ pub enum Diagnostic {
         /// What is wrong with it.
         why: Invalid,
     },
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// 32 bytes from the operating system's generator (CRED-2, HS-28).
@@ -404,4 +489,52 @@ pub(crate) fn random() -> u128 {
 #[cfg(feature = "daemon")]
 pub(crate) fn fresh_id() -> ClaimId {
     ClaimId::from_bits(random())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_are_names() {
+        let longest = "a".repeat(64);
+        for name in ["acme", "a", "acme-tools", "a1-", &longest] {
+            assert_eq!(name.parse::<Component>().unwrap().as_str(), name);
+        }
+        for name in [
+            "",
+            "../acme",
+            "Acme",
+            "acme tools",
+            "1acme",
+            "-acme",
+            "acme_x",
+            "acm\u{e9}",
+            &format!("{longest}a"),
+        ] {
+            let error = name.parse::<Component>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{name:?}")) && error.contains("such as acme"), "{error}");
+        }
+    }
+
+    /// DIR-17.
+    #[test]
+    fn each_component_has_a_variable_of_its_own() {
+        let env = |name: &str| match name {
+            "ACME_STATE_DIR" | "LOCAL_DAEMON_STATE_DIR" => Some("/tmp/acme".into()),
+            "ACME_TOOLS_STATE_DIR" => Some("".into()),
+            "XDG_STATE_HOME" => Some("/home/u/state".into()),
+            _ => None,
+        };
+        let find = |given: Option<&str>, component: &str| {
+            let component = component.parse().unwrap();
+            StateDir::locate_in(given.map(PathBuf::from), &component, &env).unwrap().path().to_owned()
+        };
+        assert_eq!(find(None, "acme"), Path::new("/tmp/acme"));
+        assert_eq!(find(Some("/given"), "acme"), Path::new("/given"));
+        if cfg!(target_os = "linux") {
+            assert_eq!(find(None, "acme-tools"), Path::new("/home/u/state/acme-tools"), "empty is not set");
+            assert_eq!(find(None, "locald"), Path::new("/home/u/state/locald"));
+        }
+    }
 }

@@ -67,6 +67,8 @@ pub enum Observed {
     SpawnFailed,
     /// This process could not ask the daemon that it would start: nothing was started (CONN-38).
     Unreachable,
+    /// None was started, because a file that it would get must not be trusted (DIR-20).
+    SpawnRefused,
     /// The wait ended after this long, with the child in this state.
     Woken(Child, Duration),
 }
@@ -153,10 +155,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The last child's error, where the budget is used up at `now` (milliseconds since 1970).
-    pub fn exhausted(&self, now: u64) -> Option<&str> {
-        let recent = |at: &&u64| now.checked_sub(**at).is_some_and(|age| age < BUDGET_WINDOW_MS);
-        (self.failed_at_ms.iter().filter(recent).count() >= BUDGET).then_some(self.error.as_str())
+    /// If the budget is used up at `now` (milliseconds since 1970): the last child's error, and after what time a daemon may
+    /// be started again (CONN-43).
+    pub fn exhausted(&self, now: u64) -> Option<(&str, Duration)> {
+        let age = |at: &u64| now.checked_sub(*at).filter(|age| *age < BUDGET_WINDOW_MS);
+        let ages: Vec<u64> = self.failed_at_ms.iter().filter_map(age).collect();
+        let oldest = ages.iter().max().filter(|_| ages.len() >= BUDGET)?;
+        Some((&self.error, Duration::from_millis(BUDGET_WINDOW_MS - oldest)))
     }
 
     /// Counts one spawn that did not become ready.
@@ -324,6 +329,10 @@ impl Connect {
             }
             (Phase::Spawn, Observed::Unreachable) => {
                 self.outcome = Outcome::Unreachable;
+                Phase::Finished
+            }
+            (Phase::Spawn, Observed::SpawnRefused) => {
+                self.outcome = Outcome::Invalid;
                 Phase::Finished
             }
 

@@ -56,7 +56,7 @@ Examples:
 Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
 15 invalid, 16 spawn failed, 17 unreachable, 20 displaced (run), 1 anything else.
 
-Environment: LOCAL_DAEMON_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
+Environment: LOCALD_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
 (text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon),
 BROWSER (what opens pages).";
 
@@ -102,8 +102,10 @@ impl Context {
     fn new(args: &Args) -> Result<Self, Error> {
         let protocol = env::var(PROTOCOL).ok().filter(|text| !text.is_empty());
         let protocol = protocol.unwrap_or_else(|| "locald/1".to_owned());
-        let directory = StateDir::locate(args.state_dir.as_deref(), COMPONENT)?;
-        let client = Client::new(COMPONENT, &protocol)?.state_dir(directory.path());
+        let mut client = Client::new(COMPONENT, &protocol)?;
+        if let Some(directory) = &args.state_dir {
+            client = client.state_dir(directory);
+        }
         Ok(Self { client, protocol, json: args.json })
     }
 
@@ -190,7 +192,8 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
 /// Says what went wrong: JSON on standard output where it was asked for (CONN-3), else text on standard error.
 fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
     if json {
-        let state_dir = StateDir::locate(state_dir, COMPONENT).ok();
+        let state_dir =
+            COMPONENT.parse().ok().and_then(|component| StateDir::locate(state_dir, &component).ok());
         let state_dir = state_dir.map(|directory| directory.path().display().to_string());
         print(
             &json!({"outcome": error.outcome(), "detail": error.to_string(), "state_dir": state_dir})

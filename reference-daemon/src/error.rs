@@ -156,6 +156,7 @@ impl From<daemon::Error> for Error {
     fn from(error: daemon::Error) -> Self {
         let help = match error {
             daemon::Error::Protocol(_) => "LOCALD_PROTOCOL names the protocol to run as, such as locald/1",
+            daemon::Error::Component(_) => "this is a fault of locald",
             daemon::Error::Home(_) => "name a directory with --state-dir",
             daemon::Error::State(_) => {
                 "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"
@@ -172,6 +173,7 @@ impl From<daemon::Error> for Error {
 impl From<SetupError> for Error {
     fn from(error: SetupError) -> Self {
         match error {
+            SetupError::Component(error) => Self::usage(error.to_string()),
             SetupError::Protocol(error) => Self::usage(format!("LOCALD_PROTOCOL: {error}")),
             SetupError::Home(error) => Self::Home(error),
         }

@@ -10,5 +10,7 @@ mod render;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before there is a second thread: what this process starts is not told what its launcher told it.
+    local_daemon::forget_launch();
     cli::main()
 }

@@ -4,12 +4,10 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
-use local_daemon_proto::connect::{Budget, Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
 use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{Registration, Sight};
 
@@ -21,6 +19,8 @@ use crate::{platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// How soon the status of a child is known that has closed its readiness pipe, if it has ended.
+const STATUS_BOUND: Duration = Duration::from_secs(1);
 
 /// What one call carries from effect to effect.
 pub(super) struct Attempt<'a> {
@@ -39,6 +39,10 @@ pub(super) struct Attempt<'a> {
     watch: OnceCell<Option<platform::Watch>>,
     /// Where the child speaks, and what it has said of a line so far.
     pipe: Option<(File, Vec<u8>)>,
+    /// Who waits for the child.
+    starter: Option<platform::Starter>,
+    /// The child's log, and how long it was before the child began.
+    log: Option<(File, u64)>,
     child: Child,
 }
 
@@ -46,6 +50,8 @@ pub(super) struct Attempt<'a> {
 enum Word {
     Done,
     Failed(String),
+    /// It could not ask whether a daemon is there, which counts against nobody (CONN-42).
+    Unreachable(String),
 }
 
 impl<'a> Attempt<'a> {
@@ -67,6 +73,8 @@ impl<'a> Attempt<'a> {
             lock: None,
             watch: OnceCell::new(),
             pipe: None,
+            starter: None,
+            log: None,
             child: Child::Silent,
         }
     }
@@ -85,7 +93,7 @@ impl<'a> Attempt<'a> {
             (Outcome::Ready(found), Some((wire, credential))) => {
                 let (registration, handshake) = *found;
                 if self.child == Child::Done {
-                    self.client.state_dir.write_budget(&Budget::default());
+                    self.client.state_dir.clear_budget();
                 }
                 Ok(Connection { registration, handshake, credential, wire: Some(wire) })
             }
@@ -102,7 +110,17 @@ impl<'a> Attempt<'a> {
                 if !matches!(sight, Sight::Record(_)) {
                     self.detail = diagnostic.map(|diagnostic| diagnostic.to_string());
                 }
-                Observed::Record(sight)
+                if matches!(sight, Sight::Record(_) | Sight::Unreadable) {
+                    return Observed::Record(sight);
+                }
+                // CONN-9: a child would meet the same fault.
+                Observed::Record(match state_dir.read_credential() {
+                    Ok(_) => sight,
+                    Err(fault) => {
+                        self.detail = Some(fault.to_string());
+                        Sight::Unreadable
+                    }
+                })
             }
             Effect::Probe(record) => Observed::Probed(self.probe(&record)),
             Effect::Lock => {
@@ -118,13 +136,7 @@ impl<'a> Attempt<'a> {
                 self.detail = Some(fault.to_string());
                 Observed::Unreachable
             }
-            Effect::Spawn => match self.spawn() {
-                Ok(()) => Observed::Spawned,
-                Err(error) => {
-                    self.spawn_error = Some(error);
-                    Observed::SpawnFailed
-                }
-            },
+            Effect::Spawn => self.spawn(),
             Effect::Await(bound) => self.wait(bound),
         }
     }
@@ -165,26 +177,47 @@ impl<'a> Attempt<'a> {
         probe
     }
 
-    fn spawn(&mut self) -> Result<(), String> {
-        let launch = self.launch.ok_or("there is nothing to start")?;
-        let state_dir = &self.client.state_dir;
-        if let Some(error) = state_dir.read_budget().exhausted(unix_millis()) {
-            return Err(format!(
-                "three daemons in the last minute did not become ready; the last said: {error}"
-            ));
+    fn spawn(&mut self) -> Observed {
+        match self.try_to_spawn() {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.spawn_error = Some(error);
+                Observed::SpawnFailed
+            }
         }
-        let log_path = state_dir.file(state_directory::LOG);
-        let log = state_dir.open_log().map_err(|e| format!("{}: {e}", log_path.display()))?;
-        let mut command = Command::new(&launch.program);
-        command.args(&launch.args).envs(launch.env.iter().map(|(k, v)| (k, v)));
-        command.env(state_directory::VARIABLE, state_dir.path());
-        let pipe = platform::spawn_detached(&mut command, log).map_err(|e| {
-            let error = format!("{} could not be started: {e}", launch.program.display());
-            state_dir.note_failure(unix_millis(), &error);
-            error
-        })?;
-        self.pipe = Some((pipe, Vec::new()));
-        Ok(())
+    }
+
+    /// What fails here failed before the child's program ran, and does not count against the restart budget (CONN-42).
+    fn try_to_spawn(&mut self) -> Result<Observed, String> {
+        let launch = self.launch.ok_or("there is nothing to start")?;
+        let client = self.client;
+        let held_back = client.state_dir.held_back().filter(|_| !client.ignore_budget);
+        if let Some(held_back) = held_back {
+            return Err(held_back.to_string());
+        }
+        let log = match client.state_dir.open_log() {
+            Ok(log) => log,
+            Err(fault) => {
+                self.detail = Some(fault.to_string());
+                return Ok(Observed::SpawnRefused);
+            }
+        };
+        let length = log.metadata().map_or(u64::MAX, |log| log.len());
+        let env = launch.environment();
+        let error = |error| launch.error(&error);
+        let start = platform::Start {
+            program: launch.find(&env).map_err(error)?,
+            args: &launch.args,
+            env,
+            component: client.component.as_str(),
+            directory: client.state_dir.path(),
+            log: &log,
+        };
+        let started = platform::spawn_detached(start, self.left()).map_err(error)?;
+        self.pipe = Some((started.ready, Vec::new()));
+        self.starter = Some(started.starter);
+        self.log = Some((log, length));
+        Ok(Observed::Spawned)
     }
 
     fn watch(&self) -> Option<&platform::Watch> {
@@ -207,13 +240,18 @@ impl<'a> Attempt<'a> {
         match has_spoken.then(|| self.child_word()).flatten() {
             Some(Word::Done) => self.child = Child::Done,
             Some(Word::Failed(error)) => {
-                self.client.state_dir.note_failure(unix_millis(), &error);
-                self.spawn_error = Some(error);
-                self.child = Child::Failed;
+                self.client.state_dir.note_failure(&error);
+                self.fail(error);
             }
+            Some(Word::Unreachable(error)) => self.fail(error),
             None => {}
         }
         Observed::Woken(self.child, began.elapsed())
+    }
+
+    fn fail(&mut self, error: String) {
+        self.spawn_error = Some(error);
+        self.child = Child::Failed;
     }
 
     /// Reads what can be read of the child's one line; when it is whole, or has ended, nothing more is read.
@@ -231,12 +269,21 @@ impl<'a> Attempt<'a> {
         Some(match line.split_once(' ').unwrap_or((line, "")) {
             ("ready" | "yielded", _) => Word::Done,
             ("failed", error) => Word::Failed(error.to_owned()),
-            _ => {
-                let log = self.client.state_dir.file(state_directory::LOG);
-                let last = last_line(&log).map_or_else(String::new, |line| format!(": {line}"));
-                Word::Failed(format!("the daemon ended before it was ready (log: {}){last}", log.display()))
-            }
+            ("unreachable", error) => Word::Unreachable(error.to_owned()),
+            _ => Word::Failed(self.silent_end()),
         })
+    }
+
+    /// What is known of a child that ended without a word (CONN-44, CONN-45).
+    fn silent_end(&mut self) -> String {
+        let bound = STATUS_BOUND.min(self.left());
+        let status = self.starter.as_ref().and_then(|starter| starter.status(bound));
+        // `exit status: 3`, `signal: 9 (SIGKILL)`
+        let status = status.map_or_else(String::new, |status| status.to_string().replacen(':', "", 1) + ", ");
+        let said = self.log.take().and_then(|(log, from)| last_line(log, from));
+        let said = said.unwrap_or_else(|| "it said nothing".to_owned());
+        let log = self.client.state_dir.file(state_directory::LOG);
+        format!("the daemon ended before it was ready ({status}log: {}): {said}", log.display())
     }
 
     fn failure(&mut self, outcome: Outcome) -> Failure {
@@ -281,21 +328,16 @@ impl<'a> Attempt<'a> {
                 .take()
                 .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),
         };
-        Failure { outcome, detail, state_dir: state_dir.to_owned() }
+        self.client.failure(outcome, detail)
     }
 }
 
-fn last_line(log: &Path) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(2048))).ok()?;
+/// The last line that is not empty, of what the log gained after its first `from` bytes.
+fn last_line(mut log: File, from: u64) -> Option<String> {
+    let length = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(from.max(length.saturating_sub(2048)))).ok()?;
     let mut tail = Vec::new();
-    file.take(2048).read_to_end(&mut tail).ok()?;
+    log.take(2048).read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail).into_owned();
     tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -170,7 +170,7 @@ impl Builder {
 
     /// Listens, and finds or makes the credential; publishes nothing yet.
     pub async fn start(self) -> Result<Daemon, Error> {
-        let mut readiness = Readiness(platform::ready_pipe());
+        let mut readiness = Readiness(platform::ready_pipe(&self.component));
         let started = self.listen().await;
         match started {
             Ok(mut daemon) => {
@@ -186,7 +186,7 @@ impl Builder {
 
     async fn listen(self) -> Result<Daemon, Error> {
         let protocol: Protocol = self.protocol.parse()?;
-        let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component)?;
+        let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component.parse()?)?;
         state_dir.create()?;
         // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
         let _ = platform::write_no_core_dump();

@@ -93,10 +93,47 @@ pub(crate) fn world() -> World {
 }
 
 /// Marks every descriptor from `first` on close-on-exec; whether the kernel could. Async-signal-safe.
-pub(super) fn close_on_exec_range(first: i32) -> bool {
+pub(super) fn close_on_exec_from(first: RawFd) -> bool {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every descriptor from `first` on; whether the kernel could. Async-signal-safe.
+///
+/// # Safety
+/// Nothing in this process owns one of them.
+pub(super) unsafe fn close_from(first: RawFd) -> bool {
+    close_range(first, 0)
+}
+
+fn close_range(first: RawFd, flags: libc::c_uint) -> bool {
     let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
-    // SAFETY: a system call on plain numbers; close-on-exec takes nothing from this process.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) == 0 }
+    // SAFETY: a system call on plain numbers; who closes answers for it.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) == 0 }
+}
+
+/// Lets this process end by SIGKILL with the thread that forked it; whether that is so. Async-signal-safe.
+pub(super) fn dies_with(parent: libc::pid_t) -> bool {
+    // SAFETY: system calls on plain numbers. The second one sees a parent that was gone before the first.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent }
+}
+
+/// Gives a signal its default disposition. Async-signal-safe.
+///
+/// The C library refuses this for the signals that it keeps for itself, which may have been ignored by the caller as well.
+pub(super) fn reset_disposition(signal: libc::c_int) {
+    // The kernel's structure: the default handler, no flags and an empty mask are zeros throughout.
+    let default = [0_u64; 8];
+    let mask_bytes = 8_usize;
+    // SAFETY: the kernel reads less than there is, and writes nothing.
+    unsafe {
+        let before = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), before, mask_bytes);
+    }
+}
+
+/// Whether the calling thread is this process's only one; not so if that cannot be told.
+pub(super) fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
 /// Lets the system have what the allocator keeps of freed memory, where it keeps any.

@@ -84,7 +84,33 @@ pub(crate) fn world() -> World {
 }
 
 /// There is no call that marks all descriptors at once: each is marked by itself.
-pub(super) fn close_on_exec_range(_: i32) -> bool {
+pub(super) fn close_on_exec_from(_: RawFd) -> bool {
+    false
+}
+
+/// Nor one that closes them.
+///
+/// # Safety
+/// As on Linux.
+#[allow(unsafe_code)]
+pub(super) unsafe fn close_from(_: RawFd) -> bool {
+    false
+}
+
+/// There is no call for it.
+pub(super) fn dies_with(_: libc::pid_t) -> bool {
+    false
+}
+
+/// Gives a signal its default disposition. Async-signal-safe.
+#[allow(unsafe_code)]
+pub(super) fn reset_disposition(signal: libc::c_int) {
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// There is no call that tells it everywhere.
+pub(super) fn has_one_thread() -> bool {
     false
 }
 

@@ -1,14 +1,15 @@
 //! Unix: every system call by which the state directory is read, written and locked, and children are detached.
 #![allow(unsafe_code)]
 
+mod launched;
+mod spawn;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,12 @@ use tokio::io::unix::AsyncFd;
 #[cfg(feature = "daemon")]
 use super::Watch;
 use super::{Refused, system};
+
+pub(crate) use self::launched::launched_directory;
+#[cfg(feature = "daemon")]
+pub(crate) use self::launched::ready_pipe;
+pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
+pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -69,12 +76,14 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     Ok(File::from(fd))
 }
 
-/// Opens a file to read it and append to it that is checked as one that is read; makes it where it is missing.
-#[cfg(feature = "daemon")]
-pub(crate) fn open_journal(path: &Path) -> Result<File, Refused> {
+/// Opens a file to read it and append to it that is checked as one that is read; makes it if it is missing.
+pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
     // A umask can only take bits away; one that takes the owner's would leave a file that nobody opens again.
-    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let io = |e: Errno| Refused::Io(e.into());
+    if Mode::from_raw_mode(rustix::fs::fstat(&file).map_err(io)?.st_mode) != OWNER_ONLY {
+        rustix::fs::fchmod(&file, OWNER_ONLY).map_err(io)?;
+    }
     Ok(file)
 }
 
@@ -116,11 +125,26 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates a directory, and its parents where missing, with mode 0700 (DIR-4).
+/// Creates a directory, and its parents if they are missing, each with mode 0700 (DIR-4).
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    // As with files: a umask may have taken the owner's bits.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    let make = || fs::DirBuilder::new().mode(0o700).create(path);
+    let made = match (make(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            create_directory(parent)?;
+            make()
+        }
+        (made, _) => made,
+    };
+    match made {
+        // Another process was faster; its directory is checked as any other.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        // As with files: a umask may have taken the owner's bits.
+        Ok(()) if fs::symlink_metadata(path)?.mode() & 0o777 != 0o700 => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Creates a file that did not exist, 0600 from its first instant whatever the umask, writes it whole and flushes it
@@ -148,10 +172,9 @@ pub(crate) fn most_descriptors() -> Option<usize> {
     limit.current.and_then(|limit| usize::try_from(limit).ok())
 }
 
-/// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here.
+/// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here (CONN-17).
 pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, OWNER_ONLY).ok()?);
+    let file = open_to_append(path).ok()?;
     if file.try_lock().is_ok() {
         return Some(file);
     }
@@ -226,85 +249,6 @@ pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     Ok(unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?)
 }
 
-/// The variable that tells a child the number of the descriptor on which it says that it is ready.
-const READY_VARIABLE: &str = "LOCAL_DAEMON_READY_FD";
-
-/// Starts `command` as a daemon: its own session, reparented so that it never is this process's zombie, working
-/// directory `/`, standard streams null but for the log, no inherited descriptor but the readiness pipe, whose
-/// reading end is returned (CONN-28, CONN-30, CONN-31, CONN-32, CONN-33).
-pub(crate) fn spawn_detached(command: &mut Command, log: File) -> io::Result<File> {
-    let (reader, writer) = io::pipe()?;
-    let pipe = writer.as_raw_fd();
-    command
-        .current_dir("/")
-        .env(READY_VARIABLE, pipe.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(log));
-    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fork, _exit, fcntl, close_range),
-    // nothing allocates and nothing is locked. `pipe` stays open in `writer` until after the spawn.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::setsid()?;
-            match libc::fork() {
-                -1 => return Err(io::Error::last_os_error()),
-                0 => {}
-                // The daemon's parent is init from here on.
-                _ => libc::_exit(0),
-            }
-            close_on_exec_from(3);
-            match libc::fcntl(pipe, libc::F_SETFD, 0) {
-                -1 => Err(io::Error::last_os_error()),
-                _ => Ok(()),
-            }
-        });
-    }
-    // `spawn` returns once the daemon's exec succeeded or failed: the pipe that tells it is in the daemon.
-    let mut child = command.spawn()?;
-    child.wait()?;
-    Ok(File::from(OwnedFd::from(reader)))
-}
-
-/// Marks every descriptor from `first` on close-on-exec, so that the daemon keeps none of its caller's, and the
-/// standard library still has what it needs until the exec.
-///
-/// # Safety
-/// Async-signal-safe; meant for the time between fork and exec.
-unsafe fn close_on_exec_from(first: i32) {
-    if system::close_on_exec_range(first) {
-        return;
-    }
-    // SAFETY: as above; a number that is no descriptor answers EBADF.
-    let most = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
-    for fd in first..i32::try_from(most).unwrap_or(65536).clamp(256, 65536) {
-        // SAFETY: as above.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
-}
-
-/// The readiness pipe that the launcher of this process left, if any. Later children do not inherit it.
-#[cfg(feature = "daemon")]
-pub(crate) fn ready_pipe() -> Option<File> {
-    use std::os::fd::FromRawFd;
-
-    let number: i32 = std::env::var(READY_VARIABLE).ok()?.parse().ok()?;
-    if number < 3 {
-        return None;
-    }
-    // SAFETY: the launcher passed this number for this very use, and nothing else in this process has opened or
-    // adopted it: it is taken once, at start, and only where it is a pipe that is not close-on-exec, which no
-    // descriptor of the standard library is.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let inherited = rustix::io::fcntl_getfd(borrowed).is_ok_and(|flags| flags.is_empty());
-    let stat = rustix::fs::fstat(borrowed).ok()?;
-    if !inherited || FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-        return None;
-    }
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).ok()?;
-    // SAFETY: as above; from here on this is the descriptor's one owner.
-    Some(File::from(unsafe { OwnedFd::from_raw_fd(number) }))
-}
-
 /// Lets no core dump of this process be written, which would hold its secrets. The processes that it starts may still
 /// ask for theirs: the hard limit stays.
 #[cfg(feature = "daemon")]
@@ -314,8 +258,16 @@ pub(crate) fn write_no_core_dump() -> io::Result<()> {
     Ok(setrlimit(Resource::Core, limit)?)
 }
 
-/// Opens a file for appending, 0600, without following links: the log of a detached daemon.
-pub(crate) fn open_log(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, OWNER_ONLY)?))
+/// Lets the calling thread, and with it the process, receive SIGINT, SIGTERM and SIGHUP: a mask survives fork and exec.
+#[cfg(feature = "daemon")]
+pub(crate) fn unblock_stop_signals() {
+    // SAFETY: a set of signals is plain data, which the calls fill in.
+    unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signals);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&raw mut signals, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, std::ptr::null_mut());
+    }
 }

@@ -160,7 +160,7 @@ fn beside(path: &Path) -> PathBuf {
 /// Opens a file and locks it.
 fn take(path: &Path) -> Result<File, Refused> {
     loop {
-        let file = platform::open_journal(path)?;
+        let file = platform::open_to_append(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Refused::Locked),

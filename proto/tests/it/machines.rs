@@ -493,8 +493,8 @@ fn the_restart_budget_is_three_a_minute() {
         assert_eq!(budget.exhausted(at), None);
         budget.failed(at, "the port is taken");
     }
-    assert_eq!(budget.exhausted(59_999), Some("the port is taken"));
+    assert_eq!(budget.exhausted(59_999), Some(("the port is taken", Duration::from_millis(1))));
     assert_eq!(budget.exhausted(60_000), None, "the first is a minute old");
     budget.failed(60_000, "again");
-    assert_eq!(budget.exhausted(60_001), Some("again"));
+    assert_eq!(budget.exhausted(60_001), Some(("again", Duration::from_millis(19_999))));
 }

@@ -75,7 +75,7 @@ pub(super) struct Start {
 
 impl Start {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
-        let client = context.client.clone().replace(self.replace);
+        let client = context.client.clone().replace(self.replace).ignore_budget(true);
         let connection = client.connect_or_spawn(&launch(context, "manual", self.replace)?)?;
         context.ready(&connection);
         Ok(0)

@@ -1,11 +1,12 @@
 //! `doctor`: what is wrong in the state directory, and with --fix what of it can be set right without harm.
 
-use std::fs::{self, Permissions};
+use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use std::{env, fs};
 
 use clap::Args;
 use local_daemon::client;
@@ -70,11 +71,13 @@ impl Doctor {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
         let directory = context.directory();
         let mut diagnosis = Diagnosis { directory, fix: self.fix, checks: Vec::new(), fixed: Vec::new() };
+        diagnosis.environment();
         if diagnosis.state_directory() {
             diagnosis.credential();
             diagnosis.plain_files();
             diagnosis.leftovers()?;
             diagnosis.launchers()?;
+            diagnosis.budget();
             diagnosis.record();
             diagnosis.daemon(context);
         }
@@ -112,6 +115,15 @@ impl Diagnosis<'_> {
         advice: Option<&'static str>,
     ) {
         self.checks.push(Check { what: check, level, detail: detail.into(), advice });
+    }
+
+    /// The variable of old was one for all products, and is not read any more.
+    fn environment(&mut self) {
+        const OLD_VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
+        if env::var_os(OLD_VARIABLE).is_some() {
+            let detail = format!("{OLD_VARIABLE} is set, and ignored");
+            self.say("environment", Level::Warn, detail, Some("use LOCALD_STATE_DIR"));
+        }
     }
 
     /// Whether the directory is there and can be looked into.
@@ -218,6 +230,18 @@ impl Diagnosis<'_> {
         let left = self.directory.launchers()?;
         self.left_behind("launchers", left, LAUNCHER_LIFE);
         Ok(())
+    }
+
+    /// Whether clients start a daemon at present (CONN-21).
+    fn budget(&mut self) {
+        const CHECK: &str = "starts";
+        match self.directory.held_back() {
+            Some(held_back) => {
+                let advice = "mend what it says; `locald start` does not wait";
+                self.say(CHECK, Level::Warn, held_back.to_string(), Some(advice));
+            }
+            None => self.say(CHECK, Level::Ok, "not held back", None),
+        }
     }
 
     /// Files that their makers left behind, and that are nobody's once they are `old`.

@@ -12,7 +12,7 @@ use std::{env, fs, thread};
 use clap::Args;
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LoopbackUrl, StateDir};
+use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -188,16 +188,15 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        .env_remove(LAUNCH_VARIABLE)
         .process_group(0)
         .spawn()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
-        Ok(ended) => match ended? {
-            status if status.success() => Ok(()),
-            status => Err(io::Error::other(format!("it ended with {status}"))),
-        },
-        Err(_) => Ok(()),
+        Ok(Ok(status)) if !status.success() => Err(io::Error::other(format!("it ended with {status}"))),
+        // It stays, or has ended well. Or it has ended and nobody knows how, which is so if SIGCHLD is ignored.
+        _ => Ok(()),
     }
 }
 

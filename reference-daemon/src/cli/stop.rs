@@ -113,6 +113,10 @@ fn is_busy(answer: &Response) -> bool {
 
 /// Stops and starts (CONN-36). A daemon that does not answer is not waited for: the new one's record displaces it.
 pub(super) fn restart(context: &Context) -> Result<u8, Error> {
+    let launch = launch(context, "manual", false)?;
+    let client = context.client.clone().deadline(RESTART_DEADLINE).ignore_budget(true);
+    // CONN-50
+    client.check_launch(&launch)?;
     let before = match context.directory().read_record().0 {
         Sight::Record(record) => Some(record.id),
         _ => None,
@@ -126,8 +130,7 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
         }
         Err(error) => return Err(error),
     }
-    let client = context.client.clone().deadline(RESTART_DEADLINE);
-    let connection = client.connect_or_spawn(&launch(context, "manual", false)?)?;
+    let connection = client.connect_or_spawn(&launch)?;
     if Some(connection.registration().id) == before {
         let url = connection.registration().url.to_string();
         return Err(Error::NotRestarted { url, pid: connection.handshake().pid.get() });

@@ -34,7 +34,7 @@ fn nothing_yet_and_a_running_daemon_are_healthy() {
     assert_eq!(home.locald(&["start"]).code, 0);
     let (code, levels, fixed) = diagnose(&home, &[]);
     assert_eq!((code, failing(&levels), fixed), (0, vec![], 0));
-    assert_eq!(levels.len(), 9, "{levels:?}");
+    assert_eq!(levels.len(), 10, "{levels:?}");
     assert_eq!(home.locald(&["stop"]).code, 0);
     assert_eq!(diagnose(&home, &[]).0, 0);
 }
@@ -55,7 +55,10 @@ fn modes_are_set_right() {
         chmod(home.file(name), 0o644);
     }
     let (code, levels, fixed) = diagnose(&home, &[]);
-    assert_eq!((code, failing(&levels), fixed), (1, vec!["credential", "lock", "log", "config"], 0));
+    assert_eq!(
+        (code, failing(&levels), fixed),
+        (1, vec!["credential", "lock", "log", "config", "daemon"], 0)
+    );
     assert_eq!(mode(home.file("credential")), 0o644, "without --fix nothing is touched");
 
     chmod(home.state_dir(), 0o755);

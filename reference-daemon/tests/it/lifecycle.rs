@@ -162,7 +162,7 @@ fn a_private_daemon_lives_as_long_as_its_input_and_leaves_nothing() {
     let private = json["state_dir"].as_str().unwrap().to_owned();
     assert_ne!(private, home.state_dir().to_str().unwrap());
     let mut look = Command::new(assert_cmd::cargo::cargo_bin!("locald"));
-    let look = Output::of(look.args(["status", "--json"]).env("LOCAL_DAEMON_STATE_DIR", &private));
+    let look = Output::of(look.args(["status", "--json"]).env("LOCALD_STATE_DIR", &private));
     assert_eq!((look.code, &look.json()["status"]["id"]), (0, &json["id"]), "{look:?}");
     assert!(!home.state_dir().exists(), "the shared directory is not touched");
     drop(child.stdin.take());

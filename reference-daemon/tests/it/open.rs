@@ -92,6 +92,21 @@ fn open_hands_a_ticket_over_in_a_file_and_nowhere_else() {
     assert_eq!(status_of_form(home, ticket), 401);
 }
 
+/// DIR-18.
+#[test]
+fn a_browser_is_not_told_what_a_launcher_told_this_process() {
+    let browser = Browser::new();
+    let program = browser.program.to_str().unwrap();
+    let mut open = browser.home.command(&["open", "--browser", program]);
+    let seen = Output::of(open.env("LOCAL_DAEMON_LAUNCH", "locald 9 1:1 /elsewhere"));
+    assert_eq!(seen.code, 0, "{seen:?}");
+    assert!(!browser.read("env").contains("LOCAL_DAEMON_LAUNCH"));
+    let pid = browser.home.record().unwrap()["pid"].to_string();
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let told = String::from_utf8_lossy(&environ).matches("LOCAL_DAEMON_LAUNCH=").count();
+    assert_eq!((told, Path::new("/elsewhere").exists()), (1, false));
+}
+
 /// BROW-18.
 #[test]
 fn print_url_starts_nothing_and_keeps_the_ticket_in_the_fragment() {

@@ -1,0 +1,110 @@
+//! What a launcher tells the daemon that it starts: the state directory, and the pipe on which it waits. One private
+//! variable carries both, and it speaks to the process that was started with that very pipe (DIR-18).
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+#[cfg(feature = "daemon")]
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::FileType;
+
+use super::system;
+
+/// The variable in which a client tells the daemon that it starts what concerns that process alone. A [`Client`] removes
+/// it from the environment of its child before it sets its own; a program that starts others by other means removes it too.
+///
+/// [`Client`]: crate::Client
+pub const LAUNCH_VARIABLE: &str = "LOCAL_DAEMON_LAUNCH";
+
+/// `component descriptor device:inode directory`. The directory is last because it may contain anything.
+pub(super) fn message(component: &str, pipe: BorrowedFd<'_>, directory: &Path) -> io::Result<OsString> {
+    let identity = identity(pipe).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut message = OsString::from(format!("{component} {} {identity} ", pipe.as_raw_fd()));
+    message.push(directory);
+    Ok(message)
+}
+
+/// Device and inode of a pipe; `None`: the descriptor is no pipe, or none at all.
+fn identity(pipe: BorrowedFd<'_>) -> Option<String> {
+    let stat = rustix::fs::fstat(pipe).ok()?;
+    let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+    is_pipe.then(|| format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// What the launcher of this process told it.
+struct Launched {
+    component: String,
+    pipe: RawFd,
+    identity: String,
+    directory: PathBuf,
+}
+
+impl Launched {
+    fn parse(message: &OsStr) -> Option<Self> {
+        let mut parts = message.as_bytes().splitn(4, |byte| *byte == b' ');
+        let mut text = || std::str::from_utf8(parts.next()?).ok().map(str::to_owned);
+        let (component, pipe, identity) = (text()?, text()?.parse().ok()?, text()?);
+        let directory = PathBuf::from(OsString::from_vec(parts.next()?.to_vec()));
+        Some(Self { component, pipe, identity, directory })
+    }
+
+    /// Whether this process has that very pipe.
+    fn is_here(&self) -> bool {
+        // The standard streams are never the readiness pipe.
+        self.pipe >= 3 && identity(self.pipe()).as_ref() == Some(&self.identity)
+    }
+
+    fn pipe(&self) -> BorrowedFd<'_> {
+        // SAFETY: the number is only asked what it is, and one that is no descriptor answers EBADF.
+        unsafe { BorrowedFd::borrow_raw(self.pipe) }
+    }
+}
+
+/// What this process was told, judged at the first look: later the pipe may be closed, and the directory counts still.
+fn launched() -> Option<&'static Launched> {
+    static LAUNCHED: OnceLock<Option<Launched>> = OnceLock::new();
+    let launched =
+        LAUNCHED.get_or_init(|| Launched::parse(&env::var_os(LAUNCH_VARIABLE)?).filter(Launched::is_here));
+    launched.as_ref()
+}
+
+/// The state directory that the launcher of this process named for `component`.
+pub(crate) fn launched_directory(component: &str) -> Option<PathBuf> {
+    launched().filter(|told| told.component == component).map(|told| told.directory.clone())
+}
+
+/// The readiness pipe that the launcher of this process left for `component`. Later children do not inherit it.
+#[cfg(feature = "daemon")]
+pub(crate) fn ready_pipe(component: &str) -> Option<File> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let told = launched().filter(|told| told.component == component && told.is_here())?;
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    rustix::io::fcntl_setfd(told.pipe(), rustix::io::FdFlags::CLOEXEC).ok()?;
+    // SAFETY: the launcher opened this pipe for this very use and `is_here` has just recognised it, so nothing in this
+    // process has opened the number; it is taken once.
+    Some(File::from(unsafe { OwnedFd::from_raw_fd(told.pipe) }))
+}
+
+/// Takes what a launcher told this process out of its environment, so that nothing that it starts inherits it. The crate
+/// goes on to know it. Meant for the first line of `main`.
+///
+/// The environment may only be changed while no other thread can read it, so this does nothing if the process has a second
+/// thread, or if the system cannot tell (any but Linux). It is harmless then: the variable means nothing to a process
+/// without that very pipe, and a [`Client`](crate::Client) removes it from what its child gets.
+pub fn forget_launch() {
+    launched();
+    if env::var_os(LAUNCH_VARIABLE).is_some() && system::has_one_thread() {
+        // SAFETY: this thread is the only one, so nothing reads or writes the environment meanwhile.
+        unsafe { env::remove_var(LAUNCH_VARIABLE) };
+    }
+}
