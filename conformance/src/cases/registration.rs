@@ -52,11 +52,17 @@ fn a_port_in_use_is_no_missing_family(stage: &mut Stage) -> Outcome {
         return untestable("this host has not both of 127.0.0.1 and ::1");
     }
     stage.expect("a record of 127.0.0.1, or an exit with an error and no record");
+    let (before, old) = stage.launch_ready()?;
+    before.kill_group();
+    stage.control("a launch without a failing call became ready");
     let strace = trace(stage, "bind", Point::at([&["bind"][..]]).nth(1).failing("EADDRINUSE"))?;
-    let watch = Watch::on(stage.arena().make_state_dir()?)?;
+    let watch = Watch::on(stage.state_dir())?;
     let daemon = launch_under(stage, Start::new(), &strace)?;
     let name = stage.manifest().binding.registration.clone();
-    let published = || Record::parse(&std::fs::read(stage.record_path()).ok()?).ok();
+    let published = || {
+        let record = Record::parse(&std::fs::read(stage.record_path()).ok()?).ok();
+        record.filter(|record| record.id != old.record.id)
+    };
     let deadline = stage.ready_deadline();
     while published().is_none() && daemon.is_running() && Instant::now() < deadline {
         watch.wait_event(Instant::now() + Duration::from_millis(50), FileEventKind::MovedTo, &name);

@@ -138,6 +138,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-6.refused", "reports a refused connection as absent"),
     fault("CONN-6.reset-is-stale", "reports a reset connection as stale"),
     fault("CONN-6.other", "reports another daemon as foreign"),
+    fault("CONN-6.missing-family", "takes a family that this host does not have for a failure of its own"),
     fault("CONN-7.close-is-stale", "reports a connection that was closed without an answer as stale"),
     fault("CONN-7.reset-is-foreign", "reports a connection that breaks off as foreign"),
     fault("CONN-7.not-again", "does not ask again when the connection breaks off"),

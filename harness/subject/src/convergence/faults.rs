@@ -76,6 +76,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-27.older", "yields to a daemon of an older protocol"),
     fault("CONV-27.other-boot", "leaves the place to a daemon of an earlier boot"),
     fault("CONV-27.dead-namespace", "leaves the place to a network namespace that is gone"),
+    fault("CONV-27.own-lock", "takes its own lock for that of a daemon in another network namespace"),
     fault("CONV-34.asks-once", "does not ask who published while it asked another"),
     fault("CONV-34.final", "does not look who published where it could not ask"),
     fault("CONV-35.publishes", "publishes over a daemon that it cannot ask"),

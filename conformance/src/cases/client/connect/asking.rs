@@ -18,9 +18,10 @@ use crate::fixtures::client::{
     Part, Played, SOON, Spy, bystander, connects, furnished, lives, not_started, play_published, publish,
     squat,
 };
-use crate::fixtures::daemon::{NOBODYS_PID, changes};
+use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes};
 use crate::fixtures::trace::{call_under, trace, was_failed};
-use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
+use crate::fixtures::worlds::sandbox;
+use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Answer, Call, Command, Stage};
 
 /// What keeps a client from asking: the system call that fails, and its error.
@@ -144,6 +145,27 @@ fn a_daemon_that_it_cannot_ask_goes_on(stage: &mut Stage) -> Outcome {
     ensure!(same && daemon.is_running(), "the daemon of the record is another or none: {now:?}");
     let answer = stage.ask(Call::spawn())?;
     answer.must_be_ready_with(&live.record.id)
+}
+
+/// A client in a network namespace of its own, told nothing of the record's world: `localhost` refuses at 127.0.0.1 and
+/// has no `[::1]`, and then there is no loopback at all.
+#[case("CONN-6", "CONN-37")]
+fn a_family_that_is_not_there_refuses_nothing(stage: &mut Stage) -> Outcome {
+    let _ = furnished(stage)?;
+    stage.expect(
+        "stale where one family refuses and the other is missing, unreachable where both are missing",
+    );
+    let port = DeadPort::new()?;
+    let url = Url::parse(&format!("http://localhost:{}", port.address.port()));
+    let url = url.ok_or_else(|| Stop::Fault("no URL of localhost".to_owned()))?;
+    publish(stage, &Record::new(url, NOBODYS_PID))?;
+    let without_v6 = sandbox("ip link set lo up && ip -6 address flush dev lo && exec \"$@\"")?;
+    let answer = stage.ask(Call::connect().under(&without_v6))?;
+    stage.precondition("the client was called in a network that has 127.0.0.1 alone");
+    answer.must_be_after("stale", "with 127.0.0.1 alone")?;
+    let without_any = sandbox("exec \"$@\"")?;
+    let answer = stage.ask(Call::connect().under(&without_any))?;
+    answer.must_be_after("unreachable", "without a loopback")
 }
 
 /// The record leads to a listener that resets each connection, and to one that closes it without an answer.

@@ -11,9 +11,9 @@ use crate::fixtures::client::{Part, Played, Spy, furnished, not_started, publish
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::fixtures::trace::{call_under, trace, was_failed};
 use crate::fixtures::worlds::{
-    alive_in, here, hold_alive, other_boot, other_host, other_network, other_pids,
+    alive_in, here, hold_alive, other_boot, other_host, other_network, other_pids, sandbox,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{Answer, Call, Stage};
 
 /// A daemon that proves itself. The client was seen to be ready with it by a record of its own world.
@@ -143,6 +143,40 @@ fn many_callers_after_a_dead_network(stage: &mut Stage) -> Outcome {
     let live = stage.find(stage.state_dir());
     let one = ids.len() == 1 && live.as_ref().is_ok_and(|live| ids.contains(&live.record.id));
     ensure!(one, "the callers were ready with {ids:?}, and there is {live:?}");
+    Ok(())
+}
+
+/// A daemon runs, and is ended without warning; a client in a network namespace of its own shares its state directory.
+/// Then the client has started a daemon in there, and one outside does the same. Stems from gradle#38054.
+#[case("CONN-41", deadline_s = 60)]
+fn a_sandbox_with_a_network_of_its_own(stage: &mut Stage) -> Outcome {
+    if stage.manifest().daemon.run.is_empty() || stage.client()?.connect_or_spawn.is_none() {
+        return not_applicable("the subject has no daemon, or a client that starts none");
+    }
+    let within = sandbox("ip link set lo up && exec \"$@\"")?;
+    stage.expect("unreachable while the daemon of the other network lives, and then one of its own");
+    let (daemon, live) = stage.launch_ready()?;
+    if live.record.world.netns.is_none() {
+        return not_applicable("the record has no `netns`");
+    }
+    for call in [Call::connect(), Call::spawn()] {
+        let answer = stage.ask(call.under(&within))?;
+        answer.must_be_after("unreachable", "from inside, while the daemon lives")?;
+    }
+    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
+    ensure!(now.as_ref() == Ok(&live.record.id), "the daemon of the record is another or none: {now:?}");
+    daemon.kill_group();
+    let answer = stage.ask(Call::spawn().under(&within))?;
+    answer.must_be_after("ready", "from inside, after its end")?;
+    let inside = answer.id;
+    let answer = stage.ask(Call::spawn())?;
+    answer.must_be_after("unreachable", "from outside, while the daemon inside lives")?;
+    stage.arena().end_leaks();
+    let answer = stage.ask(Call::spawn())?;
+    answer.must_be_after("ready", "from outside, after its end")?;
+    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
+    let other = now.as_ref().is_ok_and(|id| ![Some(&live.record.id), inside.as_ref()].contains(&Some(id)));
+    ensure!(other, "no daemon of the last call is ready: {now:?}");
     Ok(())
 }
 
