@@ -6,3 +6,5 @@ pub(crate) mod http;
 pub(crate) mod malformed;
 pub(crate) mod refused_start;
 pub(crate) mod stream;
+pub(crate) mod trace;
+pub(crate) mod worlds;

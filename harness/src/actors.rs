@@ -85,12 +85,14 @@ impl Part {
 /// Something other than the daemon behind a port. Build one, then [`start`](Self::start) it.
 pub struct Squatter {
     part: Part,
+    /// How many connections it resets before it plays its part.
+    resets: usize,
     transcript: Option<(Transcript, String)>,
 }
 
 impl Squatter {
     fn of(part: Part) -> Self {
-        Self { part, transcript: None }
+        Self { part, resets: 0, transcript: None }
     }
 
     /// Answers every request with this status and body, as JSON.
@@ -164,6 +166,13 @@ impl Squatter {
         Self::of(Part::Fronts(listener))
     }
 
+    /// Resets this many connections, each at its first request, before it plays its part.
+    #[must_use]
+    pub fn after_resets(mut self, connections: usize) -> Self {
+        self.resets = connections;
+        self
+    }
+
     /// Notes connections and requests in `transcript` under the name `actor`.
     #[must_use]
     pub fn noted(mut self, transcript: &Transcript, actor: &str) -> Self {
@@ -177,6 +186,7 @@ impl Squatter {
         let address = listener.local_addr()?;
         let stage = Arc::new(Stage {
             part: self.part,
+            resets: self.resets,
             address,
             transcript: self.transcript,
             ledger: Ledger(Shared::new(Vec::new())),

@@ -37,3 +37,4 @@ pub mod sse;
 pub mod strace;
 pub mod transcript;
 pub mod wait;
+pub mod world;

@@ -11,6 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::proof::{Credential, random_hex};
+use crate::world::World;
 
 /// File name of the record in a state directory.
 pub const RECORD: &str = "registration.json";
@@ -53,6 +54,8 @@ pub struct Record {
     pub socket: Option<String>,
     /// When the daemon says it started.
     pub started_at: Option<String>,
+    /// In which world it runs, as far as it says.
+    pub world: World,
 }
 
 impl Record {
@@ -66,6 +69,7 @@ impl Record {
             protocol: None,
             socket: None,
             started_at: None,
+            world: World::default(),
         }
     }
 
@@ -99,6 +103,12 @@ impl Record {
         Self { url, ..self }
     }
 
+    /// Names this world.
+    #[must_use]
+    pub fn with_world(self, world: World) -> Self {
+        Self { world, ..self }
+    }
+
     /// Reads a record from its bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordFault> {
         if bytes.len() > MOST_BYTES {
@@ -129,6 +139,12 @@ impl Record {
             protocol: text("protocol")?,
             socket: text("socket")?,
             started_at: text("started_at")?,
+            world: World {
+                host: text("host")?,
+                boot: text("boot")?,
+                netns: text("netns")?,
+                pidns: text("pidns")?,
+            },
         })
     }
 
@@ -140,6 +156,10 @@ impl Record {
             ("protocol", &self.protocol),
             ("socket", &self.socket),
             ("started_at", &self.started_at),
+            ("host", &self.world.host),
+            ("boot", &self.world.boot),
+            ("netns", &self.world.netns),
+            ("pidns", &self.world.pidns),
         ] {
             if let Some(value) = value {
                 fields[name] = json!(value);
@@ -343,8 +363,14 @@ mod tests {
             let text = format!("http://{host}:{port}{}", if slash { "/" } else { "" });
             Url::parse(&text).expect("a good URL")
         });
-        ("[0-9a-f]{32}", any::<String>(), url, 1_i32.., text(), text(), text()).prop_map(
-            |(id, version, url, pid, protocol, socket, started_at)| Record {
+        let world = (text(), text(), text(), text()).prop_map(|(host, boot, netns, pidns)| World {
+            host,
+            boot,
+            netns,
+            pidns,
+        });
+        ("[0-9a-f]{32}", any::<String>(), url, 1_i32.., text(), text(), text(), world).prop_map(
+            |(id, version, url, pid, protocol, socket, started_at, world)| Record {
                 id,
                 version,
                 url,
@@ -352,6 +378,7 @@ mod tests {
                 protocol,
                 socket,
                 started_at,
+                world,
             },
         )
     }

@@ -1,14 +1,23 @@
 //! The registration record: chapter 03.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use local_daemon_harness::files::{FileEventKind, Watch};
+use local_daemon_harness::process::Signal;
 use local_daemon_harness::record::{self, Record};
+use local_daemon_harness::strace::Point;
+use local_daemon_harness::world::World;
 use serde_json::Value;
 
 use crate::case::case;
-use crate::outcome::{Outcome, ensure, fail, not_applicable};
-use crate::stage::{ReadyDaemon, Stage, Start};
+use crate::fixtures::daemon::{DRAIN, SLACK, exits, signal};
+use crate::fixtures::trace::{launch_under, trace, was_failed};
+use crate::fixtures::worlds::{hold_alive, is_held};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
+use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
 /// A daemon is started in an empty state directory. Its record alone leads to it: the handshake at the
 /// recorded URL is answered by the recorded id, and the subject listens at that address.
@@ -31,6 +40,43 @@ fn round_trip_discovery(stage: &mut Stage) -> Outcome {
         "nothing of the subject listens at {}",
         live.target.address
     );
+    Ok(())
+}
+
+/// The first bind(2) of a launch fails because its port is in use, on a host that has 127.0.0.1 and ::1.
+#[case("REG-5")]
+fn a_port_in_use_is_no_missing_family(stage: &mut Stage) -> Outcome {
+    if TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err()
+        || TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err()
+    {
+        return untestable("this host has not both of 127.0.0.1 and ::1");
+    }
+    stage.expect("a record of 127.0.0.1, or an exit with an error and no record");
+    let (before, old) = stage.launch_ready()?;
+    before.kill_group();
+    stage.control("a launch without a failing call became ready");
+    let strace = trace(stage, "bind", Point::at([&["bind"][..]]).nth(1).failing("EADDRINUSE"))?;
+    let watch = Watch::on(stage.state_dir())?;
+    let daemon = launch_under(stage, Start::new(), &strace)?;
+    let name = stage.manifest().binding.registration.clone();
+    let published = || {
+        let record = Record::parse(&std::fs::read(stage.record_path()).ok()?).ok();
+        record.filter(|record| record.id != old.record.id)
+    };
+    let deadline = stage.ready_deadline();
+    while published().is_none() && daemon.is_running() && Instant::now() < deadline {
+        watch.wait_event(Instant::now() + Duration::from_millis(50), FileEventKind::MovedTo, &name);
+    }
+    was_failed(stage, &strace, "a launch")?;
+    match (published(), daemon.exit()) {
+        (Some(record), _) => {
+            let url = record.url.text();
+            stage.observed(format!("it recorded {url}"));
+            ensure!(url.starts_with("http://127.0.0.1:"), "it recorded {url}");
+        }
+        (None, Some(exit)) => ensure!(exit.code != Some(0), "it published nothing and ended with {exit}"),
+        (None, None) => return fail("it has neither published nor ended"),
+    }
     Ok(())
 }
 
@@ -163,4 +209,98 @@ fn names_its_protocol(stage: &mut Stage) -> Outcome {
     stage.observed(format!("`protocol` is {:?}", live.record.protocol));
     ensure!(live.record.protocol.is_some(), "the record has no `protocol`");
     Ok(())
+}
+
+/// The members of a record that tell a world are held against what the system says of the process that listens.
+#[case("REG-14")]
+fn tells_the_world_of_the_listener(stage: &mut Stage) -> Outcome {
+    let (daemon, live) = stage.launch_ready()?;
+    stage.expect(
+        "`host`, `boot`, `netns` and `pidns`, as far as they are there, are those of the listening process",
+    );
+    let listener = daemon.sockets().into_iter().find(|socket| socket.local == live.target.address);
+    let Some(listener) = listener else {
+        return inconclusive(format!(
+            "no process of the subject is seen to listen at {}",
+            live.target.address
+        ));
+    };
+    let (told, seen) = (&live.record.world, World::of(listener.pid));
+    if *told == World::default() {
+        return not_applicable("the record tells nothing of its world");
+    }
+    let members = [
+        ("host", &told.host, &seen.host),
+        ("boot", &told.boot, &seen.boot),
+        ("netns", &told.netns, &seen.netns),
+        ("pidns", &told.pidns, &seen.pidns),
+    ];
+    stage.observed(format!("pid {} listens; the record tells {told:?}", listener.pid));
+    for (name, told, seen) in members {
+        let (Some(told), Some(seen)) = (told, seen) else {
+            ensure!(told.is_none(), "`{name}` is {told:?}, and this host tells none");
+            continue;
+        };
+        ensure!(told == seen, "`{name}` is {told:?}, and of pid {} {seen:?}", listener.pid);
+    }
+    Ok(())
+}
+
+/// A daemon is started, drains and ends, and is ended without warning (SIGKILL). An exclusive lock on `daemon.alive`
+/// cannot be had from the moment of its record until its end, beside other shared ones, and can be had afterwards.
+#[case("REG-15", deadline_s = 60)]
+fn holds_its_lock_for_life(stage: &mut Stage) -> Outcome {
+    stage.expect("a shared lock from the publish to the end of the process");
+    let state_dir = stage.arena().make_state_dir()?.to_owned();
+    let name = stage.manifest().binding.registration.clone();
+    for way in [Signal::TERM, Signal::KILL] {
+        let at_publish = Arc::new(OnceLock::new());
+        let watch = {
+            let (at_publish, state_dir, name) = (Arc::clone(&at_publish), state_dir.clone(), name.clone());
+            Watch::each(&state_dir.clone(), move |event| {
+                if event.kind == FileEventKind::MovedTo && event.name == *name {
+                    let _ = at_publish.set(is_held(&state_dir));
+                }
+            })?
+        };
+        let (daemon, live) = stage.launch_ready()?;
+        if live.record.world.netns.is_none() {
+            return not_applicable("the record has no `netns`");
+        }
+        let early = watch.wait_for(stage.ready_deadline(), |_| at_publish.get().is_some());
+        if early.is_none() {
+            return inconclusive("the rename to the record's name was not seen");
+        }
+        drop(watch);
+        ensure!(at_publish.get() == Some(&true), "no lock was held when its record came");
+        ensure!(is_held(&state_dir), "no lock is held while it is ready");
+        let another = hold_alive(stage);
+        ensure!(another.is_ok(), "no other shared lock can be had beside its own: {another:?}");
+        drop(another);
+        ensure!(is_held(&state_dir), "no lock is held after another was let go");
+        stage.control("another shared lock came and went");
+        let work = if way == Signal::TERM { live.open_work().ok() } else { None };
+        signal(&daemon, way)?;
+        if work.is_some() && !is_held_to_the_end(&state_dir, &daemon) {
+            return fail("its lock was let go while it drained");
+        }
+        drop(work);
+        exits(&daemon, Instant::now() + DRAIN + SLACK, "a signal")?;
+        let free = !is_held(&state_dir);
+        ensure!(free, "the lock is still held after its end by {way:?}");
+    }
+    Ok(())
+}
+
+/// Looks at the lock of a daemon that drains, for a second or until its end.
+fn is_held_to_the_end(state_dir: &std::path::Path, daemon: &Daemon) -> bool {
+    let end = Instant::now() + Duration::from_secs(1);
+    while daemon.is_running() && Instant::now() < end {
+        // What is let go by its end is seen before the end is.
+        if !is_held(state_dir) && daemon.wait_exit(Instant::now() + SLACK).is_none() {
+            return false;
+        }
+        daemon.wait_exit(Instant::now() + Duration::from_millis(20));
+    }
+    true
 }

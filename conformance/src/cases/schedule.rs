@@ -14,24 +14,12 @@ use std::time::{Duration, Instant};
 
 use local_daemon_harness::proof::Credential;
 use local_daemon_harness::record::write_credential;
-use local_daemon_harness::strace::{self, Call, Point, Strace};
+use local_daemon_harness::strace::{Call, Point, Strace};
 
 use crate::fixtures::daemon::{NOTICED, SLACK, exits};
-use crate::outcome::{Outcome, Stop, fail, inconclusive, untestable};
+use crate::fixtures::trace::{launch_under, trace};
+use crate::outcome::{Outcome, Stop, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
-
-/// Prepares a trace, or says that nobody may trace here.
-fn trace(stage: &mut Stage, name: &str, point: Point) -> Outcome<Strace> {
-    if let Err(why) = strace::usable() {
-        return untestable(why);
-    }
-    Ok(Strace::new(point, &stage.arena().path().join(format!("strace-{name}")))?)
-}
-
-/// Starts a daemon under a trace.
-fn launch_under(stage: &mut Stage, start: Start, strace: &Strace) -> Outcome<Daemon> {
-    stage.launch_with(start.under(strace.prefix()))
-}
 
 /// Starts a daemon that is held at `point`. One that becomes ready without it makes the schedule inconclusive.
 fn launch_held(stage: &mut Stage, name: &str, start: Start, point: Point) -> Outcome<(Daemon, Strace, Call)> {

@@ -195,7 +195,7 @@ pub struct Answer {
 }
 
 /// The outcomes of a connect, each with its exit status.
-pub const OUTCOMES: [(&str, i32); 8] = [
+pub const OUTCOMES: [(&str, i32); 9] = [
     ("ready", 0),
     ("absent", 10),
     ("stale", 11),
@@ -204,6 +204,7 @@ pub const OUTCOMES: [(&str, i32); 8] = [
     ("incompatible", 14),
     ("invalid", 15),
     ("spawn-failed", 16),
+    ("unreachable", 17),
 ];
 
 impl Answer {

@@ -12,10 +12,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as contract from './contract.mjs';
-import { CREDENTIAL, FOREIGN, LATE, LOCK, Malformed, RECORD, REFUSED, SPEC } from './contract.mjs';
+import { CREDENTIAL, FOREIGN, LATE, LOCK, Malformed, RECORD, REFUSED, SPEC, UNREACHABLE } from './contract.mjs';
 import { Refused, checkStateDir, haveStateDir, isMissing, readChecked, replace, stateDir } from './files.mjs';
 
-const WORDS = ['absent', 'stale', 'busy', 'foreign', 'incompatible', 'invalid', 'spawn-failed'];
+const WORDS = ['absent', 'stale', 'busy', 'foreign', 'incompatible', 'invalid', 'spawn-failed', 'unreachable'];
 const STATUS = { ready: 0, ...Object.fromEntries(WORDS.map((word, place) => [word, 10 + place])) };
 const [POLL_FIRST, POLL_LAST] = [25, 250]; // ms between two looks while it waits (CONN-28)
 const LOCK_BOUND = 1000; // ms to wait for the lock, and ms to hold it (CONN-17, CONN-19)
@@ -69,6 +69,9 @@ class Client {
   async judge(record) {
     this.seen = record;
     const at = record.url;
+    const place = await contract.place(this.directory, record);
+    if (place?.elsewhere) return new Outcome('unreachable', `the daemon at ${at} cannot be asked: ${place.elsewhere}`);
+    if (place?.gone) return new Outcome('stale', `the daemon at ${at} has gone: ${place.gone}`);
     const where = path.join(this.directory, CREDENTIAL);
     let credential;
     try {
@@ -77,8 +80,11 @@ class Client {
       if (!isMissing(error)) throw error;
       return new Outcome('invalid', `${where}: there is a record and no credential`);
     }
-    const { kind, status, body } = await contract.probe(record, credential, Math.min(contract.PROBE, this.left()));
+    const found = await contract.probe(record, credential, Math.min(contract.PROBE, this.left()));
+    const { kind, status, body, why } = found;
     if (kind === REFUSED) return new Outcome('stale', `nobody listens at ${at}`);
+    // That is the client's own (CONN-37).
+    if (kind === UNREACHABLE) return new Outcome('unreachable', `the daemon at ${at} cannot be asked: ${why}`);
     // Late is not dead (CONN-7).
     if (kind === LATE) return new Outcome('busy', `the daemon at ${at} does not answer in time`);
     if (kind === FOREIGN) return new Outcome('foreign', `what answers at ${at} does not prove itself`);
@@ -128,9 +134,10 @@ class Client {
     }
   }
 
-  // Whether an incompatible daemon was found that this client must not displace (GATE-8).
+  // Whether a daemon was found that this client must not displace: an incompatible one (GATE-8), and one that it cannot
+  // ask (CONN-38), unless it is told to replace that (CONN-49).
   barred({ word, displaceable }) {
-    return word === 'incompatible' && !this.replace && !displaceable;
+    return ['incompatible', 'unreachable'].includes(word) && !this.replace && !displaceable;
   }
 
   // Starting a daemon.
@@ -167,7 +174,8 @@ class Client {
       return buffer.toString('utf8', 0, fs.readSync(log, buffer, 0, 4096, before)).trim();
     };
     try {
-      const [command, ...words] = [...program, '--state-dir', this.directory, '--yield'];
+      const replaces = this.replace ? ['--replace'] : [];
+      const [command, ...words] = [...program, '--state-dir', this.directory, '--yield', ...replaces];
       // A session of its own (CONN-30), nothing of ours but the log (CONN-31), and `/` (CONN-32).
       const child = spawn(command, words, { detached: true, stdio: ['ignore', 'ignore', log], cwd: '/' });
       child.on('error', (error) => (child.failed = `${command}: ${error.code}`));

@@ -1,10 +1,12 @@
 // What a daemon and its local clients agree on: record, credential, proof, protocol (chapters 03, 04, 07 and 08).
 
+import { spawn } from 'node:child_process';
 import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
+import net from 'node:net';
 import path from 'node:path';
-import { MOST, Refused, isMissing, random, readChecked, unlink, writeNew } from './files.mjs';
+import { MOST, Refused, isMissing, lacksFamily, random, readChecked, unlink, writeNew } from './files.mjs';
 
 export const VERSION = '1.0.0'; // of daemon and client; nothing is decided by it (GATE-5)
 export const SPEC = 'local-daemon/1';
@@ -17,6 +19,11 @@ export const SECRET = /^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/;
 const ID = /^[0-9a-f]{32}$/;
 const PROTOCOL = /^([a-z0-9][a-z0-9._-]{0,63})\/([1-9][0-9]{0,9})$/;
 const URL_TEXT = /^http:\/\/((127\.0\.0\.1|localhost|\[::1\]):([1-9][0-9]{0,4}))\/?$/;
+
+const ALIVE = 'daemon.alive';
+const WORLD = ['host', 'boot', 'netns', 'pidns'];
+const TEST = 0.4; // seconds for which a lock that is had only for a test may be in the way
+const { O_RDONLY, O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
 // The content is wrong.
 export class Malformed extends Error {}
@@ -79,7 +86,7 @@ export function parseUrl(text) {
 export function parseRecord(content) {
   parseOwner(content);
   const { value, written } = strictJson(content);
-  for (const member of ['version', 'url', 'protocol', 'socket', 'started_at']) {
+  for (const member of ['version', 'url', 'protocol', 'socket', 'started_at', ...WORLD]) {
     const counts = ['version', 'url'].includes(member) || Object.hasOwn(value, member);
     if (counts && typeof value[member] !== 'string') throw new Malformed(`${member} is no string`);
   }
@@ -89,6 +96,67 @@ export function parseRecord(content) {
   const url = parseUrl(value.url);
   if (!url) throw new Malformed('url is no loopback address with a port');
   return { ...value, ...url };
+}
+
+// The world of a daemon (chapter 03).
+
+// What this process knows of its own, in the forms of a record (REG-14).
+export function world() {
+  const reads = {
+    host: () => {
+      const id = fs.readFileSync('/etc/machine-id', 'utf8').replace(/\s/g, '');
+      const hash = crypto.createHmac('sha256', id).update('local-daemon/1 host').digest('hex');
+      return id && hash.slice(0, 32);
+    },
+    boot: () => fs.readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').replace(/\s/g, ''),
+    netns: () => fs.readlinkSync('/proc/self/ns/net'),
+    pidns: () => fs.readlinkSync('/proc/self/ns/pid'),
+  };
+  const found = {};
+  for (const member of WORLD) {
+    try {
+      const value = reads[member]();
+      if (value) found[member] = value;
+    } catch {}
+  }
+  return found;
+}
+
+// An open `daemon.alive` with that lock, or null if another process has one that excludes it. Node has no flock(2): the
+// tool of that name takes the lock for the open file, which is ours as well.
+export async function lock(directory, kind) {
+  const flags = kind === '--shared' ? O_RDWR | O_CREAT : O_RDONLY;
+  const fd = fs.openSync(path.join(directory, ALIVE), flags | O_NOFOLLOW | O_NONBLOCK, 0o600);
+  const tool = spawn('flock', [kind, '--timeout', String(TEST), '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
+  const status = await new Promise((resolve) => tool.on('error', () => resolve(null)).on('exit', resolve));
+  if (status === 0) return fd;
+  fs.closeSync(fd);
+  return null;
+}
+
+// Whether a daemon holds its lock, or may hold it (CONN-41).
+async function aDaemonLives(directory) {
+  try {
+    const fd = await lock(directory, '--exclusive');
+    if (fd === null) return true;
+    fs.closeSync(fd);
+    return false;
+  } catch (error) {
+    return !isMissing(error);
+  }
+}
+
+// Why a record's daemon is not to be asked: it is `gone`, or it runs `elsewhere`; null where it can be asked. Only what
+// both sides know is compared.
+export async function place(directory, record) {
+  const ours = world();
+  const known = (member) => Object.hasOwn(record, member) && Object.hasOwn(ours, member);
+  const differs = (member) => known(member) && record[member] !== ours[member];
+  if (differs('host')) return { elsewhere: 'the record is of another host' }; // CONN-39
+  if (differs('boot')) return known('host') ? { gone: 'the machine has been started again' } : null; // CONN-40
+  if (!differs('netns')) return null; // another pid namespace counts for signals alone
+  if (await aDaemonLives(directory)) return { elsewhere: 'the daemon runs in another network namespace' }; // CONN-41
+  return { gone: "the daemon's network namespace is gone" };
 }
 
 // The credential and the proof.
@@ -168,13 +236,39 @@ export function mayDisplace(ours, theirs) {
 
 // The probe, by which a client, and a daemon that was told to yield, learns who is at the recorded address.
 
-export const [REFUSED, FOREIGN, LATE, PROVEN] = [0, 1, 2, 3]; // of two answers, from `localhost`, the higher counts
+// Of two answers, from the two addresses of `localhost`, the higher counts.
+export const [REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN] = [0, 1, 2, 3, 4];
+const BROKEN = -1; // something listened, and broke the connection off
 
-// What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32).
+// What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32); `why` is
+// the error of the system where this process cannot ask.
 export async function probe(record, credential, patience = PROBE) {
   const { addresses, authority } = record;
-  const found = await Promise.all(addresses.map((at) => probeAddress(at, authority, credential, patience)));
-  return found.reduce((best, next) => (next.kind > best.kind ? next : best));
+  const ask = async (address) => {
+    const found = await probeTwice(address, authority, credential, patience);
+    return { ...found, isThere: found.kind !== UNREACHABLE || (await hasFamily(address)) };
+  };
+  const found = await Promise.all(addresses.map(ask));
+  // A family that this host does not have says nothing about the other one.
+  const there = found.filter(({ isThere }) => isThere);
+  return (there.length ? there : found).reduce((best, next) => (next.kind > best.kind ? next : best));
+}
+
+async function hasFamily({ host }) {
+  const server = net.createServer();
+  const error = await new Promise((resolve) => server.on('error', resolve).listen({ host, port: 0 }, () => resolve(null)));
+  server.close();
+  return !(error && lacksFamily(error));
+}
+
+// What breaks the connection off may be about to end: once more, and then it counts as silent (CONN-7).
+async function probeTwice(address, authority, credential, patience) {
+  const began = performance.now();
+  let found = await probeAddress(address, authority, credential, patience);
+  if (found.kind === BROKEN) {
+    found = await probeAddress(address, authority, credential, Math.max(patience - (performance.now() - began), 1));
+  }
+  return found.kind === BROKEN ? { kind: LATE } : found;
 }
 
 function probeAddress(address, authority, credential, patience) {
@@ -191,13 +285,19 @@ function probeAddress(address, authority, credential, patience) {
     });
     // What has come while this process had no turn counts as come in time: immediates are called after input and output.
     const timer = setTimeout(() => setImmediate(() => end(LATE)), patience);
-    const end = (kind, status, body) => {
+    const end = (kind, status, body, why) => {
       clearTimeout(timer);
       request.destroy();
-      resolve({ kind, status, body });
+      resolve({ kind, status, body, why });
     };
-    // Node says ECONNRESET for a close without a byte, too, which is what a listener does that is going.
-    request.on('error', ({ code }) => end(['ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(code) ? REFUSED : FOREIGN));
+    request.on('error', ({ code, syscall, message }) => {
+      if (syscall === 'connect') {
+        if (code === 'ECONNREFUSED') return end(REFUSED);
+        return code === 'ETIMEDOUT' ? end(LATE) : end(UNREACHABLE, 0, null, message); // CONN-37
+      }
+      // Node says ECONNRESET for a close without a byte, too.
+      return end(['ECONNRESET', 'ECONNABORTED', 'EPIPE'].includes(code) ? BROKEN : FOREIGN);
+    });
     request.on('response', (response) => {
       const pieces = [];
       let length = 0;

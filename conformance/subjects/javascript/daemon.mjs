@@ -1,7 +1,7 @@
 #!/usr/bin/env -S node --optimize-for-size
 // A daemon that keeps a tally: a subject of the profiles core, proof, perimeter and streams, in Node's standard library.
 //
-//     daemon.mjs [--state-dir DIR] [--yield] [--allow-origin ORIGIN]... [origins add|remove ORIGIN]
+//     daemon.mjs [--state-dir DIR] [--yield [--replace]] [--allow-origin ORIGIN]... [origins add|remove ORIGIN]
 //
 // The order of a launch is that of chapter 05: state directory, credential, listen, serve, publish. Everything runs on
 // one thread: what touches the record does so in one go, and no request comes in between. Written for Linux; ids such
@@ -25,13 +25,17 @@ const DISPLACED = 20; // the exit status that tells a supervisor not to restart 
 // The record cannot be put in place.
 class Unpublished extends Error {}
 
+// The record's daemon cannot be asked whether it is ready.
+class Unreachable extends Error {}
+
 class Daemon {
   id = random(16); // REG-3, REG-4
   leaving = false; // once true, never false again (CONV-11)
+  alive = null; // the descriptor of the lock that it holds for life (REG-15)
   server = new Server(this);
 
-  constructor(directory, protocol, allowed) {
-    Object.assign(this, { directory, protocol, allowed, path: path.join(directory, RECORD) });
+  constructor(directory, protocol, allowed, replaces) {
+    Object.assign(this, { directory, protocol, allowed, replaces, path: path.join(directory, RECORD) });
   }
 
   // A launch.
@@ -46,35 +50,60 @@ class Daemon {
     return true;
   }
 
-  // CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who published
-  // during the probe is asked as well (CONV-34).
-  async somebodyIsReady(asked = null) {
-    let record;
-    try {
-      record = contract.parseRecord(readChecked(this.path));
-    } catch {
-      return false;
+  // CONV-26. Who published during the probe is asked as well (CONV-34). A daemon that cannot be asked is none to publish
+  // over (CONV-35); in every other case, a record that cannot be read among them, CONV-27 wants this one.
+  async somebodyIsReady() {
+    let asked = null;
+    let why = null;
+    for (let round = 0; round < 2; round += 1) {
+      let record;
+      try {
+        record = contract.parseRecord(readChecked(this.path));
+      } catch {
+        return false;
+      }
+      if (JSON.stringify(record) === asked) break;
+      asked = JSON.stringify(record);
+      const place = await contract.place(this.directory, record);
+      why = place?.elsewhere;
+      if (place) continue;
+      const { kind, status, body, why: error } = await contract.probe(record, this.credential);
+      why = error;
+      const wanted = { spec: SPEC, id: record.id, protocol: this.protocol, state: 'ready' };
+      const isReady = Object.keys(wanted).every((member) => kind === PROVEN && body[member] === wanted[member]);
+      if (isReady && status === 200) return true;
     }
-    if (record.id === asked) return false;
-    const { kind, status, body } = await contract.probe(record, this.credential);
-    const wanted = { spec: SPEC, id: record.id, protocol: this.protocol, state: 'ready' };
-    const isReady = Object.keys(wanted).every((member) => kind === PROVEN && body[member] === wanted[member]);
-    return (isReady && status === 200) || (!asked && this.somebodyIsReady(record.id));
+    if (why && !this.replaces) throw new Unreachable(`the daemon of ${this.path} cannot be asked: ${why}`);
+    return false;
   }
 
   // Over whatever is there (PUB-7), whole at every moment (PUB-3). False: `unless` said so right before.
   async publish(unless) {
     const { id, protocol } = this; // protocol: REG-8
-    const record = { id, version: VERSION, url: `http://${this.server.authority}`, pid: process.pid, protocol };
+    const url = `http://${this.server.authority}`;
+    const record = { id, version: VERSION, url, pid: process.pid, protocol, ...contract.world() };
+    let finished;
     try {
-      const finished = prepare(this.path, JSON.stringify(record));
+      finished = prepare(this.path, JSON.stringify(record));
       if (unless && (await unless())) {
         finished.giveUp();
         return false;
       }
+      // A daemon that yields has no lock, which another one would take for a daemon that lives.
+      this.alive ??= await contract.lock(this.directory, '--shared').catch(() => null);
+      if (this.alive === null) {
+        // Without the lock (PUB-8) nothing can be told of the network namespace (REG-15).
+        finished.giveUp();
+        delete record.netns;
+        finished = prepare(this.path, JSON.stringify(record));
+      }
       finished.put();
       return true;
     } catch (error) {
+      if (error instanceof Unreachable) {
+        finished.giveUp();
+        throw error;
+      }
       throw new Unpublished(`${this.path}: cannot be published: ${error.code}`); // PUB-10
     }
   }
@@ -186,6 +215,7 @@ async function main() {
     version: { type: 'boolean' },
     'state-dir': { type: 'string' },
     yield: { type: 'boolean' },
+    replace: { type: 'boolean' }, // does not yield to a daemon that cannot be asked
     'allow-origin': { type: 'string', multiple: true, default: [] },
   };
   let given;
@@ -210,12 +240,12 @@ async function main() {
       haveStateDir(directory);
       changeAllowlist(directory, words[1], words[2]);
     } else {
-      const daemon = new Daemon(directory, protocol, values['allow-origin']);
+      const daemon = new Daemon(directory, protocol, values['allow-origin'], values.replace);
       if (await daemon.start(values.yield)) status = await daemon.standDown(await daemon.watch());
     }
   } catch (fault) {
     fs.writeSync(2, `tally: ${fault.message}\n`); // path and fault (DIR-11, PUB-10)
-    status = fault instanceof Refused ? 15 : 1;
+    status = fault instanceof Refused ? 15 : fault instanceof Unreachable ? 17 : 1;
   }
   process.exit(status); // connections that are still open end with the process (CONV-8)
 }

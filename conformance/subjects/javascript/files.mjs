@@ -16,6 +16,7 @@ export class Refused extends Error {
 }
 
 export const random = (bytes) => crypto.randomBytes(bytes).toString('hex');
+export const lacksFamily = (error) => ['EADDRNOTAVAIL', 'EAFNOSUPPORT'].includes(error.code);
 export const isMissing = (error) => error.code === 'ENOENT';
 
 // Where both sides look (DIR-1, DIR-2, DIR-3), without a final slash, by which the system would follow a link.

@@ -4,6 +4,7 @@ import { STATUS_CODES } from 'node:http';
 import net from 'node:net';
 import * as contract from './contract.mjs';
 import { HANDSHAKE, SPEC, VERSION } from './contract.mjs';
+import { lacksFamily } from './files.mjs';
 import * as http1 from './http1.mjs';
 import { Broken, Closed, Connection, Late, MOST_BODY, Request, within } from './http1.mjs';
 import { allowlist, hostFault, originOf, parseProof, prefersText, problem } from './perimeter.mjs';
@@ -40,7 +41,10 @@ export class Server {
         this.listener.once('error', reject);
         this.listener.listen({ host, port: 0, backlog: 1024, exclusive: true }, resolve);
       });
-    await listen('127.0.0.1').catch(() => listen('::1'));
+    await listen('127.0.0.1').catch((error) => {
+      if (!lacksFamily(error)) throw error; // a port that cannot be had is no missing family (REG-5)
+      return listen('::1');
+    });
     const { address, family, port } = this.listener.address();
     this.port = port;
     this.authority = `${family === 'IPv6' ? `[${address}]` : address}:${port}`; // as it stands in the record's url

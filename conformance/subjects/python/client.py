@@ -15,11 +15,11 @@ import time
 
 import contract
 import files
-from contract import CREDENTIAL, FOREIGN, LATE, LOCK, PROVEN, RECORD, REFUSED, SPEC, Malformed
+from contract import CREDENTIAL, FOREIGN, LATE, LOCK, RECORD, REFUSED, SPEC, UNREACHABLE, Malformed
 from files import Refused
 
 STATUS = {"ready": 0, "absent": 10, "stale": 11, "busy": 12, "foreign": 13, "incompatible": 14, "invalid": 15}
-STATUS["spawn-failed"] = 16
+STATUS |= {"spawn-failed": 16, "unreachable": 17}
 LOCK_BOUND = 1.0  # seconds that it waits for the lock, and that it holds it (CONN-17, CONN-19)
 POLL_FIRST, POLL_LAST = 0.025, 0.25  # seconds between two looks while it waits (CONN-28)
 MOST_FAILURES, MINUTE = 3, 60.0  # spawns that did not become ready, in how many seconds (CONN-21)
@@ -63,6 +63,11 @@ class Client:
     def judge(self, record):
         """What a record's daemon is, as an Outcome; `draining` besides the words of STATUS."""
         self.seen, at = record, record["url"]
+        where, why = contract.place(self.directory, record)
+        if where == contract.ELSEWHERE:
+            return Outcome("unreachable", f"the daemon at {at} cannot be asked: {why}")
+        if where == contract.GONE:
+            return Outcome("stale", f"the daemon at {at} has gone: {why}")
         path = os.path.join(self.directory, CREDENTIAL)
         try:
             credential = contract.read_credential(path)
@@ -71,6 +76,8 @@ class Client:
         kind, status, body = contract.probe(record, credential, min(contract.PROBE, self.left()))
         if kind == REFUSED:
             return Outcome("stale", f"nobody listens at {at}")
+        if kind == UNREACHABLE:
+            return Outcome("unreachable", f"the daemon at {at} cannot be asked: {body}")  # the client's own (CONN-37)
         if kind == LATE:
             return Outcome("busy", f"the daemon at {at} does not answer in time")  # and may be alive (CONN-7)
         if kind == FOREIGN:
@@ -119,8 +126,10 @@ class Client:
                 self.spawn()
 
     def barred(self, outcome):
-        """Whether an incompatible daemon was found that this client must not displace (GATE-8)."""
-        return outcome.word == "incompatible" and not (self.replace or getattr(outcome, "displaceable", False))
+        """Whether a daemon was found that this client must not displace: an incompatible one (GATE-8), and one that it
+        cannot ask (CONN-38), unless it is told to replace that (CONN-49)."""
+        displaceable = self.replace or getattr(outcome, "displaceable", False)
+        return outcome.word in ("incompatible", "unreachable") and not displaceable
 
     # Starting a daemon.
 
@@ -160,7 +169,7 @@ class Client:
             try:
                 # A session of its own (CONN-30), nothing of ours but the log (CONN-31), and `/` (CONN-32).
                 child = subprocess.Popen(
-                    [*program, "--state-dir", self.directory, "--yield"],
+                    [*program, "--state-dir", self.directory, "--yield", *(["--replace"] if self.replace else [])],
                     **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log},
                     **{"start_new_session": True, "cwd": "/", "close_fds": True},
                 )

@@ -1,6 +1,8 @@
 """What a daemon and its local clients agree on: record, credential, proof, protocol (chapters 03, 04, 07 and 08)."""
 
 import base64
+import errno
+import fcntl
 import hashlib
 import hmac
 import json
@@ -16,8 +18,10 @@ from files import MOST, Refused
 VERSION = "1.0.0"  # of daemon and client; nothing is decided by it (GATE-5)
 SPEC = "local-daemon/1"
 HANDSHAKE = "/.well-known/local-daemon"
-RECORD, CREDENTIAL, LOCK = "registration.json", "credential", "registration.lock"
+RECORD, CREDENTIAL, LOCK, ALIVE = "registration.json", "credential", "registration.lock", "daemon.alive"
+WORLD = ("host", "boot", "netns", "pidns")
 PROBE = 2.0  # seconds of one handshake (HS-24)
+TEST = 0.4  # seconds for which a lock that is had only for a test may be in the way
 
 ID = re.compile("[0-9a-f]{32}")
 # 32 bytes in base64url: the last character has two bits to spare.
@@ -67,7 +71,7 @@ def parse_record(content):
     """A record that a reader accepts, with `authority` and `addresses` out of its url (REG-9, REG-10, REG-12)."""
     parse_owner(content)
     record = strict_json(content)
-    for member in ("version", "url", "protocol", "socket", "started_at"):
+    for member in ("version", "url", "protocol", "socket", "started_at", *WORLD):
         if (member in record or member in ("version", "url")) and type(record.get(member)) is not str:
             raise Malformed(f"{member} is no string")
     # bool is an int to Python, and 1.0 a float; neither is an integer here.
@@ -78,6 +82,82 @@ def parse_record(content):
         raise Malformed("url is no loopback address with a port")
     hosts = ("127.0.0.1", "::1") if url[2] == "localhost" else (url[2].strip("[]"),)  # HS-32
     return record | {"authority": url[1], "addresses": [(host, int(url[3])) for host in hosts]}
+
+
+# The world of a daemon (chapter 03).
+
+
+def world():
+    """What this process knows of its own, in the forms of a record (REG-14)."""
+    found = {}
+    for member, kind in (("netns", "net"), ("pidns", "pid")):
+        try:
+            found[member] = os.readlink(f"/proc/self/ns/{kind}")
+        except OSError:
+            pass
+    if boot := word("/proc/sys/kernel/random/boot_id"):
+        found["boot"] = boot
+    if machine := word("/etc/machine-id"):
+        found["host"] = hmac.digest(machine.encode(), b"local-daemon/1 host", "sha256")[:16].hex()
+    return found
+
+
+def word(path):
+    try:
+        with open(path) as file:
+            return "".join(file.read().split())
+    except (OSError, ValueError):
+        return ""
+
+
+def lock(directory, kind, flags):
+    """An open `daemon.alive` with that lock, or None if another process has one that excludes it."""
+    fd = os.open(os.path.join(directory, ALIVE), flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + TEST
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
+                return fd
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    os.close(fd)
+                    return None
+                time.sleep(0.005)  # a process that only tests it is done in a moment
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def a_daemon_lives(directory):
+    """Whether a daemon holds its lock, or may hold it (CONN-41)."""
+    try:
+        fd = lock(directory, fcntl.LOCK_EX, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    if fd is not None:
+        os.close(fd)
+    return fd is None
+
+
+HERE, ELSEWHERE, GONE = range(3)
+
+
+def place(directory, record):
+    """Where a record's daemon is, and why it is not to be asked. Only what both sides know is compared."""
+    ours = world()
+    same = {member: record[member] == ours[member] for member in WORLD if member in record and member in ours}
+    if not same.get("host", True):
+        return ELSEWHERE, "the record is of another host"  # CONN-39
+    if not same.get("boot", True):
+        return (GONE, "the machine has been started again") if "host" in same else (HERE, "")  # CONN-40
+    if same.get("netns", True):
+        return HERE, ""  # another pid namespace counts for signals alone
+    if a_daemon_lives(directory):  # CONN-41
+        return ELSEWHERE, "the daemon runs in another network namespace"
+    return GONE, "the daemon's network namespace is gone"
 
 
 # The credential and the proof.
@@ -163,37 +243,79 @@ def may_displace(ours, theirs):
 
 # The probe, by which a client, and a daemon that was told to yield, learns who is at the recorded address.
 
-REFUSED, FOREIGN, LATE, PROVEN = range(4)  # of two answers, from the two addresses of `localhost`, the higher counts
+# Of two answers, from the two addresses of `localhost`, the higher counts.
+REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN = range(5)
 
 
 def probe(record, credential, patience=PROBE):
-    """What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32)."""
-    found = [probe_address(address, record["authority"], credential, patience) for address in record["addresses"]]
-    return max(found, key=lambda answer: answer[0])
+    """What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32); in
+    place of the body the error of the system where this process cannot ask."""
+    addresses = record["addresses"]
+    found = [(address, probe_address(address, record["authority"], credential, patience)) for address in addresses]
+    # A family that this host does not have says nothing about the other one.
+    there = [answer for address, answer in found if answer[0] != UNREACHABLE or has_family(address)]
+    return max(there or [answer for _, answer in found], key=lambda answer: answer[0])
 
 
-def probe_address(address, authority, credential, patience):
+def dial(address, patience):
+    sock = socket.socket(family(address))
+    try:
+        sock.settimeout(patience)
+        sock.connect(address)
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
+def lacks_family(error):
+    return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def has_family(address):
+    try:
+        with socket.socket(family(address)) as sock:
+            sock.bind((address[0], 0))
+    except OSError as error:
+        return not lacks_family(error)
+    return True
+
+
+def probe_address(address, authority, credential, patience, again=True):
     patience = max(patience, 0.001)  # 0 would mean: do not wait for the connection
     deadline = time.monotonic() + patience
     nonce = base64url(os.urandom(32))  # HS-28
     proof = f'Local-Daemon-Proof nonce="{nonce}", mac="{client_mac(credential, authority, nonce)}"'
     request = f"GET {HANDSHAKE} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {proof}\r\nConnection: close\r\n\r\n"
-    head = None
+    try:
+        sock = dial(address, patience)
+    except ConnectionRefusedError:
+        return REFUSED, 0, None
+    except TimeoutError:
+        return LATE, 0, None
+    except OSError as error:
+        return UNREACHABLE, 0, str(error)  # CONN-37
+    head = connection = None
     try:
         # No HTTP library: those follow redirects (HS-29), use proxies (HS-30) and read on without end (HS-31).
-        with socket.create_connection(address, patience) as sock:
+        with sock:
             sock.sendall(request.encode())
             connection = http1.Connection(sock)
             head = connection.head(deadline, MOST)
             head.body = connection.body(head, lambda: deadline, to_the_end=True)
             body = head.whole_body(MOST)
-    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
-        return REFUSED, 0, None
     except TimeoutError:
         return LATE, 0, None
-    except http1.Closed:
-        # Without a byte it is what a listener does that is going.
-        return (FOREIGN if connection.buffer or head else REFUSED), 0, None
+    except (ConnectionError, http1.Closed) as error:
+        if isinstance(error, http1.Closed) and (connection.buffer or head):
+            return FOREIGN, 0, None
+        # Something listened, and may be about to end: once more, and then it counts as silent (CONN-7).
+        left = deadline - time.monotonic()
+        return probe_address(address, authority, credential, left, again=False) if again else (LATE, 0, None)
     except (OSError, http1.Broken):
         return FOREIGN, 0, None
     proof = parse_answer(head.all("local-daemon-proof"))

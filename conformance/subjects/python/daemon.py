@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A daemon that keeps a tally: a subject of the profiles core, proof, perimeter and streams, in Python's standard library.
 
-    daemon.py [--state-dir DIR] [--yield] [--allow-origin ORIGIN]...
+    daemon.py [--state-dir DIR] [--yield [--replace]] [--allow-origin ORIGIN]...
 
 The order of a launch is that of chapter 05: state directory, credential, listen, serve, publish. From then on the main
 thread only watches the record, and each connection has a thread of its own. Written for Linux; ids such as CONV-1 name
@@ -36,8 +36,14 @@ class Unpublished(Exception):
     """The record cannot be put in place."""
 
 
+class Unreachable(Exception):
+    """The record's daemon cannot be asked whether it is ready."""
+
+
 class Daemon:
     def __init__(self, options):
+        self.replaces = options.replace
+        self.alive = None  # the descriptor of the lock that it holds for life (REG-15)
         self.protocol, self.allowed = options.protocol, options.allow_origin
         self.id = os.urandom(16).hex()  # REG-3, REG-4
         self.directory = files.state_dir(options.state_dir, "tally")
@@ -57,28 +63,62 @@ class Daemon:
         self.server.log.append("lifecycle", {"what": "ready"})
         return True
 
-    def somebody_is_ready(self, asked=None):
-        """CONV-26; in every other case, a record that cannot be read among them, CONV-27 wants this daemon. Who
-        published during the probe is asked as well (CONV-34)."""
-        try:
-            record = contract.parse_record(files.read_checked(self.path))
-        except (OSError, Refused, Malformed):
-            return False
-        if record["id"] == asked:
-            return False
-        kind, status, body = contract.probe(record, self.credential)
-        wanted = {"spec": contract.SPEC, "id": record["id"], "protocol": self.protocol, "state": "ready"}
-        is_right = kind == contract.PROVEN and all(body.get(member) == value for member, value in wanted.items())
-        return is_right and status == 200 or asked is None and self.somebody_is_ready(record["id"])
+    def somebody_is_ready(self):
+        """CONV-26. Who published during the probe is asked as well (CONV-34). A daemon that cannot be asked is none to
+        publish over (CONV-35); in every other case, a record that cannot be read among them, CONV-27 wants this one."""
+        asked, why = None, None
+        for _ in range(2):
+            try:
+                record = contract.parse_record(files.read_checked(self.path))
+            except (OSError, Refused, Malformed):
+                return False
+            if record == asked:
+                break
+            asked, why = record, None
+            where, text = contract.place(self.directory, record)
+            if where == contract.ELSEWHERE:
+                why = text
+            if where != contract.HERE:
+                continue
+            kind, status, body = contract.probe(record, self.credential)
+            wanted = {"spec": contract.SPEC, "id": record["id"], "protocol": self.protocol, "state": "ready"}
+            if kind == contract.PROVEN and status == 200:
+                if all(body.get(member) == value for member, value in wanted.items()):
+                    return True
+            elif kind == contract.UNREACHABLE:
+                why = body
+        if why and not self.replaces:
+            raise Unreachable(f"the daemon of {self.path} cannot be asked: {why}")
+        return False
 
     def publish(self, unless=lambda: False):
         """Over whatever is there (PUB-7), whole at every moment (PUB-3). False: `unless` said so right before."""
         record = {"id": self.id, "version": VERSION, "url": f"http://{self.server.authority}", "pid": os.getpid()}
         record["protocol"] = self.protocol  # REG-8
+        record |= contract.world()
+        yielded = False
+
+        def gives_way():
+            nonlocal yielded
+            yielded = unless()
+            return yielded or not self.live()
+
         try:
-            return files.replace(self.path, json.dumps(record).encode(), unless)
+            if files.replace(self.path, json.dumps(record).encode(), gives_way):
+                return True
+            record.pop("netns", None)  # without the lock (PUB-8) nothing can be told of it (REG-15)
+            return not yielded and files.replace(self.path, json.dumps(record).encode())
         except OSError as error:
             raise Unpublished(f"{self.path}: cannot be published: {error.strerror}") from None  # PUB-10
+
+    def live(self):
+        """Whether it holds its lock, which it takes right before its first publish: a daemon that yields has none."""
+        if self.alive is None:
+            try:
+                self.alive = contract.lock(self.directory, fcntl.LOCK_SH, os.O_RDWR | os.O_CREAT)
+            except OSError:
+                pass
+        return self.alive is not None
 
     # Whose record is it? Only the main thread acts on it.
 
@@ -184,6 +224,7 @@ def main():
     parser.add_argument("--version", action="version", version=f"tally (Python) {VERSION}")
     parser.add_argument("--state-dir", metavar="DIR")
     parser.add_argument("--yield", dest="yields", action="store_true", help="end where a daemon is ready")
+    parser.add_argument("--replace", action="store_true", help="do not yield to a daemon that cannot be asked")
     parser.add_argument("--allow-origin", metavar="ORIGIN", action="append", default=[])
     parser.add_argument("words", nargs="*", metavar="origins add|remove ORIGIN")
     options = parser.parse_args()
@@ -203,9 +244,9 @@ def main():
             status = 0
         else:
             status = daemon.stand_down(daemon.watch()) if daemon.start(options.yields) else 0
-    except (Refused, Unpublished, OSError) as fault:
+    except (Refused, Unpublished, Unreachable, OSError) as fault:
         print(f"tally: {fault}", file=sys.stderr, flush=True)  # path and fault (DIR-11, PUB-10)
-        status = 15 if isinstance(fault, Refused) else 1
+        status = {Refused: 15, Unreachable: 17}.get(type(fault), 1)
     os._exit(status)  # connections that are still open end with the process (CONV-8)
 
 

@@ -37,7 +37,9 @@ class Server:
             # PUB-1; without SO_REUSEADDR and SO_REUSEPORT the port is ours alone (PUB-2).
             self.listener.bind(("127.0.0.1", 0))
             host = "127.0.0.1"
-        except OSError:
+        except OSError as error:
+            if not contract.lacks_family(error):
+                raise  # a port that cannot be had is no missing family (REG-5)
             self.listener = socket.socket(socket.AF_INET6)
             self.listener.bind(("::1", 0))
             host = "[::1]"

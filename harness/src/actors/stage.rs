@@ -14,6 +14,7 @@ use crate::wait::{lock, until};
 
 pub(super) struct Stage {
     pub(super) part: Part,
+    pub(super) resets: usize,
     pub(super) address: SocketAddr,
     pub(super) transcript: Option<(Transcript, String)>,
     pub(super) ledger: Ledger,
@@ -144,7 +145,8 @@ impl Stage {
     }
 
     fn answer(&self, mut target: &TcpStream, mut stream: &TcpStream, index: usize, requests: Receiver<Seen>) {
-        match &self.part {
+        let part = if index < self.resets { &Part::Resets } else { &self.part };
+        match part {
             Part::Answers(answer) => {
                 for request in requests {
                     let answer = answer(&request, self.address);

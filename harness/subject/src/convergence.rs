@@ -26,6 +26,7 @@ use crate::reason::Reason;
 use crate::registration::{Found, Record};
 use crate::state::Daemon;
 use crate::state_directory::{RECORD, StateDir, random_hex};
+use crate::world::{Place, live, place};
 
 /// How long the record is not read again where nothing notifies of a change.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -391,20 +392,39 @@ pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
     }
 }
 
-/// Whether another daemon is there that this one would yield to. Who published during the probe is asked as well.
-pub(super) fn another_is_ready(daemon: &Daemon, credential: &Credential) -> bool {
-    let mut asked = None;
-    while let Found::Record(record) = Record::read(&daemon.directory, RECORD)
-        && asked.as_ref() != Some(&record.id)
-    {
-        if is_ready(daemon, &record, credential) {
-            return true;
-        }
-        if asked.replace(record.id).is_some() || broken("CONV-34.asks-once") {
-            break;
-        }
+/// What a daemon that was told to yield finds in its place.
+pub(super) enum Neighbour {
+    /// Another daemon to which it yields.
+    Ready,
+    /// One that it cannot ask, and why not.
+    CannotAsk(String),
+    /// Whatever else there is, or nothing.
+    Other,
+}
+
+/// Looks for another daemon that this one would yield to. Who published during the probe is asked as well.
+pub(super) fn look_around(daemon: &Daemon, credential: &Credential) -> Neighbour {
+    if broken("CONV-27.own-lock") {
+        live(&daemon.directory);
     }
-    false
+    let mut asked: Option<(Record, Neighbour)> = None;
+    while let Found::Record(record) = Record::read(&daemon.directory, RECORD) {
+        match asked {
+            Some((before, found)) if before == record => return found,
+            Some(_) if broken("CONV-34.asks-once") => break,
+            _ => {}
+        }
+        let again = asked.is_some();
+        let found = ask(daemon, &record, credential);
+        let last = again
+            || matches!(found, Neighbour::Ready)
+            || (broken("CONV-34.final") && matches!(found, Neighbour::CannotAsk(_)));
+        if last {
+            return found;
+        }
+        asked = Some((record, found));
+    }
+    Neighbour::Other
 }
 
 /// Whether a protocol is an earlier one of the same name.
@@ -414,13 +434,27 @@ fn is_older(theirs: &str, own: &str) -> bool {
 
 /// Whether a record names another daemon that proves itself, is ready and speaks this protocol.
 pub(super) fn is_ready(daemon: &Daemon, record: &Record, credential: &Credential) -> bool {
+    matches!(ask(daemon, record, credential), Neighbour::Ready)
+}
+
+fn ask(daemon: &Daemon, record: &Record, credential: &Credential) -> Neighbour {
     if record.id == daemon.record.id || broken("CONV-26.never") {
-        return false;
+        return Neighbour::Other;
     }
     if broken("CONV-27.any-record") {
-        return true;
+        return Neighbour::Ready;
     }
-    match probe(record, credential, Instant::now() + PROBE) {
+    let cannot_ask = |why| match () {
+        () if broken("CONV-35.publishes") => Neighbour::Other,
+        () => Neighbour::CannotAsk(why),
+    };
+    match place(&daemon.directory, record) {
+        Place::Here => {}
+        Place::Elsewhere(_) if broken("CONV-35.own-faults-alone") => return Neighbour::Other,
+        Place::Elsewhere(why) => return cannot_ask(why),
+        Place::EarlierBoot | Place::DeadNamespace => return Neighbour::Other,
+    }
+    let yields = match probe(record, credential, Instant::now() + PROBE) {
         Probe::Proven(Some(body), _) => {
             body.spec == SPEC
                 && body.id == record.id
@@ -431,6 +465,9 @@ pub(super) fn is_ready(daemon: &Daemon, record: &Record, credential: &Credential
         }
         Probe::Late(_) => broken("CONV-27.busy"),
         Probe::Foreign(_) => broken("CONV-27.unproven"),
+        Probe::Unreachable(_) if broken("CONV-35.worlds-alone") => false,
+        Probe::Unreachable(why) => return cannot_ask(why),
         _ => false,
-    }
+    };
+    if yields { Neighbour::Ready } else { Neighbour::Other }
 }

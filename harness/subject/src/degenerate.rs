@@ -13,6 +13,7 @@ use crate::credential::rotate;
 use crate::publish::publish;
 use crate::registration::Record;
 use crate::state_directory::{StateDir, random_hex};
+use crate::world::World;
 
 /// A subject that is no implementation of the protocol.
 pub enum Degenerate {
@@ -86,6 +87,7 @@ fn answer(status: u16, state_dir: &Path) -> io::Result<()> {
         url,
         pid: std::process::id(),
         protocol: None,
+        world: World::default(),
     };
     publish(&directory, &record, || false).map_err(io::Error::other)?;
     Ok(())

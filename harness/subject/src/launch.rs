@@ -1,5 +1,6 @@
 //! The daemon as a whole: the order of its launch, and its end.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -11,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use super::streams::Log;
-use crate::convergence::{self, another_is_ready};
+use crate::convergence::{self, Neighbour, look_around};
 use crate::credential::{self, Credential, Followed, betray};
 use crate::fault::broken;
 use crate::gate::{PROTOCOL, protocol};
@@ -24,10 +25,12 @@ use crate::registration::{self, Found, Record, VERSION};
 use crate::server;
 use crate::state::Daemon;
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
+use crate::world::{self, World};
 
 /// Exit statuses of a launch that never got so far as to stand down.
 const USAGE: u8 = 2;
 const REFUSED: u8 = 15;
+const UNREACHABLE: u8 = 17;
 const FAILED: u8 = 1;
 
 /// What a launch is told.
@@ -35,6 +38,7 @@ const FAILED: u8 = 1;
 struct Options {
     state_dir: Option<PathBuf>,
     yields: bool,
+    replaces: bool,
     origins: Vec<String>,
 }
 
@@ -47,6 +51,7 @@ impl Options {
             match argument.as_str() {
                 "--state-dir" => options.state_dir = Some(value()?.into()),
                 "--yield" => options.yields = true,
+                "--replace" => options.replaces = true,
                 "--allow-origin" if broken("PER-40.normalised-at-start") => {
                     options.origins.push(normalised(value()?));
                 }
@@ -105,6 +110,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         url: registration::url(address),
         pid: registration::pid(),
         protocol: registration::hint(&spoken),
+        world: World::told(),
     };
     let daemon = Arc::new(Daemon {
         credential: Followed::new(directory.clone(), credential.clone()),
@@ -137,9 +143,18 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     convergence::end_predecessor(&daemon.directory);
     let gives_way =
         || broken("PUB-7.healthy-stays") || broken("PUB-7.settled-stays") && convergence::is_settled(&daemon);
+    let cannot_ask = OnceCell::new();
     let yields = || {
-        (options.yields || gives_way()) && another_is_ready(&daemon, &credential)
-            || broken("CONV-13.stops-with-it") && before.is_some() && convergence::is_stopped(&daemon)
+        if options.yields || gives_way() {
+            match look_around(&daemon, &credential) {
+                Neighbour::Ready => return true,
+                Neighbour::CannotAsk(why) if options.yields && !options.replaces => {
+                    return cannot_ask.set(why).is_ok();
+                }
+                Neighbour::CannotAsk(_) | Neighbour::Other => {}
+            }
+        }
+        broken("CONV-13.stops-with-it") && before.is_some() && convergence::is_stopped(&daemon)
     };
     if broken("PUB-7.only-if-unchanged") && Record::read(&daemon.directory, RECORD).id() != before {
         return Err((FAILED, "another daemon has published meanwhile".to_owned()));
@@ -148,7 +163,12 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     let hasty = broken("CONV-26.after-publishing");
     let published = publish(&daemon.directory, &daemon.record, || !hasty && yields());
     if !published.map_err(|fault| publish::failed(&daemon.directory, fault))? {
-        return Ok(u8::from(broken("CONV-26.status-one")));
+        return match cannot_ask.into_inner() {
+            Some(why) if broken("CONV-35.status-one") => Err((FAILED, why)),
+            Some(_) if broken("CONV-35.yields") => Ok(0),
+            Some(why) => Err((UNREACHABLE, why)),
+            None => Ok(u8::from(broken("CONV-26.status-one"))),
+        };
     }
     if let (true, Found::Record(old)) = (hasty && options.yields, predecessor)
         && convergence::is_ready(&daemon, &old, &credential)
@@ -161,6 +181,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     }
     daemon.log.append("lifecycle", &json!({"what": "ready"}));
     let reason = convergence::watch(&daemon);
+    world::give_up();
     let late = broken("CONV-19.after-the-drain");
     if !late {
         convergence::leave(&daemon, &reason);

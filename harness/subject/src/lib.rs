@@ -4,7 +4,7 @@
 //! It shares no code with the harness or with the crate: what judges and what is judged would otherwise be wrong together.
 //!
 //! A module imports only what is below it: `fault` and `platform`; `gate` and the files of a state directory
-//! (`state_directory`, `registration`, `credential`, `publish`); requests and what is checked of them (`handshake`,
+//! (`state_directory`, `world`, `registration`, `credential`, `publish`); requests and what is checked of them (`handshake`,
 //! `answer`, `request`, `streams`, `perimeter`, `browser`, `origins`); `state`, which the threads of a daemon share;
 //! `convergence` and `server`; `launch`. The client uses `probe` and the modules below `state`. `faults` lists the faults of
 //! all; `readers` are the parsers that the fuzzers compare with others, `degenerate` the subjects that answer everything alike.
@@ -35,3 +35,4 @@ mod state_directory;
 mod streams;
 #[cfg(test)]
 mod vectors;
+mod world;

@@ -9,7 +9,7 @@ use local_daemon_subject::degenerate::Degenerate;
 use local_daemon_subject::{client, faults, launch};
 
 const USAGE: &str = "\
-usage: daemonspec-subject daemon --state-dir DIR [--yield] [--allow-origin ORIGIN]... [--fault NAME]
+usage: daemonspec-subject daemon --state-dir DIR [--yield] [--replace] [--allow-origin ORIGIN]... [--fault NAME]
        daemonspec-subject origins add|remove ORIGIN --state-dir DIR
        daemonspec-subject exit [STATUS]
        daemonspec-subject hang

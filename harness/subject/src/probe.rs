@@ -3,7 +3,7 @@
 mod faults;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::credential::Credential;
 use crate::fault::broken;
 use crate::handshake::{Body, Claim, PROOF};
+use crate::publish::is_missing_family;
 use crate::registration::{Record, addresses, authority};
 
 /// The longest that a handshake may take.
@@ -26,12 +27,28 @@ pub(super) enum Probe {
     Proven(Option<Body>, TcpStream),
     /// Nobody is there: the connection was refused.
     Refused(String),
-    /// It was reset, or closed without an answer.
-    Reset(String),
+    /// Something takes connections and breaks them off before it has answered.
+    Broken(String),
     /// No whole answer came in time.
     Late(String),
     /// Something answered that did not prove itself.
     Foreign(String),
+    /// This process cannot ask: what the system says to it.
+    Unreachable(String),
+}
+
+impl Probe {
+    /// Of the answers of two addresses, the higher one counts.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 0,
+            Self::Broken(_) => 1,
+            Self::Late(_) => 2,
+            Self::Foreign(_) => 3,
+            Self::Unreachable(_) => 4,
+            Self::Proven(..) => 5,
+        }
+    }
 }
 
 /// Asks the daemon of this record who it is, and waits until `deadline` or for 2 s, whichever is shorter.
@@ -48,25 +65,39 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
     for address in addresses(authority) {
         let (answers, credential, authority) = (answers.clone(), credential.clone(), authority.to_owned());
         thread::spawn(move || {
-            let _ = answers.send(ask(address, &authority, &credential, until));
+            let _ = answers.send((address, ask(address, &authority, &credential, until)));
         });
     }
     drop(answers);
-    let mut best = Probe::Refused(format!("{authority}: no address"));
-    for answer in answered {
-        best = match (best, answer) {
-            (_, Probe::Proven(body, stream)) => return Probe::Proven(body, stream),
-            (best @ Probe::Foreign(_), _) => best,
-            (best @ Probe::Late(_), Probe::Refused(_) | Probe::Reset(_)) => best,
-            (best @ Probe::Reset(_), Probe::Refused(_)) => best,
-            (_, answer) => answer,
-        };
+    let mut probes = Vec::new();
+    for (address, answer) in answered {
+        if matches!(answer, Probe::Proven(..)) {
+            return answer;
+        }
+        probes.push((address, answer));
     }
-    best
+    // A family that this host does not have says nothing about the other one.
+    let missing = |(address, probe): &(SocketAddr, Probe)| {
+        matches!(probe, Probe::Unreachable(_))
+            && TcpListener::bind((address.ip(), 0)).is_err_and(|error| is_missing_family(&error))
+    };
+    if !probes.iter().all(missing) && !broken("CONN-6.missing-family") {
+        probes.retain(|probe| !missing(probe));
+    }
+    let highest = probes.into_iter().map(|(_, probe)| probe).max_by_key(Probe::rank);
+    highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address")))
+}
+
+/// Asks one address, and once more if the connection breaks off: what listened there may be about to end.
+fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
+    match ask_once(address, authority, credential, until) {
+        Probe::Broken(_) if !broken("CONN-7.not-again") => ask_once(address, authority, credential, until),
+        probe => probe,
+    }
 }
 
 /// One handshake with one address.
-fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
+fn ask_once(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
     let claim = Claim::new(credential, authority);
     let request = |authorization: &str| {
         let target = faults::target(credential);
@@ -90,7 +121,7 @@ fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Ins
             if broken("HS-29.follows")
                 && let Some(next) = faults::redirect(&answer)
             {
-                return ask(next, &next.to_string(), credential, until);
+                return ask_once(next, &next.to_string(), credential, until);
             }
             let proofs: Vec<&str> = answer.headers(PROOF).collect();
             let proven = claim.is_answered(credential, authority, &proofs, &answer.body);
@@ -101,9 +132,15 @@ fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Ins
             faults::unproven(&answer, &why, credential).unwrap_or(Probe::Foreign(why))
         }
         Err(Fault::Refused(why)) => Probe::Refused(format!("{address}: {why}")),
-        Err(Fault::Reset(why)) => Probe::Reset(format!("{address}: {why}")),
+        Err(Fault::Broken(why)) => Probe::Broken(format!("{address}: {why}")),
         Err(Fault::Late) => Probe::Late(format!("{address} did not answer in time")),
-        Err(Fault::Senseless(why)) if broken("CONN-8.nonsense") => Probe::Reset(format!("{address}: {why}")),
+        Err(Fault::Unreachable(_)) if broken("CONN-37.silent") => {
+            Probe::Unreachable(format!("cannot connect to {address}"))
+        }
+        Err(Fault::Unreachable(error)) => Probe::Unreachable(format!("cannot connect to {address}: {error}")),
+        Err(Fault::Senseless(why)) if broken("CONN-8.nonsense") => {
+            Probe::Refused(format!("{address}: {why}"))
+        }
         Err(Fault::Senseless(why)) => Probe::Foreign(format!("{address} answered {why}")),
     }
 }
@@ -112,23 +149,29 @@ fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Ins
 pub(super) enum Fault {
     /// Nobody there.
     Refused(String),
-    /// Nobody there any more.
-    Reset(String),
+    /// Broken off.
+    Broken(String),
     /// Not in time.
     Late,
     /// Bytes that are no answer.
     Senseless(&'static str),
+    /// The system keeps this process from asking.
+    Unreachable(io::Error),
 }
 
+/// What happens to a connection that stands.
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{
-            AddrNotAvailable, ConnectionRefused, Interrupted, OutOfMemory, TimedOut, WouldBlock,
+            BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, TimedOut, WouldBlock,
         };
         match error.kind() {
-            Interrupted | OutOfMemory | TimedOut | WouldBlock => Self::Late,
-            ConnectionRefused | AddrNotAvailable => Self::Refused(error.to_string()),
-            _ => Self::Reset(error.to_string()),
+            Interrupted | TimedOut | WouldBlock => Self::Late,
+            ConnectionAborted | ConnectionReset | BrokenPipe if broken("CONN-6.reset-is-stale") => {
+                Self::Refused(error.to_string())
+            }
+            ConnectionAborted | ConnectionReset | BrokenPipe => Self::Broken(error.to_string()),
+            _ => Self::Unreachable(error),
         }
     }
 }
@@ -152,7 +195,11 @@ impl Answer {
 
 fn dial(address: SocketAddr, until: Instant) -> Result<TcpStream, Fault> {
     let address = faults::proxy().unwrap_or(address);
-    Ok(TcpStream::connect_timeout(&address, left(until)?)?)
+    TcpStream::connect_timeout(&address, left(until)?).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => Fault::Refused(error.to_string()),
+        io::ErrorKind::TimedOut => Fault::Late,
+        _ => faults::misread(&error).unwrap_or(Fault::Unreachable(error)),
+    })
 }
 
 /// The time that is left, or the fault that none is.
@@ -235,7 +282,12 @@ impl Reader<'_> {
             }
             if !self.more(MOST_BYTES)? {
                 return Err(if self.bytes.is_empty() {
-                    Fault::Reset("it closed the connection without an answer".to_owned())
+                    let why = "it closed the connection without an answer".to_owned();
+                    if broken("CONN-7.close-is-stale") {
+                        Fault::Refused(why)
+                    } else {
+                        Fault::Broken(why)
+                    }
                 } else {
                     Fault::Senseless("half a header")
                 });

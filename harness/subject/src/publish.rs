@@ -10,11 +10,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::fault::{broken, window};
 use crate::registration::{Found, Record};
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
+use crate::world::{self, World};
 
 /// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` where the host has no other.
 ///
@@ -35,7 +37,11 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = if broken("PUB-2.shared-port") || deaf {
         bind(deaf)?
     } else {
-        TcpListener::bind((first, 0)).or_else(|_| TcpListener::bind((second, 0)))?
+        TcpListener::bind((first, 0)).or_else(|error| match error {
+            // A port that cannot be had is no missing family.
+            error if !is_missing_family(&error) && !broken("REG-5.any-failure") => Err(error),
+            _ => TcpListener::bind((second, 0)),
+        })?
     };
     if broken("PUB-1.second-port") {
         std::mem::forget(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?);
@@ -45,6 +51,12 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
         address.set_ip(v4);
     }
     Ok((listener, address))
+}
+
+/// Whether an error says that this host does not have a family of addresses.
+pub(super) fn is_missing_family(error: &io::Error) -> bool {
+    let missing = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
+    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// A socket that is bound as a faulty daemon binds it.
@@ -105,6 +117,14 @@ pub(super) fn publish(
     };
     written.map_err(fault)?;
     let yielded = yields();
+    let late = broken("REG-15.late");
+    // A daemon that yields holds no lock, which another one would take for a daemon that lives.
+    if !yielded && record.world.netns.is_some() && !late && !world::live(directory) {
+        let world = World { netns: None, ..record.world.clone() };
+        let bytes = Record { world, ..record.clone() }.to_json();
+        let written = directory.unlink(&temporary).and_then(|()| directory.write_new(&temporary, &bytes));
+        written.map_err(fault)?;
+    }
     let published = if yielded { Ok(()) } else { put_in_place(directory, &temporary) };
     if broken("PUB-3.renames-first") && published.is_ok() {
         window();
@@ -112,6 +132,13 @@ pub(super) fn publish(
     }
     if (yielded || published.is_err()) && !broken("PUB-13.leaves-it") {
         let _ = directory.unlink(&temporary);
+    }
+    if late && !yielded {
+        let directory = directory.clone();
+        std::thread::spawn(move || {
+            sleep(Duration::from_secs(1));
+            world::live(&directory)
+        });
     }
     published.map(|()| !yielded).map_err(fault)
 }

@@ -23,7 +23,8 @@ pub struct Record {
 
 /// Takes bytes for a record.
 pub fn record(bytes: &[u8]) -> Option<Record> {
-    let registration::Record { id, version, url, pid, protocol } = registration::Record::parse(bytes).ok()?;
+    let registration::Record { id, version, url, pid, protocol, .. } =
+        registration::Record::parse(bytes).ok()?;
     Some(Record { id, version, url, pid, protocol })
 }
 

@@ -14,9 +14,13 @@ use sha2::{Digest as _, Sha256};
 use crate::fault::broken;
 use crate::gate::PROTOCOL;
 use crate::state_directory::{Content, Fault, StateDir, hex, random_hex};
+use crate::world::World;
 
 /// The version of the implementation.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The optional members beside the protocol.
+const OPTIONAL: [&str; 6] = ["socket", "started_at", "host", "boot", "netns", "pidns"];
 
 /// Where a daemon listens, and who claims to be it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,7 @@ pub(super) struct Record {
     pub(super) url: String,
     pub(super) pid: u32,
     pub(super) protocol: Option<String>,
+    pub(super) world: World,
 }
 
 /// What a read of the record came to.
@@ -93,10 +98,15 @@ impl Record {
     }
 
     fn members(&self) -> Value {
-        let Self { id, version, url, pid, protocol } = self;
+        let Self { id, version, url, pid, protocol, world } = self;
         let mut record = json!({"id": id, "version": version, "url": url, "pid": pid});
         if let Some(protocol) = protocol {
             record["protocol"] = json!(protocol);
+        }
+        for (name, value) in world.members() {
+            if let Some(value) = value {
+                record[name] = json!(value);
+            }
         }
         record
     }
@@ -109,7 +119,8 @@ impl Record {
         };
         let members = parse_object(bytes)?;
         if broken("REG-12.strict") {
-            let known = ["id", "version", "url", "pid", "protocol", "socket", "started_at"];
+            let known = ["id", "version", "url", "pid", "protocol"];
+            let known = [&known[..], &OPTIONAL].concat();
             if let Some(unknown) = members.keys().find(|name| !known.contains(&name.as_str())) {
                 return Err(format!("`{unknown}` is unknown"));
             }
@@ -117,7 +128,7 @@ impl Record {
         let text = |name: &str| match members.get(name) {
             None => Ok(None),
             Some(Value::Null) if broken("REG-9.null") => Ok(None),
-            Some(_) if broken("REG-9.optional") && ["protocol", "socket", "started_at"].contains(&name) => {
+            Some(_) if broken("REG-9.optional") && (name == "protocol" || OPTIONAL.contains(&name)) => {
                 Ok(None)
             }
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -149,6 +160,12 @@ impl Record {
             url,
             pid: pid.ok_or("`pid` is no process id")?,
             protocol: text("protocol")?,
+            world: World {
+                host: text("host")?,
+                boot: text("boot")?,
+                netns: text("netns")?,
+                pidns: text("pidns")?,
+            },
         })
     }
 }

@@ -16,6 +16,7 @@ use crate::fixtures::client::{
     Part, SOON, Spy, bystander, furnished, gone, lives, play_published, publish, squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
+use crate::fixtures::worlds::{here, other_network, other_pids};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
@@ -65,21 +66,33 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
     Ok(())
 }
 
-/// A repair meets a record whose daemon does not answer, is draining, and whose address answers as a
-/// stranger: none of these was refused, and the record stays (reddb-io/red-skills#3186).
+/// A repair meets a record whose daemon does not answer, breaks off, is draining, cannot be asked or is gone with
+/// its network namespace, and whose address answers as a stranger: none of these was refused, and the record stays
+/// (reddb-io/red-skills#3186).
 #[case("CONV-29", "CONV-30")]
 fn repair_leaves_what_answers_or_is_silent(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the record as it was");
     let name = stage.manifest().binding.registration.clone();
-    for scene in ["busy", "foreign", "ready", "incompatible"] {
+    for scene in ["busy", "foreign", "ready", "incompatible", "unreachable"] {
         let _standing = arrange(stage, &world, scene, NOBODYS_PID)?;
         untouched(stage, &name, "", scene, Call::new(Command::Repair))?;
     }
     let (_silent, _) = squat(stage, Squatter::mute())?;
     untouched(stage, &name, "", "silent", Call::new(Command::Repair))?;
     let (_stopped, _) = squat(stage, Squatter::backlog_only())?;
-    untouched(stage, &name, "", "stopped", Call::new(Command::Repair))
+    untouched(stage, &name, "", "stopped", Call::new(Command::Repair))?;
+    for (scene, squatter) in [
+        ("resetting", Squatter::resetting()),
+        ("closing", Squatter::closing()),
+    ] {
+        let (_breaking, _) = squat(stage, squatter)?;
+        untouched(stage, &name, "", scene, Call::new(Command::Repair))?;
+    }
+    let port = DeadPort::new()?;
+    let dead = Record::new(Url::of(port.address), NOBODYS_PID).with_world(other_network());
+    publish(stage, &dead)?;
+    untouched(stage, &name, "", "of a network namespace that is gone", Call::new(Command::Repair))
 }
 
 /// A repair meets a record whose address refuses, and one that is replaced by another daemon's as it is
@@ -206,6 +219,41 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     stage.answer_by(&caller, caller.began + Duration::from_secs(15))?;
     lives(&recorded, "although the proven daemon told another pid")?;
     lives(&told, "although the record named another pid")
+}
+
+/// A proven daemon takes the request to stop and stays, and its record names a bystander as it does: a forced stop
+/// ends that process where the record is of the client's own pid namespace, and not where it is of another one.
+#[case("CONV-36", deadline_s = 60)]
+fn a_forced_stop_stays_in_its_pid_namespace(stage: &mut Stage) -> Outcome {
+    let (world, _good) = furnished(stage)?;
+    stage.expect("the process at the pid of another namespace lives");
+    if stage.client()?.force_stop.is_none() {
+        return not_applicable("the manifest has no `client.force_stop`");
+    }
+    for (place, told) in [("the client's own", here()?), ("another", other_pids()?)] {
+        let decoy = bystander(stage)?;
+        let daemon = world.daemon().pid(decoy.pid());
+        let id = daemon.id.clone();
+        let stays = Squatter::responding(move |seen, address| match &*seen.target {
+            HANDSHAKE => daemon.answer(seen, address),
+            _ => response(202, &[("Content-Type", "application/json")], b"{}"),
+        });
+        let (actor, record) = squat(stage, stays)?;
+        publish(stage, &record.with_id(id).with_pid(decoy.pid()).with_world(told))?;
+        let caller = stage.call(Call::new(Command::ForceStop))?;
+        if actor.ledger().wait_request(Instant::now() + SOON).is_none() {
+            return fail(format!("the daemon of {place} pid namespace was not asked"));
+        }
+        stage.answer_by(&caller, caller.began + Duration::from_secs(15))?;
+        if place == "another" {
+            return lives(&decoy, "although it is of another pid namespace than the recorded one");
+        }
+        if decoy.wait_exit(Instant::now() + SOON).is_none() {
+            return not_applicable("a forced stop ends nothing");
+        }
+        stage.control("a forced stop ended the process of a record of its own pid namespace");
+    }
+    Ok(())
 }
 
 /// A supervised daemon is displaced and ends with status 20: it is not started again (opencode#35455).

@@ -6,8 +6,9 @@ use local_daemon_harness::actors::{FakeDaemon, Squatter};
 use local_daemon_harness::files::set_mode;
 use local_daemon_harness::record::{Record, Url};
 
-use crate::fixtures::client::{World, play_published, publish, squat};
+use crate::fixtures::client::{World, play, play_published, publish, squat};
 use crate::fixtures::daemon::DeadPort;
+use crate::fixtures::worlds::{hold_alive, other_network};
 use crate::outcome::{Outcome, Stop};
 use crate::stage::{Call, Stage};
 
@@ -15,7 +16,7 @@ use crate::stage::{Call, Stage};
 pub(super) type Standing = Vec<Box<dyn Any>>;
 
 /// The outcomes of a connect that does not spawn.
-pub(super) const WITHOUT_SPAWN: [&str; 7] = [
+pub(super) const WITHOUT_SPAWN: [&str; 8] = [
     "ready",
     "absent",
     "stale",
@@ -23,6 +24,7 @@ pub(super) const WITHOUT_SPAWN: [&str; 7] = [
     "foreign",
     "incompatible",
     "invalid",
+    "unreachable",
 ];
 
 /// Arranges the state directory so that a connect has to end in `outcome`, with `pid` in every record.
@@ -55,6 +57,12 @@ pub(super) fn arrange(stage: &Stage, world: &World, outcome: &str, pid: u32) -> 
             let standing = published(daemon)?;
             set_mode(stage.credential_path(), 0o644)?;
             Ok(standing)
+        }
+        "unreachable" => {
+            let alive = hold_alive(stage)?;
+            let played = play(stage, daemon.pid(pid))?;
+            publish(stage, &played.record.clone().with_world(other_network()))?;
+            Ok(vec![Box::new(played), Box::new(alive)])
         }
         other => Err(Stop::Fault(format!("no scene for {other}"))),
     }

@@ -7,13 +7,16 @@ use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
 use local_daemon_harness::process::{Proc, Signal, Subject};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, replace, write_new};
+use local_daemon_harness::strace::{OPEN, Point};
 
 use crate::case::case;
 use crate::fixtures::daemon::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
+use crate::fixtures::trace::{launch_under, trace, was_failed};
+use crate::fixtures::worlds::{alive_in, hold_alive, other_boot, other_host, other_network};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Stage, Start};
+use crate::stage::{Daemon, Stage, Start};
 
 /// The wire protocol that the subject speaks, and its credential in the arena's state directory.
 fn protocol_of(stage: &mut Stage) -> Outcome<(String, Credential)> {
@@ -105,7 +108,8 @@ fn yields_to_who_came_meanwhile(stage: &mut Stage) -> Outcome {
 
 /// Daemons that are told to yield are started where there is no record, a malformed one, or one that leads to
 /// a dead port, to silence, to a squatter that answers 200, to a wrong proof, to another id, to a draining
-/// daemon, or to one of another protocol.
+/// daemon, to one of another protocol, or to one that is ready and is of an earlier boot or of a network namespace in which
+/// no daemon lives.
 #[case("CONV-27")]
 fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
@@ -158,6 +162,16 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
         actors.push(actor);
     }
 
+    for (what, world) in [
+        ("an earlier boot", other_boot()?),
+        ("a network that is gone", other_network()),
+    ] {
+        let actor = fake.clone().part().noted(stage.transcript(), what).start(Bind::V4)?;
+        let record = fake.record(actor.address()).with_world(world);
+        records.push((what, Some(record.to_json().into_bytes())));
+        actors.push(actor);
+    }
+
     stage.expect("each publishes within 5 s and is ready");
     let name = stage.manifest().binding.registration.clone();
     let mut slowest = Duration::ZERO;
@@ -192,6 +206,91 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
         slowest.as_millis()
     ));
     drop(actors);
+    Ok(())
+}
+
+/// Starts a daemon that is told to yield and must end with 17, before it publishes.
+fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -> Outcome {
+    let name = stage.manifest().binding.registration.clone();
+    let exit = exits(daemon, stage.ready_deadline(), before)?;
+    stage.observed(format!("{before}: {exit}"));
+    ensure!(exit.code == Some(17), "{before}: {exit}");
+    let touched = changes(&watch.events(), &name);
+    ensure!(touched.is_empty(), "{before}: the record was touched: {touched:?}");
+    Ok(())
+}
+
+/// Daemons that are told to yield find a ready daemon's record that is of another host, or of another network namespace
+/// in which a daemon lives, and cannot connect to it. Stems from termio#531 and roborev#1021.
+#[case("CONV-35", deadline_s = 60)]
+fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, credential) = protocol_of(stage)?;
+    stage.expect("it exits with 17 and leaves the record as it is");
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
+    let record = fake.record(actor.address());
+    let publish =
+        |stage: &Stage, record: &Record| replace(&stage.record_path(), record.to_json().as_bytes(), 0o600);
+    publish(stage, &record)?;
+    yields(stage, start.clone(), "a daemon that it can ask")?;
+    let alive = hold_alive(stage)?;
+    for (what, world) in [
+        ("another host", other_host()?),
+        ("another network", other_network()),
+    ] {
+        publish(stage, &record.clone().with_world(world))?;
+        let watch = Watch::on(stage.state_dir())?;
+        let daemon = stage.launch_with(start.clone())?;
+        stage.precondition(format!("{} was told to yield beside a daemon of {what}", daemon.name));
+        cannot_ask(stage, &daemon, &watch, what)?;
+    }
+    drop(alive);
+    publish(stage, &record)?;
+    for (syscall, error) in [
+        ("connect", "EPERM"),
+        ("connect", "EADDRNOTAVAIL"),
+        ("connect", "EMFILE"),
+    ] {
+        let watch = Watch::on(stage.state_dir())?;
+        let strace = trace(stage, error, Point::at([&[syscall][..]]).failing(error))?;
+        let daemon = launch_under(stage, start.clone(), &strace)?;
+        let ended = exits(&daemon, stage.ready_deadline(), error);
+        was_failed(stage, &strace, error)?;
+        ended?;
+        cannot_ask(stage, &daemon, &watch, error)?;
+    }
+    yields(stage, start, "a daemon that it can ask again")
+}
+
+/// A daemon that is told to yield looks whether a daemon of another network namespace lives, which is so, and is held
+/// there; a ready daemon of this network, which the suite plays, publishes meanwhile.
+#[case("CONV-34")]
+fn yields_to_what_came_when_it_could_not_ask(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, credential) = protocol_of(stage)?;
+    stage.expect("it exits with 0 and leaves the newer record as it is");
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
+    let rival = Rival::new()?;
+    let _alive = hold_alive(stage)?;
+    let old = rival.record.clone().with_world(other_network());
+    replace(&stage.record_path(), old.to_json().as_bytes(), 0o600)?;
+    let point = Point::at([OPEN]).of(alive_in(stage.state_dir())).held_after();
+    let strace = trace(stage, "alive", point)?;
+    let daemon = launch_under(stage, start, &strace)?;
+    let Some(call) = strace.wait_held(&daemon, stage.ready_deadline()) else {
+        return inconclusive("it does not look at daemon.alive");
+    };
+    let record = fake.record(actor.address()).to_json();
+    replace(&stage.record_path(), record.as_bytes(), 0o600)?;
+    stage.precondition(format!("{} was held at {call}, and another daemon published", daemon.name));
+    strace.release(&daemon)?;
+    let deadline = stage.ready_deadline();
+    let exit = exits(&daemon, deadline, "another daemon published meanwhile")?;
+    ensure!(exit.code == Some(0), "{exit}");
+    let kept = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == record.as_bytes());
+    ensure!(kept, "the newer daemon's record is not there as it was");
     Ok(())
 }
 

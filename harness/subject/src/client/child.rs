@@ -55,8 +55,9 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`; it is told to yield.
-    pub(super) fn spawn(directory: &StateDir, private: bool) -> Result<Self, String> {
+    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`; it is told to yield, and
+    /// whether it `replaces` a daemon that it cannot ask.
+    pub(super) fn spawn(directory: &StateDir, private: bool, replaces: bool) -> Result<Self, String> {
         let (sender, events) = channel();
         watch(directory.path(), sender.clone());
         let log = open_to_write(directory, LOG, OFlags::APPEND);
@@ -64,6 +65,9 @@ impl Child {
         let (program, mut command) = daemon(directory)?;
         if !broken("CONN-22.displaces") && !broken("CONN-15.crowd") {
             command.arg("--yield");
+        }
+        if replaces && !broken("CONN-49.child-yields") {
+            command.arg("--replace");
         }
         if !broken("CONN-32.callers") {
             command.current_dir("/");

@@ -19,6 +19,7 @@ use crate::platform;
 use crate::probe::{Probe, probe};
 use crate::registration::{Found, Record};
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir};
+use crate::world::{Place, place};
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(250)];
@@ -36,6 +37,7 @@ pub(super) enum Outcome {
     Incompatible,
     Invalid,
     SpawnFailed,
+    Unreachable,
 }
 
 impl Outcome {
@@ -51,6 +53,7 @@ impl Outcome {
             Self::Incompatible => "incompatible",
             Self::Invalid => "invalid",
             Self::SpawnFailed => "spawn-failed",
+            Self::Unreachable => "unreachable",
         }
     }
 
@@ -66,6 +69,7 @@ impl Outcome {
             Self::Incompatible => 14,
             Self::Invalid => 15,
             Self::SpawnFailed => 16,
+            Self::Unreachable => 17,
         }
     }
 }
@@ -237,7 +241,7 @@ impl Client {
         faults::before_a_spawn(&self.directory);
         let mut spawns = 0;
         let answer = loop {
-            let answer = match Child::spawn(&self.directory, self.private) {
+            let answer = match Child::spawn(&self.directory, self.private, self.replaces) {
                 Ok(child) => self.wait_for(&child, before.clone()).unwrap_or_else(Answer::from),
                 Err(why) => Answer::new(Outcome::SpawnFailed, format!("cannot start a daemon: {why}")),
             };
@@ -363,6 +367,38 @@ impl Client {
         }
     }
 
+    /// Judges a record by its world alone, where that is enough.
+    fn locate(&self, record: &Record) -> Option<Judgement> {
+        let place = place(&self.directory, record);
+        let first = match place {
+            Place::Here => return None,
+            Place::Elsewhere(_) => broken("CONN-39.connects"),
+            Place::EarlierBoot => broken("CONN-40.connects"),
+            Place::DeadNamespace => broken("CONN-41.connects"),
+        };
+        if first && let Ok(Some(credential)) = Credential::read(&self.directory) {
+            drop(probe(record, &credential, self.deadline));
+        }
+        let gone = |why| Some(Judgement::Curable(Answer::new(Outcome::Stale, why)));
+        match place {
+            Place::Here => None,
+            Place::Elsewhere(why) => Some(self.cannot_ask(record, why)),
+            Place::EarlierBoot => gone("the machine has been started again since the record was written"),
+            Place::DeadNamespace => gone("the network namespace of the record's daemon is gone"),
+        }
+    }
+
+    /// What is to be made of a daemon that cannot be asked: nothing, unless it is to be replaced whatever it is.
+    fn cannot_ask(&self, record: &Record, why: String) -> Judgement {
+        faults::where_it_cannot_ask(&self.directory, record);
+        let answer = Answer::new(Outcome::Unreachable, why);
+        if (self.replaces && !broken("CONN-49.gives-up")) || broken("CONN-38.spawns") {
+            Judgement::Curable(answer)
+        } else {
+            Judgement::Final(answer)
+        }
+    }
+
     /// Probes the record, if there is one.
     fn hear(&self, look: &Look) -> Result<Proven, Judgement> {
         let curable = |outcome, message: String| Err(Judgement::Curable(Answer::new(outcome, message)));
@@ -377,6 +413,7 @@ impl Client {
             (Seen::Malformed(why), _) => {
                 return curable(Outcome::Absent, format!("the record is malformed: {why}"));
             }
+            (Seen::Record(record), _) if let Some(judgement) = self.locate(record) => return Err(judgement),
             (Seen::Record(_), None) => {
                 let path = self.directory.file(CREDENTIAL);
                 let fault = Fault::new(path, "there is a record and no credential");
@@ -398,16 +435,17 @@ impl Client {
         let probed = probe(record, credential, self.deadline);
         faults::after_a_probe(&self.directory, record, &probed);
         let (body, stream) = match probed {
+            Probe::Unreachable(why) => return Err(self.cannot_ask(record, why)),
             Probe::Refused(why) if broken("CONN-6.refused") => return curable(Outcome::Absent, why),
-            Probe::Reset(why) if broken("CONN-6.reset") => return curable(Outcome::Foreign, why),
-            Probe::Refused(why) | Probe::Reset(why)
+            Probe::Broken(why) if broken("CONN-7.reset-is-foreign") => return curable(Outcome::Foreign, why),
+            Probe::Refused(why) | Probe::Broken(why)
                 if broken("REG-13.presence") || (broken("REG-13.pid") && platform::lives(record.pid)) =>
             {
                 return Err(Judgement::Final(Answer::new(Outcome::Busy, why)));
             }
-            Probe::Refused(why) | Probe::Reset(why) => return curable(Outcome::Stale, why),
+            Probe::Refused(why) => return curable(Outcome::Stale, why),
             Probe::Late(why) if broken("CONN-7.late") => return curable(Outcome::Stale, why),
-            Probe::Late(why) => return curable(Outcome::Busy, why),
+            Probe::Broken(why) | Probe::Late(why) => return curable(Outcome::Busy, why),
             Probe::Foreign(why) => return curable(Outcome::Foreign, why),
             Probe::Proven(None, _) => {
                 let message = "the daemon follows another specification";

@@ -69,6 +69,12 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-29.taken", "tidies up the taken files"),
     fault("CONV-29.repair", "repairs after a time-out too"),
     fault("CONV-30.unlinks", "repairs by an unlink of the record"),
+    fault("CONV-30.elsewhere", "repairs the record of another host or of a network namespace that lives"),
+    fault(
+        "CONV-30.dead-namespace",
+        "repairs a record that was not refused because its network namespace is gone",
+    ),
+    fault("CONV-30.broken-off", "repairs a record whose daemon breaks the connection off"),
     fault("CONV-31.stale", "signals the pid of a stale record"),
     fault("CONV-31.late", "signals the pid of a daemon that did not answer in time"),
     fault("CONV-31.foreign", "signals the recorded pid where a stranger answers"),
@@ -76,6 +82,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-31.recorded", "a forced stop signals the recorded pid though the daemon told another"),
     fault("CONV-31.told", "a forced stop signals the told pid though the record has another"),
     fault("CONV-31.unasked", "a plain stop signals where the request is refused"),
+    fault("CONV-36.signals", "a forced stop signals the recorded pid of another pid namespace"),
     fault("CONV-32.restarts", "starts a displaced daemon again"),
     fault("HS-24.no-bound", "waits for a handshake as long as for the whole call"),
     fault("HS-24.each-read", "gives each read of a handshake 2 s"),
@@ -129,8 +136,12 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-5.malformed", "reports a malformed record as invalid"),
     fault("CONN-5.missing", "reports a missing record as stale"),
     fault("CONN-6.refused", "reports a refused connection as absent"),
-    fault("CONN-6.reset", "reports a reset connection as foreign"),
+    fault("CONN-6.reset-is-stale", "reports a reset connection as stale"),
     fault("CONN-6.other", "reports another daemon as foreign"),
+    fault("CONN-6.missing-family", "takes a family that this host does not have for a failure of its own"),
+    fault("CONN-7.close-is-stale", "reports a connection that was closed without an answer as stale"),
+    fault("CONN-7.reset-is-foreign", "reports a connection that breaks off as foreign"),
+    fault("CONN-7.not-again", "does not ask again when the connection breaks off"),
     fault("CONN-7.late", "reports a daemon that does not answer as stale"),
     fault("CONN-7.draining", "reports a daemon that drains as stale"),
     fault("CONN-8.unauthorized", "reports a 401 as stale"),
@@ -140,6 +151,31 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-9.absent", "takes a refused record for a missing one"),
     fault("CONN-9.no-credential", "takes a refused credential for a missing one"),
     fault("CONN-9.silent", "does not say what is wrong with which path"),
+    fault("CONN-37.sandbox-is-stale", "takes EPERM and EACCES for a refusal"),
+    fault("CONN-37.emfile-is-stale", "takes EMFILE and ENFILE for a refusal"),
+    fault("CONN-37.no-port-is-stale", "takes EADDRNOTAVAIL for a refusal"),
+    fault("CONN-37.no-route-is-stale", "takes ENETUNREACH and EHOSTUNREACH for a refusal"),
+    fault("CONN-37.no-buffers-is-busy", "takes ENOBUFS for silence"),
+    fault("CONN-37.any-is-foreign", "takes any other error for a stranger"),
+    fault("CONN-37.silent", "does not say why it cannot connect"),
+    fault("CONN-38.spawns", "starts a daemon where it cannot ask"),
+    fault("CONN-38.not-running", "says that no daemon runs where it cannot ask"),
+    fault("CONN-38.repairs", "repairs a record whose daemon it cannot ask"),
+    fault("CONN-38.removes", "removes the record of a daemon that it cannot ask"),
+    fault("CONN-38.signals", "ends the process of a daemon that it cannot ask"),
+    fault("CONN-39.ignored", "asks at the address of another host"),
+    fault("CONN-39.stale", "takes the daemon of another host for gone"),
+    fault("CONN-39.connects", "connects before it looks at the host"),
+    fault("CONN-40.ignored", "asks at the address of an earlier boot"),
+    fault("CONN-40.connects", "connects before it looks at the boot"),
+    fault("CONN-40.unreachable", "reports a daemon of an earlier boot as one that it cannot ask"),
+    fault("CONN-41.ignored", "asks at the address of another network namespace"),
+    fault("CONN-41.always", "waits for a network namespace that has no daemon any more"),
+    fault("CONN-41.stale", "does not look whether a daemon lives in the other network namespace"),
+    fault("CONN-41.connects", "connects to the address of a network namespace that is gone"),
+    fault("CONN-41.pidns", "takes another pid namespace for another network"),
+    fault("CONN-49.gives-up", "does not replace what it cannot ask"),
+    fault("CONN-49.child-yields", "does not tell its child that it is to replace what it cannot ask"),
     fault("CONN-10.none", "has no deadline"),
     fault("CONN-10.own", "keeps to its own deadline, whatever the caller's is"),
     fault("CONN-10.long", "takes 20 s where nobody says how long"),
@@ -257,7 +293,7 @@ pub(super) fn remember(directory: &StateDir, record: &Record) {
 /// What is done about a record whose probe has failed.
 pub(super) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Probe) {
     match probed {
-        Probe::Refused(_) | Probe::Reset(_) => {
+        Probe::Refused(_) => {
             if broken("CONV-29.stale") {
                 remove_record(directory);
             }
@@ -268,7 +304,7 @@ pub(super) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Prob
                 end(record.pid);
             }
         }
-        Probe::Late(_) => {
+        Probe::Late(_) | Probe::Broken(_) => {
             if broken("CONV-29.late") {
                 remove_record(directory);
             }
@@ -284,7 +320,17 @@ pub(super) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Prob
                 end(record.pid);
             }
         }
-        Probe::Proven(..) => {}
+        Probe::Proven(..) | Probe::Unreachable(_) => {}
+    }
+}
+
+/// What is done about a record whose daemon cannot be asked.
+pub(super) fn where_it_cannot_ask(directory: &StateDir, record: &Record) {
+    if broken("CONN-38.removes") {
+        remove_record(directory);
+    }
+    if broken("CONN-38.signals") {
+        end(record.pid);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::fault::broken;
 use crate::probe::{Probe, exchange, probe};
 use crate::registration::{Found, Record, authority};
 use crate::state_directory::{RECORD, StateDir, random_hex};
+use crate::world::{Place, is_other_pid_space, place};
 
 /// How long a daemon may take to end before it is ended by force, where that was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -64,6 +65,9 @@ fn end(client: &Client, by_force: bool) -> Result<(), Left> {
     let mut found = match client.find() {
         Ok(found) => found,
         Err(answer) if matches!(answer.outcome, Outcome::Absent | Outcome::Stale) => return Ok(()),
+        Err(answer) if answer.outcome == Outcome::Unreachable && broken("CONN-38.not-running") => {
+            return Ok(());
+        }
         Err(answer) => {
             if by_force && broken("CONV-31.unproven") {
                 faults::end_recorded(&client.directory);
@@ -80,10 +84,13 @@ fn end(client: &Client, by_force: bool) -> Result<(), Left> {
     let number = body.pid.cast_signed();
     let number = if broken("CONV-31.recorded") { record.pid.cast_signed() } else { number };
     let process = Pid::from_raw(number).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // Its pid means another process here.
+    let is_elsewhere = is_other_pid_space(record) && !broken("CONV-36.signals");
     let may_signal = (by_force || broken("CONV-31.unasked"))
+        && !is_elsewhere
         && (record.pid == body.pid || broken("CONV-31.recorded") || broken("CONV-31.told"));
     let asked = ask_to_end(client, &mut found);
-    let Some(process) = process else {
+    let Some(process) = process.filter(|_| !is_elsewhere) else {
         return asked.map_err(Left::Fault);
     };
     let patience = if may_signal {
@@ -212,20 +219,32 @@ pub(super) fn repair(client: &Client) -> Report {
         Ok(None) => return failure("there is no credential"),
         Err(fault) => return failure(fault),
     };
+    let take_off = || match take_off(directory, &record.id) {
+        Ok(()) => done("done", "the record was stale"),
+        Err(error) => failure(error),
+    };
+    let cannot_ask = |why| answer(client, &Answer::new(Outcome::Unreachable, why));
+    let left = || done("done", "the record is left where it is: somebody may be there");
+    match place(directory, &record) {
+        Place::Here => {}
+        Place::Elsewhere(_) if broken("CONV-30.elsewhere") => return take_off(),
+        Place::Elsewhere(why) => return cannot_ask(why),
+        Place::EarlierBoot => return take_off(),
+        // Nothing was refused.
+        Place::DeadNamespace if broken("CONV-30.dead-namespace") => return take_off(),
+        Place::DeadNamespace => return left(),
+    }
     match probe(&record, &credential, client.deadline) {
         Probe::Refused(_) if broken("CONV-30.unlinks") => {
             faults::remove_record(directory);
             done("done", "the record was stale")
         }
-        Probe::Late(_) if broken("CONV-29.repair") => match take_off(directory, &record.id) {
-            Ok(()) => done("done", "the record was stale"),
-            Err(error) => failure(error),
-        },
-        Probe::Refused(_) => match take_off(directory, &record.id) {
-            Ok(()) => done("done", "the record was stale"),
-            Err(error) => failure(error),
-        },
-        _ => done("done", "the record is left where it is: somebody may be there"),
+        Probe::Late(_) if broken("CONV-29.repair") => take_off(),
+        Probe::Broken(_) if broken("CONV-30.broken-off") => take_off(),
+        Probe::Unreachable(_) if broken("CONN-38.repairs") => take_off(),
+        Probe::Unreachable(why) => cannot_ask(why),
+        Probe::Refused(_) => take_off(),
+        _ => left(),
     }
 }
 

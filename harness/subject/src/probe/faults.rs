@@ -1,8 +1,11 @@
 //! What the faults of the client do in a probe.
 
+use std::io;
 use std::net::SocketAddr;
 
-use super::{Answer, Probe};
+use rustix::io::Errno;
+
+use super::{Answer, Fault, Probe};
 use crate::credential::Credential;
 use crate::fault::broken;
 use crate::handshake::{Body, PATH};
@@ -32,11 +35,32 @@ pub(super) fn believes(answer: &Answer, proofs: &[&str]) -> bool {
 /// What an answer without proof is taken for.
 pub(super) fn unproven(answer: &Answer, why: &str, credential: &Credential) -> Option<Probe> {
     match answer.status {
-        401 if broken("CONN-8.unauthorized") => Some(Probe::Reset(why.to_owned())),
+        401 if broken("CONN-8.unauthorized") => Some(Probe::Refused(why.to_owned())),
         503 if broken("CONN-8.unavailable") => Some(Probe::Late(why.to_owned())),
         404 if broken("CONN-8.not-found") => Some(Probe::Refused(why.to_owned())),
         _ if broken("CRED-10.error") => Some(Probe::Foreign(format!("{why} to {}", credential.text()))),
         _ => None,
+    }
+}
+
+/// What an error of the system's is taken for.
+pub(super) fn misread(error: &io::Error) -> Option<Fault> {
+    let stale: &[(&str, &[Errno])] = &[
+        ("CONN-37.sandbox-is-stale", &[Errno::PERM, Errno::ACCESS]),
+        ("CONN-37.emfile-is-stale", &[Errno::MFILE, Errno::NFILE]),
+        ("CONN-37.no-port-is-stale", &[Errno::ADDRNOTAVAIL]),
+        ("CONN-37.no-route-is-stale", &[Errno::NETUNREACH, Errno::HOSTUNREACH]),
+    ];
+    let is_one_of =
+        |errnos: &[Errno]| errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+    if stale.iter().any(|(fault, errnos)| broken(fault) && is_one_of(errnos)) {
+        Some(Fault::Refused(error.to_string()))
+    } else if broken("CONN-37.no-buffers-is-busy") && is_one_of(&[Errno::NOBUFS]) {
+        Some(Fault::Late)
+    } else if broken("CONN-37.any-is-foreign") {
+        Some(Fault::Senseless("no answer"))
+    } else {
+        None
     }
 }
 
