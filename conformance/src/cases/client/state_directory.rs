@@ -9,6 +9,7 @@ use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use crate::case::case;
 use crate::fixtures::client::{Part, Played, Spy, World, furnished, play};
+use crate::fixtures::component::Component;
 use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Command, Stage};
 
@@ -29,11 +30,12 @@ fn daemon_at(stage: &Stage, world: &World, path: &Path) -> Outcome<Played> {
     Ok(played)
 }
 
-/// Daemons are published in the directory that an option names, in that of `LOCAL_DAEMON_STATE_DIR`, below
-/// `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs.
+/// Daemons are published in the directory that an option names, in that of the component's variable, below
+/// `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs. One in the
+/// directory of the variable that was once for all components, or of another component's, is not found.
 #[case("DIR-3")]
 fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
-    const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
+    let component = Component::of(stage)?;
     let (world, named) = furnished(stage)?;
     stage.expect("the daemon of the directory that the rule names");
     let root = stage.arena().path().to_owned();
@@ -41,35 +43,40 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     let by_variable = daemon_at(stage, &world, &variable)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // The option counts before everything.
-    let answer = stage.ask(Call::connect().var(VARIABLE, text(&variable)))?;
+    let answer = stage.ask(Call::connect().var(&component.variable, text(&variable)))?;
     answer.must_be_ready_with(&named.daemon.id)?;
-    let Some(unnamed) = stage.client()?.unnamed else {
+    if stage.client()?.unnamed.is_none() {
         stage.observed("the manifest has no `client.unnamed`: only the option's rank was judged");
         return Ok(());
-    };
+    }
     let (home, xdg) = (stage.arena().home(), root.join("xdg"));
-    let by_home = daemon_at(stage, &world, &home.join(".local/state").join(&unnamed.component))?;
-    let by_xdg = daemon_at(stage, &world, &xdg.join(&unnamed.component))?;
+    let by_home = daemon_at(stage, &world, &component.in_home(&home))?;
+    let by_xdg = daemon_at(stage, &world, &component.below(&xdg))?;
     let elsewhere = root.join("elsewhere");
     // What must play no part.
-    daemon_at(stage, &world, &elsewhere.join(&unnamed.component))?;
+    daemon_at(stage, &world, &component.below(&elsewhere))?;
+    daemon_at(stage, &world, &elsewhere)?;
     let call = || {
         Call::new(Command::Unnamed)
             .var("XDG_RUNTIME_DIR", text(&elsewhere))
             .var("TMPDIR", text(&elsewhere))
             .under(&["sh", "-c", "cd /; exec \"$@\"", "sh"])
     };
-    let scenes = [
+    let xdg_home = || call().var("XDG_STATE_HOME", text(&xdg));
+    let mut scenes = vec![
         (
-            "the variable",
-            call().var(VARIABLE, text(&variable)).var("XDG_STATE_HOME", text(&xdg)),
+            component.variable.clone(),
+            call().var(&component.variable, text(&variable)).var("XDG_STATE_HOME", text(&xdg)),
             &by_variable,
         ),
-        ("an empty variable", call().var(VARIABLE, "").var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
-        ("XDG_STATE_HOME", call().var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
-        ("a relative XDG_STATE_HOME", call().var("XDG_STATE_HOME", "state"), &by_home),
-        ("an empty XDG_STATE_HOME", call().var("XDG_STATE_HOME", ""), &by_home),
+        (format!("an empty {}", component.variable), xdg_home().var(&component.variable, ""), &by_xdg),
+        ("XDG_STATE_HOME".to_owned(), xdg_home(), &by_xdg),
+        ("a relative XDG_STATE_HOME".to_owned(), call().var("XDG_STATE_HOME", "state"), &by_home),
+        ("an empty XDG_STATE_HOME".to_owned(), call().var("XDG_STATE_HOME", ""), &by_home),
     ];
+    for name in component.not_its_own() {
+        scenes.push((name.clone(), xdg_home().var(name, text(&elsewhere)), &by_xdg));
+    }
     for (what, call, there) in scenes {
         let answer = stage.ask(call)?;
         let found = answer.outcome == "ready" && answer.id.as_ref() == Some(&there.daemon.id);

@@ -8,6 +8,7 @@ use local_daemon_harness::files::{Snapshot, make_private};
 use local_daemon_harness::platform::Setup;
 
 use crate::case::case;
+use crate::fixtures::component::Component;
 use crate::fixtures::refused_start::{sibling, unchanged};
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{Stage, Start};
@@ -19,8 +20,8 @@ fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
     named.collect()
 }
 
-/// A daemon whose command names a state directory is started while LOCAL_DAEMON_STATE_DIR names another one.
-/// It publishes in the first and leaves the second, and the home, without a record.
+/// A daemon whose command names a state directory is started while its component's variable and XDG_STATE_HOME name
+/// another one. It publishes in the first and leaves the second, and the home, without a record.
 #[case("DIR-1")]
 fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     if !stage.manifest().daemon.run.iter().any(|arg| arg.contains("{state_dir}")) {
@@ -30,7 +31,10 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     let other = sibling(stage, "other");
     make_private(&other)?;
     let before = Snapshot::of(&other)?;
-    let start = Start::new().var("LOCAL_DAEMON_STATE_DIR", other.to_string_lossy());
+    let mut start = Start::new().var("XDG_STATE_HOME", other.to_string_lossy());
+    if let Some(variable) = stage.manifest().subject.state_dir_variable() {
+        start = start.var(variable, other.to_string_lossy());
+    }
     let daemon = stage.launch_with(start)?;
     stage.ready(&daemon)?;
     unchanged("the directory that the environment names", &other, &before)?;
@@ -38,6 +42,33 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     let strays = find(&stage.arena().home(), &record);
     ensure!(strays.is_empty(), "further records in the home: {strays:?}");
     Ok(())
+}
+
+/// A daemon whose command names no state directory is started while its component's variable names one: it publishes
+/// there. Then that is unset, and the variable that was once for all components and those of other components name
+/// directories of their own: it publishes below XDG_STATE_HOME, and in none of those.
+#[case("DIR-17")]
+fn its_own_variable_and_no_other(stage: &mut Stage) -> Outcome {
+    let component = Component::of(stage)?;
+    stage.expect("a record in the directory that the rule gives, and in no other");
+    let named = sibling(stage, "named");
+    let start = Start::new().unnamed(&named).var(&component.variable, named.to_string_lossy());
+    let daemon = stage.launch_with(start)?;
+    stage.ready(&daemon)?;
+    stage.control(format!("with {} the daemon published in its directory", component.variable));
+    daemon.kill_group();
+    let own = component.in_home(&stage.arena().home());
+    let others = sibling(stage, "others");
+    make_private(&others)?;
+    let mut start = Start::new().unnamed(&own);
+    for name in component.not_its_own() {
+        start = start.var(&name, others.join(&name).to_string_lossy());
+    }
+    let daemon = stage.launch_with(start)?;
+    let ready = stage.ready(&daemon);
+    let strays = find(&others, &stage.manifest().binding.registration);
+    ensure!(strays.is_empty(), "published at {strays:?}");
+    ready.map(drop)
 }
 
 /// One daemon after the other is started as a login session, a cron job and a service would start it: another
