@@ -6,6 +6,7 @@ use local_daemon_harness::process::{LaunchFault, Proc, Signal, SocketState, Subj
 use local_daemon_harness::wait::{ms, until};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -211,6 +212,31 @@ fn what_cannot_be_launched_says_why() {
 }
 
 #[test]
+fn a_setup_blocks_and_ignores_signals_and_hands_a_pipe_over_at_many_numbers() {
+    let arena = Arena::new().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let setup = Setup {
+        blocked: &[Signal::TERM],
+        ignored: &[Signal::CHILD],
+        everywhere: Some(writer.as_raw_fd()),
+        ..Setup::default()
+    };
+    let script = "trap '' HUP; echo 3 >&3; echo 9 >&9; exec sleep 600";
+    let subject = arena.launch("subject", ["sh", "-c", script]).setup(setup).start().unwrap();
+    let mut said = [0; 4];
+    reader.read_exact(&mut said).unwrap();
+    assert_eq!(said, *b"3\n9\n");
+    let process = until(ms(5_000), || Proc::of(subject.pid()).filter(|process| process.comm == "sleep"));
+    let process = process.unwrap();
+    let held = process.descriptors().into_iter().map(|(number, _)| number);
+    assert!(held.filter(|number| (3..=12).contains(number)).count() == 10);
+    assert_eq!(process.status("SigBlk").unwrap(), "0000000000004000");
+    assert_eq!(process.status("SigIgn").unwrap(), "0000000000010001");
+    let (soft, hard) = process.limit("Max open files").unwrap();
+    assert!(soft.parse::<u64>().unwrap() <= hard.parse::<u64>().unwrap());
+}
+
+#[test]
 fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
     let arena = Arena::new().unwrap();
     let script = "echo $$; umask; head -c 5000 /dev/zero >big; exec sleep 600";
@@ -218,8 +244,7 @@ fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
         own_session: true,
         umask: Some(0o077),
         file_size: Some(4096),
-        user: None,
-        core_dumps: false,
+        ..Setup::default()
     };
     let subject = arena.launch("subject", ["sh", "-c", script]).setup(setup).start().unwrap();
     let output = subject.wait_output(ms(5_000), |output| output.stdout().ends_with(b"77\n")).unwrap();

@@ -1,5 +1,6 @@
 //! The client's side of the state directory: chapter 02.
 
+use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -8,9 +9,9 @@ use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use crate::case::case;
-use crate::fixtures::client::{Part, Played, Spy, World, furnished, play};
+use crate::fixtures::client::{Part, Played, Spy, World, furnished, not_started, play};
 use crate::fixtures::component::Component;
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::outcome::{Outcome, Stop, ensure, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
 /// The directory is made with its parents, for its owner alone.
@@ -279,6 +280,58 @@ fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// What stands at the log's path is a FIFO with and without a reader, a symbolic link, one to nothing, a directory, and
+/// another user's file. The client started a daemon before.
+#[case("DIR-20")]
+fn client_checks_the_log(stage: &mut Stage) -> Outcome {
+    let _ = World::new(stage)?;
+    stage.expect("invalid, the path, within the deadline, and no daemon started");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    stage.ask(Call::spawn().stand(spy.program()))?;
+    spy.seen_started(stage)?;
+    let log = stage.log_path();
+    if !log.is_file() {
+        return not_applicable(format!("the client gives its child no log at {}", log.display()));
+    }
+    spy.forget()?;
+    let spy = Spy::new(stage, Part::Ends(1, "started"))?;
+    let target = stage.arena().path().join("target");
+    replace(&target, b"precious", 0o600)?;
+    let refused = |stage: &mut Stage, what: &str| -> Outcome {
+        let answer = stage.ask(Call::spawn().stand(spy.program()).within(3))?;
+        not_started(stage, &spy, &format!("with {what} as its log"))?;
+        answer.must_be_after("invalid", what)?;
+        let named = answer.text().contains(&*log.to_string_lossy());
+        ensure!(named, "{what}: {} is not named: {answer}", log.display());
+        Ok(())
+    };
+    std::fs::remove_file(&log)?;
+    make_fifo(&log)?;
+    refused(stage, "a FIFO")?;
+    let reader = File::options().read(true).write(true).open(&log)?;
+    refused(stage, "a FIFO with a reader")?;
+    drop(reader);
+    std::fs::remove_file(&log)?;
+    symlink(&target, &log)?;
+    refused(stage, "a symbolic link")?;
+    let untouched = std::fs::read(&target)? == b"precious";
+    ensure!(untouched, "the file to which the link leads was written");
+    std::fs::remove_file(&target)?;
+    refused(stage, "a symbolic link to nothing")?;
+    ensure!(!target.exists(), "the file to which the link leads was made");
+    std::fs::remove_file(&log)?;
+    make(&log)?;
+    refused(stage, "a directory")?;
+    std::fs::remove_dir(&log)?;
+    let Ok(nobody) = stage.another_user() else {
+        stage.observed("no file of another user was tried: the suite is not root");
+        return Ok(());
+    };
+    replace(&log, b"", 0o600)?;
+    chown(&log, Some(nobody.uid), Some(nobody.gid))?;
+    refused(stage, "another user's file")
 }
 
 /// Credential and record are longer than 64 KiB by one byte of white space, and by far.
