@@ -33,9 +33,11 @@ fn childless() -> Setup {
     Setup { ignored: &[Signal::CHILD], ..Setup::default() }
 }
 
-/// Signals of a mask in `/proc/PID/status`.
+/// The signals of a mask in `/proc/PID/status`, but for 32 to 34: the C library keeps those for itself, and lets no program
+/// change them.
 fn mask(process: &Proc, field: &str) -> Option<u64> {
-    u64::from_str_radix(&process.status(field)?, 16).ok()
+    let all = u64::from_str_radix(&process.status(field)?, 16).ok()?;
+    Some(all & !(0b111 << 31))
 }
 
 /// A process that begins like this has these signals blocked and ignored, so that the client has them too.
