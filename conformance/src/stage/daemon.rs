@@ -39,7 +39,7 @@ impl Start {
         self
     }
 
-    /// Without naming a state directory: by `daemon.unnamed`, in the state directory where the case expects it.
+    /// By `daemon.unnamed`, which names no state directory; the case expects the daemon in this one.
     /// Makes the launch `not-applicable` if the manifest does not say how.
     #[must_use]
     pub fn unnamed(mut self, expected: impl Into<PathBuf>) -> Self {

@@ -220,7 +220,7 @@ class Client {
         }
       }
       if (failed) throw new Outcome('spawn-failed', failed, { counts: false }); // the program did not run (CONN-42)
-      if (status || signal) { // an error, and nobody else is ready (CONN-26)
+      if (status || signal) { // an error, and no other daemon is ready (CONN-26)
         const text = `the daemon ended with ${signal ?? `status ${status}`}: ${said()}`; // CONN-27, CONN-44, CONN-45
         throw new Outcome('spawn-failed', text, { counts: status !== COULD_NOT_ASK });
       }

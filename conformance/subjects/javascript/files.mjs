@@ -19,8 +19,8 @@ export const random = (bytes) => crypto.randomBytes(bytes).toString('hex');
 export const isMissing = (error) => error.code === 'ENOENT';
 
 // Where both sides look (DIR-1 to DIR-3, DIR-17), without a final slash, by which the system would follow a link. The
-// directory is named by the option or by the component's own variable; no other process is told it by another variable,
-// so there is none to be believed (DIR-18).
+// directory is named by the option or by the component's own variable. A child gets it by the option, so there is no
+// variable that could speak to another process (DIR-18).
 export function stateDir(option, component) {
   const variable = `${component.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}_STATE_DIR`;
   const named = option || process.env[variable];

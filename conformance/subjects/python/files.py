@@ -16,8 +16,8 @@ class Refused(Exception):
 
 def state_dir(option, component):
     """Where both sides look (DIR-1 to DIR-3, DIR-17), without a final slash, by which the system would follow a link.
-    The directory is named by the option or by the component's own variable; no other process is told it by another
-    variable, so there is none to be believed (DIR-18)."""
+    The directory is named by the option or by the component's own variable. A child gets it by the option, so there is
+    no variable that could speak to another process (DIR-18)."""
     path = option or os.environ.get(re.sub("[^A-Z0-9]", "_", component.upper()) + "_STATE_DIR")
     if not path:
         base = os.environ.get("XDG_STATE_HOME", "")

@@ -101,7 +101,9 @@ pub fn run(arguments: &[String]) -> Option<u8> {
         eprintln!("usage: {USAGE}");
         return Some(WRONG_USAGE);
     };
-    create_for_the_owner_alone();
+    if !broken("DIR-16.umask-applies") {
+        create_for_the_owner_alone();
+    }
     if !broken("CONN-46.wait") {
         platform::hear_of_children();
     }

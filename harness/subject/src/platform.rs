@@ -15,8 +15,8 @@ use crate::fault::broken;
 /// The limits of which the daemon has no less than it may have.
 const RAISED: [Resource; 4] = [Resource::Cpu, Resource::Fsize, Resource::As, Resource::Nofile];
 
-/// Makes `command` lead a session of its own, inherit no descriptor but the standard three, and begin with the signals
-/// and limits of a process that nobody has set up. One that is `private` does not outlive the thread that starts it.
+/// Makes `command` lead a session of its own, inherit no descriptor but the standard three, and begin with default
+/// signals and raised limits. One that is `private` does not outlive the thread that starts it.
 pub(super) fn detach(command: &mut Command, private: bool) {
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
     // system calls and reads no memory but its captured flag and the fault, which was set long before.
@@ -75,7 +75,7 @@ fn change_mask(how: c_int, signals: &[c_int]) {
     }
 }
 
-/// Lets signals through that whoever started this process may have blocked. Before there are other threads.
+/// Lets signals through that the launcher may have blocked. To be called before there are other threads.
 pub(super) fn unblock(signals: &[c_int]) {
     change_mask(libc::SIG_UNBLOCK, signals);
 }

@@ -88,7 +88,7 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A client that may spawn makes the state directory, a lock and a log under the umasks 000 and 022: mode
+/// A client that may spawn makes the state directory, a lock and a log under the umasks 000, 022, 177 and 777: mode
 /// 0700 and 0600 from the first instant.
 #[case("DIR-16")]
 fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
@@ -96,7 +96,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
     let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
     let state_dir = stage.state_dir().to_owned();
     let root = stage.arena().path().to_owned();
-    for umask in [0, 0o022] {
+    for umask in [0, 0o022, 0o177, 0o777] {
         let setup = Setup { umask: Some(umask), ..Setup::default() };
         let call = || Call::spawn().stand(spy.program()).setup(setup);
         let made = Watch::on(&root)?;
@@ -284,8 +284,8 @@ fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// What stands at the log's path is a FIFO with and without a reader, a symbolic link, one to nothing, a directory, and
-/// another user's file. The client started a daemon before.
+/// The log is a FIFO with and without a reader, a symbolic link, one to nothing, a directory, and another user's file. The
+/// client started a daemon before.
 #[case("DIR-20")]
 fn client_checks_the_log(stage: &mut Stage) -> Outcome {
     let _ = World::new(stage)?;
@@ -327,12 +327,12 @@ fn client_checks_the_log(stage: &mut Stage) -> Outcome {
     make(&log)?;
     refused(stage, "a directory")?;
     std::fs::remove_dir(&log)?;
-    let Ok(nobody) = stage.another_user() else {
+    let Ok(other) = stage.another_user() else {
         stage.observed("no file of another user was tried: the suite is not root");
         return Ok(());
     };
     replace(&log, b"", 0o600)?;
-    chown(&log, Some(nobody.uid), Some(nobody.gid))?;
+    chown(&log, Some(other.uid), Some(other.gid))?;
     refused(stage, "another user's file")
 }
 

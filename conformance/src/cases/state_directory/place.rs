@@ -77,9 +77,9 @@ fn its_own_variable_and_no_other(stage: &mut Stage) -> Outcome {
     ready.map(drop)
 }
 
-/// The client starts a program in its daemon's place, whose environment is read. With these variables, but for another
-/// home, and with a pipe at each descriptor from 3 to 12 a daemon is started whose command names no state directory: it
-/// publishes in its own home, and writes into no pipe.
+/// The client starts a program of the suite as its daemon, and the program's environment is read. With these variables,
+/// but for another home, and with a pipe at each descriptor from 3 to 12 a daemon is started whose command names no
+/// state directory: it publishes in its own home, and writes into no pipe.
 #[case("DIR-18")]
 fn believes_nothing_that_another_was_told(stage: &mut Stage) -> Outcome {
     let component = Component::of(stage)?;
@@ -123,7 +123,11 @@ fn believes_nothing_that_another_was_told(stage: &mut Stage) -> Outcome {
     drop(writer);
     let ready = stage.ready(&daemon);
     let stray = stage.record_path();
-    ensure!(!stray.exists(), "published at {}, where the client had wanted another one", stray.display());
+    ensure!(
+        !stray.exists(),
+        "published at {}, in the directory that the client named to another process",
+        stray.display()
+    );
     ready?;
     // It may write as soon as it is ready, and nothing announces that it will not.
     let mut said = [0; 64];

@@ -1,4 +1,4 @@
-//! What the daemon does not have of the process that started its client: signals, umask, limits.
+//! The signals, the umask and the limits with which a daemon begins, whatever its client has.
 
 use std::time::{Duration, Instant};
 
@@ -56,8 +56,8 @@ fn seen_to_hold(stage: &Stage, setup: Setup) -> Outcome {
     Ok(())
 }
 
-/// The client is called with SIGCHLD ignored: three starts and a restart end ready, a child that fails is repeated, and a
-/// program that is not there is a failed start.
+/// The client is called with SIGCHLD ignored: three starts and a restart end ready, the words of a child that fails are
+/// repeated, and a program that is not there is a failed start.
 #[case("CONN-46")]
 fn judges_a_start_without_sigchld(stage: &mut Stage) -> Outcome {
     if stage.client()?.connect_or_spawn.is_none() {
@@ -94,7 +94,7 @@ fn judges_a_start_without_sigchld(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The client is called with signals blocked and others ignored: the program in its daemon's place has none of them.
+/// The client is called with signals blocked and others ignored: the program that it starts as its daemon has none of them.
 #[case("CONN-47")]
 fn the_daemon_begins_with_default_signals(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
@@ -135,7 +135,7 @@ fn ends_at_sigterm(stage: &Stage, process: &Proc) -> Outcome {
     Ok(())
 }
 
-/// The client is called with the umask 022: the program in its daemon's place has 077.
+/// The client is called with the umask 022: the program that it starts as its daemon has 077.
 #[case("CONN-48")]
 fn the_daemon_begins_with_a_strict_umask(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
@@ -149,7 +149,7 @@ fn the_daemon_begins_with_a_strict_umask(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The client is called with lowered soft limits: those of the program in its daemon's place are the hard ones.
+/// The client is called with lowered soft limits: those of the program that it starts as its daemon are the hard ones.
 #[case("CONN-48")]
 fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
     const LIMITS: [&str; 4] = [

@@ -1,4 +1,4 @@
-//! What is said of a start that failed, and which of them hold the next one back.
+//! What a client says about a failed start, and which failures hold the next start back.
 
 use local_daemon_harness::process::{Proc, Signal};
 

@@ -150,8 +150,8 @@ pub(super) fn restarted(
     Ok(live)
 }
 
-/// A daemon is to be restarted while the program that would be started is not there or may not be executed, and while a
-/// FIFO stands at the log's path. A restart without these has succeeded before.
+/// A daemon is to be restarted while the program that would be started is not there or may not be executed, and while
+/// the log is a FIFO. A restart without these has succeeded before.
 #[case("CONN-50")]
 fn restart_that_cannot_start_stops_nothing(stage: &mut Stage) -> Outcome {
     if stage.client()?.daemon.is_none() {
