@@ -1,6 +1,7 @@
 //! What the cases of several chapters arrange and look at.
 
 pub(crate) mod client;
+pub(crate) mod component;
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod malformed;

@@ -265,6 +265,7 @@ fn pair(client: &Manifest, daemon: &Manifest) -> Manifest {
     Manifest {
         subject: SubjectSection {
             name: format!("{} with {}", client.subject.name, daemon.subject.name),
+            component: client.subject.component.clone(),
             version: Vec::new(),
             profiles: BTreeSet::from([Profile::Client]),
             engines: false,

@@ -41,6 +41,8 @@ pub struct Manifest {
 pub struct SubjectSection {
     /// How reports call it; the program's file name if left out.
     pub name: String,
+    /// The component: the name under which it keeps its state directory.
+    pub component: Option<String>,
     /// A command that prints the version on its first line.
     pub version: Vec<String>,
     /// The claimed profiles; `core` if left out.
@@ -53,6 +55,7 @@ impl Default for SubjectSection {
     fn default() -> Self {
         Self {
             name: String::new(),
+            component: None,
             version: Vec::new(),
             profiles: BTreeSet::from([Profile::Core]),
             engines: false,
@@ -66,6 +69,8 @@ impl Default for SubjectSection {
 pub struct DaemonSection {
     /// Runs the daemon in the foreground; it publishes on start. After loading, the first word is an absolute path.
     pub run: Vec<String>,
+    /// The same without naming a state directory.
+    pub unnamed: Option<Vec<String>>,
     /// Variables in addition to the suite's own minimal set.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -87,6 +92,7 @@ impl Default for DaemonSection {
     fn default() -> Self {
         Self {
             run: Vec::new(),
+            unnamed: None,
             env: BTreeMap::new(),
             ready_timeout_ms: five_seconds(),
             stand_down_timeout_ms: three_seconds(),
@@ -94,6 +100,15 @@ impl Default for DaemonSection {
             origins: None,
             yields: None,
         }
+    }
+}
+
+impl SubjectSection {
+    /// The environment variable that names this component's state directory.
+    pub fn state_dir_variable(&self) -> Option<String> {
+        let component = self.component.as_ref()?;
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+        Some(component.chars().map(plain).chain("_STATE_DIR".chars()).collect())
     }
 }
 
@@ -155,6 +170,8 @@ pub struct Binding {
     pub credential: String,
     /// Name of the advisory lock.
     pub lock: String,
+    /// Name of the log of a daemon that a client starts.
+    pub log: String,
     /// The authenticated probe.
     pub handshake: HandshakeBinding,
     /// The user whose password the credential is, of a daemon that takes HTTP's basic authentication and no bearer.
@@ -182,6 +199,7 @@ impl Default for Binding {
             credential: "credential".to_owned(),
             basic_user: None,
             lock: "registration.lock".to_owned(),
+            log: "daemon.log".to_owned(),
             handshake: HandshakeBinding::default(),
             authenticated_read: None,
             mutation: None,
@@ -266,8 +284,8 @@ pub struct ClientSection {
     pub deadline: Option<Arguments>,
     /// How a case lets a connect displace an incompatible daemon.
     pub replace: Option<Arguments>,
-    /// A connect to which no state directory is named.
-    pub unnamed: Option<Unnamed>,
+    /// The same as `connect` without naming a state directory.
+    pub unnamed: Option<Vec<String>>,
     /// Stops the daemon gracefully.
     pub stop: Option<Vec<String>>,
     /// Stops the daemon, by force if need be.
@@ -301,16 +319,6 @@ pub struct Stand {
 pub struct Arguments {
     /// The arguments.
     pub args: Vec<String>,
-}
-
-/// `[client].unnamed`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Unnamed {
-    /// The command.
-    pub connect: Vec<String>,
-    /// The name of the state directory below the user's.
-    pub component: String,
 }
 
 /// `[browser]`: the commands by which a user opens a page. A case stands in for the browser by `$BROWSER`, and by an
@@ -366,7 +374,7 @@ impl ClientSection {
     fn commands(&mut self) -> impl Iterator<Item = (&'static str, &mut Vec<String>)> {
         [
             ("client.connect_or_spawn", self.connect_or_spawn.as_mut()),
-            ("client.unnamed.connect", self.unnamed.as_mut().map(|unnamed| &mut unnamed.connect)),
+            ("client.unnamed", self.unnamed.as_mut()),
             ("client.stop", self.stop.as_mut()),
             ("client.force_stop", self.force_stop.as_mut()),
             ("client.restart", self.restart.as_mut()),
@@ -403,12 +411,11 @@ impl Manifest {
     pub fn with_args(&self, args: &[&str]) -> Self {
         let mut manifest = self.clone();
         let daemon = Some(&mut manifest.daemon.run).filter(|run| !run.is_empty());
+        let daemon = daemon.into_iter().chain(&mut manifest.daemon.unnamed);
         let client = manifest.client.iter_mut().flat_map(ClientSection::commands);
         let origins = manifest.daemon.origins.iter_mut().flat_map(Origins::commands);
         let browser = manifest.browser.iter_mut().flat_map(BrowserSection::commands);
-        for command in
-            daemon.into_iter().chain(client.chain(browser).chain(origins).map(|(_, command)| command))
-        {
+        for command in daemon.chain(client.chain(browser).chain(origins).map(|(_, command)| command)) {
             command.extend(args.iter().map(|&arg| arg.to_owned()));
         }
         manifest

@@ -5,13 +5,14 @@
 mod unnoticed;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::mount::{self, MountFlags, UnmountFlags};
-use rustix::process::{self, Pid, Rlimit};
+use rustix::process::{self, Pid, Rlimit, Signal};
 
 pub use self::unnoticed::overwrite_unnoticed;
 pub(crate) use self::unnoticed::take_unnoticed;
@@ -38,6 +39,13 @@ pub struct Setup {
     pub file_size: Option<u64>,
     /// Leaves a core dump behind where it dies of a signal that does, as far as the host lets it.
     pub core_dumps: bool,
+    /// Signals that are blocked from the start.
+    pub blocked: &'static [Signal],
+    /// Signals that are ignored from the start.
+    pub ignored: &'static [Signal],
+    /// An open descriptor of this process that it has at each number from 3 to 12. A program that cannot be executed is
+    /// then not reported, because the standard library's own pipe may have one of these numbers.
+    pub everywhere: Option<RawFd>,
 }
 
 /// Makes `command` start as `setup` says; without a session of its own it leads a process group.
@@ -48,7 +56,9 @@ pub fn prepare(command: &mut Command, setup: Setup) {
     if let Some(User { uid, gid }) = setup.user {
         command.uid(uid).gid(gid);
     }
-    if setup.own_session || setup.umask.is_some() || setup.file_size.is_some() || setup.core_dumps {
+    let signals = !setup.blocked.is_empty() || !setup.ignored.is_empty();
+    let limits = setup.umask.is_some() || setup.file_size.is_some() || setup.core_dumps;
+    if setup.own_session || limits || signals || setup.everywhere.is_some() {
         // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes
         // a few system calls, allocates nothing and touches no memory but its own captured copies.
         unsafe { command.pre_exec(move || in_child(setup)) };
@@ -73,7 +83,42 @@ fn in_child(setup: Setup) -> io::Result<()> {
         process::setrlimit(process::Resource::Core, up_to(None))
             .or_else(|_| process::setrlimit(process::Resource::Core, up_to(most)))?;
     }
+    for signal in setup.ignored {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+    }
+    if !setup.blocked.is_empty() {
+        block(setup.blocked);
+    }
+    if let Some(descriptor) = setup.everywhere {
+        for number in 3..=12 {
+            // SAFETY: the child's own table of descriptors, of which nothing but the standard three is used again.
+            let done = unsafe {
+                if number == descriptor {
+                    libc::fcntl(number, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(descriptor, number)
+                }
+            };
+            if done < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
     Ok(())
+}
+
+/// Adds signals to the mask of this thread.
+fn block(signals: &[Signal]) {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the first call initialises the set, and all of them get a pointer that is valid for the call.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// What a running process can be kept from getting more of.

@@ -56,6 +56,12 @@ impl Manifest {
                 [meant] => format!("did you mean `{meant}`?"),
                 _ => format!("known here: {}", known.join(", ")),
             });
+            let help = help.or_else(|| {
+                let is_table = message.contains("map, expected a sequence");
+                is_table.then(|| {
+                    "a command is a list of words; `subject.component` names the component".to_owned()
+                })
+            });
             let message = match unknown_key(&message) {
                 Some((key, _)) => format!("unknown key `{}`", qualified(text, key, error.span())),
                 None => message,
@@ -92,13 +98,27 @@ impl Manifest {
                 .as_ref()
                 .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
         };
+        let component = self.subject.component.as_deref();
+        let unnamed = self.daemon.unnamed.is_some()
+            || self.client.as_ref().is_some_and(|client| client.unnamed.is_some());
         let rules = [
+            (
+                component.is_some_and(|name| !is_component(name)),
+                "subject.component",
+                "must match [a-z][a-z0-9-]* and have at most 64 characters",
+            ),
+            (
+                component.is_none() && unnamed,
+                "subject.component",
+                "is missing: what is run without a state directory's name is looked for under the component's",
+            ),
             (self.subject.profiles.is_empty(), "subject.profiles", "must name at least one profile"),
             (timeout(self.daemon.ready_timeout_ms), "daemon.ready_timeout_ms", MS),
             (timeout(self.daemon.stand_down_timeout_ms), "daemon.stand_down_timeout_ms", MS),
             (file(&binding.registration), "binding.registration", FILE),
             (file(&binding.credential), "binding.credential", FILE),
             (file(&binding.lock), "binding.lock", FILE),
+            (file(&binding.log), "binding.log", FILE),
             (bad_path(&binding.handshake.path), "binding.handshake.path", PATH),
             (method(&binding.handshake.method), "binding.handshake.method", METHOD),
             (pointer(&binding.handshake.id), "binding.handshake.id", POINTER),
@@ -124,6 +144,12 @@ impl Manifest {
         ];
         rules.into_iter().find(|(bad, ..)| *bad).map(|(_, key, rule)| (key, rule))
     }
+}
+
+/// Whether this may be the name of a component.
+fn is_component(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(plain)
 }
 
 /// The unknown key and the known ones, out of serde's message about it.
@@ -206,6 +232,11 @@ mod tests {
             ("[daemon]\nrun = ['true']\n[bindings]\npage = '/'", "bindings", "binding"),
             ("[daemon]\nrun = ['true', '{state}']", "{state}", "{state_dir}"),
             ("[daemon]\nrun = ['no-such-program-here']", "no-such-program-here", "PATH"),
+            (
+                "[daemon]\nrun = ['true']\nunnamed = { run = ['true'], component = 'x' }",
+                "map",
+                "subject.component",
+            ),
             ("[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']", "cor", "core"),
         ];
         for (text, key, meant) in texts {
@@ -220,11 +251,25 @@ mod tests {
             "[daemon]\nrun = []",
             "[daemon]\nrun = 'true'",
             "[daemon]\nrun = ['true']\nready_timeout_ms = 0",
+            "[daemon]\nrun = ['true']\nunnamed = ['true']",
+            "[subject]\ncomponent = '../x'\n[daemon]\nrun = ['true']",
+            "[subject]\ncomponent = 'Acme'\n[daemon]\nrun = ['true']",
             "[daemon]\nrun = ['true']\n[binding]\ncredential = '../x'",
             "[daemon]\nrun = ['true']\n[binding]\nshutdown = { method = 'post', path = '/x' }",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_variable_is_the_component_in_capitals() {
+        let variable = |component: &str| {
+            let text = format!("[subject]\ncomponent = '{component}'\n[daemon]\nrun = ['true']");
+            parse(&text).unwrap().subject.state_dir_variable()
+        };
+        assert_eq!(variable("acme").unwrap(), "ACME_STATE_DIR");
+        assert_eq!(variable("acme-tools2").unwrap(), "ACME_TOOLS2_STATE_DIR");
+        assert!(parse("[daemon]\nrun = ['true']").unwrap().subject.state_dir_variable().is_none());
     }
 
     #[test]
@@ -266,6 +311,7 @@ mod tests {
         assert_eq!(default("binding", "registration"), manifest.binding.registration);
         assert_eq!(default("binding", "credential"), manifest.binding.credential);
         assert_eq!(default("binding", "lock"), manifest.binding.lock);
+        assert_eq!(default("binding", "log"), manifest.binding.log);
         assert_eq!(default("binding", "handshake")["path"], manifest.binding.handshake.path);
     }
 

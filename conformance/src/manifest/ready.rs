@@ -33,6 +33,9 @@ impl Manifest {
             }
             _ => resolve("daemon.run", &mut self.daemon.run)?,
         }
+        if let Some(unnamed) = &mut self.daemon.unnamed {
+            resolve("daemon.unnamed", unnamed)?;
+        }
         if !self.subject.version.is_empty() {
             resolve("subject.version", &mut self.subject.version)?;
         }
@@ -81,6 +84,7 @@ impl Manifest {
         let (daemon, binding) = (&mut self.daemon, &mut self.binding);
         all("subject.version", &mut self.subject.version, DIR)?;
         all("daemon.run", &mut daemon.run, DIR)?;
+        all("daemon.unnamed", daemon.unnamed.as_deref_mut().unwrap_or_default(), DIR)?;
         for (name, value) in &mut daemon.env {
             place(&format!("daemon.env.{name}"), value, DIR)?;
         }

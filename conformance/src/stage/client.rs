@@ -25,7 +25,7 @@ pub enum Command {
     Connect,
     /// `connect_or_spawn`
     Spawn,
-    /// `unnamed.connect`
+    /// `unnamed`
     Unnamed,
     /// `stop`
     Stop,
@@ -45,11 +45,10 @@ pub enum Command {
 
 impl Command {
     fn of(self, client: &ClientSection) -> Result<&[String], &'static str> {
-        let unnamed = client.unnamed.as_ref().map(|unnamed| &unnamed.connect);
         let (command, missing) = match self {
             Self::Connect => (Some(&client.connect), ""),
             Self::Spawn => (client.connect_or_spawn.as_ref(), "connect_or_spawn"),
-            Self::Unnamed => (unnamed, "unnamed"),
+            Self::Unnamed => (client.unnamed.as_ref(), "unnamed"),
             Self::Stop => (client.stop.as_ref(), "stop"),
             Self::ForceStop => (client.force_stop.as_ref(), "force_stop"),
             Self::Restart => (client.restart.as_ref(), "restart"),

@@ -58,6 +58,11 @@ impl Context {
         self.state_dir().join(&self.manifest.binding.lock)
     }
 
+    /// The log, in the arena's state directory, of a daemon that a client starts.
+    pub fn log_path(&self) -> PathBuf {
+        self.state_dir().join(&self.manifest.binding.log)
+    }
+
     /// The deadline for readiness, counted from now.
     pub fn ready_deadline(&self) -> Instant {
         Instant::now() + self.manifest.daemon.ready_timeout()

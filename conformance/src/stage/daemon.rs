@@ -15,6 +15,7 @@ use crate::outcome::{Outcome, fail, not_applicable};
 #[derive(Debug, Clone, Default)]
 pub struct Start {
     state_dir: Option<PathBuf>,
+    unnamed: bool,
     args: Vec<String>,
     vars: Vec<(String, String)>,
     setup: Setup,
@@ -36,6 +37,14 @@ impl Start {
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(path.into());
         self
+    }
+
+    /// By `daemon.unnamed`, which names no state directory; the case expects the daemon in this one.
+    /// Makes the launch `not-applicable` if the manifest does not say how.
+    #[must_use]
+    pub fn unnamed(mut self, expected: impl Into<PathBuf>) -> Self {
+        self.unnamed = true;
+        self.state_dir(expected)
     }
 
     /// One more argument at the end.
@@ -135,7 +144,12 @@ impl Stage {
         let manifest = Arc::clone(&self.manifest);
         let state_dir = start.state_dir.unwrap_or_else(|| self.state_dir().to_owned());
         let filled = self.filler(&state_dir, &[]);
-        let mut argv: Vec<String> = manifest.daemon.run.iter().map(|arg| filled(arg)).collect();
+        let run = match &manifest.daemon.unnamed {
+            _ if !start.unnamed => &manifest.daemon.run,
+            Some(unnamed) => unnamed,
+            None => return not_applicable("the manifest has no `daemon.unnamed`"),
+        };
+        let mut argv: Vec<String> = run.iter().map(|arg| filled(arg)).collect();
         let yields = manifest.daemon.yields.as_ref();
         let yields = yields.is_some_and(|by| by.args.iter().all(|arg| start.args.contains(arg)));
         argv.extend(start.args);

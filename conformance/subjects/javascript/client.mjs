@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as contract from './contract.mjs';
 import { CREDENTIAL, FOREIGN, LATE, LOCK, Malformed, RECORD, REFUSED, SPEC, UNREACHABLE } from './contract.mjs';
-import { Refused, checkStateDir, haveStateDir, isMissing, readChecked, replace, stateDir } from './files.mjs';
+import { Refused, checkStateDir, haveStateDir, isMissing, openLog, readChecked, replace, stateDir } from './files.mjs';
 
 const WORDS = ['absent', 'stale', 'busy', 'foreign', 'incompatible', 'invalid', 'spawn-failed', 'unreachable'];
 const STATUS = { ready: 0, ...Object.fromEntries(WORDS.map((word, place) => [word, 10 + place])) };
@@ -21,13 +21,15 @@ const [POLL_FIRST, POLL_LAST] = [25, 250]; // ms between two looks while it wait
 const LOCK_BOUND = 1000; // ms to wait for the lock, and ms to hold it (CONN-17, CONN-19)
 const [MOST_FAILURES, MINUTE] = [3, 60_000]; // spawns that did not become ready, in how many ms (CONN-21)
 const [LOG, FAILURES] = ['daemon.log', 'spawn-failures.json'];
-const { O_RDWR, O_CREAT, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+const COULD_NOT_ASK = 17; // the exit status of a daemon that could not ask the one of the record (CONV-35)
+const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
-// The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1).
+// The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1). `counts`: whether a start
+// that ended like this is one of the failures of CONN-21.
 class Outcome extends Error {
   constructor(word, text = '', more = {}) {
     super(text);
-    Object.assign(this, { word, text }, more);
+    Object.assign(this, { word, text, counts: true }, more);
   }
 }
 
@@ -108,6 +110,11 @@ class Client {
       if (outcome.word === 'ready') throw outcome;
       if (outcome.word === 'draining' || same(this.read(), record) || !this.left()) return outcome;
     }
+    try {
+      contract.readCredential(path.join(this.directory, CREDENTIAL)); // a bad one counts here too (CONN-9)
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+    }
     return new Outcome('absent', this.absent);
   }
 
@@ -162,12 +169,13 @@ class Client {
   async spawn() {
     const failures = this.failures();
     if (failures.length >= MOST_FAILURES) {
-      const last = failures.at(-1)[1];
-      throw new Outcome('spawn-failed', `${MOST_FAILURES} starts failed within a minute; the last: ${last}`);
+      const seconds = Math.ceil((failures[0][0] + MINUTE - Date.now()) / 1000);
+      const when = `${MOST_FAILURES} starts failed within a minute, the next may be in ${seconds} s`; // CONN-43
+      throw new Outcome('spawn-failed', `${when}; the last: ${failures.at(-1)[1]}`);
     }
     const own = fileURLToPath(new URL('daemon.mjs', import.meta.url));
     const program = process.env.TALLY_DAEMON ? [process.env.TALLY_DAEMON] : [process.execPath, own];
-    const log = fs.openSync(path.join(this.directory, LOG), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW, 0o600);
+    const log = openLog(path.join(this.directory, LOG));
     const before = fs.fstatSync(log).size;
     const said = () => {
       const buffer = Buffer.alloc(4096);
@@ -176,13 +184,18 @@ class Client {
     try {
       const replaces = this.replace ? ['--replace'] : [];
       const [command, ...words] = [...program, '--state-dir', this.directory, '--yield', ...replaces];
-      // A session of its own (CONN-30), nothing of ours but the log (CONN-31), and `/` (CONN-32).
-      const child = spawn(command, words, { detached: true, stdio: ['ignore', 'ignore', log], cwd: '/' });
-      child.on('error', (error) => (child.failed = `${command}: ${error.code}`));
-      child.unref();
+      // A session of its own (CONN-30), nothing of ours but the log (CONN-31), and `/` (CONN-32). Node itself leaves no
+      // blocked or ignored signal to a child (CONN-47), and hears of its end whatever SIGCHLD was (CONN-46).
+      let child;
+      try {
+        child = spawn(command, words, { detached: true, stdio: ['ignore', 'ignore', log], cwd: '/' });
+      } catch (error) {
+        child = { exitCode: null, failed: `${command}: ${error.code}` };
+      }
+      child.on?.('error', (error) => (child.failed = `${command}: ${error.code}`)).unref();
       await this.wait(child, said);
     } catch (outcome) {
-      if (outcome instanceof Outcome && outcome.word !== 'ready') {
+      if (outcome instanceof Outcome && outcome.word !== 'ready' && outcome.counts) {
         replace(path.join(this.directory, FAILURES), JSON.stringify([...failures, [Date.now(), outcome.text]]));
       }
       throw outcome;
@@ -214,9 +227,11 @@ class Client {
           last = new Outcome('busy', outcome.text);
         }
       }
-      if (failed) throw new Outcome('spawn-failed', failed);
-      // An error, and nobody else is ready (CONN-26, CONN-27).
-      if (status || signal) throw new Outcome('spawn-failed', `the daemon ended with ${status || signal}: ${said()}`);
+      if (failed) throw new Outcome('spawn-failed', failed, { counts: false }); // the program did not run (CONN-42)
+      if (status || signal) { // an error, and no other daemon is ready (CONN-26)
+        const text = `the daemon ended with ${signal ?? `status ${status}`}: ${said()}`; // CONN-27, CONN-44, CONN-45
+        throw new Outcome('spawn-failed', text, { counts: status !== COULD_NOT_ASK });
+      }
       if (!this.left()) throw last;
       await this.pause(poll);
     }

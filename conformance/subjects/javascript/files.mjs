@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 
-const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+const { O_RDONLY, O_RDWR, O_CREAT, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 export const MOST = 64 * 1024; // bytes of a file (DIR-9)
 
 // A file check failed (DIR-6 to DIR-9). The message names the path and the fault (DIR-11).
@@ -19,9 +19,12 @@ export const random = (bytes) => crypto.randomBytes(bytes).toString('hex');
 export const lacksFamily = (error) => ['EADDRNOTAVAIL', 'EAFNOSUPPORT'].includes(error.code);
 export const isMissing = (error) => error.code === 'ENOENT';
 
-// Where both sides look (DIR-1, DIR-2, DIR-3), without a final slash, by which the system would follow a link.
+// Where both sides look (DIR-1 to DIR-3, DIR-17), without a final slash, by which the system would follow a link. The
+// directory is named by the option or by the component's own variable. A child gets it by the option, so there is no
+// variable that could speak to another process (DIR-18).
 export function stateDir(option, component) {
-  const named = option || process.env.LOCAL_DAEMON_STATE_DIR;
+  const variable = `${component.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}_STATE_DIR`;
+  const named = option || process.env[variable];
   if (named) return path.resolve(named);
   const base = process.env.XDG_STATE_HOME ?? '';
   return path.join(path.isAbsolute(base) ? base : path.join(os.homedir(), '.local/state'), component);
@@ -56,6 +59,20 @@ function withChecked(where, kind, use) {
   } finally {
     fs.closeSync(fd);
   }
+}
+
+// The log of a daemon that is about to be started, open for reading too, if it may be written (DIR-20).
+export function openLog(where) {
+  let fd;
+  try {
+    fd = fs.openSync(where, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK, 0o600);
+  } catch (error) {
+    throw new Refused(where, error.code === 'ELOOP' ? 'is a symbolic link' : `cannot be opened: ${error.code}`);
+  }
+  const facts = fs.fstatSync(fd);
+  if (facts.isFile() && facts.uid === process.geteuid()) return fd;
+  fs.closeSync(fd);
+  throw new Refused(where, facts.isFile() ? `belongs to user ${facts.uid}` : 'is not a regular file');
 }
 
 export function checkStateDir(where) {

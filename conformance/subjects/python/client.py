@@ -8,7 +8,10 @@
 import argparse
 import fcntl
 import json
+import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -24,14 +27,17 @@ LOCK_BOUND = 1.0  # seconds that it waits for the lock, and that it holds it (CO
 POLL_FIRST, POLL_LAST = 0.025, 0.25  # seconds between two looks while it waits (CONN-28)
 MOST_FAILURES, MINUTE = 3, 60.0  # spawns that did not become ready, in how many seconds (CONN-21)
 LOG, FAILURES = "daemon.log", "spawn-failures.json"
+COULD_NOT_ASK = 17  # the exit status of a daemon that could not ask the one of the record (CONV-35)
+RAISED = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)  # CONN-48
 
 
 class Outcome(Exception):
-    """The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1)."""
+    """The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1). `counts`: whether a
+    start that ended like this is one of the failures of CONN-21."""
 
-    def __init__(self, word, text="", record=None):
+    def __init__(self, word, text="", record=None, counts=True):
         super().__init__(text)
-        self.word, self.text, self.record = word, text, record
+        self.word, self.text, self.record, self.counts = word, text, record, counts
 
 
 class Client:
@@ -105,6 +111,10 @@ class Client:
                 raise outcome
             if outcome.word == "draining" or self.read() == record or not self.left():
                 return outcome
+        try:
+            contract.read_credential(os.path.join(self.directory, CREDENTIAL))  # a bad one counts here too (CONN-9)
+        except FileNotFoundError:
+            pass
         return Outcome("absent", self.absent)
 
     def connect(self):
@@ -160,10 +170,12 @@ class Client:
         """Starts one daemon, which is told to yield (CONN-20, CONN-22), and waits for whichever comes."""
         failures = self.failures()
         if len(failures) >= MOST_FAILURES:
-            raise Outcome("spawn-failed", f"{MOST_FAILURES} starts failed within a minute; the last: {failures[-1][1]}")
+            seconds = math.ceil(failures[0][0] + MINUTE - time.time())
+            when = f"{MOST_FAILURES} starts failed within a minute, the next may be in {seconds} s"  # CONN-43
+            raise Outcome("spawn-failed", f"{when}; the last: {failures[-1][1]}")
         own = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "daemon.py")]
         program = [os.environ["TALLY_DAEMON"]] if os.environ.get("TALLY_DAEMON") else own
-        log = os.open(os.path.join(self.directory, LOG), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        log = files.open_log(os.path.join(self.directory, LOG))
         said = os.lseek(log, 0, os.SEEK_END)
         try:
             try:
@@ -171,13 +183,13 @@ class Client:
                 child = subprocess.Popen(
                     [*program, "--state-dir", self.directory, "--yield", *(["--replace"] if self.replace else [])],
                     **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log},
-                    **{"start_new_session": True, "cwd": "/", "close_fds": True},
+                    **{"start_new_session": True, "cwd": "/", "close_fds": True, "preexec_fn": begin_afresh},
                 )
-            except OSError as error:
-                raise Outcome("spawn-failed", f"{program[0]}: {error.strerror}") from None
+            except OSError as error:  # the program did not run (CONN-42)
+                raise Outcome("spawn-failed", f"{program[0]}: {error.strerror}", counts=False) from None
             self.wait(child, lambda: os.pread(log, 4096, said).decode(errors="replace").strip())
         except Outcome as outcome:
-            if outcome.word != "ready":
+            if outcome.word != "ready" and outcome.counts:
                 entry = [time.time(), outcome.text]
                 files.replace(os.path.join(self.directory, FAILURES), json.dumps([*failures, entry]).encode())
             raise
@@ -209,11 +221,24 @@ class Client:
                     self.seen = None  # not its last word
                 last = Outcome("busy", outcome.text) if outcome.word in ("draining", "busy") else last
             if status:  # an error, and nobody else is ready (CONN-26)
-                raise Outcome("spawn-failed", f"the daemon ended with status {status}: {said()}")  # CONN-27
+                how = f"status {status}" if status > 0 else f"signal {-status}"
+                text = f"the daemon ended with {how}: {said()}"  # CONN-27, CONN-44, CONN-45
+                raise Outcome("spawn-failed", text, counts=status != COULD_NOT_ASK)
             if not self.left():
                 raise last
             time.sleep(min(poll, self.left()))
             poll = min(poll * 2, POLL_LAST)
+
+
+def begin_afresh():
+    """Between fork and exec: no blocked or ignored signal is left to the daemon, and no lowered limit (CONN-47, CONN-48);
+    the umask is main()'s."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for limit in RAISED:
+        most = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most, most))
 
 
 def rotate(directory):
@@ -224,6 +249,7 @@ def rotate(directory):
 
 def main():
     os.umask(0o077)  # what it creates is for its owner alone (DIR-16)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one leaves no status of a child (CONN-46)
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["connect", "rotate"])
     parser.add_argument("--state-dir", metavar="DIR")

@@ -15,8 +15,10 @@ class Refused(Exception):
 
 
 def state_dir(option, component):
-    """Where both sides look (DIR-1, DIR-2, DIR-3), without a final slash, by which the system would follow a link."""
-    path = option or os.environ.get("LOCAL_DAEMON_STATE_DIR")
+    """Where both sides look (DIR-1 to DIR-3, DIR-17), without a final slash, by which the system would follow a link.
+    The directory is named by the option or by the component's own variable. A child gets it by the option, so there is
+    no variable that could speak to another process (DIR-18)."""
+    path = option or os.environ.get(re.sub("[^A-Z0-9]", "_", component.upper()) + "_STATE_DIR")
     if not path:
         base = os.environ.get("XDG_STATE_HOME", "")
         path = os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.local/state"), component)
@@ -50,6 +52,22 @@ def open_checked(path, kind):
         os.close(fd)
         raise
     return fd
+
+
+def open_log(path):
+    """The log of a daemon that is about to be started, open for reading too, if it may be written (DIR-20)."""
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        link = os.path.islink(path)
+        raise Refused(path, "is a symbolic link" if link else f"cannot be opened: {error.strerror}") from None
+    facts = os.fstat(fd)
+    if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid():
+        return fd
+    os.close(fd)
+    what = f"belongs to user {facts.st_uid}" if stat.S_ISREG(facts.st_mode) else "is not a regular file"
+    raise Refused(path, what)
 
 
 def check_state_dir(path):

@@ -79,6 +79,24 @@ impl Proc {
         bytes.split(|byte| *byte == 0).map(|string| OsString::from_vec(string.to_vec())).collect()
     }
 
+    /// What `/proc/PID/status` says in a field, such as `Umask` or `SigBlk`.
+    pub fn status(&self, field: &str) -> Option<String> {
+        self.line("status", field).map(|value| value.trim_start_matches(':').trim().to_owned())
+    }
+
+    /// The soft and the hard value of a limit by its name in `/proc/PID/limits`, such as `Max open files`.
+    pub fn limit(&self, name: &str) -> Option<(String, String)> {
+        let values = self.line("limits", name)?;
+        let mut values = values.split_whitespace().map(str::to_owned);
+        Some((values.next()?, values.next()?))
+    }
+
+    /// The rest of the line that begins like this.
+    fn line(&self, file: &str, begin: &str) -> Option<String> {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(begin)).map(str::to_owned)
+    }
+
     /// Its memory in bytes: what is its own, and its share of what it has in common with others.
     pub fn memory(&self) -> Option<u64> {
         let sizes = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;

@@ -16,6 +16,7 @@ use self::manage::Report;
 pub use self::origins::edit_origins;
 use crate::fault::broken;
 use crate::gate::PROTOCOL;
+use crate::platform;
 use crate::state_directory::{StateDir, create_for_the_owner_alone};
 
 /// How the client is called.
@@ -100,7 +101,12 @@ pub fn run(arguments: &[String]) -> Option<u8> {
         eprintln!("usage: {USAGE}");
         return Some(WRONG_USAGE);
     };
-    create_for_the_owner_alone();
+    if !broken("DIR-16.umask-applies") {
+        create_for_the_owner_alone();
+    }
+    if !broken("CONN-46.wait") {
+        platform::hear_of_children();
+    }
     let directory = match StateDir::settle(options.state_dir.as_deref()) {
         Ok(directory) => directory,
         Err(fault) => {
@@ -114,6 +120,7 @@ pub fn run(arguments: &[String]) -> Option<u8> {
         spawns: !options.no_spawn,
         replaces: options.replace,
         private: false,
+        explicit: command == "restart",
         deadline: match options.timeout {
             _ if broken("CONN-10.none") => begin + Duration::from_hours(1),
             Some(timeout) if !broken("CONN-10.own") => begin + timeout,

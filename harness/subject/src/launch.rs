@@ -19,11 +19,13 @@ use crate::gate::{PROTOCOL, protocol};
 use crate::origins::Allowlist;
 use crate::perimeter::faults::normalised;
 use crate::perimeter::is_origin;
+use crate::platform;
 use crate::publish::{self, hear, listen, publish};
 use crate::reason::Reason;
 use crate::registration::{self, Found, Record, VERSION};
 use crate::server;
 use crate::state::Daemon;
+use crate::state_directory::faults::tell_launcher;
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
 use crate::world::{self, World};
 
@@ -101,6 +103,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     betray(&credential);
     // Before there is a record that a signal could leave behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot)?;
+    platform::unblock(&[SIGTERM, SIGINT, SIGHUP]);
     let deaf = broken("PUB-4.before-listen") || broken("PUB-4.in-a-hurry-after-a-stop") && stopped;
     let (listener, address) = listen(deaf).map_err(cannot)?;
     let id = registration::new_id(&directory);
@@ -179,6 +182,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     if deaf {
         hear(&listener).map_err(cannot)?;
     }
+    tell_launcher(&daemon.record.id);
     daemon.log.append("lifecycle", &json!({"what": "ready"}));
     let reason = convergence::watch(&daemon);
     world::give_up();

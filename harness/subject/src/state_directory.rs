@@ -26,6 +26,8 @@ pub(super) const CREDENTIAL: &str = "credential";
 
 /// The name under which this program keeps its state directory.
 const COMPONENT: &str = "daemonspec-subject";
+/// The variable that names another one: the component in capitals, with `_` for what is neither letter nor digit.
+const VARIABLE: &str = "DAEMONSPEC_SUBJECT_STATE_DIR";
 /// No file that is read is longer, in bytes.
 const MOST_BYTES: u64 = 64 * 1024;
 
@@ -70,16 +72,20 @@ pub(super) struct StateDir {
 }
 
 impl StateDir {
-    /// The directory that the option names, else `LOCAL_DAEMON_STATE_DIR`, else the user's default.
+    /// The directory that the option names, else the component's variable, else the user's default.
     pub(super) fn settle(option: Option<&Path>) -> Result<Self, Fault> {
         let variable = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
         let first = broken("DIR-1.environment-first") || broken("DIR-3.environment-first");
         let chosen = first
-            .then(|| variable("LOCAL_DAEMON_STATE_DIR"))
+            .then(|| variable(VARIABLE))
             .flatten()
             .map(PathBuf::from)
             .or_else(|| option.map(Path::to_owned))
-            .or_else(|| variable("LOCAL_DAEMON_STATE_DIR").map(PathBuf::from))
+            .or_else(faults::named)
+            .or_else(|| {
+                let unread = broken("DIR-3.not-read") || broken("DIR-17.not-read");
+                variable(VARIABLE).filter(|_| !unread).map(PathBuf::from)
+            })
             .or_else(|| {
                 let runtime = variable("XDG_RUNTIME_DIR").filter(|_| broken("DIR-3.runtime-dir"))?;
                 Some(PathBuf::from(runtime).join(COMPONENT))

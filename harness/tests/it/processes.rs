@@ -6,6 +6,7 @@ use local_daemon_harness::process::{LaunchFault, Proc, Signal, SocketState, Subj
 use local_daemon_harness::wait::{ms, until};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -211,6 +212,39 @@ fn what_cannot_be_launched_says_why() {
 }
 
 #[test]
+fn a_setup_blocks_and_ignores_signals() {
+    let arena = Arena::new().unwrap();
+    let setup = Setup {
+        blocked: &[Signal::TERM],
+        ignored: &[Signal::HUP, Signal::CHILD],
+        ..Setup::default()
+    };
+    let subject = arena.launch("subject", ["sleep", "600"]).setup(setup).start().unwrap();
+    let process = Proc::of(subject.pid()).unwrap();
+    let mask = |field: &str| u64::from_str_radix(&process.status(field).unwrap(), 16).unwrap();
+    assert_eq!(mask("SigBlk"), 1 << 14);
+    assert_eq!(mask("SigIgn") & 0x7fff_ffff, 1 << 16 | 1);
+    let (soft, hard) = process.limit("Max open files").unwrap();
+    assert!(soft.parse::<u64>().unwrap() <= hard.parse::<u64>().unwrap());
+}
+
+#[test]
+fn a_setup_hands_a_pipe_over_at_many_numbers() {
+    let arena = Arena::new().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let setup = Setup { everywhere: Some(writer.as_raw_fd()), ..Setup::default() };
+    let script = "echo 3 >&3; echo 9 >&9; exec sleep 600";
+    let subject = arena.launch("subject", ["sh", "-c", script]).setup(setup).start().unwrap();
+    drop(writer);
+    let mut said = [0; 4];
+    reader.read_exact(&mut said).unwrap();
+    assert_eq!(said, *b"3\n9\n");
+    let process = until(ms(5_000), || Proc::of(subject.pid()).filter(|process| process.comm == "sleep"));
+    let held = process.unwrap().descriptors().into_iter().map(|(number, _)| number);
+    assert_eq!(held.filter(|number| (3..=12).contains(number)).count(), 10);
+}
+
+#[test]
 fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
     let arena = Arena::new().unwrap();
     let script = "echo $$; umask; head -c 5000 /dev/zero >big; exec sleep 600";
@@ -218,8 +252,7 @@ fn a_setup_gives_a_session_a_umask_and_a_bound_on_files() {
         own_session: true,
         umask: Some(0o077),
         file_size: Some(4096),
-        user: None,
-        core_dumps: false,
+        ..Setup::default()
     };
     let subject = arena.launch("subject", ["sh", "-c", script]).setup(setup).start().unwrap();
     let output = subject.wait_output(ms(5_000), |output| output.stdout().ends_with(b"77\n")).unwrap();

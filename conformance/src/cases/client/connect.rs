@@ -6,6 +6,7 @@ mod worlds;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use local_daemon_harness::actors::{FakeDaemon, FakeProof, Seen, Squatter, respon
 use local_daemon_harness::files::{Snapshot, set_mode};
 use local_daemon_harness::platform::{is_root, make_fifo};
 use local_daemon_harness::proof::Credential;
-use local_daemon_harness::record::{Record, Url, replace};
+use local_daemon_harness::record::{MOST_BYTES, Record, Url, replace};
 use serde_json::{Value, json};
 
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
@@ -290,6 +291,9 @@ enum Fault {
     Directory,
     Mode(u32),
     Bytes(&'static [u8]),
+    Link,
+    /// White space beyond the length that is read.
+    Padding,
 }
 
 impl Fault {
@@ -304,6 +308,16 @@ impl Fault {
             Self::Directory => {
                 std::fs::remove_file(path)?;
                 Ok(std::fs::create_dir(path)?)
+            }
+            Self::Link => {
+                let target = path.with_extension("target");
+                std::fs::rename(path, &target)?;
+                Ok(symlink(&target, path)?)
+            }
+            Self::Padding => {
+                let mut bytes = std::fs::read(path)?;
+                bytes.resize(MOST_BYTES + 1, b' ');
+                Ok(replace(path, &bytes, 0o600)?)
             }
         }
     }
@@ -347,6 +361,47 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
     std::fs::remove_file(stage.credential_path())?;
     let answer = stage.ask(Call::connect())?;
     answer.must_be_after("invalid", "a record without a credential")
+}
+
+/// There is no record, and the credential in turn is open to others, a FIFO, a symbolic link, and too long: the outcome is
+/// invalid, names the path, comes at once, and nothing is started.
+#[case("CONN-9")]
+fn invalid_credential_without_a_record(stage: &mut Stage) -> Outcome {
+    let world = World::new(stage)?;
+    stage.expect("invalid and the path, within 1 s, and no daemon started");
+    let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
+        Some(Spy::new(stage, Part::Ends(1, "started"))?)
+    } else {
+        None
+    };
+    let path = stage.credential_path();
+    for (what, fault) in [
+        ("a credential that others may read", Fault::Mode(0o644)),
+        ("a credential that is a FIFO", Fault::Fifo),
+        ("a credential that is a link", Fault::Link),
+        ("a credential that is too long", Fault::Padding),
+    ] {
+        let answer = stage.ask(Call::connect())?;
+        answer.must_be_after("absent", "with a good credential and no record")?;
+        stage.control("with a good credential and no record the client said absent");
+        fault.make(&path)?;
+        let mut calls = vec![Call::connect()];
+        calls.extend(spy.as_ref().map(|spy| Call::spawn().stand(spy.program())));
+        for call in calls {
+            let answer = stage.ask(call)?;
+            answer.must_be_after("invalid", what)?;
+            let named = answer.text().contains(&*path.to_string_lossy());
+            ensure!(named, "{what}: {} is not named: {answer}", path.display());
+            ensure!(answer.exit.code == Some(15), "{what}: not exit status 15 but {answer}");
+            let quick = answer.after < Duration::from_secs(1) + LATE;
+            ensure!(quick, "{what}: too late: {answer}");
+        }
+        if let Some(spy) = &spy {
+            not_started(stage, spy, what)?;
+        }
+        world.write_credential(stage)?;
+    }
+    Ok(())
 }
 
 /// The record's daemon drains for ever; the caller set no deadline.

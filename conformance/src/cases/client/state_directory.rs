@@ -1,5 +1,6 @@
 //! The client's side of the state directory: chapter 02.
 
+use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,9 @@ use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
 
 use crate::case::case;
-use crate::fixtures::client::{Part, Played, Spy, World, furnished, play};
-use crate::outcome::{Outcome, Stop, ensure};
+use crate::fixtures::client::{Part, Played, Spy, World, furnished, not_started, play};
+use crate::fixtures::component::Component;
+use crate::outcome::{Outcome, Stop, ensure, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
 /// The directory is made with its parents, for its owner alone.
@@ -29,11 +31,12 @@ fn daemon_at(stage: &Stage, world: &World, path: &Path) -> Outcome<Played> {
     Ok(played)
 }
 
-/// Daemons are published in the directory that an option names, in that of `LOCAL_DAEMON_STATE_DIR`, below
-/// `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs.
+/// Daemons are published in the directory that an option names, in that of the component's variable, below
+/// `XDG_STATE_HOME` and below the home: a connect finds the one that the rule names, wherever it runs. One in the
+/// directory of the variable that was once for all components, or of another component's, is not found.
 #[case("DIR-3")]
 fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
-    const VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
+    let component = Component::of(stage)?;
     let (world, named) = furnished(stage)?;
     stage.expect("the daemon of the directory that the rule names");
     let root = stage.arena().path().to_owned();
@@ -41,35 +44,42 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     let by_variable = daemon_at(stage, &world, &variable)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // The option counts before everything.
-    let answer = stage.ask(Call::connect().var(VARIABLE, text(&variable)))?;
+    let answer = stage.ask(Call::connect().var(&component.variable, text(&variable)))?;
     answer.must_be_ready_with(&named.daemon.id)?;
-    let Some(unnamed) = stage.client()?.unnamed else {
+    if stage.client()?.unnamed.is_none() {
         stage.observed("the manifest has no `client.unnamed`: only the option's rank was judged");
         return Ok(());
-    };
+    }
     let (home, xdg) = (stage.arena().home(), root.join("xdg"));
-    let by_home = daemon_at(stage, &world, &home.join(".local/state").join(&unnamed.component))?;
-    let by_xdg = daemon_at(stage, &world, &xdg.join(&unnamed.component))?;
+    let by_home = daemon_at(stage, &world, &component.in_home(&home))?;
+    let by_xdg = daemon_at(stage, &world, &component.below(&xdg))?;
     let elsewhere = root.join("elsewhere");
     // What must play no part.
-    daemon_at(stage, &world, &elsewhere.join(&unnamed.component))?;
+    daemon_at(stage, &world, &component.below(&elsewhere))?;
+    daemon_at(stage, &world, &elsewhere)?;
     let call = || {
         Call::new(Command::Unnamed)
             .var("XDG_RUNTIME_DIR", text(&elsewhere))
             .var("TMPDIR", text(&elsewhere))
             .under(&["sh", "-c", "cd /; exec \"$@\"", "sh"])
     };
-    let scenes = [
+    let xdg_home = || call().var("XDG_STATE_HOME", text(&xdg));
+    let mut scenes = vec![
         (
-            "the variable",
-            call().var(VARIABLE, text(&variable)).var("XDG_STATE_HOME", text(&xdg)),
+            component.variable.clone(),
+            call().var(&component.variable, text(&variable)).var("XDG_STATE_HOME", text(&xdg)),
             &by_variable,
         ),
-        ("an empty variable", call().var(VARIABLE, "").var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
-        ("XDG_STATE_HOME", call().var("XDG_STATE_HOME", text(&xdg)), &by_xdg),
-        ("a relative XDG_STATE_HOME", call().var("XDG_STATE_HOME", "state"), &by_home),
-        ("an empty XDG_STATE_HOME", call().var("XDG_STATE_HOME", ""), &by_home),
+        (format!("an empty {}", component.variable), xdg_home().var(&component.variable, ""), &by_xdg),
+        ("XDG_STATE_HOME".to_owned(), xdg_home(), &by_xdg),
+        ("a relative XDG_STATE_HOME".to_owned(), call().var("XDG_STATE_HOME", "state"), &by_home),
+        ("an empty XDG_STATE_HOME".to_owned(), call().var("XDG_STATE_HOME", ""), &by_home),
     ];
+    for name in component.not_its_own() {
+        // Not under a shell, which drops a variable whose name it could not set.
+        let call = Call::new(Command::Unnamed).var("XDG_STATE_HOME", text(&xdg));
+        scenes.push((name.clone(), call.var(name, text(&elsewhere)), &by_xdg));
+    }
     for (what, call, there) in scenes {
         let answer = stage.ask(call)?;
         let found = answer.outcome == "ready" && answer.id.as_ref() == Some(&there.daemon.id);
@@ -78,7 +88,7 @@ fn client_goes_by_the_rule(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A client that may spawn makes the state directory, a lock and a log under the umasks 000 and 022: mode
+/// A client that may spawn makes the state directory, a lock and a log under the umasks 000, 022, 177 and 777: mode
 /// 0700 and 0600 from the first instant.
 #[case("DIR-16")]
 fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
@@ -86,7 +96,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
     let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
     let state_dir = stage.state_dir().to_owned();
     let root = stage.arena().path().to_owned();
-    for umask in [0, 0o022] {
+    for umask in [0, 0o022, 0o177, 0o777] {
         let setup = Setup { umask: Some(umask), ..Setup::default() };
         let call = || Call::spawn().stand(spy.program()).setup(setup);
         let made = Watch::on(&root)?;
@@ -272,6 +282,58 @@ fn client_refuses_other_owners(stage: &mut Stage) -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// The log is a FIFO with and without a reader, a symbolic link, one to nothing, a directory, and another user's file. The
+/// client started a daemon before.
+#[case("DIR-20")]
+fn client_checks_the_log(stage: &mut Stage) -> Outcome {
+    let _ = World::new(stage)?;
+    stage.expect("invalid, the path, within the deadline, and no daemon started");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    stage.ask(Call::spawn().stand(spy.program()))?;
+    spy.seen_started(stage)?;
+    let log = stage.log_path();
+    if !log.is_file() {
+        return not_applicable(format!("the client gives its child no log at {}", log.display()));
+    }
+    spy.forget()?;
+    let spy = Spy::new(stage, Part::Ends(1, "started"))?;
+    let target = stage.arena().path().join("target");
+    replace(&target, b"precious", 0o600)?;
+    let refused = |stage: &mut Stage, what: &str| -> Outcome {
+        let answer = stage.ask(Call::spawn().stand(spy.program()).within(3))?;
+        not_started(stage, &spy, &format!("with {what} as its log"))?;
+        answer.must_be_after("invalid", what)?;
+        let named = answer.text().contains(&*log.to_string_lossy());
+        ensure!(named, "{what}: {} is not named: {answer}", log.display());
+        Ok(())
+    };
+    std::fs::remove_file(&log)?;
+    make_fifo(&log)?;
+    refused(stage, "a FIFO")?;
+    let reader = File::options().read(true).write(true).open(&log)?;
+    refused(stage, "a FIFO with a reader")?;
+    drop(reader);
+    std::fs::remove_file(&log)?;
+    symlink(&target, &log)?;
+    refused(stage, "a symbolic link")?;
+    let untouched = std::fs::read(&target)? == b"precious";
+    ensure!(untouched, "the file to which the link leads was written");
+    std::fs::remove_file(&target)?;
+    refused(stage, "a symbolic link to nothing")?;
+    ensure!(!target.exists(), "the file to which the link leads was made");
+    std::fs::remove_file(&log)?;
+    make(&log)?;
+    refused(stage, "a directory")?;
+    std::fs::remove_dir(&log)?;
+    let Ok(other) = stage.another_user() else {
+        stage.observed("no file of another user was tried: the suite is not root");
+        return Ok(());
+    };
+    replace(&log, b"", 0o600)?;
+    chown(&log, Some(other.uid), Some(other.gid))?;
+    refused(stage, "another user's file")
 }
 
 /// Credential and record are longer than 64 KiB by one byte of white space, and by far.

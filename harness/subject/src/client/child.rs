@@ -1,8 +1,9 @@
 //! Chapter 09: the daemon that a client starts, the lock that spares churn, and the budget that ends loops.
 
+use std::cell::Cell;
 use std::fs::{File, Permissions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,14 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inotify::{Inotify, WatchMask};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags, access};
+use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::faults;
 use crate::fault::broken;
 use crate::platform::detach;
-use crate::state_directory::{Content, RECORD, StateDir, random_hex};
+use crate::state_directory::{Content, Fault, RECORD, StateDir, random_hex};
 
 /// The name of the lock.
 const LOCK: &str = "registration.lock";
@@ -44,11 +46,24 @@ pub(super) enum Event {
     Changed,
 }
 
+/// The exit status of a child that could not ask the daemon of the record.
+const COULD_NOT_ASK: i32 = 17;
+
+/// Why no daemon was started.
+pub(super) enum Unstarted {
+    /// Its log may not be written.
+    Log(Fault),
+    /// Its program cannot be executed.
+    Program(String),
+}
+
 /// A daemon that was started.
 pub(super) struct Child {
     /// What happens to it and to the record.
     pub(super) events: Receiver<Event>,
     pub(super) pid: u32,
+    /// How it ended.
+    pub(super) status: Cell<Option<ExitStatus>>,
     directory: StateDir,
     /// Where its words begin in the log.
     said_from: u64,
@@ -57,12 +72,15 @@ pub(super) struct Child {
 impl Child {
     /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`; it is told to yield, and
     /// whether it `replaces` a daemon that it cannot ask.
-    pub(super) fn spawn(directory: &StateDir, private: bool, replaces: bool) -> Result<Self, String> {
+    pub(super) fn spawn(directory: &StateDir, private: bool, replaces: bool) -> Result<Self, Unstarted> {
         let (sender, events) = channel();
         watch(directory.path(), sender.clone());
-        let log = open_to_write(directory, LOG, OFlags::APPEND);
+        let log = open_log(directory).map_err(Unstarted::Log)?;
         let said_from = log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |facts| facts.len());
-        let (program, mut command) = daemon(directory)?;
+        let said_from = if broken("CONN-44.old-words") { 0 } else { said_from };
+        let (program, mut command) = daemon(directory).map_err(Unstarted::Program)?;
+        let cannot = |error| Unstarted::Program(format!("{}: {error}", program.display()));
+        faults::try_to_start().map_err(cannot)?;
         if !broken("CONN-22.displaces") && !broken("CONN-15.crowd") {
             command.arg("--yield");
         }
@@ -83,7 +101,7 @@ impl Child {
         }
         faults::tell_the_child(directory, &mut command);
         detach(&mut command, private);
-        let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
+        let mut child = command.spawn().map_err(cannot)?;
         let pid = child.id();
         // It is reaped whenever it ends.
         thread::spawn(move || {
@@ -94,7 +112,14 @@ impl Child {
                 let _ = sender.send(Event::Ended(status));
             }
         });
-        Ok(Self { events, pid, directory: directory.clone(), said_from })
+        let status = Cell::new(None);
+        Ok(Self { events, pid, status, directory: directory.clone(), said_from })
+    }
+
+    /// Whether it ended because it could not ask the daemon of the record, which says nothing about a later one.
+    pub(super) fn could_not_ask(&self) -> bool {
+        let status = self.status.get().and_then(|status| status.code());
+        status == Some(COULD_NOT_ASK) && !broken("CONN-42.could-not-ask")
     }
 
     /// The status of one that has ended, in the faults of one who asks for that first.
@@ -138,6 +163,58 @@ pub(super) fn daemon(directory: &StateDir) -> Result<(PathBuf, Command), String>
     Ok((program, command))
 }
 
+/// Whether a daemon could be started, as far as that can be known before.
+pub(super) fn can_start(directory: &StateDir) -> Result<(), Unstarted> {
+    let (program, _) = daemon(directory).map_err(Unstarted::Program)?;
+    let cannot = |why: &dyn std::fmt::Display| Unstarted::Program(format!("{}: {why}", program.display()));
+    let found = if program.components().count() > 1 {
+        program.clone()
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found =
+            std::env::split_paths(&path).map(|place| place.join(&program)).find(|path| path.is_file());
+        found.ok_or_else(|| cannot(&"no such program"))?
+    };
+    if !found.is_file() {
+        return Err(cannot(&"no such file"));
+    }
+    access(&found, Access::EXEC_OK).map_err(|error| cannot(&error))?;
+    open_log(directory).map_err(Unstarted::Log).map(drop)
+}
+
+/// Opens or creates the log of a daemon, and checks what was opened.
+fn open_log(directory: &StateDir) -> Result<Option<File>, Fault> {
+    let path = directory.file(LOG);
+    if broken("DIR-20.null") {
+        return Ok(open_to_write(directory, LOG, OFlags::APPEND));
+    }
+    let mut flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::APPEND
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
+    flags.set(OFlags::NOFOLLOW, !broken("DIR-20.link"));
+    flags.set(OFlags::NONBLOCK, !broken("DIR-20.fifo"));
+    let file = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(Fault::new(path, "a symbolic link")),
+        Err(Errno::NXIO | Errno::ISDIR) => return Err(Fault::new(path, "not a regular file")),
+        Err(error) => return Err(Fault::new(path, format!("cannot open: {error}"))),
+    };
+    if broken("DIR-16.log") {
+        let _ = file.set_permissions(Permissions::from_mode(0o644));
+    }
+    let facts = file.metadata().map_err(|error| Fault::new(&path, error))?;
+    if !facts.is_file() {
+        return Err(Fault::new(path, "not a regular file"));
+    }
+    if facts.uid() != rustix::process::geteuid().as_raw() && !broken("DIR-20.owner") {
+        return Err(Fault::new(path, format!("it belongs to another user, of uid {}", facts.uid())));
+    }
+    Ok(Some(file))
+}
+
 /// Tells of every record that is put in place. Where the system cannot, the poll finds it.
 fn watch(directory: &Path, events: Sender<Event>) {
     let Ok(mut inotify) = Inotify::init() else {
@@ -163,7 +240,7 @@ fn open_to_write(directory: &StateDir, name: &str, how: OFlags) -> Option<File> 
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | how;
     let file = rustix::fs::open(directory.file(name), flags, Mode::from_raw_mode(0o600)).ok()?;
     let file = File::from(file);
-    if (broken("DIR-16.lock") && name == LOCK) || (broken("DIR-16.log") && name == LOG) {
+    if broken("DIR-16.lock") && name == LOCK {
         let _ = file.set_permissions(Permissions::from_mode(0o644));
     }
     file.metadata().is_ok_and(|facts| facts.is_file()).then_some(file)
@@ -205,11 +282,14 @@ impl Lock {
     }
 }
 
-/// What the last child said, if so many spawns have come to nothing lately that another is not worth it.
-pub(super) fn exhausted(directory: &StateDir) -> Option<String> {
-    let failures = failures(directory);
+/// What the last child said, and in how many seconds another may be started, if so many spawns have come to nothing
+/// lately that another is not worth it.
+pub(super) fn exhausted(directory: &StateDir) -> Option<(String, u64)> {
+    let mut failures = failures(directory);
     let most = if broken("CONN-21.many") { 10 } else { MOST_FAILURES };
-    (failures.len() >= most).then(|| failures.into_iter().next_back().map(|(_, why)| why).unwrap_or_default())
+    let (first, _) = *failures.get(failures.len().checked_sub(most)?)?;
+    let (_, why) = failures.pop()?;
+    Some((why, (first + FAILURES_MS).saturating_sub(now_ms()).div_ceil(1000)))
 }
 
 /// Remembers a spawn that came to nothing.

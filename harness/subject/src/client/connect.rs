@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::child::{Child, Event, Lock, exhausted, remember_failure};
+use super::child::{Child, Event, Lock, Unstarted, exhausted, remember_failure};
 use super::faults;
 use crate::credential::Credential;
 use crate::fault::broken;
@@ -176,6 +176,8 @@ pub(super) struct Client {
     pub(super) replaces: bool,
     /// Whether the daemon ends with this process.
     pub(super) private: bool,
+    /// Whether a person asks for a start, and not only for a daemon.
+    pub(super) explicit: bool,
     /// When the call has to be over.
     pub(super) deadline: Instant,
     /// What a person who looks for a fault wants to know.
@@ -216,11 +218,16 @@ impl Client {
         let mut before = self.only_curable(self.settle())?;
         let enough = || match exhausted(&self.directory) {
             _ if broken("CONN-21.no-budget") => Ok(()),
+            _ if self.explicit && !broken("CONN-21.holds-back") => Ok(()),
             Some(_) if broken("CONN-21.silent") => {
                 Err(Answer::new(Outcome::SpawnFailed, "three daemons failed within a minute"))
             }
-            Some(why) => {
+            Some((why, _)) if broken("CONN-43.silent") => {
                 Err(Answer::new(Outcome::SpawnFailed, format!("three daemons failed within a minute: {why}")))
+            }
+            Some((why, seconds)) => {
+                let when = format!("three daemons failed within a minute, the next may start in {seconds} s");
+                Err(Answer::new(Outcome::SpawnFailed, format!("{when}: {why}")))
             }
             None => Ok(()),
         };
@@ -240,18 +247,25 @@ impl Client {
         }
         faults::before_a_spawn(&self.directory);
         let mut spawns = 0;
-        let answer = loop {
-            let answer = match Child::spawn(&self.directory, self.private, self.replaces) {
-                Ok(child) => self.wait_for(&child, before.clone()).unwrap_or_else(Answer::from),
-                Err(why) => Answer::new(Outcome::SpawnFailed, format!("cannot start a daemon: {why}")),
+        let (answer, counts) = loop {
+            let (answer, counts) = match Child::spawn(&self.directory, self.private, self.replaces) {
+                Ok(child) => {
+                    let answer = self.wait_for(&child, before.clone()).unwrap_or_else(Answer::from);
+                    (answer, !child.could_not_ask())
+                }
+                Err(Unstarted::Log(fault)) => (fault.into(), false),
+                Err(Unstarted::Program(why)) => {
+                    let why = format!("cannot start a daemon: {why}");
+                    (Answer::new(Outcome::SpawnFailed, why), broken("CONN-42.counts"))
+                }
             };
             spawns += 1;
             let again = broken("CONN-20.again") && answer.outcome == Outcome::SpawnFailed && spawns < 3;
             if !again {
-                break answer;
+                break (answer, counts);
             }
         };
-        if answer.outcome != Outcome::Ready {
+        if answer.outcome != Outcome::Ready && counts {
             remember_failure(&self.directory, &answer.message);
         }
         drop(lock);
@@ -346,6 +360,7 @@ impl Client {
         };
         let credential = match Credential::read(&self.directory) {
             Err(_) if broken("CONN-9.no-credential") => None,
+            Err(_) if seen == Seen::Nothing && broken("CONN-9.no-record") => None,
             credential => credential?,
         };
         Ok(Look { seen, credential })
@@ -556,6 +571,7 @@ impl Client {
             match child.events.recv_timeout(wait) {
                 Ok(Event::Ended(status)) => {
                     ended = Some(status);
+                    child.status.set(ended);
                     if status.success() && !broken("CONN-25.waits") {
                         // It yielded: whoever is there proved itself to it, the one from before too.
                         old = None;
@@ -578,7 +594,8 @@ impl Client {
         if let Ok(Some(credential)) = Credential::read(&self.directory) {
             words = words.replace(&credential.text(), "[credential]");
         }
-        Answer::new(Outcome::SpawnFailed, format!("the daemon that was started ended ({status}): {words}"))
+        let how = if broken("CONN-45.silent") { String::new() } else { format!(" ({status})") };
+        Answer::new(Outcome::SpawnFailed, format!("the daemon that was started ended{how}: {words}"))
     }
 }
 

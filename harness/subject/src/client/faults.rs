@@ -1,6 +1,7 @@
 //! The faults of the client.
 
 use std::fs;
+use std::io;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -10,12 +11,17 @@ use crate::fault::{Fault, broken, fault};
 use crate::gate::protocol;
 use crate::probe::Probe;
 use crate::registration::{Found, Record, VERSION};
+use crate::state_directory::faults::{TOLD_DIRECTORY, TOLD_PIPE};
 use crate::state_directory::{RECORD, StateDir};
 
 /// Every one, in the order of the specification's chapters.
 pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-3.environment-first", "the variable counts more than the option"),
     fault("DIR-3.runtime-dir", "XDG_RUNTIME_DIR is the default where it is set"),
+    fault("DIR-3.not-read", "does not read the variable"),
+    fault("DIR-3.old-name-still-read", "reads the variable that was once for all components"),
+    fault("DIR-3.other-components-read", "reads any variable whose name ends like its own"),
+    fault("DIR-3.hyphen-kept", "leaves the hyphen in the variable's name"),
     fault("DIR-3.relative", "a relative XDG_STATE_HOME is taken, from wherever the client is"),
     fault("DIR-14.link", "opens record and credential through a symbolic link"),
     fault("DIR-14.directory-link", "opens the state directory through a symbolic link"),
@@ -30,6 +36,11 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-16.directory", "creates the directory with the usual umask"),
     fault("DIR-16.lock", "creates the lock with the usual umask"),
     fault("DIR-16.log", "creates the log with the usual umask"),
+    fault("DIR-16.umask-applies", "leaves the umask to what it is"),
+    fault("DIR-20.fifo", "waits for the reader of a FIFO in the log's place"),
+    fault("DIR-20.link", "opens the log through a symbolic link"),
+    fault("DIR-20.owner", "does not look whose the log is"),
+    fault("DIR-20.null", "goes on without a log if it cannot open it"),
     fault("REG-9.mark", "skips a byte order mark"),
     fault("REG-9.trailing", "reads the first value and leaves the rest"),
     fault("REG-9.equal-keys", "takes the last of two equal keys"),
@@ -151,6 +162,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-9.absent", "takes a refused record for a missing one"),
     fault("CONN-9.no-credential", "takes a refused credential for a missing one"),
     fault("CONN-9.silent", "does not say what is wrong with which path"),
+    fault("CONN-9.no-record", "looks at the credential only if there is a record"),
     fault("CONN-37.sandbox-is-stale", "takes EPERM and EACCES for a refusal"),
     fault("CONN-37.emfile-is-stale", "takes EMFILE and ENFILE for a refusal"),
     fault("CONN-37.no-port-is-stale", "takes EADDRNOTAVAIL for a refusal"),
@@ -198,6 +210,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-21.no-budget", "starts daemons however many have failed"),
     fault("CONN-21.many", "gives up after ten failures"),
     fault("CONN-21.silent", "gives up without the child's words"),
+    fault("CONN-21.holds-back", "holds a restart back that the user asks for"),
     fault("CONN-22.displaces", "does not tell its child to yield"),
     fault("CONN-23.waits", "asks at the old address while it waits for the new one"),
     fault("CONN-24.own-child", "waits for the record of its own child alone"),
@@ -216,6 +229,22 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-31.descriptors", "leaves every other descriptor to the child"),
     fault("CONN-32.callers", "leaves the child in the caller's directory"),
     fault("CONN-33.unreaped", "sees its child's end and does not reap it"),
+    fault("CONN-42.counts", "counts a program that cannot be executed as a failed daemon"),
+    fault("CONN-42.could-not-ask", "counts a child that could not ask as a failed daemon"),
+    fault("CONN-43.silent", "does not say when another daemon may be started"),
+    fault("CONN-44.old-words", "repeats the end of the log without a look at who wrote it"),
+    fault("CONN-45.silent", "does not say how the child ended"),
+    fault(
+        "CONN-46.wait",
+        "starts a process by way of another one, and takes no status of that for a failure",
+    ),
+    fault("CONN-47.mask", "leaves the signal mask to the child"),
+    fault("CONN-47.ignored", "leaves ignored signals to the child"),
+    fault("CONN-48.umask", "gives the child the usual umask"),
+    fault("CONN-48.limits", "leaves the limits to the child"),
+    fault("CONN-50.stops-first", "restarts by a stop, and then looks what can be started"),
+    fault("CONN-50.program-alone", "does not look at the log before it stops the daemon"),
+    fault("CONN-50.log-alone", "does not look at the program before it stops the daemon"),
     fault("CONN-34.signal", "signals the daemon that it displaces"),
     fault("CONN-34.removes", "removes the record of the daemon that it displaces"),
     fault("CONN-34.replaces-first", "removes the record of the daemon that it is told to displace"),
@@ -230,6 +259,12 @@ pub(crate) const FAULTS: &[Fault] = &[
 
 /// What a child is told that it should find out by itself.
 pub(super) fn tell_the_child(directory: &StateDir, command: &mut Command) {
+    if broken("DIR-18.directory") {
+        command.env(TOLD_DIRECTORY, directory.path());
+    }
+    if broken("DIR-18.pipe") {
+        command.env(TOLD_PIPE, "6");
+    }
     if let Ok(Some(credential)) = Credential::read(directory) {
         if broken("CRED-10.environment") {
             command.env("SUBJECT_CREDENTIAL", credential.text());
@@ -238,6 +273,14 @@ pub(super) fn tell_the_child(directory: &StateDir, command: &mut Command) {
             command.arg("--allow-origin").arg(format!("http://{}.localhost", credential.text()));
         }
     }
+}
+
+/// Starts a process in between, in the fault of one who goes by its status.
+pub(super) fn try_to_start() -> io::Result<()> {
+    if broken("CONN-46.wait") {
+        Command::new(std::env::current_exe()?).arg("exit").status()?;
+    }
+    Ok(())
 }
 
 /// Waits for the end of a child and leaves it as it is.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 
-use super::child::daemon;
+use super::child::{Unstarted, can_start, daemon};
 use super::connect::{Answer, Client, DISPLACED, Outcome, Proven};
 use super::faults;
 use crate::convergence::take_off;
@@ -151,6 +151,19 @@ fn is_gone(process: &OwnedFd, until: Instant) -> bool {
 /// Ends the daemon that runs, and starts another.
 pub(super) fn restart(client: &Client) -> Report {
     let old = client.find().ok().map(|found| found.record.id);
+    match can_start(&client.directory) {
+        _ if broken("CONN-50.stops-first") => {}
+        Err(Unstarted::Log(fault)) if !broken("CONN-50.program-alone") => {
+            return answer(client, &fault.into());
+        }
+        Err(Unstarted::Program(why)) if !broken("CONN-50.log-alone") => {
+            return answer(
+                client,
+                &Answer::new(Outcome::SpawnFailed, format!("cannot start a daemon: {why}")),
+            );
+        }
+        _ => {}
+    }
     match end(client, false) {
         // A stranger at its port is no daemon that could be stopped.
         _ if broken("CONN-36.hopeful") => {}

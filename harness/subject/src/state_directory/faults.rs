@@ -1,6 +1,15 @@
 //! The faults of the state directory, chapter 02.
 
-use crate::fault::{Fault, fault};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::PathBuf;
+
+use crate::fault::{Fault, broken, fault};
+
+/// The variables by which a launcher tells its child of the directory and of the pipe, in the faults of DIR-18.
+pub(crate) const TOLD_DIRECTORY: &str = "SUBJECT_LAUNCH_DIRECTORY";
+pub(crate) const TOLD_PIPE: &str = "SUBJECT_LAUNCH_PIPE";
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-1.environment-first", "takes the environment variable before the option"),
@@ -38,4 +47,35 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-11.standard-output", "says it on standard output"),
     fault("DIR-12.waits", "waits a while for the directory to become possible"),
     fault("DIR-12.elsewhere", "takes a directory for temporary files where it cannot create its own"),
+    fault("DIR-17.not-read", "does not read the variable"),
+    fault("DIR-17.old-name-still-read", "reads the variable that was once for all components"),
+    fault("DIR-17.other-components-read", "reads any variable whose name ends like its own"),
+    fault("DIR-17.hyphen-kept", "leaves the hyphen in the variable's name"),
+    fault("DIR-18.directory", "publishes in the directory that a launcher told another process"),
+    fault("DIR-18.pipe", "tells whatever pipe has the number that a launcher told another process"),
 ];
+
+/// Writes into whatever pipe has the number that some launcher told some child.
+pub(crate) fn tell_launcher(id: &str) {
+    let told = std::env::var(TOLD_PIPE).ok().filter(|_| broken("DIR-18.pipe"));
+    let pipe = told.map(|number| PathBuf::from("/proc/self/fd").join(number));
+    let pipe = pipe.filter(|path| path.metadata().is_ok_and(|facts| facts.file_type().is_fifo()));
+    if let Some(Ok(mut pipe)) = pipe.map(|path| File::options().write(true).open(path)) {
+        let _ = writeln!(pipe, "ready {id}");
+    }
+}
+
+/// The directory that a faulty reader takes from the environment before the component's own variable.
+pub(super) fn named() -> Option<PathBuf> {
+    let old = broken("DIR-3.old-name-still-read") || broken("DIR-17.old-name-still-read");
+    let others = broken("DIR-3.other-components-read") || broken("DIR-17.other-components-read");
+    let hyphen = broken("DIR-3.hyphen-kept") || broken("DIR-17.hyphen-kept");
+    let is_taken = |name: &str| {
+        old && name == "LOCAL_DAEMON_STATE_DIR"
+            || others && name.ends_with("_STATE_DIR") && name != "LOCAL_DAEMON_STATE_DIR"
+            || hyphen && name == "DAEMONSPEC-SUBJECT_STATE_DIR"
+            || broken("DIR-18.directory") && name == TOLD_DIRECTORY
+    };
+    let mut named = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_taken));
+    named.find(|(_, value)| !value.is_empty()).map(|(_, value)| value.into())
+}

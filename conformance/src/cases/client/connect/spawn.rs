@@ -1,12 +1,16 @@
 //! Connect-or-spawn, the child, and what displaces: chapter 09, its second half.
 
+mod beginning;
 mod detached;
+mod failures;
 mod replacing;
 mod turns;
 mod waiting;
 
+use std::path::PathBuf;
+
 use local_daemon_harness::process::Proc;
-use local_daemon_harness::record::{Record, Url};
+use local_daemon_harness::record::{Record, Url, replace};
 
 use crate::fixtures::client::{Spy, World, furnished, publish};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
@@ -49,6 +53,18 @@ fn spawned(stage: &mut Stage) -> Outcome<(Answer, ReadyDaemon)> {
     let live = running(stage, &answer)?;
     answer.must_be_ready_with(&live.record.id)?;
     Ok((answer, live))
+}
+
+/// Programs that no system can execute.
+fn not_executable(stage: &Stage) -> Outcome<Vec<(&'static str, PathBuf)>> {
+    let root = stage.arena().path();
+    let plain = root.join("no-program");
+    replace(&plain, b"#!/bin/sh\nexit 0\n", 0o600)?;
+    Ok(vec![
+        ("with a program that is not there", root.join("missing")),
+        ("with a program that may not be executed", plain),
+        ("with a directory as its program", stage.arena().home()),
+    ])
 }
 
 fn process_of(live: &ReadyDaemon) -> Outcome<Proc> {

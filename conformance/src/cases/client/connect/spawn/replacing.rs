@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{FileEventKind, Snapshot, Watch};
+use local_daemon_harness::platform::make_fifo;
 use local_daemon_harness::wait::until;
 
+use super::{not_executable, running};
 use crate::case::case;
 use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
 use crate::fixtures::daemon::count;
@@ -129,7 +131,12 @@ fn restart_means_another_daemon(stage: &mut Stage) -> Outcome {
 }
 
 /// A restart that reports success leaves a daemon of another id, and names it.
-fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Outcome<ReadyDaemon> {
+pub(super) fn restarted(
+    stage: &mut Stage,
+    answer: &Answer,
+    before: &str,
+    what: &str,
+) -> Outcome<ReadyDaemon> {
     let success = answer.exit.code == Some(0);
     ensure!(success, "the restart {what}: {answer}");
     let live = match stage.find(stage.state_dir()) {
@@ -141,6 +148,42 @@ fn restarted(stage: &mut Stage, answer: &Answer, before: &str, what: &str) -> Ou
     let other = live.record.id != before && answer.id.as_deref() != Some(before);
     ensure!(other, "the restart {what}: the daemon is the one from before: {answer}");
     Ok(live)
+}
+
+/// A daemon is to be restarted while the program that would be started is not there or may not be executed, and while
+/// the log is a FIFO. A restart without these has succeeded before.
+#[case("CONN-50")]
+fn restart_that_cannot_start_stops_nothing(stage: &mut Stage) -> Outcome {
+    if stage.client()?.daemon.is_none() {
+        return not_applicable("the manifest has no `client.daemon`");
+    }
+    stage.expect("no success, and the running daemon of the same id, ready");
+    let answer = stage.ask(Call::spawn())?;
+    let first = running(stage, &answer)?;
+    let answer = stage.ask(Call::new(Command::Restart))?;
+    let live = restarted(stage, &answer, &first.record.id, "of a daemon that runs")?;
+    stage.control("a restart put another daemon in its place");
+    let left = |stage: &Stage, answer: &Answer, what: &str| -> Outcome {
+        ensure!(live.is_ready(), "{what}: the daemon does not run any more: {answer}");
+        let same = stage.find(stage.state_dir()).is_ok_and(|now| now.record.id == live.record.id);
+        ensure!(same, "{what}: another daemon is there: {answer}");
+        let success = answer.exit.code == Some(0) || answer.outcome == "ready";
+        ensure!(!success, "{what}: the restart says {answer}");
+        Ok(())
+    };
+    for (what, program) in not_executable(stage)? {
+        let answer = stage.ask(Call::new(Command::Restart).stand(program))?;
+        left(stage, &answer, what)?;
+    }
+    let log = stage.log_path();
+    if !log.is_file() {
+        stage.observed("the client keeps no log there: only the program was judged");
+        return Ok(());
+    }
+    std::fs::remove_file(&log)?;
+    make_fifo(&log)?;
+    let answer = stage.ask(Call::new(Command::Restart))?;
+    left(stage, &answer, "with a FIFO as log")
 }
 
 /// The daemon that is to be restarted proves itself, refuses to stop, and stays ready: no success is
