@@ -27,6 +27,8 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`.
+//!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
 //! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` are those of [`local_daemon_proto`], which does no

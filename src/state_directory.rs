@@ -440,7 +440,7 @@ pub struct HeldBack {
 impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { error, left } = self;
-        // Not before it is so.
+        // Rounded up, so that it is true.
         let seconds = left.as_millis().div_ceil(1000);
         write!(
             f,

@@ -50,7 +50,7 @@ pub(super) struct Attempt<'a> {
 enum Word {
     Done,
     Failed(String),
-    /// It could not ask whether a daemon is there, which counts against nobody (CONN-42).
+    /// It could not ask whether a daemon is there, which does not count against the restart budget (CONN-42).
     Unreachable(String),
 }
 

@@ -79,7 +79,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
 /// Opens a file to read it and append to it that is checked as one that is read; makes it if it is missing.
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
-    // A umask can only take bits away; one that takes the owner's would leave a file that nobody opens again.
+    // A umask can only take bits away; one that takes the owner's would leave a file that cannot be opened again.
     let io = |e: Errno| Refused::Io(e.into());
     if Mode::from_raw_mode(rustix::fs::fstat(&file).map_err(io)?.st_mode) != OWNER_ONLY {
         rustix::fs::fchmod(&file, OWNER_ONLY).map_err(io)?;

@@ -291,7 +291,7 @@ fn a_log_that_is_no_file_of_the_user_is_invalid() {
 
 /// CONN-17.
 #[test]
-fn a_lock_that_is_no_file_holds_nobody_up() {
+fn a_lock_that_is_no_file_holds_no_call_up() {
     for make in [
         fifo as fn(&Path),
         |path| symlink("/dev/zero", path).unwrap(),

@@ -4,23 +4,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::{env, process};
+use std::{env, process, thread};
 
 use axum::Router;
 use axum::extract::Path as Word;
 use axum::routing::get;
 use local_daemon::claim::Reason;
 use local_daemon::{Client, Daemon, Launch};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use serde_json::Value;
 
 use crate::support::{Foreground, Output, until};
 
-/// What makes this program `acme`, and what it does: `run` is its daemon, `tool WORD` lets its daemon run `locald WORD`.
+/// What makes this program `acme`, and what it does: `run` is its daemon, `tool WORD` lets its daemon run `locald WORD`, and
+/// `reap WORD` does so while another thread reaps every child of the process.
 const ROLE: &str = "ACME_ROLE";
 /// Where `acme` finds `locald`.
 const TOOL: &str = "ACME_TOOL";
-/// Where its client keeps its state. Its daemon does not read this: it is told the directory by its launcher alone.
+/// Where its client keeps its state. Its daemon does not read this: it learns the directory from its launcher.
 const PLACE: &str = "ACME_PLACE";
 const ARGS: &[&str] = &["--exact", "products::acme", "--nocapture"];
 
@@ -32,7 +33,12 @@ fn acme() {
     };
     match role.split_once(' ') {
         None => run(),
-        Some((_, word)) => println!("\nACME {}", tool(word)),
+        Some((how, word)) => {
+            if how == "reap" {
+                thread::spawn(reap);
+            }
+            println!("\nACME {}", tool(word));
+        }
     }
 }
 
@@ -41,6 +47,14 @@ fn run() {
     let router = Router::new().route("/v1/tool/{word}", get(async |Word(word): Word<String>| locald(&word)));
     let ended = runtime.block_on(Daemon::builder("acme", "acme/1").yields(true).serve(router));
     process::exit(ended.map_or(1, Reason::exit_status));
+}
+
+fn reap() {
+    loop {
+        // Without children there is nothing to wait for yet.
+        let _ = rustix::process::wait(WaitOptions::empty());
+        thread::yield_now();
+    }
 }
 
 /// A daemon's tool inherits what the daemon has.
@@ -67,6 +81,10 @@ struct User {
 }
 
 impl User {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
     fn acme_place(&self) -> PathBuf {
         self.home.path().join("of acme")
     }
@@ -97,8 +115,8 @@ impl User {
     }
 
     /// What `locald` answers that acme's daemon runs.
-    fn tool(&self, word: &str, daemon: Option<&Value>) -> Value {
-        let seen = Output::of(&mut self.acme(&format!("tool {word}"), daemon));
+    fn tool(&self, role: &str, daemon: Option<&Value>) -> Value {
+        let seen = Output::of(&mut self.acme(role, daemon));
         let answer = seen.stdout.lines().find_map(|line| line.strip_prefix("ACME "));
         serde_json::from_str(answer.unwrap_or_else(|| panic!("{seen:?}"))).unwrap()
     }
@@ -122,12 +140,12 @@ impl Drop for User {
 
 #[test]
 fn two_products_that_start_each_other_never_meet_the_others_daemon() {
-    let user = User { home: tempfile::tempdir().unwrap() };
+    let user = User::new();
     let locald = assert_cmd::cargo::cargo_bin!("locald");
     let (acme_place, locald_place) = (user.acme_place(), user.default_place("locald"));
 
     // acme's daemon starts locald's.
-    let seen = user.tool("connect", None);
+    let seen = user.tool("tool connect", None);
     assert_eq!(
         (seen["outcome"].as_str(), seen["state_dir"].as_str()),
         (Some("ready"), locald_place.to_str())
@@ -136,7 +154,7 @@ fn two_products_that_start_each_other_never_meet_the_others_daemon() {
     assert_eq!((&first["protocol"], &second["protocol"]), (&"acme/1".into(), &"locald/1".into()));
     assert_eq!(seen["id"], second["id"]);
     // And so it does within what locald's daemon hands on, which itself was started by acme's.
-    assert_eq!(user.tool("status", Some(&second))["status"]["id"], second["id"]);
+    assert_eq!(user.tool("tool status", Some(&second))["status"]["id"], second["id"]);
     let status = Output::of(user.command(locald, Some(&first)).args(["status", "--json"]));
     assert_eq!(status.json()["status"]["id"], second["id"]);
 
@@ -150,4 +168,11 @@ fn two_products_that_start_each_other_never_meet_the_others_daemon() {
     until("acme publishes", || record(&user.default_place("acme")));
     assert_eq!(record(&acme_place), Some(first));
     assert!(daemon.is_alive());
+}
+
+/// CONN-46.
+#[test]
+fn a_client_whose_process_reaps_every_child_starts_a_daemon() {
+    let user = User::new();
+    assert_eq!(user.tool("reap connect", None)["outcome"], "ready");
 }

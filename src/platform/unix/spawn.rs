@@ -224,7 +224,7 @@ struct Child {
 /// # Safety
 /// Only for the child of a fork, with all signals blocked.
 unsafe fn be_starter(child: &Child) -> ! {
-    // If it could outlive the client, it leaves at once and nobody learns the status.
+    // If it could outlive the client, it leaves at once, and the status stays unknown.
     let waits = system::dies_with(child.parent);
     // SAFETY: these calls are async-signal-safe and get plain numbers, or pointers to what lives on this stack.
     unsafe {
