@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
+use local_daemon_proto::claim::Reason;
 use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
 use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{Registration, Sight};
@@ -270,20 +271,24 @@ impl<'a> Attempt<'a> {
             ("ready" | "yielded", _) => Word::Done,
             ("failed", error) => Word::Failed(error.to_owned()),
             ("unreachable", error) => Word::Unreachable(error.to_owned()),
-            _ => Word::Failed(self.silent_end()),
+            _ => self.silent_end(),
         })
     }
 
     /// What is known of a child that ended without a word (CONN-44, CONN-45).
-    fn silent_end(&mut self) -> String {
+    fn silent_end(&mut self) -> Word {
         let bound = STATUS_BOUND.min(self.left());
         let status = self.starter.as_ref().and_then(|starter| starter.status(bound));
+        let word = match status.and_then(|status| status.code()) {
+            Some(code) if code == Reason::Unreachable.exit_status() => Word::Unreachable,
+            _ => Word::Failed,
+        };
         // `exit status: 3`, `signal: 9 (SIGKILL)`
         let status = status.map_or_else(String::new, |status| status.to_string().replacen(':', "", 1) + ", ");
         let said = self.log.take().and_then(|(log, from)| last_line(log, from));
         let said = said.unwrap_or_else(|| "it said nothing".to_owned());
         let log = self.client.state_dir.file(state_directory::LOG);
-        format!("the daemon ended before it was ready ({status}log: {}): {said}", log.display())
+        word(format!("the daemon ended before it was ready ({status}log: {}): {said}", log.display()))
     }
 
     fn failure(&mut self, outcome: Outcome) -> Failure {

@@ -287,12 +287,7 @@ impl Diagnosis<'_> {
         };
         let level = if failure.outcome == Outcome::Absent { Level::Ok } else { Level::Fail };
         match before {
-            // CONV-30
-            Sight::Record(record)
-                if failure.outcome == Outcome::Stale
-                    && (is_refused(record.url)
-                        || record.world.seen_from(&client::world()) == Place::EarlierBoot) =>
-            {
+            Sight::Record(record) if failure.outcome == Outcome::Stale && may_be_removed(&record) => {
                 if self.fix && self.remove_stale(&record) {
                     return self.say(CHECK, Level::Ok, "absent", Some(advice(&Outcome::Absent)));
                 }
@@ -378,6 +373,16 @@ fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
         () if meta.uid() != me => Err(fault(Refused::Owner { owner: meta.uid(), me })),
         () if mode & 0o077 != 0 => Err(fault(Refused::Mode(mode))),
         () => Ok(true),
+    }
+}
+
+/// Whether the record of a daemon that is gone may be removed (CONV-30). A refusal in another network namespace than the
+/// daemon's says nothing.
+fn may_be_removed(record: &Registration) -> bool {
+    match record.world.seen_from(&client::world()) {
+        Place::Here => is_refused(record.url),
+        Place::EarlierBoot => true,
+        Place::OtherHost | Place::OtherNetwork => false,
     }
 }
 
