@@ -21,6 +21,7 @@ fn observations() -> Vec<Observed> {
         Observed::Spawned,
         Observed::SpawnFailed,
         Observed::Unreachable,
+        Observed::SpawnRefused,
     ];
     for child in [Child::Silent, Child::Done, Child::Failed] {
         all.extend([3, 25, 600].map(|ms| Observed::Woken(child, Duration::from_millis(ms))));
@@ -45,6 +46,8 @@ struct Watched {
     drained: bool,
     /// Nothing was started, because nothing could be asked.
     could_not_ask: bool,
+    /// Nothing was started, because a file of the child's could not be trusted.
+    refused: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +133,7 @@ impl Watched {
             }
             (Effect::Spawn, Observed::SpawnFailed) => self.tried += 1,
             (Effect::Spawn, Observed::Unreachable) => self.could_not_ask = true,
+            (Effect::Spawn, Observed::SpawnRefused) => self.refused = true,
             (Effect::Await(_), Observed::Woken(_, waited)) => self.held += *waited,
             _ => return false,
         }
@@ -140,6 +144,7 @@ impl Watched {
     fn accounts_for(&self, outcome: &Outcome) -> bool {
         match (outcome, &self.last) {
             (Outcome::SpawnFailed, _) => self.tried > 0,
+            (Outcome::Invalid, _) if self.refused => self.tried == 0,
             (Outcome::Unreachable, _) if self.could_not_ask => self.tried == 0,
             (Outcome::Unreachable, Some(Look::Probe(_, probe))) => *probe == Probe::Unreachable,
             (Outcome::Ready(found), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
@@ -192,6 +197,7 @@ pub fn run(data: &[u8]) {
         last: None,
         drained: false,
         could_not_ask: false,
+        refused: false,
     };
     for step in steps {
         let observed = Choices::of(&[*step]).pick(&observations).expect("there is a byte");

@@ -142,7 +142,7 @@ class Client {
   }
 
   // Whether a daemon was found that this client must not displace: an incompatible one (GATE-8), and one that it cannot
-  // ask (CONN-38), unless it is told to replace that (CONN-49).
+  // ask (CONN-38), unless it has the order to replace that (CONN-49).
   barred({ word, displaceable }) {
     return ['incompatible', 'unreachable'].includes(word) && !this.replace && !displaceable;
   }

@@ -42,7 +42,7 @@ export class Server {
         this.listener.listen({ host, port: 0, backlog: 1024, exclusive: true }, resolve);
       });
     await listen('127.0.0.1').catch((error) => {
-      if (!lacksFamily(error)) throw error; // a port that cannot be had is no missing family (REG-5)
+      if (!lacksFamily(error)) throw error; // a port in use is no missing family (REG-5)
       return listen('::1');
     });
     const { address, family, port } = this.listener.address();

@@ -137,7 +137,7 @@ class Client:
 
     def barred(self, outcome):
         """Whether a daemon was found that this client must not displace: an incompatible one (GATE-8), and one that it
-        cannot ask (CONN-38), unless it is told to replace that (CONN-49)."""
+        cannot ask (CONN-38), unless it has the order to replace that (CONN-49)."""
         displaceable = self.replace or getattr(outcome, "displaceable", False)
         return outcome.word in ("incompatible", "unreachable") and not displaceable
 

@@ -39,7 +39,7 @@ class Server:
             host = "127.0.0.1"
         except OSError as error:
             if not contract.lacks_family(error):
-                raise  # a port that cannot be had is no missing family (REG-5)
+                raise  # a port in use is no missing family (REG-5)
             self.listener = socket.socket(socket.AF_INET6)
             self.listener.bind(("::1", 0))
             host = "[::1]"

@@ -444,9 +444,12 @@ fn ask(daemon: &Daemon, record: &Record, credential: &Credential) -> Neighbour {
     if broken("CONV-27.any-record") {
         return Neighbour::Ready;
     }
-    let cannot_ask = |why| match () {
-        () if broken("CONV-35.publishes") => Neighbour::Other,
-        () => Neighbour::CannotAsk(why),
+    let cannot_ask = |why| {
+        if broken("CONV-35.publishes") {
+            Neighbour::Other
+        } else {
+            Neighbour::CannotAsk(why)
+        }
     };
     match place(&daemon.directory, record) {
         Place::Here => {}

@@ -38,7 +38,7 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
         bind(deaf)?
     } else {
         TcpListener::bind((first, 0)).or_else(|error| match error {
-            // A port that cannot be had is no missing family.
+            // A port in use is no missing family.
             error if !is_missing_family(&error) && !broken("REG-5.any-failure") => Err(error),
             _ => TcpListener::bind((second, 0)),
         })?

@@ -19,7 +19,7 @@ use crate::world::World;
 /// The version of the implementation.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The optional members beside the protocol.
+/// The optional members, except for the protocol.
 const OPTIONAL: [&str; 6] = ["socket", "started_at", "host", "boot", "netns", "pidns"];
 
 /// Where a daemon listens, and who claims to be it.

@@ -176,7 +176,7 @@ fn a_daemon_lives(directory: &StateDir) -> bool {
     false
 }
 
-/// Takes the lock of a running daemon, for good; `false` if it cannot be had.
+/// Takes the lock of a running daemon, for good; `false` if that fails.
 pub(super) fn live(directory: &StateDir) -> bool {
     if HELD.get().is_some() || broken("REG-15.unlocked") {
         return true;

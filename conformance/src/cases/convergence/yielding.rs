@@ -209,7 +209,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Starts a daemon that is told to yield and must end with 17, before it publishes.
+/// Waits for the end of a daemon that must end with 17 before it publishes.
 fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -> Outcome {
     let name = stage.manifest().binding.registration.clone();
     let exit = exits(daemon, stage.ready_deadline(), before)?;
@@ -263,8 +263,8 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     yields(stage, start, "a daemon that it can ask again")
 }
 
-/// A daemon that is told to yield looks whether a daemon of another network namespace lives, which is so, and is held
-/// there; a ready daemon of this network, which the suite plays, publishes meanwhile.
+/// A yielding daemon is held as it looks whether the daemon of another network namespace lives, which it does. A ready
+/// daemon of this network, which the suite plays, publishes meanwhile.
 #[case("CONV-34")]
 fn yields_to_what_came_when_it_could_not_ask(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;

@@ -70,8 +70,8 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`; it is told to yield, and
-    /// whether it `replaces` a daemon that it cannot ask.
+    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`. It has to yield, but not
+    /// to a daemon that it cannot ask if it `replaces` that.
     pub(super) fn spawn(directory: &StateDir, private: bool, replaces: bool) -> Result<Self, Unstarted> {
         let (sender, events) = channel();
         watch(directory.path(), sender.clone());

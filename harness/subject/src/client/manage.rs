@@ -237,7 +237,7 @@ pub(super) fn repair(client: &Client) -> Report {
         Err(error) => failure(error),
     };
     let cannot_ask = |why| answer(client, &Answer::new(Outcome::Unreachable, why));
-    let left = || done("done", "the record is left where it is: somebody may be there");
+    let left = || done("done", "the record is left where it is: a daemon may be there");
     match place(directory, &record) {
         Place::Here => {}
         Place::Elsewhere(_) if broken("CONV-30.elsewhere") => return take_off(),

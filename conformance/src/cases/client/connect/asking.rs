@@ -48,7 +48,7 @@ fn hinder(stage: &mut Stage, name: &str, good: &Played, obstacle: Obstacle, call
     let answer = stage.ask(call_under(call, &strace))?;
     was_failed(stage, &strace, name)?;
     if good.actor.ledger().connections().len() > heard {
-        return inconclusive(format!("{name}: the client connected all the same"));
+        return inconclusive(format!("{name}: the client connected"));
     }
     Ok(answer)
 }
@@ -76,8 +76,8 @@ fn unreachable_whatever_keeps_it_from_asking(stage: &mut Stage) -> Outcome {
     connects(stage, &good)
 }
 
-/// A good daemon is published whose pid is that of a bystander. The client cannot ask it, and is told to start a daemon,
-/// to stop that one, to stop it by force, to restart it and to repair its record.
+/// A good daemon is published whose pid is that of a bystander. The client cannot ask it. It is called to start a
+/// daemon, to stop that one, also by force, to restart it and to repair its record.
 #[case("CONN-38", deadline_s = 100)]
 fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;

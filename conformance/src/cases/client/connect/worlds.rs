@@ -67,7 +67,7 @@ fn starts_another(stage: &mut Stage, good: &Played, world: Told, what: &str) -> 
     Ok(())
 }
 
-/// A good daemon's record tells another machine, beside its boot and its namespaces, and as all of them are others.
+/// A good daemon's record tells another machine, with the boot and the namespaces of this one and with others.
 #[case("CONN-39")]
 fn another_host_cannot_be_asked(stage: &mut Stage) -> Outcome {
     let good = settled(stage)?;
@@ -101,8 +101,8 @@ fn an_earlier_boot_is_over(stage: &mut Stage) -> Outcome {
     starts_another(stage, &good, other_boot()?, "an earlier boot, for a client that may spawn")
 }
 
-/// A good daemon's record tells another network namespace of this boot: without `daemon.alive`, with nobody's lock on
-/// it, and with one that the suite holds. Another pid namespace alone changes nothing.
+/// A good daemon's record tells another network namespace of this boot: without `daemon.alive`, while the suite holds a
+/// lock on it, and afterwards. Another pid namespace alone changes nothing.
 #[case("CONN-41")]
 fn a_lock_tells_whether_another_network_lives(stage: &mut Stage) -> Outcome {
     let good = settled(stage)?;
@@ -129,7 +129,7 @@ fn many_callers_after_a_dead_network(stage: &mut Stage) -> Outcome {
     let port = DeadPort::new()?;
     drop(hold_alive(stage)?);
     publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID).with_world(other_network()))?;
-    stage.precondition(format!("nobody holds a lock on {}", alive_in(stage.state_dir()).display()));
+    stage.precondition(format!("no process holds a lock on {}", alive_in(stage.state_dir()).display()));
     let mut callers = Vec::new();
     for _ in 0..CALLERS {
         callers.push(stage.call(Call::spawn())?);
@@ -180,7 +180,7 @@ fn a_sandbox_with_a_network_of_its_own(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A client that is told to replace meets the record of another host, of a network namespace that lives, and a daemon
+/// A client with the order to replace meets the record of another host, of a network namespace that lives, and a daemon
 /// to which it may not connect.
 #[case("CONN-49", deadline_s = 60)]
 fn replaces_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
@@ -203,7 +203,7 @@ fn replaces_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     replaced(stage, &good, "a sandbox", &answer)
 }
 
-/// Another daemon is ready in the place of the good one.
+/// Another daemon than the good one is ready.
 fn replaced(stage: &mut Stage, good: &Played, what: &str, answer: &Answer) -> Outcome {
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let other = now.as_ref().is_ok_and(|id| *id != good.daemon.id);
