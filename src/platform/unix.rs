@@ -193,7 +193,8 @@ const LIFE_LOCK_BOUND: Duration = Duration::from_millis(50);
 /// The pause between two tries.
 const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 
-/// Opens the life lock, makes it if it is missing, and takes a share of it. No process that this one starts has it.
+/// Opens the life lock, makes it if it is missing, and takes a share of it. No process that this one starts has it
+/// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::CREATE)?;

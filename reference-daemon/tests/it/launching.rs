@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::{Foreground, Home, Output, chmod, mode, names, until};
 
 /// The command, run by a wrapper such as `env`.
-fn under(wrapper: &[&str], command: &Command) -> Command {
+pub(crate) fn under(wrapper: &[&str], command: &Command) -> Command {
     let mut wrapped = Command::new(wrapper[0]);
     wrapped
         .args(&wrapper[1..])
@@ -48,7 +48,7 @@ fn with_daemon(home: &Home, args: &[&str], program: impl AsRef<Path>) -> Output 
     Output::of(home.command(args).env("LOCALD_DAEMON", program.as_ref()))
 }
 
-fn pid(home: &Home) -> Pid {
+pub(crate) fn pid(home: &Home) -> Pid {
     let pid = home.record().unwrap()["pid"].as_i64().unwrap();
     Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }

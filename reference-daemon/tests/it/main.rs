@@ -16,3 +16,4 @@ mod products;
 mod secrets;
 mod support;
 mod table;
+mod worlds;

@@ -1,0 +1,154 @@
+//! A client that cannot ask, in real sandboxes and after a reboot: the daemon that it cannot ask goes on.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::launching::{pid, under};
+use crate::support::{Home, Output, until};
+
+/// A sandbox with a network of its own, in which loopback is up.
+const SANDBOX: &[&str] = &[
+    "unshare",
+    "-rn",
+    "sh",
+    "-c",
+    "ip link set lo up && exec \"$@\"",
+    "sh",
+];
+/// The commands that must conclude nothing, with their exit codes.
+const COMMANDS: &[(&[&str], i32)] = &[
+    (&["status"], 17),
+    (&["stop"], 17),
+    (&["stop", "--force"], 17),
+    (&["connect"], 17),
+    (&["restart"], 17),
+    (&["open", "--print-url"], 17),
+    (&["run", "--yield"], 17),
+    (&["doctor", "--fix"], 1),
+];
+
+/// Runs each of them under the wrapper, beside a daemon that has to be the same afterwards.
+fn concludes_nothing(home: &Home, wrapper: &[&str], word: &str) {
+    let before = home.record().unwrap();
+    for (args, code) in COMMANDS {
+        let seen = Output::of(&mut under(wrapper, &home.command(args)));
+        assert_eq!(seen.code, *code, "{args:?}: {seen:?}");
+        let said = format!("{}{}", seen.stdout, seen.stderr);
+        assert!(said.contains("cannot be asked") && said.contains(word), "{args:?}: {seen:?}");
+        assert!(!said.contains("no daemon is running"), "{args:?}: {seen:?}");
+    }
+    assert_eq!(home.record().unwrap(), before);
+    assert_eq!(home.locald(&["status"]).code, 0, "it goes on");
+}
+
+/// CONN-37, CONN-38: whatever connect(2) fails with, but a refusal.
+#[test]
+fn a_failure_to_connect_is_no_answer() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    let errors = [
+        ("EPERM", "Operation not permitted"),
+        ("EACCES", "Permission denied"),
+        ("EMFILE", "Too many open files"),
+        ("ENFILE", "Too many open files in system"),
+        ("EADDRNOTAVAIL", "Cannot assign requested address"),
+        ("ENETUNREACH", "Network is unreachable"),
+        ("EHOSTUNREACH", "No route to host"),
+        ("ENOBUFS", "No buffer space available"),
+    ];
+    for (errno, word) in errors {
+        let inject = format!("inject=connect:error={errno}");
+        let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &inject];
+        // A daemon without loopback says so before it looks at any record.
+        let no_route = matches!(errno, "ENETUNREACH" | "EHOSTUNREACH");
+        let before = home.record().unwrap();
+        for (args, code) in COMMANDS.iter().filter(|(args, _)| !(no_route && args[0] == "run")) {
+            let seen = Output::of(&mut under(&strace, &home.command(args)));
+            assert_eq!(seen.code, *code, "{errno}: {args:?}: {seen:?}");
+            let said = format!("{}{}", seen.stdout, seen.stderr);
+            assert!(said.contains(word), "{errno}: {args:?}: {seen:?}");
+        }
+        assert_eq!(home.record().unwrap(), before, "{errno}");
+    }
+    assert_eq!(home.locald(&["status"]).code, 0, "it goes on");
+}
+
+/// CONN-41, CONV-35: a living daemon of another network namespace is left alone, one that died with its namespace is
+/// replaced by one daemon.
+#[test]
+#[cfg_attr(local_daemon_portable, ignore = "a portable record tells no world")]
+fn a_sandbox_displaces_nothing_and_shuts_nobody_out() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    concludes_nothing(&home, SANDBOX, "another network namespace");
+
+    // The explicit order gets through, and the daemon outside leaves.
+    let replace = Output::of(&mut under(SANDBOX, &home.command(&["start", "--replace"])));
+    assert_eq!(replace.code, 0, "{replace:?}");
+    let inside = home.record().unwrap();
+    assert_eq!(home.locald(&["status"]).code, 17);
+    assert_eq!(home.locald(&["stop"]).code, 17);
+    kill_process(pid(&home), Signal::KILL).unwrap();
+    until("the life lock is free", || (home.locald(&["status"]).code == 11).then_some(()));
+    assert_eq!(all_connect(&home), 1);
+    assert_ne!(home.record().unwrap()["id"], inside["id"]);
+}
+
+/// CONN-40: after a reboot, which is faked by another boot id.
+#[test]
+#[cfg_attr(local_daemon_portable, ignore = "a portable record tells no world")]
+fn a_record_of_an_earlier_boot_is_stale_and_replaced_by_one_daemon() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = fs::read_to_string(home.file("registration.json")).unwrap();
+    let earlier = record.replace(boot.trim(), "00000000-0000-4000-8000-000000000000");
+    assert_ne!(earlier, record, "the record tells the boot");
+    let daemon = pid(&home);
+    kill_process(daemon, Signal::KILL).unwrap();
+    fs::write(home.file("registration.json"), earlier).unwrap();
+    assert_eq!(home.locald(&["status"]).code, 11);
+    assert_eq!(all_connect(&home), 1);
+}
+
+/// Starts eight clients at once, and returns how many daemons they ended at.
+fn all_connect(home: &Home) -> usize {
+    let clients: Vec<Child> = (0..8)
+        .map(|_| {
+            let mut command: Command = home.command(&["connect", "--json"]);
+            command.stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut ids: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            let output = client.wait_with_output().unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(answer["outcome"], "ready", "{answer}");
+            answer["id"].to_string()
+        })
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids.len()
+}
+
+/// LIFE-25: a system without pidfds, or one that forbids them.
+#[test]
+fn a_daemon_is_stopped_and_restarted_without_a_pidfd() {
+    for errno in ["ENOSYS", "EPERM"] {
+        let home = Home::new();
+        let inject = format!("inject=pidfd_open:error={errno}");
+        let strace = ["strace", "-qqq", "-o", "/dev/null", "-e", &inject];
+        assert_eq!(home.locald(&["start"]).code, 0);
+        let first = home.record().unwrap();
+        for (args, code) in [(&["restart"][..], 0), (&["stop"], 0), (&["stop"], 0)] {
+            let seen = Output::of(&mut under(&strace, &home.command(args)));
+            assert_eq!(seen.code, code, "{errno}: {args:?}: {seen:?}");
+            assert_ne!(home.record().map(|record| record["id"].clone()), Some(first["id"].clone()));
+        }
+        assert_eq!(home.locald(&["status"]).code, 10);
+    }
+}
