@@ -13,7 +13,7 @@ use local_daemon::client;
 use local_daemon::connect::Outcome;
 use local_daemon::registration::{LoopbackHost, Place, Sight};
 use local_daemon::state_directory::{
-    CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
+    ALIVE, CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
 };
 use local_daemon::{LoopbackUrl, Registration, StateDir};
 use serde::Serialize;
@@ -198,7 +198,12 @@ impl Diagnosis<'_> {
 
     /// The files that are trusted less and whose mode counts all the same.
     fn plain_files(&mut self) {
-        for (check, name) in [("lock", LOCK), ("log", LOG), ("config", CONFIG)] {
+        for (check, name) in [
+            ("lock", LOCK),
+            ("life lock", ALIVE),
+            ("log", LOG),
+            ("config", CONFIG),
+        ] {
             let path = self.directory.file(name);
             let shown = path.display().to_string();
             let directory = self.directory;

@@ -34,7 +34,7 @@ fn nothing_yet_and_a_running_daemon_are_healthy() {
     assert_eq!(home.locald(&["start"]).code, 0);
     let (code, levels, fixed) = diagnose(&home, &[]);
     assert_eq!((code, failing(&levels), fixed), (0, vec![], 0));
-    assert_eq!(levels.len(), 10, "{levels:?}");
+    assert_eq!(levels.len(), 11, "{levels:?}");
     assert_eq!(home.locald(&["stop"]).code, 0);
     assert_eq!(diagnose(&home, &[]).0, 0);
 }
