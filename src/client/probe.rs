@@ -46,7 +46,7 @@ impl Seen {
     }
 }
 
-/// Judges a record by the world that it tells; `None` if its daemon has to be asked.
+/// Judges a record by its world alone. Returns `None` if its daemon has to be asked.
 pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Option<Seen> {
     match record.world.seen_from(&platform::world()) {
         Place::Here => None,
@@ -56,7 +56,7 @@ pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Opti
             Ok(false) => Some(Seen::only(Probe::Refused)),
             Ok(true) => Some(Seen::unreachable(&"it runs in another network namespace, such as a sandbox's")),
             Err(fault) => Some(Seen::unreachable(&format!(
-                "its record was written in another network namespace, and whether it lives is not known: {fault}"
+                "its record was written in another network namespace, and it is not known whether it still runs: {fault}"
             ))),
         },
     }

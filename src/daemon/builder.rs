@@ -89,7 +89,7 @@ impl Builder {
         self
     }
 
-    /// Publish over the record of a daemon that cannot be asked as well, although this one yields (CONN-49).
+    /// Publishes also over the record of a daemon that cannot be asked, although this one yields (CONN-49).
     #[must_use]
     pub fn replaces(mut self, replaces: bool) -> Self {
         self.replaces = replaces;
@@ -280,7 +280,7 @@ async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     Ok((listener, host, port))
 }
 
-/// Makes sure that the own address can be reached: a daemon without loopback would stay for good, and nobody could ask it.
+/// Checks that this host can reach the daemon's address: without a loopback interface no client could ever ask the daemon.
 /// The connect of a datagram socket sends nothing.
 fn check_loopback(address: SocketAddr) -> io::Result<()> {
     let is_cut_off = |error: &io::Error| {

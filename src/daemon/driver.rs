@@ -103,8 +103,8 @@ async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
 struct Files {
     temporary: Option<PathBuf>,
     taken: Option<PathBuf>,
-    /// Held from right before the first publish until the process ends (REG-15). A daemon that is about to yield tests it
-    /// first, so that two of them do not keep each other out.
+    /// Held from right before the first publish until the process ends (REG-15). It is not taken earlier, because a daemon
+    /// that may yield tests it: two of them would keep each other out.
     life_lock: Option<File>,
 }
 
