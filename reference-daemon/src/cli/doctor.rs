@@ -117,7 +117,7 @@ impl Diagnosis<'_> {
         self.checks.push(Check { what: check, level, detail: detail.into(), advice });
     }
 
-    /// The variable of old was one for all products, and is not read any more.
+    /// Warns of the variable that was once read for all products, and is ignored now.
     fn environment(&mut self) {
         const OLD_VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
         if env::var_os(OLD_VARIABLE).is_some() {
@@ -232,12 +232,12 @@ impl Diagnosis<'_> {
         Ok(())
     }
 
-    /// Whether clients start a daemon at present (CONN-21).
+    /// Says whether clients start a daemon at present (CONN-21).
     fn budget(&mut self) {
         const CHECK: &str = "starts";
         match self.directory.held_back() {
             Some(held_back) => {
-                let advice = "mend what it says; `locald start` does not wait";
+                let advice = "fix what it says; `locald start` does not wait";
                 self.say(CHECK, Level::Warn, held_back.to_string(), Some(advice));
             }
             None => self.say(CHECK, Level::Ok, "not held back", None),
@@ -376,8 +376,8 @@ fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
     }
 }
 
-/// Whether the record of a daemon that is gone may be removed (CONV-30). A refusal in another network namespace than the
-/// daemon's says nothing.
+/// Whether the record of a daemon that is gone may be removed (CONV-30). A refusal says nothing about a daemon of another
+/// network namespace.
 fn may_be_removed(record: &Registration) -> bool {
     match record.world.seen_from(&client::world()) {
         Place::Here => is_refused(record.url),
