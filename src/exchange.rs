@@ -81,12 +81,12 @@ fn meaning(error: &io::Error) -> &'static str {
 /// # Errors
 /// Fails if the connection cannot be made. A process that may not listen learns nothing here.
 pub(crate) fn can_ask(deadline: Instant) -> Result<(), Fault> {
-    let Ok(own) =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.local_addr().map(|at| (own, at)))
-    else {
+    let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else {
         return Ok(());
     };
-    let (_listener, address) = own;
+    let Ok(address) = listener.local_addr() else {
+        return Ok(());
+    };
     match Wire::connect(address, deadline) {
         Err(fault @ Fault::Unreachable { .. }) => Err(fault),
         _ => Ok(()),

@@ -1,8 +1,7 @@
 //! The connected daemon, and the requests to it.
 
-use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{Handshake, Probe};
@@ -137,9 +136,7 @@ impl Connection {
         }
         platform::Process::open(self.handshake.pid).map(Process)
     }
-}
 
-impl Connection {
     /// Waits until the daemon's address refuses or belongs to another daemon, and `state_dir` holds its record no more;
     /// returns `false` if that takes longer than `bound`. For a daemon whose process cannot be watched (LIFE-25).
     pub fn wait_gone(&self, state_dir: &StateDir, bound: Duration) -> bool {

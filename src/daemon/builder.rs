@@ -269,10 +269,8 @@ async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     let (listener, host) = match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
         Ok(listener) => (listener, LoopbackHost::V4),
         Err(v4) if is_missing_family(&v4) => {
-            match TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await {
-                Ok(listener) => (listener, LoopbackHost::V6),
-                Err(_) => return Err(v4),
-            }
+            let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await;
+            (v6.map_err(|_| v4)?, LoopbackHost::V6)
         }
         Err(v4) => return Err(v4),
     };

@@ -1,13 +1,12 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
-use std::fs;
-use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use local_daemon_proto::registration::{self, World};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};

@@ -76,7 +76,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     Ok(File::from(fd))
 }
 
-/// Opens a file to read it and append to it that is checked as one that is read; makes it if it is missing.
+/// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
     // A umask can only take bits away; one that takes the owner's would leave a file that cannot be opened again.
@@ -196,8 +196,7 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Opens the life lock, creates it if it is missing, and takes it shared. No process that this one starts inherits it.
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    let file = open_checked(path, OFlags::RDWR | OFlags::CREATE)?;
-    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let file = open_to_append(path)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {

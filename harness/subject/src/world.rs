@@ -115,12 +115,8 @@ pub(super) fn place(directory: &StateDir, record: &Record) -> Place {
     let elsewhere = |what: &str| {
         Place::Elsewhere(format!("the record is of another {what}: it cannot be asked from here"))
     };
-    if differs(theirs.host.as_ref(), ours.host.as_ref()) {
-        match () {
-            () if broken("CONN-39.ignored") => {}
-            () if broken("CONN-39.stale") => return Place::EarlierBoot,
-            () => return elsewhere("host"),
-        }
+    if differs(theirs.host.as_ref(), ours.host.as_ref()) && !broken("CONN-39.ignored") {
+        return if broken("CONN-39.stale") { Place::EarlierBoot } else { elsewhere("host") };
     }
     if differs(theirs.boot.as_ref(), ours.boot.as_ref()) {
         if theirs.host.is_none() || ours.host.is_none() || broken("CONN-40.ignored") {

@@ -1,15 +1,14 @@
 //! What a launcher passes to the daemon that it starts: the state directory, and the pipe on which it waits. One private
 //! variable carries both, and it counts only in the process that was started with that very pipe (DIR-18).
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 #[cfg(feature = "daemon")]
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::{env, io};
 
 use rustix::fs::FileType;
 

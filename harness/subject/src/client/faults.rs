@@ -1,8 +1,7 @@
 //! The faults of the client.
 
-use std::fs;
-use std::io;
 use std::process::Command;
+use std::{fs, io};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
