@@ -22,7 +22,7 @@ const URL_TEXT = /^http:\/\/((127\.0\.0\.1|localhost|\[::1\]):([1-9][0-9]{0,4}))
 
 const ALIVE = 'daemon.alive';
 const WORLD = ['host', 'boot', 'netns', 'pidns'];
-const TEST = 0.4; // seconds for which another process may hold the lock that only tests it
+const TEST_BOUND = 0.4; // seconds for which another process may hold the lock that only tests it
 const { O_RDONLY, O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
 // The content is wrong.
@@ -127,7 +127,7 @@ export function world() {
 export async function lock(directory, kind) {
   const flags = kind === '--shared' ? O_RDWR | O_CREAT : O_RDONLY;
   const fd = fs.openSync(path.join(directory, ALIVE), flags | O_NOFOLLOW | O_NONBLOCK, 0o600);
-  const tool = spawn('flock', [kind, '--timeout', String(TEST), '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
+  const tool = spawn('flock', [kind, '--timeout', String(TEST_BOUND), '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
   const status = await new Promise((resolve) => tool.on('error', () => resolve(null)).on('exit', resolve));
   if (status === 0) return fd;
   fs.closeSync(fd);

@@ -17,7 +17,7 @@ use crate::state_directory::{StateDir, hex};
 /// The file on which each running daemon holds a shared lock.
 const ALIVE: &str = "daemon.alive";
 /// How long another process may hold the lock that only tests it, and that may have to wait for its turn meanwhile.
-const TESTS: Duration = Duration::from_millis(400);
+const TEST_BOUND: Duration = Duration::from_millis(400);
 const PAUSE: Duration = Duration::from_millis(5);
 /// The lock of this process.
 static HELD: OnceLock<File> = OnceLock::new();
@@ -162,7 +162,7 @@ fn a_daemon_lives(directory: &StateDir) -> bool {
         Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
     // Another process that only tests it is done in a moment, unlike a daemon.
-    let until = Instant::now() + TESTS;
+    let until = Instant::now() + TEST_BOUND;
     while file.try_lock().is_err() {
         if Instant::now() > until {
             return true;
@@ -184,7 +184,7 @@ pub(super) fn live(directory: &StateDir) -> bool {
         let locked = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
         return locked.is_ok() && HELD.set(file).is_ok();
     }
-    let until = Instant::now() + TESTS;
+    let until = Instant::now() + TEST_BOUND;
     let lock = || {
         if broken("REG-15.exclusive") {
             file.try_lock()

@@ -341,7 +341,7 @@ fn a_bad_credential_is_invalid_also_without_a_record() {
 
 /// DIR-4, DIR-16.
 #[test]
-fn a_umask_that_takes_the_owners_bits_takes_nothing() {
+fn a_umask_without_the_owners_bits_changes_no_mode() {
     let home = Home::new();
     let top = home.state_dir().with_file_name("state home");
     let directory = top.join("below").join("locald");

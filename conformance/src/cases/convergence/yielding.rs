@@ -242,7 +242,7 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
         publish(stage, &record.clone().with_world(world))?;
         let watch = Watch::on(stage.state_dir())?;
         let daemon = stage.launch_with(start.clone())?;
-        stage.precondition(format!("{} was told to yield beside a daemon of {what}", daemon.name));
+        stage.precondition(format!("{} was told to yield, and the record is of {what}", daemon.name));
         cannot_ask(stage, &daemon, &watch, what)?;
     }
     drop(alive);

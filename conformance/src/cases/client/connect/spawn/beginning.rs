@@ -50,7 +50,7 @@ fn seen_to_hold(stage: &Stage, setup: Setup) -> Outcome {
         return Err(Stop::Fault("a process does not begin with the signals that it is given".to_owned()));
     }
     stage.precondition(format!(
-        "another process that was started as the client is had the signals {blocked:x} blocked and {ignored:x} ignored"
+        "another process with the setup of the client had the signals {blocked:x} blocked and {ignored:x} ignored"
     ));
     Ok(())
 }
@@ -174,9 +174,8 @@ fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
     if before.is_empty() {
         return inconclusive("no limit can be lowered");
     }
-    stage.precondition(format!(
-        "another process that was started as the client is had lowered limits: {before:?}"
-    ));
+    stage
+        .precondition(format!("another process with the setup of the client had lowered limits: {before:?}"));
     let spy = Spy::new(stage, Part::Hangs)?;
     let _caller = stage.call(with(&spy).within(2).under(&under))?;
     let pid = spy.seen_started(stage)?;
