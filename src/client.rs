@@ -16,7 +16,7 @@ use local_daemon_proto::registration::World;
 
 use self::attempt::Attempt;
 pub use self::connection::{Connection, MAX_ANSWER, Process, RequestError, Response};
-pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, look};
+pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{look_at_world, probe};
 use crate::platform;
@@ -78,13 +78,13 @@ impl Launch {
         self
     }
 
-    /// The environment of the daemon: this process's, and what was added.
+    /// Returns the environment of the daemon: that of this process, with the variables that were added.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let inherited = env::vars_os().filter(|(name, _)| !self.env.iter().any(|(added, _)| added == name));
         inherited.chain(self.env.iter().cloned()).collect()
     }
 
-    /// Where the program is.
+    /// Finds the program, by the `PATH` of that environment.
     fn find(&self, environment: &[(OsString, OsString)]) -> io::Result<PathBuf> {
         let path = environment.iter().find(|(name, _)| name == "PATH");
         platform::find_program(&self.program, path.map(|(_, value)| OsStr::new(value)))
@@ -141,7 +141,7 @@ impl Client {
         self
     }
 
-    /// Start a daemon also if the last three did not become ready (CONN-21): for a start that the user asks for.
+    /// Starts a daemon even if the last three did not become ready (CONN-21): for a start that the user asks for.
     #[must_use]
     pub fn ignore_budget(mut self, ignore_budget: bool) -> Self {
         self.ignore_budget = ignore_budget;
@@ -172,8 +172,8 @@ impl Client {
         Attempt::new(self, Some(launch)).drive()
     }
 
-    /// Checks whether a daemon could be started, and starts none: its program can be executed and its log be opened. A
-    /// restart asks this before it ends the daemon that runs (CONN-50).
+    /// Checks that a daemon could be started, and starts none: its program can be executed and its log can be opened. A
+    /// restart calls this before it ends the running daemon (CONN-50).
     ///
     /// # Errors
     /// [`Failure`] with the outcome `spawn-failed` or `invalid`.

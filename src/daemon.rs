@@ -79,7 +79,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The process's exit status: 2 bad use, 15 the state directory, 17 no way to ask a daemon, 1 anything else.
+    /// The process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
             Self::Component(_) | Self::Protocol(_) => 2,

@@ -15,17 +15,17 @@ pub(crate) enum Fault {
     /// ECONNREFUSED from connect(2), and nothing else.
     #[error("the connection was refused")]
     Refused,
-    /// Something listened: the connection stood, and ended before a whole answer.
+    /// Something listened: the connection was made, and ended before a whole answer.
     #[error("the connection broke before the whole answer had come")]
     Broken {
-        /// Whether a part of an answer had come.
+        /// Whether part of an answer had come.
         answered: bool,
     },
     #[error("there was no whole answer in time")]
     TimedOut,
     #[error("the answer is not HTTP or is too large")]
     Garbage,
-    /// This process could not ask.
+    /// This process could not connect.
     #[error("{error}{}", meaning(.error))]
     Unreachable {
         /// The error of the system.
@@ -76,17 +76,17 @@ fn meaning(error: &io::Error) -> &'static str {
     }
 }
 
-/// Makes sure that this process can open connections at all: it connects to a listener of its own (CONN-38).
+/// Checks that this process can open connections at all, by one to a listener of its own (CONN-38).
 ///
 /// # Errors
-/// The fault, if the connection cannot be made. A process that may not listen learns nothing here.
+/// Fails if the connection cannot be made. A process that may not listen learns nothing here.
 pub(crate) fn can_ask(deadline: Instant) -> Result<(), Fault> {
-    let Ok(own) =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.local_addr().map(|at| (own, at)))
-    else {
+    let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else {
         return Ok(());
     };
-    let (_listener, address) = own;
+    let Ok(address) = listener.local_addr() else {
+        return Ok(());
+    };
     match Wire::connect(address, deadline) {
         Err(fault @ Fault::Unreachable { .. }) => Err(fault),
         _ => Ok(()),
@@ -195,7 +195,7 @@ impl Wire {
         self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
         self.stream.write_all(request).map_err(Fault::of)?;
         let mut answer = self.head(deadline)?;
-        // An announced answer is a part of one.
+        // An interim answer is part of an answer.
         let answered = |fault| match fault {
             Fault::Broken { .. } => Fault::Broken { answered: true },
             fault => fault,

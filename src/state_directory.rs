@@ -22,7 +22,7 @@ pub const REGISTRATION: &str = "registration.json";
 pub const CREDENTIAL: &str = "credential";
 /// The advisory lock's.
 pub const LOCK: &str = "registration.lock";
-/// The life lock's: each running daemon holds a shared lock on it (REG-15).
+/// The life lock's: a running daemon holds a shared lock on it (REG-15).
 pub const ALIVE: &str = "daemon.alive";
 /// What the user configures.
 pub const CONFIG: &str = "config.toml";
@@ -61,7 +61,7 @@ impl Component {
         &self.0
     }
 
-    /// The variable that names its state directory if no argument does: `ACME_STATE_DIR`.
+    /// Returns the variable that names its state directory if no argument does, such as `ACME_STATE_DIR`.
     pub fn variable(&self) -> String {
         format!("{}_STATE_DIR", self.0.to_ascii_uppercase().replace('-', "_"))
     }
@@ -116,8 +116,8 @@ impl fmt::Debug for StateDir {
 }
 
 impl StateDir {
-    /// The directory for `component`: the one given, else the one with which a client started this process, else
-    /// `$<COMPONENT>_STATE_DIR`, else the platform's per-user state directory (DIR-1, DIR-2, DIR-3, DIR-17). Touches nothing.
+    /// Returns the directory for `component`: the given one, else the one that the client named which started this process,
+    /// else `$<COMPONENT>_STATE_DIR`, else the platform's per-user one (DIR-1, DIR-2, DIR-3, DIR-17). Touches nothing.
     pub fn locate(given: Option<&Path>, component: &Component) -> Result<Self, NoHome> {
         let launched = || platform::launched_directory(component.as_str());
         let given = given.map(Path::to_owned).or_else(launched);
@@ -302,11 +302,11 @@ impl StateDir {
         }
     }
 
-    /// Returns the taken files whose content has this id, whoever took them.
+    /// Returns the taken files whose content has this id, whichever daemon took them.
     ///
     /// # Errors
-    /// Fails if none was found and one of them could not be read for a reason that is not its own, such as a lack of
-    /// descriptors: it may be the one.
+    /// Fails if none was found, and one file could not be read for a reason such as a lack of descriptors: it may be the one
+    /// with this id.
     pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, Fault> {
         let (mut mine, mut unread) = (Vec::new(), None);
         for path in self.list(TAKEN)? {
@@ -351,14 +351,14 @@ impl StateDir {
         Ok(found)
     }
 
-    /// Takes a share of the life lock; it is given back when the process ends (REG-15).
+    /// Takes the life lock, shared with others; it is released when the file is dropped (REG-15).
     #[cfg(feature = "daemon")]
     pub(crate) fn hold_life_lock(&self) -> Result<fs::File, Fault> {
         let path = self.file(ALIVE);
         platform::hold_life_lock(&path).map_err(|why| Fault { path, why })
     }
 
-    /// Whether a daemon of this directory runs in any namespace of this host: whether the life lock is held (CONN-41).
+    /// Whether a daemon of this directory runs in any namespace of this host, as the life lock tells (CONN-41).
     pub(crate) fn has_living_daemon(&self) -> Result<bool, Fault> {
         let path = self.file(ALIVE);
         platform::is_life_lock_held(&path).map_err(|why| Fault { path, why })
@@ -372,7 +372,7 @@ impl StateDir {
 
 /// What a client keeps there besides: the log of what it starts, and how often that failed.
 impl StateDir {
-    /// Opens the log of a detached daemon, which is checked as every file is (DIR-20); one over a MiB is set aside first.
+    /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A log over a MiB is set aside first.
     pub(crate) fn open_log(&self) -> Result<fs::File, Fault> {
         const MOST: u64 = 1024 * 1024;
         let path = self.file(LOG);
@@ -386,7 +386,7 @@ impl StateDir {
         open()
     }
 
-    /// Whether clients start no daemon at present, because the last three did not become ready (CONN-21).
+    /// Returns why clients start no daemon at present, if the last three did not become ready (CONN-21).
     pub fn held_back(&self) -> Option<HeldBack> {
         let budget = self.read_budget();
         let (error, left) = budget.exhausted(unix_millis())?;
@@ -399,7 +399,7 @@ impl StateDir {
         bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Forgets failed starts: one has become ready.
+    /// Forgets the failed starts, after one that became ready.
     pub(crate) fn clear_budget(&self) {
         self.write_budget(&Budget::default());
     }
@@ -428,12 +428,12 @@ impl StateDir {
     }
 }
 
-/// Why and how long clients start no daemon.
+/// Why, and for how long, clients start no daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeldBack {
     /// What the last daemon said that did not become ready.
     pub error: String,
-    /// After what time a daemon may be started again.
+    /// The time after which a daemon may be started again.
     pub left: Duration,
 }
 

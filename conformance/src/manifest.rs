@@ -63,6 +63,15 @@ impl Default for SubjectSection {
     }
 }
 
+impl SubjectSection {
+    /// Returns the environment variable that names this component's state directory.
+    pub fn state_dir_variable(&self) -> Option<String> {
+        let component = self.component.as_ref()?;
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+        Some(component.chars().map(plain).chain("_STATE_DIR".chars()).collect())
+    }
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,15 +109,6 @@ impl Default for DaemonSection {
             origins: None,
             yields: None,
         }
-    }
-}
-
-impl SubjectSection {
-    /// The environment variable that names this component's state directory.
-    pub fn state_dir_variable(&self) -> Option<String> {
-        let component = self.component.as_ref()?;
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-        Some(component.chars().map(plain).chain("_STATE_DIR".chars()).collect())
     }
 }
 

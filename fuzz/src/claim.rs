@@ -196,7 +196,8 @@ impl Watched {
     }
 }
 
-/// The first byte says whether it yields, and whether it replaces; each other one is an outcome, and a stop before it where it is 240 or more.
+/// The first byte says whether it yields, and whether it replaces. Each other one is an outcome, with a stop before it if the
+/// byte is 240 or more.
 pub fn run(data: &[u8]) {
     let outcomes = outcomes();
     let Some((first, steps)) = data.split_first() else {

@@ -46,7 +46,7 @@ struct Watched {
     drained: bool,
     /// Nothing was started, because nothing could be asked.
     could_not_ask: bool,
-    /// Nothing was started, because a file of the child's could not be trusted.
+    /// Nothing was started, because the child's log could not be trusted.
     refused: bool,
 }
 

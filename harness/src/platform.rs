@@ -43,8 +43,8 @@ pub struct Setup {
     pub blocked: &'static [Signal],
     /// Signals that are ignored from the start.
     pub ignored: &'static [Signal],
-    /// An open descriptor of this process that it has at each number from 3 to 12. A program that cannot be executed is
-    /// then not reported, because the standard library's own pipe may have one of these numbers.
+    /// An open descriptor of this process that the child gets at each number from 3 to 12. A program that cannot be executed
+    /// is then not reported, because the standard library's own pipe may have one of these numbers.
     pub everywhere: Option<RawFd>,
 }
 

@@ -54,7 +54,7 @@ pub struct Record {
     pub socket: Option<String>,
     /// When the daemon says it started.
     pub started_at: Option<String>,
-    /// In which world it runs, as far as it says.
+    /// The world in which it runs, as far as it says.
     pub world: World,
 }
 
@@ -103,7 +103,7 @@ impl Record {
         Self { url, ..self }
     }
 
-    /// Names this world.
+    /// Sets the world.
     #[must_use]
     pub fn with_world(self, world: World) -> Self {
         Self { world, ..self }

@@ -264,11 +264,11 @@ impl Strace {
         released.ok_or_else(|| timed_out("the subject is still traced"))
     }
 
-    /// Lets a held subject go on and stops it (`SIGSTOP`) right after the call at which it was held. It is stopped, and
-    /// not traced any more, when this returns.
+    /// Lets a held subject make the call at which it is held, and stops it (`SIGSTOP`) right after that. On return it is
+    /// stopped and not traced any more.
     pub fn release_stopped(&self, subject: &Subject) -> io::Result<()> {
         subject.stop()?;
-        // A thread that is not held takes the signal. It is lost if the tracer ends before it has passed it on.
+        // A thread that is not held takes the signal, which is lost if the tracer ends before it has passed it on.
         let held = self.held().map(|call| call.thread);
         let passed_on = || {
             let stopped = stopped_threads(&std::fs::read(&self.log).unwrap_or_default());
@@ -278,7 +278,7 @@ impl Strace {
             };
             subject.tree().iter().all(is_settled).then_some(())
         };
-        until(ms(2_000), passed_on).ok_or_else(|| timed_out("the tracer does not pass the stop on"))?;
+        until(ms(2_000), passed_on).ok_or_else(|| timed_out("the tracer did not pass the stop on"))?;
         self.release(subject)?;
         let stopped = || {
             subject

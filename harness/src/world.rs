@@ -1,4 +1,4 @@
-//! In which world a process runs: machine, boot, network and pid namespace, in the forms of a record.
+//! The world in which a process runs: machine, boot, network and pid namespace, in the forms of a record.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ pub struct World {
 }
 
 impl World {
-    /// The world of a process, as far as this host tells it.
+    /// Returns the world of a process, as far as this host tells it.
     pub fn of(pid: u32) -> Self {
         let namespace = |kind| {
             let target = fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?;
@@ -35,13 +35,13 @@ impl World {
         }
     }
 
-    /// The suite's own world.
+    /// Returns the suite's own world.
     pub fn own() -> Self {
         Self::of(std::process::id())
     }
 }
 
-/// A hash of the machine's id, which is not to be published itself.
+/// Returns a hash of the machine's id, which must not be published itself.
 fn host() -> Option<String> {
     let id = word("/etc/machine-id")?;
     let mut mac = Hmac::<Sha256>::new_from_slice(id.as_bytes()).ok()?;
@@ -50,7 +50,7 @@ fn host() -> Option<String> {
     Some(proof::hex(&hash[..16]))
 }
 
-/// The content of a file, without white space; `None` if there is nothing else in it.
+/// Returns the content of a file without white space; `None` if nothing is left.
 fn word(path: &str) -> Option<String> {
     let mut word = fs::read_to_string(path).ok()?;
     word.retain(|character| !character.is_whitespace());

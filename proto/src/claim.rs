@@ -96,7 +96,7 @@ pub enum Reason {
 
 impl Reason {
     /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 17 says that
-    /// another daemon could not be asked, 1 is a failure, everything else 0.
+    /// another daemon could not be asked, 1 is a failure, and everything else is 0.
     pub const fn exit_status(self) -> i32 {
         match self {
             Self::Displaced => 20,
@@ -127,7 +127,7 @@ enum Phase {
     CreateCredential,
     AdoptCredential,
     WriteTemporary,
-    /// Who has been probed already.
+    /// The daemon that has been probed already.
     YieldRead(Option<Asked>),
     YieldProbe {
         other: Registration,
@@ -154,7 +154,7 @@ enum Phase {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Asked {
     id: ClaimId,
-    /// Whether it could not be asked, and its record may not be replaced.
+    /// Whether its record must not be replaced, because it could not be asked (CONV-35).
     bars: bool,
 }
 
@@ -192,7 +192,7 @@ impl Claim {
         }
     }
 
-    /// The same, which publishes over a record whose daemon cannot be asked as well, if it yields at all (CONN-49).
+    /// Sets whether a daemon that yields publishes also over a record whose daemon cannot be asked (CONN-49).
     #[must_use]
     pub fn replaces(self, replaces: bool) -> Self {
         Self { replaces, ..self }

@@ -29,7 +29,7 @@ pub struct Policy {
     pub protocol: Protocol,
     /// Whether a daemon may be started.
     pub spawn: bool,
-    /// Whether an incompatible daemon is displaced whatever its name and number, and one that cannot be asked (CONN-49).
+    /// Whether a daemon is displaced that cannot be asked (CONN-49), or that is incompatible, whatever its name and number.
     pub replace: bool,
 }
 
@@ -65,9 +65,9 @@ pub enum Observed {
     Spawned,
     /// It could not be started, or the restart budget is used up.
     SpawnFailed,
-    /// This process could not ask the daemon that it would start: nothing was started (CONN-38).
+    /// Nothing was started, because this process could not ask the new daemon either (CONN-38).
     Unreachable,
-    /// None was started, because a file that it would get must not be trusted (DIR-20).
+    /// Nothing was started, because the child's log cannot be trusted (DIR-20).
     SpawnRefused,
     /// The wait ended after this long, with the child in this state.
     Woken(Child, Duration),
@@ -94,7 +94,7 @@ pub enum Outcome {
     /// A record whose daemon is gone: refused, the port is another daemon's by now, or its boot or network namespace is
     /// over (CONN-6, CONN-40, CONN-41).
     Stale,
-    /// Timed out, broken off twice, or draining past the deadline (CONN-7).
+    /// Timed out, broken off twice in a row, or draining past the deadline (CONN-7).
     Busy,
     /// Something answers there and does not prove itself (CONN-8).
     Foreign,
@@ -155,8 +155,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// If the budget is used up at `now` (milliseconds since 1970): the last child's error, and after what time a daemon may
-    /// be started again (CONN-43).
+    /// Returns the last child's error, and the time after which a daemon may be started again (CONN-43), if the budget is
+    /// used up at `now` (milliseconds since 1970).
     pub fn exhausted(&self, now: u64) -> Option<(&str, Duration)> {
         let age = |at: &u64| now.checked_sub(*at).filter(|age| *age < BUDGET_WINDOW_MS);
         let ages: Vec<u64> = self.failed_at_ms.iter().filter_map(age).collect();
@@ -364,11 +364,11 @@ impl Connect {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => self.wait_on(),
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
-                // The child's own world decides, and its word comes.
+                // The child judges by its own world, and has not said yet what it found.
                 Look::Dead(_) if self.outcome == Outcome::Unreachable && !self.told => self.wait_on(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
-                // This call's one spawn is used up (CONN-20), and nothing else is coming: another daemon displaced the child,
-                // or the child cannot be asked either.
+                // This call's one spawn is used up (CONN-20), and no other daemon will come: another one displaced the
+                // child, or the child cannot be asked either.
                 Look::Dead(_)
                     if self.told
                         && matches!(self.outcome, Outcome::Incompatible(_) | Outcome::Unreachable) =>
@@ -441,7 +441,7 @@ impl Connect {
         Look::Dead(record)
     }
 
-    /// Whether a daemon was seen that this client may not displace (GATE-8), or could not be asked (CONN-38).
+    /// Whether a daemon was seen that this client must not displace (GATE-8) or could not ask (CONN-38).
     fn barred(&self) -> bool {
         let may = match &self.outcome {
             Outcome::Incompatible(Some(theirs)) => self.policy.protocol.may_displace(theirs),

@@ -215,8 +215,8 @@ pub enum Probe {
     /// The daemon is gone: the connection was refused (ECONNREFUSED, and nothing else), or its boot or network namespace
     /// is over (CONN-6, CONN-40, CONN-41).
     Refused,
-    /// No whole answer in time, or the connection of a second look broke as well. Not a refusal: nothing is deleted or
-    /// signalled because of it.
+    /// No whole answer in time, or two connections in a row broke off. This is no refusal: nothing is deleted or signalled
+    /// because of it.
     TimedOut,
     /// The daemon could not be asked, which says nothing about it (CONN-37, CONN-39, CONN-41).
     Unreachable,

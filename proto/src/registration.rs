@@ -169,7 +169,7 @@ pub struct World {
     /// The network namespace, which decides to which daemon an address leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<Box<str>>,
-    /// The pid namespace, which decides which process a pid is. It counts for signals alone (CONV-36).
+    /// The pid namespace, which decides which process a pid means. It counts for signals alone (CONV-36).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pidns: Option<Box<str>>,
 }
@@ -177,7 +177,7 @@ pub struct World {
 /// Where a daemon runs, as seen by a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Place {
-    /// In the same world, as far as both are known: its address can be asked.
+    /// In the same world, as far as both sides know theirs: its address can be asked.
     Here,
     /// On another host (CONN-39).
     OtherHost,
@@ -188,8 +188,8 @@ pub enum Place {
 }
 
 impl World {
-    /// Returns where a daemon of this world runs, as seen by a process whose world is `here`. What one of them does not
-    /// know is not compared.
+    /// Returns where a daemon of this world runs, as seen by a process whose world is `here`. A member that is missing on
+    /// either side is not compared.
     pub fn seen_from(&self, here: &Self) -> Place {
         let compare = |theirs: &Option<Box<str>>, ours: &Option<Box<str>>| {
             theirs.as_ref().zip(ours.as_ref()).map(|(theirs, ours)| theirs == ours)

@@ -44,7 +44,7 @@ pub(crate) struct Options {
     pub(crate) state_dir: PathBuf,
     pub(crate) protocol: String,
     pub(crate) yields: bool,
-    /// Whether it publishes also over the record of a daemon that cannot be asked, if it yields.
+    /// Whether it publishes also over the record of a daemon that cannot be asked, although it yields.
     pub(crate) replaces: bool,
     /// Allowlisted beside those in `config.toml`.
     pub(crate) origins: Vec<Origin>,

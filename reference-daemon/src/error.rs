@@ -196,7 +196,7 @@ pub(crate) fn advice(outcome: &Outcome) -> &'static str {
         Outcome::Invalid => "run `locald doctor`; with --fix it sets modes right",
         Outcome::SpawnFailed => "run `locald run` to see the daemon start in the foreground",
         Outcome::Unreachable => {
-            "ask from where the daemon runs; if it is gone for good, `locald start --replace` puts a new one in its place"
+            "run this where the daemon runs; if that is gone for good, `locald start --replace` starts a new one in its place"
         }
     }
 }

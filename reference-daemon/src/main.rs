@@ -10,7 +10,7 @@ mod render;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before there is a second thread: what this process starts is not told what its launcher told it.
+    // Before there is a second thread: the programs that this process starts must not inherit what its launcher passed to it.
     local_daemon::forget_launch();
     cli::main()
 }

@@ -20,7 +20,7 @@ use crate::{platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
-/// How soon the status of a child is known that has closed its readiness pipe, if it has ended.
+/// How long the status of a child is waited for that has closed its readiness pipe. It comes at once if the child has ended.
 const STATUS_BOUND: Duration = Duration::from_secs(1);
 
 /// What one call carries from effect to effect.
@@ -40,7 +40,7 @@ pub(super) struct Attempt<'a> {
     watch: OnceCell<Option<platform::Watch>>,
     /// Where the child speaks, and what it has said of a line so far.
     pipe: Option<(File, Vec<u8>)>,
-    /// Who waits for the child.
+    /// The process that waits for the child.
     starter: Option<platform::Starter>,
     /// The child's log, and how long it was before the child began.
     log: Option<(File, u64)>,
@@ -107,7 +107,7 @@ impl<'a> Attempt<'a> {
         match effect {
             Effect::ReadRecord => {
                 let (sight, diagnostic) = state_dir.read_record();
-                // What the last probe showed goes on to hold for a record that is still there.
+                // The detail of the last probe still holds if the record is still there.
                 if !matches!(sight, Sight::Record(_)) {
                     self.detail = diagnostic.map(|diagnostic| diagnostic.to_string());
                 }
@@ -142,7 +142,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Looks before the spawn whether this process could ask the daemon that it starts (CONN-38).
+    /// Checks before a spawn whether this process could ask the daemon that it starts (CONN-38).
     fn can_ask(&self) -> Result<(), Fault> {
         if self.client.replace { Ok(()) } else { exchange::can_ask(self.ends) }
     }
@@ -239,7 +239,10 @@ impl<'a> Attempt<'a> {
             watch.take();
         }
         match has_spoken.then(|| self.child_word()).flatten() {
-            Some(Word::Done) => self.child = Child::Done,
+            Some(Word::Done) => {
+                self.starter.iter().for_each(platform::Starter::end);
+                self.child = Child::Done;
+            }
             Some(Word::Failed(error)) => {
                 self.client.state_dir.note_failure(&error);
                 self.fail(error);
@@ -275,7 +278,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// What is known of a child that ended without a word (CONN-44, CONN-45).
+    /// Describes the end of a child that said nothing on its pipe (CONN-44, CONN-45).
     fn silent_end(&mut self) -> Word {
         let bound = STATUS_BOUND.min(self.left());
         let status = self.starter.as_ref().and_then(|starter| starter.status(bound));
@@ -337,7 +340,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The last line that is not empty, of what the log gained after its first `from` bytes.
+/// Returns the last line that is not empty after the first `from` bytes of the log.
 fn last_line(mut log: File, from: u64) -> Option<String> {
     let length = log.metadata().ok()?.len();
     log.seek(SeekFrom::Start(from.max(length.saturating_sub(2048)))).ok()?;

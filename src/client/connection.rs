@@ -1,8 +1,7 @@
 //! The connected daemon, and the requests to it.
 
-use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{Handshake, Probe};
@@ -18,7 +17,7 @@ use crate::state_directory::StateDir;
 /// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// How often it is looked whether a daemon is gone whose process cannot be watched.
+/// The pause between two looks whether a daemon is gone whose process cannot be watched.
 const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
@@ -137,11 +136,9 @@ impl Connection {
         }
         platform::Process::open(self.handshake.pid).map(Process)
     }
-}
 
-impl Connection {
-    /// Waits until the daemon is gone as far as its address and its record in `state_dir` tell; `false` if it is still there
-    /// after `bound`. For a process that cannot be watched (LIFE-25).
+    /// Waits until the daemon's address refuses or belongs to another daemon, and `state_dir` holds its record no more;
+    /// returns `false` if that takes longer than `bound`. For a daemon whose process cannot be watched (LIFE-25).
     pub fn wait_gone(&self, state_dir: &StateDir, bound: Duration) -> bool {
         let ends = Instant::now() + bound;
         loop {

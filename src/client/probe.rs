@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
-use local_daemon_proto::registration::{Invalid, MAX_BYTES, Place, Registration};
+use local_daemon_proto::registration::{Invalid, LoopbackUrl, MAX_BYTES, Place, Registration};
 
 use crate::exchange::{self, Fault, Wire};
 use crate::platform;
@@ -46,7 +46,7 @@ impl Seen {
     }
 }
 
-/// Judges a record by the world that it tells; `None` if its daemon has to be asked.
+/// Judges a record by its world alone. Returns `None` if its daemon has to be asked.
 pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Option<Seen> {
     match record.world.seen_from(&platform::world()) {
         Place::Here => None,
@@ -56,10 +56,22 @@ pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Opti
             Ok(false) => Some(Seen::only(Probe::Refused)),
             Ok(true) => Some(Seen::unreachable(&"it runs in another network namespace, such as a sandbox's")),
             Err(fault) => Some(Seen::unreachable(&format!(
-                "its record was written in another network namespace, and whether it lives is not known: {fault}"
+                "its record was written in another network namespace, and it is not known whether it still runs: {fault}"
             ))),
         },
     }
+}
+
+/// Returns whether the system refuses the connection to each address that the URL may mean, within `bound` for each. A
+/// time-out, or any other failure, is no refusal (CONV-30).
+pub fn is_refused(url: LoopbackUrl, bound: Duration) -> bool {
+    let mut addresses = exchange::addresses(url);
+    if addresses.len() > 1 {
+        addresses.retain(|address| !exchange::is_absent(*address));
+    }
+    let is_refused =
+        |address: &SocketAddr| matches!(Wire::connect(*address, Instant::now() + bound), Err(Fault::Refused));
+    !addresses.is_empty() && addresses.iter().all(is_refused)
 }
 
 /// One time-bounded handshake with each address that the record may mean (HS-32).

@@ -89,7 +89,7 @@ impl Builder {
         self
     }
 
-    /// Publish over the record of a daemon that cannot be asked as well, although this one yields (CONN-49).
+    /// Publishes also over the record of a daemon that cannot be asked, although this one yields (CONN-49).
     #[must_use]
     pub fn replaces(mut self, replaces: bool) -> Self {
         self.replaces = replaces;
@@ -269,10 +269,8 @@ async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     let (listener, host) = match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
         Ok(listener) => (listener, LoopbackHost::V4),
         Err(v4) if is_missing_family(&v4) => {
-            match TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await {
-                Ok(listener) => (listener, LoopbackHost::V6),
-                Err(_) => return Err(v4),
-            }
+            let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await;
+            (v6.map_err(|_| v4)?, LoopbackHost::V6)
         }
         Err(v4) => return Err(v4),
     };
@@ -280,7 +278,7 @@ async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
     Ok((listener, host, port))
 }
 
-/// Makes sure that the own address can be reached: a daemon without loopback would stay for good, and nobody could ask it.
+/// Checks that this host can reach the daemon's address: without a loopback interface no client could ever ask the daemon.
 /// The connect of a datagram socket sends nothing.
 fn check_loopback(address: SocketAddr) -> io::Result<()> {
     let is_cut_off = |error: &io::Error| {

@@ -103,8 +103,8 @@ async fn follow(watch: AsyncFd<Watch>, shared: Arc<Shared>) {
 struct Files {
     temporary: Option<PathBuf>,
     taken: Option<PathBuf>,
-    /// Held from right before the first publish until the process ends (REG-15). A daemon that is about to yield tests it
-    /// first, so that two of them do not keep each other out.
+    /// Held from right before the first publish until the process ends (REG-15). It is not taken earlier, because a daemon
+    /// that may yield tests it: two of them would keep each other out.
     life_lock: Option<File>,
 }
 
@@ -123,19 +123,8 @@ impl Files {
             }
             Effect::ReadRecord => Outcome::Record(shared.look()),
             Effect::Publish => match self.temporary.take() {
-                Some(mut temporary) => {
-                    if self.life_lock.is_none() && shared.world.netns.is_some() {
-                        match state_dir.hold_life_lock() {
-                            Ok(lock) => self.life_lock = Some(lock),
-                            Err(fault) => {
-                                tracing::warn!(error = %fault, "the life lock is not held, and the record tells no namespace");
-                                let mut record = shared.registration();
-                                record.world.netns = None;
-                                state_dir.drop_temporary(&temporary)?;
-                                temporary = state_dir.write_temporary(&record)?;
-                            }
-                        }
-                    }
+                Some(temporary) => {
+                    let temporary = self.hold_life_lock(shared, temporary)?;
                     state_dir.publish(&temporary).inspect_err(|_| self.temporary = Some(temporary))?;
                     tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
                     Outcome::Done
@@ -173,6 +162,29 @@ impl Files {
             | Effect::Drain
             | Effect::Close => Outcome::Failed,
         })
+    }
+
+    /// Takes a share of the life lock, once. A daemon that cannot have it leaves `netns` out of its record, whose temporary
+    /// file is written again (REG-15).
+    fn hold_life_lock(&mut self, shared: &Shared, temporary: PathBuf) -> Result<PathBuf, Fault> {
+        if self.life_lock.is_some() || shared.world.netns.is_none() {
+            return Ok(temporary);
+        }
+        let fault = match shared.state_dir.hold_life_lock() {
+            Ok(lock) => {
+                self.life_lock = Some(lock);
+                return Ok(temporary);
+            }
+            Err(fault) => fault,
+        };
+        tracing::warn!(error = %fault, "the life lock is not held, so the record does not tell the network namespace");
+        shared
+            .state_dir
+            .drop_temporary(&temporary)
+            .inspect_err(|_| self.temporary = Some(temporary))?;
+        let mut record = shared.registration();
+        record.world.netns = None;
+        shared.state_dir.write_temporary(&record)
     }
 
     fn drop_temporary(&mut self, state_dir: &StateDir) -> Result<(), Fault> {

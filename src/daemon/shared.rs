@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) capabilities: Vec<String>,
     pub(super) pid: NonZeroU32,
     pub(super) started_at: SystemTime,
-    /// Where it runs.
+    /// The world in which it runs.
     pub(super) world: World,
     pub(super) url: LoopbackUrl,
     pub(super) authority: String,
@@ -182,7 +182,7 @@ impl Shared {
         }
     }
 
-    /// The probe before yielding, and why the daemon could not be asked. A stop ends the wait for it.
+    /// Probes another daemon before this one yields, and returns why that could not be asked. A stop ends the wait.
     pub(super) async fn probe(&self, record: Registration) -> (Outcome, Option<String>) {
         let credential = held(&self.credential).clone();
         let state_dir = self.state_dir.clone();

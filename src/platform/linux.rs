@@ -1,13 +1,12 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
-use std::fs;
-use std::io;
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use local_daemon_proto::registration::{self, World};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -77,7 +76,7 @@ pub(crate) fn is_network_filesystem(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&(fs.f_type as u32)))
 }
 
-/// The world of this process, as far as the system tells it (REG-14).
+/// Returns the world of this process, as far as the system tells it (REG-14).
 pub(crate) fn world() -> World {
     let text = |path| -> Option<Box<str>> {
         let text = fs::read_to_string(path).ok()?;
@@ -92,12 +91,12 @@ pub(crate) fn world() -> World {
     }
 }
 
-/// Marks every descriptor from `first` on close-on-exec; whether the kernel could. Async-signal-safe.
+/// Marks every descriptor from `first` on close-on-exec; returns whether the kernel could. Async-signal-safe.
 pub(super) fn close_on_exec_from(first: RawFd) -> bool {
     close_range(first, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// Closes every descriptor from `first` on; whether the kernel could. Async-signal-safe.
+/// Closes every descriptor from `first` on; returns whether the kernel could. Async-signal-safe.
 ///
 /// # Safety
 /// Nothing in this process owns one of them.
@@ -107,11 +106,11 @@ pub(super) unsafe fn close_from(first: RawFd) -> bool {
 
 fn close_range(first: RawFd, flags: libc::c_uint) -> bool {
     let (first, last) = (first.cast_unsigned(), libc::c_uint::MAX);
-    // SAFETY: a system call on plain numbers; who closes answers for it.
+    // SAFETY: a system call on plain numbers; a caller that closes descriptors promises that nothing owns them.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) == 0 }
 }
 
-/// Lets this process end by SIGKILL with the thread that forked it; whether that is so. Async-signal-safe.
+/// Lets this process end by SIGKILL with the thread that forked it; returns whether that worked. Async-signal-safe.
 pub(super) fn dies_with(parent: libc::pid_t) -> bool {
     // SAFETY: system calls on plain numbers. The second one sees a parent that was gone before the first.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent }
@@ -119,7 +118,8 @@ pub(super) fn dies_with(parent: libc::pid_t) -> bool {
 
 /// Gives a signal its default disposition. Async-signal-safe.
 ///
-/// The C library refuses this for the signals that it keeps for itself, which may have been ignored by the caller as well.
+/// This is the kernel's call, because the C library refuses its own one for the signals that it reserves, and a caller may
+/// have ignored these too.
 pub(super) fn reset_disposition(signal: libc::c_int) {
     // The kernel's structure: the default handler, no flags and an empty mask are zeros throughout.
     let default = [0_u64; 8];
@@ -131,7 +131,7 @@ pub(super) fn reset_disposition(signal: libc::c_int) {
     }
 }
 
-/// Whether the calling thread is this process's only one; not so if that cannot be told.
+/// Whether the calling thread is this process's only one; `false` if the system does not say.
 pub(super) fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }

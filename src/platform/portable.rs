@@ -78,17 +78,17 @@ pub(crate) fn is_network_filesystem(_: &Path) -> bool {
     false
 }
 
-/// Nothing is known of other worlds.
+/// Returns a world of which nothing is known.
 pub(crate) fn world() -> World {
     World::default()
 }
 
-/// There is no call that marks all descriptors at once: each is marked by itself.
+/// No call marks all descriptors at once: each is marked by itself.
 pub(super) fn close_on_exec_from(_: RawFd) -> bool {
     false
 }
 
-/// Nor one that closes them.
+/// No call closes all of them at once.
 ///
 /// # Safety
 /// As on Linux.
@@ -109,7 +109,7 @@ pub(super) fn reset_disposition(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// There is no call that tells it everywhere.
+/// No call tells it everywhere.
 pub(super) fn has_one_thread() -> bool {
     false
 }

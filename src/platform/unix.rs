@@ -76,7 +76,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     Ok(File::from(fd))
 }
 
-/// Opens a file to read it and append to it that is checked as one that is read; makes it if it is missing.
+/// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
     // A umask can only take bits away; one that takes the owner's would leave a file that cannot be opened again.
@@ -136,7 +136,7 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
         (made, _) => made,
     };
     match made {
-        // Another process was faster; its directory is checked as any other.
+        // Another process was faster; its directory is checked like any other.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
         // As with files: a umask may have taken the owner's bits.
@@ -172,7 +172,7 @@ pub(crate) fn most_descriptors() -> Option<usize> {
     limit.current.and_then(|limit| usize::try_from(limit).ok())
 }
 
-/// Takes the advisory lock, waiting at most `bound`. `None`: it did not come, or cannot be had here (CONN-17).
+/// Takes the advisory lock, waiting at most `bound`; `None` if that takes longer, or if there can be no lock here (CONN-17).
 pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     let file = open_to_append(path).ok()?;
     if file.try_lock().is_ok() {
@@ -188,17 +188,16 @@ pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     receiver.recv_timeout(bound).ok()
 }
 
-/// How long a lock is tried for that another reader may be testing.
+/// How long the life lock is tried for, because another reader may be testing it.
 const LIFE_LOCK_BOUND: Duration = Duration::from_millis(50);
-/// The pause between two tries.
+/// The pause between two of these tries.
 const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 
-/// Opens the life lock, makes it if it is missing, and takes a share of it. No process that this one starts has it
+/// Opens the life lock, creates it if it is missing, and takes it shared. No process that this one starts inherits it
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    let file = open_checked(path, OFlags::RDWR | OFlags::CREATE)?;
-    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let file = open_to_append(path)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
@@ -216,7 +215,7 @@ pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
     }
 }
 
-/// Tries for a moment: others test the lock too, and a daemon holds it for longer.
+/// Tries to take the lock for a moment: another process that only tests it releases it sooner, a daemon does not.
 fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, Refused> {
     let ends = Instant::now() + LIFE_LOCK_BOUND;
     loop {

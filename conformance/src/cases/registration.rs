@@ -49,7 +49,7 @@ fn a_port_in_use_is_no_missing_family(stage: &mut Stage) -> Outcome {
     if TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err()
         || TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err()
     {
-        return untestable("this host has not both of 127.0.0.1 and ::1");
+        return untestable("this host does not have both 127.0.0.1 and ::1");
     }
     stage.expect("a record of 127.0.0.1, or an exit with an error and no record");
     let (before, old) = stage.launch_ready()?;
@@ -211,7 +211,7 @@ fn names_its_protocol(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The members of a record that tell a world are held against what the system says of the process that listens.
+/// The members of a record that name a world are compared with what the system says of the process that listens.
 #[case("REG-14")]
 fn tells_the_world_of_the_listener(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
@@ -296,7 +296,7 @@ fn holds_its_lock_for_life(stage: &mut Stage) -> Outcome {
 fn is_held_to_the_end(state_dir: &std::path::Path, daemon: &Daemon) -> bool {
     let end = Instant::now() + Duration::from_secs(1);
     while daemon.is_running() && Instant::now() < end {
-        // What is let go by its end is seen before the end is.
+        // Its end releases the lock before the suite sees the end.
         if !is_held(state_dir) && daemon.wait_exit(Instant::now() + SLACK).is_none() {
             return false;
         }

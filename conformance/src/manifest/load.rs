@@ -110,7 +110,7 @@ impl Manifest {
             (
                 component.is_none() && unnamed,
                 "subject.component",
-                "is missing: what is run without a state directory's name is looked for under the component's",
+                "is missing: a command of `unnamed` keeps its state under the name of the component",
             ),
             (self.subject.profiles.is_empty(), "subject.profiles", "must name at least one profile"),
             (timeout(self.daemon.ready_timeout_ms), "daemon.ready_timeout_ms", MS),

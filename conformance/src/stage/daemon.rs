@@ -39,8 +39,8 @@ impl Start {
         self
     }
 
-    /// By `daemon.unnamed`, which names no state directory; the case expects the daemon in this one.
-    /// Makes the launch `not-applicable` if the manifest does not say how.
+    /// Starts by `daemon.unnamed`, which names no state directory; the case expects the daemon in `expected`. The launch is
+    /// not applicable if the manifest has no such command.
     #[must_use]
     pub fn unnamed(mut self, expected: impl Into<PathBuf>) -> Self {
         self.unnamed = true;

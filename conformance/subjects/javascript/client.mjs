@@ -24,7 +24,7 @@ const [LOG, FAILURES] = ['daemon.log', 'spawn-failures.json'];
 const COULD_NOT_ASK = 17; // the exit status of a daemon that could not ask the one of the record (CONV-35)
 const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
-// The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1). `counts`: whether a start
+// The end of a call: one of the words of STATUS, and for `ready` the daemon's record (CONN-1). `counts` says whether a start
 // that ended like this is one of the failures of CONN-21.
 class Outcome extends Error {
   constructor(word, text = '', more = {}) {

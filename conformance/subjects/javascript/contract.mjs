@@ -22,7 +22,7 @@ const URL_TEXT = /^http:\/\/((127\.0\.0\.1|localhost|\[::1\]):([1-9][0-9]{0,4}))
 
 const ALIVE = 'daemon.alive';
 const WORLD = ['host', 'boot', 'netns', 'pidns'];
-const TEST = 0.4; // seconds for which a lock that is had only for a test may be in the way
+const TEST_BOUND = 0.4; // seconds for which another process may hold the lock that only tests it
 const { O_RDONLY, O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
 // The content is wrong.
@@ -127,7 +127,7 @@ export function world() {
 export async function lock(directory, kind) {
   const flags = kind === '--shared' ? O_RDWR | O_CREAT : O_RDONLY;
   const fd = fs.openSync(path.join(directory, ALIVE), flags | O_NOFOLLOW | O_NONBLOCK, 0o600);
-  const tool = spawn('flock', [kind, '--timeout', String(TEST), '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
+  const tool = spawn('flock', [kind, '--timeout', String(TEST_BOUND), '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] });
   const status = await new Promise((resolve) => tool.on('error', () => resolve(null)).on('exit', resolve));
   if (status === 0) return fd;
   fs.closeSync(fd);
@@ -146,8 +146,8 @@ async function aDaemonLives(directory) {
   }
 }
 
-// Why a record's daemon is not to be asked: it is `gone`, or it runs `elsewhere`; null where it can be asked. Only what
-// both sides know is compared.
+// Why a record's daemon is not to be asked: it is `gone`, or it runs `elsewhere`; null if it can be asked. Only what both
+// sides know is compared.
 export async function place(directory, record) {
   const ours = world();
   const known = (member) => Object.hasOwn(record, member) && Object.hasOwn(ours, member);
@@ -240,8 +240,8 @@ export function mayDisplace(ours, theirs) {
 export const [REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN] = [0, 1, 2, 3, 4];
 const BROKEN = -1; // something listened, and broke the connection off
 
-// What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32); `why` is
-// the error of the system where this process cannot ask.
+// What the recorded address is, and the handshake's status and body if it proved itself (HS-24 to HS-32); `why` is the
+// error of the system if this process cannot ask.
 export async function probe(record, credential, patience = PROBE) {
   const { addresses, authority } = record;
   const ask = async (address) => {

@@ -45,14 +45,14 @@ class Daemon {
     haveStateDir(this.directory);
     this.credential = contract.haveCredential(this.directory);
     await this.server.start(); // it answers, `draining`, before anybody can read where (PUB-4)
-    if (!(await this.publish(yields && (() => this.somebodyIsReady())))) return false;
+    if (!(await this.publish(yields && (() => this.anotherIsReady())))) return false;
     this.server.log.append('lifecycle', '{"what":"ready"}');
     return true;
   }
 
-  // CONV-26. Who published during the probe is asked as well (CONV-34). A daemon that cannot be asked is none to publish
-  // over (CONV-35); in every other case, a record that cannot be read among them, CONV-27 wants this one.
-  async somebodyIsReady() {
+  // CONV-26. A daemon that published during the probe is asked as well (CONV-34). One that cannot be asked is not published
+  // over (CONV-35). In every other case this one publishes, also if there is no good record (CONV-27).
+  async anotherIsReady() {
     let asked = null;
     let why = null;
     for (let round = 0; round < 2; round += 1) {

@@ -21,7 +21,7 @@ HANDSHAKE = "/.well-known/local-daemon"
 RECORD, CREDENTIAL, LOCK, ALIVE = "registration.json", "credential", "registration.lock", "daemon.alive"
 WORLD = ("host", "boot", "netns", "pidns")
 PROBE = 2.0  # seconds of one handshake (HS-24)
-TEST = 0.4  # seconds for which a lock that is had only for a test may be in the way
+TEST_BOUND = 0.4  # seconds for which another process may hold the lock that only tests it
 
 ID = re.compile("[0-9a-f]{32}")
 # 32 bytes in base64url: the last character has two bits to spare.
@@ -113,7 +113,7 @@ def word(path):
 def lock(directory, kind, flags):
     """An open `daemon.alive` with that lock, or None if another process has one that excludes it."""
     fd = os.open(os.path.join(directory, ALIVE), flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    until = time.monotonic() + TEST
+    until = time.monotonic() + TEST_BOUND
     try:
         while True:
             try:
@@ -248,8 +248,8 @@ REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN = range(5)
 
 
 def probe(record, credential, patience=PROBE):
-    """What the recorded address is, and the handshake's status and body where it proved itself (HS-24 to HS-32); in
-    place of the body the error of the system where this process cannot ask."""
+    """What the recorded address is, and the handshake's status and body if it proved itself (HS-24 to HS-32); the error
+    of the system instead of the body if this process cannot ask."""
     addresses = record["addresses"]
     found = [(address, probe_address(address, record["authority"], credential, patience)) for address in addresses]
     # A family that this host does not have says nothing about the other one.

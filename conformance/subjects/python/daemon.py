@@ -58,14 +58,14 @@ class Daemon:
         files.have_state_dir(self.directory)
         self.credential = contract.have_credential(self.directory)
         self.server.start()  # it answers, `draining`, before anybody can read where (PUB-4)
-        if not self.publish(self.somebody_is_ready if yields else lambda: False):
+        if not self.publish(self.another_is_ready if yields else lambda: False):
             return False
         self.server.log.append("lifecycle", {"what": "ready"})
         return True
 
-    def somebody_is_ready(self):
-        """CONV-26. Who published during the probe is asked as well (CONV-34). A daemon that cannot be asked is none to
-        publish over (CONV-35); in every other case, a record that cannot be read among them, CONV-27 wants this one."""
+    def another_is_ready(self):
+        """CONV-26. A daemon that published during the probe is asked as well (CONV-34). One that cannot be asked is not
+        published over (CONV-35). In every other case this one publishes, also if there is no good record (CONV-27)."""
         asked, why = None, None
         for _ in range(2):
             try:

@@ -79,19 +79,19 @@ impl Proc {
         bytes.split(|byte| *byte == 0).map(|string| OsString::from_vec(string.to_vec())).collect()
     }
 
-    /// What `/proc/PID/status` says in a field, such as `Umask` or `SigBlk`.
+    /// Returns a field of `/proc/PID/status`, such as `Umask` or `SigBlk`.
     pub fn status(&self, field: &str) -> Option<String> {
         self.line("status", field).map(|value| value.trim_start_matches(':').trim().to_owned())
     }
 
-    /// The soft and the hard value of a limit by its name in `/proc/PID/limits`, such as `Max open files`.
+    /// Returns the soft and the hard value of a limit, by its name in `/proc/PID/limits`, such as `Max open files`.
     pub fn limit(&self, name: &str) -> Option<(String, String)> {
         let values = self.line("limits", name)?;
         let mut values = values.split_whitespace().map(str::to_owned);
         Some((values.next()?, values.next()?))
     }
 
-    /// The rest of the line that begins like this.
+    /// Returns the rest of the first line that begins with `begin`.
     fn line(&self, file: &str, begin: &str) -> Option<String> {
         let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
         text.lines().find_map(|line| line.strip_prefix(begin)).map(str::to_owned)

@@ -392,17 +392,17 @@ pub(super) fn take_off(directory: &StateDir, id: &str) -> io::Result<()> {
     }
 }
 
-/// What a daemon that was told to yield finds in its place.
+/// What a daemon finds that was told to yield.
 pub(super) enum Neighbour {
     /// Another daemon to which it yields.
     Ready,
-    /// One that it cannot ask, and why not.
+    /// A daemon that it cannot ask, and why not.
     CannotAsk(String),
     /// Whatever else there is, or nothing.
     Other,
 }
 
-/// Looks for another daemon that this one would yield to. Who published during the probe is asked as well.
+/// Looks for another daemon that this one would yield to. A daemon that published during the probe is asked as well.
 pub(super) fn look_around(daemon: &Daemon, credential: &Credential) -> Neighbour {
     if broken("CONV-27.own-lock") {
         live(&daemon.directory);

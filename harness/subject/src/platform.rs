@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::fault::broken;
 
-/// The limits of which the daemon has no less than it may have.
+/// The limits that a daemon begins with as high as they may be.
 const RAISED: [Resource; 4] = [Resource::Cpu, Resource::Fsize, Resource::As, Resource::Nofile];
 
 /// Makes `command` lead a session of its own, inherit no descriptor but the standard three, and begin with default
@@ -39,7 +39,7 @@ pub(super) fn detach(command: &mut Command, private: bool) {
     }
 }
 
-/// Empties the signal mask, gives each signal its default disposition, and raises limits: all of them survive an exec.
+/// Empties the signal mask, gives each signal its default disposition, and raises limits, which all survive an exec.
 fn begin_afresh() {
     if !broken("CONN-47.ignored") {
         // The last number of a real-time signal; the C library keeps some of the numbers for itself.
@@ -75,12 +75,12 @@ fn change_mask(how: c_int, signals: &[c_int]) {
     }
 }
 
-/// Lets signals through that the launcher may have blocked. To be called before there are other threads.
+/// Unblocks signals that the launcher may have blocked. It must be called before there are other threads.
 pub(super) fn unblock(signals: &[c_int]) {
     change_mask(libc::SIG_UNBLOCK, signals);
 }
 
-/// Gives SIGCHLD its default disposition: with an ignored one the system keeps no child's status.
+/// Gives SIGCHLD its default disposition: if it is ignored, the system keeps no status of a child.
 pub(super) fn hear_of_children() {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };

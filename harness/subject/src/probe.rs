@@ -33,12 +33,12 @@ pub(super) enum Probe {
     Late(String),
     /// Something answered that did not prove itself.
     Foreign(String),
-    /// This process cannot ask: what the system says to it.
+    /// This process cannot ask: the error of the system.
     Unreachable(String),
 }
 
 impl Probe {
-    /// Of the answers of two addresses, the higher one counts.
+    /// The rank of an answer: of those of two addresses, the higher one counts.
     fn rank(&self) -> u8 {
         match self {
             Self::Refused(_) => 0,
@@ -155,11 +155,11 @@ pub(super) enum Fault {
     Late,
     /// Bytes that are no answer.
     Senseless(&'static str),
-    /// The system keeps this process from asking.
+    /// The system does not let this process ask.
     Unreachable(io::Error),
 }
 
-/// What happens to a connection that stands.
+/// The error of a connection that was made.
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{

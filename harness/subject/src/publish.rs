@@ -118,7 +118,7 @@ pub(super) fn publish(
     written.map_err(fault)?;
     let yielded = yields();
     let late = broken("REG-15.late");
-    // A daemon that yields holds no lock, which another one would take for a daemon that lives.
+    // Not before it is clear that this daemon does not yield: others take the lock for a daemon that lives.
     if !yielded && record.world.netns.is_some() && !late && !world::live(directory) {
         let world = World { netns: None, ..record.world.clone() };
         let bytes = Record { world, ..record.clone() }.to_json();

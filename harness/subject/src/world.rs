@@ -1,4 +1,4 @@
-//! Chapter 03: in which world a daemon runs, and what a record of another world means.
+//! Chapter 03: the world in which a daemon runs, and what a record of another world means.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,8 +16,8 @@ use crate::state_directory::{StateDir, hex};
 
 /// The file on which each running daemon holds a shared lock.
 const ALIVE: &str = "daemon.alive";
-/// How long a lock that is had only for a test may be in the way: the process that tests may have lost its turn.
-const TESTS: Duration = Duration::from_millis(400);
+/// How long another process may hold the lock that only tests it, and that may have to wait for its turn meanwhile.
+const TEST_BOUND: Duration = Duration::from_millis(400);
 const PAUSE: Duration = Duration::from_millis(5);
 /// The lock of this process.
 static HELD: OnceLock<File> = OnceLock::new();
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// What a daemon writes into its record.
+    /// Returns the world that a daemon writes into its record.
     pub(super) fn told() -> Self {
         let mut world = Self::own();
         if broken("REG-14.raw-host") {
@@ -87,7 +87,7 @@ fn word(path: &str) -> Option<String> {
     (!word.is_empty()).then_some(word)
 }
 
-/// Whether both sides know a value, and it is not the same.
+/// Whether both sides know a value, and differ in it.
 fn differs(theirs: Option<&String>, ours: Option<&String>) -> bool {
     theirs.zip(ours).is_some_and(|(theirs, ours)| theirs != ours)
 }
@@ -99,9 +99,9 @@ pub(super) fn is_other_pid_space(record: &Record) -> bool {
 
 /// Where the daemon of a record is, as far as its world tells.
 pub(super) enum Place {
-    /// In this world, or in one of which nothing is known: it can be asked.
+    /// In this world, as far as is known: it can be asked.
     Here,
-    /// In another one, in which it cannot be asked.
+    /// In another world, in which it cannot be asked, and which one.
     Elsewhere(String),
     /// Nowhere: its machine has been started again.
     EarlierBoot,
@@ -115,12 +115,8 @@ pub(super) fn place(directory: &StateDir, record: &Record) -> Place {
     let elsewhere = |what: &str| {
         Place::Elsewhere(format!("the record is of another {what}: it cannot be asked from here"))
     };
-    if differs(theirs.host.as_ref(), ours.host.as_ref()) {
-        match () {
-            () if broken("CONN-39.ignored") => {}
-            () if broken("CONN-39.stale") => return Place::EarlierBoot,
-            () => return elsewhere("host"),
-        }
+    if differs(theirs.host.as_ref(), ours.host.as_ref()) && !broken("CONN-39.ignored") {
+        return if broken("CONN-39.stale") { Place::EarlierBoot } else { elsewhere("host") };
     }
     if differs(theirs.boot.as_ref(), ours.boot.as_ref()) {
         if theirs.host.is_none() || ours.host.is_none() || broken("CONN-40.ignored") {
@@ -159,14 +155,14 @@ fn open(directory: &StateDir, create: bool) -> std::io::Result<File> {
         .open(directory.file(ALIVE))
 }
 
-/// Whether a process holds a lock on the file; where that cannot be told, it does.
+/// Whether a process holds a lock on the file; `true` if that cannot be told.
 fn a_daemon_lives(directory: &StateDir) -> bool {
     let file = match open(directory, false) {
         Ok(file) => file,
         Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
-    // Another process may be testing too, and is done in a moment. A daemon is not.
-    let until = Instant::now() + TESTS;
+    // Another process that only tests it is done in a moment, unlike a daemon.
+    let until = Instant::now() + TEST_BOUND;
     while file.try_lock().is_err() {
         if Instant::now() > until {
             return true;
@@ -188,7 +184,7 @@ pub(super) fn live(directory: &StateDir) -> bool {
         let locked = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
         return locked.is_ok() && HELD.set(file).is_ok();
     }
-    let until = Instant::now() + TESTS;
+    let until = Instant::now() + TEST_BOUND;
     let lock = || {
         if broken("REG-15.exclusive") {
             file.try_lock()
@@ -205,7 +201,7 @@ pub(super) fn live(directory: &StateDir) -> bool {
     HELD.set(file).is_ok()
 }
 
-/// What a faulty daemon does with its lock when it stands down.
+/// Releases the lock too early, when a faulty daemon stands down.
 pub(super) fn give_up() {
     if broken("REG-15.given-up")
         && let Some(file) = HELD.get()

@@ -2,7 +2,6 @@
 
 use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,11 +10,11 @@ use std::{env, fs};
 use clap::Args;
 use local_daemon::client;
 use local_daemon::connect::Outcome;
-use local_daemon::registration::{LoopbackHost, Place, Sight};
+use local_daemon::registration::{Place, Sight};
 use local_daemon::state_directory::{
     ALIVE, CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
 };
-use local_daemon::{LoopbackUrl, Registration, StateDir};
+use local_daemon::{Registration, StateDir};
 use serde::Serialize;
 use serde_json::json;
 
@@ -117,7 +116,7 @@ impl Diagnosis<'_> {
         self.checks.push(Check { what: check, level, detail: detail.into(), advice });
     }
 
-    /// The variable of old was one for all products, and is not read any more.
+    /// Warns of the variable that was once read for all products, and is ignored now.
     fn environment(&mut self) {
         const OLD_VARIABLE: &str = "LOCAL_DAEMON_STATE_DIR";
         if env::var_os(OLD_VARIABLE).is_some() {
@@ -237,12 +236,12 @@ impl Diagnosis<'_> {
         Ok(())
     }
 
-    /// Whether clients start a daemon at present (CONN-21).
+    /// Says whether clients start a daemon at present (CONN-21).
     fn budget(&mut self) {
         const CHECK: &str = "starts";
         match self.directory.held_back() {
             Some(held_back) => {
-                let advice = "mend what it says; `locald start` does not wait";
+                let advice = "fix what it says; `locald start` does not wait";
                 self.say(CHECK, Level::Warn, held_back.to_string(), Some(advice));
             }
             None => self.say(CHECK, Level::Ok, "not held back", None),
@@ -381,27 +380,12 @@ fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
     }
 }
 
-/// Whether the record of a daemon that is gone may be removed (CONV-30). A refusal in another network namespace than the
-/// daemon's says nothing.
+/// Whether the record of a daemon that is gone may be removed (CONV-30). A refusal says nothing about a daemon of another
+/// network namespace.
 fn may_be_removed(record: &Registration) -> bool {
     match record.world.seen_from(&client::world()) {
-        Place::Here => is_refused(record.url),
+        Place::Here => client::is_refused(record.url, REFUSAL_BOUND),
         Place::EarlierBoot => true,
         Place::OtherHost | Place::OtherNetwork => false,
     }
-}
-
-/// Whether nobody listens at any address that the URL may mean. A time-out is no refusal (CONV-30).
-fn is_refused(url: LoopbackUrl) -> bool {
-    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, url.port()));
-    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, url.port()));
-    let addresses = match url.host() {
-        LoopbackHost::V4 => vec![v4],
-        LoopbackHost::V6 => vec![v6],
-        LoopbackHost::Localhost => vec![v4, v6],
-    };
-    addresses.iter().all(|address| {
-        let tried = TcpStream::connect_timeout(address, REFUSAL_BOUND);
-        tried.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-    })
 }

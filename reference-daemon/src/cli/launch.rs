@@ -14,7 +14,7 @@ use crate::error::Error;
 const DAEMON: &str = "LOCALD_DAEMON";
 
 /// How to start this very program, or the one that the environment names, as the daemon of the context's state directory.
-/// With `replace` it publishes also over the record of a daemon that cannot be asked (CONN-49).
+/// With `replace`, that publishes also over the record of a daemon that cannot be asked (CONN-49).
 pub(super) fn launch(context: &Context, mode: &str, replace: bool) -> Result<Launch, Error> {
     let program = match env::var_os(DAEMON).filter(|program| !program.is_empty()) {
         Some(program) => PathBuf::from(program),

@@ -195,7 +195,7 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
         Ok(Ok(status)) if !status.success() => Err(io::Error::other(format!("it ended with {status}"))),
-        // It stays, or has ended well. Or it has ended and its status is unknown, because SIGCHLD is ignored.
+        // It still runs, or has ended without an error, or has ended with an unknown status because SIGCHLD is ignored.
         _ => Ok(()),
     }
 }

@@ -66,8 +66,8 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     };
     let (id, url) = (connection.registration().id, connection.registration().url);
     let pid = connection.handshake().pid.get();
-    // CONV-31: held before the request, while the daemon is there: no other process can get this pid unnoticed. A graceful
-    // stop needs no such hold, which not every system gives.
+    // CONV-31: taken before the request, while the daemon is there, so that no other process can get this pid unnoticed. A
+    // graceful stop goes on without it, because not every system has it.
     let process = connection.process();
     let gone = |connection: &Connection, bound| match &process {
         Ok(process) => {

@@ -1,4 +1,4 @@
-//! How a daemon is started: what the caller's process state does to it, and what is said if it fails.
+//! How a daemon is started: what it takes over from the caller's process, and what the caller says if it fails.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -120,7 +120,7 @@ fn a_daemon_begins_with_a_state_of_its_own() {
         line.unwrap_or_else(|| panic!("no {name}: {status}")).to_owned()
     };
     let ignored = u64::from_str_radix(&field("SigIgn"), 16).unwrap();
-    // Elsewhere the two signals stay as they were that the C library keeps for itself.
+    // Without Linux's own call the two signals stay as they were that the C library reserves.
     let kept = if cfg!(local_daemon_portable) { 0b11 << 31 } else { 0 };
     // SIGPIPE is ignored by each program in Rust.
     assert_eq!((field("SigBlk"), ignored & !kept), ("0".repeat(16), 1 << 12));
@@ -241,7 +241,7 @@ fn a_failed_start_tells_how_this_child_ended_and_what_it_said() {
         let detail = seen.json()["detail"].as_str().unwrap().to_owned();
         assert_eq!(seen.code, 16, "{seen:?}");
         assert!(detail.ends_with(&format!("daemon.log): {said}")), "{detail}");
-        // The other systems have no way to learn it.
+        // The other systems cannot learn it.
         assert_eq!(detail.contains(status), cfg!(not(local_daemon_portable)), "{detail}");
     }
 }
@@ -341,7 +341,7 @@ fn a_bad_credential_is_invalid_also_without_a_record() {
 
 /// DIR-4, DIR-16.
 #[test]
-fn a_umask_that_takes_the_owners_bits_takes_nothing() {
+fn a_umask_without_the_owners_bits_changes_no_mode() {
     let home = Home::new();
     let top = home.state_dir().with_file_name("state home");
     let directory = top.join("below").join("locald");
@@ -363,7 +363,7 @@ fn a_umask_that_takes_the_owners_bits_takes_nothing() {
     }
 }
 
-/// DIR-18: what a launcher told one process says nothing to another, whatever that has at the same number.
+/// DIR-18: what a launcher passed to one process means nothing to another one, whatever descriptor that has at the number.
 #[test]
 fn what_another_process_was_told_is_not_believed() {
     let home = Home::new();
@@ -391,7 +391,7 @@ fn what_another_process_was_told_is_not_believed() {
         (format!("acme 9 {real} {place}"), true, false),
         (format!("locald 2 {real} {place}"), true, false),
         (format!("locald 9 {real}"), true, false),
-        // So it would be, if a launcher had said it.
+        // With the pipe that the process really has, it is believed.
         (format!("locald 9 {real} {own}"), false, true),
     ] {
         let mut run = Command::new(home.command(&[]).get_program());

@@ -94,7 +94,7 @@ fn open_hands_a_ticket_over_in_a_file_and_nowhere_else() {
 
 /// DIR-18.
 #[test]
-fn a_browser_is_not_told_what_a_launcher_told_this_process() {
+fn a_browser_does_not_inherit_what_a_launcher_passed_on() {
     let browser = Browser::new();
     let program = browser.program.to_str().unwrap();
     let mut open = browser.home.command(&["open", "--browser", program]);

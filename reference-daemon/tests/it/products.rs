@@ -21,11 +21,11 @@ use crate::support::{Foreground, Output, until};
 const ROLE: &str = "ACME_ROLE";
 /// Where `acme` finds `locald`.
 const TOOL: &str = "ACME_TOOL";
-/// Where its client keeps its state. Its daemon does not read this: it learns the directory from its launcher.
+/// The state directory of its client. Its daemon does not read this, but gets the directory from its launcher.
 const PLACE: &str = "ACME_PLACE";
 const ARGS: &[&str] = &["--exact", "products::acme", "--nocapture"];
 
-/// The program; without a role it is no test of anything.
+/// The program `acme`. Without a role it does nothing.
 #[test]
 fn acme() {
     let Ok(role) = env::var(ROLE) else {
@@ -75,7 +75,7 @@ fn record(place: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(place.join("registration.json")).ok()?).ok()
 }
 
-/// A user who has both. Their daemons end with it.
+/// A user of both products. The drop ends their daemons.
 struct User {
     home: tempfile::TempDir,
 }
@@ -153,12 +153,12 @@ fn two_products_that_start_each_other_never_meet_the_others_daemon() {
     let (first, second) = (record(&acme_place).unwrap(), record(&locald_place).unwrap());
     assert_eq!((&first["protocol"], &second["protocol"]), (&"acme/1".into(), &"locald/1".into()));
     assert_eq!(seen["id"], second["id"]);
-    // And so it does within what locald's daemon hands on, which itself was started by acme's.
+    // The same holds in the environment of locald's daemon, which was started by acme's.
     assert_eq!(user.tool("tool status", Some(&second))["status"]["id"], second["id"]);
     let status = Output::of(user.command(locald, Some(&first)).args(["status", "--json"]));
     assert_eq!(status.json()["status"]["id"], second["id"]);
 
-    // A daemon in the foreground, where each may have been told of the other's directory and pipe.
+    // Daemons in the foreground, each in the environment of the other product's daemon.
     let mut acme_run = user.acme("run", Some(&second));
     let mut run = user.command(locald, Some(&first));
     let mut daemon = Foreground::spawn(run.arg("run").stderr(Stdio::piped()));

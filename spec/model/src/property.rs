@@ -139,7 +139,7 @@ pub const PROPERTIES: &[Property] = &[
     ),
     settled(
         "all-served",
-        "Where nothing has gone wrong, every client ends connected to the daemon that is left, or is told at once that it is of another generation or in another network namespace, without waiting for its deadline.",
+        "Where nothing has gone wrong, every client ends connected to the daemon that is left, or learns at once that it is of another generation or in another network namespace, without waiting for its deadline.",
         &["CONN-13", "CONN-15", "CONN-24", "CONN-25"],
         |setting, world| {
             let running = setting.running(world);

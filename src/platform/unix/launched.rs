@@ -1,22 +1,22 @@
-//! What a launcher tells the daemon that it starts: the state directory, and the pipe on which it waits. One private
-//! variable carries both, and it speaks to the process that was started with that very pipe (DIR-18).
+//! What a launcher passes to the daemon that it starts: the state directory, and the pipe on which it waits. One private
+//! variable carries both, and it counts only in the process that was started with that very pipe (DIR-18).
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 #[cfg(feature = "daemon")]
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::{env, io};
 
 use rustix::fs::FileType;
 
 use super::system;
 
-/// The variable in which a client tells the daemon that it starts what concerns that process alone. A [`Client`] removes
-/// it from the environment of its child before it sets its own; a program that starts others by other means removes it too.
+/// The variable by which a client passes the state directory and the readiness pipe to the daemon that it starts. It
+/// concerns that process alone: a [`Client`] replaces it in the environment of its child, and a program that starts others by
+/// other means removes it.
 ///
 /// [`Client`]: crate::Client
 pub const LAUNCH_VARIABLE: &str = "LOCAL_DAEMON_LAUNCH";
@@ -29,14 +29,14 @@ pub(super) fn message(component: &str, pipe: BorrowedFd<'_>, directory: &Path) -
     Ok(message)
 }
 
-/// Device and inode of a pipe; `None`: the descriptor is no pipe, or none at all.
+/// Returns device and inode of a pipe; `None` if the descriptor is no pipe, or not open.
 fn identity(pipe: BorrowedFd<'_>) -> Option<String> {
     let stat = rustix::fs::fstat(pipe).ok()?;
     let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
     is_pipe.then(|| format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// What the launcher of this process told it.
+/// What the launcher of this process passed to it.
 struct Launched {
     component: String,
     pipe: RawFd,
@@ -65,7 +65,8 @@ impl Launched {
     }
 }
 
-/// What this process was told, judged at the first look: later the pipe may be closed, and the directory counts still.
+/// Returns what the launcher of this process passed to it. The first call decides: later the pipe may be closed, and the
+/// directory still counts.
 fn launched() -> Option<&'static Launched> {
     static LAUNCHED: OnceLock<Option<Launched>> = OnceLock::new();
     let launched =
@@ -73,12 +74,12 @@ fn launched() -> Option<&'static Launched> {
     launched.as_ref()
 }
 
-/// The state directory that the launcher of this process named for `component`.
+/// Returns the state directory that the launcher of this process named for `component`.
 pub(crate) fn launched_directory(component: &str) -> Option<PathBuf> {
     launched().filter(|told| told.component == component).map(|told| told.directory.clone())
 }
 
-/// The readiness pipe that the launcher of this process left for `component`. Later children do not inherit it.
+/// Takes the readiness pipe that the launcher of this process left for `component`. Later children do not inherit it.
 #[cfg(feature = "daemon")]
 pub(crate) fn ready_pipe(component: &str) -> Option<File> {
     use std::os::fd::{FromRawFd, OwnedFd};
@@ -95,12 +96,12 @@ pub(crate) fn ready_pipe(component: &str) -> Option<File> {
     Some(File::from(unsafe { OwnedFd::from_raw_fd(told.pipe) }))
 }
 
-/// Takes what a launcher told this process out of its environment, so that nothing that it starts inherits it. The crate
-/// goes on to know it. Meant for the first line of `main`.
+/// Removes [`LAUNCH_VARIABLE`] from the environment of this process, so that no program that it starts inherits it. The
+/// crate keeps what it said. Call it first in `main`.
 ///
 /// The environment may only be changed while no other thread can read it, so this does nothing if the process has a second
-/// thread, or if the system cannot tell (any but Linux). It is harmless then: the variable means nothing to a process
-/// without that very pipe, and a [`Client`](crate::Client) removes it from what its child gets.
+/// thread, or if the system cannot tell (any but Linux). That is harmless: the variable means nothing to a process without
+/// that very pipe, and a [`Client`](crate::Client) replaces it in the environment of its child.
 pub fn forget_launch() {
     launched();
     if env::var_os(LAUNCH_VARIABLE).is_some() && system::has_one_thread() {

@@ -1,7 +1,7 @@
 //! Starts a detached daemon, by a fork and exec of its own.
 //!
-//! The client forks a *starter*, which forks the daemon and waits for it, so that the client learns how a child ended that
-//! was never ready. The client ends the starter once it knows enough, and init takes the daemon over. The standard
+//! The client forks a *starter*, which forks the daemon and waits for it, so that the client learns how a daemon ended that
+//! never became ready. The client ends the starter once it knows enough, and init takes the daemon over. The standard
 //! library's `Command` cannot be used for this: it waits for its child, and panics or fails if SIGCHLD is ignored or another
 //! part of the process reaps its children (CONN-46).
 
@@ -29,7 +29,7 @@ pub(crate) struct Start<'a> {
     /// Where its program is; see [`find_program`].
     pub(crate) program: PathBuf,
     pub(crate) args: &'a [OsString],
-    /// The whole environment, but for what the launcher tells the child.
+    /// The whole environment, without [`LAUNCH_VARIABLE`], which is replaced.
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) component: &'a str,
     pub(crate) directory: &'a Path,
@@ -39,7 +39,7 @@ pub(crate) struct Start<'a> {
 /// A daemon that was started.
 #[derive(Debug)]
 pub(crate) struct Started {
-    /// Where it says that it is ready.
+    /// The pipe on which it says that it is ready.
     pub(crate) ready: File,
     pub(crate) starter: Starter,
 }
@@ -131,6 +131,15 @@ pub(crate) fn spawn_detached(start: Start<'_>, bound: Duration) -> io::Result<St
 }
 
 impl Starter {
+    /// Asks it to end, which takes a moment; its drop waits for that.
+    pub(crate) fn end(&self) {
+        // It alone holds the other end. If that is closed it has ended, and its pid may be another's if something else
+        // in this process has reaped it.
+        if let [false] = readable([Some(self.ended.as_fd())], Duration::ZERO) {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+
     /// How the daemon ended, if that is known within `bound`.
     pub(crate) fn status(&self, bound: Duration) -> Option<ExitStatus> {
         number(&self.ended, bound).map(ExitStatus::from_raw)
@@ -139,17 +148,13 @@ impl Starter {
 
 impl Drop for Starter {
     fn drop(&mut self) {
-        // It alone holds the other end. If that is closed it has ended, and its pid may be another's if something else
-        // in this process has reaped it.
-        if let [false] = readable([Some(self.ended.as_fd())], Duration::ZERO) {
-            let _ = kill_process(self.pid, Signal::KILL);
-        }
+        self.end();
         // ECHILD: it was reaped (CONN-46).
         while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(Errno::INTR)) {}
     }
 }
 
-/// The number that comes through a pipe within `bound`; `None`: it was closed without one, or nothing came in time.
+/// Reads a number from a pipe; `None` if the pipe is closed without one, or if nothing comes within `bound`.
 fn number(mut pipe: &File, bound: Duration) -> Option<c_int> {
     let ends = Instant::now() + bound;
     loop {
@@ -164,13 +169,13 @@ fn number(mut pipe: &File, bound: Duration) -> Option<c_int> {
     }
 }
 
-/// A pipe of which no child inherits anything, neither end among the standard streams.
+/// Makes a pipe that no child inherits, with neither end among the standard streams.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((above_standard(reader.into())?, above_standard(writer.into())?))
 }
 
-/// A process that was started without standard streams gets their numbers for what it opens.
+/// Moves a descriptor off the numbers of the standard streams, which a process gets that was started without these.
 fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
@@ -182,7 +187,7 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// The signal mask of this thread before all signals were blocked; it is back with the drop.
+/// The signal mask of this thread before all signals were blocked. The drop restores it.
 struct Mask(libc::sigset_t);
 
 impl Mask {
@@ -302,7 +307,7 @@ unsafe fn be_daemon(child: &Child) -> ! {
     }
 }
 
-/// Ends the daemon that cannot be, with the reason.
+/// Ends a daemon that cannot be started, and reports the error.
 ///
 /// # Safety
 /// As for [`be_starter`].
@@ -330,13 +335,13 @@ fn errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
 
-/// Applies to every descriptor from `first` on what the kernel does at once, or `each` one by one. Async-signal-safe if both
+/// Handles every descriptor from `first` on by `at_once`, or one by one by `each` if that fails. Async-signal-safe if both
 /// are.
 fn for_each_from(first: RawFd, at_once: impl Fn(RawFd) -> bool, each: impl Fn(RawFd) -> c_int) {
     if at_once(first) {
         return;
     }
-    // SAFETY: a question for a number.
+    // SAFETY: a call on a plain number.
     let most = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
     for fd in first..i32::try_from(most).unwrap_or(65536).clamp(256, 65536) {
         each(fd);

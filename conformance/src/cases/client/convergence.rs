@@ -222,7 +222,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
 }
 
 /// A proven daemon takes the request to stop and stays, and its record names a bystander as it does: a forced stop
-/// ends that process where the record is of the client's own pid namespace, and not where it is of another one.
+/// ends that process if the record is of the client's own pid namespace, and not if it is of another one.
 #[case("CONV-36", deadline_s = 60)]
 fn a_forced_stop_stays_in_its_pid_namespace(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;

@@ -59,8 +59,8 @@ fn refused(stage: &mut Stage, good: &Played, heard: usize, what: &str) -> Outcom
     answer.must_be_after("absent", what)
 }
 
-/// Records in every form that is allowed (the vectors of records.json) lead to a daemon: ready, or unreachable where one
-/// tells another host, and in no case absent.
+/// Records in every form that is allowed (the vectors of records.json) lead to a daemon: ready, or unreachable if a
+/// record names another host, and in no case absent.
 #[case("REG-9")]
 fn client_takes_every_good_record(stage: &mut Stage) -> Outcome {
     let (_, good) = furnished(stage)?;

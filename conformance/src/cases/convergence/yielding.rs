@@ -209,7 +209,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Waits for the end of a daemon that must end with 17 before it publishes.
+/// Waits for the end of a daemon, which must exit with 17 and leave the record as it is.
 fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -> Outcome {
     let name = stage.manifest().binding.registration.clone();
     let exit = exits(daemon, stage.ready_deadline(), before)?;
@@ -220,8 +220,8 @@ fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -
     Ok(())
 }
 
-/// Daemons that are told to yield find a ready daemon's record that is of another host, or of another network namespace
-/// in which a daemon lives, and cannot connect to it. Stems from termio#531 and roborev#1021.
+/// Daemons that are told to yield find the record of a ready daemon that is of another host, or of another network
+/// namespace in which a daemon lives, or to which they cannot connect. Stems from termio#531 and roborev#1021.
 #[case("CONV-35", deadline_s = 60)]
 fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
@@ -242,7 +242,7 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
         publish(stage, &record.clone().with_world(world))?;
         let watch = Watch::on(stage.state_dir())?;
         let daemon = stage.launch_with(start.clone())?;
-        stage.precondition(format!("{} was told to yield beside a daemon of {what}", daemon.name));
+        stage.precondition(format!("{} was told to yield, and the record is of {what}", daemon.name));
         cannot_ask(stage, &daemon, &watch, what)?;
     }
     drop(alive);
@@ -263,8 +263,8 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     yields(stage, start, "a daemon that it can ask again")
 }
 
-/// A yielding daemon is held as it looks whether the daemon of another network namespace lives, which it does. A ready
-/// daemon of this network, which the suite plays, publishes meanwhile.
+/// A yielding daemon is held while it looks whether a daemon lives in the record's network namespace, which is so. The suite
+/// plays a ready daemon of this network, which publishes meanwhile.
 #[case("CONV-34")]
 fn yields_to_what_came_when_it_could_not_ask(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;

@@ -65,7 +65,7 @@ fn literal_removal(stage: &mut Stage) -> Outcome {
 }
 
 /// The same, without a stop after the call, while the lock is held all the time, by the stopping daemon or
-/// else by the suite: whoever waits for it waits in vain.
+/// else by the suite, so that no other process gets it.
 #[case("CONV-15", "PUB-8", "CONV-17", "CONV-21")]
 fn lock_only_removal(stage: &mut Stage) -> Outcome {
     let (first, old) = stage.launch_ready()?;

@@ -77,9 +77,9 @@ fn its_own_variable_and_no_other(stage: &mut Stage) -> Outcome {
     ready.map(drop)
 }
 
-/// The client starts a program of the suite as its daemon, and the program's environment is read. With these variables,
-/// but for another home, and with a pipe at each descriptor from 3 to 12 a daemon is started whose command names no
-/// state directory: it publishes in its own home, and writes into no pipe.
+/// The client starts a program of the suite as its daemon, and the program's environment is read. A daemon is started with
+/// these variables, but another home, with a pipe at each descriptor from 3 to 12, and without naming a state directory: it
+/// publishes in its own home, and writes into no pipe.
 #[case("DIR-18")]
 fn believes_nothing_that_another_was_told(stage: &mut Stage) -> Outcome {
     let component = Component::of(stage)?;
@@ -129,7 +129,7 @@ fn believes_nothing_that_another_was_told(stage: &mut Stage) -> Outcome {
         stray.display()
     );
     ready?;
-    // It may write as soon as it is ready, and nothing announces that it will not.
+    // It may write as soon as it is ready, and nothing shows that it will not.
     let mut said = [0; 64];
     let said = until(ms(300), || match reader.read(&mut said) {
         Ok(length) if length > 0 => Some(String::from_utf8_lossy(&said[..length]).into_owned()),

@@ -51,7 +51,7 @@ const COULD_NOT_ASK: i32 = 17;
 
 /// Why no daemon was started.
 pub(super) enum Unstarted {
-    /// Its log may not be written.
+    /// Its log fails a check.
     Log(Fault),
     /// Its program cannot be executed.
     Program(String),
@@ -70,8 +70,8 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`. It has to yield, but not
-    /// to a daemon that it cannot ask if it `replaces` that.
+    /// Starts a daemon that holds nothing of this process, and outlives it unless it is `private`. It has to yield; if it
+    /// `replaces`, not to a daemon that it cannot ask.
     pub(super) fn spawn(directory: &StateDir, private: bool, replaces: bool) -> Result<Self, Unstarted> {
         let (sender, events) = channel();
         watch(directory.path(), sender.clone());
@@ -116,7 +116,7 @@ impl Child {
         Ok(Self { events, pid, status, directory: directory.clone(), said_from })
     }
 
-    /// Whether it ended because it could not ask the daemon of the record, which says nothing about a later one.
+    /// Whether it ended because it could not ask the daemon of the record.
     pub(super) fn could_not_ask(&self) -> bool {
         let status = self.status.get().and_then(|status| status.code());
         status == Some(COULD_NOT_ASK) && !broken("CONN-42.could-not-ask")
@@ -163,7 +163,7 @@ pub(super) fn daemon(directory: &StateDir) -> Result<(PathBuf, Command), String>
     Ok((program, command))
 }
 
-/// Whether a daemon could be started, as far as that can be known before.
+/// Checks that a daemon could be started, as far as that can be known before.
 pub(super) fn can_start(directory: &StateDir) -> Result<(), Unstarted> {
     let (program, _) = daemon(directory).map_err(Unstarted::Program)?;
     let cannot = |why: &dyn std::fmt::Display| Unstarted::Program(format!("{}: {why}", program.display()));
@@ -282,8 +282,8 @@ impl Lock {
     }
 }
 
-/// What the last child said, and in how many seconds another may be started, if so many spawns have come to nothing
-/// lately that another is not worth it.
+/// Returns what the last child said, and in how many seconds another may be started, if too many starts have failed
+/// within a minute.
 pub(super) fn exhausted(directory: &StateDir) -> Option<(String, u64)> {
     let mut failures = failures(directory);
     let most = if broken("CONN-21.many") { 10 } else { MOST_FAILURES };

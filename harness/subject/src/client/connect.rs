@@ -176,7 +176,7 @@ pub(super) struct Client {
     pub(super) replaces: bool,
     /// Whether the daemon ends with this process.
     pub(super) private: bool,
-    /// Whether a person asks for a start, and not only for a daemon.
+    /// Whether the user asks for the start itself.
     pub(super) explicit: bool,
     /// When the call has to be over.
     pub(super) deadline: Instant,
@@ -382,7 +382,7 @@ impl Client {
         }
     }
 
-    /// Judges a record by its world alone, where that is enough.
+    /// Judges a record by its world alone, if that is enough.
     fn locate(&self, record: &Record) -> Option<Judgement> {
         let place = place(&self.directory, record);
         let first = match place {
@@ -403,7 +403,7 @@ impl Client {
         }
     }
 
-    /// What is to be made of a daemon that cannot be asked: nothing, unless it is to be replaced whatever it is.
+    /// Judges a daemon that cannot be asked: the call is over, unless it replaces whatever is there.
     fn cannot_ask(&self, record: &Record, why: String) -> Judgement {
         faults::where_it_cannot_ask(&self.directory, record);
         let answer = Answer::new(Outcome::Unreachable, why);

@@ -1,8 +1,7 @@
 //! The faults of the client.
 
-use std::fs;
-use std::io;
 use std::process::Command;
+use std::{fs, io};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
@@ -36,10 +35,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-16.directory", "creates the directory with the usual umask"),
     fault("DIR-16.lock", "creates the lock with the usual umask"),
     fault("DIR-16.log", "creates the log with the usual umask"),
-    fault("DIR-16.umask-applies", "leaves the umask to what it is"),
-    fault("DIR-20.fifo", "waits for the reader of a FIFO in the log's place"),
+    fault("DIR-16.umask-applies", "leaves the umask as it is"),
+    fault("DIR-20.fifo", "waits for the reader of a FIFO that has the name of the log"),
     fault("DIR-20.link", "opens the log through a symbolic link"),
-    fault("DIR-20.owner", "does not look whose the log is"),
+    fault("DIR-20.owner", "does not check the owner of the log"),
     fault("DIR-20.null", "goes on without a log if it cannot open it"),
     fault("REG-9.mark", "skips a byte order mark"),
     fault("REG-9.trailing", "reads the first value and leaves the rest"),
@@ -170,8 +169,8 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-37.no-buffers-is-busy", "takes ENOBUFS for silence"),
     fault("CONN-37.any-is-foreign", "takes any other error for a stranger"),
     fault("CONN-37.silent", "does not say why it cannot connect"),
-    fault("CONN-38.spawns", "starts a daemon where it cannot ask"),
-    fault("CONN-38.not-running", "says that no daemon runs where it cannot ask"),
+    fault("CONN-38.spawns", "starts a daemon if it cannot ask"),
+    fault("CONN-38.not-running", "says that no daemon runs if it cannot ask"),
     fault("CONN-38.repairs", "repairs a record whose daemon it cannot ask"),
     fault("CONN-38.removes", "removes the record of a daemon that it cannot ask"),
     fault("CONN-38.signals", "ends the process of a daemon that it cannot ask"),
@@ -182,12 +181,12 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-40.connects", "connects before it looks at the boot"),
     fault("CONN-40.unreachable", "reports a daemon of an earlier boot as one that it cannot ask"),
     fault("CONN-41.ignored", "asks at the address of another network namespace"),
-    fault("CONN-41.always", "waits for a network namespace that has no daemon any more"),
+    fault("CONN-41.always", "takes every daemon of another network namespace for alive"),
     fault("CONN-41.stale", "does not look whether a daemon lives in the other network namespace"),
     fault("CONN-41.connects", "connects to the address of a network namespace that is gone"),
     fault("CONN-41.pidns", "takes another pid namespace for another network"),
-    fault("CONN-49.gives-up", "does not replace what it cannot ask"),
-    fault("CONN-49.child-yields", "does not tell its child that it is to replace what it cannot ask"),
+    fault("CONN-49.gives-up", "does not replace a daemon that it cannot ask"),
+    fault("CONN-49.child-yields", "does not tell its child to replace a daemon that it cannot ask"),
     fault("CONN-10.none", "has no deadline"),
     fault("CONN-10.own", "keeps to its own deadline, whatever the caller's is"),
     fault("CONN-10.long", "takes 20 s where nobody says how long"),
@@ -210,7 +209,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-21.no-budget", "starts daemons however many have failed"),
     fault("CONN-21.many", "gives up after ten failures"),
     fault("CONN-21.silent", "gives up without the child's words"),
-    fault("CONN-21.holds-back", "holds a restart back that the user asks for"),
+    fault("CONN-21.holds-back", "holds back a restart that the user asks for"),
     fault("CONN-22.displaces", "does not tell its child to yield"),
     fault("CONN-23.waits", "asks at the old address while it waits for the new one"),
     fault("CONN-24.own-child", "waits for the record of its own child alone"),
@@ -232,17 +231,14 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-42.counts", "counts a program that cannot be executed as a failed daemon"),
     fault("CONN-42.could-not-ask", "counts a child that could not ask as a failed daemon"),
     fault("CONN-43.silent", "does not say when another daemon may be started"),
-    fault("CONN-44.old-words", "repeats the end of the log without a look at who wrote it"),
+    fault("CONN-44.old-words", "repeats the end of the log, whichever daemon wrote it"),
     fault("CONN-45.silent", "does not say how the child ended"),
-    fault(
-        "CONN-46.wait",
-        "starts a process by way of another one, and takes no status of that for a failure",
-    ),
+    fault("CONN-46.wait", "starts a process in between, and takes a status that is missing for a failure"),
     fault("CONN-47.mask", "leaves the signal mask to the child"),
     fault("CONN-47.ignored", "leaves ignored signals to the child"),
     fault("CONN-48.umask", "gives the child the usual umask"),
     fault("CONN-48.limits", "leaves the limits to the child"),
-    fault("CONN-50.stops-first", "restarts by a stop, and then looks what can be started"),
+    fault("CONN-50.stops-first", "stops the daemon, and then looks whether another can be started"),
     fault("CONN-50.program-alone", "does not look at the log before it stops the daemon"),
     fault("CONN-50.log-alone", "does not look at the program before it stops the daemon"),
     fault("CONN-34.signal", "signals the daemon that it displaces"),
@@ -257,7 +253,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-36.busy", "takes a daemon that does not answer for stopped"),
 ];
 
-/// What a child is told that it should find out by itself.
+/// Passes to a child what it should find out by itself.
 pub(super) fn tell_the_child(directory: &StateDir, command: &mut Command) {
     if broken("DIR-18.directory") {
         command.env(TOLD_DIRECTORY, directory.path());
@@ -275,7 +271,7 @@ pub(super) fn tell_the_child(directory: &StateDir, command: &mut Command) {
     }
 }
 
-/// Starts a process in between, in the fault of one who goes by its status.
+/// Starts a process in between, whose status counts, in the fault CONN-46.wait.
 pub(super) fn try_to_start() -> io::Result<()> {
     if broken("CONN-46.wait") {
         Command::new(std::env::current_exe()?).arg("exit").status()?;
@@ -367,7 +363,7 @@ pub(super) fn after_a_probe(directory: &StateDir, record: &Record, probed: &Prob
     }
 }
 
-/// What is done about a record whose daemon cannot be asked.
+/// Does what is wrong about a record whose daemon cannot be asked.
 pub(super) fn where_it_cannot_ask(directory: &StateDir, record: &Record) {
     if broken("CONN-38.removes") {
         remove_record(directory);

@@ -22,7 +22,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("REG-5.localhost", "writes the name localhost"),
     fault("REG-5.final-slash", "ends the url with a slash"),
     fault("REG-5.other-family", "listens on ::1 where there is an IPv4 loopback"),
-    fault("REG-5.any-failure", "listens on ::1 whatever keeps it from 127.0.0.1"),
+    fault("REG-5.any-failure", "listens on ::1 if it cannot listen on 127.0.0.1 for any reason"),
     fault("REG-6.parent", "records its parent, as a daemon does that forks after it took its pid"),
     fault(
         "REG-7.built-in",

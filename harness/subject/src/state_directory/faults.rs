@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::fault::{Fault, broken, fault};
 
-/// The variables by which a launcher tells its child of the directory and of the pipe, in the faults of DIR-18.
+/// The variables by which a launcher passes the directory and the pipe to its child, in the faults of DIR-18.
 pub(crate) const TOLD_DIRECTORY: &str = "SUBJECT_LAUNCH_DIRECTORY";
 pub(crate) const TOLD_PIPE: &str = "SUBJECT_LAUNCH_PIPE";
 
@@ -52,10 +52,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-17.other-components-read", "reads any variable whose name ends like its own"),
     fault("DIR-17.hyphen-kept", "leaves the hyphen in the variable's name"),
     fault("DIR-18.directory", "publishes in the directory that a launcher told another process"),
-    fault("DIR-18.pipe", "tells whatever pipe has the number that a launcher told another process"),
+    fault("DIR-18.pipe", "writes into any pipe that has the number which a launcher told another process"),
 ];
 
-/// Writes into whatever pipe has the number that some launcher told some child.
+/// Writes into any pipe that has the number which a launcher told some child.
 pub(crate) fn tell_launcher(id: &str) {
     let told = std::env::var(TOLD_PIPE).ok().filter(|_| broken("DIR-18.pipe"));
     let pipe = told.map(|number| PathBuf::from("/proc/self/fd").join(number));
@@ -65,7 +65,7 @@ pub(crate) fn tell_launcher(id: &str) {
     }
 }
 
-/// The directory that a faulty reader takes from the environment before the component's own variable.
+/// Returns the directory that a faulty reader takes from the environment before the component's own variable.
 pub(super) fn named() -> Option<PathBuf> {
     let old = broken("DIR-3.old-name-still-read") || broken("DIR-17.old-name-still-read");
     let others = broken("DIR-3.other-components-read") || broken("DIR-17.other-components-read");

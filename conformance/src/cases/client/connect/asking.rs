@@ -1,4 +1,4 @@
-//! Being refused, and not being able to ask.
+//! A client that is refused, and a client that cannot ask.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
@@ -24,10 +24,10 @@ use crate::fixtures::worlds::sandbox;
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Answer, Call, Command, Stage};
 
-/// What keeps a client from asking: the system call that fails, and its error.
+/// What keeps a client from asking: the system call that fails, and the error by name and number.
 type Obstacle = (&'static str, &'static str, Errno);
 
-/// A sandbox, no descriptor, no port, no way and no memory.
+/// A sandbox, no descriptor, no port, no route and no memory.
 const OBSTACLES: [Obstacle; 9] = [
     ("connect", "EPERM", Errno::PERM),
     ("connect", "EACCES", Errno::ACCESS),
@@ -40,7 +40,7 @@ const OBSTACLES: [Obstacle; 9] = [
     ("socket", "EMFILE", Errno::MFILE),
 ];
 
-/// Calls the client with an obstacle in its way, and sees that the daemon of the record was not asked.
+/// Calls the client with an obstacle in its way; inconclusive if it asked the daemon of the record.
 fn hinder(stage: &mut Stage, name: &str, good: &Played, obstacle: Obstacle, call: Call) -> Outcome<Answer> {
     let (syscall, error, _) = obstacle;
     let heard = good.actor.ledger().connections().len();
@@ -61,7 +61,7 @@ fn names(answer: &Answer, name: &str, error: Errno) -> bool {
     text.contains(name) || text.to_lowercase().contains(&words)
 }
 
-/// A good daemon is published, and the client's socket(2) or connect(2) fails with each error of its own in turn.
+/// A good daemon is published, and the client's socket(2) or connect(2) fails with one error after the other.
 #[case("CONN-37", deadline_s = 60)]
 fn unreachable_whatever_keeps_it_from_asking(stage: &mut Stage) -> Outcome {
     let (_world, good) = furnished(stage)?;
@@ -76,7 +76,7 @@ fn unreachable_whatever_keeps_it_from_asking(stage: &mut Stage) -> Outcome {
     connects(stage, &good)
 }
 
-/// A good daemon is published whose pid is that of a bystander. The client cannot ask it. It is called to start a
+/// A good daemon is published whose pid is that of a bystander. The client cannot ask it, and is called to start a
 /// daemon, to stop that one, also by force, to restart it and to repair its record.
 #[case("CONN-38", deadline_s = 100)]
 fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
@@ -115,7 +115,7 @@ fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
                 not_started(stage, spy, &what)?;
             }
             lives(&decoy, &format!("by {what}"))?;
-            // What a repair is to answer that has left the record, nothing says.
+            // No requirement says what a repair answers that leaves the record.
             if command != Command::Repair {
                 answer.must_be_after("unreachable", &what)?;
                 ensure!(answer.exit.code != Some(0), "{what}: success: {answer}");
@@ -147,14 +147,12 @@ fn a_daemon_that_it_cannot_ask_goes_on(stage: &mut Stage) -> Outcome {
     answer.must_be_ready_with(&live.record.id)
 }
 
-/// A client in a network namespace of its own, told nothing of the record's world: `localhost` refuses at 127.0.0.1 and
-/// has no `[::1]`, and then there is no loopback at all.
+/// A client in a network namespace of its own meets a record without a world: `localhost` refuses at 127.0.0.1 and has no
+/// `[::1]`, and then there is no loopback at all.
 #[case("CONN-6", "CONN-37")]
 fn a_family_that_is_not_there_refuses_nothing(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
-    stage.expect(
-        "stale where one family refuses and the other is missing, unreachable where both are missing",
-    );
+    stage.expect("stale if one family refuses and the other is missing, unreachable if both are missing");
     let port = DeadPort::new()?;
     let url = Url::parse(&format!("http://localhost:{}", port.address.port()));
     let url = url.ok_or_else(|| Stop::Fault("no URL of localhost".to_owned()))?;
@@ -183,7 +181,7 @@ fn busy_when_it_breaks_off_each_time(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A listener that takes one connection, reads a request, stops to listen, and then resets or closes the connection.
+/// A listener that takes one connection, stops listening, reads a request, and then resets or closes the connection.
 fn ends_with_a_request(resets: bool) -> Outcome<(SocketAddr, JoinHandle<bool>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;

@@ -26,7 +26,7 @@ fn settled(stage: &mut Stage) -> Outcome<Played> {
     Ok(good)
 }
 
-/// Publishes the record of a good daemon as one of another world. The call must end like this, and not connect.
+/// Publishes the record of a good daemon as one of another world. The call must end in `outcome` without a connection.
 fn concludes(
     stage: &mut Stage,
     good: &Played,
@@ -146,8 +146,8 @@ fn many_callers_after_a_dead_network(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A daemon runs, and is ended without warning; a client in a network namespace of its own shares its state directory.
-/// Then the client has started a daemon in there, and one outside does the same. Stems from gradle#38054.
+/// A daemon runs, and a client in a network namespace of its own shares its state directory. The daemon is ended without
+/// warning, and the client starts one inside; then it is the other way round. Stems from gradle#38054.
 #[case("CONN-41", deadline_s = 60)]
 fn a_sandbox_with_a_network_of_its_own(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.run.is_empty() || stage.client()?.connect_or_spawn.is_none() {
@@ -197,7 +197,7 @@ fn replaces_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     }
     publish(stage, &good.record)?;
     let strace = trace(stage, "replace", Point::at([&["connect"][..]]).failing("EPERM"))?;
-    // It cannot know whether its daemon is ready, either.
+    // The client cannot ask its new daemon either, so the answer itself is not judged.
     let answer = stage.ask(call_under(Call::spawn().replacing().within(4), &strace))?;
     was_failed(stage, &strace, "connect-or-spawn")?;
     replaced(stage, &good, "a sandbox", &answer)

@@ -13,7 +13,7 @@ use crate::fixtures::client::{Part, SOON, Spy, settled};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
-/// With the signals that launchers are known to block or to ignore.
+/// A setup with the signals that launchers are known to block or to ignore.
 fn mistreated() -> Setup {
     Setup {
         blocked: &[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1],
@@ -28,19 +28,18 @@ fn mistreated() -> Setup {
     }
 }
 
-/// With SIGCHLD ignored.
+/// A setup with SIGCHLD ignored.
 fn childless() -> Setup {
     Setup { ignored: &[Signal::CHILD], ..Setup::default() }
 }
 
-/// The signals of a mask in `/proc/PID/status`, but for 32 to 34: the C library keeps those for itself, and lets no program
-/// change them.
+/// The signals of a mask in `/proc/PID/status`, without 32 to 34, which the C library reserves and lets no program change.
 fn mask(process: &Proc, field: &str) -> Option<u64> {
     let all = u64::from_str_radix(&process.status(field)?, 16).ok()?;
     Some(all & !(0b111 << 31))
 }
 
-/// A process that begins like this has these signals blocked and ignored, so that the client has them too.
+/// The precondition that a process with this setup has its signals blocked and ignored, so that the client has them too.
 fn seen_to_hold(stage: &Stage, setup: Setup) -> Outcome {
     let process = stage.arena().launch("control", ["sleep", "600"]).setup(setup).start()?;
     let bits = |signals: &[Signal]| signals.iter().map(|signal| 1 << (signal.as_raw() - 1)).sum::<u64>();
@@ -51,7 +50,7 @@ fn seen_to_hold(stage: &Stage, setup: Setup) -> Outcome {
         return Err(Stop::Fault("a process does not begin with the signals that it is given".to_owned()));
     }
     stage.precondition(format!(
-        "another process that was started as the client is had the signals {blocked:x} blocked and {ignored:x} ignored"
+        "another process with the setup of the client had the signals {blocked:x} blocked and {ignored:x} ignored"
     ));
     Ok(())
 }
@@ -160,7 +159,7 @@ fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
     ];
     let (_world, _port) = stale(stage)?;
     stage.expect("soft limits that are as high as the hard ones");
-    // High enough for any interpreter; a limit that is lower already stays as it is.
+    // High enough for any interpreter. A limit that is lower already stays as it is.
     let lower =
         "ulimit -S -t 3600; ulimit -S -f 67108864; ulimit -S -v 1073741824; ulimit -S -n 256; exec \"$@\"";
     let under = ["sh", "-c", lower, "sh"];
@@ -175,9 +174,8 @@ fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
     if before.is_empty() {
         return inconclusive("no limit can be lowered");
     }
-    stage.precondition(format!(
-        "another process that was started as the client is had lowered limits: {before:?}"
-    ));
+    stage
+        .precondition(format!("another process with the setup of the client had lowered limits: {before:?}"));
     let spy = Spy::new(stage, Part::Hangs)?;
     let _caller = stage.call(with(&spy).within(2).under(&under))?;
     let pid = spy.seen_started(stage)?;

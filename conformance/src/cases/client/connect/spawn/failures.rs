@@ -66,7 +66,7 @@ fn a_restart_is_not_held_back(stage: &mut Stage) -> Outcome {
 fn a_program_that_never_ran_does_not_count(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
     stage.expect("a daemon started, and ready");
-    // What the manifest does not let a case try is known here.
+    // Not applicable here already, if the manifest does not let a case choose the program.
     drop(Spy::named(stage, "unused", Part::Runs)?);
     for (what, program) in not_executable(stage)? {
         let answer = stage.ask(Call::spawn().stand(program))?;
@@ -85,7 +85,7 @@ fn a_child_that_could_not_ask_does_not_count(stage: &mut Stage) -> Outcome {
     starts_a_good_one(stage, "three children that could not ask")
 }
 
-/// Three calls' children end with an error; the error of the fourth call names a number of seconds, of the minute.
+/// Three calls' children end with an error; the error of the fourth call names a number of seconds, at most a minute.
 #[case("CONN-43")]
 fn says_when_a_daemon_may_be_started_again(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
@@ -113,8 +113,8 @@ fn says_when_a_daemon_may_be_started_again(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A child says why it fails, and the client repeats it; the next one says nothing: what the first one said is not the
-/// reason.
+/// A child says why it fails, and the client repeats it. The next child says nothing, and the client must not repeat what
+/// the first one said.
 #[case("CONN-44")]
 fn repeats_no_words_of_an_earlier_daemon(stage: &mut Stage) -> Outcome {
     let (_world, _port) = stale(stage)?;
