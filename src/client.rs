@@ -6,6 +6,7 @@ mod connection;
 mod probe;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fmt, io};
@@ -18,7 +19,8 @@ use self::attempt::Attempt;
 pub use self::connection::{Connection, MAX_ANSWER, Process, RequestError, Response};
 pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
-pub(crate) use self::probe::{look_at_world, probe};
+pub(crate) use self::probe::{ask_daemon, look_at_world};
+use crate::exchange::{self, Fault};
 use crate::platform;
 use crate::state_directory::{Component, NoHome, NotAComponent, StateDir};
 
@@ -82,6 +84,19 @@ impl Launch {
     fn environment(&self) -> Vec<(OsString, OsString)> {
         let inherited = env::vars_os().filter(|(name, _)| !self.env.iter().any(|(added, _)| added == name));
         inherited.chain(self.env.iter().cloned()).collect()
+    }
+
+    /// What the platform needs to start it for this client.
+    fn prepare<'a>(&'a self, client: &'a Client, log: &'a File) -> io::Result<platform::Start<'a>> {
+        let env = self.environment();
+        Ok(platform::Start {
+            program: self.find(&env)?,
+            args: &self.args,
+            env,
+            component: client.component.as_str(),
+            directory: client.state_dir.path(),
+            log,
+        })
     }
 
     /// Finds the program, by the `PATH` of that environment.
@@ -172,16 +187,21 @@ impl Client {
         Attempt::new(self, Some(launch)).drive()
     }
 
-    /// Checks that a daemon could be started, and starts none: its program can be executed and its log can be opened. A
-    /// restart calls this before it ends the running daemon (CONN-50).
+    /// Checks that a daemon could be started and asked, and starts none: this process can listen and connect, the program
+    /// can be executed, and the log can be opened. A restart calls this before it ends the running daemon (CONN-50).
     ///
     /// # Errors
-    /// [`Failure`] with the outcome `spawn-failed` or `invalid`.
+    /// [`Failure`] with the outcome `spawn-failed`, `invalid` or `unreachable`.
     pub fn check_launch(&self, launch: &Launch) -> Result<(), Failure> {
-        let found = launch.find(&launch.environment());
-        found.map_err(|error| self.failure(Outcome::SpawnFailed, launch.error(&error)))?;
+        let unreachable =
+            |fault: Fault| self.failure(Outcome::Unreachable, format!("nothing could be asked: {fault}"));
+        exchange::can_ask().map_err(unreachable)?;
         let opened = self.state_dir.create().and_then(|()| self.state_dir.open_log());
-        opened.map(drop).map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))
+        let log = opened.map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))?;
+        let tried = launch
+            .prepare(self, &log)
+            .and_then(|start| platform::try_to_execute(start, self.deadline));
+        tried.map_err(|error| self.failure(Outcome::SpawnFailed, launch.error(&error)))
     }
 
     fn failure(&self, outcome: Outcome, detail: String) -> Failure {

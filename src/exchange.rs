@@ -9,6 +9,9 @@ use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+/// How long a connection to a listener of this process's own may take.
+const OWN_BOUND: Duration = Duration::from_millis(250);
+
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -76,20 +79,25 @@ fn meaning(error: &io::Error) -> &'static str {
     }
 }
 
-/// Checks that this process can open connections at all, by one to a listener of its own (CONN-38).
+/// Connects to a listener of this process's own. If that fails, a connection to anything else says nothing.
+pub(crate) fn reach_own(listener: TcpListener) -> Result<(), Fault> {
+    let address = listener.local_addr().map_err(|error| Fault::Unreachable { error })?;
+    let wire = Wire::connect(address, Instant::now() + OWN_BOUND)?;
+    // In this order the connection is reset, and keeps no port.
+    drop(listener);
+    drop(wire);
+    Ok(())
+}
+
+/// Checks that this process can listen and connect at all (CONN-38).
 ///
 /// # Errors
-/// Fails if the connection cannot be made. A process that may not listen learns nothing here.
-pub(crate) fn can_ask(deadline: Instant) -> Result<(), Fault> {
-    let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else {
-        return Ok(());
-    };
-    let Ok(address) = listener.local_addr() else {
-        return Ok(());
-    };
-    match Wire::connect(address, deadline) {
-        Err(fault @ Fault::Unreachable { .. }) => Err(fault),
-        _ => Ok(()),
+/// Fails with the first of these that it cannot do. A host without IPv4 is not checked.
+pub(crate) fn can_ask() -> Result<(), Fault> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Ok(listener) => reach_own(listener),
+        Err(error) if is_missing_family(&error) => Ok(()),
+        Err(error) => Err(Fault::Unreachable { error }),
     }
 }
 

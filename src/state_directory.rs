@@ -46,6 +46,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Whether the file was not judged at all: the system failed, and says nothing about it.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(&self.why, Refused::Io(error) if error.kind() != ErrorKind::PermissionDenied)
+    }
+
     pub(crate) fn io(path: &Path, error: io::Error) -> Self {
         Self { path: path.to_owned(), why: Refused::Io(error) }
     }
@@ -313,10 +318,10 @@ impl StateDir {
             let (sight, diagnostic) = self.read_registration(&path);
             if sight.id() == Some(id) {
                 mine.push(path);
-            } else if let Some(Diagnostic::Fault(Fault { path, why: Refused::Io(error) })) = diagnostic
-                && error.kind() != ErrorKind::PermissionDenied
+            } else if let Some(Diagnostic::Fault(fault)) = diagnostic
+                && fault.is_passing()
             {
-                unread = Some(Fault::io(&path, error));
+                unread = Some(fault);
             }
         }
         match unread {

@@ -168,7 +168,18 @@ impl Watched {
             assert!(proven && !self.published, "it left for nobody");
         }
         if after == Some(Reason::Unreachable) && before.is_none() {
-            assert!(self.unreachable.is_some() && !self.replaces && !self.published, "CONV-35");
+            let unread = matches!(
+                (effect, outcome),
+                (
+                    Effect::ReadRecord,
+                    Outcome::Failed
+                        | Outcome::Done
+                        | Outcome::Missing
+                        | Outcome::Taken(_)
+                        | Outcome::Probed(_)
+                )
+            );
+            assert!((self.unreachable.is_some() || unread) && !self.replaces && !self.published, "CONV-35");
         }
         let (Effect::ReadRecord, Outcome::Record(sight)) = (effect, outcome) else {
             return;

@@ -88,7 +88,7 @@ pub enum Reason {
     DirectoryGone,
     /// Right before publishing, a ready and compatible daemon was there already.
     Yielded,
-    /// Right before publishing, another daemon's record was there that could not be asked (CONV-35).
+    /// Right before publishing, the record could not be read, or its daemon could not be asked (CONV-35).
     Unreachable,
     /// It could not start.
     Failed,
@@ -282,6 +282,8 @@ impl Claim {
             {
                 self.abandon(Reason::Unreachable)
             }
+            // Not being able to read is no answer either.
+            (Phase::YieldRead(_), Outcome::Failed) if !self.replaces => self.abandon(Reason::Unreachable),
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
             (Phase::YieldProbe { other, .. }, Outcome::Probed(Probe::Proven(theirs)))

@@ -203,6 +203,11 @@ impl World {
         }
     }
 
+    /// Whether an address of this world means the same in the world `here`, as far as both are known.
+    pub fn shares_network(&self, here: &Self) -> bool {
+        self.netns.is_some() && self.netns == here.netns
+    }
+
     /// Whether a pid of this world may mean another process in the world `here` (CONV-36).
     pub fn has_other_pids(&self, here: &Self) -> bool {
         self.pidns.as_ref().zip(here.pidns.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)

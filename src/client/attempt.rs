@@ -13,7 +13,7 @@ use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{Registration, Sight};
 
 use super::connection::Connection;
-use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, look_at_world, probe};
+use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
 use super::{Client, Failure, Launch};
 use crate::exchange::{self, Fault, Wire};
 use crate::{platform, state_directory};
@@ -33,6 +33,8 @@ pub(super) struct Attempt<'a> {
     /// Why nothing could be started, or what the child said (CONN-27).
     spawn_error: Option<String>,
     proven: Option<(Wire, Credential)>,
+    /// Whether the last daemon that was asked is gone for certain: this process can ask.
+    is_refused: bool,
     /// The record whose daemon did not answer in time.
     hung: Option<Registration>,
     lock: Option<File>,
@@ -70,6 +72,7 @@ impl<'a> Attempt<'a> {
             detail: None,
             spawn_error: None,
             proven: None,
+            is_refused: false,
             hung: None,
             lock: None,
             watch: OnceCell::new(),
@@ -144,7 +147,11 @@ impl<'a> Attempt<'a> {
 
     /// Checks before a spawn whether this process could ask the daemon that it starts (CONN-38).
     fn can_ask(&self) -> Result<(), Fault> {
-        if self.client.replace { Ok(()) } else { exchange::can_ask(self.ends) }
+        if self.client.replace || self.is_refused {
+            Ok(())
+        } else {
+            exchange::can_ask()
+        }
     }
 
     fn left(&self) -> Duration {
@@ -171,7 +178,9 @@ impl<'a> Attempt<'a> {
             Some(_) if self.hung.as_ref() == Some(record) => SECOND_LOOK,
             Some(_) => SPAWN_PROBE_BOUND,
         };
-        let Seen { probe, wire, detail } = probe(record, &credential, self.left().min(bound));
+        let bound = self.left().min(bound);
+        let Seen { probe, wire, detail } = ask_daemon(&self.client.state_dir, record, &credential, bound);
+        self.is_refused = probe == Probe::Refused;
         self.hung = (probe == Probe::TimedOut).then(|| record.clone());
         self.proven = wire.map(|wire| (wire, credential));
         self.detail = detail;
@@ -204,16 +213,8 @@ impl<'a> Attempt<'a> {
             }
         };
         let length = log.metadata().map_or(u64::MAX, |log| log.len());
-        let env = launch.environment();
         let error = |error| launch.error(&error);
-        let start = platform::Start {
-            program: launch.find(&env).map_err(error)?,
-            args: &launch.args,
-            env,
-            component: client.component.as_str(),
-            directory: client.state_dir.path(),
-            log: &log,
-        };
+        let start = launch.prepare(client, &log).map_err(error)?;
         let started = platform::spawn_detached(start, self.left()).map_err(error)?;
         self.pipe = Some((started.ready, Vec::new()));
         self.starter = Some(started.starter);
@@ -240,7 +241,7 @@ impl<'a> Attempt<'a> {
         }
         match has_spoken.then(|| self.child_word()).flatten() {
             Some(Word::Done) => {
-                self.starter.iter().for_each(platform::Starter::end);
+                self.starter.as_ref().map(platform::Starter::end);
                 self.child = Child::Done;
             }
             Some(Word::Failed(error)) => {

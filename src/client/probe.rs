@@ -1,6 +1,6 @@
 //! The handshake from the client's side: asks a record's daemon to prove itself.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
@@ -48,18 +48,47 @@ impl Seen {
 
 /// Judges a record by its world alone. Returns `None` if its daemon has to be asked.
 pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Option<Seen> {
-    match record.world.seen_from(&platform::world()) {
-        Place::Here => None,
-        Place::OtherHost => Some(Seen::unreachable(&"its record was written on another host")),
-        Place::EarlierBoot => Some(Seen::only(Probe::Refused)),
-        Place::OtherNetwork => match state_dir.has_living_daemon() {
-            Ok(false) => Some(Seen::only(Probe::Refused)),
-            Ok(true) => Some(Seen::unreachable(&"it runs in another network namespace, such as a sandbox's")),
-            Err(fault) => Some(Seen::unreachable(&format!(
-                "its record was written in another network namespace, and it is not known whether it still runs: {fault}"
-            ))),
-        },
+    let here = platform::world();
+    let place = record.world.seen_from(&here);
+    match place {
+        Place::Here => return None,
+        Place::OtherHost => return Some(Seen::unreachable(&"its record was written on another host")),
+        Place::EarlierBoot | Place::OtherNetwork => {}
     }
+    Some(match state_dir.has_living_daemon() {
+        Ok(false) => Seen::only(Probe::Refused),
+        // A container may have a boot id of its own.
+        Ok(true) if place == Place::EarlierBoot && record.world.shares_network(&here) => return None,
+        Ok(true) => Seen::unreachable(&"it runs in another network namespace, such as a sandbox's"),
+        Err(fault) => Seen::unreachable(&format!(
+            "its record was written in another network namespace, and it is not known whether it still runs: {fault}"
+        )),
+    })
+}
+
+/// Asks a record's daemon, and doubts a refusal that says nothing: one that a listener of this process's own meets as well,
+/// and one from an unknown network namespace while a daemon of this directory lives (CONN-37, CONN-41).
+pub(crate) fn ask_daemon(
+    state_dir: &StateDir,
+    record: &Registration,
+    credential: &Credential,
+    bound: Duration,
+) -> Seen {
+    let seen = probe(record, credential, bound);
+    if seen.probe != Probe::Refused {
+        return seen;
+    }
+    let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_or(Ok(()), exchange::reach_own);
+    if let Err(fault) = own {
+        return Seen::unreachable(&format!("nor can a listener of this process's own: {fault}"));
+    }
+    let is_doubtful = record.world.netns.is_some() && platform::world().netns.is_none();
+    if is_doubtful && !matches!(state_dir.has_living_daemon(), Ok(false)) {
+        return Seen::unreachable(
+            &"it may run in another network namespace: that of this process is not known",
+        );
+    }
+    seen
 }
 
 /// Returns whether the system refuses the connection to each address that the URL may mean, within `bound` for each. A
@@ -75,7 +104,7 @@ pub fn is_refused(url: LoopbackUrl, bound: Duration) -> bool {
 }
 
 /// One time-bounded handshake with each address that the record may mean (HS-32).
-pub(crate) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> Seen {
+pub(super) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> Seen {
     let addresses = exchange::addresses(record.url);
     let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
     let rank = |seen: &Seen| match seen.probe {

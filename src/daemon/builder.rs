@@ -178,7 +178,12 @@ impl Builder {
                 Ok(daemon)
             }
             Err(error) => {
-                readiness.say(&format!("failed {error}"));
+                // What this host lacks now is no fault of the daemon's, and does not count against it (CONN-42).
+                let word = match error {
+                    Error::Listen(_) | Error::NoLoopback(_) => "unreachable",
+                    _ => "failed",
+                };
+                readiness.say(&format!("{word} {error}"));
                 Err(error)
             }
         }

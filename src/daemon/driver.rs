@@ -77,8 +77,9 @@ pub(super) async fn drive(
             readiness.say(&format!("failed {fault}"));
             Err(fault.into())
         }
-        (Some(Reason::Unreachable), _) => {
-            let error = unreachable.unwrap_or(Error::Unreachable { url: shared.url, detail: String::new() });
+        (Some(Reason::Unreachable), failure) => {
+            let nothing_known = Error::Unreachable { url: shared.url, detail: String::new() };
+            let error = unreachable.or(failure.map(Error::from)).unwrap_or(nothing_known);
             readiness.say(&format!("unreachable {error}"));
             Err(error)
         }
@@ -121,7 +122,7 @@ impl Files {
                 self.drop_temporary(state_dir)?;
                 Outcome::Done
             }
-            Effect::ReadRecord => Outcome::Record(shared.look()),
+            Effect::ReadRecord => Outcome::Record(shared.look()?),
             Effect::Publish => match self.temporary.take() {
                 Some(temporary) => {
                     let temporary = self.hold_life_lock(shared, temporary)?;

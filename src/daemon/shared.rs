@@ -17,7 +17,7 @@ use super::admission::Admission;
 use crate::browser::PageTokens;
 use crate::client;
 use crate::perimeter::{Identity, Origins};
-use crate::state_directory::StateDir;
+use crate::state_directory::{Diagnostic, Fault, StateDir};
 
 /// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
 /// notification.
@@ -94,10 +94,15 @@ impl Shared {
     }
 
     /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12).
-    pub(super) fn look(&self) -> Sight {
+    ///
+    /// # Errors
+    /// Fails if the record could not be read for a reason that is not its own, such as a lack of descriptors.
+    pub(super) fn look(&self) -> Result<Sight, Fault> {
         let (sight, diagnostic) = self.state_dir.read_record();
-        if let Some(diagnostic) = diagnostic {
-            tracing::warn!(%diagnostic, "the registration cannot be used");
+        match diagnostic {
+            Some(Diagnostic::Fault(fault)) if fault.is_passing() => return Err(fault),
+            Some(diagnostic) => tracing::warn!(%diagnostic, "the registration cannot be used"),
+            None => {}
         }
         match self.state_dir.read_credential() {
             Ok(Some(credential)) => *held(&self.credential) = credential,
@@ -105,7 +110,7 @@ impl Shared {
             Ok(None) => {}
             Err(fault) => tracing::warn!(%fault, "the credential on disk is not taken on"),
         }
-        sight
+        Ok(sight)
     }
 
     /// Takes on the list of origins as it is now.
@@ -188,7 +193,9 @@ impl Shared {
         let state_dir = self.state_dir.clone();
         let look = move || {
             let seen = client::look_at_world(&state_dir, &record);
-            let seen = seen.unwrap_or_else(|| client::probe(&record, &credential, client::SPAWN_PROBE_BOUND));
+            let seen = seen.unwrap_or_else(|| {
+                client::ask_daemon(&state_dir, &record, &credential, client::SPAWN_PROBE_BOUND)
+            });
             (Outcome::Probed(seen.probe), seen.detail)
         };
         let mut stops = self.stops.subscribe();

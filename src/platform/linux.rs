@@ -116,6 +116,14 @@ pub(super) fn dies_with(parent: libc::pid_t) -> bool {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent }
 }
 
+/// Lets this process be stopped when it executes a program, and end with its parent; returns whether both worked.
+/// Async-signal-safe.
+pub(super) fn stops_at_execution(parent: libc::pid_t) -> bool {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: a request about this process itself, which reads no memory.
+    dies_with(parent) && unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, nothing, nothing) == 0 }
+}
+
 /// Gives a signal its default disposition. Async-signal-safe.
 ///
 /// This is the kernel's call, because the C library refuses its own one for the signals that it reserves, and a caller may

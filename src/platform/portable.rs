@@ -102,6 +102,11 @@ pub(super) fn dies_with(_: libc::pid_t) -> bool {
     false
 }
 
+/// There is no such call on all systems.
+pub(super) fn stops_at_execution(_: libc::pid_t) -> bool {
+    false
+}
+
 /// Gives a signal its default disposition. Async-signal-safe.
 #[allow(unsafe_code)]
 pub(super) fn reset_disposition(signal: libc::c_int) {

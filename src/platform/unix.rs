@@ -30,7 +30,7 @@ pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
 pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
-pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached};
+pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -59,6 +59,12 @@ pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
 }
 
 fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
+    let (file, stat) = open_regular(path, flags)?;
+    check_owner_only(&stat)?;
+    Ok(file)
+}
+
+fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
     // O_NONBLOCK: opening a FIFO that somebody put there must not hang.
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = match rustix::fs::open(path, flags, OWNER_ONLY) {
@@ -72,8 +78,7 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Refused::NotAFile);
     }
-    check_owner_only(&stat)?;
-    Ok(File::from(fd))
+    Ok((File::from(fd), stat))
 }
 
 /// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
@@ -180,11 +185,13 @@ pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     }
     // flock has no time-out. A thread that gets the lock too late finds nobody to give it to and so gives it back.
     let (sender, receiver) = mpsc::sync_channel(0);
-    std::thread::spawn(move || {
+    let waits = move || {
         if file.lock().is_ok() {
             let _ = sender.send(file);
         }
-    });
+    };
+    // A process that may have no more threads goes on without the lock (CONN-17).
+    std::thread::Builder::new().spawn(waits).ok()?;
     receiver.recv_timeout(bound).ok()
 }
 
@@ -197,7 +204,8 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    let file = open_to_append(path)?;
+    let file = open_life_lock(path, OFlags::RDWR | OFlags::CREATE)?;
+    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
@@ -207,11 +215,20 @@ pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
 
 /// Whether any process holds the life lock.
 pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
-    match open_checked(path, OFlags::RDONLY) {
+    match open_life_lock(path, OFlags::RDONLY) {
         // The lock is given back when the file is dropped.
         Ok(file) => Ok(!try_life_lock(&file, FlockOperation::NonBlockingLockExclusive)?),
         Err(Refused::Missing) => Ok(false),
         Err(refused) => Err(refused),
+    }
+}
+
+/// Opens the life lock. It holds nothing, so a mode that lets others read it keeps nobody out.
+fn open_life_lock(path: &Path, flags: OFlags) -> Result<File, Refused> {
+    let (file, stat) = open_regular(path, flags)?;
+    match check_owner_only(&stat) {
+        Err(refused @ Refused::Owner { .. }) => Err(refused),
+        _ => Ok(file),
     }
 }
 

@@ -81,6 +81,18 @@ pub(crate) fn find_program(program: &Path, path: Option<&OsStr>) -> io::Result<P
 /// CONN-30, CONN-31, CONN-32, CONN-33, CONN-47, CONN-48). Fails if its program was not executed; `bound` is how long that may take to be
 /// known.
 pub(crate) fn spawn_detached(start: Start<'_>, bound: Duration) -> io::Result<Started> {
+    fork_starter(start, bound, false)
+}
+
+/// Checks that a daemon could be started: forks as for one, and executes its program under a trace that ends it before its
+/// first instruction (CONN-50). A system that allows no trace leaves the execution unchecked.
+pub(crate) fn try_to_execute(start: Start<'_>, bound: Duration) -> io::Result<()> {
+    let started = fork_starter(start, bound, true)?;
+    started.starter.status(bound);
+    Ok(())
+}
+
+fn fork_starter(start: Start<'_>, bound: Duration, is_trial: bool) -> io::Result<Started> {
     let (ready, say_ready) = pipe()?;
     let (executed, say_executed) = pipe()?;
     let (ended, say_ended) = pipe()?;
@@ -110,6 +122,7 @@ pub(crate) fn spawn_detached(start: Start<'_>, bound: Duration) -> io::Result<St
         ended: say_ended.as_raw_fd(),
         // SAFETY: it cannot fail.
         parent: unsafe { libc::getpid() },
+        is_trial,
     };
 
     // No handler of this process may run in the children: it would act on what they share with this process.
@@ -131,12 +144,13 @@ pub(crate) fn spawn_detached(start: Start<'_>, bound: Duration) -> io::Result<St
 }
 
 impl Starter {
-    /// Asks it to end, which takes a moment; its drop waits for that.
-    pub(crate) fn end(&self) {
+    /// Asks it to end, which takes a moment; its drop waits for that. Returns whether it does end.
+    pub(crate) fn end(&self) -> bool {
         // It alone holds the other end. If that is closed it has ended, and its pid may be another's if something else
         // in this process has reaped it.
-        if let [false] = readable([Some(self.ended.as_fd())], Duration::ZERO) {
-            let _ = kill_process(self.pid, Signal::KILL);
+        match readable([Some(self.ended.as_fd())], Duration::ZERO) {
+            [false] => kill_process(self.pid, Signal::KILL).is_ok(),
+            [true] => true,
         }
     }
 
@@ -148,7 +162,10 @@ impl Starter {
 
 impl Drop for Starter {
     fn drop(&mut self) {
-        self.end();
+        // One that cannot be ended is not waited for: it would take as long as the daemon.
+        if !self.end() {
+            return;
+        }
         // ECHILD: it was reaped (CONN-46).
         while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(Errno::INTR)) {}
     }
@@ -222,6 +239,8 @@ struct Child {
     /// Carries the daemon's wait status.
     ended: RawFd,
     parent: pid_t,
+    /// Whether the program is only to be executed, and must not run.
+    is_trial: bool,
 }
 
 /// The starter: forks the daemon and waits for its end, with none of the client's descriptors.
@@ -243,7 +262,7 @@ unsafe fn be_starter(child: &Child) -> ! {
         if pid < 0 {
             say(child.executed, errno());
         }
-        if pid < 0 || !waits {
+        if pid < 0 || !waits && !child.is_trial {
             libc::_exit(0);
         }
         libc::dup2(child.ended, 0);
@@ -257,6 +276,10 @@ unsafe fn be_starter(child: &Child) -> ! {
             match libc::waitpid(pid, &raw mut status, 0) {
                 -1 if errno() == libc::EINTR => {}
                 -1 => libc::_exit(0),
+                // The program of a trial was executed.
+                _ if libc::WIFSTOPPED(status) => {
+                    libc::kill(pid, libc::SIGKILL);
+                }
                 _ => break,
             }
         }
@@ -301,6 +324,9 @@ unsafe fn be_daemon(child: &Child) -> ! {
                 limit.rlim_cur = limit.rlim_max;
                 libc::setrlimit(resource, &raw const limit);
             }
+        }
+        if child.is_trial && !system::stops_at_execution(libc::getppid()) {
+            libc::_exit(0);
         }
         libc::execve(*child.argv, child.argv, child.envp);
         fail(child)
