@@ -134,7 +134,7 @@ export async function lock(directory, kind) {
   return null;
 }
 
-// Whether a daemon holds its lock, or may hold it (CONN-41).
+// Whether a daemon holds its lock, or may hold it (CONN-40, CONN-41).
 async function aDaemonLives(directory) {
   try {
     const fd = await lock(directory, '--exclusive');
@@ -153,7 +153,12 @@ export async function place(directory, record) {
   const known = (member) => Object.hasOwn(record, member) && Object.hasOwn(ours, member);
   const differs = (member) => known(member) && record[member] !== ours[member];
   if (differs('host')) return { elsewhere: 'the record is of another host' }; // CONN-39
-  if (differs('boot')) return known('host') ? { gone: 'the machine has been started again' } : null; // CONN-40
+  if (differs('boot')) { // CONN-40
+    if (!known('host')) return null;
+    if (!(await aDaemonLives(directory))) return { gone: 'the machine has been started again' };
+    // A container can have a boot of its own on the same machine.
+    return known('netns') && !differs('netns') ? null : { elsewhere: 'the daemon runs in another boot' };
+  }
   if (!differs('netns')) return null; // another pid namespace counts for signals alone
   if (await aDaemonLives(directory)) return { elsewhere: 'the daemon runs in another network namespace' }; // CONN-41
   return { gone: "the daemon's network namespace is gone" };

@@ -130,7 +130,7 @@ def lock(directory, kind, flags):
 
 
 def a_daemon_lives(directory):
-    """Whether a daemon holds its lock, or may hold it (CONN-41)."""
+    """Whether a daemon holds its lock, or may hold it (CONN-40, CONN-41)."""
     try:
         fd = lock(directory, fcntl.LOCK_EX, os.O_RDONLY)
     except FileNotFoundError:
@@ -151,8 +151,13 @@ def place(directory, record):
     same = {member: record[member] == ours[member] for member in WORLD if member in record and member in ours}
     if not same.get("host", True):
         return ELSEWHERE, "the record is of another host"  # CONN-39
-    if not same.get("boot", True):
-        return (GONE, "the machine has been started again") if "host" in same else (HERE, "")  # CONN-40
+    if not same.get("boot", True):  # CONN-40
+        if "host" not in same:
+            return HERE, ""
+        if not a_daemon_lives(directory):
+            return GONE, "the machine has been started again"
+        # A container can have a boot of its own on the same machine.
+        return (HERE, "") if same.get("netns") else (ELSEWHERE, "the daemon runs in another boot")
     if same.get("netns", True):
         return HERE, ""  # another pid namespace counts for signals alone
     if a_daemon_lives(directory):  # CONN-41

@@ -103,7 +103,7 @@ pub(super) enum Place {
     Here,
     /// In another world, in which it cannot be asked, and which one.
     Elsewhere(String),
-    /// Nowhere: its machine has been started again.
+    /// Nowhere: its machine has been started again, and no daemon runs.
     EarlierBoot,
     /// Nowhere: its network namespace has no daemon any more.
     DeadNamespace,
@@ -125,7 +125,15 @@ pub(super) fn place(directory: &StateDir, record: &Record) -> Place {
         if broken("CONN-40.unreachable") || broken("CONV-27.other-boot") {
             return elsewhere("boot");
         }
-        return Place::EarlierBoot;
+        // A container can have a boot of its own on the same machine.
+        if broken("CONN-40.lock-ignored") || !a_daemon_lives(directory) {
+            return Place::EarlierBoot;
+        }
+        return if theirs.netns.is_some() && theirs.netns == ours.netns {
+            Place::Here
+        } else {
+            elsewhere("boot, in which a daemon runs")
+        };
     }
     let mut other_network = differs(theirs.netns.as_ref(), ours.netns.as_ref());
     if broken("CONN-41.pidns") {

@@ -8,6 +8,7 @@ use local_daemon_harness::process::{Proc, Signal, Subject};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{Record, replace, write_new};
 use local_daemon_harness::strace::{OPEN, Point};
+use local_daemon_harness::world::World;
 
 use crate::case::case;
 use crate::fixtures::daemon::{
@@ -221,7 +222,8 @@ fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -
 }
 
 /// Daemons that are told to yield find the record of a ready daemon that is of another host, or of another network
-/// namespace in which a daemon lives, or to which they cannot connect. Stems from termio#531 and roborev#1021.
+/// namespace in which a daemon lives, also of another boot, or to which they cannot connect. Stems from termio#531 and
+/// roborev#1021.
 #[case("CONV-35", deadline_s = 60)]
 fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     let start = yielding(stage)?;
@@ -235,9 +237,13 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     publish(stage, &record)?;
     yields(stage, start.clone(), "a daemon that it can ask")?;
     let alive = hold_alive(stage)?;
+    publish(stage, &record.clone().with_world(other_boot()?))?;
+    yields(stage, start.clone(), "a daemon of another boot that it can ask")?;
+    let both = World { netns: other_network().netns, ..other_boot()? };
     for (what, world) in [
         ("another host", other_host()?),
         ("another network", other_network()),
+        ("another boot and network", both),
     ] {
         publish(stage, &record.clone().with_world(world))?;
         let watch = Watch::on(stage.state_dir())?;

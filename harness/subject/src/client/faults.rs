@@ -180,6 +180,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-40.ignored", "asks at the address of an earlier boot"),
     fault("CONN-40.connects", "connects before it looks at the boot"),
     fault("CONN-40.unreachable", "reports a daemon of an earlier boot as one that it cannot ask"),
+    fault("CONN-40.lock-ignored", "does not look whether a daemon of another boot lives"),
     fault("CONN-41.ignored", "asks at the address of another network namespace"),
     fault("CONN-41.always", "takes every daemon of another network namespace for alive"),
     fault("CONN-41.stale", "does not look whether a daemon lives in the other network namespace"),

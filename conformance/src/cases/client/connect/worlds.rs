@@ -86,8 +86,7 @@ fn another_host_cannot_be_asked(stage: &mut Stage) -> Outcome {
     starts_nothing(stage, &good, other_host()?, "another host, for a client that may spawn")
 }
 
-/// A good daemon's record tells an earlier boot of this machine, also with another network namespace in which a daemon
-/// lives.
+/// A good daemon's record tells an earlier boot of this machine, also with another network namespace.
 #[case("CONN-40")]
 fn an_earlier_boot_is_over(stage: &mut Stage) -> Outcome {
     let good = settled(stage)?;
@@ -95,10 +94,29 @@ fn an_earlier_boot_is_over(stage: &mut Stage) -> Outcome {
         .expect("stale without a connection, and ready with a daemon of its own for a client that may spawn");
     let both = Told { netns: other_network().netns, ..other_boot()? };
     concludes(stage, &good, other_boot()?, "an earlier boot", "stale", Call::connect())?;
-    let alive = hold_alive(stage)?;
     concludes(stage, &good, both, "an earlier boot and another network", "stale", Call::connect())?;
-    drop(alive);
     starts_another(stage, &good, other_boot()?, "an earlier boot, for a client that may spawn")
+}
+
+/// A good daemon's record tells another boot, as that of a container can on the same machine: in this network namespace,
+/// in another and in an unknown one while the suite holds a lock on `daemon.alive`, and afterwards.
+#[case("CONN-40")]
+fn a_lock_tells_whether_another_boot_lives(stage: &mut Stage) -> Outcome {
+    let good = settled(stage)?;
+    stage.expect("while the lock is held, ready in this network and else unreachable; afterwards stale");
+    let boot = other_boot()?;
+    let both = Told { netns: other_network().netns, ..boot.clone() };
+    let unknown = Told { netns: None, ..boot.clone() };
+    let alive = hold_alive(stage)?;
+    publish(stage, &good.record.clone().with_world(boot.clone()))?;
+    let answer = stage.ask(Call::connect())?;
+    answer.must_be_ready_with(&good.daemon.id)?;
+    concludes(stage, &good, both.clone(), "another network", "unreachable", Call::connect())?;
+    concludes(stage, &good, unknown, "an unknown network", "unreachable", Call::connect())?;
+    starts_nothing(stage, &good, both, "another network, for a client that may spawn")?;
+    drop(alive);
+    concludes(stage, &good, boot, "with the lock let go", "stale", Call::connect())?;
+    Ok(())
 }
 
 /// A good daemon's record tells another network namespace of this boot: without `daemon.alive`, while the suite holds a
