@@ -165,8 +165,8 @@ impl Files {
         })
     }
 
-    /// Takes a share of the life lock, once. A daemon that cannot have it leaves `netns` out of its record, whose temporary
-    /// file is written again (REG-15).
+    /// Takes a share of the life lock, once. A daemon that cannot have it leaves `netns` and `boot` out of its record, whose
+    /// temporary file is written again (REG-15).
     fn hold_life_lock(&mut self, shared: &Shared, temporary: PathBuf) -> Result<PathBuf, Fault> {
         if self.life_lock.is_some() || shared.world.netns.is_none() {
             return Ok(temporary);
@@ -184,7 +184,7 @@ impl Files {
             .drop_temporary(&temporary)
             .inspect_err(|_| self.temporary = Some(temporary))?;
         let mut record = shared.registration();
-        record.world.netns = None;
+        (record.world.netns, record.world.boot) = (None, None);
         shared.state_dir.write_temporary(&record)
     }
 

@@ -254,6 +254,18 @@ fn a_restart_that_could_not_start_ends_nothing() {
     let record = home.record();
     let seen = with_daemon(&home, &["restart"], "/no/such/daemon");
     assert!(seen.code == 16 && seen.stderr.contains("/no/such/daemon"), "{seen:?}");
+    // Programs that are there and cannot be executed, which only an execution tells.
+    let program = script(&home, "");
+    // Other systems have no trial.
+    if cfg!(not(local_daemon_portable)) {
+        for text in ["", "echo no first line", "#!/no/such/interpreter\n"] {
+            fs::write(&program, text).unwrap();
+            let seen = with_daemon(&home, &["restart"], &program);
+            assert_eq!(seen.code, 16, "{text:?}: {seen:?}");
+            assert_eq!(home.record(), record, "{text:?}");
+        }
+    }
+    fs::remove_file(home.file("daemon.log")).unwrap();
     symlink("/dev/null", home.file("daemon.log")).unwrap();
     let seen = home.locald(&["restart", "--json"]);
     assert_eq!((seen.code, seen.json()["outcome"].as_str()), (15, Some("invalid")), "{seen:?}");

@@ -113,6 +113,30 @@ fn a_record_of_an_earlier_boot_is_stale_and_replaced_by_one_daemon() {
     assert_eq!(all_connect(&home), 1);
 }
 
+/// CONN-51: a container of the same kernel may have a boot id of its own.
+#[test]
+#[cfg_attr(local_daemon_portable, ignore = "a portable record tells no world")]
+fn another_boot_id_beside_a_living_daemon_displaces_nothing() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    let before = home.record().unwrap();
+    let boot = home.file("another boot id");
+    fs::write(&boot, "00000000-0000-4000-8000-000000000000\n").unwrap();
+    let mount = format!("mount --bind '{}' /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());
+    for (flags, code) in [("-rm", 0), ("-rmn", 17)] {
+        for command in ["status", "connect", "stop"] {
+            if (flags, command) == ("-rm", "stop") {
+                continue;
+            }
+            let container = ["unshare", flags, "sh", "-c", &mount, "sh"];
+            let seen = Output::of(&mut under(&container, &home.command(&[command])));
+            assert_eq!(seen.code, code, "{flags} {command}: {seen:?}");
+            assert_eq!(home.record().unwrap(), before, "{flags} {command}");
+        }
+    }
+    assert_eq!(home.locald(&["status"]).code, 0, "it goes on");
+}
+
 /// Starts eight clients at once, and returns how many daemons they ended at.
 fn all_connect(home: &Home) -> usize {
     let clients: Vec<Child> = (0..8)
