@@ -87,13 +87,14 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
         probes.retain(|probe| !missing(probe));
     }
     let highest = probes.into_iter().map(|(_, probe)| probe).max_by_key(Probe::rank);
-    match highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address"))) {
-        Probe::Refused(why) if !broken("CONN-52.believed") => reach_own().map_or_else(
-            |error| Probe::Unreachable(format!("{why}; nor can a listener of its own be reached: {error}")),
-            |()| Probe::Refused(why.clone()),
-        ),
-        probe => probe,
+    let highest = highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address")));
+    if matches!(highest, Probe::Refused(_))
+        && !broken("CONN-52.believed")
+        && let Err(error) = reach_own()
+    {
+        return Probe::Unreachable(format!("cannot connect to a listener of its own either: {error}"));
     }
+    highest
 }
 
 /// Connects to a listener of its own. A process that cannot listen learns nothing.
