@@ -243,6 +243,7 @@ export function mayDisplace(ours, theirs) {
 
 // Of two answers, from the two addresses of `localhost`, the higher counts.
 export const [REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN] = [0, 1, 2, 3, 4];
+const OWN = 250; // ms that a connection to a listener of its own may take
 const BROKEN = -1; // something listened, and broke the connection off
 
 // What the recorded address is, and the handshake's status and body if it proved itself (HS-24 to HS-32); `why` is the
@@ -256,7 +257,25 @@ export async function probe(record, credential, patience = PROBE) {
   const found = await Promise.all(addresses.map(ask));
   // A family that this host does not have says nothing about the other one.
   const there = found.filter(({ isThere }) => isThere);
-  return (there.length ? there : found).reduce((best, next) => (next.kind > best.kind ? next : best));
+  const best = (there.length ? there : found).reduce((best, next) => (next.kind > best.kind ? next : best));
+  const why = best.kind === REFUSED && (await ownFault());
+  return why ? { kind: UNREACHABLE, why } : best;
+}
+
+// Why this process cannot reach a listener of its own either (CONN-52); null if it can, or cannot listen.
+async function ownFault() {
+  const server = net.createServer((socket) => socket.destroy());
+  const listens = new Promise((resolve) => server.on('error', () => resolve(false)).on('listening', () => resolve(true)));
+  server.listen({ host: '127.0.0.1', port: 0 });
+  if (!(await listens)) return null;
+  const socket = net.connect(server.address().port, '127.0.0.1');
+  const error = await new Promise((resolve) => {
+    socket.on('connect', () => resolve(null)).on('error', ({ message }) => resolve(message));
+    socket.setTimeout(OWN, () => resolve('no answer in time'));
+  });
+  socket.destroy();
+  server.close();
+  return error && `nor can a listener of its own be reached: ${error}`;
 }
 
 async function hasFamily({ host }) {

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import * as contract from './contract.mjs';
 import { CREDENTIAL, Malformed, PROVEN, RECORD, SPEC, VERSION } from './contract.mjs';
-import { Refused, haveStateDir, isMissing, prepare, random, readChecked, stateDir, unlink } from './files.mjs';
+import { Refused, Unread, haveStateDir, isMissing, prepare, random, readChecked, stateDir, unlink } from './files.mjs';
 import { changeAllowlist, serialisedOrigin } from './perimeter.mjs';
 import { Server } from './server.mjs';
 
@@ -59,7 +59,8 @@ class Daemon {
       let record;
       try {
         record = contract.parseRecord(readChecked(this.path));
-      } catch {
+      } catch (error) {
+        if (error instanceof Unread && !this.replaces) throw new Unreachable(error.message); // CONV-37
         return false;
       }
       if (JSON.stringify(record) === asked) break;

@@ -15,6 +15,9 @@ export class Refused extends Error {
   }
 }
 
+// The system failed to read the file, which says nothing about it.
+export class Unread extends Refused {}
+
 export const random = (bytes) => crypto.randomBytes(bytes).toString('hex');
 export const lacksFamily = (error) => ['EADDRNOTAVAIL', 'EAFNOSUPPORT'].includes(error.code);
 export const isMissing = (error) => error.code === 'ENOENT';
@@ -51,7 +54,9 @@ function withChecked(where, kind, use) {
     fd = fs.openSync(where, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   } catch (error) {
     if (isMissing(error)) throw error;
-    throw new Refused(where, error.code === 'ELOOP' ? 'is a symbolic link' : `cannot be opened: ${error.code}`);
+    if (error.code === 'ELOOP') throw new Refused(where, 'is a symbolic link');
+    const Kind = ['EACCES', 'EPERM', 'ENXIO'].includes(error.code) ? Refused : Unread;
+    throw new Kind(where, `cannot be opened: ${error.code}`);
   }
   try {
     check(where, fs.fstatSync(fd), kind);
@@ -87,7 +92,7 @@ export function readChecked(where) {
     try {
       for (let got; length <= MOST && (got = fs.readSync(fd, buffer, length, MOST + 1 - length)); ) length += got;
     } catch (error) {
-      throw new Refused(where, `cannot be read: ${error.code}`);
+      throw new Unread(where, `cannot be read: ${error.code}`);
     }
     if (length > MOST) throw new Refused(where, `is larger than ${MOST} bytes`);
     return buffer.subarray(0, length);

@@ -250,6 +250,7 @@ def may_displace(ours, theirs):
 
 # Of two answers, from the two addresses of `localhost`, the higher counts.
 REFUSED, FOREIGN, LATE, UNREACHABLE, PROVEN = range(5)
+OWN = 0.25  # seconds that a connection to a listener of its own may take
 
 
 def probe(record, credential, patience=PROBE):
@@ -259,7 +260,25 @@ def probe(record, credential, patience=PROBE):
     found = [(address, probe_address(address, record["authority"], credential, patience)) for address in addresses]
     # A family that this host does not have says nothing about the other one.
     there = [answer for address, answer in found if answer[0] != UNREACHABLE or has_family(address)]
-    return max(there or [answer for _, answer in found], key=lambda answer: answer[0])
+    best = max(there or [answer for _, answer in found], key=lambda answer: answer[0])
+    why = own_fault() if best[0] == REFUSED else None
+    return (UNREACHABLE, 0, why) if why else best
+
+
+def own_fault():
+    """Why this process cannot reach a listener of its own either (CONN-52); None if it can, or cannot listen."""
+    try:
+        listener = socket.create_server(("127.0.0.1", 0))
+    except OSError:
+        return None
+    with listener:
+        try:
+            sock = dial(listener.getsockname(), OWN)
+        except OSError as error:
+            return f"nor can a listener of its own be reached: {error}"
+        listener.close()  # in this order the connection is reset, and keeps no port
+        sock.close()
+    return None
 
 
 def dial(address, patience):

@@ -22,7 +22,7 @@ import contract
 import files
 import perimeter
 from contract import CREDENTIAL, RECORD, VERSION, Malformed
-from files import Refused
+from files import Refused, Unread
 from server import Server
 
 REREAD = 0.5  # seconds between two looks at the record; 2 s is the most (CONV-1)
@@ -70,6 +70,10 @@ class Daemon:
         for _ in range(2):
             try:
                 record = contract.parse_record(files.read_checked(self.path))
+            except Unread as fault:
+                if self.replaces:
+                    return False
+                raise Unreachable(str(fault)) from None  # CONV-37
             except (OSError, Refused, Malformed):
                 return False
             if record == asked:

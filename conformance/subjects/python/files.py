@@ -1,5 +1,6 @@
 """The state directory and its files: made for their owner alone, and checked before they are trusted (chapter 02)."""
 
+import errno
 import os
 import re
 import stat
@@ -12,6 +13,10 @@ class Refused(Exception):
 
     def __init__(self, path, fault):
         super().__init__(f"{path}: {fault}")
+
+
+class Unread(Refused):
+    """The system failed to read the file, which says nothing about it."""
 
 
 def state_dir(option, component):
@@ -44,8 +49,10 @@ def open_checked(path, kind):
     except FileNotFoundError:
         raise
     except OSError as error:
-        link = os.path.islink(path)
-        raise Refused(path, "is a symbolic link" if link else f"cannot be opened: {error.strerror}") from None
+        if os.path.islink(path):
+            raise Refused(path, "is a symbolic link") from None
+        judged = error.errno in (errno.EACCES, errno.EPERM, errno.ENXIO)
+        raise (Refused if judged else Unread)(path, f"cannot be opened: {error.strerror}") from None
     try:
         check(path, os.fstat(fd), kind)
     except Refused:
@@ -81,7 +88,7 @@ def read_checked(path):
         try:
             content = file.read(MOST + 1)
         except OSError as error:
-            raise Refused(path, f"cannot be read: {error.strerror}") from None
+            raise Unread(path, f"cannot be read: {error.strerror}") from None
     if len(content) > MOST:
         raise Refused(path, f"is larger than {MOST} bytes")
     return content

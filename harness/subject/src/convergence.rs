@@ -408,10 +408,17 @@ pub(super) fn look_around(daemon: &Daemon, credential: &Credential) -> Neighbour
         live(&daemon.directory);
     }
     let mut asked: Option<(Record, Neighbour)> = None;
-    while let Found::Record(record) = Record::read(&daemon.directory, RECORD) {
+    loop {
+        let record = match Record::read(&daemon.directory, RECORD) {
+            Found::Record(record) => record,
+            Found::Refused(fault) if fault.is_passing() && !broken("CONV-37.publishes") => {
+                return Neighbour::CannotAsk(fault.to_string());
+            }
+            _ => return Neighbour::Other,
+        };
         match asked {
             Some((before, found)) if before == record => return found,
-            Some(_) if broken("CONV-34.asks-once") => break,
+            Some(_) if broken("CONV-34.asks-once") => return Neighbour::Other,
             _ => {}
         }
         let again = asked.is_some();
@@ -424,7 +431,6 @@ pub(super) fn look_around(daemon: &Daemon, credential: &Credential) -> Neighbour
         }
         asked = Some((record, found));
     }
-    Neighbour::Other
 }
 
 /// Whether a protocol is an earlier one of the same name.

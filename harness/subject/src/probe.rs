@@ -3,7 +3,7 @@
 mod faults;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use crate::registration::{Record, addresses, authority};
 
 /// The longest that a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
+/// The longest that a connection to a listener of its own may take.
+const OWN: Duration = Duration::from_millis(250);
 /// The most that is read of a header, and of a body, in bytes.
 const MOST_BYTES: usize = 64 * 1024;
 /// Longer than anybody waits.
@@ -85,7 +87,26 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
         probes.retain(|probe| !missing(probe));
     }
     let highest = probes.into_iter().map(|(_, probe)| probe).max_by_key(Probe::rank);
-    highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address")))
+    let highest = highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address")));
+    if matches!(highest, Probe::Refused(_))
+        && !broken("CONN-52.believed")
+        && let Err(error) = reach_own()
+    {
+        return Probe::Unreachable(format!("cannot connect to a listener of its own either: {error}"));
+    }
+    highest
+}
+
+/// Connects to a listener of its own. A process that cannot listen learns nothing.
+fn reach_own() -> io::Result<()> {
+    let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else {
+        return Ok(());
+    };
+    let stream = TcpStream::connect_timeout(&listener.local_addr()?, OWN)?;
+    // In this order the connection is reset, and keeps no port.
+    drop(listener);
+    drop(stream);
+    Ok(())
 }
 
 /// Asks one address, and once more if the connection breaks off: what listened there may be about to end.

@@ -269,6 +269,33 @@ fn leaves_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
     yields(stage, start, "a daemon that it can ask again")
 }
 
+/// A daemon that is told to yield finds the record of a ready daemon, and the system fails to open it.
+#[case("CONV-37")]
+fn leaves_what_it_cannot_read(stage: &mut Stage) -> Outcome {
+    let start = yielding(stage)?;
+    let (protocol, credential) = protocol_of(stage)?;
+    stage.expect("it exits with 15 or 17 and leaves the record as it is");
+    let fake = FakeDaemon::new(&credential, &protocol);
+    let actor = fake.clone().part().noted(stage.transcript(), "fake daemon").start(Bind::V4)?;
+    replace(&stage.record_path(), fake.record(actor.address()).to_json().as_bytes(), 0o600)?;
+    yields(stage, start.clone(), "a daemon whose record it can read")?;
+    let name = stage.manifest().binding.registration.clone();
+    for error in ["EIO", "EMFILE"] {
+        let watch = Watch::on(stage.state_dir())?;
+        let point = Point::at([OPEN]).of(stage.record_path()).failing(error);
+        let strace = trace(stage, error, point)?;
+        let daemon = launch_under(stage, start.clone(), &strace)?;
+        let exit = exits(&daemon, stage.ready_deadline(), error);
+        was_failed(stage, &strace, error)?;
+        let exit = exit?;
+        stage.observed(format!("{error}: {exit}"));
+        ensure!(matches!(exit.code, Some(15 | 17)), "{error}: {exit}");
+        let touched = changes(&watch.events(), &name);
+        ensure!(touched.is_empty(), "{error}: the record was touched: {touched:?}");
+    }
+    yields(stage, start, "a daemon whose record it can read again")
+}
+
 /// A yielding daemon is held while it looks whether a daemon lives in the record's network namespace, which is so. The suite
 /// plays a ready daemon of this network, which publishes meanwhile.
 #[case("CONV-34")]

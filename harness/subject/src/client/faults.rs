@@ -169,6 +169,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONN-37.no-buffers-is-busy", "takes ENOBUFS for silence"),
     fault("CONN-37.any-is-foreign", "takes any other error for a stranger"),
     fault("CONN-37.silent", "does not say why it cannot connect"),
+    fault("CONN-52.believed", "takes every refusal for the other side's"),
     fault("CONN-38.spawns", "starts a daemon if it cannot ask"),
     fault("CONN-38.not-running", "says that no daemon runs if it cannot ask"),
     fault("CONN-38.repairs", "repairs a record whose daemon it cannot ask"),

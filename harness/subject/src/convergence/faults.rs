@@ -84,6 +84,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-35.worlds-alone", "publishes if the system keeps it from asking"),
     fault("CONV-35.status-one", "ends with status 1 if it cannot ask"),
     fault("CONV-35.yields", "ends with status 0 if it cannot ask"),
+    fault("CONV-37.publishes", "publishes over a record that the system fails to read"),
     fault("CONV-28.ends-the-old", "ends the process that the old record names"),
     fault("CONV-28.ends-the-new", "ends the process that displaced it"),
 ];

@@ -76,6 +76,17 @@ fn unreachable_whatever_keeps_it_from_asking(stage: &mut Stage) -> Outcome {
     connects(stage, &good)
 }
 
+/// A good daemon is published, and each of the client's connections is refused.
+#[case("CONN-52")]
+fn unreachable_when_each_connection_is_refused(stage: &mut Stage) -> Outcome {
+    let (_world, good) = furnished(stage)?;
+    stage.expect("unreachable");
+    let refusal = ("connect", "ECONNREFUSED", Errno::CONNREFUSED);
+    let answer = hinder(stage, "refusal", &good, refusal, Call::connect())?;
+    answer.must_be("unreachable")?;
+    connects(stage, &good)
+}
+
 /// A good daemon is published whose pid is that of a bystander. The client cannot ask it, and is called to start a
 /// daemon, to stop that one, also by force, to restart it and to repair its record.
 #[case("CONN-38", deadline_s = 100)]
