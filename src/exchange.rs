@@ -9,6 +9,8 @@ use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use crate::platform;
+
 /// How long a connection to a listener of this process's own may take.
 const OWN_BOUND: Duration = Duration::from_millis(250);
 
@@ -96,6 +98,19 @@ pub(crate) fn reach_own(listener: TcpListener) -> Result<(), Fault> {
 pub(crate) fn can_ask() -> Result<(), Fault> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
         Ok(listener) => reach_own(listener),
+        Err(error) if is_missing_family(&error) => Ok(()),
+        Err(error) => Err(Fault::Unreachable { error }),
+    }
+}
+
+/// Checks that this process can connect at all (CONN-38). Cheaper than [`can_ask`]: the port that it connects to is its own
+/// and refuses, which is an answer.
+pub(crate) fn can_connect() -> Result<(), Fault> {
+    match platform::reserve_port() {
+        Ok((_reserved, address)) => match Wire::connect(address, Instant::now() + OWN_BOUND) {
+            Ok(_) | Err(Fault::Refused) => Ok(()),
+            Err(fault) => Err(fault),
+        },
         Err(error) if is_missing_family(&error) => Ok(()),
         Err(error) => Err(Fault::Unreachable { error }),
     }

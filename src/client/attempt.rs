@@ -150,7 +150,7 @@ impl<'a> Attempt<'a> {
         if self.client.replace || self.is_refused {
             Ok(())
         } else {
-            exchange::can_ask()
+            exchange::can_connect()
         }
     }
 

@@ -7,7 +7,8 @@ mod spawn;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -168,6 +169,16 @@ pub(crate) fn create_owner_only(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(path);
     }
     written
+}
+
+/// Reserves a port of 127.0.0.1 on which nothing listens.
+pub(crate) fn reserve_port() -> io::Result<(OwnedFd, SocketAddr)> {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let reserved = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&reserved, rustix::io::FdFlags::CLOEXEC)?;
+    bind(&reserved, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = getsockname(&reserved)?.try_into()?;
+    Ok((reserved, address))
 }
 
 /// How many descriptors this process may have; `None`: as many as it likes.
