@@ -88,8 +88,17 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
     }
     let highest = probes.into_iter().map(|(_, probe)| probe).max_by_key(Probe::rank);
     let highest = highest.unwrap_or_else(|| Probe::Refused(format!("{authority}: no address")));
+    // One that takes other errors for a refusal does not doubt it either.
+    let believes = [
+        "CONN-52.believed",
+        "CONN-37.sandbox-is-stale",
+        "CONN-37.no-port-is-stale",
+        "CONN-37.no-route-is-stale",
+    ]
+    .into_iter()
+    .any(broken);
     if matches!(highest, Probe::Refused(_))
-        && !broken("CONN-52.believed")
+        && !believes
         && let Err(error) = reach_own()
     {
         return Probe::Unreachable(format!("cannot connect to a listener of its own either: {error}"));
