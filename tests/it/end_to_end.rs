@@ -102,7 +102,9 @@ fn found_proven_used_and_gone() {
     assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
     let mut left: Vec<_> = std::fs::read_dir(&state_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["credential", "daemon.alive"]);
+    // Only a system that tells its world has the life lock.
+    left.retain(|name| name != "daemon.alive");
+    assert_eq!(left, ["credential"]);
     assert!(connection.get("/v1/hello").is_err());
 }
 
