@@ -282,7 +282,7 @@ impl Claim {
             {
                 self.abandon(Reason::Unreachable)
             }
-            // Not being able to read is no answer either.
+            // CONV-37
             (Phase::YieldRead(_), Outcome::Failed) if !self.replaces => self.abandon(Reason::Unreachable),
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.

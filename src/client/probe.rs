@@ -57,7 +57,7 @@ pub(crate) fn look_at_world(state_dir: &StateDir, record: &Registration) -> Opti
     }
     Some(match state_dir.has_living_daemon() {
         Ok(false) => Seen::only(Probe::Refused),
-        // A container may have a boot id of its own.
+        // CONN-51: a container may have a boot id of its own.
         Ok(true) if place == Place::EarlierBoot && record.world.shares_network(&here) => return None,
         Ok(true) => Seen::unreachable(&"it runs in another network namespace, such as a sandbox's"),
         Err(fault) => Seen::unreachable(&format!(

@@ -419,6 +419,11 @@ pub(super) fn look_around(daemon: &Daemon, credential: &Credential) -> Neighbour
         match asked {
             Some((before, found)) if before == record => return found,
             Some(_) if broken("CONV-34.asks-once") => return Neighbour::Other,
+            Some((_, found))
+                if !matches!(found, Neighbour::CannotAsk(_)) && broken("CONV-34.after-an-answer") =>
+            {
+                return Neighbour::Other;
+            }
             _ => {}
         }
         let again = asked.is_some();

@@ -83,7 +83,7 @@ pub(super) fn probe(record: &Record, credential: &Credential, deadline: Instant)
         matches!(probe, Probe::Unreachable(_))
             && TcpListener::bind((address.ip(), 0)).is_err_and(|error| is_missing_family(&error))
     };
-    if !probes.iter().all(missing) && !broken("CONN-6.missing-family") {
+    if !probes.iter().all(missing) && !broken("CONN-37.missing-family") {
         probes.retain(|probe| !missing(probe));
     }
     let highest = probes.into_iter().map(|(_, probe)| probe).max_by_key(Probe::rank);
@@ -121,7 +121,15 @@ fn reach_own() -> io::Result<()> {
 /// Asks one address, and once more if the connection breaks off: what listened there may be about to end.
 fn ask(address: SocketAddr, authority: &str, credential: &Credential, until: Instant) -> Probe {
     match ask_once(address, authority, credential, until) {
-        Probe::Broken(_) if !broken("CONN-7.not-again") => ask_once(address, authority, credential, until),
+        Probe::Broken(_) if !broken("CONN-7.not-again") => {
+            match ask_once(address, authority, credential, until) {
+                Probe::Refused(why) if broken("CONN-7.gone-is-busy") => Probe::Late(why),
+                Probe::Proven(..) if broken("CONN-7.second-unheard") => {
+                    Probe::Late("it broke off at first".to_owned())
+                }
+                probe => probe,
+            }
+        }
         probe => probe,
     }
 }

@@ -126,7 +126,7 @@ pub(super) fn place(directory: &StateDir, record: &Record) -> Place {
             return elsewhere("boot");
         }
         // A container can have a boot of its own on the same machine.
-        if broken("CONN-40.lock-ignored") || !a_daemon_lives(directory) {
+        if broken("CONN-51.lock-ignored") || !a_daemon_lives(directory) {
             return Place::EarlierBoot;
         }
         return if theirs.netns.is_some() && theirs.netns == ours.netns {

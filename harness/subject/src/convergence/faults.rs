@@ -77,6 +77,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-27.other-boot", "ends for a daemon of an earlier boot"),
     fault("CONV-27.dead-namespace", "ends for a daemon of a network namespace that is gone"),
     fault("CONV-27.own-lock", "takes its own lock for that of a daemon in another network namespace"),
+    fault("CONV-34.after-an-answer", "does not ask who published while another answered it"),
     fault("CONV-34.asks-once", "does not ask who published while it asked another"),
     fault("CONV-34.final", "does not look again for a newer record if it could not ask"),
     fault("CONV-35.publishes", "publishes over a daemon that it cannot ask"),

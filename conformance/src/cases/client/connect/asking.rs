@@ -21,7 +21,7 @@ use crate::fixtures::client::{
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes};
 use crate::fixtures::trace::{call_under, trace, was_failed};
 use crate::fixtures::worlds::sandbox;
-use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
+use crate::outcome::{Outcome, Stop, ensure, inconclusive};
 use crate::stage::{Answer, Call, Command, Stage};
 
 /// What keeps a client from asking: the system call that fails, and the error by name and number.
@@ -136,31 +136,9 @@ fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
     connects(stage, &good)
 }
 
-/// A real daemon runs, and a client that may spawn cannot connect to it.
-#[case("CONN-38")]
-fn a_daemon_that_it_cannot_ask_goes_on(stage: &mut Stage) -> Outcome {
-    if stage.manifest().daemon.run.is_empty() {
-        return not_applicable("the subject has no daemon");
-    }
-    if stage.client()?.connect_or_spawn.is_none() {
-        return not_applicable("the manifest has no `client.connect_or_spawn`");
-    }
-    stage.expect("the daemon of before, ready, with its record; and ready with it when it can be asked");
-    let (daemon, live) = stage.launch_ready()?;
-    let strace = trace(stage, "spawn", Point::at([&["connect"][..]]).failing("EPERM"))?;
-    let answer = stage.ask(call_under(Call::spawn(), &strace))?;
-    was_failed(stage, &strace, "connect-or-spawn")?;
-    answer.must_be("unreachable")?;
-    let now = stage.find(stage.state_dir());
-    let same = now.as_ref().is_ok_and(|now| now.record.id == live.record.id);
-    ensure!(same && daemon.is_running(), "the daemon of the record is another or none: {now:?}");
-    let answer = stage.ask(Call::spawn())?;
-    answer.must_be_ready_with(&live.record.id)
-}
-
 /// A client in a network namespace of its own meets a record without a world: `localhost` refuses at 127.0.0.1 and has no
 /// `[::1]`, and then there is no loopback at all.
-#[case("CONN-6", "CONN-37")]
+#[case("CONN-37")]
 fn a_family_that_is_not_there_refuses_nothing(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     stage.expect("stale if one family refuses and the other is missing, unreachable if both are missing");
@@ -218,7 +196,7 @@ fn ends_with_a_request(resets: bool) -> Outcome<(SocketAddr, JoinHandle<bool>)> 
 }
 
 /// The record's listener ends with the client's request unanswered.
-#[case("CONN-7", "CONN-6")]
+#[case("CONN-7")]
 fn stale_when_it_is_gone_at_the_second_probe(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     stage.expect("stale");

@@ -1,19 +1,13 @@
 //! Records of other worlds: another machine, an earlier boot, another network namespace.
 
-use std::collections::BTreeSet;
-
-use local_daemon_harness::record::{Record, Url};
 use local_daemon_harness::strace::Point;
 use local_daemon_harness::world::World as Told;
 
 use crate::case::case;
 use crate::fixtures::client::{Part, Played, Spy, furnished, not_started, publish};
-use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
 use crate::fixtures::trace::{call_under, trace, was_failed};
-use crate::fixtures::worlds::{
-    alive_in, here, hold_alive, other_boot, other_host, other_network, other_pids, sandbox,
-};
-use crate::outcome::{Outcome, ensure, not_applicable};
+use crate::fixtures::worlds::{here, hold_alive, other_boot, other_host, other_network, other_pids};
+use crate::outcome::{Outcome, ensure};
 use crate::stage::{Answer, Call, Stage};
 
 /// A daemon that proves itself. The client was seen to be ready with it by a record of its own world.
@@ -86,21 +80,9 @@ fn another_host_cannot_be_asked(stage: &mut Stage) -> Outcome {
     starts_nothing(stage, &good, other_host()?, "another host, for a client that may spawn")
 }
 
-/// A good daemon's record tells an earlier boot of this machine, also with another network namespace.
-#[case("CONN-40")]
-fn an_earlier_boot_is_over(stage: &mut Stage) -> Outcome {
-    let good = settled(stage)?;
-    stage
-        .expect("stale without a connection, and ready with a daemon of its own for a client that may spawn");
-    let both = Told { netns: other_network().netns, ..other_boot()? };
-    concludes(stage, &good, other_boot()?, "an earlier boot", "stale", Call::connect())?;
-    concludes(stage, &good, both, "an earlier boot and another network", "stale", Call::connect())?;
-    starts_another(stage, &good, other_boot()?, "an earlier boot, for a client that may spawn")
-}
-
 /// A good daemon's record tells another boot, as that of a container can on the same machine: in this network namespace,
 /// in another and in an unknown one while the suite holds a lock on `daemon.alive`, and afterwards.
-#[case("CONN-40")]
+#[case("CONN-40", "CONN-51")]
 fn a_lock_tells_whether_another_boot_lives(stage: &mut Stage) -> Outcome {
     let good = settled(stage)?;
     stage.expect("while the lock is held, ready in this network and else unreachable; afterwards stale");
@@ -136,66 +118,6 @@ fn a_lock_tells_whether_another_network_lives(stage: &mut Stage) -> Outcome {
     drop(alive);
     concludes(stage, &good, network(), "with the lock let go", "stale", Call::connect())?;
     starts_another(stage, &good, network(), "with the lock let go, for a client that may spawn")
-}
-
-/// Eight calls at once on the record of a network namespace that is gone.
-#[case("CONN-41", "CONN-15", deadline_s = 60)]
-fn many_callers_after_a_dead_network(stage: &mut Stage) -> Outcome {
-    const CALLERS: usize = 8;
-    let _ = furnished(stage)?;
-    stage.expect("all of them ready, on one id");
-    let port = DeadPort::new()?;
-    drop(hold_alive(stage)?);
-    publish(stage, &Record::new(Url::of(port.address), NOBODYS_PID).with_world(other_network()))?;
-    stage.precondition(format!("no process holds a lock on {}", alive_in(stage.state_dir()).display()));
-    let mut callers = Vec::new();
-    for _ in 0..CALLERS {
-        callers.push(stage.call(Call::spawn())?);
-    }
-    let mut ids = BTreeSet::new();
-    for caller in &callers {
-        let answer = stage.answer(caller)?;
-        answer.must_be("ready")?;
-        ids.insert(answer.id.unwrap_or_default());
-    }
-    let live = stage.find(stage.state_dir());
-    let one = ids.len() == 1 && live.as_ref().is_ok_and(|live| ids.contains(&live.record.id));
-    ensure!(one, "the callers were ready with {ids:?}, and there is {live:?}");
-    Ok(())
-}
-
-/// A daemon runs, and a client in a network namespace of its own shares its state directory. The daemon is ended without
-/// warning, and the client starts one inside; then it is the other way round. Stems from gradle#38054.
-#[case("CONN-41", deadline_s = 60)]
-fn a_sandbox_with_a_network_of_its_own(stage: &mut Stage) -> Outcome {
-    if stage.manifest().daemon.run.is_empty() || stage.client()?.connect_or_spawn.is_none() {
-        return not_applicable("the subject has no daemon, or a client that starts none");
-    }
-    let within = sandbox("ip link set lo up && exec \"$@\"")?;
-    stage.expect("unreachable while the daemon of the other network lives, and then one of its own");
-    let (daemon, live) = stage.launch_ready()?;
-    if live.record.world.netns.is_none() {
-        return not_applicable("the record has no `netns`");
-    }
-    for call in [Call::connect(), Call::spawn()] {
-        let answer = stage.ask(call.under(&within))?;
-        answer.must_be_after("unreachable", "from inside, while the daemon lives")?;
-    }
-    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
-    ensure!(now.as_ref() == Ok(&live.record.id), "the daemon of the record is another or none: {now:?}");
-    daemon.kill_group();
-    let answer = stage.ask(Call::spawn().under(&within))?;
-    answer.must_be_after("ready", "from inside, after its end")?;
-    let inside = answer.id;
-    let answer = stage.ask(Call::spawn())?;
-    answer.must_be_after("unreachable", "from outside, while the daemon inside lives")?;
-    stage.arena().end_leaks();
-    let answer = stage.ask(Call::spawn())?;
-    answer.must_be_after("ready", "from outside, after its end")?;
-    let now = stage.find(stage.state_dir()).map(|live| live.record.id);
-    let other = now.as_ref().is_ok_and(|id| ![Some(&live.record.id), inside.as_ref()].contains(&Some(id)));
-    ensure!(other, "no daemon of the last call is ready: {now:?}");
-    Ok(())
 }
 
 /// A client with the order to replace meets the record of another host, of a network namespace that lives, and a daemon

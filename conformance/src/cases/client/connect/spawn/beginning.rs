@@ -1,16 +1,16 @@
 //! The signals, the umask and the limits with which a daemon begins, whatever its client has.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Proc, Signal};
 use local_daemon_harness::wait::until;
 
 use super::replacing::restarted;
-use super::{not_executable, process_of, running, spawned, stale, with};
+use super::{not_executable, running, stale, with};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, settled};
-use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
+use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
 /// A setup with the signals that launchers are known to block or to ignore.
@@ -109,28 +109,6 @@ fn the_daemon_begins_with_default_signals(stage: &mut Stage) -> Outcome {
         let has = mask(&child, field);
         ensure!(has == Some(0), "the daemon begins with these signals {what}: {has:x?}");
     }
-    Ok(())
-}
-
-/// The client is called with SIGTERM blocked and ignored: the daemon that it starts ends at SIGTERM.
-#[case("CONN-47")]
-fn sigterm_ends_the_daemon(stage: &mut Stage) -> Outcome {
-    stage.expect("the end of the daemon");
-    let (_, plain) = spawned(stage)?;
-    ends_at_sigterm(stage, &process_of(&plain)?)?;
-    stage.control("a daemon of a client without such signals ended at SIGTERM");
-    seen_to_hold(stage, mistreated())?;
-    let answer = stage.ask(Call::spawn().setup(mistreated()))?;
-    let live = running(stage, &answer)?;
-    ends_at_sigterm(stage, &process_of(&live)?)
-}
-
-fn ends_at_sigterm(stage: &Stage, process: &Proc) -> Outcome {
-    if !process.signal(Signal::TERM) {
-        return fail(format!("there is no process {}", process.pid));
-    }
-    let gone = process.wait_gone(stage.stand_down_deadline() + Duration::from_secs(1));
-    ensure!(gone, "the daemon {} still runs after a SIGTERM", process.pid);
     Ok(())
 }
 
