@@ -195,8 +195,9 @@ fn ends_with_a_request(resets: bool) -> Outcome<(SocketAddr, JoinHandle<bool>)> 
     Ok((address, thread))
 }
 
-/// The record's listener ends with the client's request unanswered.
-#[case("CONN-7")]
+/// The record's listener ends with the client's request unanswered. No other case runs meanwhile: what it starts has the
+/// listener for a moment too.
+#[case("CONN-7", exclusive)]
 fn stale_when_it_is_gone_at_the_second_probe(stage: &mut Stage) -> Outcome {
     let _ = furnished(stage)?;
     stage.expect("stale");
