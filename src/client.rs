@@ -20,9 +20,9 @@ pub use self::connection::{Connection, MAX_ANSWER, Process, RequestError, Respon
 pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{ask_daemon, look_at_world};
-use crate::exchange::{self, Fault};
-use crate::platform;
+use crate::exchange::Fault;
 use crate::state_directory::{Component, NoHome, NotAComponent, StateDir};
+use crate::{loopback, platform};
 
 /// How long a whole connect may take unless told otherwise (CONN-10).
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -195,7 +195,7 @@ impl Client {
     pub fn check_launch(&self, launch: &Launch) -> Result<(), Failure> {
         let unreachable =
             |fault: Fault| self.failure(Outcome::Unreachable, format!("nothing could be asked: {fault}"));
-        exchange::can_ask().map_err(unreachable)?;
+        loopback::can_listen().map_err(unreachable)?;
         let opened = self.state_dir.create().and_then(|()| self.state_dir.open_log());
         let log = opened.map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))?;
         let tried = launch

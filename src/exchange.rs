@@ -2,17 +2,12 @@
 //! there is no code that could (HS-29, HS-30).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
-
-use crate::platform;
-
-/// How long a connection to a listener of this process's own may take.
-const OWN_BOUND: Duration = Duration::from_millis(250);
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -79,52 +74,6 @@ fn meaning(error: &io::Error) -> &'static str {
         Errno::AFNOSUPPORT => " (this process may not use this address family)",
         _ => "",
     }
-}
-
-/// Connects to a listener of this process's own. If that fails, a connection to anything else says nothing.
-pub(crate) fn reach_own(listener: TcpListener) -> Result<(), Fault> {
-    let address = listener.local_addr().map_err(|error| Fault::Unreachable { error })?;
-    let wire = Wire::connect(address, Instant::now() + OWN_BOUND)?;
-    // In this order the connection is reset, and keeps no port.
-    drop(listener);
-    drop(wire);
-    Ok(())
-}
-
-/// Checks that this process can listen and connect at all (CONN-38).
-///
-/// # Errors
-/// Fails with the first of these that it cannot do. A host without IPv4 is not checked.
-pub(crate) fn can_ask() -> Result<(), Fault> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
-        Ok(listener) => reach_own(listener),
-        Err(error) if is_missing_family(&error) => Ok(()),
-        Err(error) => Err(Fault::Unreachable { error }),
-    }
-}
-
-/// Checks that this process can connect at all (CONN-38). Cheaper than [`can_ask`]: the port that it connects to is its own
-/// and refuses, which is an answer.
-pub(crate) fn can_connect() -> Result<(), Fault> {
-    match platform::reserve_port() {
-        Ok((_reserved, address)) => match Wire::connect(address, Instant::now() + OWN_BOUND) {
-            Ok(_) | Err(Fault::Refused) => Ok(()),
-            Err(fault) => Err(fault),
-        },
-        Err(error) if is_missing_family(&error) => Ok(()),
-        Err(error) => Err(Fault::Unreachable { error }),
-    }
-}
-
-/// Whether this host has no loopback address of this family at all.
-pub(crate) fn is_absent(address: SocketAddr) -> bool {
-    let bound = TcpListener::bind((address.ip(), 0));
-    bound.is_err_and(|error| is_missing_family(&error))
-}
-
-/// Whether a failed bind shows that this host has no such loopback address (REG-5), and not that no port is left.
-pub(crate) fn is_missing_family(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 /// A whole answer.

@@ -40,6 +40,7 @@ pub mod client;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 mod exchange;
+mod loopback;
 #[cfg(feature = "daemon")]
 pub mod perimeter;
 mod platform;

@@ -15,8 +15,8 @@ use local_daemon_proto::registration::{Registration, Sight};
 use super::connection::Connection;
 use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
 use super::{Client, Failure, Launch};
-use crate::exchange::{self, Fault, Wire};
-use crate::{platform, state_directory};
+use crate::exchange::{Fault, Wire};
+use crate::{loopback, platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
@@ -150,7 +150,7 @@ impl<'a> Attempt<'a> {
         if self.client.replace || self.is_refused {
             Ok(())
         } else {
-            exchange::can_connect()
+            loopback::can_connect()
         }
     }
 

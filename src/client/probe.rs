@@ -1,6 +1,6 @@
 //! The handshake from the client's side: asks a record's daemon to prove itself.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
@@ -8,8 +8,8 @@ use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
 use local_daemon_proto::registration::{Invalid, LoopbackUrl, MAX_BYTES, Place, Registration};
 
 use crate::exchange::{self, Fault, Wire};
-use crate::platform;
 use crate::state_directory::{self, StateDir};
+use crate::{loopback, platform};
 
 /// How long one handshake may take (HS-24).
 pub const PROBE_BOUND: Duration = Duration::from_secs(2);
@@ -78,8 +78,7 @@ pub(crate) fn ask_daemon(
     if seen.probe != Probe::Refused {
         return seen;
     }
-    let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_or(Ok(()), exchange::reach_own);
-    if let Err(fault) = own {
+    if let Err(fault) = loopback::can_be_reached() {
         return Seen::unreachable(&format!("nor can a listener of this process's own: {fault}"));
     }
     let is_doubtful = record.world.netns.is_some() && platform::world().netns.is_none();
@@ -96,7 +95,7 @@ pub(crate) fn ask_daemon(
 pub fn is_refused(url: LoopbackUrl, bound: Duration) -> bool {
     let mut addresses = exchange::addresses(url);
     if addresses.len() > 1 {
-        addresses.retain(|address| !exchange::is_absent(*address));
+        addresses.retain(|address| !loopback::is_absent(*address));
     }
     let is_refused =
         |address: &SocketAddr| matches!(Wire::connect(*address, Instant::now() + bound), Err(Fault::Refused));
@@ -123,7 +122,7 @@ pub(super) fn probe(record: &Registration, credential: &Credential, bound: Durat
             }
             Ok((proven, wire)) => return Seen { probe: proven, wire: Some(wire), detail: None },
             Err(Fault::TimedOut | Fault::Broken { .. }) => Seen::only(Probe::TimedOut),
-            Err(Fault::Unreachable { .. }) if addresses.len() > 1 && exchange::is_absent(*address) => {
+            Err(Fault::Unreachable { .. }) if addresses.len() > 1 && loopback::is_absent(*address) => {
                 continue;
             }
             Err(fault @ Fault::Unreachable { .. }) => Seen::unreachable(&fault),

@@ -24,7 +24,7 @@ use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
 use crate::browser::PageTokens;
-use crate::exchange::is_missing_family;
+use crate::loopback::is_missing_family;
 use crate::perimeter::{Origins, RouteMethods};
 use crate::platform;
 use crate::state_directory::{self, Fault, StateDir};

@@ -234,7 +234,7 @@ pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
     }
 }
 
-/// Opens the life lock. It holds nothing, so a mode that lets others read it keeps nobody out.
+/// Opens the life lock, whatever its mode: the file is empty, and others may read that.
 fn open_life_lock(path: &Path, flags: OFlags) -> Result<File, Refused> {
     let (file, stat) = open_regular(path, flags)?;
     match check_owner_only(&stat) {

@@ -29,7 +29,7 @@ const COMMANDS: &[(&[&str], i32)] = &[
     (&["doctor", "--fix"], 1),
 ];
 
-/// Runs each of them under the wrapper, beside a daemon that has to be the same afterwards.
+/// Runs each of these commands under the wrapper while a daemon runs, and checks that it is the same one afterwards.
 fn concludes_nothing(home: &Home, wrapper: &[&str], word: &str) {
     let before = home.record().unwrap();
     for (args, code) in COMMANDS {
