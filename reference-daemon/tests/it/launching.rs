@@ -58,7 +58,7 @@ fn proc(pid: Pid, file: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn has_ended(pid: Pid) -> bool {
+pub(crate) fn has_ended(pid: Pid) -> bool {
     // A zombie of a container without an init has ended as well.
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     stat.map_or(true, |stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
