@@ -329,11 +329,7 @@ impl Fault {
 fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;
     stage.expect("invalid and the path, within 1 s, and no daemon started");
-    let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
-        Some(Spy::new(stage, Part::Ends(1, "started"))?)
-    } else {
-        None
-    };
+    let spy = Spy::if_it_spawns(stage, Part::Ends(1, "started"))?;
     for (what, path, fault) in faults(stage) {
         fault.make(&path)?;
         let mut calls = vec![Call::connect()];
@@ -369,11 +365,7 @@ fn invalid_names_the_path_and_starts_nothing(stage: &mut Stage) -> Outcome {
 fn invalid_credential_without_a_record(stage: &mut Stage) -> Outcome {
     let world = World::new(stage)?;
     stage.expect("invalid and the path, within 1 s, and no daemon started");
-    let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
-        Some(Spy::new(stage, Part::Ends(1, "started"))?)
-    } else {
-        None
-    };
+    let spy = Spy::if_it_spawns(stage, Part::Ends(1, "started"))?;
     let path = stage.credential_path();
     for (what, fault) in [
         ("a credential that others may read", Fault::Mode(0o644)),
@@ -462,11 +454,7 @@ fn reads_the_record_each_time(stage: &mut Stage) -> Outcome {
 #[case("CONN-12")]
 fn no_spawn_changes_nothing(stage: &mut Stage) -> Outcome {
     stage.expect("nothing in the state directory is created or changed, and no process is started");
-    let spy = if stage.client()?.connect_or_spawn.is_some() && stage.client()?.daemon.is_some() {
-        Some(Spy::new(stage, Part::Hangs)?)
-    } else {
-        None
-    };
+    let spy = Spy::if_it_spawns(stage, Part::Hangs)?;
     let call = || match &spy {
         Some(spy) => look().stand(spy.program()),
         None => look(),
