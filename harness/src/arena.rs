@@ -149,13 +149,17 @@ impl Arena {
         Launch::new(argv).env(self.env()).cwd(self.home()).noted(&self.transcript, actor)
     }
 
-    /// Every living process of this case: the tag in its environment, or a descendant of the suite that works in the
-    /// arena or holds a file of it open.
+    /// Every living process of this case: the tag in its environment, or a descendant of the suite with another program
+    /// that works in the arena or holds a file of it open.
     pub fn processes(&self) -> Vec<Proc> {
         let all = processes();
         let ours = descendants(&all, &[std::process::id()]);
         let me = std::process::id();
         let mark = format!("{TAG}={}", self.tag);
+        // What the suite has just forked, for another case too, has all that the suite has open until it executes its program.
+        // So this is asked before the descriptors are.
+        let own = std::fs::read_link("/proc/self/exe").ok();
+        let has_executed = |process: &Proc| process.exe().is_some_and(|exe| Some(exe) != own);
         let inside = |process: &Proc| {
             let root = self.path();
             process.cwd().is_some_and(|cwd| cwd.starts_with(root))
@@ -163,7 +167,7 @@ impl Arena {
         };
         let belongs = |process: &Proc| {
             process.environ().iter().any(|entry| entry.as_bytes() == mark.as_bytes())
-                || (ours.contains(&process.pid) && inside(process))
+                || (ours.contains(&process.pid) && has_executed(process) && inside(process))
         };
         all.iter().filter(|p| p.pid != me && !p.is_zombie() && belongs(p)).cloned().collect()
     }

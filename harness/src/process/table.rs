@@ -109,6 +109,11 @@ impl Proc {
         std::fs::read_link(format!("/proc/{}/cwd", self.pid)).ok()
     }
 
+    /// Its program.
+    pub fn exe(&self) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/{}/exe", self.pid)).ok()
+    }
+
     /// What its descriptors lead to: paths, `socket:[inode]`, `pipe:[inode]` …
     pub fn descriptors(&self) -> Vec<(u32, PathBuf)> {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {

@@ -281,3 +281,23 @@ fn another_user_reads_what_the_mode_allows_and_no_more() {
     assert_eq!(read(&file("open", 0o644)), Ok(b"secret".to_vec()));
     assert!(read(&file("closed", 0o600)).unwrap_err().contains("denied"));
 }
+
+/// What is forked for another case has every descriptor of the suite until it executes its program.
+#[test]
+fn a_process_that_the_suite_has_just_forked_is_no_leak_of_another_case() {
+    let (arena, other) = (Arena::new().unwrap(), Arena::new().unwrap());
+    let _open = std::fs::File::create(arena.path().join("open")).unwrap();
+    std::thread::scope(|scope| {
+        let fork = || {
+            for _ in 0..150 {
+                let subject = other.launch("subject", ["true"]).start().unwrap();
+                subject.wait_exit(ms(5_000)).unwrap();
+            }
+        };
+        let forks: Vec<_> = (0..4).map(|_| scope.spawn(fork)).collect();
+        while !forks.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let leaks = arena.leaks();
+            assert!(leaks.is_empty(), "{leaks:?}");
+        }
+    });
+}
