@@ -168,7 +168,7 @@ impl Watched {
             assert!(proven && !self.published, "it left for nobody");
         }
         if after == Some(Reason::Unreachable) && before.is_none() {
-            let unread = matches!((effect, outcome), (Effect::ReadRecord, Outcome::Failed));
+            let unread = *effect == Effect::ReadRecord && !matches!(outcome, Outcome::Record(_));
             assert!((self.unreachable.is_some() || unread) && !self.replaces && !self.published, "CONV-35");
         }
         let (Effect::ReadRecord, Outcome::Record(sight)) = (effect, outcome) else {

@@ -282,8 +282,9 @@ impl Claim {
             {
                 self.abandon(Reason::Unreachable)
             }
+            (Phase::YieldRead(_), Outcome::Record(_)) => Phase::Publish,
             // CONV-37
-            (Phase::YieldRead(_), Outcome::Failed) if !self.replaces => self.abandon(Reason::Unreachable),
+            (Phase::YieldRead(_), _) if !self.replaces => self.abandon(Reason::Unreachable),
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
             (Phase::YieldProbe { other, .. }, Outcome::Probed(Probe::Proven(theirs)))
