@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 use local_daemon_proto::handshake::{self, Handshake};
@@ -15,7 +15,7 @@ use super::origin::{Listed, Origins};
 use super::rate_limit::Budget;
 use super::refusal::Refusal;
 use super::request::{
-    is_chunked, is_own_host, is_own_origin, is_worker, named_host, only, sender, tokens_of,
+    is_own_host, is_own_origin, is_plain_or_chunked, is_worker, named_host, only, sender, tokens_of,
 };
 use super::response::{Dress, PROTOCOL_HEADER};
 use crate::browser::PageTokens;
@@ -128,7 +128,7 @@ impl Guard {
             return Err(Refusal::HeadersTooLarge);
         }
         // An intermediary would see another end of such a body.
-        if headers.get_all(TRANSFER_ENCODING).iter().any(|value| !is_chunked(value)) {
+        if !is_plain_or_chunked(headers) {
             return Err(Refusal::UnknownCoding);
         }
         // PER-7: whatever the path and the method are.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use local_daemon_proto::registration::LoopbackHost;
@@ -13,11 +13,16 @@ pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a list of transfer codings is `chunked` and nothing else; empty elements count for nothing (RFC 9110, 5.6.1).
-pub(super) fn is_chunked(codings: &HeaderValue) -> bool {
-    let elements = codings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+/// Whether the request has no transfer coding, or `chunked` alone and once (RFC 9112, 6.1). Several header lines are one
+/// list, in which empty elements count for nothing (RFC 9110, 5.3 and 5.6.1).
+pub(super) fn is_plain_or_chunked(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let elements = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let mut named = elements.filter(|coding| !coding.is_empty());
-    named.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && named.next().is_none()
+    match named.next() {
+        Some(coding) => coding.eq_ignore_ascii_case(b"chunked") && named.next().is_none(),
+        None => !headers.contains_key(TRANSFER_ENCODING),
+    }
 }
 
 /// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
