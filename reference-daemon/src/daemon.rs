@@ -64,7 +64,7 @@ struct App {
     started: Instant,
     activity: Activity,
     events: Arc<Events>,
-    tickets: Tickets,
+    tickets: Arc<Tickets>,
     page_tokens: Arc<PageTokens>,
     /// Told of each ticket that is issued: there may be a launcher file for it.
     launchers: Notify,
@@ -92,11 +92,11 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
     let handle = daemon.handle();
     let app = App {
         events: Arc::new(events::log(handle.id().epoch())),
+        tickets: handle.tickets(),
         handle,
         mode: options.mode,
         started: Instant::now(),
         activity: Activity::new(),
-        tickets: Tickets::new(),
         page_tokens,
         launchers: Notify::new(),
         cause: OnceLock::new(),

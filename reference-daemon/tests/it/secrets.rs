@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::browser::{page_ticket, submit, token_in};
 use crate::support::{Home, Manner, Output, Raw, Squatter};
 
 #[test]
@@ -97,4 +98,26 @@ fn show_prints_it_and_rotate_replaces_it_for_all() {
         (home.locald(&["connect", "--no-spawn"]).code == 0).then_some(())
     });
     assert_eq!(old.ask("GET /v1/status", None).0, 401, "the old one is dead");
+}
+
+/// CRED-16, CRED-17: whoever held the old credential is out.
+#[test]
+fn rotation_ends_what_the_old_credential_opened() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let (unused, redeemed) = (page_ticket(&home), page_ticket(&home));
+    let token = token_in(&submit(&home, &redeemed, "Origin: null\r\n"));
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let with_token = || Raw::connect(&home).bare("GET /v1/page", &bearer, "").status;
+    assert_eq!(with_token(), 404, "the token is let in");
+    let mut stream = Raw::connect(&home);
+    assert!(stream.send("GET /v1/events?after=00000000-0", "").starts_with("HTTP/1.1 200"));
+
+    let seen = home.locald(&["credential", "rotate"]);
+    assert!(seen.code == 0 && seen.stdout.contains("locald open"), "{seen:?}");
+    while stream.frame().is_some() {}
+    assert_eq!(submit(&home, &unused, "Origin: null\r\n").status, 401);
+    assert_eq!(with_token(), 401);
+    let mut stream = Raw::connect(&home);
+    assert!(stream.send("GET /v1/events", "").starts_with("HTTP/1.1 200"), "a client comes back");
 }
