@@ -19,7 +19,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::activity::{Kind, Open};
-use super::body::{Payload, refuse};
+use super::body::{Payload, invalid, refuse};
 use super::{App, rfc3339};
 
 /// The route.
@@ -83,10 +83,6 @@ pub(super) struct Wanted {
     after: Option<String>,
 }
 
-fn invalid(detail: &impl ToString) -> Response {
-    refuse(StatusCode::BAD_REQUEST, "invalid_request", detail.to_string())
-}
-
 fn ended() -> Response {
     refuse(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -102,10 +98,10 @@ pub(super) async fn subscribe(
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let Query(wanted) = wanted.map_err(|error| invalid(&error.body_text()))?;
+    let Query(wanted) = wanted.map_err(|_| invalid("the query is not the one that this route takes"))?;
     let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
     let selection = Selection::parse(wanted.topics.as_deref(), wanted.after.as_deref(), last)
-        .map_err(|error| invalid(&error))?;
+        .map_err(|error| invalid(error.to_string()))?;
     let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.chars().take(200).collect());
     let viewer = Viewer {
         listener: Listener {
@@ -122,8 +118,8 @@ pub(super) async fn subscribe(
         Ok(subscriber) => Ok(subscriber.into_response().map(Body::new)),
         // STR-6: it began to stand down after this request was let in.
         Err(Refused::Ended) => Err(ended()),
-        Err(refused @ Refused::UnknownTopic(_)) => {
-            Err(invalid(&format!("{refused}; there are {}", TOPICS.join(", "))))
+        Err(refused @ Refused::UnknownTopic) => {
+            Err(invalid(format!("{refused}; there are {}", TOPICS.join(", "))))
         }
     }
 }
@@ -135,10 +131,10 @@ pub(super) struct Note {
     data: Box<RawValue>,
 }
 
-/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9).
+/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9, STR-31).
 pub(super) async fn note(State(app): State<Arc<App>>, Payload(note): Payload<Note>) -> Response {
     if note.topic != "note" {
-        return invalid(&"the topic that clients may post to is note");
+        return invalid("the topic that clients may post to is note");
     }
     match append(&app, "note", &note.data) {
         Some(id) => (StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response(),
