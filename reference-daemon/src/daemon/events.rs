@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use super::activity::{Kind, Open};
 use super::body::{Payload, invalid, refuse};
 use super::{App, rfc3339};
+use crate::log::redact;
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";
@@ -102,7 +103,8 @@ pub(super) async fn subscribe(
     let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
     let selection = Selection::parse(wanted.topics.as_deref(), wanted.after.as_deref(), last)
         .map_err(|error| invalid(error.to_string()))?;
-    let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.chars().take(200).collect());
+    // CRED-9: `/v1/status` tells these to others.
+    let text = |name: HeaderName| Some(redact(headers.get(name)?.to_str().ok()?).chars().take(200).collect());
     let viewer = Viewer {
         listener: Listener {
             since: rfc3339(SystemTime::now()),

@@ -382,6 +382,21 @@ impl Raw {
         self.bare(line, &headers, body)
     }
 
+    /// Sends such a request and reads until the connection ends, which the answer may never do by itself.
+    pub(crate) fn whole(&mut self, line: &str, headers: &str, body: &str) -> String {
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            self.authority,
+            body.len()
+        );
+        self.reader.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        self.reader.get_mut().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // A stream that was opened ends by the time-out.
+        let _ = self.reader.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
     /// The header of a proof that only this daemon takes.
     pub(crate) fn proof(&self) -> String {
         let credential = Credential::parse(self.credential.as_bytes()).unwrap();
