@@ -72,10 +72,14 @@ fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<Ev
         .expect("JSON values are JSON, so is what a client sent as such, and the log is in memory")
 }
 
-/// Tells every subscriber what the user ought to know of an origin. The message holds no secret.
-pub(super) fn warn(app: &App, code: &str, message: &str, origin: &str) {
+/// Tells every subscriber what the user ought to know, and of which origin. The message holds no secret.
+pub(super) fn warn(app: &App, code: &str, message: &str, origin: Option<&str>) {
     tracing::warn!(code, origin, message);
-    append(app, "warning", &json!({"code": code, "message": message, "origin": origin}));
+    let mut data = json!({"code": code, "message": message});
+    if let Some(origin) = origin {
+        data["origin"] = origin.into();
+    }
+    append(app, "warning", &data);
 }
 
 #[derive(Deserialize)]
