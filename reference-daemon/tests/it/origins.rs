@@ -55,6 +55,24 @@ fn list_is_edited_by_command() {
 }
 
 #[test]
+fn no_control_character_reaches_the_terminal() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
+    let config = home.file("config.toml");
+    fs::write(&config, "[origins]\nallow = [\"a\\u001b[2Jb\\nc\\u009bd\"]\n").unwrap();
+    assert_eq!(home.locald(&["origins", "list"]).stdout, "a [2Jb c d\n");
+    assert_eq!(
+        home.locald(&["origins", "list", "--json"]).json()["origins"],
+        json!(["a\u{1b}[2Jb\nc\u{9b}d"])
+    );
+    fs::write(home.file("registration.json.taken-\u{1b}[2J"), "").unwrap();
+    fs::write(&config, "[origins]\nallow = \"\u{1b}[2J\"\n").unwrap();
+    for seen in [home.locald(&["doctor"]), home.locald(&["origins", "list"])] {
+        assert!(!seen.stdout.contains('\u{1b}') && !seen.stderr.contains('\u{1b}'), "{seen:?}");
+    }
+}
+
+#[test]
 fn broken_file_is_named_and_left_alone() {
     let home = Home::new();
     assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
