@@ -31,7 +31,7 @@
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
-//! `registration`, `credential`, `handshake`, `gate`, `claim` and `connect` are those of [`local_daemon_proto`], which does no
+//! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which does no
 //! I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
 
 #[cfg(feature = "daemon")]
@@ -53,7 +53,7 @@ pub use client::{Client, Launch};
 pub use daemon::Daemon;
 pub use local_daemon_proto::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
-    registration,
+    json, registration,
 };
 pub use platform::{LAUNCH_VARIABLE, forget_launch};
 pub use state_directory::{Component, StateDir};

@@ -253,6 +253,13 @@ impl StateDir {
         platform::read_checked(&path).map_err(|why| Fault { path, why })
     }
 
+    /// Reads a file of the directory as [`read`](Self::read) does, except that others may have written it: only what it takes
+    /// away counts (PER-48).
+    pub fn read_of_any_mode(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+        let path = self.file(name);
+        platform::read_own(&path).map_err(|why| Fault { path, why })
+    }
+
     /// Replaces a file of the directory by a rename: every reader sees the old content or the new.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), Fault> {
         let path = self.file(name);

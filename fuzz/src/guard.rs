@@ -32,13 +32,14 @@ const LISTED: &str = "https://app.example";
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 struct Daemon {
+    credential: watch::Sender<Credential>,
     origins: watch::Sender<Origins>,
     protocol: Protocol,
 }
 
 impl Identity for Daemon {
-    fn credential(&self) -> Credential {
-        Credential::parse(KEY.as_bytes()).expect("it is one")
+    fn credential(&self) -> watch::Receiver<Credential> {
+        self.credential.subscribe()
     }
 
     fn authority(&self) -> &str {
@@ -113,7 +114,12 @@ impl Answer {
 /// Sends bytes as a connection, and reads everything that comes back.
 fn serve(bytes: &[u8]) -> Vec<u8> {
     let origins = watch::channel(Origins::from_iter([LISTED.parse().expect("an origin")])).0;
-    let daemon = Daemon { origins, protocol: script::protocol(1) };
+    let credential = Credential::parse(KEY.as_bytes()).expect("it is one");
+    let daemon = Daemon {
+        credential: watch::channel(credential).0,
+        origins,
+        protocol: script::protocol(1),
+    };
     let service = Guard::new(Arc::new(daemon)).stream_routes([STREAM]).layer(Route);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()

@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
 /// a host that browsers take and nobody lists, or port 0, where no page can be.
 fn as_sent(entry: &str) -> Option<String> {
     let (scheme, rest) = entry.split_once("://")?;
-    if !["http", "https", "ws", "wss", "ftp"].contains(&scheme) {
+    if !["http", "https"].contains(&scheme) {
         return None;
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);

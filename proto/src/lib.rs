@@ -1,7 +1,8 @@
 //! The Local Daemon Protocol without I/O: what a daemon publishes, how both sides prove themselves, and how each
 //! decides what to do next.
 //!
-//! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts. [`claim`] (the daemon's side,
+//! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts; [`json`] is the JSON that every
+//! reader reads alike. [`claim`] (the daemon's side,
 //! publish and convergence) and [`connect`] (the client's side) are machines: each names one effect that it wants and
 //! takes one outcome. The crate `local-daemon` drives them with real files and sockets; the formal model and the fuzzers
 //! drive the same types with simulated ones.
@@ -19,6 +20,7 @@ pub mod connect;
 pub mod credential;
 pub mod gate;
 pub mod handshake;
+pub mod json;
 pub mod registration;
 
 pub use credential::Credential;

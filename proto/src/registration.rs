@@ -13,10 +13,11 @@ use core::num::{NonZeroU16, NonZeroU32};
 use core::str::FromStr;
 
 use hmac::{Hmac, KeyInit, Mac};
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::Sha256;
+
+use crate::json;
 
 /// The most bytes that a reader takes of a record, a credential or a handshake answer (64 KiB).
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -358,7 +359,7 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> 
     if bytes.len() > MAX_BYTES {
         return Err(Invalid::TooLarge);
     }
-    match serde_json::from_slice::<Strict>(bytes).map_err(|e| Invalid::Json(e.to_string()))?.0 {
+    match json::parse(bytes, usize::MAX).map_err(|e| Invalid::Json(e.to_string()))? {
         Value::Object(object) => Ok(object),
         _ => Err(Invalid::Json("the top is not an object".to_owned())),
     }
@@ -382,56 +383,5 @@ fn optional_string(object: &Map<String, Value>, key: &'static str) -> Result<Opt
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(Invalid::Type(key)),
-    }
-}
-
-/// A JSON value whose objects have no duplicate keys: `serde_json::Value` keeps the last one silently.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Unique;
-        impl<'de> Visitor<'de> for Unique {
-            type Value = Strict;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-            fn visit_bool<E>(self, v: bool) -> Result<Strict, E> {
-                Ok(Strict(v.into()))
-            }
-            fn visit_i64<E>(self, v: i64) -> Result<Strict, E> {
-                Ok(Strict(v.into()))
-            }
-            fn visit_u64<E>(self, v: u64) -> Result<Strict, E> {
-                Ok(Strict(v.into()))
-            }
-            fn visit_f64<E>(self, v: f64) -> Result<Strict, E> {
-                Ok(Strict(v.into()))
-            }
-            fn visit_str<E>(self, v: &str) -> Result<Strict, E> {
-                Ok(Strict(v.into()))
-            }
-            fn visit_unit<E>(self) -> Result<Strict, E> {
-                Ok(Strict(Value::Null))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strict, A::Error> {
-                let mut items = Vec::new();
-                while let Some(Strict(item)) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Strict(items.into()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strict, A::Error> {
-                let mut object = Map::new();
-                while let Some((key, Strict(value))) = map.next_entry::<String, Strict>()? {
-                    if object.insert(key, value).is_some() {
-                        return Err(de::Error::custom("a key stands twice"));
-                    }
-                }
-                Ok(Strict(object.into()))
-            }
-        }
-        deserializer.deserialize_any(Unique)
     }
 }

@@ -7,10 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use local_daemon::StateDir;
 use local_daemon::perimeter::{Origin, Origins};
-use local_daemon::state_directory::CONFIG;
+use local_daemon::state_directory::{CONFIG, Fault, Refused};
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::error::Error;
+
+/// How much is told of one file that is not as it should be.
+const MOST_FAULTS: usize = 16;
 
 /// The list as the running daemon knows it.
 pub(crate) struct Allowlist {
@@ -18,12 +21,16 @@ pub(crate) struct Allowlist {
     /// What the command line named.
     given: Vec<Origin>,
     known: Mutex<Known>,
+    /// Who is told of each fault of the file, once when it begins (LIFE-37, LIFE-40).
+    tell: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 #[derive(Default)]
 struct Known {
     stamp: Option<Stamp>,
     origins: Origins,
+    /// What was wrong with the file when it was read last.
+    faults: Vec<String>,
 }
 
 /// What a file is known by again: a rename gives it another number, an edit in place another time.
@@ -46,10 +53,15 @@ impl Stamp {
 }
 
 impl Allowlist {
-    /// What the file says, and `given` beside it (PER-39: where nobody says anything, nobody is admitted).
-    pub(crate) fn new(directory: StateDir, given: Vec<Origin>) -> Self {
-        let known = Known { stamp: None, origins: given.iter().cloned().collect() };
-        Self { directory, given, known: Mutex::new(known) }
+    /// What the file says, and `given` in addition (PER-39: if neither says anything, nobody is admitted).
+    pub(crate) fn new(
+        directory: StateDir,
+        given: Vec<Origin>,
+        tell: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
+        let origins = given.iter().cloned().collect();
+        let known = Known { origins, ..Known::default() };
+        Self { directory, given, known: Mutex::new(known), tell: Box::new(tell) }
     }
 
     /// The list of this moment: the file is read again whenever it is another one than before (PER-41).
@@ -58,27 +70,62 @@ impl Allowlist {
         // What is known is replaced whole.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.stamp != stamp {
-            known.stamp = stamp;
-            match listed(&self.directory) {
-                Ok(entries) => {
-                    let listed = entries.iter().filter_map(|entry| {
-                        // PER-40
-                        let refused =
-                            |error| tracing::warn!(entry, %error, "an origin in {CONFIG} is refused");
-                        entry.parse::<Origin>().map_err(refused).ok()
-                    });
-                    known.origins = listed.chain(self.given.iter().cloned()).collect();
-                }
-                Err(error) => tracing::warn!(%error, "the list of origins stays as it was"),
-            }
+            self.look(&mut known, stamp);
         }
         known.origins.clone()
+    }
+
+    fn look(&self, known: &mut Known, stamp: Option<Stamp>) {
+        let mut faults = Vec::new();
+        let (read, is_trusted) = match listed(&self.directory) {
+            Err(Error::StateDir(fault @ Fault { why: Refused::Mode(_), .. })) => {
+                faults.push(format!("{fault}; until then it only takes origins off the list"));
+                (entries(&self.directory, StateDir::read_of_any_mode), false)
+            }
+            read => (read, true),
+        };
+        match &read {
+            Ok(entries) => {
+                let mut origins = self.given.clone();
+                for (entry, place) in entries.iter().zip(1..) {
+                    match entry.parse::<Origin>() {
+                        // PER-48: whoever may write the file may not let anybody in.
+                        Ok(origin) if is_trusted || known.origins.contains(entry) => origins.push(origin),
+                        Ok(_) => {}
+                        // PER-40. The entry itself is nothing for the readers of the stream.
+                        Err(why) => {
+                            faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"))
+                        }
+                    }
+                }
+                known.origins = origins.into_iter().collect();
+            }
+            Err(error) => {
+                // A parser goes on with the lines that it cannot read.
+                let error = error.to_string();
+                let error = error.lines().next().unwrap_or_default();
+                faults.push(format!("{error}; the list of origins stays as it was"));
+            }
+        }
+        // A file that could not be read is read again at the next look.
+        if !matches!(read, Err(Error::StateDir(Fault { why: Refused::Io(_), .. }))) {
+            known.stamp = stamp;
+        }
+        faults.truncate(MOST_FAULTS);
+        for fault in faults.iter().filter(|fault| !known.faults.contains(fault)) {
+            (self.tell)(fault);
+        }
+        known.faults = faults;
     }
 }
 
 /// The entries of the file as they stand there; none where there is no file.
 pub(crate) fn listed(directory: &StateDir) -> Result<Vec<String>, Error> {
-    let mut document = read(directory)?;
+    entries(directory, StateDir::read)
+}
+
+fn entries(directory: &StateDir, read_file: ReadFile) -> Result<Vec<String>, Error> {
+    let mut document = read(directory, read_file)?;
     let Some(allow) = allow(&mut document, directory)? else {
         return Ok(Vec::new());
     };
@@ -122,7 +169,7 @@ fn edit(directory: &StateDir, change: impl FnOnce(&mut Array) -> bool) -> Result
     // Two commands at once take turns, so that neither loses what the other wrote.
     let turn = fs::File::open(directory.path()).map_err(io("opening it"))?;
     turn.lock().map_err(io("waiting for another command"))?;
-    let mut document = read(directory)?;
+    let mut document = read(directory, StateDir::read)?;
     if allow(&mut document, directory)?.is_none() {
         let origins = document.entry("origins").or_insert(Item::Table(Table::new()));
         // A table without `allow`, or the one that was just made.
@@ -135,8 +182,11 @@ fn edit(directory: &StateDir, change: impl FnOnce(&mut Array) -> bool) -> Result
     Ok(changed)
 }
 
-fn read(directory: &StateDir) -> Result<DocumentMut, Error> {
-    let text = directory.read(CONFIG)?.unwrap_or_default();
+/// How a file of the directory is read.
+type ReadFile = fn(&StateDir, &str) -> Result<Option<Vec<u8>>, Fault>;
+
+fn read(directory: &StateDir, read_file: ReadFile) -> Result<DocumentMut, Error> {
+    let text = read_file(directory, CONFIG)?.unwrap_or_default();
     let text = String::from_utf8(text).map_err(|error| broken(directory, &error))?;
     text.parse::<DocumentMut>().map_err(|error| broken(directory, &error))
 }
@@ -169,7 +219,8 @@ fn allow<'a>(document: &'a mut DocumentMut, directory: &StateDir) -> Result<Opti
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::mpsc::{self, Receiver};
 
     use local_daemon::StateDir;
     use local_daemon::perimeter::Origin;
@@ -183,6 +234,13 @@ mod tests {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
         let directory = StateDir::at(dir.path());
         (dir, directory)
+    }
+
+    /// A list, and what is told of its file.
+    fn watched(directory: &StateDir, given: Vec<Origin>) -> (Allowlist, Receiver<String>) {
+        let (tell, told) = mpsc::channel();
+        let tell = move |fault: &str| tell.send(fault.to_owned()).unwrap();
+        (Allowlist::new(directory.clone(), given, tell), told)
     }
 
     fn origin(text: &str) -> Origin {
@@ -225,18 +283,26 @@ mod tests {
     fn a_bad_entry_admits_nothing_and_can_be_taken_off() {
         let (_dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"*\", \"https://a.example\", 7]\n");
-        let allowlist = Allowlist::new(directory.clone(), vec![origin("https://given.example")]);
+        let (allowlist, told) = watched(&directory, vec![origin("https://given.example")]);
         let now: Vec<String> = allowlist.now().iter().map(ToString::to_string).collect();
         assert_eq!(now, ["https://a.example", "https://given.example"]);
+        let faults = told.try_iter().collect::<Vec<_>>();
+        assert!(
+            faults.len() == 2 && faults[0].contains("origin 1") && faults[1].contains("origin 3"),
+            "{faults:?}"
+        );
+        write(&directory, "[origins]\nallow = [\"*\", \"https://b.example\", 7]\n");
+        assert!(allowlist.now().contains("https://b.example"));
+        assert_eq!(told.try_recv().ok(), None, "each is told once");
         assert!(remove(&directory, "*").unwrap() && remove(&directory, "7").unwrap());
-        assert_eq!(listed(&directory).unwrap(), ["https://a.example"]);
+        assert_eq!(listed(&directory).unwrap(), ["https://b.example"]);
     }
 
     #[test]
     fn a_file_that_cannot_be_read_changes_nothing() {
         let (_dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
-        let allowlist = Allowlist::new(directory.clone(), Vec::new());
+        let (allowlist, told) = watched(&directory, Vec::new());
         let before = allowlist.now();
         for broken in [
             "[origins",
@@ -245,6 +311,11 @@ mod tests {
         ] {
             write(&directory, broken);
             assert_eq!(allowlist.now(), before, "{broken}");
+            let faults = told.try_iter().collect::<Vec<_>>();
+            assert!(
+                faults.len() == 1 && faults[0].contains(CONFIG) && !faults[0].contains('\n'),
+                "{faults:?}"
+            );
             assert!(add(&directory, &origin("https://c.example")).is_err());
         }
         fs::remove_file(directory.file(CONFIG)).unwrap();
@@ -255,10 +326,56 @@ mod tests {
     fn an_edit_in_place_is_seen_too() {
         let (_dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
-        let allowlist = Allowlist::new(directory.clone(), Vec::new());
+        let (allowlist, _) = watched(&directory, Vec::new());
         assert!(allowlist.now().contains("https://a.example"));
         let text = "[origins]\nallow = [\"https://a.example\", \"https://b.example\"]\n";
         fs::write(directory.file(CONFIG), text).unwrap();
         assert!(allowlist.now().contains("https://b.example"));
+    }
+    /// PER-48, LIFE-37.
+    #[test]
+    fn a_file_that_others_may_write_takes_origins_off_and_puts_none_on() {
+        let (_dir, directory) = directory();
+        let list = |origins: &str| format!("[origins]\nallow = [{origins}]\n");
+        let file = directory.file(CONFIG);
+        let set = |origins: &str, mode| {
+            fs::write(&file, list(origins)).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        };
+        write(&directory, &list("'https://a.example', 'https://b.example'"));
+        let (allowlist, told) = watched(&directory, vec![origin("https://given.example")]);
+        let now = || allowlist.now().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(now(), ["https://a.example", "https://b.example", "https://given.example"]);
+        set("'https://b.example', 'https://c.example'", 0o644);
+        assert_eq!(now(), ["https://b.example", "https://given.example"]);
+        let fault = told.try_recv().unwrap();
+        assert!(fault.contains(CONFIG) && fault.contains("0644"), "{fault}");
+        set("'https://a.example', 'https://b.example'", 0o644);
+        assert_eq!(now(), ["https://b.example", "https://given.example"], "what was taken off stays off");
+        assert_eq!(told.try_recv().ok(), None, "the fault is the one that was told");
+        set("'https://a.example'", 0o600);
+        assert_eq!(now(), ["https://a.example", "https://given.example"]);
+        set("'https://a.example'", 0o640);
+        assert_eq!((now().len(), told.try_iter().count()), (2, 1), "it began again");
+        set("[", 0o640);
+        assert_eq!((now().len(), told.try_iter().count()), (2, 1), "a part of a file says nothing");
+    }
+
+    /// What is no file of the user's own is not followed, nor waited for, and changes nothing.
+    #[test]
+    fn a_link_or_a_pipe_changes_nothing() {
+        let (dir, directory) = directory();
+        write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
+        let (allowlist, told) = watched(&directory, Vec::new());
+        let before = allowlist.now();
+        let (file, elsewhere) = (directory.file(CONFIG), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "").unwrap();
+        fs::remove_file(&file).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        assert_eq!(allowlist.now(), before);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert_eq!(allowlist.now(), before);
+        assert_eq!(told.try_iter().count(), 2);
     }
 }

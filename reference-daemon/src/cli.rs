@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::COMPONENT;
 use crate::error::Error;
+use crate::render::printable;
 
 /// The variable that names the wire protocol to run as and to ask for.
 const PROTOCOL: &str = "LOCALD_PROTOCOL";
@@ -122,7 +123,7 @@ impl Context {
         if self.json {
             print(&object(outcome, members, Some(self.state_dir())));
         } else {
-            print(text.trim_end());
+            print(&printable_lines(text.trim_end()));
         }
     }
 
@@ -158,7 +159,13 @@ fn print(line: &str) {
 
 /// Writes a line to standard error.
 fn note(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable_lines(line));
+}
+
+/// The lines of a text as a terminal may show them: a file name, an entry of a list or the last word of a daemon may be in
+/// it.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn main() -> ExitCode {

@@ -20,6 +20,7 @@ use local_daemon::perimeter::Origin;
 use local_daemon::{Daemon, StateDir};
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::Instant;
 
 use self::activity::{Activity, idle_out};
@@ -55,6 +56,7 @@ pub(crate) struct Options {
 pub(crate) struct Started {
     daemon: Daemon,
     app: Arc<App>,
+    config_faults: UnboundedReceiver<String>,
 }
 
 /// What the routes share.
@@ -64,7 +66,7 @@ struct App {
     started: Instant,
     activity: Activity,
     events: Arc<Events>,
-    tickets: Tickets,
+    tickets: Arc<Tickets>,
     page_tokens: Arc<PageTokens>,
     /// Told of each ticket that is issued: there may be a launcher file for it.
     launchers: Notify,
@@ -74,7 +76,9 @@ struct App {
 
 /// Listens, and finds or makes the credential.
 pub(crate) async fn start(options: Options) -> Result<Started, Error> {
-    let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins);
+    let (tell, config_faults) = mpsc::unbounded_channel();
+    let tell = move |fault: &str| drop(tell.send(fault.to_owned()));
+    let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins, tell);
     let methods = routes().methods;
     let page_tokens = Arc::new(PageTokens::new());
     let daemon = Daemon::builder(COMPONENT, options.protocol)
@@ -92,16 +96,16 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
     let handle = daemon.handle();
     let app = App {
         events: Arc::new(events::log(handle.id().epoch())),
+        tickets: handle.tickets(),
         handle,
         mode: options.mode,
         started: Instant::now(),
         activity: Activity::new(),
-        tickets: Tickets::new(),
         page_tokens,
         launchers: Notify::new(),
         cause: OnceLock::new(),
     };
-    Ok(Started { daemon, app: Arc::new(app) })
+    Ok(Started { daemon, app: Arc::new(app), config_faults })
 }
 
 impl Started {
@@ -113,6 +117,7 @@ impl Started {
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
         tokio::spawn(events::lifecycle(self.app.clone()));
         tokio::spawn(tell_of_origins(self.app.clone()));
+        tokio::spawn(tell_of_faults(self.app.clone(), self.config_faults));
         tokio::spawn(launchers::sweep(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
@@ -135,6 +140,13 @@ async fn tell_of_origins(app: Arc<App>) {
             }
         }
         known = now;
+    }
+}
+
+/// Tells the log and the subscribers what is wrong with the configuration (LIFE-37).
+async fn tell_of_faults(app: Arc<App>, mut faults: UnboundedReceiver<String>) {
+    while let Some(fault) = faults.recv().await {
+        events::warn(&app, "config_invalid", &fault, None);
     }
 }
 

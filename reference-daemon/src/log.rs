@@ -69,7 +69,7 @@ const BLOT: &str = "[redacted]";
 const SECRET: usize = 43;
 
 /// CRED-8, PER-27: replaces what follows `token=`, and every run of exactly 43 base64url characters.
-fn redact(text: &str) -> Cow<'_, str> {
+pub(crate) fn redact(text: &str) -> Cow<'_, str> {
     let is_secret_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut clean = String::new();
     let mut kept = 0;

@@ -13,6 +13,11 @@ pub(crate) fn render(value: &Value) -> String {
     text
 }
 
+/// Returns a line of text, which may come from elsewhere, without what a terminal obeys.
+pub(crate) fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn object(members: &Map<String, Value>, indent: usize, text: &mut String) {
     let width = members
         .iter()
@@ -62,8 +67,7 @@ fn is_nested(value: &Value) -> bool {
 fn scalar(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        // Text may come from elsewhere; a terminal must not obey it.
-        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::String(text) => printable(text),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Object(_) => "none".to_owned(),

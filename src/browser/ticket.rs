@@ -31,10 +31,10 @@ pub enum Purpose {
 /// Why a ticket does not admit. Whoever presents it is told the same for both (BROW-6).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
-    /// It was presented before: the user ought to know that somebody else has it.
+    /// It was presented once before: the user ought to know that somebody else has it.
     #[error("the ticket was used")]
     Used(Purpose),
-    /// It is late, for another purpose, or never was.
+    /// It is late, for another purpose, was presented twice before, which is known (BROW-47), or never was.
     #[error("there is no such ticket")]
     Unknown,
 }
@@ -48,7 +48,15 @@ struct Held {
     secret: Secret,
     purpose: Purpose,
     issued: Instant,
-    is_used: bool,
+    presented: Presented,
+}
+
+/// How often a ticket was presented.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Presented {
+    Never,
+    Once,
+    Again,
 }
 
 impl Tickets {
@@ -73,7 +81,12 @@ impl Tickets {
         if held.len() == MOST {
             held.pop_front();
         }
-        held.push_back(Held { secret: secret.clone(), purpose, issued: now, is_used: false });
+        held.push_back(Held {
+            secret: secret.clone(),
+            purpose,
+            issued: now,
+            presented: Presented::Never,
+        });
         secret
     }
 
@@ -93,13 +106,22 @@ impl Tickets {
             }
         }
         let ticket = found.ok_or(Refused::Unknown)?;
-        if std::mem::replace(&mut ticket.is_used, true) {
-            return Err(Refused::Used(ticket.purpose.clone()));
+        match ticket.presented {
+            Presented::Never => ticket.presented = Presented::Once,
+            Presented::Once => {
+                ticket.presented = Presented::Again;
+                return Err(Refused::Used(ticket.purpose.clone()));
+            }
+            Presented::Again => return Err(Refused::Unknown),
         }
         let is_late = now.saturating_duration_since(ticket.issued) > LIFE;
         if is_late || ticket.purpose != *purpose {
             return Err(Refused::Unknown);
         }
         Ok(())
+    }
+    /// Revokes the tickets that were not presented yet (CRED-17). The others admit nobody, and stay known as used.
+    pub fn revoke(&self) {
+        self.held().retain(|ticket| ticket.presented != Presented::Never);
     }
 }

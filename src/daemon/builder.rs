@@ -23,7 +23,7 @@ use super::admission::Admission;
 use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
-use crate::browser::PageTokens;
+use crate::browser::{PageTokens, Tickets};
 use crate::loopback::is_missing_family;
 use crate::perimeter::{Origins, RouteMethods};
 use crate::platform;
@@ -142,7 +142,7 @@ impl Builder {
     }
 
     /// Lets browsers in: see [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens). The tokens of an origin are
-    /// revoked when it is taken off the list (BROW-14).
+    /// revoked when it is taken off the list (BROW-14), and all of them when the credential is replaced (CRED-17).
     #[must_use]
     pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
         self.page_tokens = Some(tokens);
@@ -243,12 +243,13 @@ impl Builder {
             url,
             authority: url.authority(),
             state_dir,
-            credential: Mutex::new(credential),
+            credential: watch::channel(credential).0,
             claim: Mutex::new(claim),
             announced: watch::channel(self.origins.clone()).0,
             origins: watch::channel(self.origins).0,
             origin_source: self.origin_source,
             page_tokens: self.page_tokens,
+            tickets: Arc::new(Tickets::new()),
             changed: Notify::new(),
             stops: watch::channel(0).0,
             published: watch::channel(false).0,

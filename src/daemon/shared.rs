@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
-use crate::browser::PageTokens;
+use crate::browser::{PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
 use crate::state_directory::{Diagnostic, Fault, StateDir};
@@ -39,7 +39,8 @@ pub(super) struct Shared {
     pub(super) url: LoopbackUrl,
     pub(super) authority: String,
     pub(super) state_dir: StateDir,
-    pub(super) credential: Mutex<Credential>,
+    /// The credential, of which each answer holds a receiver.
+    pub(super) credential: watch::Sender<Credential>,
     pub(super) claim: Mutex<Claim>,
     /// The list, of which each answer to a page of a listed origin holds a receiver.
     pub(super) origins: watch::Sender<Origins>,
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) announced: watch::Sender<Origins>,
     pub(super) origin_source: Option<OriginSource>,
     pub(super) page_tokens: Option<Arc<PageTokens>>,
+    pub(super) tickets: Arc<Tickets>,
     pub(super) changed: Notify,
     /// How often a stop was asked for: the second ends the drain.
     pub(super) stops: watch::Sender<usize>,
@@ -105,12 +107,28 @@ impl Shared {
             None => {}
         }
         match self.state_dir.read_credential() {
-            Ok(Some(credential)) => *held(&self.credential) = credential,
+            Ok(Some(credential)) => self.set_credential(credential),
             // CRED-13: it goes on with what it knows.
             Ok(None) => {}
             Err(fault) => tracing::warn!(%fault, "the credential on disk is not taken on"),
         }
         Ok(sight)
+    }
+
+    fn set_credential(&self, now: Credential) {
+        self.credential.send_if_modified(|credential| {
+            if credential.matches(now.expose().as_bytes()) {
+                return false;
+            }
+            *credential = now;
+            // CRED-17: in one step with the credential, so that no answer to a request of before brings out what a route
+            // issues after this.
+            self.tickets.revoke();
+            if let Some(tokens) = &self.page_tokens {
+                tokens.revoke_where(|_| true);
+            }
+            true
+        });
     }
 
     /// Takes on the list of origins as it is now.
@@ -189,7 +207,7 @@ impl Shared {
 
     /// Probes another daemon before this one yields, and returns why that could not be asked. A stop ends the wait.
     pub(super) async fn probe(&self, record: Registration) -> (Outcome, Option<String>) {
-        let credential = held(&self.credential).clone();
+        let credential = self.credential.borrow().clone();
         let state_dir = self.state_dir.clone();
         let look = move || {
             let seen = client::look_at_world(&state_dir, &record);
@@ -207,8 +225,8 @@ impl Shared {
 }
 
 impl Identity for Shared {
-    fn credential(&self) -> Credential {
-        held(&self.credential).clone()
+    fn credential(&self) -> watch::Receiver<Credential> {
+        self.credential.subscribe()
     }
 
     fn authority(&self) -> &str {
@@ -307,6 +325,11 @@ impl Handle {
     pub fn origins(&self) -> watch::Receiver<Origins> {
         self.0.look_at_origins();
         self.0.announced.subscribe()
+    }
+
+    /// The tickets of this launch, which a rotation of the credential revokes (CRED-17).
+    pub fn tickets(&self) -> Arc<Tickets> {
+        self.0.tickets.clone()
     }
 
     /// Asks for a graceful stop; a second time, for an end without the rest of the drain.

@@ -29,8 +29,9 @@ pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
 /// What the guard has to know of its daemon at the moment of a request.
 pub trait Identity: Send + Sync + 'static {
-    /// The current credential: a rotation takes effect with the next request.
-    fn credential(&self) -> Credential;
+    /// The current credential, and every later one. A rotation takes effect with the next request, and ends the answers
+    /// that were begun before it (CRED-16).
+    fn credential(&self) -> watch::Receiver<Credential>;
     /// The authority in the daemon's own record, such as `127.0.0.1:4242`; no other is proven.
     fn authority(&self) -> &str;
     /// The port that the daemon listens on.
@@ -161,7 +162,10 @@ impl Guard {
 
         // PER-23: nowhere else is a token looked for.
         let is_handshake = request.uri().path() == handshake::PATH;
-        let evidence = match self.authenticate(request, host) {
+        let mut credential = self.identity.credential();
+        let evidence = self.authenticate(request, host, &credential.borrow_and_update());
+        dress.credential = Some(credential);
+        let evidence = match evidence {
             Some(evidence) => evidence,
             None if door.is_some_and(|door| door.is_open_to(request)) => Evidence::None,
             None if is_handshake && !self.failures().take(Instant::now()) => return Err(Refusal::Overloaded),
@@ -210,9 +214,13 @@ impl Guard {
 
     /// By what the request shows that its sender may ask; `None` where it does not, or where anything that it shows is
     /// wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
-    fn authenticate<B>(&self, request: &Request<B>, host: &[u8]) -> Option<Evidence> {
+    fn authenticate<B>(
+        &self,
+        request: &Request<B>,
+        host: &[u8],
+        credential: &Credential,
+    ) -> Option<Evidence> {
         let (uri, is_get) = (request.uri(), request.method() == Method::GET);
-        let credential = self.identity.credential();
         let bearer_of = |text: &[u8]| {
             if credential.matches(text) {
                 return Some(Evidence::Credential);
@@ -248,8 +256,8 @@ impl Guard {
         }
         // HS-17, HS-18, HS-19, HS-20
         let (nonce, code) = handshake::parse_authorization(authorization)?;
-        let expected = handshake::client_code(&credential, self.identity.authority(), nonce);
-        (expected == code).then_some(Evidence::Proof(nonce, credential))
+        let expected = handshake::client_code(credential, self.identity.authority(), nonce);
+        (expected == code).then(|| Evidence::Proof(nonce, credential.clone()))
     }
 
     pub(super) fn is_stream_route(&self, path: &str) -> bool {

@@ -47,6 +47,9 @@ pub enum NotAnOrigin {
     /// Upper case, which no browser sends.
     #[error("an origin is written in lower case")]
     UpperCase,
+    /// The scheme of files or of connections: no page has such an origin.
+    #[error("no page has an origin of the scheme file, ftp, ws or wss")]
+    NoPage,
     /// No `scheme://`.
     #[error("an origin begins with its scheme, such as https://")]
     Scheme,
@@ -85,6 +88,10 @@ impl FromStr for Origin {
         if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(in_scheme) {
             return Err(NotAnOrigin::Scheme);
         }
+        // PER-40
+        if matches!(scheme, "file" | "ftp" | "ws" | "wss") {
+            return Err(NotAnOrigin::NoPage);
+        }
         if rest.contains(['/', '?', '#', '\\']) {
             return Err(NotAnOrigin::Path);
         }
@@ -101,7 +108,7 @@ impl FromStr for Origin {
         }
         if let Some(digits) = port {
             let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
-            if matches!((scheme, port), ("http" | "ws", 80) | ("https" | "wss", 443) | ("ftp", 21)) {
+            if matches!((scheme, port), ("http", 80) | ("https", 443)) {
                 return Err(NotAnOrigin::DefaultPort);
             }
         }

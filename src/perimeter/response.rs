@@ -8,6 +8,8 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
+use local_daemon_proto::Credential;
+use tokio::sync::watch;
 
 use super::origin::Listed;
 use super::problem::{PROBLEM_JSON, Problem, problem};
@@ -78,9 +80,21 @@ pub(super) struct Dress {
     pub(super) protocol: Option<HeaderValue>,
     /// The page token by which the answer was opened.
     pub(super) page: Option<Accepted>,
+    /// The credential that the request was judged by, and how its replacement is learnt.
+    pub(super) credential: Option<watch::Receiver<Credential>>,
 }
 
 impl Dress {
+    /// Replaces an answer by a refusal if the credential was replaced since the request was judged (CRED-17): a ticket or
+    /// page token that was issued meanwhile, after the others were revoked, leaves the daemon in no answer.
+    pub(super) fn refuse_after_rotation<R>(&mut self, answer: &mut Response<Either<Full<Bytes>, R>>) {
+        // Under the lock under which the others are revoked.
+        if self.credential.as_ref().is_some_and(|credential| credential.borrow().has_changed()) {
+            self.protocol = None;
+            *answer = tame(Refusal::Unauthorized.problem()).map(|body| Either::Left(body.into_inner()));
+        }
+    }
+
     pub(super) fn onto<R: Body>(self, mut response: Response<Either<Full<Bytes>, R>>) -> Response<Tamed<R>> {
         if self.text
             && let Some(problem) = response.extensions_mut().remove::<Problem>()
@@ -104,7 +118,9 @@ impl Dress {
         }
         response.map(|body| match body {
             Either::Left(own) => Either::Left(own),
-            Either::Right(body) => Either::Right(Revocable::new(body, self.origin, self.page)),
+            Either::Right(body) => {
+                Either::Right(Revocable::new(body, self.origin, self.page, self.credential))
+            }
         })
     }
 }

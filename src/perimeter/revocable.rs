@@ -4,14 +4,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
+use local_daemon_proto::Credential;
 use pin_project_lite::pin_project;
+use tokio::sync::watch;
 
 use super::origin::{Listed, Origins};
 use crate::browser::Accepted;
 
 pin_project! {
-    /// A body that ends when the origin that reads it is taken off the list (PER-42), or the page token that opened it is
-    /// revoked (BROW-13): an event stream began before, and would run on for days.
+    /// A body that ends when the origin that reads it is taken off the list (PER-42), the page token that opened it is
+    /// revoked (BROW-13), or the credential is replaced (CRED-16): an event stream began before, and would run on for days.
     pub struct Revocable<R> {
         #[pin]
         body: R,
@@ -23,8 +25,14 @@ pin_project! {
 type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<R> Revocable<R> {
-    /// A body that `reader` reads, where it is read by a page of a listed origin, with `token`, where it has one.
-    pub(super) fn new(body: R, reader: Option<Listed>, token: Option<Accepted>) -> Self {
+    /// A body that `reader` reads if it is a page of a listed origin, opened with `token` if it has one, in the time of
+    /// `credential`.
+    pub(super) fn new(
+        body: R,
+        reader: Option<Listed>,
+        token: Option<Accepted>,
+        credential: Option<watch::Receiver<Credential>>,
+    ) -> Self {
         let removed = reader.map(|Listed { origin, mut list }| -> Revoked {
             Box::pin(async move {
                 let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
@@ -33,7 +41,16 @@ impl<R> Revocable<R> {
             })
         });
         let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
-        Self { body, revoked: removed.into_iter().chain(revoked).collect() }
+        let replaced = credential.map(|mut credential| -> Revoked {
+            Box::pin(async move {
+                // Without a credential there is no daemon any more either.
+                let _ = credential.changed().await;
+            })
+        });
+        Self {
+            body,
+            revoked: removed.into_iter().chain(revoked).chain(replaced).collect(),
+        }
     }
 }
 

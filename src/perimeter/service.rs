@@ -53,6 +53,7 @@ where
             origin: None,
             protocol: None,
             page: None,
+            credential: None,
         };
         let response = match self.guard.judge(&request, &mut dress) {
             Ok(Admission::Inner(caller)) => {
@@ -105,10 +106,17 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "a future is not polled after it has ended";
         let this = self.project();
-        let response = match this.source.project() {
-            Pinned::Guard { response } => response.take().expect(ONCE).map(Either::Left),
-            Pinned::Inner { answer } => tame(ready!(answer.poll(context))?),
+        let (response, dress) = match this.source.project() {
+            Pinned::Guard { response } => {
+                (response.take().expect(ONCE).map(Either::Left), this.dress.take().expect(ONCE))
+            }
+            Pinned::Inner { answer } => {
+                let mut answer = tame(ready!(answer.poll(context))?);
+                let mut dress = this.dress.take().expect(ONCE);
+                dress.refuse_after_rotation(&mut answer);
+                (answer, dress)
+            }
         };
-        Poll::Ready(Ok(this.dress.take().expect(ONCE).onto(response)))
+        Poll::Ready(Ok(dress.onto(response)))
     }
 }

@@ -30,6 +30,9 @@ pub enum Refused {
     /// More than 64 KiB.
     #[error("it is larger than 64 KiB")]
     TooLarge,
+    /// More bytes than a log of events has.
+    #[error("it is longer than {0} bytes, which is more than a log of events may be")]
+    Longer(u64),
     /// On a network filesystem.
     #[error(
         "it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir"

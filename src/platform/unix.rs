@@ -50,7 +50,16 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
 /// Reads a file that has to be a regular file of this user, without group or other bits, of at most 64 KiB
 /// (DIR-6, DIR-7, DIR-8, DIR-9). `Ok(None)` is "no such file" and nothing else.
 pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
-    let file = match open_checked(path, OFlags::RDONLY) {
+    read(open_checked(path, OFlags::RDONLY))
+}
+
+/// Reads a file as [`read_checked`] does, whatever its group and other bits.
+pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
+    read(open_own(path, OFlags::RDONLY))
+}
+
+fn read(opened: Result<File, Refused>) -> Result<Option<Vec<u8>>, Refused> {
+    let file = match opened {
         Err(Refused::Missing) => return Ok(None),
         opened => opened?,
     };
@@ -63,6 +72,15 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
     let (file, stat) = open_regular(path, flags)?;
     check_owner_only(&stat)?;
     Ok(file)
+}
+
+/// Opens a regular file of this user, whatever its mode.
+fn open_own(path: &Path, flags: OFlags) -> Result<File, Refused> {
+    let (file, stat) = open_regular(path, flags)?;
+    match check_owner_only(&stat) {
+        Err(refused @ Refused::Owner { .. }) => Err(refused),
+        _ => Ok(file),
+    }
 }
 
 fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
@@ -215,7 +233,8 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    let file = open_life_lock(path, OFlags::RDWR | OFlags::CREATE)?;
+    // The file is empty, and others may read that.
+    let file = open_own(path, OFlags::RDWR | OFlags::CREATE)?;
     rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
@@ -226,20 +245,11 @@ pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
 
 /// Whether any process holds the life lock.
 pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
-    match open_life_lock(path, OFlags::RDONLY) {
+    match open_own(path, OFlags::RDONLY) {
         // The lock is given back when the file is dropped.
         Ok(file) => Ok(!try_life_lock(&file, FlockOperation::NonBlockingLockExclusive)?),
         Err(Refused::Missing) => Ok(false),
         Err(refused) => Err(refused),
-    }
-}
-
-/// Opens the life lock, whatever its mode: the file is empty, and others may read that.
-fn open_life_lock(path: &Path, flags: OFlags) -> Result<File, Refused> {
-    let (file, stat) = open_regular(path, flags)?;
-    match check_owner_only(&stat) {
-        Err(refused @ Refused::Owner { .. }) => Err(refused),
-        _ => Ok(file),
     }
 }
 

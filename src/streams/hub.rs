@@ -101,8 +101,8 @@ impl Selection {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
     /// There is no such topic (STR-5).
-    #[error("there is no topic {0:?}")]
-    UnknownTopic(String),
+    #[error("there is no such topic")]
+    UnknownTopic,
     /// The streams have ended (STR-6).
     #[error("the streams have ended")]
     Ended,
@@ -167,14 +167,17 @@ impl<W> Hub<W> {
     ///
     /// # Errors
     ///
-    /// The log is a file and could not be written. There is no such event then: nobody is sent it, and its number is
-    /// the next one's.
+    /// Fails if `data` has a line break, which would end its frame, or if the log is a file and could not be written. There
+    /// is no such event then: nobody is sent it, and its number is the next one's.
     ///
     /// # Panics
     ///
     /// When there is no such topic.
     pub fn append_line(&self, topic: &str, data: &[u8]) -> io::Result<Option<EventId>> {
         let place = self.place(topic).expect("the product appends to its own topics");
+        if data.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the data of an event is one line"));
+        }
         let mut inner = self.inner();
         if inner.end.is_some() {
             return Ok(None);
@@ -222,7 +225,7 @@ impl<W> Hub<W> {
         let topics = match &selection.topics {
             None => Topics::ALL,
             Some(names) => names.iter().try_fold(Topics(0), |topics, name| {
-                let place = self.place(name).ok_or_else(|| Refused::UnknownTopic(name.clone()))?;
+                let place = self.place(name).ok_or(Refused::UnknownTopic)?;
                 Ok(Topics(topics.0 | 1 << place))
             })?,
         };

@@ -17,6 +17,9 @@ use super::{EventId, Hub, Limits};
 use crate::platform;
 use crate::state_directory::{Fault, Refused};
 
+/// The longest file that is read, unless the log may hold more than a quarter of that. It is longer only if no shorter one
+/// could take its place for long.
+const LONGEST: u64 = 64 * 1024 * 1024;
 /// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.
 const SLACK: u64 = 4096;
 /// Higher numbers are damage: nobody counts that far, and counting on from there must not overflow.
@@ -36,8 +39,8 @@ impl<W> Hub<W> {
     /// # Errors
     ///
     /// The file is not this user's alone, another process appends to it ([`Refused::Locked`]: whoever takes over from
-    /// that one tries again), it holds something else than this log ([`Refused::Foreign`]), or it cannot be read and
-    /// written.
+    /// that one tries again), it holds something else than this log ([`Refused::Foreign`]), it is longer than 64 MiB and
+    /// than four times what the log may hold ([`Refused::Longer`]), or it cannot be read and written.
     ///
     /// # Panics
     ///
@@ -75,8 +78,12 @@ impl Journal {
         let mut file = take(path).map_err(fault)?;
         // What is left of a process that was killed while it replaced the file.
         let _ = fs::remove_file(beside(path));
+        let longest = LONGEST.max((log.limits().bytes as u64).saturating_mul(4));
         let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|error| fault(Refused::Io(error)))?;
+        let read = (&mut file).take(longest.saturating_add(1)).read_to_end(&mut text);
+        if read.map_err(|error| fault(Refused::Io(error)))? as u64 > longest {
+            return Err(fault(Refused::Longer(longest)));
+        }
         let found = recover(log, topics, &text).ok_or_else(|| fault(Refused::Foreign))?;
         let mut journal = Self {
             path: path.to_owned(),
@@ -205,7 +212,8 @@ enum Block {
 
 impl Block {
     fn parse(block: &[u8], topics: &[&str]) -> Option<Self> {
-        let text = str::from_utf8(block).ok()?.strip_suffix("\n\n")?;
+        // To a reader of the stream, a carriage return ends a line too.
+        let text = str::from_utf8(block).ok().filter(|text| !text.contains('\r'))?.strip_suffix("\n\n")?;
         if let Some(id) = text.strip_prefix(FROM) {
             return Some(Self::From(id.parse().ok()?));
         }

@@ -150,6 +150,11 @@ impl Log {
         EventId { epoch: self.epoch, seq }
     }
 
+    /// How much it may hold.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The oldest event that is held, or the next one to come.
     pub(crate) fn first(&self) -> EventId {
         self.id(self.first)

@@ -255,6 +255,7 @@ fn what_is_before_damage_is_a_gap() {
         text.replace(&three, "~\n\n"),
         text.replace(&three, "\n\n\n\n"),
         text.replace("data: 3", "data: 3\nretry: 0"),
+        text.replace("data: 3", "data: \r\r3"),
         text.replace("output\ndata: 3", "other\ndata: 3"),
         text.replace(&id(3).to_string(), "00000007-3"),
         text.replace(&id(3).to_string(), &id(u64::MAX).to_string()),
@@ -320,6 +321,8 @@ fn what_is_no_file_of_this_log_is_refused_and_left() {
         assert!(matches!(refused(&path), Refused::Foreign), "{text}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
+    fs::File::options().write(true).open(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+    assert!(matches!(refused(&path), Refused::Longer(longest) if longest == 64 << 20));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(refused(&path), Refused::Mode(0o640)));
     let link = directory.path().join("link");

@@ -41,15 +41,15 @@ const LISTED: &str = "https://app.example";
 
 struct Daemon {
     port: u16,
-    credential: Mutex<Credential>,
+    credential: watch::Sender<Credential>,
     state: Mutex<State>,
     origins: watch::Sender<Origins>,
     protocol: Protocol,
 }
 
 impl Identity for Daemon {
-    fn credential(&self) -> Credential {
-        self.credential.lock().unwrap().clone()
+    fn credential(&self) -> watch::Receiver<Credential> {
+        self.credential.subscribe()
     }
 
     fn authority(&self) -> &str {
@@ -91,7 +91,7 @@ fn origins(listed: &[&str]) -> Origins {
 fn new_daemon() -> Daemon {
     Daemon {
         port: 49152,
-        credential: Mutex::new(key()),
+        credential: watch::channel(key()).0,
         state: Mutex::new(State::Ready),
         origins: watch::channel(origins(&[LISTED])).0,
         protocol: "acme/1".parse().unwrap(),

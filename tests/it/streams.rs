@@ -219,7 +219,18 @@ fn a_request_is_read_with_the_header_first() {
     assert!(parse(None, None, &["5f0c2a9b-1", "5f0c2a9b-2"]).is_err());
     let topics = parse(Some("note,x"), None, &[]).unwrap();
     let refused = hub(Limits::default()).subscribe((), &topics).unwrap_err();
-    assert_eq!(refused, Refused::UnknownTopic("x".to_owned()));
+    assert_eq!(refused, Refused::UnknownTopic);
+}
+
+/// A line break in the data would end its frame, for readers and in the file.
+#[test]
+fn the_data_of_an_event_is_one_line() {
+    let hub = hub(Limits::default());
+    for data in ["{\n}", "\r", "1\r\n"] {
+        let error = hub.append_line("note", data.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+    assert_eq!(hub.append_line("note", b"1").unwrap(), Some(id(1)));
 }
 
 #[test]

@@ -20,9 +20,10 @@ fn a_ticket_admits_once_and_in_time() {
         assert_eq!(redeem(guess, now), Err(Refused::Unknown));
     }
     assert_eq!(redeem(ticket.expose(), now + LIFE), Ok(()));
-    // A second use is one, however late it comes.
-    for now in [now, now + 9 * LIFE] {
-        assert_eq!(redeem(ticket.expose(), now), Err(Refused::Used(handoff(ORIGIN))));
+    // A second use is one, however late it comes, and told once (BROW-47).
+    assert_eq!(redeem(ticket.expose(), now + 9 * LIFE), Err(Refused::Used(handoff(ORIGIN))));
+    for _ in 0..3 {
+        assert_eq!(redeem(ticket.expose(), now), Err(Refused::Unknown));
     }
 
     let late = tickets.issue(handoff(ORIGIN), now);
@@ -52,6 +53,18 @@ fn the_number_of_tickets_is_bounded_and_the_newest_work() {
     let redeem = |ticket: &Secret| tickets.redeem(ticket.expose(), &Purpose::Page, now);
     assert_eq!(redeem(&all[0]), Err(Refused::Unknown));
     assert!(all[1..].iter().all(|ticket| redeem(ticket).is_ok()));
+}
+
+/// CRED-17.
+#[test]
+fn a_revoked_ticket_admits_nobody_and_a_used_one_stays_known() {
+    let (tickets, now) = (Tickets::new(), Instant::now());
+    let [fresh, used] = [(); 2].map(|()| tickets.issue(Purpose::Page, now));
+    let redeem = |ticket: &Secret| tickets.redeem(ticket.expose(), &Purpose::Page, now);
+    assert_eq!(redeem(&used), Ok(()));
+    tickets.revoke();
+    assert_eq!((redeem(&fresh), redeem(&used)), (Err(Refused::Unknown), Err(Refused::Used(Purpose::Page))));
+    assert_eq!(redeem(&tickets.issue(Purpose::Page, now)), Ok(()));
 }
 
 #[test]

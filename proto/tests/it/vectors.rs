@@ -1,7 +1,7 @@
 //! The readers decide as `spec/vectors/` says; each test walks one file.
 
 use local_daemon_proto::handshake::{self, Nonce};
-use local_daemon_proto::{Credential, LoopbackUrl, Protocol, Registration, registration};
+use local_daemon_proto::{Credential, LoopbackUrl, Protocol, Registration, json, registration};
 use local_daemon_spec::vectors::{bytes, cases, text};
 use serde_json::Value;
 
@@ -23,6 +23,11 @@ fn walk(file: &str, kind: Option<&str>, decide: impl Fn(&Value) -> bool) {
 #[test]
 fn records() {
     walk("records", None, |case| Registration::parse(&bytes(case, "input")).is_ok());
+}
+
+#[test]
+fn notes() {
+    walk("notes", None, |case| json::check(&bytes(case, "input")).is_ok());
 }
 
 #[test]

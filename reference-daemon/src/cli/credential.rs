@@ -13,7 +13,7 @@ pub(super) enum Credential {
     Path,
     /// Print the secret itself: whoever has it can do everything that you can do with the daemon
     Show,
-    /// Replace it; the running daemon and its clients take the new one on by themselves
+    /// Replace it, and end all that was opened with the old one; clients take the new one on by themselves
     Rotate,
 }
 
@@ -34,8 +34,8 @@ impl Credential {
                 directory.create()?;
                 directory.rotate_credential()?;
                 let text = format!(
-                    "{shown}: replaced. A daemon that runs takes it on at once, and clients when they next connect; \
-                     what holds a copy of the old one is locked out."
+                    "{shown}: replaced. A daemon that runs refuses the old one at once, and with it every ticket, page and \
+                     event stream that it let in. Clients read the new one; pages come back by `locald open`."
                 );
                 context.answer(&text, "done", json!({ "path": shown }));
             }

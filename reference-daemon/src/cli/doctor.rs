@@ -21,6 +21,7 @@ use serde_json::json;
 use super::Context;
 use super::status::LOOK;
 use crate::error::{Error, advice};
+use crate::render::printable;
 
 /// What a launch or a removal that was killed left behind is nobody's after this long.
 const OLD: Duration = Duration::from_hours(1);
@@ -97,10 +98,10 @@ fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
             Level::Warn => "warn",
             Level::Fail => "fail",
         };
-        lines.push(format!("{level:4}  {what:15}  {detail}"));
+        lines.push(format!("{level:4}  {what:15}  {}", printable(detail)));
         lines.extend(advice.map(|advice| format!("{:23}{advice}", "")));
     }
-    lines.extend(fixed.iter().map(|what| format!("fixed {what}")));
+    lines.extend(fixed.iter().map(|what| format!("fixed {}", printable(what))));
     lines.push(if healthy { "healthy" } else { "not healthy" }.to_owned());
     lines.join("\n")
 }

@@ -8,6 +8,7 @@ use super::Context;
 use super::status::LOOK;
 use crate::allowlist;
 use crate::error::Error;
+use crate::render::printable;
 
 const NOTES: &str = "\
 Examples:
@@ -65,12 +66,17 @@ impl Origins {
                 "no web origin may call; add one with `locald origins add https://app.example`".to_owned(),
                 json!({ "origins": origins }),
             ),
-            Self::List => (origins.join("\n"), json!({ "origins": origins })),
+            Self::List => (lines(&origins), json!({ "origins": origins })),
             _ => (text, json!({"origins": origins, "changed": changed})),
         };
         context.answer(&text, "done", json);
         Ok(0)
     }
+}
+
+/// One entry a line, whatever is in it.
+fn lines(origins: &[String]) -> String {
+    origins.iter().map(|origin| printable(origin)).collect::<Vec<_>>().join("\n")
 }
 
 /// BROW-14: has a daemon that runs look at the list, before the origin may be added again and the removal go unseen.

@@ -1,14 +1,16 @@
 //! Bodies: the JSON that routes take, and the problems that they answer.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::iter;
 
 use axum::body::{self, Body};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
+use http_body_util::LengthLimitError;
 use local_daemon::daemon::Silent;
-use local_daemon::perimeter;
+use local_daemon::{json, perimeter};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -22,6 +24,11 @@ pub(super) fn refuse(
     detail: impl Into<Cow<'static, str>>,
 ) -> Response {
     perimeter::problem(status, code, detail).map(Body::new)
+}
+
+/// The problem answer to a request that is not as the route takes it. `detail` repeats nothing of the request (CRED-9).
+pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Response {
+    refuse(StatusCode::BAD_REQUEST, "invalid_request", detail)
 }
 
 /// A problem answer that tells one thing more.
@@ -44,35 +51,32 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
         let bytes = body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
-            if is_silence(&error) {
+            // PER-33
+            if is_caused_by::<Silent>(&error) {
                 let detail = "nothing of the body came for 30 s";
                 refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
-            } else {
+            } else if is_caused_by::<LengthLimitError>(&error) {
                 let detail = "the body is larger than 64 KiB";
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+            } else {
+                invalid("the body cannot be read")
             }
         })?;
         // What is read by its members would be read from a list as well.
         if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Err(refuse(StatusCode::BAD_REQUEST, "invalid_request", "the body is not a JSON object"));
+            return Err(invalid("the body is not a JSON object"));
         }
-        match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Self(value)),
-            Err(error) => Err(refuse(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                // Where, and not what: the body may hold what must not be repeated (CRED-9).
-                format!(
-                    "the body is not the JSON that this route takes: line {}, column {}",
-                    error.line(),
-                    error.column()
-                ),
-            )),
-        }
+        // STR-31, and the same for every other route: what readers take differently is no request.
+        json::check(&bytes).map_err(|fault| invalid(fault.to_string()))?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            // Where, and not what: the body may hold what must not be repeated (CRED-9).
+            let (line, column) = (error.line(), error.column());
+            invalid(format!("the body is not the JSON that this route takes: line {line}, column {column}"))
+        })
     }
 }
 
-/// Whether the body ended because its sender fell silent (PER-33).
-fn is_silence(error: &(dyn std::error::Error + 'static)) -> bool {
-    iter::successors(Some(error), |error| error.source()).any(<dyn std::error::Error>::is::<Silent>)
+/// Whether a body ended for this reason.
+fn is_caused_by<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    iter::successors(Some(error), |error| (*error).source()).any(<dyn Error>::is::<T>)
 }

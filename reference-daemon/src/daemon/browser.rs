@@ -98,7 +98,7 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
             app,
             "ticket_reused",
             "a ticket was presented a second time, so somebody else may have it; look at `locald pages list`",
-            &origin,
+            Some(&origin),
         );
     }
     Err(())

@@ -19,8 +19,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::activity::{Kind, Open};
-use super::body::{Payload, refuse};
+use super::body::{Payload, invalid, refuse};
 use super::{App, rfc3339};
+use crate::log::redact;
 
 /// The route.
 pub(super) const PATH: &str = "/v1/events";
@@ -71,20 +72,20 @@ fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<Ev
         .expect("JSON values are JSON, so is what a client sent as such, and the log is in memory")
 }
 
-/// Tells every subscriber what the user ought to know of an origin. The message holds no secret.
-pub(super) fn warn(app: &App, code: &str, message: &str, origin: &str) {
+/// Tells every subscriber what the user ought to know, and of which origin. The message holds no secret.
+pub(super) fn warn(app: &App, code: &str, message: &str, origin: Option<&str>) {
     tracing::warn!(code, origin, message);
-    append(app, "warning", &json!({"code": code, "message": message, "origin": origin}));
+    let mut data = json!({"code": code, "message": message});
+    if let Some(origin) = origin {
+        data["origin"] = origin.into();
+    }
+    append(app, "warning", &data);
 }
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     topics: Option<String>,
     after: Option<String>,
-}
-
-fn invalid(detail: &impl ToString) -> Response {
-    refuse(StatusCode::BAD_REQUEST, "invalid_request", detail.to_string())
 }
 
 fn ended() -> Response {
@@ -102,11 +103,12 @@ pub(super) async fn subscribe(
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let Query(wanted) = wanted.map_err(|error| invalid(&error.body_text()))?;
+    let Query(wanted) = wanted.map_err(|_| invalid("the query is not the one that this route takes"))?;
     let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
     let selection = Selection::parse(wanted.topics.as_deref(), wanted.after.as_deref(), last)
-        .map_err(|error| invalid(&error))?;
-    let text = |name: HeaderName| Some(headers.get(name)?.to_str().ok()?.chars().take(200).collect());
+        .map_err(|error| invalid(error.to_string()))?;
+    // CRED-9: `/v1/status` tells these to others.
+    let text = |name: HeaderName| Some(redact(headers.get(name)?.to_str().ok()?).chars().take(200).collect());
     let viewer = Viewer {
         listener: Listener {
             since: rfc3339(SystemTime::now()),
@@ -122,8 +124,8 @@ pub(super) async fn subscribe(
         Ok(subscriber) => Ok(subscriber.into_response().map(Body::new)),
         // STR-6: it began to stand down after this request was let in.
         Err(Refused::Ended) => Err(ended()),
-        Err(refused @ Refused::UnknownTopic(_)) => {
-            Err(invalid(&format!("{refused}; there are {}", TOPICS.join(", "))))
+        Err(refused @ Refused::UnknownTopic) => {
+            Err(invalid(format!("{refused}; there are {}", TOPICS.join(", "))))
         }
     }
 }
@@ -135,10 +137,10 @@ pub(super) struct Note {
     data: Box<RawValue>,
 }
 
-/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9).
+/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9, STR-31).
 pub(super) async fn note(State(app): State<Arc<App>>, Payload(note): Payload<Note>) -> Response {
     if note.topic != "note" {
-        return invalid(&"the topic that clients may post to is note");
+        return invalid("the topic that clients may post to is note");
     }
     match append(&app, "note", &note.data) {
         Some(id) => (StatusCode::CREATED, Json(json!({"id": id.to_string()}))).into_response(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Home, Raw, assert_fits};
+use crate::support::{Home, Raw, assert_fits, vectors};
 
 fn field<'a>(frame: &'a [(String, String)], name: &str) -> Option<&'a str> {
     frame.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
@@ -88,9 +88,40 @@ fn a_note_is_bounded_and_only_a_note() {
         let (seen, problem) = Raw::connect(&home).ask("POST /v1/events", Some(&body));
         assert_eq!((seen, problem["code"].as_str()), (status, Some(code)));
     }
+    for chunks in ["0x1\r\nx\r\n", "FFFFFFFFFFFFFFFFF\r\n", "1\nx\n"] {
+        let mut raw = Raw::connect(&home);
+        raw.begin("POST /v1/events", &format!("Transfer-Encoding: chunked\r\n\r\n{chunks}"));
+        assert!(raw.head().starts_with("HTTP/1.1 400"), "malformed, and not too large: {chunks:?}");
+    }
     let mut stream = listen(&home, "", "");
     note(&home, &json!("x".repeat(60_000)));
     assert_eq!(event(&stream.frame().unwrap()).1["data"].as_str().map(str::len), Some(60_000));
+}
+
+/// STR-31: the notes of the vectors, and each accepted one passed on as it came.
+#[test]
+fn a_note_is_one_that_every_reader_reads() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let mut stream = listen(&home, "?topics=note", "");
+    let mut raw = Raw::connect(&home);
+    for case in vectors("notes") {
+        // The one that is no text is refused by whatever reads JSON.
+        let Some(body) = case["input"].as_str() else { continue };
+        let answer = raw.with_credential("POST /v1/events", "", body);
+        let expected = if case["accept"] == true { 201 } else { 400 };
+        assert_eq!(answer.status, expected, "{}: {}", case["name"], answer.body);
+        if expected == 400 {
+            assert_eq!(answer.json()["code"], "invalid_request");
+            continue;
+        }
+        let frame = stream.frame().unwrap();
+        assert_eq!(field(&frame, "id"), answer.json()["id"].as_str());
+        if let Some(data) = body.strip_prefix("{\"topic\":\"note\",\"data\":") {
+            let passed_on = format!("\"data\":{data}");
+            assert!(field(&frame, "data").unwrap().ends_with(&passed_on) || body.contains("\"x\""), "{case}");
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::{BOUND, Home, until};
+use crate::support::{BOUND, Home, chmod, until};
 
 const APP: &str = "https://app.example";
 
@@ -55,6 +55,24 @@ fn list_is_edited_by_command() {
 }
 
 #[test]
+fn no_control_character_reaches_the_terminal() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
+    let config = home.file("config.toml");
+    fs::write(&config, "[origins]\nallow = [\"a\\u001b[2Jb\\nc\\u009bd\"]\n").unwrap();
+    assert_eq!(home.locald(&["origins", "list"]).stdout, "a [2Jb c d\n");
+    assert_eq!(
+        home.locald(&["origins", "list", "--json"]).json()["origins"],
+        json!(["a\u{1b}[2Jb\nc\u{9b}d"])
+    );
+    fs::write(home.file("registration.json.taken-\u{1b}[2J"), "").unwrap();
+    fs::write(&config, "[origins]\nallow = \"\u{1b}[2J\"\n").unwrap();
+    for seen in [home.locald(&["doctor"]), home.locald(&["origins", "list"])] {
+        assert!(!seen.stdout.contains('\u{1b}') && !seen.stderr.contains('\u{1b}'), "{seen:?}");
+    }
+}
+
+#[test]
 fn broken_file_is_named_and_left_alone() {
     let home = Home::new();
     assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
@@ -96,4 +114,36 @@ fn running_daemon_follows_the_file_and_tells_of_it() {
     let added = text.find(&format!(r#"{{"what":"added","origin":"{APP}"}}"#));
     let added = added.or_else(|| text.find(&format!(r#"{{"origin":"{APP}","what":"added"}}"#)));
     assert!(added.is_some_and(|added| added < text.find("removed").unwrap()), "{text}");
+}
+
+/// PER-48, LIFE-37.
+#[test]
+fn origin_taken_off_in_a_file_that_others_may_read_is_off_and_the_user_is_told() {
+    let home = Home::new();
+    let _daemon = home.run(&["--allow-origin", "https://given.example"]);
+    assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
+    let (status, mut events) = ask(&home, "/v1/events?topics=warning", "https://given.example");
+    assert_eq!(status, 200);
+    let config = home.file("config.toml");
+    fs::write(&config, "[origins]\nallow = ['https://b.example']\n").unwrap();
+    chmod(&config, 0o644);
+    for (origin, expected) in [
+        (APP, 403),
+        ("https://b.example", 403),
+        ("https://given.example", 200),
+    ] {
+        assert_eq!(ask(&home, "/v1/status", origin).0, expected, "{origin}");
+    }
+    fs::write(&config, "[origins]\nallow = ['ws://b.example']\n").unwrap();
+    assert_eq!(ask(&home, "/v1/status", APP).0, 403);
+    let (mut text, mut piece) = (String::new(), [0; 4096]);
+    while text.matches("config_invalid").count() < 2 {
+        let read = events.read(&mut piece).unwrap();
+        assert!(read > 0, "{text}");
+        text += str::from_utf8(&piece[..read]).unwrap();
+    }
+    assert!(
+        text.contains("0644") && text.contains("origin 1 of the list") && !text.contains("ws://"),
+        "{text}"
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::browser::{page_ticket, submit, token_in};
 use crate::support::{Home, Manner, Output, Raw, Squatter};
 
 #[test]
@@ -74,6 +75,90 @@ fn it_is_in_no_argument_environment_log_or_answer() {
     }
 }
 
+/// CRED-9: whichever part of a request holds it, no answer does.
+#[test]
+fn no_answer_repeats_it() {
+    let home = Home::new();
+    let _daemon = home.run(&["--allow-origin", "https://app.example"]);
+    let credential = home.credential();
+    let c = &*credential;
+    let encoded: String = c.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let mut listener = Raw::connect(&home);
+    let head = listener.send("GET /v1/events", &format!("User-Agent: agent/{c}\r\n"));
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let requests: Vec<(String, String, String)> = [
+        ("GET /v1/status", "", ""),
+        ("GET /v1/events?topics={}", "", ""),
+        ("GET /v1/events?topics=note&{}=x", "", ""),
+        ("GET /v1/events?topics={}&topics={}", "", ""),
+        ("GET /v1/events?after={}", "", ""),
+        ("GET /v1/events?token={}&token={}", "", ""),
+        ("GET /v1/events", "Last-Event-ID: {}\r\n", ""),
+        ("GET /v1/status?token={}", "", ""),
+        ("GET /v1/status?{}", "Accept: text/plain\r\n", ""),
+        ("GET /{}", "", ""),
+        ("GET /v1/x%2F{}", "Accept: text/plain\r\n", ""),
+        ("POST /v1/status/{}", "", ""),
+        ("DELETE /v1/page-tokens/{}", "", ""),
+        ("DELETE /v1/page-tokens/%ff{}", "", ""),
+        ("{} /v1/status", "", ""),
+        ("GET /v1/status", "{}: x\r\n", ""),
+        ("GET /v1/status", "X-Note: {}\r\n", ""),
+        ("GET /v1/status", "Cookie: {}={}\r\n", ""),
+        ("GET /v1/status", "Accept: {}\r\n", ""),
+        ("GET /v1/status", "Origin: {}\r\n", ""),
+        ("GET /v1/status", "Origin: https://{}\r\n", ""),
+        ("GET /v1/status", "Local-Daemon-Protocol: {}\r\n", ""),
+        ("GET /v1/status", "Expect: {}\r\n", ""),
+        ("GET http://{}/v1/status", "", ""),
+        ("GET /.well-known/local-daemon/{}", "", ""),
+        ("OPTIONS /v1/{}", "Origin: https://app.example\r\nAccess-Control-Request-Method: {}\r\n", ""),
+        ("POST /v1/events", "", "{}"),
+        ("POST /v1/events", "", r#"{"topic":"{}","data":1}"#),
+        ("POST /v1/events", "", r#"{"topic":"{}""#),
+        ("POST /v1/events", "", r#"{"{}":"{}"}"#),
+        ("POST /v1/events", "", r#"{"topic":"note","{}":1,"{}":2}"#),
+        ("POST /v1/events", "Content-Type: {}\r\n", r#"{"topic":["{}"]}"#),
+        ("POST /v1/tickets", "", r#"{"kind":"{}"}"#),
+        ("POST /v1/tickets", "", r#"{"kind":"page","{}":"{}"}"#),
+        ("POST /v1/tickets", "", r#"{"kind":"handoff","origin":"{}"}"#),
+        ("POST /v1/tickets", "", r#"{"kind":"handoff","origin":"https://{}"}"#),
+        ("POST /v1/handoff", "", r#"{"ticket":"{}"}"#),
+        ("POST /v1/handoff", "Origin: https://app.example\r\n", r#"{"ticket":"{}","{}":1}"#),
+        ("POST /v1/shutdown", "", r#"{"id":"{}"}"#),
+        ("POST /v1/shutdown", "", r#"{"id":"x","if_idle":"{}"}"#),
+        ("POST /page", form, "ticket={}"),
+        ("POST /page", form, "{}={}&ticket={}&ticket={}"),
+        ("POST /page?{}", "Content-Type: {}\r\n", "{}"),
+        (
+            "POST /page",
+            "Content-Type: application/x-www-form-urlencoded\r\nAccept: text/html\r\n",
+            "ticket={}",
+        ),
+    ]
+    .iter()
+    .flat_map(|(line, headers, body)| {
+        [c, &encoded].map(|text| {
+            let (line, headers) = (line.replace("{}", text), headers.replace("{}", c));
+            (line, headers, body.replace("{}", text))
+        })
+    })
+    .collect();
+    for (line, headers, body) in requests {
+        for authorization in [String::new(), format!("Authorization: Bearer {c}\r\n")] {
+            let headers = format!("{authorization}Connection: close\r\n{headers}");
+            let answer = Raw::connect(&home).whole(&line, &headers, &body);
+            assert!(answer.starts_with("HTTP/1.1 "), "{line} {headers} {body}: {answer}");
+            let seen = answer.to_ascii_lowercase();
+            for text in [c, &encoded].map(str::to_ascii_lowercase) {
+                assert!(!seen.contains(&text), "{line} {headers} {body}: {answer}");
+            }
+        }
+    }
+}
+
 #[test]
 fn show_prints_it_and_rotate_replaces_it_for_all() {
     let home = Home::new();
@@ -97,4 +182,26 @@ fn show_prints_it_and_rotate_replaces_it_for_all() {
         (home.locald(&["connect", "--no-spawn"]).code == 0).then_some(())
     });
     assert_eq!(old.ask("GET /v1/status", None).0, 401, "the old one is dead");
+}
+
+/// CRED-16, CRED-17: whoever held the old credential is out.
+#[test]
+fn rotation_ends_what_the_old_credential_opened() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let (unused, redeemed) = (page_ticket(&home), page_ticket(&home));
+    let token = token_in(&submit(&home, &redeemed, "Origin: null\r\n"));
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let with_token = || Raw::connect(&home).bare("GET /v1/page", &bearer, "").status;
+    assert_eq!(with_token(), 404, "the token is let in");
+    let mut stream = Raw::connect(&home);
+    assert!(stream.send("GET /v1/events?after=00000000-0", "").starts_with("HTTP/1.1 200"));
+
+    let seen = home.locald(&["credential", "rotate"]);
+    assert!(seen.code == 0 && seen.stdout.contains("locald open"), "{seen:?}");
+    while stream.frame().is_some() {}
+    assert_eq!(submit(&home, &unused, "Origin: null\r\n").status, 401);
+    assert_eq!(with_token(), 401);
+    let mut stream = Raw::connect(&home);
+    assert!(stream.send("GET /v1/events", "").starts_with("HTTP/1.1 200"), "a client comes back");
 }

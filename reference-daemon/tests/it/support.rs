@@ -376,6 +376,27 @@ impl Raw {
         }
     }
 
+    /// The same with the credential.
+    pub(crate) fn with_credential(&mut self, line: &str, headers: &str, body: &str) -> Answer {
+        let headers = format!("Authorization: Bearer {}\r\n{headers}", self.credential);
+        self.bare(line, &headers, body)
+    }
+
+    /// Sends such a request and reads until the connection ends, which the answer may never do by itself.
+    pub(crate) fn whole(&mut self, line: &str, headers: &str, body: &str) -> String {
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            self.authority,
+            body.len()
+        );
+        self.reader.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        self.reader.get_mut().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // A stream that was opened ends by the time-out.
+        let _ = self.reader.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
     /// The header of a proof that only this daemon takes.
     pub(crate) fn proof(&self) -> String {
         let credential = Credential::parse(self.credential.as_bytes()).unwrap();
@@ -388,7 +409,7 @@ impl Raw {
         &self.authority
     }
 
-    fn head(&mut self) -> String {
+    pub(crate) fn head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(self.reader.read_line(&mut head).unwrap(), 0, "{head}");
@@ -447,6 +468,16 @@ pub(crate) fn assert_fits(schema: &str, value: &Value) {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{errors:?} in {value}");
+}
+
+/// The cases of a file of test vectors.
+pub(crate) fn vectors(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../spec/vectors/{name}.json"));
+    let mut file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let Value::Array(cases) = file["cases"].take() else {
+        panic!("no cases of {name}")
+    };
+    cases
 }
 
 /// The `OpenAPI` document of the routes.

@@ -1,10 +1,20 @@
 //! Who is let in.
 
+use std::task::{Context, Waker};
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{get, post};
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::BodyExt;
 use local_daemon::{Credential, handshake};
+use tower_layer::Layer;
+use tower_service::Service;
 
 use super::{
-    KEY, PROOF, ask, ask_new, assert_anonymous, authorized, code, daemon, guard, guarded, text, to_daemon,
+    Endless, KEY, PROOF, ask, ask_new, assert_anonymous, authorized, code, daemon, guard, guarded, text,
+    to_daemon,
 };
 
 #[tokio::test]
@@ -56,11 +66,50 @@ async fn rotated_credential_replaces_the_old_one_at_once() {
     let service = guarded(&guard(&daemon));
     assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::OK);
     let new = Credential::from_bytes([7; 32]);
-    *daemon.credential.lock().unwrap() = new.clone();
+    daemon.credential.send_replace(new.clone());
     assert_eq!(ask(&service, authorized("GET", "/v1/status", &[])).await.status(), StatusCode::UNAUTHORIZED);
     let bearer = format!("Bearer {}", new.expose().as_str());
     let request = to_daemon("GET", "/v1/status", &[("authorization", &bearer)]);
     assert_eq!(ask(&service, request).await.status(), StatusCode::OK);
+}
+
+/// CRED-16.
+#[tokio::test]
+async fn rotation_ends_what_the_old_credential_opened() {
+    let daemon = daemon();
+    let stream = get(async || Body::new(Endless(Some(Bytes::from_static(b"word")))));
+    let service = guard(&daemon).layer(Router::new().route("/v1/events", stream));
+    let open = |bearer: &str| {
+        let bearer = format!("Bearer {bearer}");
+        let request = to_daemon("GET", "/v1/events", &[("authorization", &bearer)]);
+        let answer = service.clone().call(request);
+        async { answer.await.unwrap().into_body() }
+    };
+    let mut before = open(KEY).await;
+    assert_eq!(before.frame().await.unwrap().unwrap().into_data().unwrap(), "word");
+    let new = Credential::from_bytes([7; 32]);
+    daemon.credential.send_replace(new.clone());
+    assert!(before.frame().await.is_none());
+    let mut after = open(&new.expose()).await;
+    assert_eq!(after.frame().await.unwrap().unwrap().into_data().unwrap(), "word");
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(Box::pin(after.frame()).as_mut().poll(&mut context).is_pending());
+}
+
+/// CRED-17: what a route issues after the rotation, for a request of before, is handed to nobody.
+#[tokio::test]
+async fn answer_to_a_request_of_before_a_rotation_is_kept_back() {
+    let daemon = daemon();
+    let rotating = daemon.clone();
+    let issue = post(async move || {
+        rotating.credential.send_replace(Credential::from_bytes([7; 32]));
+        "a new ticket"
+    });
+    let service = guard(&daemon).layer(Router::new().route("/v1/tickets", issue));
+    let answer = ask(&service, authorized("POST", "/v1/tickets", &[])).await;
+    assert_eq!((answer.status(), code(&answer)), (StatusCode::UNAUTHORIZED, "unauthorized".to_owned()));
+    assert!(text(&answer, "www-authenticate").is_some());
+    assert_anonymous(&answer);
 }
 
 #[tokio::test]
