@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod launched;
+mod limits;
 mod spawn;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
 pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
+pub use self::limits::{with_limits_of_caller, write_no_core_dump};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -275,15 +277,6 @@ pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let watch = Watch::of(directory)?;
     // SAFETY: a watch owns its descriptor, which is open until it is dropped and never another.
     Ok(unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?)
-}
-
-/// Lets no core dump of this process be written, which would hold its secrets. The processes that it starts may still
-/// ask for theirs: the hard limit stays.
-#[cfg(feature = "daemon")]
-pub(crate) fn write_no_core_dump() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
-    Ok(setrlimit(Resource::Core, limit)?)
 }
 
 /// Lets the calling thread, and with it the process, receive SIGINT, SIGTERM and SIGHUP: a mask survives fork and exec.

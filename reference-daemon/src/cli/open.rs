@@ -12,7 +12,7 @@ use std::{env, fs, thread};
 use clap::Args;
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir};
+use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir, with_limits_of_caller};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -183,14 +183,15 @@ fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
 /// Starts a program on its own, and waits for its end or until it seems to stay.
 fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     let program = words.first().ok_or(io::ErrorKind::NotFound)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments(words, file))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .env_remove(LAUNCH_VARIABLE)
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    let mut child = with_limits_of_caller(&mut command).spawn()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
