@@ -5,12 +5,11 @@ mod launched;
 mod limits;
 mod spawn;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -86,13 +85,30 @@ fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
 
 /// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
-    let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
-    // A umask can only take bits away; one that takes the owner's would leave a file that cannot be opened again.
-    let io = |e: Errno| Refused::Io(e.into());
-    if Mode::from_raw_mode(rustix::fs::fstat(&file).map_err(io)?.st_mode) != OWNER_ONLY {
-        rustix::fs::fchmod(&file, OWNER_ONLY).map_err(io)?;
-    }
+    let (file, stat) = open_or_create(path, OFlags::RDWR | OFlags::APPEND)?;
+    check_owner_only(&stat)?;
     Ok(file)
+}
+
+/// Opens a regular file; creates it with mode 0600 if it is missing (DIR-5, DIR-16). One that is there keeps its mode
+/// (DIR-21).
+fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
+    loop {
+        match open_regular(path, flags) {
+            Err(Refused::Missing) => {}
+            opened => return opened,
+        }
+        match open_regular(path, flags | OFlags::CREATE | OFlags::EXCL) {
+            // Another process was faster.
+            Err(Refused::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Ok((file, stat)) => {
+                // A umask that takes the owner's bits would leave a file that cannot be opened again.
+                rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+                return Ok((file, stat));
+            }
+            Err(refused) => return Err(refused),
+        }
+    }
 }
 
 /// Whether the file is still the one of this name.
@@ -120,8 +136,13 @@ pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
     }
 }
 
+/// This process's effective user.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
-    let me = rustix::process::geteuid().as_raw();
+    let me = user();
     if stat.st_uid != me {
         return Err(Refused::Owner { owner: stat.st_uid, me });
     }
@@ -133,25 +154,115 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates a directory, and its parents if they are missing, each with mode 0700 (DIR-4).
-pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-    let make = || fs::DirBuilder::new().mode(0o700).create(path);
-    let made = match (make(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            create_directory(parent)?;
-            make()
+/// Creates a directory, and its parents if they are missing, each with mode 0700 whatever the umask (DIR-4, DIR-23), and none
+/// in another user's directory (DIR-22). Returns the path that is refused.
+pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
+    let Parent { mut directory, path: mut at, missing } = existing_parent(path)?;
+    for name in missing {
+        check_parent(&directory).map_err(|why| (at.clone(), why))?;
+        at.push(name);
+        directory = make_directory(&directory, name).map_err(|error| (at.clone(), Refused::Io(error)))?;
+    }
+    Ok(())
+}
+
+/// Checks that nothing would be created in another user's directory (DIR-22). Returns the path of that one.
+pub(crate) fn check_creatable(path: &Path) -> Result<(), (PathBuf, Refused)> {
+    let Parent { directory, path, .. } = existing_parent(path)?;
+    check_parent(&directory).map_err(|why| (path, why))
+}
+
+/// The nearest parent that exists.
+struct Parent<'a> {
+    directory: OwnedFd,
+    path: PathBuf,
+    /// What is missing below it, from there downwards.
+    missing: Vec<&'a OsStr>,
+}
+
+/// Returns the nearest parent that exists, or the path itself. It may be a link: that is the user's own choice.
+fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
+    let mut missing = Vec::new();
+    let mut existing = path;
+    loop {
+        match rustix::fs::open(
+            existing,
+            system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(directory) => {
+                missing.reverse();
+                return Ok(Parent { directory, path: existing.to_owned(), missing });
+            }
+            Err(error) => match (error, existing.parent(), existing.components().next_back()) {
+                (Errno::NOENT, Some(parent), Some(name)) => {
+                    missing.push(name.as_os_str());
+                    existing = parent;
+                }
+                _ => return Err((existing.to_owned(), Refused::Io(error.into()))),
+            },
         }
-        (made, _) => made,
-    };
-    match made {
-        // Another process was faster; its directory is checked like any other.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        // As with files: a umask may have taken the owner's bits.
-        Ok(()) if fs::symlink_metadata(path)?.mode() & 0o777 != 0o700 => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    }
+}
+
+/// DIR-22.
+fn check_parent(directory: &OwnedFd) -> Result<(), Refused> {
+    let owner = rustix::fs::fstat(directory).map_err(|e| Refused::Io(e.into()))?.st_uid;
+    let me = user();
+    if owner == me || owner == 0 {
+        Ok(())
+    } else {
+        Err(Refused::OwnerOfParent { owner, me })
+    }
+}
+
+/// Makes a directory in another one, and opens it.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        // A umask can only take bits away. One that takes the owner's leaves a directory that nobody can enter.
+        Ok(()) => system::give_owner_all(parent.as_fd(), name)?,
+        // Another process was faster. What it made is checked like what was there before.
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Whether this may be the directory that this process has just made, and lacks bits of its owner. If it is another one after
+/// all, it is this user's, is closed to others, and gains only what its owner can give it (DIR-21).
+pub(super) fn lacks_owner_bits(stat: &Stat) -> bool {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    is_directory && check_owner_only(stat).is_ok() && !mode.contains(Mode::RWXU)
+}
+
+/// The mode with all of the owner's bits; what the directory above passed on, such as its group, stays.
+pub(super) fn with_owner_all(stat: &Stat) -> Mode {
+    Mode::from_raw_mode(stat.st_mode) | Mode::RWXU
+}
+
+/// Returns the first directory on the way to `path` that this user may not search, and its owner.
+pub(crate) fn obstacle(path: &Path) -> Option<(PathBuf, u32)> {
+    let mut ways: Vec<&Path> = path.ancestors().collect();
+    ways.reverse();
+    let is_denied = |below: &Path| matches!(rustix::fs::stat(below), Err(Errno::ACCESS));
+    let first = ways.windows(2).find(|pair| is_denied(pair[1]))?[0];
+    Some((first.to_owned(), rustix::fs::stat(first).ok()?.st_uid))
+}
+
+/// Takes the bits of group and others off a file or directory of this user's, by its descriptor.
+pub(crate) fn close_to_others(path: &Path) -> Result<(), Refused> {
+    let io = |e: Errno| Refused::Io(e.into());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io)?;
+    let stat = rustix::fs::fstat(&file).map_err(io)?;
+    match check_owner_only(&stat) {
+        Err(Refused::Mode(_)) => {
+            let mode = Mode::from_raw_mode(stat.st_mode) & Mode::RWXU;
+            rustix::fs::fchmod(&file, mode).map_err(io)
         }
-        Ok(()) => Ok(()),
+        checked => checked,
     }
 }
 
@@ -217,8 +328,7 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    let file = open_life_lock(path, OFlags::RDWR | OFlags::CREATE)?;
-    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let file = check_life_lock(open_or_create(path, OFlags::RDWR)?)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
@@ -228,7 +338,7 @@ pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
 
 /// Whether any process holds the life lock.
 pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
-    match open_life_lock(path, OFlags::RDONLY) {
+    match open_regular(path, OFlags::RDONLY).and_then(check_life_lock) {
         // The lock is given back when the file is dropped.
         Ok(file) => Ok(!try_life_lock(&file, FlockOperation::NonBlockingLockExclusive)?),
         Err(Refused::Missing) => Ok(false),
@@ -236,9 +346,8 @@ pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
     }
 }
 
-/// Opens the life lock, whatever its mode: the file is empty, and others may read that.
-fn open_life_lock(path: &Path, flags: OFlags) -> Result<File, Refused> {
-    let (file, stat) = open_regular(path, flags)?;
+/// Checks the owner of the life lock. Its mode does not matter: the file is empty, and others may read that.
+fn check_life_lock((file, stat): (File, Stat)) -> Result<File, Refused> {
     match check_owner_only(&stat) {
         Err(refused @ Refused::Owner { .. }) => Err(refused),
         _ => Ok(file),

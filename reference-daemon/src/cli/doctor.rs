@@ -1,8 +1,7 @@
 //! `doctor`: what is wrong in the state directory, and with --fix what of it can be set right without harm.
 
-use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{env, fs};
@@ -131,22 +130,21 @@ impl Diagnosis<'_> {
         let shown = self.directory.path().display().to_string();
         let directory = self.directory;
         match self.mended(|| directory.check()) {
-            Ok(true) => self.say(CHECK, Level::Ok, shown, None),
-            Ok(false) => {
-                self.say(
-                    CHECK,
-                    Level::Ok,
-                    format!("{shown}: not there yet"),
-                    Some("`locald start` makes it"),
-                );
-                return false;
+            Ok(true) => {
+                self.say(CHECK, Level::Ok, shown, None);
+                return true;
             }
-            Err(fault) => {
-                self.refused(CHECK, &fault);
-                return false;
-            }
+            Ok(false) => match directory.check_creatable() {
+                Ok(()) => {
+                    let detail = format!("{shown}: not there yet");
+                    self.say(CHECK, Level::Ok, detail, Some("`locald start` makes it"));
+                }
+                // What to do is in the text.
+                Err(fault) => self.say(CHECK, Level::Fail, fault.to_string(), None),
+            },
+            Err(fault) => self.refused(CHECK, &fault),
         }
-        true
+        false
     }
 
     fn credential(&mut self) {
@@ -338,10 +336,8 @@ impl Diagnosis<'_> {
     /// A look at a file or directory, again after its mode was set right.
     fn mended<T>(&mut self, look: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
         match look() {
-            // Owner and type were judged before the mode was: this is the user's own file, and no link.
             Err(Fault { path, why: Refused::Mode(bits) }) if self.fix => {
-                fs::set_permissions(&path, Permissions::from_mode(bits & 0o700))
-                    .map_err(|error| Fault { path: path.clone(), why: Refused::Io(error) })?;
+                StateDir::close_to_others(&path)?;
                 let leaked = path.ends_with(CREDENTIAL) && bits & 0o044 != 0;
                 let more = if leaked {
                     "; others could read it: run `locald credential rotate`"

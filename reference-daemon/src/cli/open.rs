@@ -1,7 +1,9 @@
 //! `open` and `handoff`: the user lets a web page in.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -214,6 +216,8 @@ fn write_launcher(directory: &StateDir, body: &str) -> Result<PathBuf, Error> {
         .rand_bytes(16)
         .tempfile_in(directory.path())
         .map_err(io)?;
+    // A umask may have taken the owner's bits.
+    file.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
     let page = format!(
         "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\n{body}\n"
     );

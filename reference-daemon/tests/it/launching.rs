@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::support::{Foreground, Home, Manner, Output, Squatter, chmod, mode, names, until};
+use crate::support::{Foreground, Home, Manner, Output, Squatter, chmod, until};
 
 /// The command, run by a wrapper such as `env`.
 pub(crate) fn under(wrapper: &[&str], command: &Command) -> Command {
@@ -393,30 +393,6 @@ fn a_bad_credential_is_invalid_also_without_a_record() {
             assert!(!home.file("daemon.log").exists(), "nothing was spawned");
             chmod(&credential, 0o600);
         }
-    }
-}
-
-/// DIR-4, DIR-16.
-#[test]
-fn a_umask_without_the_owners_bits_changes_no_mode() {
-    let home = Home::new();
-    let top = home.state_dir().with_file_name("state home");
-    let directory = top.join("below").join("locald");
-    let locald = |word: &str| {
-        let mut command = Command::new(home.command(&[]).get_program());
-        command.arg(word).env("LOCALD_STATE_DIR", &directory);
-        command
-    };
-    for _ in 0..2 {
-        let seen = Output::of(&mut after("umask 0777", &locald("start")));
-        assert_eq!(seen.code, 0, "{seen:?}");
-        for at in directory.ancestors().take_while(|at| at.starts_with(&top)) {
-            assert_eq!(mode(at), 0o700, "{at:?}");
-        }
-        for name in names(&directory) {
-            assert_eq!(mode(directory.join(&name)), 0o600, "{name}");
-        }
-        assert_eq!(Output::of(&mut locald("stop")).code, 0);
     }
 }
 
