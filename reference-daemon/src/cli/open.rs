@@ -16,6 +16,7 @@ use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
 use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir, with_limits_of_caller};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::launch::launch;
@@ -185,6 +186,7 @@ fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
 /// Starts a program on its own, and waits for its end or until it seems to stay.
 fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     let program = words.first().ok_or(io::ErrorKind::NotFound)?;
+    heed_children()?;
     let mut command = Command::new(program);
     command
         .args(arguments(words, file))
@@ -198,9 +200,17 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
         Ok(Ok(status)) if !status.success() => Err(io::Error::other(format!("it ended with {status}"))),
-        // It still runs, or has ended without an error, or has ended with an unknown status because SIGCHLD is ignored.
+        // It still runs, or has ended without an error.
         _ => Ok(()),
     }
+}
+
+/// Lets this process learn how its children end. A caller that ignores SIGCHLD passes that on through exec, and `Command`
+/// then panics if a program cannot be executed (CONN-46).
+fn heed_children() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    // The handler stays. No child inherits it.
+    runtime.block_on(async { signal(SignalKind::child()) }).map(drop)
 }
 
 /// BROW-15: a page that goes where the ticket is wanted, in a file of mode 0600.

@@ -60,7 +60,8 @@ pub fn write_no_core_dump() -> io::Result<()> {
 }
 
 /// Lets a program begin with the soft limits that this process had before this crate changed them: of core dumps, and in a
-/// daemon of descriptors.
+/// daemon of descriptors. Like each hook of a [`Command`], it makes the spawn panic if SIGCHLD is ignored and the program cannot
+/// be executed.
 pub fn with_limits_of_caller(command: &mut Command) -> &mut Command {
     let restore = || {
         restore_limits();
