@@ -354,6 +354,12 @@ impl StateDir {
         }
     }
 
+    /// Returns the id of the daemon that took a record, by the name of the taken file; `None`: it is no taken file.
+    pub fn taker(path: &Path) -> Option<ClaimId> {
+        let rest = path.file_name()?.to_str()?.strip_prefix(TAKEN)?;
+        rest.get(..32)?.parse().ok()
+    }
+
     /// Files that launches or removals which were killed left behind: temporary and taken files.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>, Fault> {
         let mut left = self.list(TAKEN)?;
