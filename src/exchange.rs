@@ -99,6 +99,8 @@ impl Answer {
 pub(crate) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// How many more bytes the present answer may have that are no body: heads, and the frames of chunks (HS-31).
+    frame_left: usize,
     reusable: bool,
 }
 
@@ -142,7 +144,7 @@ impl Wire {
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(Fault::of_connect)?;
         stream.set_nodelay(true).map_err(Fault::of)?;
-        Ok(Self { stream, buffer: Vec::new(), reusable: true })
+        Ok(Self { stream, buffer: Vec::new(), frame_left: 0, reusable: true })
     }
 
     /// Whether another request may be sent: the last answer ended cleanly and the other side has not closed.
@@ -156,7 +158,7 @@ impl Wire {
         self.reusable && self.buffer.is_empty() && quiet().is_some()
     }
 
-    /// Sends one request and reads its whole answer, of at most `limit` bytes of body.
+    /// Sends one request and reads its whole answer, of at most `limit` bytes of body, and as many of everything else or 64 KiB.
     pub(crate) fn exchange(
         &mut self,
         request: &Zeroizing<Vec<u8>>,
@@ -164,6 +166,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reusable = false;
+        self.frame_left = limit.max(MAX_BYTES);
         self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
         self.stream.write_all(request).map_err(Fault::of)?;
         let mut answer = self.head(deadline)?;
@@ -193,13 +196,14 @@ impl Wire {
                     let answer =
                         Answer { status, headers, body: Vec::new(), keep: response.version == Some(1) };
                     self.buffer.drain(..length);
+                    self.frame_left -= length;
                     return Ok(answer);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() < MAX_BYTES => {}
+                Ok(httparse::Status::Partial) if self.buffer.len() < self.frame_left => {}
                 _ => return Err(Fault::Garbage),
             }
             let answered = !self.buffer.is_empty();
-            match self.fill(deadline) {
+            match self.fill(self.frame_left, deadline) {
                 Ok(0) | Err(Fault::Broken { .. }) => return Err(Fault::Broken { answered }),
                 filled => filled?,
             };
@@ -232,7 +236,7 @@ impl Wire {
     }
 
     fn until_close(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
-        while self.buffer.len() <= limit && self.fill(deadline)? > 0 {}
+        while self.buffer.len() <= limit && self.fill(limit + 1, deadline)? > 0 {}
         if self.buffer.len() > limit {
             return Err(Fault::Garbage);
         }
@@ -244,13 +248,16 @@ impl Wire {
         loop {
             let (start, size) = match httparse::parse_chunk_size(&self.buffer) {
                 Ok(httparse::Status::Complete(found)) => found,
-                Ok(httparse::Status::Partial) if self.buffer.len() < MAX_BYTES => {
-                    self.fill_to(self.buffer.len() + 1, deadline)?;
+                Ok(httparse::Status::Partial) if self.buffer.len() < self.frame_left => {
+                    if self.fill(self.frame_left, deadline)? == 0 {
+                        return Err(Fault::Broken { answered: true });
+                    }
                     continue;
                 }
                 _ => return Err(Fault::Garbage),
             };
             let size = usize::try_from(size).map_err(|_| Fault::Garbage)?;
+            self.frame_left = self.frame_left.checked_sub(start + 2).ok_or(Fault::Garbage)?;
             if size > limit.saturating_sub(answer.body.len()) {
                 return Err(Fault::Garbage);
             }
@@ -269,18 +276,21 @@ impl Wire {
 
     fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), Fault> {
         while self.buffer.len() < length {
-            if self.fill(deadline)? == 0 {
+            if self.fill(length, deadline)? == 0 {
                 return Err(Fault::Broken { answered: true });
             }
         }
         Ok(())
     }
 
-    fn fill(&mut self, deadline: Instant) -> Result<usize, Fault> {
+    /// Reads what has come, until the buffer holds `most` bytes at most; 0: the other side has closed.
+    fn fill(&mut self, most: usize, deadline: Instant) -> Result<usize, Fault> {
         let mut chunk = [0; 4096];
+        let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
+        let chunk = &mut chunk[..wanted];
         loop {
             self.stream.set_read_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
-            match self.stream.read(&mut chunk) {
+            match self.stream.read(chunk) {
                 Ok(read) => {
                     self.buffer.extend_from_slice(&chunk[..read]);
                     return Ok(read);
@@ -369,6 +379,30 @@ mod tests {
         ] {
             let refused = one(answer, 6).unwrap_err();
             assert!(matches!(refused, Fault::Garbage), "{:?}: {refused}", String::from_utf8_lossy(answer));
+        }
+    }
+
+    /// HS-31.
+    #[test]
+    fn what_is_no_body_has_one_budget() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "y".repeat(20_000));
+        let chunk = format!("1;{}\r\nx\r\n", "e".repeat(10_000));
+        let answer = |interims: usize, chunks: usize, rest: usize| {
+            let last = format!("0;{}\r\n\r\n", "e".repeat(rest));
+            [&*interim.repeat(interims), HEAD, &chunk.repeat(chunks), &last].concat()
+        };
+        let rest = MAX_BYTES - (answer(1, 3, 0).len() - 3);
+        for (answer, is_taken) in [
+            (answer(1, 3, rest), true),
+            (answer(1, 3, rest + 1), false),
+            (answer(4, 0, 0), false),
+            (answer(0, 7, 0), false),
+            (answer(0, 0, MAX_BYTES), false),
+        ] {
+            let seen = one(answer.as_bytes(), 10);
+            let as_expected = if is_taken { seen.is_ok() } else { matches!(seen, Err(Fault::Garbage)) };
+            assert!(as_expected, "{} bytes: {seen:?}", answer.len());
         }
     }
 

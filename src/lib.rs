@@ -27,7 +27,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`.
+//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them
+//! [`with_limits_of_caller`]. A program that embeds a client may call [`write_no_core_dump`].
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
@@ -55,5 +56,5 @@ pub use local_daemon_proto::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
     json, registration,
 };
-pub use platform::{LAUNCH_VARIABLE, forget_launch};
+pub use platform::{LAUNCH_VARIABLE, forget_launch, with_limits_of_caller, write_no_core_dump};
 pub use state_directory::{Component, StateDir};

@@ -158,10 +158,11 @@ impl StateDir {
         self.path.join(name)
     }
 
-    /// Makes sure that the directory is there, is this user's alone, and is local (DIR-4, DIR-10, DIR-12, DIR-13, DIR-16).
+    /// Makes sure that the directory is there, is this user's alone, and is local (DIR-4, DIR-10, DIR-12, DIR-13, DIR-16,
+    /// DIR-22, DIR-23).
     pub fn create(&self) -> Result<(), Fault> {
         if !self.check()? {
-            platform::create_directory(&self.path).map_err(|e| Fault::io(&self.path, e))?;
+            platform::create_directory(&self.path).map_err(|(path, why)| Fault { path, why })?;
             self.check()?;
         }
         if platform::is_network_filesystem(&self.path) {
@@ -170,9 +171,32 @@ impl StateDir {
         Ok(())
     }
 
-    /// Checks the directory as every reader does (DIR-14); `false`: it is not there.
+    /// Checks the directory as every reader does (DIR-14); `false`: it is not there. If a directory on the way to it keeps this
+    /// user out, the fault is that one's.
     pub fn check(&self) -> Result<bool, Fault> {
-        platform::check_directory(&self.path).map_err(|why| Fault { path: self.path.clone(), why })
+        platform::check_directory(&self.path).map_err(|why| match why {
+            Refused::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
+            why => Fault { path: self.path.clone(), why },
+        })
+    }
+
+    fn denied(&self, error: io::Error) -> Fault {
+        match platform::obstacle(&self.path) {
+            None => Fault::io(&self.path, error),
+            Some((path, owner)) if owner == platform::user() => Fault::io(&path, error),
+            Some((path, owner)) => Fault { path, why: Refused::Owner { owner, me: platform::user() } },
+        }
+    }
+
+    /// Checks that [`create`](Self::create) would make nothing in another user's directory (DIR-22).
+    pub fn check_creatable(&self) -> Result<(), Fault> {
+        platform::check_creatable(&self.path).map_err(|(path, why)| Fault { path, why })
+    }
+
+    /// Takes the bits of group and others off a file or directory of this user's, by its descriptor: for a repair that the user
+    /// asks for.
+    pub fn close_to_others(path: &Path) -> Result<(), Fault> {
+        platform::close_to_others(path).map_err(|why| Fault { path: path.to_owned(), why })
     }
 
     /// Reads the record, and says what was wrong with it where it is not a valid one.
@@ -335,6 +359,12 @@ impl StateDir {
             Some(fault) if mine.is_empty() => Err(fault),
             _ => Ok(mine),
         }
+    }
+
+    /// Returns the id of the daemon that took a record, by the name of the taken file; `None`: it is no taken file.
+    pub fn taker(path: &Path) -> Option<ClaimId> {
+        let rest = path.file_name()?.to_str()?.strip_prefix(TAKEN)?;
+        rest.get(..32)?.parse().ok()
     }
 
     /// Files that launches or removals which were killed left behind: temporary and taken files.

@@ -172,7 +172,7 @@ impl App {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     /// A daemon that listens, in a directory of its own, and is not published.
-    pub(super) async fn start() -> (TempDir, Started) {
+    pub(crate) async fn start() -> (TempDir, Started) {
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let options = Options {
             state_dir: dir.path().to_owned(),

@@ -1,6 +1,7 @@
 //! What Linux has beyond other Unix systems.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,10 +11,28 @@ use std::{fs, io};
 
 use local_daemon_proto::registration::{self, World};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::{Mode, OFlags, chmod, fstat, openat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{lacks_owner_bits, with_owner_all};
 
 /// Below the home, where per-user state lives whatever the environment says.
 pub(super) const STATE_HOME: Option<&str> = None;
+
+/// How a directory is opened in which names are looked up: without the right to read it.
+pub(super) const TO_LOOK_UP: OFlags = OFlags::PATH;
+
+/// Gives a directory that this process has just made the owner's bits that a umask took. By its descriptor: the name may mean
+/// another one by now (DIR-21).
+pub(super) fn give_owner_all(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let made = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&made)?;
+    if lacks_owner_bits(&stat) {
+        // A directory without these bits cannot be opened for reading, and fchmod takes no other descriptor.
+        chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), with_owner_all(&stat))?;
+    }
+    Ok(())
+}
 
 /// Change notification for a directory: its descriptor can be read when a name there may mean something else than before.
 #[derive(Debug)]

@@ -1,17 +1,22 @@
 //! The platform code of every Unix system but Linux. `--cfg local_daemon_portable` uses it on Linux as well, so that it can
 //! be tested there.
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::World;
+use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use super::{lacks_owner_bits, with_owner_all};
 
 /// How soon the end of a process is seen that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(10);
@@ -22,6 +27,25 @@ pub(super) const STATE_HOME: Option<&str> = if cfg!(target_os = "macos") {
 } else {
     None
 };
+
+/// How a directory is opened in which names are looked up.
+pub(super) const TO_LOOK_UP: OFlags = OFlags::RDONLY;
+
+/// Gives a directory that this process has just made the owner's bits that a umask took, and follows no link.
+#[allow(unsafe_code)]
+pub(super) fn give_owner_all(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if !lacks_owner_bits(&stat) {
+        return Ok(());
+    }
+    let name = CString::new(name.as_bytes())?;
+    let mode = with_owner_all(&stat).as_raw_mode();
+    // SAFETY: the name is there for the call.
+    match unsafe { libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// Change notification for a directory: its descriptor can be read when a name there may mean something else than before.
 #[derive(Debug)]

@@ -24,6 +24,17 @@ pub enum Refused {
         /// The reader.
         me: u32,
     },
+    /// It belongs to another user, and something is missing in it that this one must not create (DIR-22).
+    #[error(
+        "it belongs to user {owner}, and this is user {me}, who creates nothing in it; set HOME to your own (`sudo -H`), or \
+         name a directory with --state-dir"
+    )]
+    OwnerOfParent {
+        /// The directory's owner.
+        owner: u32,
+        /// This user.
+        me: u32,
+    },
     /// Group or others may do something with it.
     #[error("its mode {0:04o} lets others in; it has to be owner-only (chmod go= PATH)")]
     Mode(u32),

@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 
 mod launched;
+mod limits;
 mod spawn;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
 pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
+pub use self::limits::{with_limits_of_caller, write_no_core_dump};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -76,7 +77,11 @@ fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
 
 /// Opens a regular file of this user, whatever its mode.
 fn open_own(path: &Path, flags: OFlags) -> Result<File, Refused> {
-    let (file, stat) = open_regular(path, flags)?;
+    check_owner(open_regular(path, flags)?)
+}
+
+/// Returns an opened file of this user, whatever its mode.
+fn check_owner((file, stat): (File, Stat)) -> Result<File, Refused> {
     match check_owner_only(&stat) {
         Err(refused @ Refused::Owner { .. }) => Err(refused),
         _ => Ok(file),
@@ -102,13 +107,30 @@ fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
 
 /// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
 pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
-    let file = open_checked(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
-    // A umask can only take bits away; one that takes the owner's would leave a file that cannot be opened again.
-    let io = |e: Errno| Refused::Io(e.into());
-    if Mode::from_raw_mode(rustix::fs::fstat(&file).map_err(io)?.st_mode) != OWNER_ONLY {
-        rustix::fs::fchmod(&file, OWNER_ONLY).map_err(io)?;
-    }
+    let (file, stat) = open_or_create(path, OFlags::RDWR | OFlags::APPEND)?;
+    check_owner_only(&stat)?;
     Ok(file)
+}
+
+/// Opens a regular file; creates it with mode 0600 if it is missing (DIR-5, DIR-16). One that is there keeps its mode
+/// (DIR-21).
+fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
+    loop {
+        match open_regular(path, flags) {
+            Err(Refused::Missing) => {}
+            opened => return opened,
+        }
+        match open_regular(path, flags | OFlags::CREATE | OFlags::EXCL) {
+            // Another process was faster.
+            Err(Refused::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Ok((file, stat)) => {
+                // A umask that takes the owner's bits would leave a file that cannot be opened again.
+                rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+                return Ok((file, stat));
+            }
+            Err(refused) => return Err(refused),
+        }
+    }
 }
 
 /// Whether the file is still the one of this name.
@@ -136,8 +158,13 @@ pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
     }
 }
 
+/// This process's effective user.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
-    let me = rustix::process::geteuid().as_raw();
+    let me = user();
     if stat.st_uid != me {
         return Err(Refused::Owner { owner: stat.st_uid, me });
     }
@@ -149,25 +176,115 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates a directory, and its parents if they are missing, each with mode 0700 (DIR-4).
-pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-    let make = || fs::DirBuilder::new().mode(0o700).create(path);
-    let made = match (make(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            create_directory(parent)?;
-            make()
+/// Creates a directory, and its parents if they are missing, each with mode 0700 whatever the umask (DIR-4, DIR-23), and none
+/// in another user's directory (DIR-22). Returns the path that is refused.
+pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
+    let Parent { mut directory, path: mut at, missing } = existing_parent(path)?;
+    for name in missing {
+        check_parent(&directory).map_err(|why| (at.clone(), why))?;
+        at.push(name);
+        directory = make_directory(&directory, name).map_err(|error| (at.clone(), Refused::Io(error)))?;
+    }
+    Ok(())
+}
+
+/// Checks that nothing would be created in another user's directory (DIR-22). Returns the path of that one.
+pub(crate) fn check_creatable(path: &Path) -> Result<(), (PathBuf, Refused)> {
+    let Parent { directory, path, .. } = existing_parent(path)?;
+    check_parent(&directory).map_err(|why| (path, why))
+}
+
+/// The nearest parent that exists.
+struct Parent<'a> {
+    directory: OwnedFd,
+    path: PathBuf,
+    /// What is missing below it, from there downwards.
+    missing: Vec<&'a OsStr>,
+}
+
+/// Returns the nearest parent that exists, or the path itself. It may be a link: that is the user's own choice.
+fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
+    let mut missing = Vec::new();
+    let mut existing = path;
+    loop {
+        match rustix::fs::open(
+            existing,
+            system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(directory) => {
+                missing.reverse();
+                return Ok(Parent { directory, path: existing.to_owned(), missing });
+            }
+            Err(error) => match (error, existing.parent(), existing.components().next_back()) {
+                (Errno::NOENT, Some(parent), Some(name)) => {
+                    missing.push(name.as_os_str());
+                    existing = parent;
+                }
+                _ => return Err((existing.to_owned(), Refused::Io(error.into()))),
+            },
         }
-        (made, _) => made,
-    };
-    match made {
-        // Another process was faster; its directory is checked like any other.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        // As with files: a umask may have taken the owner's bits.
-        Ok(()) if fs::symlink_metadata(path)?.mode() & 0o777 != 0o700 => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    }
+}
+
+/// DIR-22.
+fn check_parent(directory: &OwnedFd) -> Result<(), Refused> {
+    let owner = rustix::fs::fstat(directory).map_err(|e| Refused::Io(e.into()))?.st_uid;
+    let me = user();
+    if owner == me || owner == 0 {
+        Ok(())
+    } else {
+        Err(Refused::OwnerOfParent { owner, me })
+    }
+}
+
+/// Makes a directory in another one, and opens it.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        // A umask can only take bits away. One that takes the owner's leaves a directory that nobody can enter.
+        Ok(()) => system::give_owner_all(parent.as_fd(), name)?,
+        // Another process was faster. What it made is checked like what was there before.
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Whether this may be the directory that this process has just made, and lacks bits of its owner. If it is another one after
+/// all, it is this user's, is closed to others, and gains only what its owner can give it (DIR-21).
+pub(super) fn lacks_owner_bits(stat: &Stat) -> bool {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    is_directory && check_owner_only(stat).is_ok() && !mode.contains(Mode::RWXU)
+}
+
+/// The mode with all of the owner's bits; what the directory above passed on, such as its group, stays.
+pub(super) fn with_owner_all(stat: &Stat) -> Mode {
+    Mode::from_raw_mode(stat.st_mode) | Mode::RWXU
+}
+
+/// Returns the first directory on the way to `path` that this user may not search, and its owner.
+pub(crate) fn obstacle(path: &Path) -> Option<(PathBuf, u32)> {
+    let mut ways: Vec<&Path> = path.ancestors().collect();
+    ways.reverse();
+    let is_denied = |below: &Path| matches!(rustix::fs::stat(below), Err(Errno::ACCESS));
+    let first = ways.windows(2).find(|pair| is_denied(pair[1]))?[0];
+    Some((first.to_owned(), rustix::fs::stat(first).ok()?.st_uid))
+}
+
+/// Takes the bits of group and others off a file or directory of this user's, by its descriptor.
+pub(crate) fn close_to_others(path: &Path) -> Result<(), Refused> {
+    let io = |e: Errno| Refused::Io(e.into());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io)?;
+    let stat = rustix::fs::fstat(&file).map_err(io)?;
+    match check_owner_only(&stat) {
+        Err(Refused::Mode(_)) => {
+            let mode = Mode::from_raw_mode(stat.st_mode) & Mode::RWXU;
+            rustix::fs::fchmod(&file, mode).map_err(io)
         }
-        Ok(()) => Ok(()),
+        checked => checked,
     }
 }
 
@@ -234,8 +351,7 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
     // The file is empty, and others may read that.
-    let file = open_own(path, OFlags::RDWR | OFlags::CREATE)?;
-    rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+    let file = check_owner(open_or_create(path, OFlags::RDWR)?)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
@@ -285,15 +401,6 @@ pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let watch = Watch::of(directory)?;
     // SAFETY: a watch owns its descriptor, which is open until it is dropped and never another.
     Ok(unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?)
-}
-
-/// Lets no core dump of this process be written, which would hold its secrets. The processes that it starts may still
-/// ask for theirs: the hard limit stays.
-#[cfg(feature = "daemon")]
-pub(crate) fn write_no_core_dump() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
-    Ok(setrlimit(Resource::Core, limit)?)
 }
 
 /// Lets the calling thread, and with it the process, receive SIGINT, SIGTERM and SIGHUP: a mask survives fork and exec.

@@ -1,12 +1,11 @@
 //! `start` and `connect`: find the daemon, and start it where it is missing.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, io};
+use std::{env, fs, io};
 
 use clap::Args;
+use local_daemon::StateDir;
 use local_daemon::claim::Reason;
 use local_daemon::daemon::Handle;
 
@@ -82,21 +81,41 @@ impl Start {
     }
 }
 
-/// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
-fn private(context: &Context) -> Result<u8, Error> {
-    let directory = tempfile::Builder::new()
-        .prefix("locald-private-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir()
-        .map_err(|source| Error::Io {
+/// A temporary state directory, which is removed with this value.
+struct Private(PathBuf);
+
+impl Private {
+    fn create() -> Result<Self, Error> {
+        // Made as every state directory is (DIR-22, DIR-23).
+        let make = |path: &Path| StateDir::at(path).create().map_err(io::Error::other);
+        let made = tempfile::Builder::new()
+            .prefix("locald-private-")
+            .rand_bytes(16)
+            .disable_cleanup(true)
+            .make_in(env::temp_dir(), make);
+        let made = made.map_err(|source| Error::Io {
             path: env::temp_dir(),
             doing: "no temporary directory could be made",
             source,
         })?;
-    let client = context.client.clone().state_dir(directory.path());
+        Ok(Self(made.path().to_owned()))
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
+fn private(context: &Context) -> Result<u8, Error> {
+    let directory = Private::create()?;
+    let path = directory.0.as_path();
+    let client = context.client.clone().state_dir(path);
     let context = Context { client, protocol: context.protocol.clone(), json: context.json };
     let reason = runtime()?.block_on(async {
-        let started = daemon::start(options(&context, directory.path())).await?;
+        let started = daemon::start(options(&context, path)).await?;
         let handle = started.handle();
         let serving = tokio::spawn(started.serve());
         until_published(&handle).await?;

@@ -1,15 +1,16 @@
 //! `doctor`: what is wrong in the state directory, and with --fix what of it can be set right without harm.
 
-use std::fs::Permissions;
+use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
 use clap::Args;
 use local_daemon::client;
 use local_daemon::connect::Outcome;
+use local_daemon::handshake::Probe;
 use local_daemon::registration::{Place, Sight};
 use local_daemon::state_directory::{
     ALIVE, CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
@@ -62,6 +63,7 @@ const BY_HAND: &str = "look at it, and move it away if it is not yours";
 /// The diagnosis so far.
 struct Diagnosis<'a> {
     directory: &'a StateDir,
+    now: SystemTime,
     fix: bool,
     checks: Vec<Check>,
     fixed: Vec<String>,
@@ -70,7 +72,7 @@ struct Diagnosis<'a> {
 impl Doctor {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
         let directory = context.directory();
-        let mut diagnosis = Diagnosis { directory, fix: self.fix, checks: Vec::new(), fixed: Vec::new() };
+        let mut diagnosis = Diagnosis::new(directory, SystemTime::now(), self.fix);
         diagnosis.environment();
         if diagnosis.state_directory() {
             diagnosis.credential();
@@ -106,7 +108,11 @@ fn text(checks: &[Check], fixed: &[String], healthy: bool) -> String {
     lines.join("\n")
 }
 
-impl Diagnosis<'_> {
+impl<'a> Diagnosis<'a> {
+    fn new(directory: &'a StateDir, now: SystemTime, fix: bool) -> Self {
+        Self { directory, now, fix, checks: Vec::new(), fixed: Vec::new() }
+    }
+
     fn say(
         &mut self,
         check: &'static str,
@@ -132,22 +138,21 @@ impl Diagnosis<'_> {
         let shown = self.directory.path().display().to_string();
         let directory = self.directory;
         match self.mended(|| directory.check()) {
-            Ok(true) => self.say(CHECK, Level::Ok, shown, None),
-            Ok(false) => {
-                self.say(
-                    CHECK,
-                    Level::Ok,
-                    format!("{shown}: not there yet"),
-                    Some("`locald start` makes it"),
-                );
-                return false;
+            Ok(true) => {
+                self.say(CHECK, Level::Ok, shown, None);
+                return true;
             }
-            Err(fault) => {
-                self.refused(CHECK, &fault);
-                return false;
-            }
+            Ok(false) => match directory.check_creatable() {
+                Ok(()) => {
+                    let detail = format!("{shown}: not there yet");
+                    self.say(CHECK, Level::Ok, detail, Some("`locald start` makes it"));
+                }
+                // What to do is in the text.
+                Err(fault) => self.say(CHECK, Level::Fail, fault.to_string(), None),
+            },
+            Err(fault) => self.refused(CHECK, &fault),
         }
-        true
+        false
     }
 
     fn credential(&mut self) {
@@ -225,15 +230,19 @@ impl Diagnosis<'_> {
     }
 
     fn leftovers(&mut self) -> Result<(), Error> {
-        let left = self.directory.leftovers()?;
-        self.left_behind("leftovers", left, OLD);
+        // CONV-38: a rename leaves the time of the last write as it was.
+        let changed = |meta: &Metadata| UNIX_EPOCH + Duration::from_secs(meta.ctime().max(0).cast_unsigned());
+        let (old, young) = self.by_age(self.directory.leftovers()?, OLD, changed);
+        let (needed, old): (Vec<_>, Vec<_>) = old.into_iter().partition(|path| self.may_be_needed(path));
+        self.left_behind("leftovers", old, young + needed.len(), OLD);
         Ok(())
     }
 
     /// Launcher files whose daemon was gone before it could remove them (BROW-17).
     fn launchers(&mut self) -> Result<(), Error> {
-        let left = self.directory.launchers()?;
-        self.left_behind("launchers", left, LAUNCHER_LIFE);
+        let written = |meta: &Metadata| meta.modified().unwrap_or(self.now);
+        let (old, young) = self.by_age(self.directory.launchers()?, LAUNCHER_LIFE, written);
+        self.left_behind("launchers", old, young, LAUNCHER_LIFE);
         Ok(())
     }
 
@@ -249,13 +258,49 @@ impl Diagnosis<'_> {
         }
     }
 
-    /// Files that their makers left behind, and that are nobody's once they are `old`.
-    fn left_behind(&mut self, check: &'static str, left: Vec<PathBuf>, old_age: Duration) {
-        let is_old = |path: &PathBuf| {
-            let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > old_age))
+    /// Returns the files that are older than `age`, and how many there are besides.
+    fn by_age(
+        &self,
+        mut files: Vec<PathBuf>,
+        age: Duration,
+        time: impl Fn(&Metadata) -> SystemTime,
+    ) -> (Vec<PathBuf>, usize) {
+        let all = files.len();
+        files.retain(|path| {
+            let meta = fs::symlink_metadata(path);
+            meta.is_ok_and(|meta| self.now.duration_since(time(&meta)).is_ok_and(|since| since > age))
+        });
+        let young = all - files.len();
+        (files, young)
+    }
+
+    /// Whether a daemon may need this taken file (CONV-39): the one that took it, or the one whose record it holds.
+    fn may_be_needed(&self, path: &Path) -> bool {
+        let Some(taker) = StateDir::taker(path) else {
+            return false;
         };
-        let (old, young): (Vec<_>, Vec<_>) = left.into_iter().partition(is_old);
+        let credential = self.directory.read_credential().ok().flatten();
+        let may_run = |record: &Registration| match record.world.seen_from(&client::world()) {
+            Place::EarlierBoot => false,
+            Place::OtherHost | Place::OtherNetwork => true,
+            Place::Here => match credential.as_ref().map(|it| client::look(record, it, REFUSAL_BOUND)) {
+                Some(Probe::Proven(theirs)) => theirs.id == record.id || theirs.id == taker,
+                Some(Probe::Refused | Probe::Foreign) => false,
+                Some(_) => true,
+                None => !client::is_refused(record.url, REFUSAL_BOUND),
+            },
+        };
+        let held = self.directory.read_taken(path);
+        let published = self.directory.read_record().0;
+        let is_takers = matches!(&published, Sight::Record(record) if record.id == taker);
+        [Some(held), is_takers.then_some(published)]
+            .iter()
+            .flatten()
+            .any(|sight| matches!(sight, Sight::Record(record) if may_run(record)))
+    }
+
+    /// Files that their makers left behind and that nobody needs; `in_use` more may be needed.
+    fn left_behind(&mut self, check: &'static str, old: Vec<PathBuf>, in_use: usize, old_age: Duration) {
         let age = humantime::format_duration(old_age);
         let mut kept = 0;
         for path in old {
@@ -269,11 +314,9 @@ impl Diagnosis<'_> {
                 Err(error) => self.say(check, Level::Warn, format!("{}: {error}", path.display()), None),
             }
         }
-        match (kept, young.len()) {
+        match (kept, in_use) {
             (0, 0) => self.say(check, Level::Ok, "none", None),
-            (0, young) => {
-                self.say(check, Level::Ok, format!("{young}, younger than {age}: they may be in use"), None);
-            }
+            (0, in_use) => self.say(check, Level::Ok, format!("{in_use}, which may be in use"), None),
             (old, _) => self.say(check, Level::Warn, format!("{old}, older than {age}"), Some(FIX)),
         }
     }
@@ -339,10 +382,8 @@ impl Diagnosis<'_> {
     /// A look at a file or directory, again after its mode was set right.
     fn mended<T>(&mut self, look: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
         match look() {
-            // Owner and type were judged before the mode was: this is the user's own file, and no link.
             Err(Fault { path, why: Refused::Mode(bits) }) if self.fix => {
-                fs::set_permissions(&path, Permissions::from_mode(bits & 0o700))
-                    .map_err(|error| Fault { path: path.clone(), why: Refused::Io(error) })?;
+                StateDir::close_to_others(&path)?;
                 let leaked = path.ends_with(CREDENTIAL) && bits & 0o044 != 0;
                 let more = if leaked {
                     "; others could read it: run `locald credential rotate`"
@@ -388,5 +429,51 @@ fn may_be_removed(record: &Registration) -> bool {
         Place::Here => client::is_refused(record.url, REFUSAL_BOUND),
         Place::EarlierBoot => true,
         Place::OtherHost | Place::OtherNetwork => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::start;
+
+    /// CONV-38, CONV-39.
+    #[tokio::test]
+    async fn a_taken_file_stays_while_it_is_young_or_its_daemon_runs() {
+        let (_dir, started) = start().await;
+        let handle = started.handle();
+        tokio::spawn(started.serve());
+        handle.published().await;
+        let directory = StateDir::at(handle.state_dir());
+        let (own, other) = (handle.id().to_string(), "1".repeat(32));
+        let record =
+            |id: &str, url: &str| json!({"id": id, "version": "1", "url": url, "pid": 1}).to_string();
+        let own_record = record(&own, &handle.url().to_string());
+        let take = |taker: &str, nonce: &str, content: &str| {
+            let name = format!("{REGISTRATION}.taken-{taker}-{}", nonce.repeat(32));
+            directory.replace(&name, content.as_bytes()).unwrap();
+            directory.file(&name)
+        };
+        let needed = [
+            take(&own, "0", &own_record),
+            take(&other, "1", &own_record),
+            take(&own, "2", "{}"),
+        ];
+        let not_needed = [
+            take(&other, "3", &record(&other, "http://127.0.0.1:1")),
+            take(&other, "4", "{}"),
+        ];
+        let look = move || {
+            let look_at = |now| {
+                let mut diagnosis = Diagnosis::new(&directory, now, true);
+                diagnosis.leftovers().unwrap();
+                diagnosis.fixed.len()
+            };
+            assert_eq!(look_at(SystemTime::now() + OLD / 2), 0, "none is old");
+            assert_eq!(look_at(SystemTime::now() + OLD * 2), 2);
+            assert!(needed.iter().all(|path| path.exists()) && !not_needed.iter().any(|path| path.exists()));
+        };
+        tokio::task::spawn_blocking(look).await.unwrap();
+        handle.stop();
     }
 }

@@ -1,7 +1,9 @@
 //! `open` and `handoff`: the user lets a web page in.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,8 +14,9 @@ use std::{env, fs, thread};
 use clap::Args;
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir};
+use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir, with_limits_of_caller};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::launch::launch;
@@ -183,21 +186,31 @@ fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
 /// Starts a program on its own, and waits for its end or until it seems to stay.
 fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     let program = words.first().ok_or(io::ErrorKind::NotFound)?;
-    let mut child = Command::new(program)
+    heed_children()?;
+    let mut command = Command::new(program);
+    command
         .args(arguments(words, file))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .env_remove(LAUNCH_VARIABLE)
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    let mut child = with_limits_of_caller(&mut command).spawn()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
         Ok(Ok(status)) if !status.success() => Err(io::Error::other(format!("it ended with {status}"))),
-        // It still runs, or has ended without an error, or has ended with an unknown status because SIGCHLD is ignored.
+        // It still runs, or has ended without an error.
         _ => Ok(()),
     }
+}
+
+/// Lets this process learn how its children end. A caller that ignores SIGCHLD passes that on through exec, and `Command`
+/// then panics if a program cannot be executed (CONN-46).
+fn heed_children() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    // The handler stays. No child inherits it.
+    runtime.block_on(async { signal(SignalKind::child()) }).map(drop)
 }
 
 /// BROW-15: a page that goes where the ticket is wanted, in a file of mode 0600.
@@ -213,6 +226,8 @@ fn write_launcher(directory: &StateDir, body: &str) -> Result<PathBuf, Error> {
         .rand_bytes(16)
         .tempfile_in(directory.path())
         .map_err(io)?;
+    // A umask may have taken the owner's bits.
+    file.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
     let page = format!(
         "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\n{body}\n"
     );

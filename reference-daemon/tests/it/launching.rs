@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::support::{Foreground, Home, Output, chmod, mode, names, until};
+use crate::support::{Foreground, Home, Manner, Output, Squatter, chmod, until};
 
 /// The command, run by a wrapper such as `env`.
 pub(crate) fn under(wrapper: &[&str], command: &Command) -> Command {
@@ -142,6 +142,51 @@ fn a_daemon_begins_with_a_state_of_its_own() {
     kill_process(daemon, Signal::TERM).unwrap();
     until("it ends", || has_ended(daemon).then_some(()));
     assert!(home.record().is_none());
+}
+
+/// CRED-15: neither daemon nor client leaves a core dump, and what they start has the limit of their caller.
+#[test]
+fn a_limit_of_core_dumps_is_no_one_elses() {
+    const LIMIT: &str = "ulimit -S -c 2000";
+    let home = Home::new();
+    let core = |limits: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+        let words: Vec<String> = line.unwrap().split_whitespace().map(str::to_owned).collect();
+        (words[0].clone(), words[1].clone())
+    };
+    let cat = after(LIMIT, Command::new("cat").arg("/proc/self/limits")).output().unwrap().stdout;
+    let caller = core(&String::from_utf8(cat).unwrap());
+    let own = ("1".to_owned(), caller.1.clone());
+    let recorded = |name: &str| home.state_dir().with_file_name(name);
+    let recording = |name: &str, then: &str| {
+        let text = format!("cat /proc/self/limits > '{}'\n{then}", recorded(name).display());
+        let program = script(&home, &text);
+        let named = recorded(&format!("{name}.sh"));
+        fs::rename(program, &named).unwrap();
+        named
+    };
+    let command = home.command(&[]);
+    let daemon = recording("daemon", &format!("exec '{}' \"$@\"", command.get_program().display()));
+    let browser = recording("browser", "");
+    let mut open = home.command(&["open", "--browser", browser.to_str().unwrap()]);
+    open.env("LOCALD_DAEMON", daemon);
+    let seen = Output::of(&mut after(LIMIT, &open));
+    assert_eq!(seen.code, 0, "{seen:?}");
+    for name in ["daemon", "browser"] {
+        assert_eq!(core(&fs::read_to_string(recorded(name)).unwrap()), caller, "{name}");
+    }
+    assert_eq!(core(&proc(pid(&home), "limits")), own);
+
+    let squatter = Squatter::new(Manner::Mute);
+    home.pretend(squatter.port);
+    let mut client = after(LIMIT, &home.command(&["status"]));
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it asks", || (!squatter.heard().is_empty()).then_some(()));
+    let client_pid = Pid::from_child(&client);
+    let limits = proc(client_pid, "limits");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(core(&limits), own);
 }
 
 #[test]
@@ -348,30 +393,6 @@ fn a_bad_credential_is_invalid_also_without_a_record() {
             assert!(!home.file("daemon.log").exists(), "nothing was spawned");
             chmod(&credential, 0o600);
         }
-    }
-}
-
-/// DIR-4, DIR-16.
-#[test]
-fn a_umask_without_the_owners_bits_changes_no_mode() {
-    let home = Home::new();
-    let top = home.state_dir().with_file_name("state home");
-    let directory = top.join("below").join("locald");
-    let locald = |word: &str| {
-        let mut command = Command::new(home.command(&[]).get_program());
-        command.arg(word).env("LOCALD_STATE_DIR", &directory);
-        command
-    };
-    for _ in 0..2 {
-        let seen = Output::of(&mut after("umask 0777", &locald("start")));
-        assert_eq!(seen.code, 0, "{seen:?}");
-        for at in directory.ancestors().take_while(|at| at.starts_with(&top)) {
-            assert_eq!(mode(at), 0o700, "{at:?}");
-        }
-        for name in names(&directory) {
-            assert_eq!(mode(directory.join(&name)), 0o600, "{name}");
-        }
-        assert_eq!(Output::of(&mut locald("stop")).code, 0);
     }
 }
 

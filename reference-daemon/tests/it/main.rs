@@ -4,6 +4,7 @@
 
 mod browser;
 mod convergence;
+mod directories;
 mod doctor;
 mod events;
 mod help;

@@ -43,12 +43,17 @@ fn it_is_in_no_argument_environment_log_or_answer() {
     let credential = home.credential();
     let mut seen = vec![seen.stdout, seen.stderr];
 
+    let encoded = credential.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
     // Requests that put it wherever a careless client might.
     let head = Raw::connect(&home).send(&format!("GET /v1/events?token={credential}"), "");
     assert!(head.starts_with("HTTP/1.1 "), "{head}");
     for line in [
         format!("GET /v1/status?token={credential}"),
         format!("GET /{credential}"),
+        format!("GET /x_{credential}"),
+        format!("GET /v1/x%2F{credential}"),
+        format!("GET /v1/events%3Ftoken%3D{credential}"),
+        format!("GET /{encoded}"),
     ] {
         Raw::connect(&home).ask(&line, None);
     }
@@ -71,7 +76,7 @@ fn it_is_in_no_argument_environment_log_or_answer() {
     assert!(log.contains("/v1/events") && log.contains("[redacted]"), "the log shows the requests: {log}");
     seen.push(log);
     for text in seen {
-        assert!(!text.contains(&credential), "{text}");
+        assert!(!text.contains(&credential) && !text.contains(&encoded), "{text}");
     }
 }
 

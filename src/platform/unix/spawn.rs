@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::launched::{LAUNCH_VARIABLE, message};
+use super::limits::restore_limits;
 use super::{readable, system};
 
 /// A daemon that is to be started.
@@ -311,6 +312,7 @@ unsafe fn be_daemon(child: &Child) -> ! {
         if libc::fcntl(child.ready, libc::F_SETFD, 0) < 0 {
             fail(child);
         }
+        restore_limits();
         // CONN-48. What the system does not allow stays as it was.
         for resource in [
             libc::RLIMIT_CPU,

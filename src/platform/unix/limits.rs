@@ -1,0 +1,72 @@
+//! The soft limits that this process changes for itself alone. What it starts gets its caller's back.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// A resource whose soft limit this process may change, and the limit that its caller gave it, once it has.
+struct Limit {
+    resource: Resource,
+    /// `None` inside: there was no limit.
+    of_caller: OnceLock<Option<u64>>,
+}
+
+impl Limit {
+    const fn new(resource: Resource) -> Self {
+        Self { resource, of_caller: OnceLock::new() }
+    }
+}
+
+static LIMITS: [Limit; 2] = [Limit::new(Resource::Core), Limit::new(Resource::Nofile)];
+
+/// Sets the soft limit of this process, at most to the hard one, which stays. `None`: as much as that allows.
+pub(crate) fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Result<()> {
+    let now = getrlimit(resource);
+    if let Some(limit) = LIMITS.iter().find(|limit| limit.resource == resource) {
+        limit.of_caller.get_or_init(|| now.current);
+    }
+    let current = match (soft, now.maximum) {
+        (Some(soft), Some(hard)) => Some(soft.min(hard)),
+        (soft, hard) => soft.or(hard),
+    };
+    Ok(setrlimit(resource, Rlimit { current, ..now })?)
+}
+
+/// Gives a child its caller's soft limits back, before it executes its program. Async-signal-safe.
+pub(super) fn restore_limits() {
+    for Limit { resource, of_caller } in &LIMITS {
+        if let Some(&current) = of_caller.get() {
+            // Fails only if the hard limit was lowered meanwhile.
+            let _ = setrlimit(*resource, Rlimit { current, ..getrlimit(*resource) });
+        }
+    }
+}
+
+/// Lets no core dump of this process be made, which would hold the credential (CRED-15). A daemon does so by itself. A
+/// program that embeds a [`Client`](crate::Client) calls this before it connects, if it can do without core dumps of its
+/// own.
+///
+/// The soft limit becomes 1 byte: Linux then writes no file, and pipes nothing to a program either, which it does under a
+/// limit of 0. The hard limit stays; if it is 0, a dump may still be piped. A debugger still works. Programs that this
+/// process starts inherit the limit, unless they are started by this crate or by [`with_limits_of_caller`].
+///
+/// # Errors
+/// Fails if the system does not allow it.
+pub fn write_no_core_dump() -> io::Result<()> {
+    set_soft_limit(Resource::Core, Some(1))
+}
+
+/// Lets a program begin with the soft limits that this process had before this crate changed them: of core dumps, and in a
+/// daemon of descriptors. Like each hook of a [`Command`], it makes the spawn panic if SIGCHLD is ignored and the program cannot
+/// be executed.
+pub fn with_limits_of_caller(command: &mut Command) -> &mut Command {
+    let restore = || {
+        restore_limits();
+        Ok(())
+    };
+    // SAFETY: it makes system calls on plain numbers, and reads what was stored before the fork.
+    unsafe { command.pre_exec(restore) }
+}
