@@ -27,7 +27,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`.
+//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and
+//! [`daemon::restore_descriptor_limit`] for each of them.
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.

@@ -6,6 +6,8 @@ pub use refused::Refused;
 
 #[cfg(unix)]
 mod unix;
+#[cfg(all(unix, feature = "daemon"))]
+pub use unix::restore_descriptor_limit;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]
@@ -18,7 +20,7 @@ mod system;
 #[path = "platform/portable.rs"]
 mod system;
 #[cfg(all(unix, feature = "daemon"))]
-pub(crate) use system::give_memory_back;
+pub(crate) use system::{Peers, give_memory_back};
 #[cfg(unix)]
 pub(crate) use system::{Process, Watch, is_network_filesystem, world};
 

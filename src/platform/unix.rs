@@ -10,7 +10,13 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+#[cfg(feature = "daemon")]
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "daemon")]
+use std::process::Command;
+#[cfg(feature = "daemon")]
+use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -181,11 +187,48 @@ pub(crate) fn reserve_port() -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((reserved, address))
 }
 
+/// The user as whom this process acts.
+#[cfg(feature = "daemon")]
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// How many descriptors this process may have; `None`: as many as it likes.
 #[cfg(feature = "daemon")]
 pub(crate) fn most_descriptors() -> Option<usize> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current.and_then(|limit| usize::try_from(limit).ok())
+}
+
+/// The soft limit of descriptors before [`raise_descriptor_limit`]; `None` is no limit.
+#[cfg(feature = "daemon")]
+static FIRST_DESCRIPTOR_LIMIT: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Raises the soft limit of descriptors of this process to the hard one. Best effort: a lower one serves fewer.
+#[cfg(feature = "daemon")]
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// As many as macOS takes if the hard limit is none.
+    const OPEN_MAX: u64 = 10_240;
+    let limit = getrlimit(Resource::Nofile);
+    FIRST_DESCRIPTOR_LIMIT.get_or_init(|| limit.current);
+    let raise = |current| setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    if raise(limit.maximum).is_err() && limit.current.is_some_and(|current| current < OPEN_MAX) {
+        let _ = raise(Some(OPEN_MAX));
+    }
+}
+
+/// Lets a program begin with the soft limit of descriptors that this process began with. A [`Daemon`](crate::Daemon) raises its
+/// own soft limit to the hard one, and a program that it starts may rely on a low one, as those do that call `select`.
+#[cfg(feature = "daemon")]
+pub fn restore_descriptor_limit(command: &mut Command) -> &mut Command {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Some(&current) = FIRST_DESCRIPTOR_LIMIT.get() else {
+        return command;
+    };
+    let restore = move || Ok(setrlimit(Resource::Nofile, Rlimit { current, ..getrlimit(Resource::Nofile) })?);
+    // SAFETY: two system calls on plain numbers, which are async-signal-safe.
+    unsafe { command.pre_exec(restore) }
 }
 
 /// Takes the advisory lock, waiting at most `bound`; `None` if that takes longer, or if there can be no lock here (CONN-17).
