@@ -7,7 +7,8 @@
 //!
 //! Refusals are problems with a stable `code`, or a line of text where the request prefers `text/plain`. Who has not
 //! authenticated learns nothing of the daemon: not its protocol (HS-9), not which routes it has (HS-8). The bounds on
-//! connections and slow clients are those of the server below this layer.
+//! connections and slow clients are those of the server below this layer, but for the body of a request that has not
+//! authenticated, which is small and has little time (PER-44, PER-45).
 //!
 //! With [page tokens](Guard::page_tokens) the few requests by which a browser begins come through without authentication:
 //! what answers them gives nothing for nothing.
@@ -30,5 +31,7 @@ pub use self::guard::{
 };
 pub use self::origin::{NotAnOrigin, Origin, Origins};
 pub use self::problem::{problem, problem_with, wants_text};
+pub(crate) use self::rate_limit::strangers_may_debug;
+pub use self::rate_limit::strangers_may_write;
 pub use self::response::PROTOCOL_HEADER;
 pub use self::service::{Answer, Guarded};

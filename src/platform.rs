@@ -18,7 +18,7 @@ mod system;
 #[path = "platform/portable.rs"]
 mod system;
 #[cfg(all(unix, feature = "daemon"))]
-pub(crate) use system::give_memory_back;
+pub(crate) use system::{Peers, give_memory_back};
 #[cfg(unix)]
 pub(crate) use system::{Process, Watch, is_network_filesystem, world};
 

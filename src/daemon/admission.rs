@@ -38,6 +38,11 @@ impl Admission {
         self.step(|word| (word & CLOSED == 0 && word / ONE <= besides).then_some(word | CLOSED))
     }
 
+    /// Whether it lets nobody in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire) & CLOSED != 0
+    }
+
     /// How many requests are open.
     pub(crate) fn open(&self) -> usize {
         self.0.load(Ordering::Acquire) / ONE

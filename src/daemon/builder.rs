@@ -195,6 +195,7 @@ impl Builder {
         state_dir.create()?;
         // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
         let _ = platform::write_no_core_dump();
+        platform::raise_descriptor_limit();
         // Before the listener: when a process is killed, Linux closes first what was opened last, and closing a watch can take
         // 10 ms. A client that connected meanwhile would wait for an answer that never comes.
         let watch = platform::followed(state_dir.path()).ok();
@@ -259,7 +260,7 @@ impl Builder {
         };
         Ok(Daemon {
             shared: Arc::new(shared),
-            listener,
+            listeners: vec![listener],
             watch,
             drain: self.drain,
             stream_routes: self.stream_routes,

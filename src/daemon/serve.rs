@@ -1,29 +1,36 @@
 //! Connections: accepted, served behind the guard, counted, and closed within the drain bound.
 
 use std::convert::Infallible;
+use std::future;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{Either, Full};
+use http_body_util::{Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use local_daemon_proto::handshake;
 use local_daemon_proto::registration::MAX_BYTES;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::sleep;
 use tower_service::Service;
 
 use super::patience::{Patient, RequestBody};
 use super::shared::{FLUSH_BOUND, Shared};
-use crate::{perimeter, platform};
+use super::strangers::{Limits, Place, Strangers, User, Verdict};
+use crate::perimeter::{self, Caller, Guarded};
+use crate::platform::{self, Peers};
 
 /// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
 const HEAD_BOUND: Duration = Duration::from_secs(10);
@@ -31,23 +38,39 @@ const HEAD_BOUND: Duration = Duration::from_secs(10);
 const MOST_HEADERS: usize = 2048;
 /// So many connections at a time leave memory behind that is worth giving back.
 const CROWD: usize = 256;
+/// How many connections the kernel may keep until they are accepted: the more, the later it drops those of the daemon's user.
+const QUEUE: i32 = 4096;
+/// So many strangers are let in before the system is asked whose they are; they count as the daemon's own user's.
+const FEW: usize = 16;
+/// The most strangers of other users: each may fill a buffer of [`MAX_BYTES`].
+const OTHERS: usize = 160;
 
 /// Accepts until told to close; then lets written answers leave.
-pub(super) async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+pub(super) async fn accept<S, B>(
+    listeners: Vec<TcpListener>,
+    service: Guarded<Admit<S>>,
+    close: watch::Sender<bool>,
+) where
+    S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    for listener in &listeners {
+        // Best effort: a shorter queue serves as well while no one floods it.
+        let _ = rustix::net::listen(listener, QUEUE);
+    }
     let mut connections = JoinSet::new();
     let mut closing = close.subscribe();
-    let limit = connection_limit();
+    let mut entrance = Entrance::new();
     // The most since memory was last given back.
     let mut most = 0;
     loop {
-        let accepted = tokio::select! {
+        let arrived = tokio::select! {
+            biased;
             () = told(&mut closing) => break,
+            arrived = coop::unconstrained(future::poll_fn(|context| arrivals(&listeners, entrance.round, context))) => arrived,
             Some(_) = connections.join_next() => {
                 if most >= CROWD && connections.len() < most / 8 {
                     platform::give_memory_back();
@@ -55,92 +78,291 @@ where
                 }
                 continue;
             }
-            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            // PER-31: told so by the connection alone, whatever it would have asked.
-            Ok((stream, _)) if connections.len() >= limit => turn_away(&stream),
-            Ok((stream, _)) => {
-                // Best effort: a small answer leaves at once.
-                let _ = stream.set_nodelay(true);
-                connections.spawn(connection(
-                    TokioIo::new(Patient::new(stream)),
-                    service.clone(),
-                    close.subscribe(),
-                ));
-                most = most.max(connections.len());
+        match arrived {
+            Ok(arrived) => {
+                for stream in arrived {
+                    if let Some(connection) = entrance.admit(stream) {
+                        connections.spawn(connection.serve(service.clone(), close.subscribe()));
+                    }
+                }
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if perimeter::strangers_may_write() {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 // Out of descriptors, most likely: accepting again at once would only spin.
                 sleep(Duration::from_millis(50)).await;
             }
         }
+        most = most.max(connections.len());
+        // Those that were let in are read before the next come, and those that had to go have gone.
+        yield_now().await;
+        while connections.try_join_next().is_some() {}
     }
-    drop(listener);
+    drop(listeners);
     let flushed = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(FLUSH_BOUND, flushed).await;
     connections.shutdown().await;
 }
 
-/// How many connections are open at once: at least the 128 of PER-29, and so many that descriptors are left for files.
-fn connection_limit() -> usize {
-    let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
-    (descriptors / 4 * 3).clamp(128, 16_384)
+/// Takes all connections that wait, but no more than a round of each listener.
+fn arrivals(
+    listeners: &[TcpListener],
+    round: usize,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Vec<TcpStream>>> {
+    let mut arrived = Vec::new();
+    let mut failure = None;
+    for listener in listeners {
+        for _ in 0..round {
+            match listener.poll_accept(context) {
+                Poll::Ready(Ok((stream, _))) => arrived.push(stream),
+                // Its client has gone.
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Poll::Ready(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+    }
+    match failure {
+        _ if !arrived.is_empty() => Poll::Ready(Ok(arrived)),
+        Some(error) => Poll::Ready(Err(error)),
+        None => Poll::Pending,
+    }
 }
 
-/// Answers 503 to whatever comes; a fresh connection has room for that much.
+/// What decides over each connection that comes.
+struct Entrance {
+    strangers: Arc<Mutex<Census>>,
+    /// None where the system does not tell.
+    peers: Option<Peers>,
+    me: u32,
+    /// How many connections are accepted before those that are there have their turn.
+    round: usize,
+}
+
+/// The end of the sender that is dropped tells a connection to go.
+type Census = Strangers<oneshot::Sender<Infallible>>;
+
+impl Entrance {
+    fn new() -> Self {
+        let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
+        // At least the 128 of PER-29, and so many that descriptors are left for files and for those that have to go.
+        let all = (descriptors / 4 * 3).clamp(128, 16_384);
+        let limits = Limits { all, others: OTHERS.min(all / 2), reserve: all / 16 };
+        Self {
+            strangers: Arc::new(Mutex::new(Strangers::new(limits))),
+            peers: Peers::open().ok(),
+            me: platform::user(),
+            round: (descriptors / 8).clamp(16, 1024),
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream) -> Option<Connection> {
+        let (hold, go) = oneshot::channel();
+        let is_asked = {
+            let strangers = held(&self.strangers);
+            strangers.is_full() || strangers.count() >= FEW
+        };
+        let user = if is_asked { self.user(&stream) } else { User::Owner };
+        let verdict = held(&self.strangers).admit(user, Instant::now(), hold);
+        let (place, is_reserved) = match verdict {
+            Verdict::Served(place) => (place, false),
+            Verdict::HandshakeOnly(place) => (place, true),
+            Verdict::Overloaded => {
+                turn_away(&stream);
+                return None;
+            }
+            Verdict::Closed => return None,
+        };
+        // Best effort: a small answer leaves at once.
+        let _ = stream.set_nodelay(true);
+        let guest = Guest {
+            strangers: self.strangers.clone(),
+            place,
+            is_reserved,
+            is_known: AtomicBool::new(false),
+            is_let_in: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
+        };
+        Some(Connection { stream, guest: Arc::new(guest), go })
+    }
+
+    fn user(&mut self, stream: &TcpStream) -> User {
+        let ends = (stream.peer_addr(), stream.local_addr());
+        let (Some(peers), (Ok(peer), Ok(own))) = (&mut self.peers, ends) else {
+            return User::Unknown;
+        };
+        match peers.user(peer, own) {
+            Some(user) if user == self.me => User::Owner,
+            Some(user) => User::Other(user),
+            None => User::Unknown,
+        }
+    }
+}
+
+/// A lock is poisoned by a panic of a holder, and no holder of this one calls anything that panics half-way.
+fn held(strangers: &Mutex<Census>) -> MutexGuard<'_, Census> {
+    strangers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers 503 to whatever comes; a fresh connection has room for that much (PER-31).
 fn turn_away(stream: &TcpStream) {
-    const BODY: &str = r#"{"title":"Service Unavailable","status":503,"code":"overloaded","detail":"Too many connections are open."}"#;
+    let body = serde_json::json!({"title": "Service Unavailable", "status": 503, "code": CROWDED.0, "detail": CROWDED.1});
+    let body = body.to_string();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
-         Retry-After: 1\r\nConnection: close\r\n\r\n{BODY}",
-        BODY.len()
+         Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
+        body.len()
     );
-    // Best effort, as every word to somebody who may be gone.
+    // Best effort, as every word to a client that may be gone.
     let _ = stream.try_write(answer.as_bytes());
-    tracing::debug!("a connection beyond the limit was turned away");
+    if perimeter::strangers_may_debug() {
+        tracing::debug!("a connection beyond the limit was turned away");
+    }
 }
+
+/// The code and the detail of a refusal for want of room.
+const CROWDED: (&str, &str) = ("overloaded", "Too many connections are open.");
 
 async fn told(closing: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and the daemon with it.
     let _ = closing.wait_for(|close| *close).await;
 }
 
-async fn connection<S, B>(io: TokioIo<Patient>, service: S, mut closing: watch::Receiver<bool>)
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut service = service.clone();
-        async move {
-            std::future::poll_fn(|context| service.poll_ready(context)).await?;
-            service.call(request.map(RequestBody::new)).await
-        }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_BOUND)
-        // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
-        .max_buf_size(MAX_BYTES)
-        .max_headers(MOST_HEADERS)
-        .serve_connection(io, service)
-        .with_upgrades();
-    tokio::pin!(served);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = told(&mut closing) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    // PER-34: whatever one connection ends by, it ends alone.
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+/// One connection as the census has it.
+struct Guest {
+    strangers: Arc<Mutex<Census>>,
+    place: Place,
+    /// Whether it is answered the handshake alone.
+    is_reserved: bool,
+    /// Whether a request on it has authenticated.
+    is_known: AtomicBool,
+    /// Whether the request that came last has.
+    is_let_in: AtomicBool,
+    has_asked: AtomicBool,
+}
+
+impl Guest {
+    fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
     }
+
+    /// A request has come; returns whether it has to wait for its turn.
+    fn ask(&self) -> bool {
+        self.is_let_in.store(false, Ordering::Release);
+        let is_first = !self.has_asked.swap(true, Ordering::AcqRel);
+        if is_first {
+            held(&self.strangers).note_head(self.place);
+        }
+        !is_first && !self.is_known()
+    }
+
+    /// The request has authenticated.
+    fn let_in(&self) {
+        self.is_let_in.store(true, Ordering::Release);
+        if !self.is_known.swap(true, Ordering::AcqRel) {
+            held(&self.strangers).prove(self.place);
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut strangers = held(&self.strangers);
+        if self.is_known() {
+            strangers.leave_known();
+        } else {
+            strangers.leave(self.place);
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    guest: Arc<Guest>,
+    go: oneshot::Receiver<Infallible>,
+}
+
+impl Connection {
+    async fn serve<S, B>(self, service: Guarded<Admit<S>>, mut closing: watch::Receiver<bool>)
+    where
+        S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Self { stream, guest, go } = self;
+        let asked = guest.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let (mut service, guest) = (service.clone(), asked.clone());
+            async move {
+                if guest.ask() {
+                    // However many requests a stranger sends at once, others have their turn after each.
+                    yield_now().await;
+                }
+                if guest.is_reserved && request.uri().path() != handshake::PATH {
+                    return Ok::<_, Infallible>(crowded().map(Either::Left));
+                }
+                future::poll_fn(|context| service.poll_ready(context)).await?;
+                let answer = service.call(request.map(RequestBody::new));
+                if answer.is_authenticated() {
+                    guest.let_in();
+                }
+                Ok(answer.await?.map(Either::Right))
+            }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_BOUND)
+            // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
+            .max_buf_size(MAX_BYTES)
+            .max_headers(MOST_HEADERS)
+            .serve_connection(TokioIo::new(Patient::new(stream)), service)
+            .with_upgrades();
+        tokio::pin!(served);
+        let evicted = async {
+            // It ends when the sender is dropped, which never sends.
+            let _ = go.await;
+            // What the kernel holds of a request is read first, and may prove it.
+            yield_now().await;
+            if guest.is_known() {
+                future::pending::<()>().await;
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = &mut served => ended,
+            () = evicted => return,
+            () = told(&mut closing) => {
+                // PER-46
+                if !guest.is_let_in.load(Ordering::Acquire) {
+                    return;
+                }
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        // PER-34: whatever one connection ends by, it ends alone.
+        if let Err(error) = ended
+            && perimeter::strangers_may_debug()
+        {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// PER-31: what a connection of the reserve is answered to anything but the handshake.
+fn crowded() -> Response<Full<Bytes>> {
+    let mut answer = perimeter::problem(StatusCode::SERVICE_UNAVAILABLE, CROWDED.0, CROWDED.1);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// Lets no new work in once the daemon stands down, and counts what is open.
@@ -166,10 +388,15 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
+        // LIFE-7, PER-46: what has not authenticated is no work that anything waits for.
+        let is_work = request.extensions().get() != Some(&Caller::Nobody);
+        let open = is_work.then(|| Open::enter(&self.shared)).flatten();
         // CONV-10: no new work from the moment it knows.
-        match Open::enter(&self.shared) {
-            None => Admitted::Draining,
-            Some(open) => Admitted::Open { answer: self.service.call(request), open: Some(open) },
+        let is_refused = if is_work { open.is_none() } else { self.shared.admission.is_closed() };
+        if is_refused {
+            Admitted::Draining
+        } else {
+            Admitted::Open { answer: self.service.call(request), open }
         }
     }
 }

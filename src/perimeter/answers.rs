@@ -13,6 +13,7 @@ use serde_json::Map;
 use super::caller::Evidence;
 use super::guard::Guard;
 use super::problem::problem_with;
+use super::rate_limit::strangers_may_debug;
 use super::refusal::Refusal;
 use super::response::CHALLENGE;
 
@@ -72,7 +73,9 @@ impl Guard {
     /// PER-2: answers, and does nothing else. PER-27: what it logs holds nothing that the request brought.
     pub(super) fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
         let (status, code, detail) = refusal.describe();
-        tracing::debug!(status = status.as_u16(), code, "request refused");
+        if strangers_may_debug() {
+            tracing::debug!(status = status.as_u16(), code, "request refused");
+        }
         let mut members = Map::new();
         if let Refusal::ProtocolMismatch = refusal {
             members.insert("protocol".to_owned(), self.identity.protocol().to_string().into());

@@ -27,6 +27,9 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
 pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
+/// The same of a request that has not authenticated (PER-44).
+const STRANGERS_BODY: usize = 4 * 1024;
+
 /// What the guard has to know of its daemon at the moment of a request.
 pub trait Identity: Send + Sync + 'static {
     /// The current credential, and every later one. A rotation takes effect with the next request, and ends the answers
@@ -70,7 +73,7 @@ impl Guard {
             methods: None,
             page_tokens: None,
             body_limit: DEFAULT_BODY_LIMIT,
-            failures: Arc::new(Mutex::new(Budget::full(Instant::now()))),
+            failures: Arc::new(Mutex::new(Budget::of_handshakes(Instant::now()))),
         }
     }
 
@@ -100,7 +103,8 @@ impl Guard {
     }
 
     /// The largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
-    /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413.
+    /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413. A
+    /// request from [`Caller::Nobody`] has no more than 4 KiB, and 4 s (PER-44, PER-45).
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
@@ -188,7 +192,9 @@ impl Guard {
         {
             return Err(Refusal::ProtocolMismatch);
         }
-        if request.body().size_hint().lower() > self.body_limit as u64 {
+        let is_stranger = matches!(evidence, Evidence::None);
+        let body_limit = if is_stranger { self.body_limit.min(STRANGERS_BODY) } else { self.body_limit };
+        if request.body().size_hint().lower() > body_limit as u64 {
             return Err(Refusal::BodyTooLarge);
         }
         let (caller, page) = match evidence {
@@ -197,7 +203,7 @@ impl Guard {
             Evidence::PageToken(token) => (Caller::Page { token: token.id.clone() }, Some(token)),
         };
         dress.page = page;
-        Ok(Admission::Inner(caller))
+        Ok(Admission::Inner { caller, body_limit })
     }
 
     /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
@@ -270,5 +276,5 @@ pub(super) enum Admission {
     Preflight,
     EndOfWorker,
     Handshake(Evidence),
-    Inner(Caller),
+    Inner { caller: Caller, body_limit: usize },
 }

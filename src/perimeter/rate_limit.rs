@@ -1,31 +1,60 @@
-//! The rate limit on handshakes that fail to authenticate.
+//! Rate limits: on handshakes that fail to authenticate, and on what strangers make the daemon write.
 
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-/// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
-/// What authenticates is never counted (PER-31, PER-32).
+/// So much at once, and so much in a second after that.
 pub(super) struct Budget {
+    burst: f64,
+    per_second: f64,
     left: f64,
     at: Instant,
 }
 
 impl Budget {
-    const BURST: f64 = 1000.0;
-    const PER_SECOND: f64 = 200.0;
+    const fn full(burst: f64, per_second: f64, now: Instant) -> Self {
+        Self { burst, per_second, left: burst, at: now }
+    }
 
-    pub(super) const fn full(now: Instant) -> Self {
-        Self { left: Self::BURST, at: now }
+    /// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
+    /// What authenticates is never counted (PER-31, PER-32).
+    pub(super) const fn of_handshakes(now: Instant) -> Self {
+        Self::full(1000.0, 200.0, now)
+    }
+
+    /// How many lines, or events, requests that have not authenticated may cause: at most 100 in any minute (PER-47).
+    const fn of_writes(now: Instant) -> Self {
+        Self::full(50.0, 50.0 / 60.0, now)
     }
 
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let regained = now.saturating_duration_since(self.at).as_secs_f64() * Self::PER_SECOND;
-        *self = Self { left: (self.left + regained).min(Self::BURST), at: now };
+        let regained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        (self.left, self.at) = ((self.left + regained).min(self.burst), now);
         let granted = self.left >= 1.0;
         if granted {
             self.left -= 1.0;
         }
         granted
     }
+}
+
+type Shared = LazyLock<Mutex<Budget>>;
+
+fn take(budget: &Shared) -> bool {
+    budget.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+}
+
+/// Whether a request that has not authenticated may make this process write one more line of its log, with one event at most
+/// (PER-47). Ask before each, and write nothing if it may not.
+pub fn strangers_may_write() -> bool {
+    static WRITES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
+    take(&WRITES)
+}
+
+/// The same for lines at the level `debug`, so that these take nothing away from the others.
+pub(crate) fn strangers_may_debug() -> bool {
+    static LINES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
+    tracing::enabled!(tracing::Level::DEBUG) && take(&LINES)
 }
 
 #[cfg(test)]
@@ -37,10 +66,19 @@ mod tests {
     #[test]
     fn budget_is_spent_and_regained_up_to_its_burst() {
         let start = Instant::now();
-        let mut budget = Budget::full(start);
+        let mut budget = Budget::of_handshakes(start);
         let spend = |budget: &mut Budget, now| (0..2000).take_while(|_| budget.take(now)).count();
         assert_eq!(spend(&mut budget, start), 1000);
         assert_eq!(spend(&mut budget, start + Duration::from_secs(1)), 200);
         assert_eq!(spend(&mut budget, start + Duration::from_hours(1)), 1000);
+    }
+
+    #[test]
+    fn strangers_write_at_most_100_in_any_minute() {
+        let start = Instant::now();
+        let mut budget = Budget::of_writes(start);
+        let minute = (0..60).map(|second| start + Duration::from_secs(second));
+        let spent: usize = minute.map(|now| (0..1000).filter(|_| budget.take(now)).count()).sum();
+        assert!((90..=100).contains(&spent), "{spent}");
     }
 }

@@ -19,6 +19,7 @@ pub(super) enum Refusal {
     TargetTooLong,
     HeadersTooLarge,
     BodyTooLarge,
+    BodyTooSlow,
 }
 
 impl Refusal {
@@ -74,6 +75,9 @@ impl Refusal {
                 "body_too_large",
                 "The body is larger than this daemon takes.",
             ),
+            Self::BodyTooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The whole body did not come in time.")
+            }
         }
     }
 }

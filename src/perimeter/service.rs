@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -9,14 +10,20 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{Either, Full, Limited};
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::caller::Caller;
 use super::guard::{Admission, Guard};
 use super::problem::wants_text;
+use super::refusal::Refusal;
 use super::request::without_token;
 use super::response::{Dress, Tamed, tame};
 use crate::browser;
+
+/// How long a request that has not authenticated may take, its body included (PER-45 has 5 s).
+const STRANGERS_TIME: Duration = Duration::from_secs(4);
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
@@ -56,7 +63,8 @@ where
             credential: None,
         };
         let response = match self.guard.judge(&request, &mut dress) {
-            Ok(Admission::Inner(caller)) => {
+            Ok(Admission::Inner { caller, body_limit }) => {
+                let late = (caller == Caller::Nobody).then(|| Box::pin(sleep(STRANGERS_TIME)));
                 request.extensions_mut().insert(caller);
                 if self.guard.is_stream_route(request.uri().path()) {
                     *request.uri_mut() = without_token(request.uri());
@@ -64,10 +72,10 @@ where
                 if let Some(authorization) = request.headers_mut().get_mut(AUTHORIZATION) {
                     authorization.set_sensitive(true);
                 }
-                let request = request.map(|body| Limited::new(body, self.guard.body_limit));
+                let request = request.map(|body| Limited::new(body, body_limit));
                 return Answer {
                     dress: Some(dress),
-                    source: Source::Inner { answer: self.inner.call(request) },
+                    source: Source::Inner { answer: self.inner.call(request), late },
                 };
             }
             Ok(Admission::EndOfWorker) => browser::end_of_worker(),
@@ -92,7 +100,19 @@ pin_project! {
     #[project = Pinned]
     enum Source<F> {
         Guard { response: Option<Response<Full<Bytes>>> },
-        Inner { #[pin] answer: F },
+        Inner {
+            #[pin]
+            answer: F,
+            // The end of the time of a request that has not authenticated.
+            late: Option<Pin<Box<Sleep>>>,
+        },
+    }
+}
+
+impl<F> Answer<F> {
+    /// Whether the request has authenticated.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.dress.as_ref().is_some_and(|dress| dress.protocol.is_some())
     }
 }
 
@@ -110,8 +130,16 @@ where
             Pinned::Guard { response } => {
                 (response.take().expect(ONCE).map(Either::Left), this.dress.take().expect(ONCE))
             }
-            Pinned::Inner { answer } => {
-                let mut answer = tame(ready!(answer.poll(context))?);
+            Pinned::Inner { answer, late } => {
+                let mut answer = match (answer.poll(context), late) {
+                    (Poll::Ready(answer), _) => tame(answer?),
+                    (Poll::Pending, Some(late)) => {
+                        ready!(late.as_mut().poll(context));
+                        // PER-45
+                        Refusal::BodyTooSlow.problem().map(Either::Left)
+                    }
+                    (Poll::Pending, None) => return Poll::Pending,
+                };
                 let mut dress = this.dress.take().expect(ONCE);
                 dress.refuse_after_rotation(&mut answer);
                 (answer, dress)

@@ -3,6 +3,8 @@
 
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
+#[cfg(feature = "daemon")]
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -173,6 +175,94 @@ pub(crate) fn give_memory_back() {
     }
 }
 
+/// Asks the kernel which user holds the other end of a connection, by the socket diagnosis of netlink (`sock_diag(7)`). The
+/// question names one connection, so that its price does not grow with the number of sockets.
+#[cfg(feature = "daemon")]
+pub(crate) struct Peers {
+    socket: OwnedFd,
+    asked: u32,
+}
+
+#[cfg(feature = "daemon")]
+impl Peers {
+    /// The lengths of `nlmsghdr`, `inet_diag_req_v2` and `inet_diag_msg`.
+    const HEADER: usize = 16;
+    const QUESTION: usize = 56;
+    const ANSWER: usize = 72;
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+
+    pub(crate) fn open() -> io::Result<Self> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?;
+        Ok(Self { socket, asked: 0 })
+    }
+
+    /// Returns the user whose socket at `peer` is connected to `own`; `None` if the kernel does not tell, or if that socket is
+    /// closed.
+    pub(crate) fn user(&mut self, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+        use rustix::net::{RecvFlags, SendFlags, recv, send};
+        self.asked = self.asked.wrapping_add(1);
+        let connection = connection(peer, own);
+        let question = self.question(peer.is_ipv6(), &connection);
+        send(&self.socket, &question, SendFlags::empty()).ok()?;
+        // The kernel has answered by now. An earlier answer may be left over if reading it was interrupted.
+        let mut answer = [0; 512];
+        while let Ok((length, _)) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT) {
+            if answer.get(8..12)? == self.asked.to_ne_bytes() {
+                return Self::user_in(answer.get(..length)?, &connection);
+            }
+        }
+        None
+    }
+
+    fn question(&self, is_ipv6: bool, connection: &[u8; 36]) -> Vec<u8> {
+        let mut question = Vec::with_capacity(Self::HEADER + Self::QUESTION);
+        question.extend(u32::try_from(Self::HEADER + Self::QUESTION).unwrap_or_default().to_ne_bytes());
+        question.extend(Self::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        question.extend(1_u16.to_ne_bytes()); // NLM_F_REQUEST
+        question.extend(self.asked.to_ne_bytes());
+        question.extend([0; 4]); // to the kernel
+        let family = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+        question.extend([family, libc::IPPROTO_TCP, 0, 0].map(|number| number.to_ne_bytes()[0]));
+        question.extend(u32::MAX.to_ne_bytes()); // in any state
+        question.extend(connection);
+        question.extend([0; 4]); // at any interface
+        question.extend([0xff; 8]); // no cookie
+        question
+    }
+
+    fn user_in(answer: &[u8], connection: &[u8; 36]) -> Option<u32> {
+        let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+        let is_answer = answer.len() >= Self::HEADER + Self::ANSWER
+            && answer[4..6] == Self::SOCK_DIAG_BY_FAMILY.to_ne_bytes()
+            // The kernel falls back to a socket that listens at the same place.
+            && answer[20..56] == *connection;
+        // A socket without an inode has no process any more, and its user is not known.
+        (is_answer && number(84)? != 0).then(|| number(80))?
+    }
+}
+
+/// Ports and addresses of one end of a connection and of the other, as `inet_diag_sockid` has them.
+#[cfg(feature = "daemon")]
+fn connection(one: SocketAddr, other: SocketAddr) -> [u8; 36] {
+    let address = |end: SocketAddr| {
+        let mut bytes = [0; 16];
+        match end.ip() {
+            IpAddr::V4(ip) => bytes[..4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => bytes = ip.octets(),
+        }
+        bytes
+    };
+    let mut bytes = [0; 36];
+    bytes[..2].copy_from_slice(&one.port().to_be_bytes());
+    bytes[2..4].copy_from_slice(&other.port().to_be_bytes());
+    bytes[4..20].copy_from_slice(&address(one));
+    bytes[20..].copy_from_slice(&address(other));
+    bytes
+}
+
 /// A hold on one process that a later process with the same pid does not inherit.
 #[derive(Debug)]
 pub(crate) struct Process(OwnedFd);
@@ -194,5 +284,32 @@ impl Process {
         let bound = Timespec::try_from(bound).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(poll(&mut fds, Some(&bound))? > 0)
+    }
+}
+
+#[cfg(all(test, feature = "daemon"))]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn user_of_an_open_connection_is_known_and_that_of_a_closed_one_is_not() {
+        let me = rustix::process::geteuid().as_raw();
+        let mut peers = Peers::open().unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else {
+                continue;
+            };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, peer) = listener.accept().unwrap();
+            let own = server.local_addr().unwrap();
+            assert_eq!(peers.user(peer, own), Some(me), "{address}");
+            drop(client);
+            assert_eq!(peers.user(peer, own), None, "{address}");
+            // A socket that listens is no end of a connection.
+            let nobody = SocketAddr::new(own.ip(), 1);
+            assert_eq!(peers.user(own, nobody), None, "{address}");
+        }
     }
 }

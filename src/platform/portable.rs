@@ -4,6 +4,8 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _};
+#[cfg(feature = "daemon")]
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -146,6 +148,21 @@ pub(super) fn has_one_thread() -> bool {
 /// There is no call for it.
 #[cfg(feature = "daemon")]
 pub(crate) fn give_memory_back() {}
+
+/// Tells nothing of who is at the other end of a connection: there is no such call on all systems.
+#[cfg(feature = "daemon")]
+pub(crate) struct Peers;
+
+#[cfg(feature = "daemon")]
+impl Peers {
+    pub(crate) fn open() -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn user(&mut self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
+        None
+    }
+}
 
 /// A process by its pid. Between proof and signal it may end, and another be given its pid: a window that only a
 /// descriptor closes (CONV-31).

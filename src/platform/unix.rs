@@ -31,6 +31,8 @@ pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
 pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
+#[cfg(feature = "daemon")]
+pub(crate) use self::limits::raise_descriptor_limit;
 pub use self::limits::{with_limits_of_caller, write_no_core_dump};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 

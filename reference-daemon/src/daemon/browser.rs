@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
 use local_daemon::browser::{self, LIFE, Purpose, Refused};
-use local_daemon::perimeter::{Caller, PROTOCOL_HEADER};
+use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
@@ -89,7 +89,9 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
         Ok(()) => return Ok(()),
         Err(refused) => refused,
     };
-    if let Refused::Used(issued_for) = refused {
+    if let Refused::Used(issued_for) = refused
+        && perimeter::strangers_may_write()
+    {
         let origin = match issued_for {
             Purpose::Page => app.handle.url().to_string(),
             Purpose::Handoff { origin } => origin,

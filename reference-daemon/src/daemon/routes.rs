@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
-use local_daemon::perimeter;
+use local_daemon::perimeter::{self, Caller};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -93,6 +93,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
 /// Counts a request as activity (LIFE-6), logs it without its query, and renders its answer for who asks for text (PER-37).
 async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let text = perimeter::wants_text(request.headers());
+    // LIFE-7, PER-47: what has not authenticated is neither counted nor logged.
+    if request.extensions().get() == Some(&Caller::Nobody) {
+        let answer = next.run(request).await;
+        return if text { as_text(answer).await } else { answer };
+    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let began = Instant::now();
     let (open, before) = app.activity.begin(Kind::Request);

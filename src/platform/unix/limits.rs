@@ -23,7 +23,7 @@ impl Limit {
 static LIMITS: [Limit; 2] = [Limit::new(Resource::Core), Limit::new(Resource::Nofile)];
 
 /// Sets the soft limit of this process, at most to the hard one, which stays. `None`: as much as that allows.
-pub(crate) fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Result<()> {
+fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Result<()> {
     let now = getrlimit(resource);
     if let Some(limit) = LIMITS.iter().find(|limit| limit.resource == resource) {
         limit.of_caller.get_or_init(|| now.current);
@@ -33,6 +33,17 @@ pub(crate) fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Resul
         (soft, hard) => soft.or(hard),
     };
     Ok(setrlimit(resource, Rlimit { current, ..now })?)
+}
+
+/// Raises the soft limit of descriptors of this process to the hard one. Best effort: a lower one serves fewer.
+#[cfg(feature = "daemon")]
+pub(crate) fn raise_descriptor_limit() {
+    /// As many as macOS takes if the hard limit is none.
+    const OPEN_MAX: u64 = 10_240;
+    let is_low = getrlimit(Resource::Nofile).current.is_some_and(|current| current < OPEN_MAX);
+    if set_soft_limit(Resource::Nofile, None).is_err() && is_low {
+        let _ = set_soft_limit(Resource::Nofile, Some(OPEN_MAX));
+    }
 }
 
 /// Gives a child its caller's soft limits back, before it executes its program. Async-signal-safe.
