@@ -5,6 +5,7 @@
 //! which a browser begins. The product has [`Tickets`] and those routes, and answers its pages by [`html`].
 
 mod answer;
+mod host;
 mod secret;
 mod ticket;
 mod token;
@@ -12,8 +13,9 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-pub(crate) use self::answer::end_of_worker;
 pub use self::answer::html;
+pub(crate) use self::answer::{end_of_worker, former_page};
+pub use self::host::{Host, PageHost};
 pub use self::secret::Secret;
 pub use self::ticket::{LIFE, MOST, Purpose, Refused, Tickets};
 pub(crate) use self::token::Accepted;

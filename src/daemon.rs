@@ -3,6 +3,7 @@
 //! all there.
 
 mod admission;
+mod bind;
 mod builder;
 mod driver;
 mod patience;
@@ -93,7 +94,7 @@ impl Error {
 /// A daemon that listens and has not published yet.
 pub struct Daemon {
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     watch: Option<AsyncFd<Watch>>,
     drain: Duration,
     stream_routes: Vec<&'static str>,
@@ -132,7 +133,7 @@ impl Daemon {
         }
         let service = guard.layer(Admit { shared: self.shared.clone(), service });
         let close = watch::channel(false).0;
-        let accepting = tokio::spawn(accept(self.listener, service, close.clone()));
+        let accepting = tokio::spawn(accept(self.listeners, service, close.clone()));
         let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
 
         let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;

@@ -1,6 +1,9 @@
 //! Connections: accepted, served behind the guard, counted, and closed within the drain bound.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -33,7 +36,7 @@ const MOST_HEADERS: usize = 2048;
 const CROWD: usize = 256;
 
 /// Accepts until told to close; then lets written answers leave.
-pub(super) async fn accept<S, B>(listener: TcpListener, service: S, close: watch::Sender<bool>)
+pub(super) async fn accept<S, B>(listeners: Vec<TcpListener>, service: S, close: watch::Sender<bool>)
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -55,7 +58,7 @@ where
                 }
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            accepted = accept_any(&listeners) => accepted,
         };
         match accepted {
             // PER-31: told so by the connection alone, whatever it would have asked.
@@ -77,10 +80,18 @@ where
             }
         }
     }
-    drop(listener);
+    drop(listeners);
     let flushed = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(FLUSH_BOUND, flushed).await;
     connections.shutdown().await;
+}
+
+async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(context));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// How many connections are open at once: at least the 128 of PER-29, and so many that descriptors are left for files.
@@ -117,7 +128,7 @@ where
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut service = service.clone();
         async move {
-            std::future::poll_fn(|context| service.poll_ready(context)).await?;
+            poll_fn(|context| service.poll_ready(context)).await?;
             service.call(request.map(RequestBody::new)).await
         }
     });

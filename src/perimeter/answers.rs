@@ -15,6 +15,7 @@ use super::guard::Guard;
 use super::problem::problem_with;
 use super::refusal::Refusal;
 use super::response::CHALLENGE;
+use crate::browser;
 
 const PROOF_HEADER: HeaderName = HeaderName::from_static("local-daemon-proof");
 const SOON: HeaderValue = HeaderValue::from_static("1");
@@ -73,6 +74,9 @@ impl Guard {
     pub(super) fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
         let (status, code, detail) = refusal.describe();
         tracing::debug!(status = status.as_u16(), code, "request refused");
+        if let Refusal::FormerPage = refusal {
+            return browser::former_page(self.identity.protocol().name());
+        }
         let mut members = Map::new();
         if let Refusal::ProtocolMismatch = refusal {
             members.insert("protocol".to_owned(), self.identity.protocol().to_string().into());

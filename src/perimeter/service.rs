@@ -55,8 +55,9 @@ where
             page: None,
         };
         let response = match self.guard.judge(&request, &mut dress) {
-            Ok(Admission::Inner(caller)) => {
+            Ok(Admission::Inner(caller, host)) => {
                 request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(host);
                 if self.guard.is_stream_route(request.uri().path()) {
                     *request.uri_mut() = without_token(request.uri());
                 }
