@@ -6,6 +6,7 @@
 //! [`Handle`](crate::daemon::Handle::tickets), and answers its pages by [`html`].
 
 mod answer;
+mod host;
 mod secret;
 mod ticket;
 mod token;
@@ -13,8 +14,9 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-pub(crate) use self::answer::end_of_worker;
 pub use self::answer::html;
+pub(crate) use self::answer::{end_of_worker, former_page};
+pub use self::host::{Host, PageHost};
 pub use self::secret::Secret;
 pub use self::ticket::{LIFE, MOST, Purpose, Refused, Tickets};
 pub(crate) use self::token::Accepted;

@@ -3,6 +3,7 @@
 //! all there.
 
 mod admission;
+mod bind;
 mod builder;
 mod driver;
 mod patience;

@@ -16,6 +16,11 @@ pub struct Protocol {
 }
 
 impl Protocol {
+    /// The name, without the number.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether a daemon of protocol `theirs` serves a client of this one: equality of the whole text (GATE-4).
     /// Neither the version (GATE-5) nor the record's hint (GATE-6) plays a part.
     pub fn accepts(&self, theirs: &Self) -> bool {

@@ -90,6 +90,17 @@ impl LoopbackHost {
     }
 }
 
+impl FromStr for LoopbackHost {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        [Self::V4, Self::V6, Self::Localhost]
+            .into_iter()
+            .find(|host| host.as_str() == text)
+            .ok_or(Invalid::Url)
+    }
+}
+
 /// A base URL that is accepted by its text, before any normalising (REG-10).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LoopbackUrl {
@@ -137,12 +148,9 @@ impl FromStr for LoopbackUrl {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let rest = text.strip_prefix("http://").ok_or(Invalid::Url)?;
-        let (host, rest) = [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
-            .into_iter()
-            .find_map(|host| Some((host, rest.strip_prefix(host.as_str())?)))
-            .ok_or(Invalid::Url)?;
-        let rest = rest.strip_prefix(':').ok_or(Invalid::Url)?;
-        let (digits, slash) = rest.strip_suffix('/').map_or((rest, false), |digits| (digits, true));
+        let (rest, slash) = rest.strip_suffix('/').map_or((rest, false), |rest| (rest, true));
+        let (host, digits) = rest.rsplit_once(':').ok_or(Invalid::Url)?;
+        let host = host.parse()?;
         // `u16::from_str` takes a sign and leading zeros; a URL's text here does not.
         if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Invalid::Url);

@@ -14,6 +14,7 @@ use super::secret::Secret;
 /// carries every header that the specification asks of a page (BROW-22), and no cookie, as no answer of this crate does
 /// (BROW-25).
 pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {
+    const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
     const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
     let nonce = Secret::fresh();
@@ -30,6 +31,7 @@ pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<F
     for (name, value) in [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CACHE_CONTROL, "no-store"),
+        (CLEAR_SITE_DATA, "\"cache\""),
         (X_FRAME_OPTIONS, "DENY"),
         (CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
         (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
@@ -39,6 +41,19 @@ pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<F
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// Tells the reader of a tab that an earlier launch left behind what to do (BROW-43). The program is taken to have the
+/// protocol's name.
+pub(crate) fn former_page(program: &str) -> Response<Full<Bytes>> {
+    html(StatusCode::MISDIRECTED_REQUEST, |_| {
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{program}</title>\n\
+             <h1>This page has ended</h1>\n\
+             <p>It belonged to a daemon that was restarted since. To open the page of the new one, run \
+             <code>{program} open</code> in a terminal.</p>\n"
+        )
+    })
 }
 
 /// A worker that takes the place of whatever was registered at this port before, unregisters itself, and has the pages

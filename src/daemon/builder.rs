@@ -1,9 +1,7 @@
 //! How a daemon is to run, and its launch up to where it publishes.
 
 use std::convert::Infallible;
-use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -14,17 +12,15 @@ use http_body::Body;
 use http_body_util::Limited;
 use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
 use local_daemon_proto::gate::Protocol;
-use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tower_service::Service;
 
 use super::admission::Admission;
+use super::bind::bind;
 use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
-use crate::browser::{PageTokens, Tickets};
-use crate::loopback::is_missing_family;
+use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::perimeter::{Origins, RouteMethods};
 use crate::platform;
 use crate::state_directory::{self, Fault, StateDir};
@@ -142,7 +138,8 @@ impl Builder {
     }
 
     /// Lets browsers in: see [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens). The tokens of an origin are
-    /// revoked when it is taken off the list (BROW-14), and all of them when the credential is replaced (CRED-17).
+    /// revoked when it is taken off the list (BROW-14), and all of them when the credential is replaced (CRED-17). The daemon
+    /// listens on both address families and has a [page host](super::Handle::page_host).
     #[must_use]
     pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
         self.page_tokens = Some(tokens);
@@ -201,15 +198,12 @@ impl Builder {
         let watch = platform::followed(state_dir.path()).ok();
         let id = state_directory::fresh_id();
         let mut claim = Claim::new(id, protocol.clone(), self.yields).replaces(self.replaces);
-        let (mut listener, mut credential) = (None, None);
-        let (listener, host, port, credential) = loop {
+        let (mut bound, mut credential) = (None, None);
+        let (bound, credential) = loop {
             // PUB-4: the machine listens before it asks for anything to be written.
             let outcome = match claim.next() {
                 Some(Effect::Listen) => {
-                    let bound = bind().await.map_err(Error::Listen)?;
-                    check_loopback(bound.0.local_addr().map_err(Error::Listen)?)
-                        .map_err(Error::NoLoopback)?;
-                    listener = Some(bound);
+                    bound = Some(bind(self.page_tokens.is_some()).await?);
                     Outcome::Done
                 }
                 Some(Effect::ReadCredential) => {
@@ -218,7 +212,7 @@ impl Builder {
                 }
                 Some(Effect::CreateCredential) => state_dir.create_credential().map(|()| Outcome::Done)?,
                 _ => {
-                    let Some((listener, host, port)) = listener.take() else {
+                    let Some(bound) = bound.take() else {
                         continue;
                     };
                     let Some(credential) = credential.take() else {
@@ -226,12 +220,11 @@ impl Builder {
                         let path = state_dir.file(state_directory::CREDENTIAL);
                         return Err(Fault { path, why: state_directory::Refused::Missing }.into());
                     };
-                    break (listener, host, port, credential);
+                    break (bound, credential);
                 }
             };
             claim.on(outcome);
         };
-        let url = LoopbackUrl::new(host, port);
         let shared = Shared {
             id,
             protocol,
@@ -241,8 +234,9 @@ impl Builder {
             pid: NonZeroU32::new(std::process::id()).expect("a process id is never zero"),
             started_at: SystemTime::now(),
             world: platform::world(),
-            url,
-            authority: url.authority(),
+            url: bound.url,
+            authority: bound.url.authority(),
+            page_host: (self.page_tokens.is_some() && bound.is_exclusive).then(PageHost::fresh),
             state_dir,
             credential: watch::channel(credential).0,
             claim: Mutex::new(claim),
@@ -260,7 +254,7 @@ impl Builder {
         };
         Ok(Daemon {
             shared: Arc::new(shared),
-            listeners: vec![listener],
+            listeners: bound.listeners,
             watch,
             drain: self.drain,
             stream_routes: self.stream_routes,
@@ -268,34 +262,5 @@ impl Builder {
             signals: self.signals,
             readiness: Readiness(None),
         })
-    }
-}
-
-/// PUB-1: loopback, v4 if this host has it (REG-5). PUB-2: without `SO_REUSEPORT` no other socket can share the port.
-async fn bind() -> io::Result<(TcpListener, LoopbackHost, NonZeroU16)> {
-    let (listener, host) = match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await {
-        Ok(listener) => (listener, LoopbackHost::V4),
-        Err(v4) if is_missing_family(&v4) => {
-            let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).await;
-            (v6.map_err(|_| v4)?, LoopbackHost::V6)
-        }
-        Err(v4) => return Err(v4),
-    };
-    let port = NonZeroU16::new(listener.local_addr()?.port()).ok_or(ErrorKind::AddrNotAvailable)?;
-    Ok((listener, host, port))
-}
-
-/// Checks that this host can reach the daemon's address: without a loopback interface no client could ever ask the daemon.
-/// The connect of a datagram socket sends nothing.
-fn check_loopback(address: SocketAddr) -> io::Result<()> {
-    let is_cut_off = |error: &io::Error| {
-        matches!(
-            error.kind(),
-            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::NetworkDown
-        )
-    };
-    match UdpSocket::bind((address.ip(), 0)).and_then(|socket| socket.connect(address)) {
-        Err(error) if is_cut_off(&error) => Err(error),
-        _ => Ok(()),
     }
 }

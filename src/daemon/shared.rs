@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
-use crate::browser::{PageTokens, Tickets};
+use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
 use crate::state_directory::{Diagnostic, Fault, StateDir};
@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub(super) world: World,
     pub(super) url: LoopbackUrl,
     pub(super) authority: String,
+    pub(super) page_host: Option<PageHost>,
     pub(super) state_dir: StateDir,
     /// The credential, of which each answer holds a receiver.
     pub(super) credential: watch::Sender<Credential>,
@@ -237,6 +238,10 @@ impl Identity for Shared {
         self.url.port()
     }
 
+    fn page_host(&self) -> Option<&PageHost> {
+        self.page_host.as_ref()
+    }
+
     /// HS-15: the record is read again before the answer is `ready`.
     fn handshake(&self) -> Handshake {
         let sight = self.state_dir.read_record().0;
@@ -299,6 +304,12 @@ impl Handle {
     /// Where it listens.
     pub fn url(&self) -> LoopbackUrl {
         self.0.url
+    }
+
+    /// The host of the daemon's own page; `None` if browsers are not let in, or if its port is taken on the other address
+    /// family. It belongs into the address that opens the page, and nowhere else (BROW-41).
+    pub fn page_host(&self) -> Option<&PageHost> {
+        self.0.page_host.as_ref()
     }
 
     /// When it started, by the wall clock.

@@ -16,6 +16,7 @@ use super::problem::problem_with;
 use super::rate_limit::strangers_may_debug;
 use super::refusal::Refusal;
 use super::response::CHALLENGE;
+use crate::browser;
 
 const PROOF_HEADER: HeaderName = HeaderName::from_static("local-daemon-proof");
 const SOON: HeaderValue = HeaderValue::from_static("1");
@@ -75,6 +76,9 @@ impl Guard {
         let (status, code, detail) = refusal.describe();
         if strangers_may_debug() {
             tracing::debug!(status = status.as_u16(), code, "request refused");
+        }
+        if let Refusal::FormerPage = refusal {
+            return browser::former_page(self.identity.protocol().name());
         }
         let mut members = Map::new();
         if let Refusal::ProtocolMismatch = refusal {

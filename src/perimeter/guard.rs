@@ -15,10 +15,11 @@ use super::origin::{Listed, Origins};
 use super::rate_limit::Budget;
 use super::refusal::Refusal;
 use super::request::{
-    is_own_host, is_own_origin, is_plain_or_chunked, is_worker, named_host, only, sender, tokens_of,
+    accepts_html, is_former_page_host, is_own_origin, is_plain_or_chunked, is_worker, named_host, only,
+    own_host, sender, tokens_of,
 };
 use super::response::{Dress, PROTOCOL_HEADER};
-use crate::browser::PageTokens;
+use crate::browser::{Host, PageHost, PageTokens};
 
 /// The longest path and query that is taken, in bytes (PER-30).
 pub const MAX_TARGET_BYTES: usize = 8 * 1024;
@@ -39,6 +40,10 @@ pub trait Identity: Send + Sync + 'static {
     fn authority(&self) -> &str;
     /// The port that the daemon listens on.
     fn port(&self) -> u16;
+    /// The page host of this launch, which is one more name in `Host`; none unless overridden.
+    fn page_host(&self) -> Option<&PageHost> {
+        None
+    }
     /// The handshake's body with the state as it is now: the daemon reads its record again.
     fn handshake(&self) -> Handshake;
     /// The origins that are admitted now (PER-41), and every later list.
@@ -137,14 +142,30 @@ impl Guard {
             return Err(Refusal::UnknownCoding);
         }
         // PER-7: whatever the path and the method are.
-        let is_own = |name: &[u8]| is_own_host(name, self.identity.port());
-        // PER-6
-        let is_own_target = || {
-            let target = request.uri().authority();
-            target.is_none_or(|authority| is_own(authority.as_str().as_bytes()))
+        let (port, page_host) = (self.identity.port(), self.identity.page_host());
+        let own = |host| own_host(host, port, page_host);
+        // PER-6: the rules of the page host do not depend on which of the two names it.
+        let is_same = |name: &Host| {
+            let target = request.uri().authority().map(|target| own(target.as_str().as_bytes()));
+            target.is_none_or(|target| target.is_some_and(|it| (it == Host::Page) == (*name == Host::Page)))
         };
-        let host = named_host(request).filter(|host| is_own(host) && is_own_target());
-        let host = host.ok_or(Refusal::ForeignHost)?;
+        let host = named_host(request).ok_or(Refusal::ForeignHost)?;
+        let name = match own(host).filter(is_same) {
+            Some(name) => name,
+            // BROW-43
+            None if self.page_tokens.is_some()
+                && is_former_page_host(host, port)
+                && accepts_html(headers) =>
+            {
+                return Err(Refusal::FormerPage);
+            }
+            None => return Err(Refusal::ForeignHost),
+        };
+        let is_handshake = request.uri().path() == handshake::PATH;
+        // BROW-37
+        if is_handshake && name == Host::Page {
+            return Err(Refusal::ForeignHost);
+        }
         let door = self.page_tokens.as_ref().and_then(|_| Door::of(request));
         if door == Some(Door::Page) {
             // BROW-19, BROW-20: the launcher is a local file, and no allowlisted page gets the token of this origin.
@@ -165,9 +186,8 @@ impl Guard {
         }
 
         // PER-23: nowhere else is a token looked for.
-        let is_handshake = request.uri().path() == handshake::PATH;
         let mut credential = self.identity.credential();
-        let evidence = self.authenticate(request, host, &credential.borrow_and_update());
+        let evidence = self.authenticate(request, host, name, &credential.borrow_and_update());
         dress.credential = Some(credential);
         let evidence = match evidence {
             Some(evidence) => evidence,
@@ -203,7 +223,7 @@ impl Guard {
             Evidence::PageToken(token) => (Caller::Page { token: token.id.clone() }, Some(token)),
         };
         dress.page = page;
-        Ok(Admission::Inner { caller, body_limit })
+        Ok(Admission::Inner { caller, host: name, body_limit })
     }
 
     /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
@@ -224,11 +244,13 @@ impl Guard {
         &self,
         request: &Request<B>,
         host: &[u8],
+        name: Host,
         credential: &Credential,
     ) -> Option<Evidence> {
         let (uri, is_get) = (request.uri(), request.method() == Method::GET);
         let bearer_of = |text: &[u8]| {
-            if credential.matches(text) {
+            // BROW-38
+            if credential.matches(text) && name != Host::Page {
                 return Some(Evidence::Credential);
             }
             // BROW-11; BROW-4: a ticket is neither.
@@ -276,5 +298,5 @@ pub(super) enum Admission {
     Preflight,
     EndOfWorker,
     Handshake(Evidence),
-    Inner { caller: Caller, body_limit: usize },
+    Inner { caller: Caller, host: Host, body_limit: usize },
 }

@@ -11,6 +11,7 @@ use super::problem::problem;
 pub(super) enum Refusal {
     UnknownCoding,
     ForeignHost,
+    FormerPage,
     ForeignOrigin,
     Unauthorized,
     Overloaded,
@@ -36,7 +37,7 @@ impl Refusal {
                 "invalid_request",
                 "A body comes as it is, or in chunks: no other transfer coding is understood.",
             ),
-            Self::ForeignHost => (
+            Self::ForeignHost | Self::FormerPage => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected",
                 "Host has to be 127.0.0.1, localhost or [::1] with the port that the daemon listens on.",

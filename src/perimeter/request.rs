@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{ACCEPT, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use local_daemon_proto::registration::LoopbackHost;
+
+use crate::browser::{Host, PageHost};
 
 /// The header's value where it is there exactly once.
 pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
@@ -43,14 +44,33 @@ pub(super) fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
     only(headers, HOST).map(HeaderValue::as_bytes)
 }
 
-/// Whether `host` is one of the three loopback names and the port, byte for byte (PER-3, PER-4).
-pub(super) fn is_own_host(host: &[u8], port: u16) -> bool {
-    let named = |name: LoopbackHost| host.strip_prefix(name.as_str().as_bytes())?.strip_prefix(b":");
-    [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost]
-        .into_iter()
-        .find_map(named)
-        .and_then(|digits| str::from_utf8(digits).ok())
-        .is_some_and(|digits| parse_port(digits) == Some(port))
+/// Which of the daemon's names `host` is, byte for byte and with the port (PER-3, PER-4).
+pub(super) fn own_host(host: &[u8], port: u16, page_host: Option<&PageHost>) -> Option<Host> {
+    let name = name_at(host, port)?;
+    if page_host.is_some_and(|page_host| page_host.is(name)) {
+        return Some(Host::Page);
+    }
+    name.parse().ok().map(Host::Loopback)
+}
+
+/// Whether `host` is the page host of another launch at this port (BROW-43).
+pub(super) fn is_former_page_host(host: &[u8], port: u16) -> bool {
+    name_at(host, port).is_some_and(PageHost::is_form_of)
+}
+
+/// The name before the colon and the port.
+fn name_at(host: &[u8], port: u16) -> Option<&str> {
+    let (name, digits) = str::from_utf8(host).ok()?.rsplit_once(':')?;
+    (parse_port(digits) == Some(port)).then_some(name)
+}
+
+/// Whether a request takes HTML for an answer.
+pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
+    let html = b"text/html";
+    let values = headers.get_all(ACCEPT).iter();
+    values
+        .map(HeaderValue::as_bytes)
+        .any(|value| value.windows(html.len()).any(|part| part == html))
 }
 
 /// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.

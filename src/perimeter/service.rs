@@ -63,9 +63,10 @@ where
             credential: None,
         };
         let response = match self.guard.judge(&request, &mut dress) {
-            Ok(Admission::Inner { caller, body_limit }) => {
+            Ok(Admission::Inner { caller, host, body_limit }) => {
                 let late = (caller == Caller::Nobody).then(|| Box::pin(sleep(STRANGERS_TIME)));
                 request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(host);
                 if self.guard.is_stream_route(request.uri().path()) {
                     *request.uri_mut() = without_token(request.uri());
                 }

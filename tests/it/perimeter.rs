@@ -22,6 +22,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use local_daemon::browser::PageHost;
 use local_daemon::handshake::{Handshake, State};
 use local_daemon::perimeter::{Guard, Guarded, Identity, Origin, Origins, problem_with};
 use local_daemon::{Credential, Protocol};
@@ -41,6 +42,7 @@ const LISTED: &str = "https://app.example";
 
 struct Daemon {
     port: u16,
+    page_host: PageHost,
     credential: watch::Sender<Credential>,
     state: Mutex<State>,
     origins: watch::Sender<Origins>,
@@ -58,6 +60,10 @@ impl Identity for Daemon {
 
     fn port(&self) -> u16 {
         self.port
+    }
+
+    fn page_host(&self) -> Option<&PageHost> {
+        Some(&self.page_host)
     }
 
     fn handshake(&self) -> Handshake {
@@ -91,6 +97,7 @@ fn origins(listed: &[&str]) -> Origins {
 fn new_daemon() -> Daemon {
     Daemon {
         port: 49152,
+        page_host: PageHost::fresh(),
         credential: watch::channel(key()).0,
         state: Mutex::new(State::Ready),
         origins: watch::channel(origins(&[LISTED])).0,

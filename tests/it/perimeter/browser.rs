@@ -9,13 +9,15 @@ use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use local_daemon::browser::PageTokens;
+use local_daemon::browser::{Host, PageHost, PageTokens};
 use local_daemon::handshake;
 use local_daemon::perimeter::{Caller, Guarded};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{AUTHORITY, Endless, LISTED, ask, authorized, bare, daemon, guard, guarded, text, to_daemon};
+use super::{
+    AUTHORITY, Endless, KEY, LISTED, ask, authorized, bare, code, daemon, guard, guarded, text, to_daemon,
+};
 
 const OWN: &str = "http://127.0.0.1:49152";
 
@@ -152,4 +154,89 @@ async fn stream_ends_when_its_token_is_revoked() {
     let mut frame = Box::pin(bodies[1].frame());
     let mut context = Context::from_waker(Waker::noop());
     assert!(frame.as_mut().poll(&mut context).is_pending());
+}
+
+/// BROW-37, BROW-38, PER-12: the page host is a name of the daemon, for its page alone.
+#[tokio::test]
+async fn page_host_is_for_the_page() {
+    let (daemon, tokens) = (daemon(), Arc::new(PageTokens::new()));
+    let host = format!("{}:49152", daemon.page_host.expose());
+    let own = format!("http://{host}");
+    let service = guard(&daemon).page_tokens(tokens.clone()).layer(
+        Router::new().fallback(async |axum::Extension(host): axum::Extension<Host>| format!("{host:?}")),
+    );
+    let token = tokens.issue(&own, SystemTime::now());
+    let by_token = format!("Bearer {}", token.expose());
+    let by_key = format!("Bearer {KEY}");
+    let (by_token, by_key) = (("authorization", &*by_token), ("authorization", &*by_key));
+    let stream = format!("/v1/events?token={}", token.expose());
+    let stream_by_key = format!("/v1/events?token={KEY}");
+    for (method, target, headers, expected) in [
+        ("GET", "/v1/status", &[by_token][..], 200),
+        ("POST", "/v1/status", &[by_token, ("origin", &*own)], 200),
+        ("GET", &*stream, &[], 200),
+        ("GET", "/v1/status", &[by_key], 401),
+        ("GET", &*stream_by_key, &[], 401),
+        ("GET", "/v1/status", &[], 401),
+        ("GET", "/", &[], 200),
+        ("POST", "/page", &[("origin", "null")], 200),
+        ("GET", "/v1/status", &[by_token, ("origin", OWN)], 403),
+        ("GET", handshake::PATH, &[by_token], 421),
+        ("GET", handshake::PATH, &[by_key], 421),
+        ("GET", handshake::PATH, &[("service-worker", "script")], 421),
+        ("POST", handshake::PATH, &[("origin", "null")], 421),
+        ("OPTIONS", handshake::PATH, &[("origin", LISTED), ("access-control-request-method", "GET")], 421),
+    ] {
+        let seen = ask(&service, bare(method, target, &[&[("host", &*host)], headers].concat())).await;
+        assert_eq!(seen.status(), expected, "{method} {target} {headers:?}");
+        if expected == 200 {
+            assert_eq!(seen.body(), "Page");
+        }
+    }
+    let elsewhere = to_daemon("GET", "/v1/status", &[("origin", &*own), by_token]);
+    assert_eq!(ask(&service, elsewhere).await.status(), 403);
+    assert_eq!(ask(&service, to_daemon("GET", "/v1/status", &[by_token])).await.status(), 401);
+    // Neither of the two places that name a host opens what the other one does not.
+    for (target, host) in [(&*host, AUTHORITY), (AUTHORITY, &*host)] {
+        let target = format!("http://{target}/v1/status");
+        let seen = ask(&service, bare("GET", &target, &[("host", host), by_key])).await;
+        assert_eq!(seen.status(), 421, "{target} {host}");
+    }
+    assert!(!format!("{:?}", daemon.page_host).contains(&daemon.page_host.expose()[..8]));
+}
+
+/// BROW-43: the reload of a tab of an earlier launch can be read.
+#[tokio::test]
+async fn former_page_host_gets_a_page() {
+    let service = with_doors(&Arc::new(PageTokens::new()));
+    let former = PageHost::fresh();
+    let host = |port: u16| format!("{}:{port}", former.expose());
+    let html = [("accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")];
+    for (host, headers, is_page) in [
+        (host(49152), &html[..], true),
+        (host(49152), &[("accept", "*/*")], false),
+        (host(49152), &[], false),
+        (host(49153), &html, false),
+        (former.expose().to_owned(), &html, false),
+        (host(49152).replace(".localhost", ".localhost."), &html, false),
+        (host(49152).to_uppercase(), &html, false),
+        (host(49152)[1..].to_owned(), &html, false),
+        (format!("x.{}", host(49152)), &html, false),
+        ("foo.localhost:49152".to_owned(), &html, false),
+    ] {
+        for target in ["/", "/v1/status", handshake::PATH] {
+            let seen = ask(&service, bare("GET", target, &[&[("host", &*host)], headers].concat())).await;
+            assert_eq!(seen.status(), 421, "{host} {target}");
+            if is_page {
+                assert_eq!(text(&seen, "content-type"), Some("text/html; charset=utf-8"));
+                assert_eq!(text(&seen, "clear-site-data"), Some("\"cache\""));
+                assert!(seen.body().windows(22).any(|part| part == b"<code>acme open</code>"));
+            } else {
+                assert_eq!(code(&seen), "misdirected", "{host}");
+            }
+        }
+    }
+    let closed = guarded(&guard(&daemon()));
+    let seen = ask(&closed, bare("GET", "/", &[&[("host", &*host(49152))], &html[..]].concat())).await;
+    assert_eq!(code(&seen), "misdirected");
 }
