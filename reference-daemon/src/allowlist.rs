@@ -94,7 +94,7 @@ impl Allowlist {
                         Ok(_) => {}
                         // PER-40. The entry itself is nothing for the readers of the stream.
                         Err(why) => {
-                            faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"))
+                            faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"));
                         }
                     }
                 }
