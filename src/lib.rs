@@ -32,8 +32,8 @@
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
-//! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which does no
-//! I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
+//! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which
+//! does no I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
 
 #[cfg(feature = "daemon")]
 pub mod browser;

@@ -94,7 +94,7 @@ impl Allowlist {
                         Ok(_) => {}
                         // PER-40. The entry itself is nothing for the readers of the stream.
                         Err(why) => {
-                            faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"))
+                            faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"));
                         }
                     }
                 }
@@ -361,9 +361,9 @@ mod tests {
         assert_eq!((now().len(), told.try_iter().count()), (2, 1), "a part of a file says nothing");
     }
 
-    /// What is no file of the user's own is not followed, nor waited for, and changes nothing.
+    /// What is no file of the user's own is not followed, and changes nothing.
     #[test]
-    fn a_link_or_a_pipe_changes_nothing() {
+    fn a_link_or_a_directory_changes_nothing() {
         let (dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
         let (allowlist, told) = watched(&directory, Vec::new());

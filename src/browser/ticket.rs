@@ -120,6 +120,7 @@ impl Tickets {
         }
         Ok(())
     }
+
     /// Revokes the tickets that were not presented yet (CRED-17). The others admit nobody, and stay known as used.
     pub fn revoke(&self) {
         self.held().retain(|ticket| ticket.presented != Presented::Never);

@@ -122,8 +122,8 @@ impl Shared {
                 return false;
             }
             *credential = now;
-            // CRED-17: in one step with the credential, so that no answer to a request of before brings out what a route
-            // issues after this.
+            // CRED-17: in one step with the credential, so that what a route issues afterwards for a request of before is in no
+            // answer.
             self.tickets.revoke();
             if let Some(tokens) = &self.page_tokens {
                 tokens.revoke_where(|_| true);

@@ -72,7 +72,7 @@ proptest! {
 
     #[test]
     fn surrogates_stand_in_pairs(units in prop::collection::vec(prop_oneof![0..0x80_u16, 0xd800..=0xdfff_u16], 0..6)) {
-        let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+        let escapes = units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat();
         prop_assert_eq!(is_taken(&format!("\"{escapes}\"")), String::from_utf16(&units).is_ok());
     }
 

@@ -125,8 +125,11 @@ fn origin_taken_off_in_a_file_that_others_may_read_is_off_and_the_user_is_told()
     let (status, mut events) = ask(&home, "/v1/events?topics=warning", "https://given.example");
     assert_eq!(status, 200);
     let config = home.file("config.toml");
-    fs::write(&config, "[origins]\nallow = ['https://b.example']\n").unwrap();
-    chmod(&config, 0o644);
+    // In one step: in between it would be a good file.
+    let saved = home.file("saved");
+    fs::write(&saved, "[origins]\nallow = ['https://b.example']\n").unwrap();
+    chmod(&saved, 0o644);
+    fs::rename(&saved, &config).unwrap();
     for (origin, expected) in [
         (APP, 403),
         ("https://b.example", 403),

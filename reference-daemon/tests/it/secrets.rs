@@ -87,7 +87,7 @@ fn no_answer_repeats_it() {
     let _daemon = home.run(&["--allow-origin", "https://app.example"]);
     let credential = home.credential();
     let c = &*credential;
-    let encoded: String = c.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = c.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
     let mut listener = Raw::connect(&home);
     let head = listener.send("GET /v1/events", &format!("User-Agent: agent/{c}\r\n"));
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
