@@ -4,6 +4,7 @@
 
 mod admission;
 mod builder;
+mod conditions;
 mod driver;
 mod patience;
 mod serve;

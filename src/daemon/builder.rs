@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tower_service::Service;
 
 use super::admission::Admission;
+use super::conditions::Conditions;
 use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
@@ -255,6 +256,7 @@ impl Builder {
             reason: watch::channel(None).0,
             admission: Admission::new(),
             emptied: Notify::new(),
+            conditions: Conditions::default(),
         };
         Ok(Daemon {
             shared: Arc::new(shared),

@@ -113,7 +113,7 @@ fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
 
 /// Whether the file is still the one of this name.
 #[cfg(feature = "daemon")]
-pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: impl AsFd, path: &Path) -> io::Result<bool> {
     let (opened, named) = match rustix::fs::lstat(path) {
         Ok(named) => (rustix::fs::fstat(file)?, named),
         Err(Errno::NOENT) => return Ok(false),
