@@ -150,7 +150,8 @@ impl Builder {
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop it gracefully and SIGHUP is survived; on unless told otherwise.
+    /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop it gracefully, and SIGHUP and what is sent by mistake (SIGUSR1, SIGUSR2,
+    /// SIGALRM, real-time signals and others) are survived; on unless set.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
