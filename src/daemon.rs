@@ -5,6 +5,7 @@
 mod admission;
 mod bind;
 mod builder;
+mod conditions;
 mod driver;
 mod patience;
 mod serve;
@@ -167,6 +168,8 @@ impl Readiness {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    processor_time: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
 }
 
@@ -176,8 +179,11 @@ impl Signals {
         let signals = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            processor_time: signal(SignalKind::from_raw(libc::SIGXCPU))?,
             hangup: signal(SignalKind::hangup())?,
         };
+        platform::survive_signals()?;
         // A service manager, or a thread that starts programs, may have left them blocked.
         platform::unblock_stop_signals();
         Ok(signals)
@@ -188,6 +194,8 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => shared.stop(),
                 _ = self.terminate.recv() => shared.stop(),
+                _ = self.quit.recv() => shared.stop(),
+                _ = self.processor_time.recv() => shared.stop(),
                 // A lost terminal is nothing; somebody who sends it wants the files read again.
                 _ = self.hangup.recv() => shared.changed.notify_one(),
             }

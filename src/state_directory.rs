@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+#[cfg(feature = "daemon")]
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fmt, fs};
 
@@ -28,6 +30,11 @@ pub const ALIVE: &str = "daemon.alive";
 pub const CONFIG: &str = "config.toml";
 /// The log of a detached daemon.
 pub const LOG: &str = "daemon.log";
+/// What became of the log when it was full; the second is the older one.
+const LOG_1: &str = "daemon.log.1";
+const LOG_2: &str = "daemon.log.2";
+/// How long the log of a detached daemon may become before it is set aside.
+const MOST_LOG: u64 = 5 * 1024 * 1024;
 /// What the names of launcher files begin with: each hands a ticket to a browser, once.
 pub const LAUNCHER: &str = "launcher-";
 /// How often a spawn failed of late; a client keeps it so that calls in other processes count too.
@@ -414,18 +421,59 @@ impl StateDir {
 
 /// What a client keeps there besides: the log of what it starts, and how often that failed.
 impl StateDir {
-    /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A log over a MiB is set aside first.
+    /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A log that is full is set aside first.
     pub(crate) fn open_log(&self) -> Result<fs::File, Fault> {
-        const MOST: u64 = 1024 * 1024;
         let path = self.file(LOG);
         let open = || platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why });
-        let io = |error| Fault::io(&path, error);
         let log = open()?;
-        if log.metadata().map_err(io)?.len() <= MOST {
+        if log.metadata().map_err(|error| Fault::io(&path, error))?.len() <= MOST_LOG {
             return Ok(log);
         }
-        fs::rename(&path, self.file("daemon.log.1")).map_err(io)?;
+        self.set_log_aside()?;
         open()
+    }
+
+    /// Renames the log to `daemon.log.1`, and that to `daemon.log.2`.
+    fn set_log_aside(&self) -> Result<(), Fault> {
+        for [from, to] in [[LOG_1, LOG_2], [LOG, LOG_1]] {
+            let from = self.file(from);
+            match fs::rename(&from, self.file(to)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(Fault::io(&from, error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Bounds the log of a detached daemon (LIFE-38): if standard error is that log and has more than 5 MiB, the log becomes
+    /// `daemon.log.1`, that one `daemon.log.2`, and standard error a new file. Does nothing if standard error is anything else.
+    /// A [`Daemon`](crate::Daemon) calls this every few seconds; one that logs much calls it more often.
+    ///
+    /// The descriptor is replaced, and no file is copied and truncated, because then nothing is lost that this process writes
+    /// meanwhile, a panic's message included. A program that inherited the descriptor goes on with the file that was set aside.
+    #[cfg(feature = "daemon")]
+    pub fn turn_log(&self) -> Result<(), Fault> {
+        /// The log that standard error was seen to be. It is full also if its file was removed meanwhile.
+        static OURS: Mutex<Option<PathBuf>> = Mutex::new(None);
+        // The path is replaced whole. Two threads take turns, so that neither sets the other's new log aside.
+        let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.file(LOG);
+        let stderr = rustix::stdio::stderr();
+        let io = |error| Fault::io(&path, error);
+        let is_named = platform::is_at(stderr, &path).map_err(io)?;
+        // Another process, such as a client that starts a daemon, may have set it aside.
+        if is_named || platform::is_at(stderr, &self.file(LOG_1)).map_err(io)? {
+            *ours = Some(path.clone());
+        }
+        let length = rustix::fs::fstat(stderr).map_err(|error| io(error.into()))?.st_size;
+        if ours.as_ref() != Some(&path) || length.cast_unsigned() <= MOST_LOG {
+            return Ok(());
+        }
+        if is_named {
+            self.set_log_aside()?;
+        }
+        let log = platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why })?;
+        rustix::stdio::dup2_stderr(&log).map_err(|error| io(error.into()))
     }
 
     /// Returns why clients start no daemon at present, if the last three did not become ready (CONN-21).

@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
+use local_daemon::StateDir;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::Error;
@@ -22,8 +26,9 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Sends the events of this process to standard error.
-pub(crate) fn start() -> Result<Format, Error> {
+/// Sends the events of this process to standard error. If that is the log of a detached daemon, the log is turned when it is
+/// full (LIFE-38).
+pub(crate) fn start(directory: &StateDir) -> Result<Format, Error> {
     let level = match env::var(LEVEL) {
         Ok(level) if !level.is_empty() => level.parse::<LevelFilter>().map_err(|_| {
             Error::usage(format!("{LEVEL}={level}: expected off, error, warn, info, debug or trace"))
@@ -37,11 +42,12 @@ pub(crate) fn start() -> Result<Format, Error> {
         other => return Err(Error::usage(format!("{FORMAT}={other}: expected text or json"))),
     };
     // A log whose reader has gone must not end the daemon, and the subscriber's own complaint would panic there.
+    let log = Arc::new(Log { directory: directory.clone(), written: AtomicUsize::new(0) });
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .log_internal_errors(false)
-        .with_writer(|| Redacting(io::stderr()));
+        .with_writer(move || Redacting(log.clone()));
     match format {
         Format::Json => builder.json().flatten_event(true).init(),
         Format::Text => builder.init(),
@@ -49,18 +55,40 @@ pub(crate) fn start() -> Result<Format, Error> {
     Ok(format)
 }
 
-/// Writes whole events with their secrets blotted out.
-struct Redacting<W>(W);
+/// Standard error, and the directory whose log that may be.
+struct Log {
+    directory: StateDir,
+    /// How many bytes were written since the log was last looked at.
+    written: AtomicUsize,
+}
 
-impl<W: Write> Write for Redacting<W> {
+impl Log {
+    /// How many bytes are written before the log is looked at.
+    const LOOK: usize = 64 * 1024;
+
+    fn write(&self, event: &str) -> io::Result<()> {
+        io::stderr().write_all(event.as_bytes())?;
+        if self.written.fetch_add(event.len(), Relaxed) >= Self::LOOK {
+            self.written.store(0, Relaxed);
+            // The daemon looks as well, and says why it fails.
+            let _ = self.directory.turn_log();
+        }
+        Ok(())
+    }
+}
+
+/// Writes whole events with their secrets blotted out.
+struct Redacting(Arc<Log>);
+
+impl Write for Redacting {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         // The subscriber hands over one event at a time.
-        self.0.write_all(redact(&String::from_utf8_lossy(event)).as_bytes())?;
+        self.0.write(&redact(&String::from_utf8_lossy(event)))?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 

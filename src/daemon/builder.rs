@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use super::admission::Admission;
 use super::bind::bind;
+use super::conditions::Conditions;
 use super::patience::RequestBody;
 use super::shared::{OriginSource, Shared};
 use super::{DRAIN, Daemon, Error, Readiness};
@@ -146,7 +147,8 @@ impl Builder {
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop it gracefully and SIGHUP is survived; on unless told otherwise.
+    /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop it gracefully, and SIGHUP and what is sent by mistake (SIGUSR1, SIGUSR2,
+    /// SIGALRM, real-time signals and others) are survived; on unless set.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
@@ -251,6 +253,7 @@ impl Builder {
             reason: watch::channel(None).0,
             admission: Admission::new(),
             emptied: Notify::new(),
+            conditions: Conditions::default(),
         };
         Ok(Daemon {
             shared: Arc::new(shared),

@@ -50,11 +50,15 @@ pub(super) async fn drive(
                 outcome
             }
             Effect::Close => Outcome::Done,
-            effect => files.perform(shared, &effect).unwrap_or_else(|fault| {
-                tracing::warn!(error = %fault, ?effect, "the state directory did not allow it");
-                failure = Some(fault);
-                Outcome::Failed
-            }),
+            effect => {
+                let performed = files.perform(shared, &effect);
+                let why = performed.as_ref().err().map(ToString::to_string);
+                shared.conditions.note(&format!("the state directory does not allow {effect:?}"), why);
+                performed.unwrap_or_else(|fault| {
+                    failure = Some(fault);
+                    Outcome::Failed
+                })
+            }
         };
         let (serving, reason) = {
             let mut claim = shared.claim();

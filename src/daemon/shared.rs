@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
+use super::conditions::Conditions;
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
@@ -60,6 +61,7 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     /// Told when the last of them has ended after the admission was closed.
     pub(super) emptied: Notify,
+    pub(super) conditions: Conditions,
 }
 
 /// Where the list of origins is looked up.
@@ -96,23 +98,32 @@ impl Shared {
         }
     }
 
-    /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12).
+    /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12). Turns the log if it
+    /// is due.
     ///
     /// # Errors
     /// Fails if the record could not be read for a reason that is not its own, such as a lack of descriptors.
     pub(super) fn look(&self) -> Result<Sight, Fault> {
+        let text = |fault: Fault| fault.to_string();
+        self.conditions
+            .note("the log cannot be turned", self.state_dir.turn_log().err().map(text));
         let (sight, diagnostic) = self.state_dir.read_record();
-        match diagnostic {
+        let unusable = match diagnostic {
             Some(Diagnostic::Fault(fault)) if fault.is_passing() => return Err(fault),
-            Some(diagnostic) => tracing::warn!(%diagnostic, "the registration cannot be used"),
-            None => {}
-        }
-        match self.state_dir.read_credential() {
-            Ok(Some(credential)) => self.set_credential(credential),
-            // CRED-13: it goes on with what it knows.
-            Ok(None) => {}
-            Err(fault) => tracing::warn!(%fault, "the credential on disk is not taken on"),
-        }
+            diagnostic => diagnostic.map(|diagnostic| diagnostic.to_string()),
+        };
+        self.conditions.note("the registration cannot be used", unusable);
+        let refused = match self.state_dir.read_credential() {
+            Ok(credential) => {
+                // CRED-13: without one, it goes on with what it knows.
+                if let Some(credential) = credential {
+                    self.set_credential(credential);
+                }
+                None
+            }
+            Err(fault) => Some(text(fault)),
+        };
+        self.conditions.note("the credential on disk is not taken on", refused);
         Ok(sight)
     }
 

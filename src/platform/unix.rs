@@ -3,6 +3,8 @@
 
 mod launched;
 mod limits;
+#[cfg(feature = "daemon")]
+mod signals;
 mod spawn;
 
 use std::ffi::{OsStr, OsString};
@@ -34,6 +36,8 @@ pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 #[cfg(feature = "daemon")]
 pub(crate) use self::limits::raise_descriptor_limit;
 pub use self::limits::{with_limits_of_caller, write_no_core_dump};
+#[cfg(feature = "daemon")]
+pub(crate) use self::signals::{survive_signals, unblock_stop_signals};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -137,7 +141,7 @@ fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
 
 /// Whether the file is still the one of this name.
 #[cfg(feature = "daemon")]
-pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: impl AsFd, path: &Path) -> io::Result<bool> {
     let (opened, named) = match rustix::fs::lstat(path) {
         Ok(named) => (rustix::fs::fstat(file)?, named),
         Err(Errno::NOENT) => return Ok(false),
@@ -403,18 +407,4 @@ pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let watch = Watch::of(directory)?;
     // SAFETY: a watch owns its descriptor, which is open until it is dropped and never another.
     Ok(unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }?)
-}
-
-/// Lets the calling thread, and with it the process, receive SIGINT, SIGTERM and SIGHUP: a mask survives fork and exec.
-#[cfg(feature = "daemon")]
-pub(crate) fn unblock_stop_signals() {
-    // SAFETY: a set of signals is plain data, which the calls fill in.
-    unsafe {
-        let mut signals = std::mem::zeroed();
-        libc::sigemptyset(&raw mut signals);
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            libc::sigaddset(&raw mut signals, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, std::ptr::null_mut());
-    }
 }

@@ -57,7 +57,7 @@ enum Life {
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<u8, Error> {
         let options = self.options(context)?;
-        let format = log::start()?;
+        let format = log::start(context.directory())?;
         let reason = runtime()?.block_on(async { daemon::start(options).await?.serve().await });
         match reason.map_err(Error::from) {
             // CONV-12, CONV-33

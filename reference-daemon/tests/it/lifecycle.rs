@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::launching::{has_ended, pid};
-use crate::support::{Home, Output, Raw, assert_fits, chmod, until};
+use crate::support::{Foreground, Home, Output, Raw, assert_fits, chmod, until};
 
 #[test]
 fn status_says_what_the_contract_asks_for() {
@@ -205,5 +205,31 @@ fn a_directory_that_cannot_be_made_is_one_clear_error() {
         let seen = home.locald(args);
         assert_eq!(seen.code, 15, "{args:?} {seen:?}");
         assert!(seen.stderr.contains(parent.to_str().unwrap()), "{args:?} {seen:?}");
+    }
+}
+
+/// LIFE-35, LIFE-39.
+#[test]
+fn signals_that_are_sent_by_mistake_leave_no_record_behind() {
+    let home = Home::new();
+    let mut daemon = home.run(&[]);
+    let send = |daemon: &Foreground, signal: &str| {
+        let pid = daemon.pid().as_raw_nonzero().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success(), "{signal}");
+    };
+    let named = [
+        "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XFSZ", "HUP", "PIPE", "URG",
+        "WINCH",
+    ];
+    let real_time = (34..=64).map(|number| number.to_string());
+    for signal in named.into_iter().map(str::to_owned).chain(real_time) {
+        send(&daemon, &signal);
+        assert_eq!(Raw::connect(&home).ask("GET /v1/status", None).0, 200, "after {signal}");
+    }
+    for name in ["INT", "TERM", "QUIT", "XCPU"] {
+        send(&daemon, name);
+        assert_eq!(daemon.ended().code(), Some(0), "after {name}");
+        assert!(home.record().is_none(), "after {name}");
+        daemon = home.run(&[]);
     }
 }

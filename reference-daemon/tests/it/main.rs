@@ -10,6 +10,7 @@ mod events;
 mod help;
 mod launching;
 mod lifecycle;
+mod log;
 mod open;
 mod origins;
 mod outcomes;

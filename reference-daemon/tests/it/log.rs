@@ -1,0 +1,115 @@
+//! The log: bounded, and without repetitions.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::thread;
+use std::time::Duration;
+
+use crate::launching::pid;
+use crate::support::{Home, Output, Raw, chmod, mode, names, until};
+
+const MOST: u64 = 5 * 1024 * 1024;
+/// How much is written before the log is looked at.
+const BETWEEN: u64 = 128 * 1024;
+
+/// Starts a detached daemon that logs each request.
+fn start() -> Home {
+    let home = Home::new();
+    let seen = Output::of(home.command(&["start"]).env("LOCALD_LOG", "debug"));
+    assert_eq!(seen.code, 0, "{seen:?}");
+    home
+}
+
+/// Lets the daemon log more than this many bytes.
+fn fill(home: &Home, bytes: usize) {
+    let path = "/a".repeat(2000);
+    let mut raw = Raw::connect(home);
+    for at in 0..bytes / path.len() {
+        assert_eq!(raw.ask(&format!("GET /{at}{path}"), None).0, 404);
+    }
+}
+
+fn logs(home: &Home) -> Vec<(String, u64)> {
+    let names = names(home.state_dir()).into_iter().filter(|name| name.starts_with("daemon.log"));
+    names.map(|name| (name.clone(), fs::metadata(home.file(&name)).unwrap().len())).collect()
+}
+
+/// LIFE-38.
+#[test]
+fn it_is_turned_while_the_daemon_runs() {
+    let home = start();
+    fill(&home, usize::try_from(2 * MOST + 4 * BETWEEN).unwrap());
+    let logs = logs(&home);
+    let names: Vec<&str> = logs.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["daemon.log", "daemon.log.1", "daemon.log.2"]);
+    for (name, length) in &logs {
+        assert!(*length <= MOST + BETWEEN, "{logs:?}");
+        assert_eq!(mode(home.file(name)), 0o600);
+    }
+    // What is no event goes to the same file.
+    let stderr = format!("/proc/{}/fd/2", pid(&home).as_raw_nonzero());
+    assert_eq!(fs::read_link(&stderr).unwrap(), home.file("daemon.log"));
+    let mut raw = Raw::connect(&home);
+    raw.ask("GET /the/last/one", None);
+    assert!(fs::read_to_string(home.file("daemon.log")).unwrap().contains("/the/last/one"));
+    assert_eq!(home.locald(&["stop"]).code, 0);
+    assert!(fs::read_to_string(home.file("daemon.log")).unwrap().contains("standing down"));
+}
+
+#[test]
+fn a_link_in_its_place_is_never_followed() {
+    let home = start();
+    let elsewhere = home.file("elsewhere");
+    fs::write(&elsewhere, "").unwrap();
+    fs::remove_file(home.file("daemon.log")).unwrap();
+    symlink(&elsewhere, home.file("daemon.log")).unwrap();
+    fill(&home, usize::try_from(MOST + BETWEEN).unwrap());
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"");
+    fs::remove_file(home.file("daemon.log")).unwrap();
+    until("it is there again", || home.file("daemon.log").exists().then_some(()));
+    assert_eq!(mode(home.file("daemon.log")), 0o600);
+}
+
+#[test]
+fn one_that_was_removed_does_not_come_back() {
+    let home = start();
+    fs::remove_file(home.file("daemon.log")).unwrap();
+    fill(&home, 256 * 1024);
+    assert!(!home.file("daemon.log").exists(), "a removal of the whole directory would fail");
+}
+
+#[test]
+fn a_foreground_daemon_turns_no_log() {
+    let home = start();
+    assert_eq!(home.locald(&["stop"]).code, 0);
+    fs::write(home.file("daemon.log"), vec![b'x'; 6 * 1024 * 1024]).unwrap();
+    let _daemon = home.run_with(&[], &[("LOCALD_LOG", "debug")]);
+    fill(&home, 256 * 1024);
+    assert_eq!(logs(&home), [("daemon.log".to_owned(), 6 * 1024 * 1024)]);
+}
+
+/// LIFE-40.
+#[test]
+fn what_lasts_is_told_once() {
+    let home = Home::new();
+    let mut daemon = home.run(&[]);
+    for (name, told) in [
+        ("registration.json", "the registration cannot be used"),
+        ("credential", "the credential on disk is not taken on"),
+    ] {
+        chmod(home.file(name), 0o644);
+        daemon.wait_for_log(told);
+        for _ in 0..5 {
+            // Each change in the directory makes it look again.
+            fs::write(home.file("something"), "").unwrap();
+            let mut stream = TcpStream::connect(Raw::connect(&home).authority()).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+        chmod(home.file(name), 0o600);
+        daemon.wait_for_log(&format!("no longer: {told}"));
+        assert_eq!(daemon.log().matches(told).count(), 2, "{}", daemon.log());
+    }
+}
