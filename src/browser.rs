@@ -14,10 +14,10 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-pub use self::answer::html;
+pub use self::answer::{CLEAR_SITE_DATA, html};
 pub(crate) use self::answer::{end_of_worker, former_page};
 pub use self::host::{Host, PageHost};
 pub use self::secret::Secret;
-pub use self::ticket::{LIFE, MOST, Purpose, Refused, Tickets};
+pub use self::ticket::{Issued, LIFE, MOST, Purpose, Refused, State, Tickets};
 pub(crate) use self::token::Accepted;
 pub use self::token::{PageToken, PageTokens};

@@ -70,6 +70,8 @@ struct App {
     page_tokens: Arc<PageTokens>,
     /// Told of each ticket that is issued: there may be a launcher file for it.
     launchers: Notify,
+    /// Told of each ticket that is redeemed.
+    redeemed: Notify,
     /// Why the daemon asked itself to stop; a signal where nothing else did.
     cause: OnceLock<&'static str>,
 }
@@ -103,6 +105,7 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         activity: Activity::new(),
         page_tokens,
         launchers: Notify::new(),
+        redeemed: Notify::new(),
         cause: OnceLock::new(),
     };
     Ok(Started { daemon, app: Arc::new(app), config_faults })

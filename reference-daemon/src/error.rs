@@ -1,12 +1,14 @@
 //! What a command says when it cannot do what was asked: what happened, where, and what to do about it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use local_daemon::client::{Failure, RequestError, SetupError};
 use local_daemon::connect::Outcome;
 use local_daemon::daemon;
+use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::{Fault, NoHome};
 use miette::Diagnostic;
 
@@ -84,6 +86,25 @@ pub(crate) enum Error {
     #[diagnostic(help("name another with --browser, or open the address that --print-url prints"))]
     NoBrowser(String),
 
+    /// `open` started a browser, and the ticket was not redeemed.
+    #[error("{program} was started, and has not opened the page within 5 s")]
+    #[diagnostic(help(
+        "a slow browser may still open it; one that may not read the file (snap, flatpak) needs `locald open --print-url`, \
+         and one that cannot resolve names below localhost needs `locald open --host 127.0.0.1`"
+    ))]
+    NotOpened { program: String },
+
+    /// A handoff to a page that another user may serve.
+    #[error("another user (uid {uid}) listens at {address}, where a browser may go for {origin}")]
+    #[diagnostic(help(
+        "the ticket would be theirs; serve the page at http://127.0.0.1 and a port that is yours, and list that origin"
+    ))]
+    TakenPort { origin: Origin, address: SocketAddr, uid: u32 },
+
+    #[error("{}: it cannot be seen who listens at the origin: {why}", path.display())]
+    #[diagnostic(help("run this with /proc of this host"))]
+    Listeners { path: PathBuf, why: String },
+
     /// `config.toml` is not what it should be.
     #[error("{}: {why}", path.display())]
     #[diagnostic(help(
@@ -120,6 +141,8 @@ impl Error {
             Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
             Self::NoCredential(_) => Outcome::Absent.exit_code(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),
+            Self::NotOpened { .. } => 18,
+            Self::TakenPort { .. } => Outcome::Foreign.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
             _ => 1,
         }
@@ -140,6 +163,8 @@ impl Error {
             } => Outcome::Unreachable.as_str(),
             Self::NoCredential(_) => Outcome::Absent.as_str(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
+            Self::NotOpened { .. } => "not-opened",
+            Self::TakenPort { .. } => Outcome::Foreign.as_str(),
             _ => "error",
         }
     }

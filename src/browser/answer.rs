@@ -10,11 +10,13 @@ use http_body_util::Full;
 
 use super::secret::Secret;
 
+/// The header by which a page has the browser remove what an earlier owner of the port left there.
+pub const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
 /// A page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
 /// carries every header that the specification asks of a page (BROW-22), and no cookie, as no answer of this crate does
-/// (BROW-25).
+/// (BROW-25). The page that a ticket opens elsewhere than at the page host has another [`CLEAR_SITE_DATA`].
 pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {
-    const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
     const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
     let nonce = Secret::fresh();

@@ -1,6 +1,7 @@
 //! What tickets and page tokens are: 256 random bits as text.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -26,6 +27,13 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// The id of a ticket or token: 16 hexadecimal digits that have nothing to do with its text.
+pub(super) fn fresh_id() -> Arc<str> {
+    let mut bits = [0; 8];
+    getrandom::fill(&mut bits).expect("the system has a random source");
+    format!("{:016x}", u64::from_ne_bytes(bits)).into()
 }
 
 impl fmt::Debug for Secret {

@@ -2,12 +2,13 @@
 //! `tests/it/loom.rs` runs this very file.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 
-use super::secret::Secret;
+use super::host::Host;
+use super::secret::{Secret, fresh_id};
 use super::sync::{Mutex, MutexGuard};
 
 /// How long a ticket works (BROW-3).
@@ -20,7 +21,10 @@ pub const MOST: usize = 64;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// The daemon's own page.
-    Page,
+    Page {
+        /// Where the page is (BROW-39).
+        host: Host,
+    },
     /// A page of another origin.
     Handoff {
         /// The serialised origin that the ticket is bound to.
@@ -39,16 +43,35 @@ pub enum Refused {
     Unknown,
 }
 
+/// A new ticket.
+#[derive(Debug)]
+pub struct Issued {
+    /// By what its [state](Tickets::state) is asked for.
+    pub id: Arc<str>,
+    /// The ticket.
+    pub secret: Secret,
+}
+
+/// What has become of a ticket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// What it was issued for.
+    pub purpose: Purpose,
+    /// Whether it has admitted a request.
+    pub is_redeemed: bool,
+}
+
 /// The tickets of one launch.
 #[derive(Debug, Default)]
 pub struct Tickets(Mutex<VecDeque<Held>>);
 
 #[derive(Debug)]
 struct Held {
+    id: Arc<str>,
     secret: Secret,
-    purpose: Purpose,
     issued: Instant,
     presented: Presented,
+    state: State,
 }
 
 /// How often a ticket was presented.
@@ -57,6 +80,12 @@ enum Presented {
     Never,
     Once,
     Again,
+}
+
+impl Held {
+    fn is_late(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.issued) > LIFE
+    }
 }
 
 impl Tickets {
@@ -75,19 +104,27 @@ impl Tickets {
     /// # Panics
     ///
     /// When the system has no random source.
-    pub fn issue(&self, purpose: Purpose, now: Instant) -> Secret {
-        let secret = Secret::fresh();
+    pub fn issue(&self, purpose: Purpose, now: Instant) -> Issued {
+        let (id, secret) = (fresh_id(), Secret::fresh());
         let mut held = self.held();
         if held.len() == MOST {
             held.pop_front();
         }
         held.push_back(Held {
+            id: id.clone(),
             secret: secret.clone(),
-            purpose,
             issued: now,
             presented: Presented::Never,
+            state: State { purpose, is_redeemed: false },
         });
-        secret
+        Issued { id, secret }
+    }
+
+    /// Returns what has become of a ticket; `None` if it is late or never was.
+    pub fn state(&self, id: &str, now: Instant) -> Option<State> {
+        let held = self.held();
+        let ticket = held.iter().find(|ticket| *ticket.id == *id && !ticket.is_late(now))?;
+        Some(ticket.state.clone())
     }
 
     /// Redeems a ticket: whoever comes first with it is the only one that it can admit (BROW-2), and it is spent whether
@@ -110,14 +147,14 @@ impl Tickets {
             Presented::Never => ticket.presented = Presented::Once,
             Presented::Once => {
                 ticket.presented = Presented::Again;
-                return Err(Refused::Used(ticket.purpose.clone()));
+                return Err(Refused::Used(ticket.state.purpose.clone()));
             }
             Presented::Again => return Err(Refused::Unknown),
         }
-        let is_late = now.saturating_duration_since(ticket.issued) > LIFE;
-        if is_late || ticket.purpose != *purpose {
+        if ticket.is_late(now) || ticket.state.purpose != *purpose {
             return Err(Refused::Unknown);
         }
+        ticket.state.is_redeemed = true;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::watch;
 
-use super::secret::Secret;
+use super::secret::{Secret, fresh_id};
 
 /// How many page tokens live at once; one more, and the one that was not used for the longest time is revoked.
 const MOST: usize = 256;
@@ -71,14 +71,7 @@ impl PageTokens {
     /// When the system has no random source.
     pub fn issue(&self, origin: &str, now: SystemTime) -> Secret {
         let secret = Secret::fresh();
-        let mut id = [0; 8];
-        getrandom::fill(&mut id).expect("the system has a random source");
-        let token = PageToken {
-            id: format!("{:016x}", u64::from_ne_bytes(id)).into(),
-            origin: origin.into(),
-            issued_at: now,
-            last_used: now,
-        };
+        let token = PageToken { id: fresh_id(), origin: origin.into(), issued_at: now, last_used: now };
         let mut held = self.held();
         if held.len() >= MOST
             && let Some((oldest, _)) = held.iter().enumerate().min_by_key(|(_, held)| held.token.last_used)

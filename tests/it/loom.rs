@@ -10,6 +10,8 @@ mod sync {
 #[path = "../../src/daemon/admission.rs"]
 mod admission;
 
+#[path = "../../src/browser/host.rs"]
+mod host;
 #[path = "../../src/streams/hub.rs"]
 mod hub;
 #[path = "../../src/streams/log.rs"]
@@ -23,6 +25,7 @@ use std::future::poll_fn;
 use std::time::Instant;
 
 use admission::Admission;
+use host::Host;
 use hub::{Hub, Next, Selection, Subscriber};
 use log::Limits;
 use loom::future::block_on;
@@ -30,6 +33,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use ticket::{Purpose, Refused, Tickets};
+
+const PAGE: Purpose = Purpose::Page { host: Host::Page };
 
 /// A drain waits for what was let in before it, sees all of its work, and lets nobody in afterwards.
 #[test]
@@ -214,13 +219,13 @@ fn nothing_is_accepted_and_then_not_delivered() {
 fn a_ticket_admits_one_of_two() {
     loom::model(|| {
         let (tickets, now) = (std::sync::Arc::new(Tickets::new()), Instant::now());
-        let ticket = tickets.issue(Purpose::Page, now);
+        let ticket = tickets.issue(PAGE, now).secret;
         let other = thread::spawn({
             let (tickets, ticket) = (tickets.clone(), ticket.clone());
-            move || tickets.redeem(ticket.expose(), &Purpose::Page, now)
+            move || tickets.redeem(ticket.expose(), &PAGE, now)
         });
-        let one = tickets.redeem(ticket.expose(), &Purpose::Page, now);
+        let one = tickets.redeem(ticket.expose(), &PAGE, now);
         let both = [one, other.join().unwrap()];
-        assert!(both.contains(&Ok(())) && both.contains(&Err(Refused::Used(Purpose::Page))), "{both:?}");
+        assert!(both.contains(&Ok(())) && both.contains(&Err(Refused::Used(PAGE))), "{both:?}");
     });
 }

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::io::{self, Write};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,17 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use clap::Args;
+use local_daemon::client::{Connection, Response};
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LAUNCH_VARIABLE, LoopbackUrl, StateDir, with_limits_of_caller};
+use local_daemon::{LAUNCH_VARIABLE, StateDir, with_limits_of_caller};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Context;
 use super::launch::launch;
+use super::port::check_listeners;
 use super::status::answered;
+use super::{Context, note};
 use crate::error::Error;
 
 /// The variable that names browsers, as other programs read it: `firefox`, or `w3m %s:lynx`.
@@ -30,28 +33,44 @@ const OPENERS: [&str; 2] = ["xdg-open", "open"];
 /// How soon a program that cannot open a file has said so. One that is still there then is a browser.
 const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
+/// A name below localhost that is no page host: a resolver does not learn that.
+const PROBE: &str = "locald.localhost";
+
 const NOTES: &str = "\
 Examples:
   locald open
   locald open --browser firefox
   locald open --print-url           for a browser on another screen, or one that may not read files
+  locald open --host 127.0.0.1      for a browser that cannot resolve the name of the page's host
 
 The page gets a token of its own, which ends with the daemon. It is let in by a ticket that works once and for
 30 seconds, in a file that only you can read and that is gone a minute later. Without --browser, $BROWSER is what
-opens that file, or else the desktop's own choice (xdg-open, open). A daemon is started where none runs, as by connect.";
+opens that file, or else the desktop's own choice (xdg-open, open). A daemon is started where none runs, as by connect.
+
+The page is at a host of its own below localhost, new with each daemon, so that nothing that another program left in the
+browser for this port can see the token. At another --host that may happen.
+
+Exit code 18 if no browser has asked for the page within 5 s.";
 
 const HANDOFF_NOTES: &str = "\
 Example:
-  locald origins add http://localhost:5173 && locald handoff --origin http://localhost:5173
+  locald origins add http://127.0.0.1:5173 && locald handoff --origin http://127.0.0.1:5173
 
 The page is opened with a ticket in the fragment of its address, which works once and for 30 seconds. It posts that to
 /v1/handoff of the daemon, and gets a token that works from its origin alone.
 
-Exit code 2 where the origin is not on the list.";
+For http://localhost:5173 a browser may go to 127.0.0.1 or to [::1], so 127.0.0.1 is the better name. An origin on whose
+port another user listens is refused.
+
+Exit code 2 if the origin is not on the list, 13 if another user listens there.";
 
 #[derive(Args)]
 #[command(after_help = NOTES)]
 pub(super) struct Open {
+    /// Open it at this name instead of the page's own host
+    #[arg(long, value_name = "NAME", value_parser = ["127.0.0.1", "localhost", "[::1]"])]
+    host: Option<String>,
+
     #[command(flatten)]
     way: Way,
 }
@@ -81,66 +100,130 @@ struct Way {
 
 impl Open {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
-        let (daemon, ticket) = ticket(context, &json!({"kind": "page"}))?;
-        let page = format!("{}/", base(daemon));
+        let unresolved = !resolves_page_hosts();
+        let host = self.host.as_deref().or(unresolved.then_some("127.0.0.1"));
+        let wanted = match host {
+            Some(host) => json!({"kind": "page", "host": host}),
+            None => json!({"kind": "page"}),
+        };
+        let mut ticket = Ticket::new(context, &wanted)?;
+        let page = ticket.page.take().ok_or_else(|| ticket.refused())?;
+        // BROW-42
+        if !page.as_str().contains(".localhost:") {
+            let why = match (&self.host, unresolved) {
+                (Some(_), _) => "",
+                (None, true) => " (this system does not resolve names below localhost)",
+                (None, false) => {
+                    " (the daemon does not hold its port on both address families; `locald restart` tries others)"
+                }
+            };
+            note(&format!(
+                "locald: the page is not at a host of its own{why}: what another program left in the browser for {page} may see its token"
+            ));
+        }
         let form = format!(
-            "<form method=\"post\" action=\"{page}page\"><input type=\"hidden\" name=\"ticket\" value=\"{ticket}\">\
-             </form>\n<script>document.forms[0].submit()</script>"
+            "<form method=\"post\" action=\"{page}/page\"><input type=\"hidden\" name=\"ticket\" value=\"{text}\">\
+             </form>\n<script>document.forms[0].submit()</script>",
+            text = ticket.text
         );
         // BROW-18: a fragment is sent to nobody.
-        self.way.follow(context, &page, &form, &format!("{page}#ticket={ticket}"))
+        let address = format!("{page}/#ticket={}", ticket.text);
+        let Some(program) = self.way.follow(context, &form, &address)? else {
+            return Ok(0);
+        };
+        // BROW-44
+        if !ticket.is_redeemed()? {
+            return Err(Error::NotOpened { program });
+        }
+        let json = json!({"url": format!("{page}/"), "browser": program});
+        context.answer(&format!("the page is open in {program}"), "opened", json);
+        Ok(0)
     }
+}
+
+/// Whether browsers find the page host. Those of macOS ask its resolver; elsewhere they know names below localhost themselves.
+fn resolves_page_hosts() -> bool {
+    !cfg!(target_os = "macos") || (PROBE, 80).to_socket_addrs().is_ok()
 }
 
 impl Handoff {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
-        let origin = &self.origin;
-        origin
-            .parse::<Origin>()
-            .map_err(|error| Error::usage(format!("{origin:?} is not an origin: {error}")))?;
-        let (daemon, ticket) = ticket(context, &json!({"kind": "handoff", "origin": origin}))?;
-        let base = base(daemon).replace(':', "%3A").replace('/', "%2F");
+        let origin: Origin = self
+            .origin
+            .parse()
+            .map_err(|error| Error::usage(format!("{:?} is not an origin: {error}", self.origin)))?;
+        check_listeners(&origin)?;
+        let ticket = Ticket::new(context, &json!({"kind": "handoff", "origin": origin.as_str()}))?;
+        let base = format!("http://{}", ticket.connection.registration().url.authority());
+        let base = base.replace(':', "%3A").replace('/', "%2F");
         let page = format!("{origin}/");
-        let address = format!("{page}#ldp_ticket={ticket}&ldp_url={base}");
+        let address = format!("{page}#ldp_ticket={}&ldp_url={base}", ticket.text);
         // An origin and what is added here hold neither quotes nor angle brackets.
         let script = format!("<script>location.replace(\"{address}\")</script>");
-        self.way.follow(context, &page, &script, &address)
+        if let Some(program) = self.way.follow(context, &script, &address)? {
+            let json = json!({"url": page, "browser": program});
+            context.answer(&format!("{page} was handed to {program}"), "done", json);
+        }
+        Ok(0)
     }
 }
 
-fn base(daemon: LoopbackUrl) -> String {
-    format!("http://{}", daemon.authority())
+/// A ticket, and the daemon that issued it.
+struct Ticket {
+    connection: Connection,
+    answer: Response,
+    id: String,
+    text: String,
+    /// The origin at which a page ticket is redeemed.
+    page: Option<Origin>,
 }
 
-/// A ticket of the daemon, which is started where it is missing, and where that daemon is.
-fn ticket(context: &Context, wanted: &Value) -> Result<(LoopbackUrl, String), Error> {
+impl Ticket {
     const PATH: &str = "/v1/tickets";
-    let mut connection = context.client.connect_or_spawn(&launch(context, "auto", false)?)?;
-    let answer = connection.request("POST", PATH, Some(wanted.to_string().as_bytes()))?;
-    let body: Value = answer.json().unwrap_or_default();
-    match (answer.status, body["ticket"].as_str()) {
-        (201, Some(ticket)) => Ok((connection.registration().url, ticket.to_owned())),
-        _ if body["code"] == "origin_not_listed" => {
-            Err(Error::NotListed(wanted["origin"].as_str().unwrap_or_default().to_owned()))
+
+    /// Asks for one. The daemon is started if it is missing.
+    fn new(context: &Context, wanted: &Value) -> Result<Self, Error> {
+        let mut connection = context.client.connect_or_spawn(&launch(context, "auto", false)?)?;
+        let answer = connection.request("POST", Self::PATH, Some(wanted.to_string().as_bytes()))?;
+        let body: Value = answer.json().unwrap_or_default();
+        if body["code"] == "origin_not_listed" {
+            return Err(Error::NotListed(wanted["origin"].as_str().unwrap_or_default().to_owned()));
         }
-        _ => Err(answered(&connection, PATH, &answer)),
+        let page = body["page_url"].as_str().and_then(|url| url.strip_suffix("/page")?.parse().ok());
+        match (answer.status, body["id"].as_str(), body["ticket"].as_str()) {
+            (201, Some(id), Some(text)) => {
+                Ok(Self { id: id.to_owned(), text: text.to_owned(), page, answer, connection })
+            }
+            _ => Err(answered(&connection, Self::PATH, &answer)),
+        }
+    }
+
+    fn refused(&self) -> Error {
+        answered(&self.connection, Self::PATH, &self.answer)
+    }
+
+    /// Waits for 5 s, or until it is redeemed.
+    fn is_redeemed(&mut self) -> Result<bool, Error> {
+        let answer = self.connection.get(&format!("{}/{}?wait_seconds=5", Self::PATH, self.id))?;
+        let state: Value = answer.json().unwrap_or_default();
+        let known = state["redeemed"].as_bool().filter(|_| answer.status == 200);
+        known.ok_or_else(|| answered(&self.connection, Self::PATH, &answer))
     }
 }
 
 impl Way {
-    fn follow(&self, context: &Context, page: &str, body: &str, address: &str) -> Result<u8, Error> {
+    /// Prints the address, or has a browser open a launcher and returns the browser.
+    fn follow(&self, context: &Context, body: &str, address: &str) -> Result<Option<String>, Error> {
         if self.print_url {
             context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}));
-            return Ok(0);
+            return Ok(None);
         }
         let launcher = write_launcher(context.directory(), body)?;
         let program = self.show(&launcher).inspect_err(|_| {
             // Nobody will read it; what is left is removed by the daemon (BROW-17).
             let _ = fs::remove_file(&launcher);
         })?;
-        let json = json!({"url": page, "browser": program});
-        context.answer(&format!("{page} is opened by {program}"), "opened", json);
-        Ok(0)
+        Ok(Some(program))
     }
 
     /// Has the first program open the file that can; says which it was. BROW-16: what it is told is the name of the file.

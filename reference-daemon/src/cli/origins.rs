@@ -4,8 +4,9 @@ use clap::Subcommand;
 use local_daemon::perimeter::Origin;
 use serde_json::json;
 
-use super::Context;
+use super::port::is_ambiguous;
 use super::status::LOOK;
+use super::{Context, note};
 use crate::allowlist;
 use crate::error::Error;
 use crate::render::printable;
@@ -13,11 +14,14 @@ use crate::render::printable;
 const NOTES: &str = "\
 Examples:
   locald origins add https://app.example
-  locald origins add http://localhost:5173
+  locald origins add http://127.0.0.1:5173
   locald origins remove https://app.example
 
 The list stands in config.toml in the state directory, which may be edited by hand as well. A daemon that runs
-follows it at once; the streams of an origin that is removed end.";
+follows it at once; the streams of an origin that is removed end.
+
+http://127.0.0.1:5173 names one address. For http://localhost:5173 a browser may go to [::1] first, where any user of
+this machine may listen.";
 
 #[derive(Subcommand)]
 #[command(after_help = NOTES)]
@@ -47,6 +51,12 @@ impl Origins {
                 let parsed = origin
                     .parse::<Origin>()
                     .map_err(|error| Error::usage(format!("{origin:?} is not an origin: {error}")))?;
+                if is_ambiguous(&parsed) {
+                    note(&format!(
+                        "locald: for {origin} a browser may go to [::1] first, where any user of this machine may listen; \
+                         127.0.0.1 instead of the name is one address"
+                    ));
+                }
                 if allowlist::add(directory, &parsed)? {
                     (format!("{origin} may call from now on"), true)
                 } else {

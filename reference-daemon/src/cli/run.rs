@@ -20,7 +20,7 @@ const DEFAULT_IDLE: Duration = Duration::from_mins(5);
 const NOTES: &str = "\
 Examples:
   locald run --state-dir ./state
-  LOCALD_LOG=debug locald run --allow-origin http://localhost:5173
+  LOCALD_LOG=debug locald run --allow-origin http://127.0.0.1:5173
 
 Exit statuses: 0 stopped, its record removed, or yielded; 20 displaced by another daemon, which a
 supervisor must not answer with a restart; 2 usage; 15 state directory or credential refused;

@@ -1,18 +1,19 @@
 //! How a browser is let in: tickets for the user's commands, page tokens for tickets, and the page itself.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use axum::extract::rejection::FormRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
-use local_daemon::browser::{self, LIFE, Purpose, Refused};
-use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
+use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, LIFE, PageHost, Purpose, Refused};
+use local_daemon::perimeter::{Caller, PROTOCOL_HEADER};
+use local_daemon::registration::LoopbackHost;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
@@ -42,15 +43,24 @@ impl<S: Sync> FromRequestParts<S> for User {
 #[derive(Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Wanted {
-    Page {},
-    Handoff { origin: String },
+    Page {
+        /// Another name than the page host.
+        #[serde(default, skip_serializing)]
+        host: Option<String>,
+    },
+    Handoff {
+        origin: String,
+    },
 }
 
 #[derive(Serialize)]
 struct Issued<'a> {
+    id: &'a str,
     ticket: &'a str,
     #[serde(flatten)]
     wanted: Wanted,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_url: Option<String>,
     expires_in_seconds: u64,
 }
 
@@ -61,7 +71,10 @@ pub(super) async fn ticket(
     Payload(wanted): Payload<Wanted>,
 ) -> Response {
     let purpose = match &wanted {
-        Wanted::Page {} => Purpose::Page,
+        Wanted::Page { host } => match host_for(&app, host.as_deref()) {
+            Ok(host) => Purpose::Page { host },
+            Err(detail) => return refuse(StatusCode::BAD_REQUEST, "invalid_request", detail),
+        },
         Wanted::Handoff { origin } if is_listed(&app, origin) => Purpose::Handoff { origin: origin.clone() },
         // BROW-31
         Wanted::Handoff { .. } => {
@@ -72,10 +85,99 @@ pub(super) async fn ticket(
             );
         }
     };
+    let page_url = match purpose {
+        Purpose::Page { host } => Some(page_url(&app, host)),
+        Purpose::Handoff { .. } => None,
+    };
     let ticket = app.tickets.issue(purpose, Instant::now().into_std());
     app.launchers.notify_one();
-    let issued = Issued { ticket: ticket.expose(), wanted, expires_in_seconds: LIFE.as_secs() };
+    let issued = Issued {
+        id: &ticket.id,
+        ticket: ticket.secret.expose(),
+        wanted,
+        page_url,
+        expires_in_seconds: LIFE.as_secs(),
+    };
     (StatusCode::CREATED, Json(issued)).into_response()
+}
+
+/// Where a page is opened: at the page host, unless the request names another name or there is no page host (BROW-40).
+///
+/// # Errors
+/// Fails if that is no name of the daemon, or one at which another process may listen, as it may if there is no page host.
+fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
+    let recorded = app.handle.url().host();
+    let Some(wanted) = wanted else {
+        return Ok(app.handle.page_host().map_or(Host::Loopback(recorded), |_| Host::Page));
+    };
+    let host: LoopbackHost = wanted.parse().map_err(|_| "host is one of 127.0.0.1, localhost and [::1]")?;
+    if app.handle.page_host().is_none() && host != recorded {
+        return Err(
+            "the daemon does not hold its port on both address families, so that name may lead elsewhere",
+        );
+    }
+    Ok(Host::Loopback(host))
+}
+
+fn page_url(app: &App, host: Host) -> String {
+    let name = match host {
+        Host::Page => app
+            .handle
+            .page_host()
+            .map(PageHost::expose)
+            .expect("a page is at the page host only if there is one"),
+        Host::Loopback(host) => host.as_str(),
+    };
+    format!("http://{name}:{}/page", app.handle.url().port())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+/// `GET /v1/tickets/ID[?wait_seconds=…]`: answers as soon as the ticket is redeemed, or after the wait.
+pub(super) async fn ticket_state(
+    State(app): State<Arc<App>>,
+    _: User,
+    Path(id): Path<String>,
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Response {
+    let wait = match wait {
+        Ok(Query(Wait { wait_seconds: seconds @ 0..=30 })) => Duration::from_secs(seconds),
+        _ => {
+            let detail = "wait_seconds is a whole number from 0 to 30";
+            return refuse(StatusCode::BAD_REQUEST, "invalid_request", detail);
+        }
+    };
+    let state = || app.tickets.state(&id, Instant::now().into_std());
+    let is_redeemed = || state().is_some_and(|state| state.is_redeemed);
+    let Some(known) = state() else {
+        return refuse(StatusCode::NOT_FOUND, "not_found", "no ticket of the last 30 s has this id");
+    };
+    let redeemed = async {
+        loop {
+            // Made before the look, so that it misses nothing.
+            let next = app.redeemed.notified();
+            if is_redeemed() {
+                return;
+            }
+            next.await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = redeemed => {}
+        // A drain does not wait for a browser.
+        _ = app.handle.draining() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+    let kind = match known.purpose {
+        Purpose::Page { .. } => "page",
+        Purpose::Handoff { .. } => "handoff",
+    };
+    Json(json!({"id": id, "kind": kind, "redeemed": known.is_redeemed || is_redeemed()})).into_response()
 }
 
 fn is_listed(app: &App, origin: &str) -> bool {
@@ -86,14 +188,16 @@ fn is_listed(app: &App, origin: &str) -> bool {
 /// (BROW-34).
 fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
     let refused = match app.tickets.redeem(text, purpose, Instant::now().into_std()) {
-        Ok(()) => return Ok(()),
+        Ok(()) => {
+            app.redeemed.notify_waiters();
+            return Ok(());
+        }
         Err(refused) => refused,
     };
-    if let Refused::Used(issued_for) = refused
-        && perimeter::strangers_may_write()
-    {
+    // It is bounded by the tickets that the user asked for, so that strangers cannot use up the room for it.
+    if let Refused::Used(issued_for) = refused {
         let origin = match issued_for {
-            Purpose::Page => app.handle.url().to_string(),
+            Purpose::Page { .. } => app.handle.url().to_string(),
             Purpose::Handoff { origin } => origin,
         };
         events::warn(
@@ -124,6 +228,7 @@ pub(super) struct Submitted {
 /// a reload, its script goes on with the token that the tab has.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
+    Extension(at): Extension<Host>,
     headers: HeaderMap,
     form: Result<Form<Submitted>, FormRejection>,
 ) -> Response {
@@ -131,7 +236,7 @@ pub(super) async fn page(
         Ok(form) => form,
         Err(rejection) => return rejection.into_response(),
     };
-    if redeem(&app, &ticket, &Purpose::Page).is_err() {
+    if redeem(&app, &ticket, &Purpose::Page { host: at }).is_err() {
         let is_browser = headers
             .get(ACCEPT)
             .is_some_and(|accept| accept.as_bytes().windows(9).any(|part| part == b"text/html"));
@@ -144,7 +249,13 @@ pub(super) async fn page(
     // The guard has judged it.
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let token = app.page_tokens.issue(&format!("http://{host}"), SystemTime::now());
-    admitted(&app, document(StatusCode::OK, token.expose()))
+    let mut page = document(StatusCode::OK, token.expose());
+    if at != Host::Page {
+        // What an earlier owner of the port left, such as a worker.
+        let everything = HeaderValue::from_static("\"cache\", \"storage\"");
+        page.headers_mut().insert(CLEAR_SITE_DATA, everything);
+    }
+    admitted(&app, page)
 }
 
 /// `GET /`: holds nothing, whoever asks (BROW-26).
@@ -256,13 +367,15 @@ mod tests {
             (LIFE, StatusCode::OK),
             (LIFE + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
         ] {
-            let ticket = app.tickets.issue(Purpose::Page, Instant::now().into_std());
+            let host = Host::Loopback(LoopbackHost::V4);
+            let ticket = app.tickets.issue(Purpose::Page { host }, Instant::now().into_std());
             tokio::time::advance(after).await;
             let request = Request::post("/page")
                 .header(HOST, "127.0.0.1:1")
                 .header("content-type", "application/x-www-form-urlencoded")
                 .extension(Caller::Nobody)
-                .body(Body::from(format!("ticket={}", ticket.expose())))
+                .extension(host)
+                .body(Body::from(format!("ticket={}", ticket.secret.expose())))
                 .unwrap();
             let answer = router(app.clone()).call(request).await.unwrap();
             assert_eq!(answer.status(), expected, "{after:?}");

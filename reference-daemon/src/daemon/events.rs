@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use local_daemon::StateDir;
+use local_daemon::browser::PageHost;
 use local_daemon::claim::Reason;
 use local_daemon::perimeter::Caller;
 use local_daemon::streams::{End, EventId, Hub, Limits, Refused, Selection};
@@ -45,7 +46,7 @@ pub(super) struct Viewer {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Listener {
     since: String,
-    /// The web origin of the page that opened it, where the engine named one.
+    /// The web origin of the page that opened it, where the engine named one; not that of the page host (BROW-41).
     origin: Option<String>,
     /// What the program calls itself.
     agent: Option<String>,
@@ -109,10 +110,12 @@ pub(super) async fn subscribe(
         .map_err(|error| invalid(error.to_string()))?;
     // CRED-9: `/v1/status` tells these to others.
     let text = |name: HeaderName| Some(redact(headers.get(name)?.to_str().ok()?).chars().take(200).collect());
+    let page_host = app.handle.page_host().map(PageHost::expose);
+    let is_told = |origin: &String| page_host.is_none_or(|page_host| !origin.contains(page_host));
     let viewer = Viewer {
         listener: Listener {
             since: rfc3339(SystemTime::now()),
-            origin: text(ORIGIN),
+            origin: text(ORIGIN).filter(is_told),
             agent: text(USER_AGENT),
             is_page: matches!(caller, Caller::Page { .. }),
             is_own: true,

@@ -53,6 +53,7 @@ pub(super) fn routes() -> Routes {
         .on(Method::GET, "/", browser::shell)
         .on(Method::POST, "/page", browser::page)
         .on(Method::POST, "/v1/tickets", browser::ticket)
+        .on(Method::GET, "/v1/tickets/{id}", browser::ticket_state)
         .on(Method::POST, "/v1/handoff", browser::handoff)
         .on(Method::GET, "/v1/page-tokens", browser::tokens)
         .on(Method::DELETE, "/v1/page-tokens/{id}", browser::revoke)

@@ -38,8 +38,10 @@ let retries = 0;
 let lostAt = null;
 let ended = false;
 
+// BROW-45: what an earlier owner of the port left in the cache is no answer.
 const call = (method, path, body) => fetch(path, {
   method,
+  cache: 'no-store',
   headers: { Authorization: `Bearer ${token()}`, ...(body && { 'Content-Type': 'application/json' }) },
   body: body && JSON.stringify(body),
   signal: AbortSignal.timeout(POLL_MS),
@@ -164,6 +166,13 @@ function showListeners() {
   one('#listeners-title').textContent = `Connected: ${count(items.length, 'open stream')}`;
 }
 
+// What a server sent and the user copies into a terminal has to be an origin, as the daemon's list takes it.
+const ORIGIN = /^[a-z][a-z0-9+.-]*:\/\/(?:\[[0-9a-f:]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([1-9]\d{0,4}))?$/;
+function isOrigin(text) {
+  const parts = ORIGIN.exec(text);
+  return parts !== null && Number(parts[1] ?? 0) < 65536;
+}
+
 function command(text) {
   const place = styled('div', 'command', make('code', text));
   withCopy(place);
@@ -175,7 +184,8 @@ function showOrigins() {
   // A list that is the same keeps the place of the keyboard.
   if (known.join() !== status.origins.join()) {
     one('#origins').replaceChildren(...status.origins.map((origin) => {
-      const item = make('li', make('div', origin), command(`locald origins remove ${origin}`));
+      const item = make('li', make('div', origin));
+      if (isOrigin(origin)) item.append(command(`locald origins remove ${origin}`));
       item.dataset.origin = origin;
       return item;
     }));
@@ -194,7 +204,8 @@ async function refresh() {
     return false;
   }
   if (ended) return false;
-  if (answer.status === 401) {
+  // Another launch does not know the host of this page (421), which has ended with its own.
+  if (answer.status === 401 || answer.status === 421) {
     end('This page is not let in any more', 'The daemon was restarted, or the page’s token was revoked. Open a new page:');
     return false;
   }

@@ -6,33 +6,58 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Home, Raw, assert_documented, assert_fits, until};
+use crate::launching::under;
+use crate::support::{Answer, Foreground, Home, Raw, assert_documented, assert_fits, until};
 
 const APP: &str = "https://app.example";
 const OTHER: &str = "https://other.example";
+
+const CACHE: &str = "\"cache\"";
+const EVERYTHING: &str = "\"cache\", \"storage\"";
 
 fn raw(home: &Home) -> Raw {
     until("a record", || home.record());
     Raw::connect(home)
 }
 
-/// A ticket for what `wanted` says.
-fn ticket(home: &Home, wanted: &Value) -> String {
+/// The answer to a request for a ticket.
+fn issued(home: &Home, wanted: &Value) -> Value {
     let (status, answer) = raw(home).ask("POST /v1/tickets", Some(wanted));
     assert_documented("POST /v1/tickets", status, &answer);
     assert_eq!((status, &answer["expires_in_seconds"]), (201, &json!(30)), "{answer}");
     assert_eq!((&answer["kind"], &answer["origin"]), (&wanted["kind"], &wanted["origin"]));
-    answer["ticket"].as_str().unwrap().to_owned()
+    answer
 }
 
+/// A ticket for what `wanted` says.
+fn ticket(home: &Home, wanted: &Value) -> String {
+    text(&issued(home, wanted)["ticket"]).to_owned()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// A ticket for the page at the address of the record.
 pub(crate) fn page_ticket(home: &Home) -> String {
-    ticket(home, &json!({"kind": "page"}))
+    ticket(home, &json!({"kind": "page", "host": "127.0.0.1"}))
+}
+
+/// Another ticket, and the authority of the page host.
+fn at_page_host(home: &Home) -> (String, String) {
+    let answer = issued(home, &json!({"kind": "page"}));
+    let authority = text(&answer["page_url"]).strip_prefix("http://").unwrap().strip_suffix("/page").unwrap();
+    (text(&answer["ticket"]).to_owned(), authority.to_owned())
 }
 
 /// What the form of a launcher sends, from the given origin.
 pub(crate) fn submit(home: &Home, ticket: &str, headers: &str) -> Answer {
+    submit_to(raw(home), ticket, headers)
+}
+
+fn submit_to(mut raw: Raw, ticket: &str, headers: &str) -> Answer {
     let headers = format!("Content-Type: application/x-www-form-urlencoded\r\n{headers}");
-    raw(home).bare("POST /page", &headers, &format!("ticket={ticket}"))
+    raw.bare("POST /page", &headers, &format!("ticket={ticket}"))
 }
 
 fn hand_off(home: &Home, ticket: &str, origin: Option<&str>) -> Answer {
@@ -83,8 +108,9 @@ fn warning(stream: &mut Raw) -> Value {
 }
 
 /// The headers of the table, and the nonce.
-fn assert_page_headers(answer: &Answer) -> String {
+fn assert_page_headers(answer: &Answer, cleared: &str) -> String {
     for (name, value) in [
+        ("clear-site-data", cleared),
         ("content-type", "text/html; charset=utf-8"),
         ("cache-control", "no-store"),
         ("x-frame-options", "DENY"),
@@ -127,7 +153,7 @@ fn a_ticket_opens_the_page_once() {
         assert_eq!((token.len(), page.body.matches(&token).count()), (43, 1));
         assert_eq!(page.header("local-daemon-protocol"), Some("locald/1"));
         assert_eq!(with_token(&home, "GET /v1/status", &token, ""), 200);
-        seen.extend([token, assert_page_headers(&page)]);
+        seen.extend([token, assert_page_headers(&page, EVERYTHING)]);
     }
     assert_eq!(seen.len(), 6, "tokens and nonces are new each time");
     // BROW-20: the ticket is for later.
@@ -168,7 +194,7 @@ fn a_refused_ticket_says_nothing_and_a_second_use_is_told() {
 
     // A browser that posts it again gets the shell: a reload goes on with what the tab has.
     let shell = submit(&home, &used, "Accept: text/html,*/*;q=0.8\r\n");
-    assert_eq!((shell.status, assert_page_headers(&shell).len()), (401, 43));
+    assert_eq!((shell.status, assert_page_headers(&shell, CACHE).len()), (401, 43));
     assert!(shell.body.contains("name=\"page-token\" content=\"\""));
 }
 
@@ -343,7 +369,7 @@ fn the_shell_is_for_everybody_and_holds_nothing() {
         let shell = raw(&home).bare("GET /", headers, "");
         assert_eq!((shell.status, shell.header("local-daemon-protocol")), (401, None));
         assert!(shell.header("www-authenticate").unwrap().contains("Bearer"));
-        nonces.insert(assert_page_headers(&shell));
+        nonces.insert(assert_page_headers(&shell, CACHE));
         for secret in &secrets {
             assert!(!shell.body.contains(secret) && !shell.head.contains(secret));
         }
@@ -371,4 +397,172 @@ fn the_log_and_the_files_hold_neither_ticket_nor_token() {
         seen += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
     }
     assert!(!seen.contains(&token) && !seen.contains(&ticket_text));
+}
+
+/// BROW-35, BROW-36, BROW-38 to BROW-40.
+#[test]
+fn the_page_is_at_a_host_of_its_launch() {
+    let home = Home::new();
+    let mut hosts = BTreeSet::new();
+    for _ in 0..2 {
+        let mut daemon = home.run(&[]);
+        let (ticket_text, authority) = at_page_host(&home);
+        let (name, port) = authority.split_once(".localhost:").unwrap();
+        assert!(name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
+        assert_eq!(raw(&home).authority(), format!("127.0.0.1:{port}"));
+        let page = submit_to(raw(&home).at(&authority), &ticket_text, "Origin: null\r\n");
+        let token = token_in(&page);
+        assert_page_headers(&page, CACHE);
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        for (at, headers, status) in [
+            (&*authority, &*bearer, 200),
+            (&format!("127.0.0.1:{port}"), &bearer, 401),
+            (&format!("localhost:{port}"), &bearer, 401),
+            (&authority, &format!("Authorization: Bearer {}\r\n", home.credential()), 401),
+        ] {
+            assert_eq!(
+                raw(&home).at(at).bare("GET /v1/status", headers, "").status,
+                status,
+                "{at} {headers}"
+            );
+        }
+        // A reload, and a browser that takes the other family.
+        let v6 = std::net::TcpStream::connect(("::1", port.parse().unwrap())).unwrap();
+        let shell = raw(&home).over(v6).at(&authority).bare("GET /", "", "");
+        assert_eq!((shell.status, assert_page_headers(&shell, CACHE).len()), (401, 43));
+
+        // At another host a ticket is refused as one that never was, and is spent.
+        let never = submit(&home, &"A".repeat(43), "");
+        for (host, wrong) in [
+            (None, "127.0.0.1"),
+            (Some("127.0.0.1"), "page"),
+            (Some("[::1]"), "localhost"),
+        ] {
+            let wanted = host.map_or(json!({"kind": "page"}), |host| json!({"kind": "page", "host": host}));
+            let answer = issued(&home, &wanted);
+            let right = host.map_or(authority.clone(), |host| format!("{host}:{port}"));
+            assert_eq!(answer["page_url"], format!("http://{right}/page"));
+            let wrong = if wrong == "page" { authority.clone() } else { format!("{wrong}:{port}") };
+            let seen = [&wrong, &right].map(|at| submit_to(raw(&home).at(at), text(&answer["ticket"]), ""));
+            assert!(seen.iter().all(|seen| (seen.status, &seen.body) == (401, &never.body)), "{seen:?}");
+            let ticket_text = ticket(&home, &wanted);
+            assert_eq!(submit_to(raw(&home).at(&right), &ticket_text, "").status, 200, "{right}");
+        }
+        for wanted in [
+            json!({"kind": "page", "host": "foo.localhost"}),
+            json!({"kind": "page", "host": authority}),
+        ] {
+            assert_eq!(raw(&home).ask("POST /v1/tickets", Some(&wanted)).0, 400, "{wanted}");
+        }
+        hosts.insert(name.to_owned());
+        assert_eq!(home.locald(&["stop"]).code, 0);
+        daemon.ended();
+        let gone =
+            ["127.0.0.1", "::1"].map(|host| std::net::TcpStream::connect((host, port.parse().unwrap())));
+        assert!(gone.iter().all(Result::is_err), "{gone:?}");
+    }
+    assert_eq!(hosts.len(), 2);
+}
+
+/// BROW-41: with everything logged, the page host is in neither log nor file, and no other answer tells it.
+#[test]
+fn the_page_host_is_told_in_one_answer() {
+    let home = Home::new();
+    let mut daemon = home.run_with(&["--allow-origin", APP], &[("LOCALD_LOG", "trace")]);
+    let mut stream = listen(&home, "GET /v1/events", "");
+    let (ticket_text, authority) = at_page_host(&home);
+    let token = token_in(&submit_to(raw(&home).at(&authority), &ticket_text, "Origin: null\r\n"));
+    submit_to(raw(&home).at(&authority), &ticket_text, "Origin: null\r\n");
+    let headers = format!("Origin: http://{authority}\r\n");
+    let mut page = raw(&home).at(&authority);
+    assert_eq!(page.bare(&format!("GET /v1/events?token={token}"), &headers, "").status, 200);
+    daemon.wait_for_log("ticket_reused");
+    let mut seen = daemon.log();
+    for line in ["GET /v1/status", "GET /.well-known/local-daemon"] {
+        seen += &raw(&home).ask(line, None).1.to_string();
+    }
+    seen += &format!("{:?}", stream.frame());
+    for file in ["cmdline", "environ"] {
+        let path = format!("/proc/{}/{file}", daemon.pid().as_raw_nonzero());
+        seen += &String::from_utf8_lossy(&std::fs::read(path).unwrap());
+    }
+    for entry in std::fs::read_dir(home.state_dir()).unwrap() {
+        seen += &String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    assert!(!seen.contains(&authority[..32]), "{seen}");
+}
+
+/// The state of a ticket: at once, when it is redeemed, and after the wait.
+#[test]
+fn a_ticket_can_be_waited_for() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let answer = issued(&home, &json!({"kind": "page", "host": "127.0.0.1"}));
+    let line = format!("GET /v1/tickets/{}", text(&answer["id"]));
+    let state = |query: &str| {
+        let (status, state) = raw(&home).ask(&format!("{line}{query}"), None);
+        if status == 200 {
+            assert_documented("GET /v1/tickets/{id}", status, &state);
+        }
+        (status, state["redeemed"].as_bool())
+    };
+    let began = std::time::Instant::now();
+    assert_eq!((state(""), state("?wait_seconds=1")), ((200, Some(false)), (200, Some(false))));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    for query in ["?wait_seconds=31", "?wait_seconds=-1", "?wait_seconds=x"] {
+        assert_eq!(state(query).0, 400, "{query}");
+    }
+    let token = thread::scope(|scope| {
+        let waiting = scope.spawn(|| state("?wait_seconds=30"));
+        thread::sleep(Duration::from_millis(100));
+        let token = token_in(&submit(&home, text(&answer["ticket"]), ""));
+        assert_eq!(waiting.join().unwrap(), (200, Some(true)));
+        token
+    });
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert_eq!(state("?wait_seconds=30"), (200, Some(true)));
+    assert_eq!(with_token(&home, &line, &token, ""), 403);
+    assert_eq!(raw(&home).bare(&line, "", "").status, 401);
+    assert_eq!(raw(&home).ask("GET /v1/tickets/0123456789abcdef", None).0, 404);
+
+    // A stop does not wait for it.
+    let other = issued(&home, &json!({"kind": "page"}));
+    let line = format!("GET /v1/tickets/{}?wait_seconds=30", text(&other["id"]));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| raw(&home).ask(&line, None));
+        thread::sleep(Duration::from_millis(100));
+        let began = std::time::Instant::now();
+        assert_eq!(home.locald(&["stop"]).code, 0);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(waiting.join().unwrap().1["redeemed"], false);
+    });
+}
+
+/// BROW-36: what a daemon does if its port is not free on the other family. Each third bind is that of `[::1]`.
+#[test]
+fn a_port_that_is_taken_on_the_other_family_makes_no_page_host() {
+    for (inject, record, is_page_host) in [
+        ("bind:error=EADDRINUSE:when=3", "127.0.0.1", true),
+        ("bind:error=EADDRINUSE:when=3+3", "127.0.0.1", false),
+        ("bind:error=EACCES:when=3", "127.0.0.1", false),
+        ("bind:error=EADDRNOTAVAIL:when=3", "127.0.0.1", true),
+        ("bind:error=EADDRNOTAVAIL:when=1", "[::1]", true),
+    ] {
+        let home = Home::new();
+        let inject = format!("inject={inject}");
+        let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &inject];
+        let mut command = under(&strace, &home.command(&["run"]));
+        let mut daemon = Foreground::spawn(command.stderr(std::process::Stdio::piped()));
+        daemon.wait_for_log("published");
+        assert!(raw(&home).authority().starts_with(record), "{inject}");
+        let (ticket_text, authority) = at_page_host(&home);
+        assert_eq!(authority != raw(&home).authority(), is_page_host, "{inject}: {authority}");
+        assert_eq!(submit_to(raw(&home).at(&authority), &ticket_text, "").status, 200, "{inject}");
+        assert_eq!(daemon.log().contains("no host of its own"), !is_page_host, "{inject}");
+        let elsewhere = json!({"kind": "page", "host": "localhost"});
+        let status = raw(&home).ask("POST /v1/tickets", Some(&elsewhere)).0;
+        assert_eq!(status, if is_page_host { 201 } else { 400 }, "{inject}");
+        assert_eq!(home.locald(&["stop"]).code, 0);
+        daemon.ended();
+    }
 }

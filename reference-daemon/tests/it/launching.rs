@@ -79,7 +79,7 @@ fn an_ignored_sigchld_is_no_failed_start() {
     assert!(!home.file("spawn-failures.json").exists());
 
     for (browser, code, word) in [
-        ("true", 0, "is opened by true"),
+        ("true", 18, "true was started"),
         ("/no/such/browser", 1, "No such file"),
     ] {
         let open = home.command(&["open", "--browser", browser]);

@@ -1,12 +1,17 @@
 //! `open` and `handoff`: what they hand to a browser, and what they keep from everybody else.
 
 use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{Home, Output, Raw, chmod, mode, names, until};
+use crate::support::{Foreground, Home, Output, Raw, chmod, mode, names, until};
 
-const APP: &str = "http://localhost:5173";
+const APP: &str = "http://127.0.0.1:5173";
+const NOBODY: u32 = 65534;
 
 /// A browser that keeps what it was given: its arguments, its environment, and the file that it opens.
 struct Browser {
@@ -34,6 +39,19 @@ impl Browser {
         self.home.locald(&[args, &["--browser", program]].concat())
     }
 
+    /// Runs it, and redeems the ticket in the file that the browser gets.
+    fn opens_the_page(&self, args: &[&str]) -> (Output, String) {
+        thread::scope(|scope| {
+            let command = scope.spawn(|| self.opens(args));
+            let form = until("the browser gets a file", || {
+                fs::read_to_string(self.kept("file")).ok().filter(|file| file.contains("</script>"))
+            });
+            let page = between(&form, "action=\"http://", "/page\"");
+            assert_eq!(status_of_form(&self.home, page, between(&form, "value=\"", "\"")), 200);
+            (command.join().unwrap(), form.clone())
+        })
+    }
+
     fn kept(&self, what: &str) -> PathBuf {
         PathBuf::from(format!("{}.{what}", self.program.display()))
     }
@@ -49,9 +67,10 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
     rest.split(after).next().unwrap()
 }
 
-fn status_of_form(home: &Home, ticket: &str) -> u16 {
+/// The status of a ticket that is presented at an authority.
+fn status_of_form(home: &Home, authority: &str, ticket: &str) -> u16 {
     let headers = "Content-Type: application/x-www-form-urlencoded\r\nOrigin: null\r\n";
-    let answer = Raw::connect(home).bare("POST /page", headers, &format!("ticket={ticket}"));
+    let answer = Raw::connect(home).at(authority).bare("POST /page", headers, &format!("ticket={ticket}"));
     answer.status
 }
 
@@ -60,17 +79,18 @@ fn status_of_form(home: &Home, ticket: &str) -> u16 {
 fn open_hands_a_ticket_over_in_a_file_and_nowhere_else() {
     let browser = Browser::new();
     let home = &browser.home;
-    let seen = browser.opens(&["open", "--json"]);
+    let (seen, page) = browser.opens_the_page(&["open", "--json"]);
     assert_eq!((seen.code, seen.json()["outcome"].as_str()), (0, Some("opened")), "{seen:?}");
-    let url = home.record().expect("it has started a daemon")["url"].as_str().unwrap().to_owned();
-    assert_eq!(seen.json()["url"], format!("{url}/"));
+    let authority = between(&page, "action=\"http://", "/page\"");
+    assert_eq!(seen.json()["url"], format!("http://{authority}/"));
+    assert!(is_page_host(authority), "{authority}");
+    let port = authority.rsplit_once(':').unwrap().1;
+    assert_eq!(home.record().expect("it has started a daemon")["url"], format!("http://127.0.0.1:{port}"));
 
     let args = browser.read("args");
     let launcher = Path::new(args.trim_end());
     assert_eq!(launcher.parent().unwrap(), home.state_dir());
     assert_eq!((mode(launcher), mode(browser.kept("file"))), (0o600, 0o600));
-    let page = browser.read("file");
-    assert_eq!(between(&page, "action=\"", "\""), format!("{url}/page"));
     let ticket = between(&page, "value=\"", "\"");
     assert_eq!(ticket.len(), 43);
     let pid = home.record().unwrap()["pid"].to_string();
@@ -88,8 +108,54 @@ fn open_hands_a_ticket_over_in_a_file_and_nowhere_else() {
         assert!(!place.is_empty() || place == &seen.stderr);
         assert!(!place.contains(ticket) && !place.contains(&credential), "{place}");
     }
-    assert_eq!(status_of_form(home, ticket), 200);
-    assert_eq!(status_of_form(home, ticket), 401);
+    for place in [&args, &browser.read("env"), &daemon[0], &daemon[1]] {
+        assert!(!place.contains(".localhost"), "{place}");
+    }
+    assert_eq!(status_of_form(home, authority, ticket), 401);
+}
+
+fn is_page_host(authority: &str) -> bool {
+    authority.find(".localhost:") == Some(32)
+}
+
+/// BROW-44: a browser that was started, and may not read the file.
+#[test]
+fn open_does_not_say_opened_before_the_page_has_come() {
+    let browser = Browser::new();
+    let began = Instant::now();
+    let seen = browser.opens(&["open"]);
+    assert_eq!((seen.code, &*seen.stdout), (18, ""), "{seen:?}");
+    assert!(began.elapsed() >= Duration::from_secs(5));
+    for word in ["--print-url", "--host 127.0.0.1", "a browser was started"] {
+        assert!(seen.stderr.contains(word), "{seen:?}");
+    }
+    // The ticket is good for what is left of its time.
+    let page = browser.read("file");
+    let authority = between(&page, "action=\"http://", "/page\"");
+    assert_eq!(status_of_form(&browser.home, authority, between(&page, "value=\"", "\"")), 200);
+    let seen = browser.opens(&["open", "--json"]);
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (18, Some("not-opened")), "{seen:?}");
+}
+
+/// BROW-42.
+#[test]
+fn open_warns_of_another_host() {
+    let browser = Browser::new();
+    let (seen, page) = browser.opens_the_page(&["open", "--host", "127.0.0.1"]);
+    assert_eq!(seen.code, 0, "{seen:?}");
+    assert!(
+        seen.stdout.contains("the page is open in") && seen.stderr.contains("not at a host of its own"),
+        "{seen:?}"
+    );
+    let url = browser.home.record().unwrap()["url"].as_str().unwrap().to_owned();
+    assert_eq!(between(&page, "action=\"", "\""), format!("{url}/page"));
+    for host in ["localhost", "[::1]"] {
+        let seen = browser.home.locald(&["open", "--print-url", "--host", host]);
+        assert!(seen.stdout.starts_with(&format!("http://{host}:")), "{seen:?}");
+        assert!(seen.stderr.contains("not at a host of its own"), "{seen:?}");
+    }
+    assert_eq!(browser.home.locald(&["open", "--print-url"]).stderr, "");
+    assert_eq!(browser.home.locald(&["open", "--print-url", "--host", "app.localhost"]).code, 2);
 }
 
 /// DIR-18.
@@ -99,7 +165,7 @@ fn a_browser_does_not_inherit_what_a_launcher_passed_on() {
     let program = browser.program.to_str().unwrap();
     let mut open = browser.home.command(&["open", "--browser", program]);
     let seen = Output::of(open.env("LOCAL_DAEMON_LAUNCH", "locald 9 1:1 /elsewhere"));
-    assert_eq!(seen.code, 0, "{seen:?}");
+    assert_eq!(seen.code, 18, "{seen:?}");
     assert!(!browser.read("env").contains("LOCAL_DAEMON_LAUNCH"));
     let pid = browser.home.record().unwrap()["pid"].to_string();
     let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -114,15 +180,15 @@ fn print_url_starts_nothing_and_keeps_the_ticket_in_the_fragment() {
     let home = &browser.home;
     let program = browser.program.to_str().unwrap();
     let seen = Output::of(home.command(&["open", "--print-url"]).env("BROWSER", program));
-    let url = home.record().unwrap()["url"].as_str().unwrap().to_owned();
-    let ticket = seen.stdout.trim_end().strip_prefix(&format!("{url}/#ticket=")).expect(&seen.stdout);
+    let authority = between(&seen.stdout, "http://", "/#ticket=").to_owned();
+    assert!(is_page_host(&authority), "{seen:?}");
     assert_eq!(seen.stdout.lines().count(), 1);
-    assert_eq!(status_of_form(home, ticket), 200);
+    assert_eq!(status_of_form(home, &authority, between(&seen.stdout, "/#ticket=", "\n")), 200);
     let seen = Output::of(home.command(&["open", "--print-url", "--json"]).env("BROWSER", program));
     let json = seen.json();
     assert_eq!((json["outcome"].as_str(), json["expires_in_seconds"].as_u64()), (Some("done"), Some(30)));
     let ticket = between(json["url"].as_str().unwrap(), "#ticket=", "&").to_owned();
-    assert_eq!(status_of_form(home, &ticket), 200);
+    assert_eq!(status_of_form(home, &authority, &ticket), 200);
     assert!(
         !browser.kept("args").exists()
             && !names(home.state_dir()).iter().any(|name| name.starts_with("launcher-"))
@@ -138,8 +204,8 @@ fn browser_is_named_by_the_environment() {
     let path = format!("{}:/usr/bin:/bin", named.parent().unwrap().display());
     for variable in ["browser", "no-such-browser:false:browser --new-window %s"] {
         let seen = Output::of(browser.home.command(&["open"]).env("BROWSER", variable).env("PATH", &path));
-        assert_eq!(seen.code, 0, "{seen:?}");
-        assert!(seen.stdout.contains("is opened by browser"), "{seen:?}");
+        assert_eq!(seen.code, 18, "{seen:?}");
+        assert!(seen.stderr.contains("browser was started"), "{seen:?}");
         assert_eq!(browser.read("args").contains("--new-window"), variable.contains("--new-window"));
     }
 }
@@ -168,7 +234,7 @@ fn handoff_goes_to_a_listed_origin() {
     let home = &browser.home;
     for (origin, why) in [
         (APP, "origins add"),
-        ("http://localhost:5173/", "is not an origin"),
+        ("http://127.0.0.1:5173/", "is not an origin"),
     ] {
         let seen = browser.opens(&["handoff", "--origin", origin]);
         assert_eq!(seen.code, 2, "{seen:?}");
@@ -178,7 +244,7 @@ fn handoff_goes_to_a_listed_origin() {
 
     assert_eq!(home.locald(&["origins", "add", APP]).code, 0);
     let seen = browser.opens(&["handoff", "--origin", APP, "--json"]);
-    assert_eq!((seen.code, seen.json()["url"].as_str()), (0, Some("http://localhost:5173/")), "{seen:?}");
+    assert_eq!((seen.code, seen.json()["url"].as_str()), (0, Some("http://127.0.0.1:5173/")), "{seen:?}");
     let url = home.record().unwrap()["url"].as_str().unwrap().to_owned();
     let page = browser.read("file");
     let address = between(&page, "location.replace(\"", "\"");
@@ -195,6 +261,45 @@ fn handoff_goes_to_a_listed_origin() {
     assert_eq!((answer.status, &answer.json()["origin"]), (200, &APP.into()));
 }
 
+/// BROW-46: a daemon of another user stands for whatever another user may serve.
+#[test]
+fn handoff_to_a_port_of_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can start a process of another user");
+        return;
+    }
+    let (home, other) = (Home::new(), Home::new());
+    chown(other.state_dir().parent().unwrap(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut command = other.command(&["run"]);
+    let _other = Foreground::spawn(command.uid(NOBODY).gid(NOBODY).stderr(Stdio::piped()));
+    let record = until("a record", || other.record());
+    let theirs = record["url"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let _daemon = home.run(&[]);
+    let ours = home.record().unwrap()["url"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    for (host, port, code) in [
+        ("127.0.0.1", &theirs, 13),
+        ("localhost", &theirs, 13),
+        ("app.localhost", &theirs, 13),
+        ("[::1]", &theirs, 13),
+        ("127.0.0.1", &ours, 0),
+        ("localhost", &ours, 0),
+        ("app.example", &theirs, 0),
+    ] {
+        let origin = format!("http://{host}:{port}");
+        let seen = home.locald(&["origins", "add", &origin]);
+        assert_eq!(seen.code, 0, "{seen:?}");
+        assert_eq!(seen.stderr.contains("[::1] first"), host.ends_with("localhost"), "{seen:?}");
+        let seen = home.locald(&["handoff", "--origin", &origin, "--print-url"]);
+        assert_eq!(seen.code, code, "{origin}: {seen:?}");
+        assert_eq!(
+            seen.stderr.contains(&format!("another user (uid {NOBODY}) listens")),
+            code == 13,
+            "{seen:?}"
+        );
+        assert_eq!(seen.stdout.contains("ldp_ticket="), code == 0);
+    }
+}
+
 #[test]
 fn pages_are_listed_and_revoked() {
     let home = Home::new();
@@ -202,7 +307,8 @@ fn pages_are_listed_and_revoked() {
     assert_eq!(home.locald(&["pages", "list"]).code, 10);
     let printed = home.locald(&["open", "--print-url"]).stdout;
     assert!(home.locald(&["pages", "list"]).stdout.contains("locald open"));
-    assert_eq!(status_of_form(&home, between(&printed, "#ticket=", "\n")), 200);
+    let authority = between(&printed, "http://", "/#ticket=");
+    assert_eq!(status_of_form(&home, authority, between(&printed, "#ticket=", "\n")), 200);
     let pages = list();
     assert_eq!(pages.len(), 1, "{pages:?}");
     let id = pages[0]["id"].as_str().unwrap();
@@ -256,6 +362,7 @@ fn what_people_read() {
     let text = [
         said(&["open", "--browser", "true"]),
         said(&["open", "--browser", "no-such-browser"]),
+        said(&["origins", "add", "http://localhost:5173"]),
         said(&["handoff", "--origin", APP]),
         said(&["handoff", "--origin", "*"]),
     ];

@@ -405,6 +405,18 @@ impl Raw {
         format!("Authorization: {}\r\n", handshake::authorization(nonce, code))
     }
 
+    /// Goes on over another connection.
+    pub(crate) fn over(mut self, stream: TcpStream) -> Self {
+        self.reader = BufReader::new(stream);
+        self
+    }
+
+    /// Names another host from here on.
+    pub(crate) fn at(mut self, authority: &str) -> Self {
+        authority.clone_into(&mut self.authority);
+        self
+    }
+
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
