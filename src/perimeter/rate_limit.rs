@@ -46,7 +46,7 @@ fn take(budget: &Shared) -> bool {
 
 /// Whether a request that has not authenticated may make this process write one more line of its log, with one event at most
 /// (PER-47). Ask before each, and write nothing if it may not.
-pub fn strangers_may_write() -> bool {
+pub(crate) fn strangers_may_write() -> bool {
     static WRITES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
     take(&WRITES)
 }
