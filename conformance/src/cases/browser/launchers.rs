@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use local_daemon_harness::files::{EntryKind, Facts, set_mode};
 use local_daemon_harness::wait::until;
 
-use super::visit::{SECRET, candidates, handoff_ask, page_ask};
+use super::visit::{SECRET, Secret, candidates, handoff_ask, page_ask, page_ticket};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, LISTED, launch_listed};
+use crate::fixtures::http::{LISTED, launch_listed};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Opening, ReadyDaemon, Stage};
 
@@ -86,19 +86,20 @@ impl Browser {
         Ok(started)
     }
 
-    /// Calls a command, which has to start a browser.
-    fn open(&self, stage: &mut Stage, which: Opening, origin: &str) -> Outcome<Given> {
+    /// Calls a command, which has to start a browser, and may wait for its page then.
+    fn open(&self, stage: &mut Stage, which: Opening) -> Outcome<Given> {
         let before = self.started()?;
-        let (exit, _) = stage.open_page(which, origin, &self.vars)?;
-        ensure!(exit.code == Some(0), "the command that opens a page: {exit}");
-        let given = until(Instant::now() + ANSWER, || {
+        let command = stage.start_opening(which, &self.vars)?;
+        let given = until(stage.ready_deadline(), || {
             let mut started = self.started().ok()?;
             started.retain(|place, _| !before.contains_key(place));
             started.pop_first().map(|(_, given)| given)
         });
-        match given {
-            Some(given) => Ok(given),
-            None => fail("the command ended well and started no browser"),
+        match (given, command.exit()) {
+            (Some(given), None) => Ok(given),
+            (Some(given), Some(exit)) if exit.code == Some(0) => Ok(given),
+            (_, Some(exit)) => fail(format!("the command that opens a page: {exit}")),
+            (None, None) => fail("the command has started no browser"),
         }
     }
 }
@@ -112,14 +113,13 @@ impl Given {
     }
 }
 
-/// The first of these texts that is a live ticket, which is used up by it.
-fn redeemable(live: &ReadyDaemon, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
+/// The first of these texts that is a live ticket, which is used up by it; one of the page is presented at `host`.
+fn redeemable(live: &ReadyDaemon, host: &str, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
     for text in texts {
         live.transcript().hide(text.as_bytes());
-        let ask = if which == Opening::Handoff {
-            handoff_ask(live, text).origin(LISTED)
-        } else {
-            page_ask(live, text).origin("null")
+        let ask = match which {
+            Opening::Handoff(origin) => handoff_ask(live, text).origin(origin),
+            _ => page_ask(live, &Secret::at(host, text)).origin("null"),
         };
         let ask = ask.named("what stands there, as ticket");
         if live.answered(&ask, &[200, 401])?.status == 200 {
@@ -138,7 +138,8 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
         "one argument: a regular file of mode 0600, in the state directory, that holds a live ticket",
     );
     let browser = Browser::put(stage)?;
-    let given = browser.open(stage, Opening::Page, "")?;
+    let host = page_ticket(stage, &live)?.host;
+    let given = browser.open(stage, Opening::Page(None))?;
     let Some(file) = given.file() else {
         return fail("the last argument of the browser is no file");
     };
@@ -154,21 +155,23 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let inside = inside(&file) == Some(true);
     ensure!(inside, "the launcher is not in the state directory: {}", file.display());
     let text = std::fs::read_to_string(&file)?;
-    let ticket = redeemable(&live, &candidates(&text), Opening::Page)?;
+    let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
     ensure!(ticket.is_some(), "no live ticket stands in the launcher");
     Ok(())
 }
 
 /// The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and
-/// environment nor those of who started it hold a live ticket, a token or the credential.
-#[case("BROW-16")]
+/// environment nor those of who started it hold a live ticket, a token, the credential or the page host.
+#[case("BROW-16", "BROW-41")]
 fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
-    stage.expect("neither a live ticket nor the credential among them");
+    stage.expect("neither a live ticket nor the credential nor the page host among them");
     let browser = Browser::put(stage)?;
+    let own = page_ticket(stage, &live)?;
+    let (host, name) = (&own.host, own.name());
     let mut commands = 0;
-    for which in [Opening::Page, Opening::Handoff] {
-        let given = match browser.open(stage, which, LISTED) {
+    for which in [Opening::Page(None), Opening::Handoff(LISTED)] {
+        let given = match browser.open(stage, which) {
             Err(crate::outcome::Stop::NotApplicable(_)) => continue,
             given => given?,
         };
@@ -176,11 +179,13 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
         let holds = given.all.contains(&live.credential.text());
         ensure!(!holds, "{which:?}: the credential is among them");
-        let ticket = redeemable(&live, &candidates(&given.all), which)?;
+        let named = given.all.contains(name);
+        ensure!(!named, "{which:?}: the page host is among them");
+        let ticket = redeemable(&live, host, &candidates(&given.all), which)?;
         ensure!(ticket.is_none(), "{which:?}: a live ticket is among them");
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
-            let ticket = redeemable(&live, &candidates(&text), which)?;
+            let ticket = redeemable(&live, host, &candidates(&text), which)?;
             ensure!(ticket.is_some(), "{which:?}: no live ticket stands in the launcher");
         }
     }
@@ -199,8 +204,9 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     stage.expect("no launcher 60 s after the command has ended");
     let browser = Browser::put(stage)?;
     let mut files = Vec::new();
-    for which in [Opening::Page, Opening::Page, Opening::Handoff] {
-        let given = match browser.open(stage, which, LISTED) {
+    let host = page_ticket(stage, &live)?.host;
+    for which in [Opening::Page(None), Opening::Page(None), Opening::Handoff(LISTED)] {
+        let given = match browser.open(stage, which) {
             Err(crate::outcome::Stop::NotApplicable(_)) if !files.is_empty() => continue,
             given => given?,
         };
@@ -211,7 +217,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     }
     let deadline = Instant::now() + BOUND + LATE;
     let text = std::fs::read_to_string(&files[0])?;
-    redeemable(&live, &candidates(&text), Opening::Page)?;
+    redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
     stage.precondition(format!("{} launchers were there, the ticket of one is used", files.len()));
     let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
@@ -224,9 +230,10 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
 #[case("BROW-18")]
 fn print_url(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
-    stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");
+    stage.expect("one line: an address at the page host, with a live ticket behind its `#`; and no browser");
     let browser = Browser::put(stage)?;
-    let (exit, output) = stage.open_page(Opening::Address, "", &browser.vars.clone())?;
+    let host = page_ticket(stage, &live)?.host;
+    let (exit, output) = stage.open_page(Opening::Address(None), &browser.vars)?;
     ensure!(exit.code == Some(0), "the command that prints the address: {exit}");
     let said = String::from_utf8_lossy(&output.stdout()).into_owned();
     for candidate in candidates(&said) {
@@ -236,23 +243,23 @@ fn print_url(stage: &mut Stage) -> Outcome {
     let [line] = lines[..] else {
         return fail(format!("{} lines on standard output", lines.len()));
     };
-    let own = format!("http://{}/", live.target.authority);
+    let own = format!("http://{host}/");
     let Some((address, fragment)) = line.split_once('#') else {
         return fail(format!("an address without a fragment: {} characters", line.len()));
     };
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
     ensure!(plain, "the address is {address}");
     ensure!(!fragment.contains(char::is_whitespace), "something follows the fragment");
-    let ticket = redeemable(&live, &candidates(fragment), Opening::Page)?;
+    let ticket = redeemable(&live, &host, &candidates(fragment), Opening::Page(None))?;
     ensure!(ticket.is_some(), "the fragment holds no live ticket of {SECRET} characters or more");
     // The browser of a command that starts one shows how long that takes here; another would be noted soon after.
     if stage.manifest().browser.as_ref().is_some_and(|browser| browser.open.is_some()) {
-        browser.open(stage, Opening::Page, "")?;
+        browser.open(stage, Opening::Page(None))?;
         let another = until(Instant::now() + Duration::from_secs(1), || {
             (browser.started().ok()?.len() > 1).then_some(())
         });
         ensure!(another.is_none(), "the command that starts no browser started one");
     }
-    let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
+    let ask = page_ask(&live, &Secret::at(&host, "x")).origin("null").named("the daemon afterwards");
     live.answer(&ask).map(drop)
 }
