@@ -105,7 +105,7 @@ impl Start {
 }
 
 /// How long a command may wait until its page is open.
-const OPENED: Duration = Duration::from_secs(5);
+pub const OPENED: Duration = Duration::from_secs(5);
 
 /// A command of the manifest by which a user has a page opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,18 +3,22 @@
 //! A program of the suite's stands in for the browser. It notes the arguments and the environment of itself and of who
 //! started it, and opens nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{EntryKind, Facts, set_mode};
+use local_daemon_harness::platform::as_user;
+use local_daemon_harness::process::Subject;
 use local_daemon_harness::wait::until;
 
 use super::visit::{SECRET, Secret, candidates, handoff_ask, page_ask, page_ticket};
 use crate::case::case;
 use crate::fixtures::http::{LISTED, launch_listed};
-use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Opening, ReadyDaemon, Stage};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
+use crate::stage::{OPENED, Opening, ReadyDaemon, Stage};
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
 const BROWSER: &str = r#"#!/bin/sh
@@ -88,6 +92,24 @@ impl Browser {
 
     /// Calls a command, which has to start a browser, and may wait for its page then.
     fn open(&self, stage: &mut Stage, which: Opening) -> Outcome<Given> {
+        Ok(self.start(stage, which)?.1)
+    }
+
+    /// A handoff, which has to start no browser and to end with an error.
+    fn is_not_started(&self, stage: &mut Stage, origin: &str, why: &str) -> Outcome {
+        let before = self.started()?.len();
+        let (exit, output) = stage.open_page(Opening::Handoff(origin), &self.vars)?;
+        ensure!(exit.code != Some(0), "{why}: the handoff to {origin} ended with {exit}");
+        let started = until(Instant::now() + Duration::from_millis(300), || {
+            (self.started().ok()?.len() > before).then_some(())
+        });
+        ensure!(started.is_none(), "{why}: a browser was started for {origin}");
+        stage.observed(format!("{why}: {}", String::from_utf8_lossy(&output.stderr()).trim_end()));
+        Ok(())
+    }
+
+    /// The same with the command, which may still run.
+    fn start(&self, stage: &mut Stage, which: Opening) -> Outcome<(Arc<Subject>, Given)> {
         let before = self.started()?;
         let command = stage.start_opening(which, &self.vars)?;
         let given = until(stage.ready_deadline(), || {
@@ -96,8 +118,8 @@ impl Browser {
             started.pop_first().map(|(_, given)| given)
         });
         match (given, command.exit()) {
-            (Some(given), None) => Ok(given),
-            (Some(given), Some(exit)) if exit.code == Some(0) => Ok(given),
+            (Some(given), None) => Ok((command, given)),
+            (Some(given), Some(exit)) if exit.code == Some(0) => Ok((command, given)),
             (_, Some(exit)) => fail(format!("the command that opens a page: {exit}")),
             (None, None) => fail("the command has started no browser"),
         }
@@ -193,6 +215,124 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         return not_applicable("the manifest has neither `browser.open` nor `browser.handoff`");
     }
     Ok(())
+}
+
+/// The lines that a command has printed.
+fn lines(bytes: &[u8]) -> BTreeSet<String> {
+    String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
+}
+
+/// The page is opened at its own host and at 127.0.0.1, by a browser and by its address: of the latter standard error
+/// says something that it does not say of the former.
+#[case("BROW-42", "BROW-40")]
+fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
+    const WEAKER: Option<&str> = Some("127.0.0.1");
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a line on standard error, if the page is not at its own host");
+    let browser = Browser::put(stage)?;
+    let (exit, plain) = stage.open_page(Opening::Address(None), &browser.vars)?;
+    ensure!(exit.code == Some(0), "the command that prints the address: {exit}");
+    let (exit, weaker) = stage.open_page(Opening::Address(WEAKER), &browser.vars)?;
+    ensure!(exit.code == Some(0), "the command that prints the address at 127.0.0.1: {exit}");
+    let at = format!("http://127.0.0.1:{}/", live.port());
+    let there = String::from_utf8_lossy(&weaker.stdout()).starts_with(&at);
+    ensure!(there, "the address does not begin with {at}");
+    let (mut said, mut plainly) = (lines(&weaker.stderr()), lines(&plain.stderr()));
+    let more: Vec<String> = said.difference(&plainly).cloned().collect();
+    ensure!(!more.is_empty(), "with --print-url, standard error does not say that the host is another one");
+    stage.observed(more.join(" | "));
+    for (host, said) in [(None, &mut plainly), (WEAKER, &mut said)] {
+        let (command, given) = browser.start(stage, Opening::Page(host))?;
+        let own = match host {
+            Some(host) => format!("{host}:{}", live.port()),
+            None => page_ticket(stage, &live)?.host,
+        };
+        let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
+        let ticket = redeemable(&live, &own, &candidates(&text), Opening::Page(host))?;
+        ensure!(ticket.is_some(), "the launcher holds no live ticket for {own}");
+        command.wait_exit(stage.ready_deadline());
+        *said = lines(&command.output().stderr());
+    }
+    let more = said.difference(&plainly).count();
+    ensure!(more > 0, "with a browser, standard error does not say that the host is another one");
+    Ok(())
+}
+
+/// The page is opened by a browser that posts its ticket, and by one that does not: what is said of the former is not
+/// said of the latter, nor before the ticket is redeemed.
+#[case("BROW-44")]
+fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
+    // Longer than what a command says when it has started a browser.
+    const MEANWHILE: Duration = Duration::from_secs(1);
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a success that is said after the ticket was redeemed, and not without that");
+    let browser = Browser::put(stage)?;
+    let host = page_ticket(stage, &live)?.host;
+    let what = |command: &Subject| lines(&command.output().all());
+    let (command, given) = browser.start(stage, Opening::Page(None))?;
+    // That nothing is said is what is waited for.
+    std::thread::sleep(MEANWHILE);
+    let (before, ended) = (what(&command), command.exit());
+    let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
+    let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
+    ensure!(ticket.is_some(), "the launcher holds no live ticket");
+    let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
+        return fail("the command does not end when its page is open");
+    };
+    ensure!(exit.code == Some(0), "the command whose page is open: {exit}");
+    let success: BTreeSet<String> = what(&command);
+    stage.control("the command whose page was opened ended well");
+    ensure!(ended.is_none(), "it ended before its ticket was redeemed: {}", exit);
+    ensure!(
+        success.is_empty() || !success.is_subset(&before),
+        "before its ticket was redeemed it said all that it says: {before:?}"
+    );
+    let (command, _) = browser.start(stage, Opening::Page(None))?;
+    let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
+        return fail("the command does not end without a page");
+    };
+    let said = what(&command);
+    stage.observed(format!("without a page: {exit}; {said:?}"));
+    let same = exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
+    ensure!(!same, "without a page it says what it says of one that is open: {success:?}");
+    Ok(())
+}
+
+/// Another user listens at the port of a listed origin on this machine, at one address or the other: no browser is
+/// started for it. At an address of its own that nobody else can have, the same port is handed off to.
+#[case("BROW-46")]
+fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
+    let nobody = stage.another_user()?;
+    let (_daemon, _live) = stage.launch_ready()?;
+    stage.expect("an error and no browser, if another user listens where a browser may go");
+    let browser = Browser::put(stage)?;
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let listen = |address: SocketAddr| TcpListener::bind(address);
+    let own = listen(SocketAddr::new(v4, 0))?;
+    let port = own.local_addr()?.port();
+    let by_name = format!("http://localhost:{port}");
+    let by_address = format!("http://127.0.0.1:{port}");
+    for origin in [&by_name, &by_address] {
+        let exit = stage.add_origin(origin)?;
+        ensure!(exit.code == Some(0), "the origin was not added: {exit}");
+        browser.open(stage, Opening::Handoff(origin))?;
+    }
+    stage.control("a port at which nobody else listens is handed off to, by both names");
+    let Ok(other) = as_user(nobody, || listen(SocketAddr::new(v6, port)))? else {
+        return untestable("no other user can listen at ::1 here");
+    };
+    browser.is_not_started(stage, &by_name, "another user listens at ::1")?;
+    browser.open(stage, Opening::Handoff(&by_address))?;
+    stage.control("by 127.0.0.1, where the own user listens, the same port is handed off to");
+    drop((other, own));
+    let other = as_user(nobody, || listen(SocketAddr::new(v4, port)))??;
+    browser.is_not_started(stage, &by_name, "another user listens at 127.0.0.1")?;
+    browser.is_not_started(stage, &by_address, "another user listens there")?;
+    drop(other);
+    let other = as_user(nobody, || listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)))??;
+    browser.is_not_started(stage, &by_address, "another user listens at every address")?;
+    drop(other);
+    browser.open(stage, Opening::Handoff(&by_name)).map(drop)
 }
 
 /// Launcher files of both commands are written, and one whose ticket is used: none is there 60 s later.

@@ -8,8 +8,8 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use serde_json::json;
 
 use super::visit::{
-    Secret, bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_token, ticket_ask,
-    tokens_in,
+    Secret, bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_ticket_at,
+    page_token, ticket_ask, tokens_in,
 };
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed};
@@ -115,6 +115,41 @@ fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, host: &str, asks: Vec<As
         let (what, expected) = first.get_or_insert_with(|| (ask.what.clone(), said(&response))).clone();
         let seen = response.summary(stage.transcript());
         ensure!(said(&response) == expected, "{} is not answered as {what}: {seen}", ask.what);
+    }
+    Ok(())
+}
+
+/// Page tickets are presented at every host but their own: refused as what never was a ticket, and spent.
+#[case("BROW-39")]
+fn page_ticket_is_of_its_host(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 at another host, the same as for no ticket, and 401 at its own host afterwards");
+    let own = page_ticket(stage, &live)?.host;
+    let name = |host: &str| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned();
+    let mut hosts = vec![own.clone()];
+    hosts.extend(["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port())));
+    hosts.dedup();
+    for of in &hosts {
+        for at in hosts.iter().filter(|at| *at != of) {
+            let ticket = |stage: &mut Stage| match *of == own {
+                true => page_ticket(stage, &live),
+                false => page_ticket_at(stage, &live, &name(of)),
+            };
+            let good = ticket(stage)?;
+            live.served(&page_ask(&live, &good).origin("null"))?;
+            let ticket = ticket(stage)?;
+            let pages = vec![
+                page_ask(&live, &Secret::at(at, NEVER[0]))
+                    .origin("null")
+                    .named(format!("no ticket at {at}")),
+                page_ask(&live, &Secret::at(at, &ticket))
+                    .origin("null")
+                    .named(format!("a ticket of {of} at {at}")),
+            ];
+            refused_alike(stage, &live, at, pages)?;
+            let late = page_ask(&live, &ticket).origin("null");
+            live.answered(&late.named(format!("the same at {of} after {at}")), &[401])?;
+        }
     }
     Ok(())
 }

@@ -79,9 +79,10 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         daemon.kill_group();
         daemon = stage.launch_with(start())?;
         live = stage.ready(&daemon)?;
+        let here = page_ticket(stage, &live)?;
         let asks = [
             read_ask(&live, &token).origin(LISTED).named("the token of an earlier launch"),
-            read_ask(&live, &own).named("the token of an earlier launch's own page"),
+            read_ask(&live, &Secret::at(&here.host, &own)).named("the token of an earlier launch's own page"),
         ];
         live.between_controls(|| live.all_answered(&asks, &[401]))?;
     }
@@ -89,7 +90,11 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
 }
 
 /// Every file below `place` that holds one of these texts; the suite's own are not among them.
-fn holding(place: &Path, secrets: &[(&str, String)], found: &mut Vec<String>) -> std::io::Result<()> {
+pub(super) fn holding(
+    place: &Path,
+    secrets: &[(&str, String)],
+    found: &mut Vec<String>,
+) -> std::io::Result<()> {
     for entry in std::fs::read_dir(place)? {
         let path = entry?.path();
         let Ok(facts) = std::fs::symlink_metadata(&path) else {

@@ -214,6 +214,10 @@ pub(crate) fn unjudged_origin(request: &Request, port: u16, served: bool, bears:
         || broken("PER-11.null") && origins == [b"null"]
         || broken("PER-12.same-machine") && origins.len() == 1 && same_machine()
         || broken("PER-12.same-family") && origins == [format!("http://[::1]:{port}").as_bytes()]
+        || broken("PER-12.own-page")
+            && origins.len() == 1
+            && std::str::from_utf8(origins[0])
+                .is_ok_and(|origin| origin.strip_prefix("http://").is_some_and(is_page_host))
         || broken("PER-28.origin") && upgrades(request)
         || broken("PER-26.before-origin")
             && served_as_stream(request)

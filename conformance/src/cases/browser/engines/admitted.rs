@@ -12,7 +12,7 @@ use super::scene::{
     told,
 };
 use crate::case::case;
-use crate::cases::browser::visit::{handoff_ticket, page_ticket, page_ticket_at};
+use crate::cases::browser::visit::{Secret, handoff_ticket, page_ticket, page_ticket_at};
 use crate::fixtures::http::marker;
 use crate::outcome::{Outcome, Stop, deviation, ensure, fail, inconclusive};
 use crate::stage::Stage;
@@ -40,7 +40,12 @@ fn is_for(arrived: &Arrived, path: &str) -> bool {
 }
 
 /// Waits until the daemon's own page has followed the stream so many times, and says what token it has.
-fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) -> Outcome<String> {
+pub(super) fn wait_for_page(
+    stage: &mut Stage,
+    scene: &Scene,
+    arg: &Value,
+    streams: usize,
+) -> Outcome<String> {
     let stream = path_of(&arg["stream"]);
     scene.wait_arrived("the page's stream", streams, |arrived| {
         is_for(arrived, &stream) && arrived.status == Some(200)
@@ -75,7 +80,7 @@ const KEPT: &str = "return { address: location.pathname + location.search + loca
                              text: document.body.innerText.trim() }";
 
 /// The token is in the storage of the tab, and nowhere else; the address says nothing of a ticket.
-fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Outcome {
+pub(super) fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Outcome {
     let kept = scene.run(stage, KEPT, arg)?;
     let holds = |value: &Value| value.to_string().contains(token);
     let address = &kept["address"];
@@ -90,6 +95,18 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
     Ok(())
 }
 
+/// Opens a file that posts a ticket, as the command `open` writes it.
+pub(super) fn open_by_launcher(stage: &Stage, scene: &Scene, ticket: &Secret) -> Outcome {
+    let launcher = stage.arena().path().join("launcher.html");
+    let address = own_page(scene, ticket);
+    let form = format!(
+        "<!doctype html><meta name=referrer content=no-referrer><form method=post action=\"{address}page\">\
+         <input type=hidden name=ticket value=\"{ticket}\"></form><script>document.forms[0].submit()</script>"
+    );
+    std::fs::write(&launcher, form)?;
+    scene.visit_at(stage, &format!("file://{}", launcher.display()))
+}
+
 /// A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes
 /// on after a reload.
 #[case("BROW-19", "BROW-24", "BROW-25", "BROW-27")]
@@ -101,13 +118,7 @@ fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     stage.expect(
         "200 for the ticket from the origin null; the token in the tab's storage alone, also after a reload",
     );
-    let launcher = stage.arena().path().join("launcher.html");
-    let form = format!(
-        "<!doctype html><form method=post action=\"{address}page\"><input type=hidden name=ticket value=\"{ticket}\">\
-         </form><script>document.forms[0].submit()</script>"
-    );
-    std::fs::write(&launcher, form)?;
-    scene.visit_at(stage, &format!("file://{}", launcher.display()))?;
+    open_by_launcher(stage, &scene, &ticket)?;
     let posts = scene.wait_arrived("the ticket", 1, |arrived| is_for(arrived, PAGE))?;
     if posts.iter().any(|post| post.header("origin") != Some("null")) {
         return deviation(format!("not from the origin null: {}", brief(&posts)));
