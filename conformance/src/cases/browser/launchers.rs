@@ -251,7 +251,8 @@ fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
         let ticket = redeemable(&live, &own, &candidates(&text), Opening::Page(host))?;
         ensure!(ticket.is_some(), "the launcher holds no live ticket for {own}");
         command.wait_exit(stage.ready_deadline());
-        *said = lines(&command.output().stderr());
+        let ended = command.wait_output_end(Instant::now() + Duration::from_secs(2));
+        *said = lines(&ended.unwrap_or_else(|| command.output()).stderr());
     }
     let more = said.difference(&plainly).count();
     ensure!(more > 0, "with a browser, standard error does not say that the host is another one");
@@ -268,11 +269,15 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
     stage.expect("a success that is said after the ticket was redeemed, and not without that");
     let browser = Browser::put(stage)?;
     let host = page_ticket(stage, &live)?.host;
-    let what = |command: &Subject| lines(&command.output().all());
+    // What a command that has ended has printed may still be on its way.
+    let whole = |command: &Subject| {
+        let ended = command.wait_output_end(Instant::now() + Duration::from_secs(2));
+        lines(&ended.unwrap_or_else(|| command.output()).all())
+    };
     let (command, given) = browser.start(stage, Opening::Page(None))?;
     // That nothing is said is what is waited for.
     std::thread::sleep(MEANWHILE);
-    let (before, ended) = (what(&command), command.exit());
+    let (before, ended) = (lines(&command.output().all()), command.exit());
     let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
     let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
     ensure!(ticket.is_some(), "the launcher holds no live ticket");
@@ -280,7 +285,7 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
         return fail("the command does not end when its page is open");
     };
     ensure!(exit.code == Some(0), "the command whose page is open: {exit}");
-    let success: BTreeSet<String> = what(&command);
+    let success = whole(&command);
     stage.control("the command whose page was opened ended well");
     ensure!(ended.is_none(), "it ended before its ticket was redeemed: {}", exit);
     ensure!(
@@ -291,7 +296,7 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
     let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
         return fail("the command does not end without a page");
     };
-    let said = what(&command);
+    let said = whole(&command);
     stage.observed(format!("without a page: {exit}; {said:?}"));
     let same = exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
     ensure!(!same, "without a page it says what it says of one that is open: {success:?}");

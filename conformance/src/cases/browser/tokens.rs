@@ -81,7 +81,9 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         live = stage.ready(&daemon)?;
         let here = page_ticket(stage, &live)?;
         let asks = [
-            read_ask(&live, &token).origin(LISTED).named("the token of an earlier launch"),
+            read_ask(&live, &Secret::at(&live.target.authority, &token))
+                .origin(LISTED)
+                .named("the token of an earlier launch"),
             read_ask(&live, &Secret::at(&here.host, &own)).named("the token of an earlier launch's own page"),
         ];
         live.between_controls(|| live.all_answered(&asks, &[401]))?;

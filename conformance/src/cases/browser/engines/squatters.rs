@@ -106,8 +106,14 @@ enum Planting {
     Many,
 }
 
-/// Plants workers, and gives the squatter back whose port the daemon is to get.
-fn plant(stage: &mut Stage, scene: &Scene, accomplice: &Accomplice, planting: Planting) -> Outcome<Actor> {
+/// Plants workers, and gives the squatter back whose port the daemon is to get; nothing if the engine keeps the workers
+/// of frames from pages.
+fn plant(
+    stage: &mut Stage,
+    scene: &Scene,
+    accomplice: &Accomplice,
+    planting: Planting,
+) -> Outcome<Option<Actor>> {
     const PORTS: u64 = 8;
     let fresh = planting != Planting::Cached;
     let chosen = if planting == Planting::Many {
@@ -140,11 +146,16 @@ fn plant(stage: &mut Stage, scene: &Scene, accomplice: &Accomplice, planting: Pl
         planter
     };
     scene.visit_at(stage, &format!("{}/", origin(&chosen)))?;
-    if scene.run(stage, "return document.title", &json!({}))? != MARK {
+    let answers = scene.run(stage, "return document.title", &json!({}))? == MARK;
+    if !answers && planting == Planting::Many {
+        stage.observed("the worker that a frame planted does not answer for a page");
+        return Ok(None);
+    }
+    if !answers {
         return inconclusive("the worker does not answer in the place of its server");
     }
     stage.precondition(format!("{planting:?}: a worker answers at the port that the daemon gets"));
-    Ok(chosen)
+    Ok(Some(chosen))
 }
 
 /// Nothing of the squatter's is shown.
@@ -165,7 +176,9 @@ fn foreign_worker_gets_nothing(stage: &mut Stage) -> Outcome {
     let accomplice = Accomplice::start(stage)?;
     stage.expect("no ticket and no token for the workers; the page and its reload are the daemon's");
     for planting in [Planting::Plain, Planting::Cached, Planting::Many] {
-        let squatter = plant(stage, &scene, &accomplice, planting)?;
+        let Some(squatter) = plant(stage, &scene, &accomplice, planting)? else {
+            continue;
+        };
         scene.open_tab()?;
         scene.front = scene.take_over(squatter)?;
         let ticket = page_ticket(stage, &scene.live)?;
