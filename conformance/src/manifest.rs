@@ -313,7 +313,7 @@ pub struct Stand {
     pub command: Vec<String>,
 }
 
-/// Arguments appended to a command of the client.
+/// Arguments appended to a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arguments {
@@ -332,6 +332,8 @@ pub struct BrowserSection {
     pub print_url: Option<Vec<String>>,
     /// Opens the page of `{origin}`.
     pub handoff: Option<Vec<String>>,
+    /// How a case has the daemon's own page opened at `{host}`: appended to `open` and `print_url`.
+    pub host: Option<Arguments>,
 }
 
 impl Binding {

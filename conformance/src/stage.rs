@@ -8,7 +8,7 @@ mod ready_daemon;
 
 pub use client::{Answer, CONNECT, Call, Caller, Command, LATE, OUTCOMES};
 pub use context::Context;
-pub use daemon::{Daemon, Opening, Start};
+pub use daemon::{Daemon, OPENED, Opening, Start};
 pub(crate) use notes::Notes;
 pub use ready_daemon::{READINESS, ReadyDaemon};
 

@@ -235,6 +235,11 @@ impl Browser {
         self.session.back()
     }
 
+    /// Loads the page again.
+    pub fn reload(&self) -> Result<(), BrowserFault> {
+        self.session.reload()
+    }
+
     /// Runs the body of an `async` function of `arg` in the page and hands back what it returns.
     pub fn run(&self, body: &str, arg: Value) -> Result<Value, BrowserFault> {
         let script = format!(

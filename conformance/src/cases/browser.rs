@@ -4,6 +4,7 @@ mod engines;
 mod handoff;
 mod launchers;
 mod page;
+mod page_host;
 mod tickets;
 mod tokens;
 mod visit;

@@ -100,6 +100,9 @@ impl Manifest {
         for (key, command) in self.browser.iter_mut().flat_map(BrowserSection::commands) {
             all(key, command, if key == "browser.handoff" { ORIGIN } else { DIR })?;
         }
+        if let Some(host) = self.browser.as_mut().and_then(|browser| browser.host.as_mut()) {
+            all("browser.host.args", &mut host.args, &["host"])?;
+        }
         if let Some(client) = &mut self.client {
             for (key, command) in client.commands() {
                 all(key, command, DIR)?;

@@ -104,15 +104,18 @@ impl Start {
     }
 }
 
+/// How long a command may wait until its page is open.
+pub const OPENED: Duration = Duration::from_secs(5);
+
 /// A command of the manifest by which a user has a page opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// `browser.open`
-    Page,
-    /// `browser.print_url`
-    Address,
-    /// `browser.handoff`
-    Handoff,
+pub enum Opening<'a> {
+    /// `browser.open`, where another host may be asked for.
+    Page(Option<&'a str>),
+    /// `browser.print_url`, the same.
+    Address(Option<&'a str>),
+    /// `browser.handoff`, for an origin.
+    Handoff(&'a str),
 }
 
 /// A started subject. It is ended when the case ends, also if this value is dropped before.
@@ -212,39 +215,52 @@ impl Stage {
         let Some(command) = command else {
             return not_applicable(format!("the manifest has no `daemon.origins.{how}`"));
         };
-        let ran = self.run_to_end(&command, origin, &[])?;
-        Ok(ran.0)
+        let started = self.start_command(&command, &[("origin", origin)], &[])?;
+        let (exit, _) = self.end_of(&started, &command)?;
+        Ok(exit)
     }
 
     /// Runs one of the manifest's commands that open a page, to its end, with these variables; `not-applicable` where
-    /// there is none. `origin` is whose page it is, where it is not the daemon's own.
-    pub fn open_page(
-        &mut self,
-        which: Opening,
-        origin: &str,
-        vars: &[(String, String)],
-    ) -> Outcome<(Exit, Output)> {
-        let browser = self.manifest.browser.clone().unwrap_or_default();
-        let (command, key) = match which {
-            Opening::Page => (browser.open, "open"),
-            Opening::Address => (browser.print_url, "print_url"),
-            Opening::Handoff => (browser.handoff, "handoff"),
+    /// there is none.
+    pub fn open_page(&mut self, which: Opening, vars: &[(String, String)]) -> Outcome<(Exit, Output)> {
+        let command = self.opening(which)?;
+        let started = self.start_opening(which, vars)?;
+        self.end_of(&started, &command)
+    }
+
+    /// Starts one of these commands, which may wait for its page.
+    pub fn start_opening(&mut self, which: Opening, vars: &[(String, String)]) -> Outcome<Arc<Subject>> {
+        let command = self.opening(which)?;
+        let (origin, host) = match which {
+            Opening::Page(host) | Opening::Address(host) => ("", host.unwrap_or_default()),
+            Opening::Handoff(origin) => (origin, ""),
         };
-        match command {
-            Some(command) => self.run_to_end(&command, origin, vars),
-            None => not_applicable(format!("the manifest has no `browser.{key}`")),
+        self.start_command(&command, &[("origin", origin), ("host", host)], vars)
+    }
+
+    fn opening(&self, which: Opening) -> Outcome<Vec<String>> {
+        let browser = self.manifest.browser.clone().unwrap_or_default();
+        let (command, host, key) = match which {
+            Opening::Page(host) => (browser.open, host, "open"),
+            Opening::Address(host) => (browser.print_url, host, "print_url"),
+            Opening::Handoff(_) => (browser.handoff, None, "handoff"),
+        };
+        match (command, host, browser.host) {
+            (None, ..) => not_applicable(format!("the manifest has no `browser.{key}`")),
+            (Some(_), Some(_), None) => not_applicable("the manifest has no `browser.host`"),
+            (Some(command), Some(_), Some(by)) => Ok([command, by.args].concat()),
+            (Some(command), None, _) => Ok(command),
         }
     }
 
-    fn run_to_end(
+    fn start_command(
         &mut self,
         command: &[String],
-        origin: &str,
+        more: &[(&'static str, &str)],
         vars: &[(String, String)],
-    ) -> Outcome<(Exit, Output)> {
-        let filled = self.filler(self.state_dir(), &[("origin", origin)]);
+    ) -> Outcome<Arc<Subject>> {
+        let filled = self.filler(self.state_dir(), more);
         let argv: Vec<String> = command.iter().map(|word| filled(word)).collect();
-        let said = argv.join(" ");
         let mut launch = self.arena.launch("command", argv);
         for (key, value) in &self.manifest.daemon.env {
             launch = launch.var(key, filled(value));
@@ -253,13 +269,17 @@ impl Stage {
             launch = launch.var(key, value);
         }
         // What it has started is ended with the case, and not with the command.
-        let command = self.notes.start(launch)?;
-        match command.wait_exit(self.ready_deadline()) {
+        self.notes.start(launch)
+    }
+
+    /// Waits for the end of a command, which may have waited for its page before.
+    fn end_of(&self, started: &Subject, command: &[String]) -> Outcome<(Exit, Output)> {
+        match started.wait_exit(self.ready_deadline() + OPENED) {
             Some(exit) => {
-                let ended = command.wait_output_end(Instant::now() + Duration::from_secs(1));
-                Ok((exit, ended.unwrap_or_else(|| command.output())))
+                let ended = started.wait_output_end(Instant::now() + Duration::from_secs(1));
+                Ok((exit, ended.unwrap_or_else(|| started.output())))
             }
-            None => fail(format!("`{said}` does not end")),
+            None => fail(format!("`{}` does not end", command.join(" "))),
         }
     }
 }

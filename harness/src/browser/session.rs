@@ -75,6 +75,10 @@ impl Session {
         self.wait("back", self.client.back())
     }
 
+    pub(super) fn reload(&self) -> Result<(), BrowserFault> {
+        self.wait("reload", self.client.refresh())
+    }
+
     pub(super) fn run(&self, script: &str, arg: Value) -> Result<Value, BrowserFault> {
         self.wait("run a script", self.client.execute_async(script, vec![arg]))
     }

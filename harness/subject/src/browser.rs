@@ -15,7 +15,7 @@ pub(super) use super::streams::{self, Log};
 use crate::answer::{ORIGIN, Refusal};
 use crate::credential::Credential;
 use crate::fault::{broken, window};
-use crate::perimeter::Origin;
+use crate::perimeter::{Origin, is_page_host};
 use crate::request::Request;
 use crate::state_directory::{StateDir, hex, random_hex};
 
@@ -38,16 +38,31 @@ const MOST_TICKETS: usize = 1_024;
 /// What a ticket is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    Page,
+    /// The page at this `host:port`.
+    Page(String),
     /// The page of this origin.
     Handoff(String),
 }
 
+impl Kind {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Page(_) => "page",
+            Self::Handoff(_) => "handoff",
+        }
+    }
+}
+
 struct Ticket {
+    id: String,
     text: String,
     kind: Kind,
     issued: Instant,
     spent: bool,
+    /// Whether it was spent by what it is for.
+    redeemed: bool,
+    /// Whether a second use was told.
+    told: bool,
 }
 
 struct Token {
@@ -75,31 +90,49 @@ impl Pages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new ticket.
-    pub(super) fn ticket(&self, kind: Kind, directory: &StateDir) -> String {
+    /// A new ticket, and its id.
+    pub(super) fn ticket(&self, kind: Kind, directory: &StateDir) -> (String, String) {
         let mut kept = self.kept();
         let text = faults::ticket(kept.tickets.len()).unwrap_or_else(secret);
         faults::write_down(directory, "BROW-9.ticket-kept", &text);
         if kept.tickets.len() >= MOST_TICKETS {
             kept.tickets.remove(0);
         }
-        kept.tickets
-            .push(Ticket { text: text.clone(), kind, issued: Instant::now(), spent: false });
-        text
+        let id = random_hex::<8>();
+        kept.tickets.push(Ticket {
+            id: id.clone(),
+            text: text.clone(),
+            kind,
+            issued: Instant::now(),
+            spent: false,
+            redeemed: false,
+            told: false,
+        });
+        (text, id)
     }
 
-    /// Spends a ticket, whether it admits or not. `wants` is what it is presented for, and `own` the daemon's origin; gives
-    /// back why it does not admit.
+    /// The kind of a ticket that was issued no longer ago than it works, and whether it was redeemed.
+    pub(super) fn state(&self, id: &str) -> Option<(&'static str, bool)> {
+        let kept = self.kept();
+        let ticket = kept.tickets.iter().find(|ticket| ticket.id == id)?;
+        (ticket.issued.elapsed() <= LIFE).then_some((ticket.kind.word(), ticket.redeemed))
+    }
+
+    /// Spends a ticket, whether it admits or not. `wants` is what it is presented for, and `own` the origin of the record;
+    /// gives back why it does not admit.
     pub(super) fn redeem(&self, text: &str, wants: &Kind, own: &str, log: &Log) -> Result<(), &'static str> {
         let mut kept = self.kept();
         let Some(place) = kept.tickets.iter().position(|ticket| same(&ticket.text, text)) else {
             return Err("unknown");
         };
         if kept.tickets[place].spent {
-            if !faults::is_silent(&kept.tickets[place].kind) {
-                let origin = match &kept.tickets[place].kind {
+            let ticket = &mut kept.tickets[place];
+            let is_second = !std::mem::replace(&mut ticket.told, true) || broken("BROW-47.each-time");
+            if is_second && !faults::is_silent(&ticket.kind) {
+                let origin = match &ticket.kind {
                     Kind::Handoff(origin) => origin,
-                    Kind::Page => own,
+                    Kind::Page(at) if broken("BROW-34.origin-of-the-page") => at,
+                    Kind::Page(_) => own,
                 };
                 let message = "A ticket was presented a second time: somebody else has it.";
                 let mut warning = json!({"code": "ticket_reused", "message": message, "origin": origin});
@@ -117,12 +150,15 @@ impl Pages {
         }
         let ticket = &mut kept.tickets[place];
         let is_wanted = ticket.kind == *wants || faults::takes(&ticket.kind, wants);
-        ticket.spent = !broken("BROW-2.reusable") && (is_wanted || !broken("BROW-33.kept"));
+        ticket.spent = !broken("BROW-2.reusable") && (is_wanted || !faults::keeps(&ticket.kind));
         let life = faults::life().unwrap_or(LIFE);
         match () {
             () if ticket.issued.elapsed() > life => Err("late"),
             () if !is_wanted => Err("other"),
-            () => Ok(()),
+            () => {
+                ticket.redeemed = true;
+                Ok(())
+            }
         }
     }
 
@@ -132,7 +168,7 @@ impl Pages {
         let of_it = kept.tickets.iter().find(|ticket| ticket.text == text);
         of_it.and_then(|ticket| match &ticket.kind {
             Kind::Handoff(origin) => Some(origin.clone()),
-            Kind::Page => None,
+            Kind::Page(_) => None,
         })
     }
 
@@ -217,7 +253,8 @@ impl Pages {
         });
         let own = |listed: &Value| {
             let origin = listed["origin"].as_str().unwrap_or_default();
-            origin.starts_with("http://127.0.0.1:") || origin.starts_with("http://[::1]:")
+            origin.starts_with("http://127.0.0.1:")
+                || origin.starts_with("http://") && is_page_host(&origin[7..])
         };
         listed.filter(|listed| !(broken("BROW-12.foreign-alone") && own(listed))).collect()
     }
@@ -253,6 +290,12 @@ impl Pages {
             kept.tokens.extend(back);
         }
     }
+}
+
+/// The name of the daemon's page in this launch, without a port.
+pub(super) fn page_host(directory: &StateDir, id: &str) -> String {
+    let digits = faults::page_host(directory, id).unwrap_or_else(random_hex::<16>);
+    format!("{digits}.localhost")
 }
 
 /// 256 random bits.
@@ -296,13 +339,14 @@ pub(super) fn form_ticket(request: &Request, body: &[u8]) -> Option<String> {
     fields.next().is_none().then(|| ticket.to_owned())
 }
 
-/// The headers of an HTML answer whose nonce this is.
-pub(super) fn headers(nonce: &str) -> Vec<(&'static str, String)> {
+/// The headers of an HTML answer whose nonce this is. `clears` is what the browser is to forget of this origin.
+pub(super) fn headers(nonce: &str, clears: &str) -> Vec<(&'static str, String)> {
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
          base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     );
     let mut headers = vec![
+        ("Clear-Site-Data", clears.to_owned()),
         ("Content-Security-Policy", policy),
         ("X-Frame-Options", "DENY".to_owned()),
         ("Cross-Origin-Opener-Policy", "same-origin".to_owned()),
@@ -369,7 +413,16 @@ pub(super) fn sweep(directory: &StateDir) {
 
 /// The id in the path of a page token.
 pub(super) fn token_of(path: &str) -> Option<&str> {
-    let id = path.strip_prefix(TOKENS)?.strip_prefix('/')?;
+    below(path, TOKENS)
+}
+
+/// The id in the path of a ticket.
+pub(super) fn ticket_of(path: &str) -> Option<&str> {
+    below(path, TICKETS)
+}
+
+fn below<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
+    let id = path.strip_prefix(parent)?.strip_prefix('/')?;
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
@@ -393,5 +446,6 @@ pub(super) fn page_origin(request: &Request, judged: Result<Origin, Refusal>) ->
 /// Whether a page token does not open this.
 pub(super) fn is_withheld(request: &Request) -> bool {
     let path = request.path.as_str();
-    faults::withholds(request, [TICKETS, TOKENS].contains(&path) || token_of(path).is_some())
+    let by_id = token_of(path).is_some() || ticket_of(path).is_some();
+    faults::withholds(request, [TICKETS, TOKENS].contains(&path) || by_id)
 }

@@ -24,7 +24,7 @@ pub const USAGE: &str = "\
 daemonspec-subject connect [--no-spawn] [--replace] [--private] [OPTIONS]
        daemonspec-subject stop [--force] [OPTIONS]
        daemonspec-subject restart|rotate|repair|supervise [OPTIONS]
-       daemonspec-subject open [--print-url] [OPTIONS]
+       daemonspec-subject open [--print-url] [--host HOST] [OPTIONS]
        daemonspec-subject handoff --origin ORIGIN [--print-url] [OPTIONS]
 
 connect   finds the daemon or starts one; a private one ends with standard input
@@ -51,6 +51,7 @@ struct Options {
     private: bool,
     force: bool,
     print_url: bool,
+    host: Option<String>,
     origin: Option<String>,
 }
 
@@ -72,6 +73,7 @@ impl Options {
                 ("connect", "--private") => options.private = true,
                 ("stop", "--force") => options.force = true,
                 ("open" | "handoff", "--print-url") => options.print_url = true,
+                ("open", "--host") => options.host = Some(arguments.next()?.clone()),
                 ("handoff", "--origin") => options.origin = Some(arguments.next()?.clone()),
                 _ => return None,
             }
@@ -136,7 +138,10 @@ pub fn run(arguments: &[String]) -> Option<u8> {
         "rotate" => manage::replace_credential(&client.directory),
         "repair" => manage::repair(&client),
         "supervise" => manage::supervise(&client),
-        "open" | "handoff" => return Some(open::open(&client, options.origin.as_deref(), options.print_url)),
+        "open" | "handoff" => {
+            let host = options.host.as_deref();
+            return Some(open::open(&client, options.origin.as_deref(), host, options.print_url));
+        }
         _ if options.private => return Some(manage::private(client, tell).0),
         _ => manage::connect(&client),
     };

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use super::streams::Log;
+use crate::browser;
 use crate::convergence::{self, Neighbour, look_around};
 use crate::credential::{self, Credential, Followed, betray};
 use crate::fault::broken;
@@ -20,7 +21,7 @@ use crate::origins::Allowlist;
 use crate::perimeter::faults::normalised;
 use crate::perimeter::is_origin;
 use crate::platform;
-use crate::publish::{self, hear, listen, publish};
+use crate::publish::{self, Bound, hear, listen, publish};
 use crate::reason::Reason;
 use crate::registration::{self, Found, Record, VERSION};
 use crate::server;
@@ -105,11 +106,12 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot)?;
     platform::unblock(&[SIGTERM, SIGINT, SIGHUP]);
     let deaf = broken("PUB-4.before-listen") || broken("PUB-4.in-a-hurry-after-a-stop") && stopped;
-    let (listener, address) = listen(deaf).map_err(cannot)?;
+    let Bound { listeners, address, is_whole } = listen(deaf).map_err(cannot)?;
     let id = registration::new_id(&directory);
+    let page_host = is_whole.then(|| browser::page_host(&directory, &id));
     let record = Record {
         id: id.clone(),
-        version: VERSION.to_owned(),
+        version: browser::faults::version(VERSION, page_host.as_deref()),
         url: registration::url(address),
         pid: registration::pid(),
         protocol: registration::hint(&spoken),
@@ -124,6 +126,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         protocol: spoken,
         yields: options.yields,
         address,
+        page_host,
         started_at: SystemTime::now(),
         began: Instant::now(),
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -131,8 +134,10 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         state: Mutex::default(),
         changed: Condvar::new(),
     });
-    let (serving, accepting) = (Arc::clone(&daemon), listener.try_clone().map_err(cannot)?);
-    thread::spawn(move || server::accept(&serving, &accepting));
+    for listener in &listeners {
+        let (serving, accepting) = (Arc::clone(&daemon), listener.try_clone().map_err(cannot)?);
+        thread::spawn(move || server::accept(&serving, &accepting));
+    }
     let signalled = Arc::clone(&daemon);
     thread::spawn(move || {
         for signal in &mut signals {
@@ -180,9 +185,10 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
         return Ok(0);
     }
     if deaf {
-        hear(&listener).map_err(cannot)?;
+        listeners.iter().try_for_each(hear).map_err(cannot)?;
     }
     tell_launcher(&daemon.record.id);
+    browser::faults::tell_host(daemon.page_host.as_deref(), &daemon.directory, &daemon.log);
     daemon.log.append("lifecycle", &json!({"what": "ready"}));
     let reason = convergence::watch(&daemon);
     world::give_up();

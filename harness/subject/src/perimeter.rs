@@ -9,16 +9,27 @@ use crate::handshake::{self, Claim};
 use crate::request::Request;
 use crate::streams;
 
-/// Whether a name is one of the three that the daemon has.
-fn is_own_name(name: &[u8], port: u16) -> bool {
-    let is_own = ["127.0.0.1", "localhost", "[::1]"]
-        .iter()
-        .any(|host| format!("{host}:{port}").as_bytes() == name);
-    faults::own_name(name, port).unwrap_or(is_own)
+/// The hosts that the daemon has beside that of its page.
+pub(super) const HOSTS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+
+/// Whether a name is one that the daemon has.
+fn is_own_name(name: &[u8], port: u16, page: Option<&str>) -> bool {
+    let mut hosts = HOSTS.into_iter().chain(page);
+    let is_own = hosts.any(|host| format!("{host}:{port}").as_bytes() == name);
+    faults::own_name(name, port, page).unwrap_or(is_own)
 }
 
-/// The `Host` of the request, if it is one of the daemon's three names.
-pub(super) fn host(request: &Request, port: u16, served: bool) -> Result<&[u8], Refusal> {
+/// The `Host` of the request, if it is one of the daemon's names, the host of its `page` among them.
+pub(super) fn host<'a>(
+    request: &'a Request,
+    port: u16,
+    page: Option<&str>,
+    served: bool,
+) -> Result<&'a [u8], Refusal> {
+    // A name that a page may use proves nothing.
+    let proves =
+        request.path == handshake::PATH && !broken("BROW-37.proves") && !broken("BROW-37.unauthorized");
+    let page = page.filter(|_| !proves);
     if let Some(host) = faults::unjudged_host(request, served) {
         return Ok(host);
     }
@@ -30,8 +41,20 @@ pub(super) fn host(request: &Request, port: u16, served: bool) -> Result<&[u8], 
         && request
             .authority
             .as_ref()
-            .is_some_and(|authority| !is_own_name(authority.as_bytes(), port));
-    if misnamed || !is_own_name(host, port) { Err(MISDIRECTED) } else { Ok(host) }
+            .is_some_and(|authority| !is_own_name(authority.as_bytes(), port, page));
+    if misnamed || !is_own_name(host, port, page) {
+        Err(MISDIRECTED)
+    } else {
+        Ok(host)
+    }
+}
+
+/// Whether a name is one that some launch may have for its page.
+pub(super) fn is_page_host(name: &str) -> bool {
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    host.strip_suffix(".localhost").is_some_and(|digits| {
+        digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// What an `Origin` is to the daemon.

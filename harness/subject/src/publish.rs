@@ -18,10 +18,59 @@ use crate::registration::{Found, Record};
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
 use crate::world::{self, World};
 
-/// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` where the host has no other.
+/// How many ports are tried until one is free on both families.
+const PORTS: usize = 20;
+
+/// Where a daemon listens.
+pub(super) struct Bound {
+    /// One or two, on the same port.
+    pub(super) listeners: Vec<TcpListener>,
+    /// The address of the record.
+    pub(super) address: SocketAddr,
+    /// Whether no other process can have the port on the other family.
+    pub(super) is_whole: bool,
+}
+
+/// Listens on one port of both families, as far as the host has both.
 ///
-/// A `deaf` one has only bound its port.
-pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
+/// A `deaf` daemon has only bound its port, on one of them.
+pub(super) fn listen(deaf: bool) -> io::Result<Bound> {
+    // Held until another port is found, which is then another one.
+    let mut taken = Vec::new();
+    for _ in 0..PORTS {
+        let (first, address) = listen_once(deaf)?;
+        let one = |listeners| Ok(Bound { listeners, address, is_whole: true });
+        if deaf || address.is_ipv6() || broken("BROW-36.one-family") {
+            return one(vec![first]);
+        }
+        match listen_beside(address.port()) {
+            Ok(second) => return one(vec![first, second]),
+            Err(error) if is_missing_family(&error) => return one(vec![first]),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if broken("BROW-36.all-the-same") {
+                    return one(vec![first]);
+                }
+                taken.push((first, address));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (last, address) = taken.pop().ok_or(io::ErrorKind::AddrInUse)?;
+    Ok(Bound { listeners: vec![last], address, is_whole: false })
+}
+
+/// Listens on the port of the other family.
+fn listen_beside(port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    if broken("BROW-36.shared-port") {
+        bind(address, false)
+    } else {
+        TcpListener::bind(address)
+    }
+}
+
+/// Listens on a port of the system's choice: of 127.0.0.1, or of `::1` if the host has no other.
+fn listen_once(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
     let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
     let [first, second] = if broken("REG-5.other-family") { [v6, v4] } else { [v4, v6] };
     let first = if broken("PUB-1.every-address") {
@@ -35,7 +84,7 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
         first
     };
     let listener = if broken("PUB-2.shared-port") || deaf {
-        bind(deaf)?
+        bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), deaf)?
     } else {
         TcpListener::bind((first, 0)).or_else(|error| match error {
             // A port in use is no missing family.
@@ -60,13 +109,13 @@ pub(super) fn is_missing_family(error: &io::Error) -> bool {
 }
 
 /// A socket that is bound as a faulty daemon binds it.
-fn bind(deaf: bool) -> io::Result<TcpListener> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    if broken("PUB-2.shared-port") {
+fn bind(address: SocketAddr, deaf: bool) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if broken("PUB-2.shared-port") || broken("BROW-36.shared-port") {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
-    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    rustix::net::bind(&socket, &address)?;
     let listener = TcpListener::from(socket);
     if !deaf {
         hear(&listener)?;

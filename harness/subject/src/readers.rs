@@ -88,7 +88,7 @@ pub fn judge(
         }
     };
     let reader = perimeter::reader(&request, &listed);
-    let host = request.framing().and_then(|()| perimeter::host(&request, port, true));
+    let host = request.framing().and_then(|()| perimeter::host(&request, port, None, true));
     let origin = host.and_then(|host| perimeter::origin(&request, host, &listed));
     let step = match (origin, credential::Credential::parse(key)?) {
         (Err(refusal), _) => refused(refusal),

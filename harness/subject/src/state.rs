@@ -27,6 +27,8 @@ pub(super) struct Daemon {
     /// Whether it was told to yield.
     pub(super) yields: bool,
     pub(super) address: SocketAddr,
+    /// The name, without a port, at which its own page is.
+    pub(super) page_host: Option<String>,
     pub(super) credential: Followed,
     pub(super) origins: Allowlist,
     pub(super) log: Log,
@@ -68,6 +70,11 @@ impl Daemon {
     /// `host:port` of the record's `url`.
     pub(super) fn authority(&self) -> String {
         self.address.to_string()
+    }
+
+    /// `host:port` of its own page, if that has a host of its own.
+    pub(super) fn page_authority(&self) -> Option<String> {
+        self.page_host.as_ref().map(|host| format!("{host}:{}", self.address.port()))
     }
 
     /// Why the daemon stands down, if it does.

@@ -119,7 +119,7 @@ fn hosts_and_origins() {
         let bytes = request(text(&case, "target"), "Host", &case["hosts"], "");
         let judged = Request::parse(&bytes).and_then(|parsed| {
             let (request, _) = parsed.expect("the head is whole");
-            host(&request, u16::try_from(case["port"].as_u64().unwrap()).unwrap(), true).map(drop)
+            host(&request, u16::try_from(case["port"].as_u64().unwrap()).unwrap(), None, true).map(drop)
         });
         agrees(&case, judged.is_ok());
         if let Err(refusal) = judged {

@@ -7,4 +7,5 @@ mod cookies;
 mod cors;
 mod origins;
 mod scene;
+mod squatters;
 mod streams;

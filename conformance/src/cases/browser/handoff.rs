@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::visit::{handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in};
+use super::visit::{
+    Secret, handoff_ask, handoff_ticket, handoff_token, read_ask, text, ticket_ask, tokens_in,
+};
 use crate::case::case;
 use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNLISTED, launch_listed};
 use crate::outcome::{Outcome, ensure, fail};
@@ -56,16 +58,17 @@ fn handoff_binds_its_token(stage: &mut Stage) -> Outcome {
             return fail("200, and no token");
         };
         stage.transcript().hide(token.as_bytes());
+        let token = Secret::at(&live.target.authority, token);
         ensure!(body["origin"] == origin, "the answer to {origin} names {}", body["origin"]);
         let read = |origin: &str| {
-            let ask = read_ask(&live, token).origin(origin);
+            let ask = read_ask(&live, &token).origin(origin);
             ask.named(format!("its token from {origin}"))
         };
         let other = if origin == LISTED { LISTED_TOO } else { LISTED };
         let asks = [
             read(other),
             read(&live.own_origin()),
-            read_ask(&live, token).named("its token without Origin"),
+            read_ask(&live, &token).named("its token without Origin"),
         ];
         let own = read(origin);
         live.served(&own)?;
@@ -90,7 +93,7 @@ fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
         let elsewhere = from.into_iter().fold(bare.clone(), Ask::origin);
         let elsewhere = elsewhere.named(format!("a live ticket from {from:?}"));
         let refused = live.answered(&elsewhere, &[401])?;
-        let tokens = tokens_in(stage, &live, &text(&refused))?;
+        let tokens = tokens_in(stage, &live, &live.target.authority, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", elsewhere.what);
         let late = bare.origin(LISTED).named(format!("the same from its origin after {from:?}"));
         live.answered(&late, &[401])?;

@@ -3,18 +3,22 @@
 //! A program of the suite's stands in for the browser. It notes the arguments and the environment of itself and of who
 //! started it, and opens nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::{EntryKind, Facts, set_mode};
+use local_daemon_harness::platform::as_user;
+use local_daemon_harness::process::Subject;
 use local_daemon_harness::wait::until;
 
-use super::visit::{SECRET, candidates, handoff_ask, page_ask};
+use super::visit::{SECRET, Secret, candidates, handoff_ask, page_ask, page_ticket};
 use crate::case::case;
-use crate::fixtures::http::{ANSWER, LISTED, launch_listed};
-use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{Opening, ReadyDaemon, Stage};
+use crate::fixtures::http::{LISTED, launch_listed};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
+use crate::stage::{OPENED, Opening, ReadyDaemon, Stage};
 
 /// What stands in for a browser: notes what it and its parents are given, below a directory named by its pid.
 const BROWSER: &str = r#"#!/bin/sh
@@ -86,19 +90,38 @@ impl Browser {
         Ok(started)
     }
 
-    /// Calls a command, which has to start a browser.
-    fn open(&self, stage: &mut Stage, which: Opening, origin: &str) -> Outcome<Given> {
+    /// Calls a command, which has to start a browser, and may wait for its page then.
+    fn open(&self, stage: &mut Stage, which: Opening) -> Outcome<Given> {
+        Ok(self.start(stage, which)?.1)
+    }
+
+    /// A handoff, which has to start no browser and to end with an error.
+    fn is_not_started(&self, stage: &mut Stage, origin: &str, why: &str) -> Outcome {
+        let before = self.started()?.len();
+        let (exit, output) = stage.open_page(Opening::Handoff(origin), &self.vars)?;
+        ensure!(exit.code != Some(0), "{why}: the handoff to {origin} ended with {exit}");
+        let started = until(Instant::now() + Duration::from_millis(300), || {
+            (self.started().ok()?.len() > before).then_some(())
+        });
+        ensure!(started.is_none(), "{why}: a browser was started for {origin}");
+        stage.observed(format!("{why}: {}", String::from_utf8_lossy(&output.stderr()).trim_end()));
+        Ok(())
+    }
+
+    /// The same with the command, which may still run.
+    fn start(&self, stage: &mut Stage, which: Opening) -> Outcome<(Arc<Subject>, Given)> {
         let before = self.started()?;
-        let (exit, _) = stage.open_page(which, origin, &self.vars)?;
-        ensure!(exit.code == Some(0), "the command that opens a page: {exit}");
-        let given = until(Instant::now() + ANSWER, || {
+        let command = stage.start_opening(which, &self.vars)?;
+        let given = until(stage.ready_deadline(), || {
             let mut started = self.started().ok()?;
             started.retain(|place, _| !before.contains_key(place));
             started.pop_first().map(|(_, given)| given)
         });
-        match given {
-            Some(given) => Ok(given),
-            None => fail("the command ended well and started no browser"),
+        match (given, command.exit()) {
+            (Some(given), None) => Ok((command, given)),
+            (Some(given), Some(exit)) if exit.code == Some(0) => Ok((command, given)),
+            (_, Some(exit)) => fail(format!("the command that opens a page: {exit}")),
+            (None, None) => fail("the command has started no browser"),
         }
     }
 }
@@ -112,14 +135,13 @@ impl Given {
     }
 }
 
-/// The first of these texts that is a live ticket, which is used up by it.
-fn redeemable(live: &ReadyDaemon, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
+/// The first of these texts that is a live ticket, which is used up by it; one of the page is presented at `host`.
+fn redeemable(live: &ReadyDaemon, host: &str, texts: &[&str], which: Opening) -> Outcome<Option<String>> {
     for text in texts {
         live.transcript().hide(text.as_bytes());
-        let ask = if which == Opening::Handoff {
-            handoff_ask(live, text).origin(LISTED)
-        } else {
-            page_ask(live, text).origin("null")
+        let ask = match which {
+            Opening::Handoff(origin) => handoff_ask(live, text).origin(origin),
+            _ => page_ask(live, &Secret::at(host, text)).origin("null"),
         };
         let ask = ask.named("what stands there, as ticket");
         if live.answered(&ask, &[200, 401])?.status == 200 {
@@ -138,7 +160,8 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
         "one argument: a regular file of mode 0600, in the state directory, that holds a live ticket",
     );
     let browser = Browser::put(stage)?;
-    let given = browser.open(stage, Opening::Page, "")?;
+    let host = page_ticket(stage, &live)?.host;
+    let given = browser.open(stage, Opening::Page(None))?;
     let Some(file) = given.file() else {
         return fail("the last argument of the browser is no file");
     };
@@ -154,21 +177,23 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let inside = inside(&file) == Some(true);
     ensure!(inside, "the launcher is not in the state directory: {}", file.display());
     let text = std::fs::read_to_string(&file)?;
-    let ticket = redeemable(&live, &candidates(&text), Opening::Page)?;
+    let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
     ensure!(ticket.is_some(), "no live ticket stands in the launcher");
     Ok(())
 }
 
 /// The commands `open` and `handoff` are called with a browser of the suite's: neither its arguments and
-/// environment nor those of who started it hold a live ticket, a token or the credential.
-#[case("BROW-16")]
+/// environment nor those of who started it hold a live ticket, a token, the credential or the page host.
+#[case("BROW-16", "BROW-41")]
 fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
-    stage.expect("neither a live ticket nor the credential among them");
+    stage.expect("neither a live ticket nor the credential nor the page host among them");
     let browser = Browser::put(stage)?;
+    let own = page_ticket(stage, &live)?;
+    let (host, name) = (&own.host, own.name());
     let mut commands = 0;
-    for which in [Opening::Page, Opening::Handoff] {
-        let given = match browser.open(stage, which, LISTED) {
+    for which in [Opening::Page(None), Opening::Handoff(LISTED)] {
+        let given = match browser.open(stage, which) {
             Err(crate::outcome::Stop::NotApplicable(_)) => continue,
             given => given?,
         };
@@ -176,11 +201,13 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
         let holds = given.all.contains(&live.credential.text());
         ensure!(!holds, "{which:?}: the credential is among them");
-        let ticket = redeemable(&live, &candidates(&given.all), which)?;
+        let named = given.all.contains(name);
+        ensure!(!named, "{which:?}: the page host is among them");
+        let ticket = redeemable(&live, host, &candidates(&given.all), which)?;
         ensure!(ticket.is_none(), "{which:?}: a live ticket is among them");
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
-            let ticket = redeemable(&live, &candidates(&text), which)?;
+            let ticket = redeemable(&live, host, &candidates(&text), which)?;
             ensure!(ticket.is_some(), "{which:?}: no live ticket stands in the launcher");
         }
     }
@@ -188,6 +215,129 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
         return not_applicable("the manifest has neither `browser.open` nor `browser.handoff`");
     }
     Ok(())
+}
+
+/// The lines that a command has printed.
+fn lines(bytes: &[u8]) -> BTreeSet<String> {
+    String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
+}
+
+/// The page is opened at its own host and at 127.0.0.1, by a browser and by its address: of the latter standard error
+/// says something that it does not say of the former.
+#[case("BROW-42", "BROW-40")]
+fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
+    const WEAKER: Option<&str> = Some("127.0.0.1");
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a line on standard error, if the page is not at its own host");
+    let browser = Browser::put(stage)?;
+    let (exit, plain) = stage.open_page(Opening::Address(None), &browser.vars)?;
+    ensure!(exit.code == Some(0), "the command that prints the address: {exit}");
+    let (exit, weaker) = stage.open_page(Opening::Address(WEAKER), &browser.vars)?;
+    ensure!(exit.code == Some(0), "the command that prints the address at 127.0.0.1: {exit}");
+    let at = format!("http://127.0.0.1:{}/", live.port());
+    let there = String::from_utf8_lossy(&weaker.stdout()).starts_with(&at);
+    ensure!(there, "the address does not begin with {at}");
+    let (mut said, mut plainly) = (lines(&weaker.stderr()), lines(&plain.stderr()));
+    let more: Vec<String> = said.difference(&plainly).cloned().collect();
+    ensure!(!more.is_empty(), "with --print-url, standard error does not say that the host is another one");
+    stage.observed(more.join(" | "));
+    for (host, said) in [(None, &mut plainly), (WEAKER, &mut said)] {
+        let (command, given) = browser.start(stage, Opening::Page(host))?;
+        let own = match host {
+            Some(host) => format!("{host}:{}", live.port()),
+            None => page_ticket(stage, &live)?.host,
+        };
+        let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
+        let ticket = redeemable(&live, &own, &candidates(&text), Opening::Page(host))?;
+        ensure!(ticket.is_some(), "the launcher holds no live ticket for {own}");
+        command.wait_exit(stage.ready_deadline());
+        let ended = command.wait_output_end(Instant::now() + Duration::from_secs(2));
+        *said = lines(&ended.unwrap_or_else(|| command.output()).stderr());
+    }
+    let more = said.difference(&plainly).count();
+    ensure!(more > 0, "with a browser, standard error does not say that the host is another one");
+    Ok(())
+}
+
+/// The page is opened by a browser that posts its ticket, and by one that does not: what is said of the former is not
+/// said of the latter, nor before the ticket is redeemed.
+#[case("BROW-44")]
+fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
+    // Longer than what a command says when it has started a browser.
+    const MEANWHILE: Duration = Duration::from_secs(1);
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("a success that is said after the ticket was redeemed, and not without that");
+    let browser = Browser::put(stage)?;
+    let host = page_ticket(stage, &live)?.host;
+    // What a command that has ended has printed may still be on its way.
+    let whole = |command: &Subject| {
+        let ended = command.wait_output_end(Instant::now() + Duration::from_secs(2));
+        lines(&ended.unwrap_or_else(|| command.output()).all())
+    };
+    let (command, given) = browser.start(stage, Opening::Page(None))?;
+    // That nothing is said is what is waited for.
+    std::thread::sleep(MEANWHILE);
+    let (before, ended) = (lines(&command.output().all()), command.exit());
+    let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
+    let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
+    ensure!(ticket.is_some(), "the launcher holds no live ticket");
+    let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
+        return fail("the command does not end when its page is open");
+    };
+    ensure!(exit.code == Some(0), "the command whose page is open: {exit}");
+    let success = whole(&command);
+    stage.control("the command whose page was opened ended well");
+    ensure!(ended.is_none(), "it ended before its ticket was redeemed: {}", exit);
+    ensure!(
+        success.is_empty() || !success.is_subset(&before),
+        "before its ticket was redeemed it said all that it says: {before:?}"
+    );
+    let (command, _) = browser.start(stage, Opening::Page(None))?;
+    let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
+        return fail("the command does not end without a page");
+    };
+    let said = whole(&command);
+    stage.observed(format!("without a page: {exit}; {said:?}"));
+    let same = exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
+    ensure!(!same, "without a page it says what it says of one that is open: {success:?}");
+    Ok(())
+}
+
+/// Another user listens at the port of a listed origin on this machine, at one address or the other: no browser is
+/// started for it. At an address of its own that nobody else can have, the same port is handed off to.
+#[case("BROW-46")]
+fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
+    let nobody = stage.another_user()?;
+    let (_daemon, _live) = stage.launch_ready()?;
+    stage.expect("an error and no browser, if another user listens where a browser may go");
+    let browser = Browser::put(stage)?;
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let listen = |address: SocketAddr| TcpListener::bind(address);
+    let own = listen(SocketAddr::new(v4, 0))?;
+    let port = own.local_addr()?.port();
+    let by_name = format!("http://localhost:{port}");
+    let by_address = format!("http://127.0.0.1:{port}");
+    for origin in [&by_name, &by_address] {
+        let exit = stage.add_origin(origin)?;
+        ensure!(exit.code == Some(0), "the origin was not added: {exit}");
+        browser.open(stage, Opening::Handoff(origin))?;
+    }
+    stage.control("a port at which nobody else listens is handed off to, by both names");
+    let Ok(other) = as_user(nobody, || listen(SocketAddr::new(v6, port)))? else {
+        return untestable("no other user can listen at ::1 here");
+    };
+    browser.is_not_started(stage, &by_name, "another user listens at ::1")?;
+    browser.open(stage, Opening::Handoff(&by_address))?;
+    stage.control("by 127.0.0.1, where the own user listens, the same port is handed off to");
+    drop((other, own));
+    let other = as_user(nobody, || listen(SocketAddr::new(v4, port)))??;
+    browser.is_not_started(stage, &by_name, "another user listens at 127.0.0.1")?;
+    browser.is_not_started(stage, &by_address, "another user listens there")?;
+    drop(other);
+    let other = as_user(nobody, || listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)))??;
+    browser.is_not_started(stage, &by_address, "another user listens at every address")?;
+    drop(other);
+    browser.open(stage, Opening::Handoff(&by_name)).map(drop)
 }
 
 /// Launcher files of both commands are written, and one whose ticket is used: none is there 60 s later.
@@ -199,8 +349,9 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     stage.expect("no launcher 60 s after the command has ended");
     let browser = Browser::put(stage)?;
     let mut files = Vec::new();
-    for which in [Opening::Page, Opening::Page, Opening::Handoff] {
-        let given = match browser.open(stage, which, LISTED) {
+    let host = page_ticket(stage, &live)?.host;
+    for which in [Opening::Page(None), Opening::Page(None), Opening::Handoff(LISTED)] {
+        let given = match browser.open(stage, which) {
             Err(crate::outcome::Stop::NotApplicable(_)) if !files.is_empty() => continue,
             given => given?,
         };
@@ -211,7 +362,7 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
     }
     let deadline = Instant::now() + BOUND + LATE;
     let text = std::fs::read_to_string(&files[0])?;
-    redeemable(&live, &candidates(&text), Opening::Page)?;
+    redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
     stage.precondition(format!("{} launchers were there, the ticket of one is used", files.len()));
     let gone = until(deadline, || files.iter().all(|file| !file.exists()).then_some(()));
     let left = files.iter().filter(|file| file.exists()).count();
@@ -224,9 +375,10 @@ fn launcher_file_is_removed(stage: &mut Stage) -> Outcome {
 #[case("BROW-18")]
 fn print_url(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
-    stage.expect("one line: an address of the daemon, with a live ticket behind its `#`; and no browser");
+    stage.expect("one line: an address at the page host, with a live ticket behind its `#`; and no browser");
     let browser = Browser::put(stage)?;
-    let (exit, output) = stage.open_page(Opening::Address, "", &browser.vars.clone())?;
+    let host = page_ticket(stage, &live)?.host;
+    let (exit, output) = stage.open_page(Opening::Address(None), &browser.vars)?;
     ensure!(exit.code == Some(0), "the command that prints the address: {exit}");
     let said = String::from_utf8_lossy(&output.stdout()).into_owned();
     for candidate in candidates(&said) {
@@ -236,23 +388,23 @@ fn print_url(stage: &mut Stage) -> Outcome {
     let [line] = lines[..] else {
         return fail(format!("{} lines on standard output", lines.len()));
     };
-    let own = format!("http://{}/", live.target.authority);
+    let own = format!("http://{host}/");
     let Some((address, fragment)) = line.split_once('#') else {
         return fail(format!("an address without a fragment: {} characters", line.len()));
     };
     let plain = address.starts_with(&own) && !address.contains(['?', ' ']) && candidates(address).is_empty();
     ensure!(plain, "the address is {address}");
     ensure!(!fragment.contains(char::is_whitespace), "something follows the fragment");
-    let ticket = redeemable(&live, &candidates(fragment), Opening::Page)?;
+    let ticket = redeemable(&live, &host, &candidates(fragment), Opening::Page(None))?;
     ensure!(ticket.is_some(), "the fragment holds no live ticket of {SECRET} characters or more");
     // The browser of a command that starts one shows how long that takes here; another would be noted soon after.
     if stage.manifest().browser.as_ref().is_some_and(|browser| browser.open.is_some()) {
-        browser.open(stage, Opening::Page, "")?;
+        browser.open(stage, Opening::Page(None))?;
         let another = until(Instant::now() + Duration::from_secs(1), || {
             (browser.started().ok()?.len() > 1).then_some(())
         });
         ensure!(another.is_none(), "the command that starts no browser started one");
     }
-    let ask = page_ask(&live, "x").origin("null").named("the daemon afterwards");
+    let ask = page_ask(&live, &Secret::at(&host, "x")).origin("null").named("the daemon afterwards");
     live.answer(&ask).map(drop)
 }

@@ -6,8 +6,8 @@ use local_daemon_harness::http::Response;
 use serde_json::json;
 
 use super::visit::{
-    handoff_ask, handoff_ticket, handoff_token, page, page_ask, page_ticket, page_token, read_ask, text,
-    ticket_ask, tokens_in,
+    Secret, handoff_ask, handoff_ticket, handoff_token, page, page_ask, page_ticket, page_ticket_at,
+    page_token, read_ask, text, ticket_ask, tokens_in,
 };
 use crate::case::case;
 use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, launch_listed};
@@ -19,38 +19,41 @@ fn own_hosts(live: &ReadyDaemon) -> [String; 3] {
     ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port()))
 }
 
-/// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, at
-/// each of its names: an HTML page, in which one token stands, once.
+/// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, each
+/// at its page host and at the name that was asked for: an HTML page, in which one token stands, once.
 #[case("BROW-19", "BROW-21")]
 fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("200, `text/html`, and one token that stands there once");
-    for host in own_hosts(&live) {
-        let own = format!("http://{host}");
-        for origin in [Some("null"), Some(own.as_str()), None] {
-            let ticket = page_ticket(stage, &live)?;
-            let what = format!("a live ticket at {host} from {origin:?}");
-            let ask = page_ask(&live, &ticket).hosts([host.as_str()]);
-            let ask = origin.into_iter().fold(ask, Ask::origin).named(&*what);
+    for host in [None, Some("127.0.0.1"), Some("localhost"), Some("[::1]")] {
+        for origin in ["null", "own", "none"] {
+            let ticket = match host {
+                Some(host) => page_ticket_at(stage, &live, host)?,
+                None => page_ticket(stage, &live)?,
+            };
+            let what = format!("a live ticket at {} from the origin {origin}", ticket.host);
+            let ask = page_ask(&live, &ticket);
+            let ask = match origin {
+                "null" => ask.origin("null"),
+                "own" => ask.origin(&ticket.origin()),
+                _ => ask,
+            };
+            let ask = ask.named(&*what);
             let page = live.answered(&ask, &[200])?;
             ensure!(
                 page.media_type().as_deref() == Some("text/html"),
                 "{what}: {:?}",
                 page.header("Content-Type")
             );
-            if host != live.target.authority {
-                // Its token is one of that name.
-                continue;
-            }
             let page = text(&page);
-            let tokens = tokens_in(stage, &live, &page)?;
-            let times = tokens.first().map_or(0, |token| page.matches(token.as_str()).count());
+            let tokens = tokens_in(stage, &live, &ticket.host, &page)?;
+            let times = tokens.first().map_or(0, |token| page.matches(&**token).count());
             ensure!(
                 tokens.len() == 1 && times == 1,
                 "{what}: a token stands in the page {} times",
                 tokens.len().max(times)
             );
-            let holds_ticket = page.contains(&ticket);
+            let holds_ticket = page.contains(&*ticket);
             ensure!(!holds_ticket, "{what}: the ticket stands in the page");
         }
     }
@@ -63,9 +66,8 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
 fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 for each, and no token");
-    page_token(stage, &live)?;
+    let own = page_token(stage, &live)?.origin();
     stage.control("a live ticket got the page from the origin null");
-    let own = live.own_origin();
     let mut origins: Vec<String> = [
         LISTED,
         LISTED_TOO,
@@ -85,7 +87,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
         let ask = page_ask(&live, &ticket).origin(&origin);
         let ask = ask.named(format!("a live ticket from {origin:?}"));
         let refused = live.answered(&ask, &[403])?;
-        let tokens = tokens_in(stage, &live, &text(&refused))?;
+        let tokens = tokens_in(stage, &live, &ticket.host, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", ask.what);
     }
     let ticket = page_ticket(stage, &live)?;
@@ -98,18 +100,23 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
 
 /// The HTML answers of a daemon, each with what it is.
 fn pages(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, Response)>> {
+    let own = page_ticket(stage, live)?;
+    let weaker = page_ticket_at(stage, live, "127.0.0.1")?;
     let shell = Ask::new(live, "GET", "/").with("Accept", "text/html,*/*;q=0.8");
-    let refused = page_ask(live, "x").origin("null").with("Accept", "text/html,*/*;q=0.8");
+    let refused = page_ask(live, &Secret::at(&own.host, "x")).origin("null");
+    let refused = refused.with("Accept", "text/html,*/*;q=0.8").named("no ticket, from a browser");
     Ok(vec![
-        ("the page", page(stage, live)?),
-        ("the shell", live.answered(&shell, &[401])?),
-        (
-            "the shell for a refused ticket",
-            live.answered(&refused.named("no ticket, from a browser"), &[401])?,
-        ),
-        ("the shell for the credential", live.answered(&shell.clone().bearer(live), &[200])?),
+        ("the page", page(live, &own)?),
+        (WEAKER, page(live, &weaker)?),
+        ("the shell", live.answered(&shell.clone().hosts([&*own.host]), &[401])?),
+        ("the shell at 127.0.0.1", live.answered(&shell, &[401])?),
+        ("the shell for a refused ticket", live.answered(&refused, &[401])?),
+        ("the shell for the credential", live.answered(&shell.bearer(live), &[200])?),
     ])
 }
+
+/// The one answer at which the storage of the origin is to be cleared as well.
+const WEAKER: &str = "the page at 127.0.0.1";
 
 /// The directives of a policy, each with its values.
 fn directives(policy: &str) -> BTreeMap<String, Vec<String>> {
@@ -128,6 +135,13 @@ fn nonce(response: &Response) -> Option<String> {
         _ => None,
     };
     of("script-src").filter(|nonce| !nonce.is_empty() && of("style-src").as_ref() == Some(nonce))
+}
+
+/// The members of a header that is a list.
+fn texts_of(response: &Response, name: &str) -> Vec<String> {
+    let all = response.all(name);
+    let members = all.iter().flat_map(|value| value.split(','));
+    members.map(|member| member.trim().to_owned()).collect()
 }
 
 /// The page, the shell, and the shell for a refused ticket each carry every header of the table, and a policy
@@ -154,6 +168,9 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
             let right = matches!(there[..], [one] if one.eq_ignore_ascii_case(value));
             ensure!(right, "{what}: {name}: {there:?}, not {value:?}");
         }
+        let clears: BTreeSet<String> = texts_of(&response, "Clear-Site-Data").into_iter().collect();
+        let expected: &[&str] = if what == WEAKER { &["\"cache\"", "\"storage\""] } else { &["\"cache\""] };
+        ensure!(clears.iter().eq(expected), "{what}: Clear-Site-Data: {clears:?}, not {expected:?}");
         let policies = response.all("Content-Security-Policy");
         let [policy] = policies[..] else {
             return fail(format!("{what} has {} policies", policies.len()));
@@ -194,7 +211,8 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
     for _ in 0..40 {
         answers.push(("the shell", live.answered(&shell, &[401])?));
     }
-    answers.push(("the page", page(stage, &live)?));
+    let ticket = page_ticket(stage, &live)?;
+    answers.push(("the page", page(&live, &ticket)?));
     for (what, response) in answers {
         let Some(nonce) = nonce(&response) else {
             return fail(format!("{what} has no nonce"));
@@ -232,7 +250,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
         Ask::new(&live, "GET", "/").with("Cookie", "session=1; ldp=1"),
         page_ask(&live, &page_ticket).origin("null"),
         page_ask(&live, &page_ticket).origin("null").with("Accept", "text/html"),
-        page_ask(&live, "x").origin(LISTED),
+        page_ask(&live, &Secret::at(&live.target.authority, "x")).origin(LISTED),
         handoff_ask(&live, &handoff_ticket).origin(LISTED),
         handoff_ask(&live, &handoff_ticket).origin(LISTED),
         ticket_ask(&live, &json!({"kind": "page"})).bearer(&live),
@@ -272,8 +290,8 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     let token = page_token(stage, &live)?;
     let foreign = handoff_token(stage, &live, LISTED)?;
     let ticket = page_ticket(stage, &live)?;
-    let own = live.own_origin();
-    let bare = || Ask::new(&live, "GET", "/");
+    let own = token.origin();
+    let bare = || Ask::new(&live, "GET", "/").hosts([&*token.host]);
     let mut asks = vec![
         bare().named("nothing"),
         bare()
@@ -317,16 +335,19 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
         let text = text(&shell);
         for (what, secret) in [
             ("the credential", live.credential.text()),
-            ("a token", token.clone()),
-            ("another page's token", foreign.clone()),
-            ("a ticket", ticket.clone()),
+            ("a token", token.to_string()),
+            ("another page's token", foreign.to_string()),
+            ("a ticket", ticket.to_string()),
             ("the id of the launch", live.record.id.clone()),
         ] {
             let holds = text.contains(&secret);
             ensure!(!holds, "{}: the shell holds {what}", ask.what);
         }
-        let tokens = tokens_in(stage, &live, &text)?;
-        ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);
+        // A new one may be of any of its names.
+        for host in own_hosts(&live).iter().chain([&token.host]) {
+            let tokens = tokens_in(stage, &live, host, &text)?;
+            ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);
+        }
     }
     live.served(&read_ask(&live, &token))?;
     stage.control("the page's token still opens the daemon");

@@ -8,8 +8,8 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use serde_json::json;
 
 use super::visit::{
-    bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_token, ticket_ask,
-    tokens_in,
+    Secret, bits, handoff_ask, handoff_ticket, handoff_token, page_ask, page_ticket, page_ticket_at,
+    page_token, ticket_ask, tokens_in,
 };
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed};
@@ -30,7 +30,7 @@ fn ticket_is_random(stage: &mut Stage) -> Outcome {
         let bits = bits(&tickets);
         ensure!(bits >= 256, "no more than {bits} bits of the tickets vary");
         let before = all.len();
-        all.extend(tickets);
+        all.extend(tickets.iter().map(ToString::to_string));
         ensure!(all.len() == before + 40, "{} of 40 tickets were there before", before + 40 - all.len());
         daemon.kill_group();
     }
@@ -105,16 +105,51 @@ fn said(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
 }
 
 /// These are refused, each with 401, all alike, and none with a token.
-fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, asks: Vec<Ask>) -> Outcome {
+fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, host: &str, asks: Vec<Ask>) -> Outcome {
     let mut first = None;
     for ask in asks {
         let ask = ask.with("Accept", "application/json");
         let response = live.answered(&ask, &[401])?;
-        let tokens = tokens_in(stage, live, &super::visit::text(&response))?;
+        let tokens = tokens_in(stage, live, host, &super::visit::text(&response))?;
         ensure!(tokens.is_empty(), "{}: a token", ask.what);
         let (what, expected) = first.get_or_insert_with(|| (ask.what.clone(), said(&response))).clone();
         let seen = response.summary(stage.transcript());
         ensure!(said(&response) == expected, "{} is not answered as {what}: {seen}", ask.what);
+    }
+    Ok(())
+}
+
+/// Page tickets are presented at every host but their own: refused as what never was a ticket, and spent.
+#[case("BROW-39")]
+fn page_ticket_is_of_its_host(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 at another host, the same as for no ticket, and 401 at its own host afterwards");
+    let own = page_ticket(stage, &live)?.host;
+    let name = |host: &str| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned();
+    let mut hosts = vec![own.clone()];
+    hosts.extend(["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port())));
+    hosts.dedup();
+    for of in &hosts {
+        for at in hosts.iter().filter(|at| *at != of) {
+            let ticket = |stage: &mut Stage| match *of == own {
+                true => page_ticket(stage, &live),
+                false => page_ticket_at(stage, &live, &name(of)),
+            };
+            let good = ticket(stage)?;
+            live.served(&page_ask(&live, &good).origin("null"))?;
+            let ticket = ticket(stage)?;
+            let pages = vec![
+                page_ask(&live, &Secret::at(at, NEVER[0]))
+                    .origin("null")
+                    .named(format!("no ticket at {at}")),
+                page_ask(&live, &Secret::at(at, &ticket))
+                    .origin("null")
+                    .named(format!("a ticket of {of} at {at}")),
+            ];
+            refused_alike(stage, &live, at, pages)?;
+            let late = page_ask(&live, &ticket).origin("null");
+            live.answered(&late.named(format!("the same at {of} after {at}")), &[401])?;
+        }
     }
     Ok(())
 }
@@ -145,15 +180,15 @@ fn late_ticket_refused(stage: &mut Stage) -> Outcome {
         let of = |ask: Ask, what: &str| ask.named(what);
         let never = NEVER[0];
         let pages = vec![
-            of(page_ask(&live, never).origin("null"), "no ticket, at the page"),
+            of(page_ask(&live, &Secret::at(&page.host, never)).origin("null"), "no ticket, at the page"),
             of(page_ask(&live, &page).origin("null"), "a late ticket, at the page"),
         ];
-        refused_alike(stage, &live, pages)?;
+        refused_alike(stage, &live, &page.host, pages)?;
         let handoffs = vec![
             of(handoff_ask(&live, never).origin(LISTED), "no ticket, at the handoff"),
             of(handoff_ask(&live, &handoff).origin(LISTED), "a late ticket, at the handoff"),
         ];
-        refused_alike(stage, &live, handoffs)
+        refused_alike(stage, &live, &handoff.host, handoffs)
     })
 }
 
@@ -169,20 +204,20 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     live.served(&handoff_ask(&live, &used_handoff).origin(LISTED))?;
     let mut texts: Vec<(String, String)> =
         NEVER.iter().map(|text| (format!("{text:?}"), (*text).to_owned())).collect();
-    texts.push(("a used page ticket".to_owned(), used_page));
-    texts.push(("a used handoff ticket".to_owned(), used_handoff));
+    texts.push(("a used page ticket".to_owned(), used_page.to_string()));
+    texts.push(("a used handoff ticket".to_owned(), used_handoff.to_string()));
     texts.push(("the credential".to_owned(), live.credential.text()));
     live.between_controls(|| {
         let pages = texts.iter().map(|(what, text)| {
-            let ask = page_ask(&live, text).origin("null");
+            let ask = page_ask(&live, &Secret::at(&used_page.host, text)).origin("null");
             ask.named(format!("{what}, at the page"))
         });
-        refused_alike(stage, &live, pages.collect())?;
+        refused_alike(stage, &live, &used_page.host, pages.collect())?;
         let handoffs = texts.iter().map(|(what, text)| {
             let ask = handoff_ask(&live, text).origin(LISTED);
             ask.named(format!("{what}, at the handoff"))
         });
-        refused_alike(stage, &live, handoffs.collect())
+        refused_alike(stage, &live, &used_handoff.host, handoffs.collect())
     })
 }
 
@@ -191,7 +226,7 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
 fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for each");
-    page_token(stage, &live)?;
+    let page = page_token(stage, &live)?;
     handoff_token(stage, &live, LISTED)?;
     stage.control("a ticket of each kind opened its own route");
     let read = stage.read_route();
@@ -207,7 +242,7 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
         handoff_ask(&live, &page_ticket(stage, &live)?)
             .origin(LISTED)
             .named("a page ticket at the handoff"),
-        page_ask(&live, &handoff_ticket(stage, &live, LISTED)?)
+        page_ask(&live, &Secret::at(&page.host, &handoff_ticket(stage, &live, LISTED)?))
             .origin("null")
             .named("a handoff ticket at the page"),
     ];
@@ -219,7 +254,7 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
                 handoff_ticket(stage, &live, LISTED)?
             };
             let what = if of_page { "page" } else { "handoff" };
-            let ask = route.clone().with("Authorization", &format!("Bearer {ticket}"));
+            let ask = route.clone().hosts([&*ticket.host]).with("Authorization", &format!("Bearer {ticket}"));
             let ask = if of_page { ask } else { ask.origin(LISTED) };
             asks.push(ask.named(format!("{}, a {what} ticket as bearer", route.what)));
         }
@@ -228,7 +263,8 @@ fn ticket_opens_its_own_route_alone(stage: &mut Stage) -> Outcome {
     if let (Some(stream), Some(name)) = (stream, name.and_then(|stream| stream.query_token)) {
         let page = page_ticket(stage, &live)?;
         let handoff = handoff_ticket(stage, &live, LISTED)?;
-        asks.push(stream.clone().parameter(&name, &page).named("a page ticket as query token"));
+        let by_page = stream.clone().hosts([&*page.host]).parameter(&name, &page);
+        asks.push(by_page.named("a page ticket as query token"));
         let handoff = stream.parameter(&name, &handoff).origin(LISTED);
         asks.push(handoff.named("a handoff ticket as query token"));
     }
@@ -268,7 +304,8 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
                 ("a page", &page, None),
                 ("a foreign page", &foreign, Some(LISTED)),
             ] {
-                let ask = route.clone().with("Authorization", &format!("Bearer {token}"));
+                let ask = route.clone().hosts([&*token.host]);
+                let ask = ask.with("Authorization", &format!("Bearer {token}"));
                 let ask = origin.into_iter().fold(ask, Ask::origin);
                 let ask = ask.named(format!("{} by the token of {what}", route.what));
                 let refused = live.answered(&ask, &[403])?;
@@ -284,8 +321,8 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the
-/// origin of the handoff.
+/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of its
+/// origin, for the page the one of the record.
 #[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
     let stream = stage.stream_route()?;
@@ -307,7 +344,8 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
         let event: serde_json::Value =
             serde_json::from_str(line.trim_start_matches("data:").trim()).unwrap_or_default();
         let told = event["data"]["origin"].as_str();
-        let right = origin.is_none() || told == origin;
+        let recorded = live.own_origin();
+        let right = told == Some(origin.unwrap_or(&recorded));
         ensure!(
             right && event["topic"] == "warning" && event["data"]["code"] == "ticket_reused",
             "of the second use of a {what} ticket it tells {line}"

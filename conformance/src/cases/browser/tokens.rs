@@ -8,7 +8,10 @@ use local_daemon_harness::http::Response;
 use local_daemon_harness::process::Signal;
 use serde_json::{Value, json};
 
-use super::visit::{bits, handoff_token, page_ask, page_ticket, page_token, read_ask, text, tokens_in};
+use super::visit::{
+    Secret, bits, handoff_token, page_ask, page_ticket, page_ticket_at, page_token, read_ask, text,
+    token_for, tokens_in,
+};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, launch_listed, marker};
 use crate::outcome::{Outcome, ensure, fail};
@@ -47,7 +50,7 @@ fn token_is_random(stage: &mut Stage) -> Outcome {
         tokens.push(page_token(stage, &live)?);
         tokens.push(handoff_token(stage, &live, LISTED)?);
     }
-    let different: BTreeSet<&String> = tokens.iter().collect();
+    let different: BTreeSet<&str> = tokens.iter().map(|token| &**token).collect();
     ensure!(different.len() == tokens.len(), "{} of {} tokens differ", different.len(), tokens.len());
     let bits = bits(&tokens);
     ensure!(bits >= 256, "no more than {bits} bits of the tokens vary");
@@ -76,9 +79,12 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
         daemon.kill_group();
         daemon = stage.launch_with(start())?;
         live = stage.ready(&daemon)?;
+        let here = page_ticket(stage, &live)?;
         let asks = [
-            read_ask(&live, &token).origin(LISTED).named("the token of an earlier launch"),
-            read_ask(&live, &own).named("the token of an earlier launch's own page"),
+            read_ask(&live, &Secret::at(&live.target.authority, &token))
+                .origin(LISTED)
+                .named("the token of an earlier launch"),
+            read_ask(&live, &Secret::at(&here.host, &own)).named("the token of an earlier launch's own page"),
         ];
         live.between_controls(|| live.all_answered(&asks, &[401]))?;
     }
@@ -86,7 +92,11 @@ fn token_ends_with_its_launch(stage: &mut Stage) -> Outcome {
 }
 
 /// Every file below `place` that holds one of these texts; the suite's own are not among them.
-fn holding(place: &Path, secrets: &[(&str, String)], found: &mut Vec<String>) -> std::io::Result<()> {
+pub(super) fn holding(
+    place: &Path,
+    secrets: &[(&str, String)],
+    found: &mut Vec<String>,
+) -> std::io::Result<()> {
     for entry in std::fs::read_dir(place)? {
         let path = entry?.path();
         let Ok(facts) = std::fs::symlink_metadata(&path) else {
@@ -120,7 +130,7 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
     let page = live.served(&page_ask(&live, &used).origin("null"))?;
     live.answered(&page_ask(&live, &used).origin("null"), &[401])?;
     keep("a used ticket", &used);
-    for token in tokens_in(stage, &live, &text(&page))? {
+    for token in tokens_in(stage, &live, &used.host, &text(&page))? {
         keep("a page token", &token);
     }
     let foreign = handoff_token(stage, &live, LISTED)?;
@@ -144,13 +154,13 @@ fn no_ticket_or_token_in_a_file(stage: &mut Stage) -> Outcome {
 }
 
 /// The stream by query token, where the subject takes one.
-fn by_query(live: &ReadyDaemon, token: &str) -> Option<Ask> {
+fn by_query(live: &ReadyDaemon, token: &Secret) -> Option<Ask> {
     let stream = live.manifest().binding.stream.clone()?;
     let name = stream.query_token?;
-    Some(Ask::new(live, "GET", &stream.path).parameter(&name, token))
+    Some(Ask::new(live, "GET", &stream.path).hosts([&*token.host]).parameter(&name, token))
 }
 
-/// Tokens of the daemon's page, at two of its names, and of two origins are presented from each of them and
+/// Tokens of the daemon's page, at its own host and at another name, and of two origins are presented from each of them and
 /// without Origin, as bearer and by query: accepted from their own alone.
 #[case("BROW-10")]
 fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
@@ -158,28 +168,13 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
     stage.expect(
         "2xx from the token's own origin, 401 from every other that is admitted, 403 from what is not",
     );
-    let own = live.own_origin();
-    let other = if own.contains("//localhost") { "127.0.0.1" } else { "localhost" };
-    let other_host = format!("{other}:{}", live.port());
-    let other_own = format!("http://{other_host}");
-    let own_host = live.target.authority.clone();
-    // The page at the daemon's other name gets a token of that origin.
-    let ticket = page_ticket(stage, &live)?;
-    let at_other = page_ask(&live, &ticket).hosts([&*other_host]).origin("null");
-    let page = live.served(&at_other.named("the page at the daemon's other name"))?;
-    let mut of_other = None;
-    for candidate in super::visit::candidates(&text(&page)) {
-        let ask = read_ask(&live, candidate).hosts([&*other_host]);
-        if live.answered(&ask.named("what stands in that page, as bearer"), &[200, 401])?.status == 200 {
-            stage.transcript().hide(candidate.as_bytes());
-            of_other = Some(candidate.to_owned());
-        }
-    }
-    let Some(of_other) = of_other else {
-        return fail("nothing that stands in the page at the daemon's other name opens it");
-    };
+    let ticket = page_ticket_at(stage, &live, "127.0.0.1")?;
+    let of_other = token_for(stage, &live, &ticket)?;
+    let (other_host, other_own) = (of_other.host.clone(), of_other.origin());
+    let page = page_token(stage, &live)?;
+    let (own_host, own) = (page.host.clone(), page.origin());
     let tokens = [
-        ("its own page", own.clone(), page_token(stage, &live)?),
+        ("its own page", own.clone(), page),
         ("its page at its other name", other_own.clone(), of_other),
         ("a listed origin", LISTED.to_owned(), handoff_token(stage, &live, LISTED)?),
         ("another listed origin", LISTED_TOO.to_owned(), handoff_token(stage, &live, LISTED_TOO)?),
@@ -232,13 +227,16 @@ fn token_opens_every_route(stage: &mut Stage) -> Outcome {
             page_token(stage, &live)?
         };
         let whose = if foreign { "an origin's" } else { "the page's own" };
-        let placed = |ask: Ask| if foreign { ask.origin(LISTED) } else { ask };
+        let placed = |ask: Ask| {
+            let ask = ask.hosts([&*token.host]);
+            if foreign { ask.origin(LISTED) } else { ask }
+        };
         let bearer = format!("Bearer {token}");
         let mut asks = vec![placed(read_ask(&live, &token))];
         if let Ok(mutation) = stage.mutation_route() {
             // An engine names the origin with what may change something, same-origin or not.
-            let own = live.own_origin();
-            let ask = mutation.ask(&live).with("Authorization", &bearer);
+            let own = token.origin();
+            let ask = mutation.ask(&live).hosts([&*token.host]).with("Authorization", &bearer);
             asks.push(ask.origin(if foreign { LISTED } else { &own }));
         }
         for ask in asks {
@@ -282,9 +280,10 @@ const PART: usize = 8;
 fn tokens_are_listed(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("each live token once, by id, origin and the times of its issue and last use");
-    let own = live.own_origin();
+    let page = page_token(stage, &live)?;
+    let own = page.origin();
     let tokens = [
-        (own.clone(), page_token(stage, &live)?),
+        (own.clone(), page),
         (LISTED.to_owned(), handoff_token(stage, &live, LISTED)?),
         (LISTED_TOO.to_owned(), handoff_token(stage, &live, LISTED_TOO)?),
     ];
@@ -341,9 +340,9 @@ fn revoked_token_ends_at_once(stage: &mut Stage) -> Outcome {
     let stream = stage.stream_route()?;
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("401 for the next request, the end of its streams within 2 s, and no end of the others");
-    let (own, page, foreign) =
-        (live.own_origin(), page_token(stage, &live)?, handoff_token(stage, &live, LISTED)?);
-    let of_page = || stream.ask(&live).with("Authorization", &format!("Bearer {page}"));
+    let (page, foreign) = (page_token(stage, &live)?, handoff_token(stage, &live, LISTED)?);
+    let own = page.origin();
+    let of_page = || stream.ask(&live).hosts([&*page.host]).with("Authorization", &format!("Bearer {page}"));
     let mut ending = vec![("the page's stream", Follower::open(&live, &of_page())?)];
     if let Some(ask) = by_query(&live, &page) {
         ending.push(("the page's stream by query", Follower::open(&live, &ask)?));

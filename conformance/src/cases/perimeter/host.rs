@@ -1,11 +1,11 @@
 //! Which `Host` is the daemon's.
 
-use local_daemon_spec::vectors;
+use local_daemon_spec::{Profile, vectors};
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::http::{Ask, LISTED, METHODS, cites, ensure_status, launch_listed, texts};
-use crate::outcome::Outcome;
+use crate::fixtures::http::{Ask, LISTED, METHODS, cites, ensure_status, launch_listed, page_host, texts};
+use crate::outcome::{Outcome, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
 fn names(live: &ReadyDaemon) -> [String; 3] {
@@ -98,6 +98,56 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{} hosts were refused", hosts.len() + 4));
         Ok(())
     })
+}
+
+/// Names that resemble the host of the daemon's page, the one of an earlier launch among them, are asked for the
+/// page and with the credential: 421; at the page host the page answers.
+#[case("PER-3", "PER-7")]
+fn page_host_is_one_more_name(stage: &mut Stage) -> Outcome {
+    if !stage.manifest().claims(Profile::Browser) {
+        return not_applicable("the subject does not claim `browser`, and has no page host");
+    }
+    let (daemon, before) = stage.launch_ready()?;
+    let earlier = page_host(&before)?;
+    daemon.kill_group();
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("401 at the page host, 421 at every other name below localhost");
+    let own = page_host(&live)?;
+    let (name, port) = own.rsplit_once(':').unwrap_or((&own, ""));
+    let digits = name.split('.').next().unwrap_or_default();
+    let other_port = live.port() ^ 1;
+    let names = [
+        format!("{}:{port}", earlier.split(':').next().unwrap_or_default()),
+        format!("0123456789abcdef0123456789abcdef.localhost:{port}"),
+        format!("foo.localhost:{port}"),
+        format!("{}.localhost:{port}", digits.to_ascii_uppercase()),
+        format!("{digits}.LOCALHOST:{port}"),
+        format!("{name}.:{port}"),
+        format!("a.{name}:{port}"),
+        format!("{name}.evil.example:{port}"),
+        format!("{digits}:{port}"),
+        format!("{}.localhost:{port}", &digits[..digits.len().min(31)]),
+        format!("{name}:{other_port}"),
+        name.to_owned(),
+    ];
+    let mut asks = Vec::new();
+    for host in names.iter().filter(|host| **host != own) {
+        for (method, path) in [
+            ("GET", "/"),
+            ("POST", "/page"),
+            ("GET", "/no/such/route"),
+            ("OPTIONS", "/page"),
+        ] {
+            asks.push(
+                Ask::new(&live, method, path).hosts([&**host]).named(format!("{method} {path} at {host}")),
+            );
+        }
+        let read = stage.read_route().ask(&live).hosts([&**host]);
+        asks.push(read.bearer(&live).named(format!("a read at {host}")));
+    }
+    live.answered(&Ask::new(&live, "GET", "/").hosts([&*own]), &[401])?;
+    stage.control("the page answers at its host");
+    live.between_controls(|| live.all_answered(&asks, &[421]))
 }
 
 /// No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0

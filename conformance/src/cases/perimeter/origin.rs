@@ -1,12 +1,12 @@
 //! Which `Origin` may ask, and what its answers say.
 
-use local_daemon_spec::vectors;
+use local_daemon_spec::{Profile, vectors};
 
 use crate::case::case;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, texts,
+    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, page_host, texts,
 };
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// The refused requests of the vectors that cite `id`: host and origins, for the port of this daemon.
@@ -206,6 +206,24 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
             }
         }
     }
+    refused(&live, &asked)
+}
+
+/// The origin of the daemon's page asks its other names, and theirs ask the host of the page: 403.
+#[case("PER-12")]
+fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
+    if !stage.manifest().claims(Profile::Browser) {
+        return not_applicable("the subject does not claim `browser`, and has no page host");
+    }
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("403 in both directions");
+    let page = page_host(&live)?;
+    let mut asked = Vec::new();
+    for name in ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port())) {
+        asked.push((name.clone(), vec![format!("http://{page}")]));
+        asked.push((page.clone(), vec![format!("http://{name}")]));
+    }
+    asked.retain(|(host, origins)| origins[0] != format!("http://{host}"));
     refused(&live, &asked)
 }
 

@@ -1,10 +1,10 @@
 //! Where it listens.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use crate::case::case;
-use crate::fixtures::daemon::bound;
-use crate::outcome::{Outcome, Stop, ensure, inconclusive, untestable};
+use crate::fixtures::daemon::ensure_exclusive;
+use crate::outcome::{Outcome, ensure, inconclusive};
 use crate::stage::Stage;
 
 /// Every TCP port on which the processes of a ready daemon listen is looked up; each has a loopback address.
@@ -25,30 +25,18 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
 }
 
 /// While a daemon is ready, sockets that ask for port sharing (SO_REUSEPORT, SO_REUSEADDR) and one that does
-/// not try to bind its port. The same kind of socket was seen to share another port.
+/// not try to bind its port, at each address of it. The same kind of socket was seen to share another port.
 #[case("PUB-2")]
 fn port_is_exclusive(stage: &mut Stage) -> Outcome {
-    let (_daemon, live) = stage.launch_ready()?;
-    let (IpAddr::V4(ip), port) = (live.target.address.ip(), live.target.address.port()) else {
-        return untestable("the subject listens on IPv6 only");
-    };
+    let (daemon, live) = stage.launch_ready()?;
     stage.expect("every other socket is refused the address while the daemon listens");
-    let first = bound(SocketAddrV4::new(ip, 0), true)?;
-    rustix::net::listen(&first, 1).map_err(std::io::Error::from)?;
-    let shared = rustix::net::getsockname(&first).map_err(std::io::Error::from)?;
-    let shared = SocketAddrV4::try_from(shared).map_err(|_| Stop::Fault("not an IPv4 socket".to_owned()))?;
-    if let Err(error) = bound(shared, true) {
-        return untestable(format!("two sockets cannot share a port here: {error}"));
+    let mut addresses = daemon.listening();
+    addresses.retain(|address| address.port() == live.target.address.port() && address.ip().is_loopback());
+    if addresses.is_empty() {
+        return inconclusive(format!(
+            "no listener at {} is seen among the subject's sockets",
+            live.target.address
+        ));
     }
-    stage.control(format!("two sockets that ask for it share port {}", shared.port()));
-    let address = SocketAddrV4::new(ip, port);
-    live.between_controls(|| {
-        let plain = bound(address, false);
-        ensure!(plain.is_err(), "a plain socket was bound to {address}");
-        let sharing = bound(address, true);
-        ensure!(sharing.is_err(), "a socket with SO_REUSEPORT was bound to {address}");
-        let reusing = std::net::TcpListener::bind(address);
-        ensure!(reusing.is_err(), "a socket with SO_REUSEADDR listens at {address}");
-        Ok(())
-    })
+    live.between_controls(|| addresses.iter().try_for_each(|address| ensure_exclusive(stage, *address)))
 }

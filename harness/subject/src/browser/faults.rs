@@ -9,11 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Kind, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
+use super::{Kind, Log, PAGE, Pages, SHELL, TICKETS, TOKENS, digest, presented, sign};
 use crate::answer::{Answer, Refusal};
 use crate::credential::Credential;
 use crate::fault::{Fault, broken, fault};
-use crate::perimeter::Origin;
+use crate::perimeter::{Origin, is_page_host};
 use crate::request::Request;
 use crate::state_directory::{StateDir, random_hex};
 
@@ -93,6 +93,9 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-22.inline-scripts", "allows inline scripts"),
     fault("BROW-22.connects-anywhere", "lets the page connect to everything"),
     fault("BROW-22.any-base", "lets the page change its base"),
+    fault("BROW-22.cache-kept", "does not have the cache cleared"),
+    fault("BROW-22.storage-cleared", "has the storage of the page's own host cleared"),
+    fault("BROW-22.storage-kept", "has the cache cleared alone at another host"),
     fault("BROW-22.page-alone", "sends the headers with the page and not with the shell"),
     fault("BROW-23.of-the-launch", "draws the nonce once for all answers"),
     fault("BROW-23.of-the-second", "makes the nonce from the time"),
@@ -128,6 +131,45 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-34.silent", "tells nobody of a second use"),
     fault("BROW-34.handoff-alone", "tells of the second use of handoff tickets alone"),
     fault("BROW-34.no-origin", "tells of a second use without the origin"),
+    fault("BROW-34.origin-of-the-page", "names the host of the page when it tells of a second use"),
+    fault("BROW-35.of-the-directory", "makes the page host from the state directory"),
+    fault("BROW-35.half", "draws page hosts of 64 bits"),
+    fault("BROW-35.clock-first", "begins the page host with the time"),
+    fault("BROW-36.one-family", "listens on one family"),
+    fault("BROW-36.shared-port", "lets others share its port on the other family"),
+    fault(
+        "BROW-36.all-the-same",
+        "has a page host although another process has its port on the other family",
+    ),
+    fault("BROW-37.proves", "serves the handshake at the page host"),
+    fault("BROW-37.unauthorized", "asks for authentication before it refuses a handshake at the page host"),
+    fault("BROW-38.bearer", "takes the credential as bearer at the page host"),
+    fault("BROW-38.query-token", "takes the credential as query token at the page host"),
+    fault("BROW-39.any-host", "takes a page ticket at each of its names"),
+    fault("BROW-39.weaker-to-its-own", "takes a page ticket of another name at the page host"),
+    fault("BROW-39.other-names", "takes a page ticket of one of its three names at the others"),
+    fault("BROW-39.kept", "keeps a page ticket that was presented at another host"),
+    fault("BROW-40.recorded-address", "has its page at the address of the record"),
+    fault("BROW-40.host-ignored", "has its page at the page host whatever is asked for"),
+    fault("BROW-41.record", "writes the page host into the record"),
+    fault("BROW-41.handshake", "names the page host in the handshake"),
+    fault("BROW-41.output", "says on standard error where its page is"),
+    fault("BROW-41.log", "logs where its page is"),
+    fault("BROW-41.event", "tells on the stream where its page is"),
+    fault("BROW-41.argument", "names the page host to the browser"),
+    fault("BROW-41.the-id", "takes its id for the page host"),
+    fault("BROW-42.silent", "opens the page at another host without a word"),
+    fault("BROW-42.standard-output", "says on standard output that the page is at another host"),
+    fault("BROW-43.problem", "answers the reload of an earlier launch's page with a problem"),
+    fault("BROW-43.unauthorized", "answers the reload of an earlier launch's page with 401"),
+    fault("BROW-44.at-once", "says that the page is open when it has started a browser"),
+    fault("BROW-44.in-a-while", "says that the page is open when it has waited long enough"),
+    fault("BROW-45.status", "asks for its status by the cache"),
+    fault("BROW-45.ticket", "redeems its ticket by the cache"),
+    fault("BROW-46.unasked", "hands off to whoever listens at the port of the origin"),
+    fault("BROW-46.first-family", "looks at 127.0.0.1 alone before a handoff"),
+    fault("BROW-46.addresses-alone", "looks who listens at an address, and not at a name"),
+    fault("BROW-47.each-time", "tells of each further use of a ticket"),
 ];
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {
@@ -213,11 +255,15 @@ pub(super) fn life() -> Option<Duration> {
 /// Whether a faulty daemon takes a ticket of `kind` for what `wants` is.
 pub(super) fn takes(kind: &Kind, wants: &Kind) -> bool {
     match (kind, wants) {
-        (Kind::Handoff(_), Kind::Page) => broken("BROW-4.handoff-opens-the-page"),
-        (Kind::Page, Kind::Handoff(_)) => broken("BROW-4.page-hands-off"),
+        (Kind::Handoff(_), Kind::Page(_)) => broken("BROW-4.handoff-opens-the-page"),
+        (Kind::Page(_), Kind::Handoff(_)) => broken("BROW-4.page-hands-off"),
         // Only origins that are admitted come so far.
         (Kind::Handoff(_), Kind::Handoff(origin)) => broken("BROW-33.any-listed") && !origin.is_empty(),
-        (Kind::Page, Kind::Page) => false,
+        (Kind::Page(of), Kind::Page(at)) => {
+            broken("BROW-39.any-host")
+                || broken("BROW-39.weaker-to-its-own") && is_page_host(at)
+                || broken("BROW-39.other-names") && !is_page_host(at) && !is_page_host(of)
+        }
     }
 }
 
@@ -228,15 +274,71 @@ pub(crate) fn bears_ticket(request: &Request, pages: &Pages) -> bool {
     taken && presented(request).is_some_and(|text| pages.is_live(text))
 }
 
+/// Whether a faulty daemon takes the credential at the host of its page.
+pub(crate) fn takes_credential(request: &Request, is_handshake: bool) -> bool {
+    let by_query = request.parameters("token").next().is_some();
+    broken("BROW-37.proves") && is_handshake
+        || broken("BROW-38.bearer") && !by_query
+        || broken("BROW-38.query-token") && by_query
+}
+
 /// Whether a faulty daemon says nothing of the second use of a ticket.
 pub(super) fn is_silent(kind: &Kind) -> bool {
-    broken("BROW-34.silent") || broken("BROW-34.handoff-alone") && *kind == Kind::Page
+    broken("BROW-34.silent") || broken("BROW-34.handoff-alone") && matches!(kind, Kind::Page(_))
+}
+
+/// Whether a faulty daemon keeps a ticket that was presented for something else.
+pub(super) fn keeps(kind: &Kind) -> bool {
+    broken("BROW-33.kept") || broken("BROW-39.kept") && matches!(kind, Kind::Page(_))
+}
+
+/// The digits of a page host that is no secret of this launch.
+pub(super) fn page_host(directory: &StateDir, id: &str) -> Option<String> {
+    let halves = |first: String, second: String| Some(first + &second);
+    if broken("BROW-35.of-the-directory") {
+        return Some(digest(&directory.path().to_string_lossy())[..32].to_owned());
+    }
+    if broken("BROW-35.half") {
+        return halves("0".repeat(16), random_hex::<8>());
+    }
+    if broken("BROW-35.clock-first") {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        return halves(format!("{since:016x}"), random_hex::<8>());
+    }
+    broken("BROW-41.the-id").then(|| id.to_owned())
+}
+
+/// The version in the record of a faulty daemon.
+pub(crate) fn version(version: &str, host: Option<&str>) -> String {
+    let host = host.filter(|_| broken("BROW-41.record")).map(|host| format!(" ({host})"));
+    format!("{version}{}", host.unwrap_or_default())
+}
+
+/// The capabilities of a faulty daemon.
+pub(crate) fn capabilities(mut capabilities: Vec<String>, host: Option<&str>) -> Vec<String> {
+    capabilities.extend(host.filter(|_| broken("BROW-41.handshake")).map(str::to_owned));
+    capabilities
+}
+
+/// Tells of the page host as a faulty daemon does when it is ready.
+pub(crate) fn tell_host(host: Option<&str>, directory: &StateDir, log: &Log) {
+    let host = host.unwrap_or_default();
+    if broken("BROW-41.output") {
+        eprintln!("the page is at http://{host}/");
+    }
+    write_down(directory, "BROW-41.log", host);
+    if broken("BROW-41.event") {
+        log.append("lifecycle", &json!({"what": "page", "host": host}));
+    }
 }
 
 /// Whether a token of this origin is good enough for a faulty daemon, for a request from `from`.
 pub(super) fn is_content(of: &str, origin: &Origin, from: &str) -> bool {
-    let own =
-        |origin: &str| origin.starts_with("http://127.0.0.1:") || origin.starts_with("http://localhost:");
+    let own = |origin: &str| {
+        origin.starts_with("http://127.0.0.1:")
+            || origin.starts_with("http://localhost:")
+            || origin.strip_prefix("http://").is_some_and(is_page_host)
+    };
     broken("BROW-10.any-origin")
         || broken("BROW-10.any-listed") && matches!(origin, Origin::Listed(_))
         || broken("BROW-10.absent-is-any") && *origin == Origin::Absent
@@ -287,6 +389,7 @@ pub(super) fn dress(headers: &mut Vec<(&'static str, String)>) {
         ("BROW-22.no-resource-policy", "Cross-Origin-Resource-Policy"),
         ("BROW-22.no-referrer-policy", "Referrer-Policy"),
         ("BROW-22.sniffed", "X-Content-Type-Options"),
+        ("BROW-22.cache-kept", "Clear-Site-Data"),
     ] {
         if broken(fault) {
             headers.retain(|(other, _)| *other != name);
@@ -349,6 +452,10 @@ pub(super) fn script(script: &str) -> String {
         changed("if (ticket)", "if (false)")
     } else if broken("BROW-27.silent") {
         changed("else say(\"This page is opened by: daemonspec-subject open\")", "else say(\"Unauthorized\")")
+    } else if broken("BROW-45.status") {
+        changed("cache: \"no-store\", headers", "headers")
+    } else if broken("BROW-45.ticket") {
+        changed("cache: \"no-store\", method", "method")
     } else if broken("BROW-29.each-part") {
         changed("  follow(token);\n}", "  follow(token);\n  follow(token);\n}")
     } else if broken("BROW-30.left-to-the-engine") {

@@ -10,7 +10,7 @@ let last = null;
 async function begin() {
   const ticket = fragment.get("ticket");
   if (ticket) {
-    const answer = await fetch("/page", { method: "POST", body: new URLSearchParams({ ticket }) });
+    const answer = await fetch("/page", { cache: "no-store", method: "POST", body: new URLSearchParams({ ticket }) });
     const text = await answer.text();
     const found = /const injected = "([^"]+)"/.exec(text);
     if (answer.ok && found) sessionStorage.setItem("token", found[1]);
@@ -20,7 +20,7 @@ async function begin() {
 }
 
 async function show(token) {
-  const answer = await fetch("/v1/status", { headers: { Authorization: "Bearer " + token } });
+  const answer = await fetch("/v1/status", { cache: "no-store", headers: { Authorization: "Bearer " + token } });
   if (!answer.ok) return say("The daemon does not know this page any more. It is opened by: daemonspec-subject open");
   say("Daemon " + (await answer.json()).id);
   follow(token);

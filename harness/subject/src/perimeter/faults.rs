@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use super::{Origin, Pass, is_preflight};
+use super::{HOSTS, Origin, Pass, is_page_host, is_preflight};
 use crate::answer::Refusal;
 use crate::credential::Credential;
 use crate::fault::{Fault, broken, fault};
@@ -27,6 +27,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-3.ending", "takes every name that ends with localhost"),
     fault("PER-3.final-dot", "takes a name with a final dot for the same one"),
     fault("PER-3.any-loopback", "takes every loopback address"),
+    fault("PER-3.any-launch", "takes every name of the form of a page host"),
     fault("PER-4.bound-address", "takes the address that it bound alone"),
     fault("PER-5.missing", "takes a request without Host"),
     fault("PER-5.empty", "takes an empty Host"),
@@ -60,6 +61,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-11.first-of-two", "takes the first of two origins"),
     fault("PER-12.same-machine", "takes its other names for the same origin"),
     fault("PER-12.same-family", "takes its IPv6 address for the same origin"),
+    fault("PER-12.own-page", "takes the origin of its page for the same one"),
     fault("PER-13.not-for-errors", "names the origin in answers that are no errors"),
     fault("PER-13.no-vary", "leaves Vary out"),
     fault("PER-13.twice", "adds the header in two places"),
@@ -145,10 +147,10 @@ pub(crate) const FAULTS: &[Fault] = &[
 ];
 
 /// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.
-pub(super) fn own_name(name: &[u8], port: u16) -> Option<bool> {
+pub(super) fn own_name(name: &[u8], port: u16, page: Option<&str>) -> Option<bool> {
     let name = std::str::from_utf8(name).ok()?;
     let (host, named) = name.rsplit_once(':').unwrap_or((name, ""));
-    let is = |host: &str| ["127.0.0.1", "localhost", "[::1]"].contains(&host);
+    let is = |host: &str| HOSTS.contains(&host) || Some(host) == page;
     let right_port = named == port.to_string();
     if broken("PER-3.any-port") {
         Some(is(host))
@@ -162,8 +164,10 @@ pub(super) fn own_name(name: &[u8], port: u16) -> Option<bool> {
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
         let loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
         Some((loopback || is(host)) && right_port)
+    } else if broken("PER-3.any-launch") {
+        Some((is_page_host(name) || is(host)) && right_port)
     } else if broken("PER-4.bound-address") {
-        Some(host == "127.0.0.1" && right_port)
+        Some((host == "127.0.0.1" || Some(host) == page) && right_port)
     } else {
         None
     }
@@ -210,6 +214,10 @@ pub(crate) fn unjudged_origin(request: &Request, port: u16, served: bool, bears:
         || broken("PER-11.null") && origins == [b"null"]
         || broken("PER-12.same-machine") && origins.len() == 1 && same_machine()
         || broken("PER-12.same-family") && origins == [format!("http://[::1]:{port}").as_bytes()]
+        || broken("PER-12.own-page")
+            && origins.len() == 1
+            && std::str::from_utf8(origins[0])
+                .is_ok_and(|origin| origin.strip_prefix("http://").is_some_and(is_page_host))
         || broken("PER-28.origin") && upgrades(request)
         || broken("PER-26.before-origin")
             && served_as_stream(request)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::pages;
 use super::routes::{methods, note, route, status};
 use crate::answer::{
-    Answer, DRAINING, FORBIDDEN, INVALID, METHOD, NOT_FOUND, OVERLOADED, Refusal, UNAUTHORIZED,
+    Answer, DRAINING, FORBIDDEN, INVALID, METHOD, MISDIRECTED, NOT_FOUND, OVERLOADED, Refusal, UNAUTHORIZED,
 };
 use crate::browser;
 use crate::credential::Credential;
@@ -53,7 +53,8 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         perimeter::authenticate(request, &daemon.authority(), &credential).is_some()
     };
     let listed = |origin: &str| daemon.origins.admits(origin, &daemon.log);
-    let mut host = perimeter::host(request, port, served);
+    let page = daemon.page_host.as_deref();
+    let mut host = perimeter::host(request, port, page, served);
     if broken("PER-1.origin-before-host") {
         let named = request.headers("Host").next().unwrap_or_default();
         host = perimeter::origin(request, named, listed).and(host);
@@ -129,6 +130,9 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         Err(_) if broken("PER-8.preflight-answered") && is_preflight => {
             return finish(incoming, Answer::empty(204), no_body);
         }
+        Err(MISDIRECTED) if let Some(gone) = pages::gone(daemon, request) => {
+            return finish(incoming, gone, no_body);
+        }
         Err(refusal) => return finish(incoming, request.excess.unwrap_or(refusal).into(), no_body),
     };
     if let Some(excess) = request.excess {
@@ -181,7 +185,14 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
     let (credential, _) = daemon.credential.current();
     log(daemon, request);
     perimeter::faults::log(request);
-    let passes = |credential: &_| perimeter::authenticate(request, &daemon.authority(), credential);
+    // A page has no credential: one that is shown at its host is there by a mistake (BROW-38).
+    let named = [request.header("Host"), request.authority.as_deref()];
+    let at_page = page.is_some() && named.contains(&daemon.page_authority().as_deref());
+    let withheld = at_page && !browser::faults::takes_credential(request, is_handshake);
+    let passes = |credential: &_| {
+        let pass = perimeter::authenticate(request, &daemon.authority(), credential);
+        pass.filter(|_| !withheld)
+    };
     let passes_by_fault = || {
         let open = (trusted || daemon.credential.is_open()).then_some(Pass::Bearer);
         let recorded = || match Record::read(&daemon.directory, RECORD) {

@@ -1,5 +1,6 @@
 //! Chapter 12: the routes of the daemon's page.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -7,11 +8,12 @@ use serde_json::{Value, json};
 use crate::answer::{Answer, INVALID, NOT_FOUND, ORIGIN, Refusal, UNAUTHORIZED};
 use crate::browser::faults;
 use crate::browser::{
-    HANDOFF, Kind, LIFE, PAGE, SHELL, TICKETS, TOKENS, WORKER, form_ticket, headers, html, nonce, token_of,
+    HANDOFF, Kind, LIFE, PAGE, SHELL, TICKETS, TOKENS, WORKER, form_ticket, headers, html, nonce, ticket_of,
+    token_of,
 };
 use crate::credential::Credential;
 use crate::fault::broken;
-use crate::perimeter::{Origin, Pass};
+use crate::perimeter::{HOSTS, Origin, Pass, is_page_host};
 use crate::registration::parse_object;
 use crate::request::Request;
 use crate::state::Daemon;
@@ -75,10 +77,11 @@ pub(super) fn shell(
         return None;
     }
     let token = faults::gives_unasked(request).then(|| {
-        let own = format!("http://{}", daemon.authority());
+        let own = format!("http://{}", request.header("Host").unwrap_or_default());
         daemon.origins.pages.token(&own, credential, &daemon.directory)
     });
-    let mut shell = page(if broken("BROW-26.open") { 200 } else { status }, token.as_deref());
+    let status = if broken("BROW-26.open") { 200 } else { status };
+    let mut shell = page(status, token.as_deref(), CACHE);
     if broken("BROW-26.id") {
         let note = format!("<!-- {} -->\n", daemon.record.id);
         shell.body.extend_from_slice(note.as_bytes());
@@ -90,16 +93,44 @@ pub(super) fn shell(
     })
 }
 
+/// What a browser is to forget of the daemon's origin: the storage, which holds the token of the page, stays.
+const CACHE: &str = "\"cache\"";
+/// The same where an earlier owner of the port may have left something in the storage as well.
+const CACHE_AND_STORAGE: &str = "\"cache\", \"storage\"";
+
 /// An HTML answer.
-fn page(status: u16, token: Option<&str>) -> Answer {
+fn page(status: u16, token: Option<&str>, clears: &str) -> Answer {
     let nonce = nonce();
     let bare = broken("BROW-22.page-alone") && token.is_none();
     Answer {
-        headers: if bare { Vec::new() } else { headers(&nonce) },
+        headers: if bare { Vec::new() } else { headers(&nonce, clears) },
         content_type: "text/html; charset=utf-8",
         body: html(&nonce, token).into_bytes(),
         ..Answer::empty(status)
     }
+}
+
+/// What is answered to the reload of a page that an earlier launch had (BROW-43).
+pub(super) fn gone(daemon: &Daemon, request: &Request) -> Option<Answer> {
+    let host = request.header("Host").unwrap_or_default();
+    let is_earlier = is_page_host(host) && Some(host) != daemon.page_authority().as_deref();
+    if !is_earlier || !browses(request) || broken("BROW-43.problem") {
+        return None;
+    }
+    let nonce = nonce();
+    let html = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>subject</title>\
+                <p>The daemon was started again since. Its page is opened by: daemonspec-subject open</p></html>\n";
+    Some(Answer {
+        headers: headers(&nonce, CACHE),
+        content_type: "text/html; charset=utf-8",
+        body: html.into(),
+        ..Answer::empty(if broken("BROW-43.unauthorized") { 401 } else { 421 })
+    })
+}
+
+/// Whether somebody looks at the answer.
+fn browses(request: &Request) -> bool {
+    request.header("Accept").is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// The routes of the chapter; `None` where it is another's.
@@ -114,10 +145,11 @@ pub(super) fn route(
     let own = format!("http://{}", request.header("Host").unwrap_or_default());
     Some(match request.path.as_str() {
         SHELL => shell(daemon, request, 200, credential).ok_or(UNAUTHORIZED),
-        PAGE => admit(daemon, request, &own, credential, body),
+        PAGE => admit(daemon, request, credential, body),
         TICKETS => issue(daemon, body),
         HANDOFF => hand_off(daemon, origin, &own, credential, body),
         TOKENS => Ok(Answer::json(200, &pages.list())),
+        path if ticket_of(path).is_some() => state(daemon, request, ticket_of(path)?),
         path => match token_of(path)? {
             id if pages.revoke(id) => Ok(Answer::empty(204)),
             _ => Err(NOT_FOUND),
@@ -125,12 +157,32 @@ pub(super) fn route(
     })
 }
 
+/// Tells whether a ticket was redeemed, as soon as it is or when the time that is asked for has passed.
+fn state(daemon: &Daemon, request: &Request, id: &str) -> Result<Answer, Refusal> {
+    let mut waits = request.parameters("wait_seconds");
+    let seconds = match (waits.next(), waits.next()) {
+        (None, _) => 0,
+        (Some(seconds), None) => seconds.parse().ok().filter(|seconds| *seconds <= 30).ok_or(INVALID)?,
+        _ => return Err(INVALID),
+    };
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let (kind, mut redeemed) = daemon.origins.pages.state(id).ok_or(NOT_FOUND)?;
+    while !redeemed && Instant::now() < until && daemon.standing_down().is_none() {
+        thread::sleep(Duration::from_millis(20));
+        match daemon.origins.pages.state(id) {
+            Some((_, now)) => redeemed = now,
+            None => break,
+        }
+    }
+    Ok(Answer::json(200, &json!({"id": id, "kind": kind, "redeemed": redeemed})))
+}
+
 fn issue(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     let asked = parse_object(body).map_err(|_| INVALID)?;
     let text = |name: &str| asked.get(name).and_then(Value::as_str);
-    let kind = match (text("kind"), asked.get("origin")) {
-        (Some("page"), None) => Kind::Page,
-        (Some("handoff"), Some(_)) => {
+    let kind = match (text("kind"), asked.get("origin"), asked.get("host")) {
+        (Some("page"), None, host) => Kind::Page(page_at(daemon, host)?),
+        (Some("handoff"), Some(_), None) => {
             let origin = text("origin").ok_or(INVALID)?;
             let listed = daemon.origins.admits(origin, &daemon.log);
             if !listed && broken("BROW-31.forbidden") {
@@ -143,18 +195,30 @@ fn issue(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
         }
         _ => return Err(INVALID),
     };
-    let mut answer = json!({"kind": text("kind"), "expires_in_seconds": LIFE.as_secs()});
-    if let Kind::Handoff(origin) = &kind {
-        answer["origin"] = json!(origin);
+    let mut answer = json!({"kind": kind.word(), "expires_in_seconds": LIFE.as_secs()});
+    match &kind {
+        Kind::Handoff(origin) => answer["origin"] = json!(origin),
+        Kind::Page(at) => answer["page_url"] = json!(format!("http://{at}{PAGE}")),
     }
-    answer["ticket"] = json!(daemon.origins.pages.ticket(kind, &daemon.directory));
+    let (ticket, id) = daemon.origins.pages.ticket(kind, &daemon.directory);
+    answer["ticket"] = json!(ticket);
+    answer["id"] = json!(id);
     Ok(Answer::json(201, &answer))
+}
+
+/// Where the page is for which a ticket is asked: at its own host, if it has one and no other is asked for.
+fn page_at(daemon: &Daemon, host: Option<&Value>) -> Result<String, Refusal> {
+    let own = daemon.page_authority().filter(|_| !broken("BROW-40.recorded-address"));
+    let own = own.unwrap_or_else(|| daemon.authority());
+    match host.map(|host| host.as_str().filter(|host| HOSTS.contains(host)).ok_or(INVALID)) {
+        Some(host) if !broken("BROW-40.host-ignored") => Ok(format!("{}:{}", host?, daemon.address.port())),
+        _ => Ok(own),
+    }
 }
 
 fn admit(
     daemon: &Daemon,
     request: &Request,
-    own: &str,
     credential: &Credential,
     body: &[u8],
 ) -> Result<Answer, Refusal> {
@@ -162,20 +226,22 @@ fn admit(
     let Some(ticket) = form_ticket(request, body) else {
         return Err(NO_FORM);
     };
-    let why = match pages.redeem(&ticket, &Kind::Page, own, &daemon.log) {
+    let at = request.header("Host").unwrap_or_default();
+    let why = match pages.redeem(&ticket, &Kind::Page(at.to_owned()), &daemon.record.url, &daemon.log) {
         Ok(()) => {
-            let token = pages.token(own, credential, &daemon.directory);
+            let token = pages.token(&format!("http://{at}"), credential, &daemon.directory);
             if broken("BROW-21.json") {
                 return Ok(Answer::json(200, &json!({"token": token})));
             }
-            return Ok(page(200, Some(&token)));
+            let whole =
+                broken("BROW-22.storage-cleared") || !is_page_host(at) && !broken("BROW-22.storage-kept");
+            return Ok(page(200, Some(&token), if whole { CACHE_AND_STORAGE } else { CACHE }));
         }
         Err(why) => why,
     };
     let refusal = faults::refusal(why).unwrap_or(TICKET_REFUSED);
-    let browses = request.header("Accept").is_some_and(|accept| accept.contains("text/html"));
-    if browses && refusal == TICKET_REFUSED {
-        return Ok(page(401, None).with("WWW-Authenticate", "Bearer"));
+    if browses(request) && refusal == TICKET_REFUSED {
+        return Ok(page(401, None, CACHE).with("WWW-Authenticate", "Bearer"));
     }
     Err(refusal)
 }
@@ -197,7 +263,7 @@ fn hand_off(
         // No ticket is bound to none.
         Origin::Absent => String::new(),
     };
-    match pages.redeem(ticket, &Kind::Handoff(from.clone()), own, &daemon.log) {
+    match pages.redeem(ticket, &Kind::Handoff(from.clone()), &daemon.record.url, &daemon.log) {
         Ok(()) => {
             let bound = if broken("BROW-32.own-origin") { own } else { &from };
             let token = pages.token(bound, credential, &daemon.directory);

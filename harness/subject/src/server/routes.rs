@@ -38,6 +38,9 @@ pub(super) fn methods(path: &str) -> Option<&'static [&'static str]> {
     if browser::token_of(path).is_some() {
         return Some(&["DELETE"]);
     }
+    if browser::ticket_of(path).is_some() {
+        return Some(&["GET"]);
+    }
     ROUTES.iter().find(|(route, _)| *route == path).map(|(_, methods)| *methods)
 }
 
@@ -205,7 +208,7 @@ fn handshake_body(daemon: &Daemon) -> Body {
         },
         version: VERSION.to_owned(),
         ready,
-        capabilities: vec!["events".to_owned()],
+        capabilities: browser::faults::capabilities(vec!["events".to_owned()], daemon.page_host.as_deref()),
     }
 }
 

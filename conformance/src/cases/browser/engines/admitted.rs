@@ -8,22 +8,25 @@ use local_daemon_harness::wait::until;
 use serde_json::{Value, json};
 
 use super::scene::{
-    Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, path_of, told,
+    Arrived, SEEN, Scene, brief, ensure_blocked, front, is_success, of_method, origin, own_page, path_of,
+    told,
 };
 use crate::case::case;
-use crate::cases::browser::visit::{handoff_ticket, page_ticket};
+use crate::cases::browser::visit::{Secret, handoff_ticket, page_ticket, page_ticket_at};
 use crate::fixtures::http::marker;
 use crate::outcome::{Outcome, Stop, deviation, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
 /// Where tickets of the two kinds are redeemed.
 const PAGE: &str = "/page";
+/// The page itself, after that.
+const SHELL: &str = "/";
 const HANDOFF: &str = "/v1/handoff";
 
 /// The address that `open --print-url` prints.
 fn printed(stage: &mut Stage, scene: &Scene) -> Outcome<String> {
     let ticket = page_ticket(stage, &scene.live)?;
-    Ok(format!("{}#ticket={ticket}", scene.own_page()))
+    Ok(format!("{}#ticket={ticket}", own_page(scene, &ticket)))
 }
 
 /// The token that a request brings as bearer.
@@ -37,7 +40,12 @@ fn is_for(arrived: &Arrived, path: &str) -> bool {
 }
 
 /// Waits until the daemon's own page has followed the stream so many times, and says what token it has.
-fn wait_for_page(stage: &mut Stage, scene: &Scene, arg: &Value, streams: usize) -> Outcome<String> {
+pub(super) fn wait_for_page(
+    stage: &mut Stage,
+    scene: &Scene,
+    arg: &Value,
+    streams: usize,
+) -> Outcome<String> {
     let stream = path_of(&arg["stream"]);
     scene.wait_arrived("the page's stream", streams, |arrived| {
         is_for(arrived, &stream) && arrived.status == Some(200)
@@ -65,19 +73,18 @@ fn ensure_follows(
     })
 }
 
-/// What the page has kept, and where.
+/// What the page has kept, and where. Its address is `/`.
 const KEPT: &str = "return { address: location.pathname + location.search + location.hash,
                              tab: Object.values(sessionStorage), site: Object.values(localStorage),
                              cookies: document.cookie, markup: document.documentElement.outerHTML,
                              text: document.body.innerText.trim() }";
 
 /// The token is in the storage of the tab, and nowhere else; the address says nothing of a ticket.
-fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Outcome {
+pub(super) fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Outcome {
     let kept = scene.run(stage, KEPT, arg)?;
     let holds = |value: &Value| value.to_string().contains(token);
-    let own = path_of(&json!(scene.own_page()));
     let address = &kept["address"];
-    ensure!(*address == own, "the page's address is {address}, not {own}");
+    ensure!(*address == "/", "the page's address is {address}, not /");
     ensure!(holds(&kept["tab"]), "the storage of the tab does not hold the token");
     for place in ["site", "cookies", "markup"] {
         ensure!(!holds(&kept[place]), "the token is in: {place}");
@@ -88,6 +95,18 @@ fn ensure_kept(stage: &mut Stage, scene: &Scene, arg: &Value, token: &str) -> Ou
     Ok(())
 }
 
+/// Opens a file that posts a ticket, as the command `open` writes it.
+pub(super) fn open_by_launcher(stage: &Stage, scene: &Scene, ticket: &Secret) -> Outcome {
+    let launcher = stage.arena().path().join("launcher.html");
+    let address = own_page(scene, ticket);
+    let form = format!(
+        "<!doctype html><meta name=referrer content=no-referrer><form method=post action=\"{address}page\">\
+         <input type=hidden name=ticket value=\"{ticket}\"></form><script>document.forms[0].submit()</script>"
+    );
+    std::fs::write(&launcher, form)?;
+    scene.visit_at(stage, &format!("file://{}", launcher.display()))
+}
+
 /// A file in the browser posts a ticket: the daemon's page opens, keeps its token in the tab alone, and goes
 /// on after a reload.
 #[case("BROW-19", "BROW-24", "BROW-25", "BROW-27")]
@@ -95,18 +114,11 @@ fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
     let ticket = page_ticket(stage, &scene.live)?;
-    let address = scene.own_page();
+    let address = own_page(&scene, &ticket);
     stage.expect(
         "200 for the ticket from the origin null; the token in the tab's storage alone, also after a reload",
     );
-    let launcher = stage.arena().path().join("launcher.html");
-    let form = format!(
-        "<!doctype html><form method=post action=\"{}{PAGE}\"><input type=hidden name=ticket value=\"{ticket}\"></form>\
-         <script>document.forms[0].submit()</script>",
-        origin(&scene.front)
-    );
-    std::fs::write(&launcher, form)?;
-    scene.visit_at(stage, &format!("file://{}", launcher.display()))?;
+    open_by_launcher(stage, &scene, &ticket)?;
     let posts = scene.wait_arrived("the ticket", 1, |arrived| is_for(arrived, PAGE))?;
     if posts.iter().any(|post| post.header("origin") != Some("null")) {
         return deviation(format!("not from the origin null: {}", brief(&posts)));
@@ -132,14 +144,14 @@ fn own_page_by_its_launcher(stage: &mut Stage) -> Outcome {
 fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
-    let printed = printed(stage, &scene)?;
-    let ticket = printed.rsplit('=').next().unwrap_or_default();
+    let ticket = page_ticket(stage, &scene.live)?;
+    let address = own_page(&scene, &ticket);
+    let printed = format!("{address}#ticket={ticket}");
     stage.expect(
         "the ticket arrives in the body of a form alone; another tab has no token and says what to do",
     );
     scene.visit_at(stage, &printed)?;
-    let shell = path_of(&json!(scene.own_page()));
-    scene.wait_arrived("a load of the shell", 1, |arrived| is_for(arrived, &shell))?;
+    scene.wait_arrived("a load of the shell", 1, |arrived| is_for(arrived, SHELL))?;
     stage.precondition("the address with the ticket was opened, and the engine has asked for the shell");
     let token = ensure_follows(stage, &scene, &arg, 1, "the ticket in the fragment does not let it in")?;
     ensure_kept(stage, &scene, &arg, &token)?;
@@ -147,9 +159,9 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let posts = scene.arrived(PAGE);
     ensure!(posts.len() == 1 && posts[0].status == Some(200), "{}", brief(&posts));
     for request in scene.front.ledger().requests() {
-        let head = request.headers.iter().any(|(_, value)| value.contains(ticket));
+        let head = request.headers.iter().any(|(_, value)| value.contains(&*ticket));
         ensure!(
-            !head && !request.target.contains(ticket),
+            !head && !request.target.contains(&*ticket),
             "the ticket is in the head of {} {}",
             request.method,
             request.target
@@ -157,7 +169,6 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     }
     scene.open_tab()?;
     let before = scene.front.ledger().requests().len();
-    let address = scene.own_page();
     scene.visit_at(stage, &address)?;
     let kept = scene.run(stage, KEPT, &arg)?;
     ensure!(kept["tab"] == json!([]) && !kept.to_string().contains(&token), "another tab holds the token");
@@ -168,7 +179,7 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let text = kept["text"].as_str().unwrap_or_default();
     let tells = !text.is_empty() && program.is_none_or(|program| text.contains(&program));
     ensure!(tells, "without a token the page does not say what opens it: {text:?}");
-    let shell = scene.arrived(&path_of(&json!(address)));
+    let shell = scene.arrived(SHELL);
     let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
     ensure!(statuses.iter().all(|status| *status == Some(401)), "{}", brief(&shell));
     stage.observed(format!("{} requests, then another tab: {}", before, brief(&shell)));
@@ -249,7 +260,9 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
     stage.expect("in a frame nothing of the page is shown, and its ticket is not redeemed");
-    let (bare, printed) = (scene.own_page(), printed(stage, &scene)?);
+    let ticket = page_ticket(stage, &scene.live)?;
+    let bare = own_page(&scene, &ticket);
+    let printed = format!("{bare}#ticket={ticket}");
     scene.visit_at(stage, &bare)?;
     let shell = scene.run(stage, KEPT, &arg)?["text"].take();
     let framing = "const frame = document.createElement('iframe');
@@ -268,7 +281,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
         return inconclusive(format!("a page that may be framed does not run: {seen}"));
     }
     stage.control("a page without such headers is framed, and runs there");
-    let before = scene.arrived(&path_of(&json!(bare))).len();
+    let before = scene.arrived(SHELL).len();
     for by in [&scene.unlisted, &scene.listed] {
         for src in [&bare, &printed] {
             arg["src"] = json!(src);
@@ -278,7 +291,7 @@ fn own_page_is_not_framed(stage: &mut Stage) -> Outcome {
             ensure!(seen != shell, "the frame shows {seen}");
         }
     }
-    let loads = scene.arrived(&path_of(&json!(bare))).split_off(before);
+    let loads = scene.arrived(SHELL).split_off(before);
     if loads.len() != 4 {
         return inconclusive(format!("the frames do not ask for the page: {}", brief(&loads)));
     }
@@ -304,7 +317,7 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
                   document.body.replaceChildren(button)";
     let opener = "return window.opener === null ? 'none' : 'one'";
     let by = origin(&scene.unlisted);
-    let (other, own) = (origin(&scene.listed), origin(&scene.front));
+    let other = origin(&scene.listed);
     arg["to"] = json!(other);
     scene.visit_at(stage, &by)?;
     scene.run(stage, button, &arg)?;
@@ -319,7 +332,9 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
     if !scene.tab_at(&by)? {
         return inconclusive("the opener is gone");
     }
-    arg["to"] = json!(printed(stage, &scene)?);
+    let ticket = page_ticket(stage, &scene.live)?;
+    let own = own_page(&scene, &ticket);
+    arg["to"] = json!(format!("{own}#ticket={ticket}"));
     scene.run(stage, button, &arg)?;
     scene.click("button")?;
     wait_for_page(stage, &scene, &arg, 1)?;
@@ -339,7 +354,8 @@ fn own_page_has_no_opener(stage: &mut Stage) -> Outcome {
 fn own_page_is_not_included(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
     let mut arg = scene.arg(stage, 0)?;
-    arg["page"] = json!(scene.own_page());
+    let ticket = page_ticket(stage, &scene.live)?;
+    arg["page"] = json!(own_page(&scene, &ticket));
     stage.expect("an error for the script, the style and the fetch; nothing of the page is read");
     let script = "const include = (kind, attributes) => new Promise(done => {
                       const element = Object.assign(document.createElement(kind), attributes);
@@ -435,22 +451,29 @@ fn foreign_worker_is_removed(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The daemon is killed under its page and another launch gets its port: what the page asks with its token is
-/// refused.
-#[case("BROW-8")]
+/// The daemon is killed under its page, at the page host and at 127.0.0.1, and another launch gets its port:
+/// what the page asks with its token is refused.
+#[case("BROW-8", "PER-7")]
 fn own_page_after_a_restart(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set(stage)?;
     let arg = scene.arg(stage, 0)?;
-    let printed = printed(stage, &scene)?;
-    stage.expect("401 for what the page has from the launch before");
-    scene.visit_at(stage, &printed)?;
-    let token = wait_for_page(stage, &scene, &arg, 1)?;
-    let port = scene.go_down(stage)?;
-    scene.come_back(stage, port)?;
-    let with_token =
-        |arrived: &Arrived| arrived.request.target.contains(&token) || token_of(arrived) == Some(&token);
-    let arrived = scene.wait_arrived("a request with the old token", 1, with_token)?;
-    scene.all_unauthorized(stage, &arrived)
+    stage.expect("421 for what a page at the host of the launch before asks, 401 for one at 127.0.0.1");
+    for (host, status) in [(None, 421), (Some("127.0.0.1"), 401)] {
+        let ticket = match host {
+            Some(host) => page_ticket_at(stage, &scene.live, host)?,
+            None => page_ticket(stage, &scene.live)?,
+        };
+        scene.visit_at(stage, &format!("{}#ticket={ticket}", own_page(&scene, &ticket)))?;
+        let token = wait_for_page(stage, &scene, &arg, 1)?;
+        let port = scene.go_down(stage)?;
+        scene.come_back(stage, port)?;
+        let with_token =
+            |arrived: &Arrived| arrived.request.target.contains(&token) || token_of(arrived) == Some(&token);
+        let arrived = scene.wait_arrived("a request with the old token", 1, with_token)?;
+        ensure!(arrived.iter().all(|arrived| arrived.status == Some(status)), "{}", brief(&arrived));
+        stage.observed(brief(&arrived));
+    }
+    scene.control(stage)
 }
 
 /// A page of an allowlisted origin redeems a handoff ticket, and uses its token; so does a page of another

@@ -10,6 +10,7 @@ use local_daemon_harness::browser::{Browser, Kind, page};
 use local_daemon_harness::proof;
 use serde_json::{Value, json};
 
+use crate::cases::browser::visit::Secret;
 use crate::engines::Lent;
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
@@ -309,11 +310,6 @@ impl Scene {
         self.live.served(&emit.named(format!("the note {number}"))).map(drop)
     }
 
-    /// The address of the daemon's own page, by the front; the shell's script redeems a ticket that stands in it.
-    pub(super) fn own_page(&self) -> String {
-        format!("{}/", origin(&self.front))
-    }
-
     /// What arrived was answered 401, each of it, and the control still holds.
     pub(super) fn all_unauthorized(&self, stage: &mut Stage, arrived: &[Arrived]) -> Outcome {
         ensure!(arrived.iter().all(|arrived| arrived.status == Some(401)), "{}", brief(arrived));
@@ -333,6 +329,11 @@ impl Scene {
         stage.control("the same read is served to the allowlisted page");
         Ok(())
     }
+}
+
+/// The address, by the front, of the page that a ticket is for; the shell's script redeems one that stands in it.
+pub(super) fn own_page(scene: &Scene, ticket: &Secret) -> String {
+    format!("{}/", at(ticket.name(), &scene.front))
 }
 
 /// The parameter by which the stream takes a token, if it does.
