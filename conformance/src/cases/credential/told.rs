@@ -34,8 +34,29 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         plain.push(("query".to_owned(), get(&format!("/nowhere?token={form}"))));
         plain.push(("handshake's query".to_owned(), get(&format!("{handshake}?token={form}"))));
     }
+    // Where a log that looks for the text, or for a word that is the text, does not find it.
+    let encoded = proof::percent_encoded(&text);
+    for path in [
+        format!("/nowhere/{encoded}"),
+        format!("/nowhere?token={encoded}"),
+        format!("/nowhere%2F{text}"),
+        format!("/nowhere%3Ftoken%3D{text}"),
+        format!("/nowhere_{text}"),
+        format!("/{text}x?q=x{text}"),
+    ] {
+        plain.push(("encoded or longer path".to_owned(), get(&path)));
+    }
+    if let Some(stream) = &binding.stream {
+        for parameter in ["topics", "after"] {
+            let path = format!("{}?{parameter}={text}", stream.path);
+            plain.push((format!("stream's {parameter}"), get(&path)));
+        }
+        plain.push(("Last-Event-ID".to_owned(), get(&stream.path).header("Last-Event-ID", &text)));
+    }
     for (name, value) in [
         ("X-Token", text.clone()),
+        ("X-Token", encoded.clone()),
+        ("X-Token", format!("x_{text}_x")),
         ("Cookie", format!("token={text}")),
         ("Referer", format!("http://{host}/?token={text}")),
         ("Origin", format!("http://{text}.example")),
@@ -155,8 +176,11 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
 #[case("CRED-8")]
 fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no output and in no file but its own, in any form");
-    // The usual names of the switch, so that what is hidden at the usual level is seen too.
-    let start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
+    // The usual names of the switch, and the subject's own, so that what is hidden at the usual level is seen too.
+    let mut start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
+    for (name, value) in &stage.manifest().daemon.verbose {
+        start = start.var(name, value);
+    }
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     live.between_controls(|| {
