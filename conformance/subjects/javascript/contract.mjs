@@ -1,6 +1,6 @@
 // What a daemon and its local clients agree on: record, credential, proof, protocol (chapters 03, 04, 07 and 08).
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -180,6 +180,12 @@ export function readCredential(where) {
   } catch (fault) {
     throw new Refused(where, fault.message);
   }
+}
+
+// No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets none
+// at exactly this limit. Node has no setrlimit(2), so that this takes the tool of util-linux; without it, there is a dump.
+export function dumpNothing() {
+  spawnSync('prlimit', ['--core=1:', '--pid', String(process.pid)], { stdio: 'ignore' });
 }
 
 // Links a finished file to the name, replacing nothing, and adopts whichever is there then (CRED-1 to CRED-5).

@@ -8,6 +8,7 @@ import hmac
 import json
 import os
 import re
+import resource
 import socket
 import time
 
@@ -185,6 +186,13 @@ def read_credential(path):
         return parse_credential(files.read_checked(path))
     except Malformed as fault:
         raise Refused(path, fault) from None
+
+
+def dump_nothing():
+    """No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets
+    none at exactly this limit. What this process starts may still have its own."""
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if most else 0, most))
 
 
 def have_credential(directory):

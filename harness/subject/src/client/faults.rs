@@ -73,6 +73,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CRED-14.in-place", "writes the new credential over the old one"),
     fault("CRED-14.remove-first", "removes the old credential, then renames"),
     fault("CRED-14.loose", "leaves the new credential with the usual mode"),
+    fault("CRED-15.client-dumps", "leaves a core dump of the client"),
     fault("CONV-29.stale", "removes a record behind which nobody is"),
     fault("CONV-29.aside", "renames a record behind which nobody is"),
     fault("CONV-29.late", "removes the record of a daemon that did not answer in time"),
