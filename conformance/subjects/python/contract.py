@@ -336,9 +336,8 @@ def probe_address(address, authority, credential, patience, again=True):
         # No HTTP library: those follow redirects (HS-29), use proxies (HS-30) and read on without end (HS-31).
         with sock:
             sock.sendall(request.encode())
-            connection = http1.Connection(sock)
-            head = connection.head(deadline, MOST)
-            head.body = connection.body(head, lambda: deadline, to_the_end=True)
+            connection = http1.Connection(sock, spare=MOST)
+            head, status = connection.answer(deadline, MOST)
             body = head.whole_body(MOST)
     except TimeoutError:
         return LATE, 0, None
@@ -354,6 +353,6 @@ def probe_address(address, authority, credential, patience, again=True):
     if not proof or not equal(proof, daemon_mac(credential, authority, nonce, body)):
         return FOREIGN, 0, None  # whatever its status and its body are (HS-26)
     try:
-        return PROVEN, int(head.start.split()[1]), strict_json(body)
+        return PROVEN, status, strict_json(body)
     except Malformed:
         return FOREIGN, 0, None
