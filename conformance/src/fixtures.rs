@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod component;
 pub(crate) mod daemon;
+pub(crate) mod dumps;
 pub(crate) mod http;
 pub(crate) mod malformed;
 pub(crate) mod refused_start;

@@ -83,6 +83,9 @@ pub struct DaemonSection {
     /// Variables in addition to the suite's own minimal set.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Variables that make the daemon log as much as it can.
+    #[serde(default)]
+    pub verbose: BTreeMap<String, String>,
     /// Milliseconds within which a started daemon answers a handshake.
     #[serde(default = "five_seconds")]
     ready_timeout_ms: u64,
@@ -103,6 +106,7 @@ impl Default for DaemonSection {
             run: Vec::new(),
             unnamed: None,
             env: BTreeMap::new(),
+            verbose: BTreeMap::new(),
             ready_timeout_ms: five_seconds(),
             stand_down_timeout_ms: three_seconds(),
             protocol_override: None,

@@ -65,7 +65,7 @@ enum Part {
     /// Answers the first request of a connection with these bytes, and closes it.
     Says(Vec<u8>),
     /// Answers the first request of a connection with this head, and these bytes again and again without end.
-    Floods(&'static [u8], Vec<u8>),
+    Floods(Vec<u8>, Vec<u8>),
     /// Passes everything on to another listener, and the answers back.
     Relays(SocketAddr),
     /// Passes whole requests on to another listener as if they had been sent to that one, and the answers back.
@@ -135,14 +135,14 @@ impl Squatter {
 
     /// Answers 200 with a JSON string that does not end.
     pub fn flooding() -> Self {
-        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\"";
-        Self::of(Part::Floods(head, vec![b'x'; 16 * 1024]))
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\"";
+        Self::repeating(head, "x")
     }
 
-    /// Answers 200 with headers that do not end.
-    pub fn flooding_headers() -> Self {
-        let header = format!("X-Flood: {}\r\n", "x".repeat(1_000));
-        Self::of(Part::Floods(b"HTTP/1.1 200 OK\r\n", header.repeat(16).into_bytes()))
+    /// Answers with these bytes, and then with that piece again and again without end.
+    pub fn repeating(head: &str, piece: &str) -> Self {
+        let times = (16 * 1024_usize).div_ceil(piece.len());
+        Self::of(Part::Floods(head.into(), piece.repeat(times).into_bytes()))
     }
 
     /// Answers the first request of each connection with exactly these bytes, and closes it.

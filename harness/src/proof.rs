@@ -201,9 +201,31 @@ pub fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-/// Whether `haystack` holds `secret` in any of its [`forms`].
+/// Whether `haystack` holds `secret` in any of its [`forms`], percent-encoded or not.
 pub fn holds(haystack: &[u8], secret: &[u8]) -> bool {
-    forms(secret).iter().any(|form| haystack.windows(form.len()).any(|window| window == form))
+    let decoded = percent_decoded(haystack);
+    let found = |text: &[u8], form: &[u8]| text.windows(form.len()).any(|window| window == form);
+    forms(secret).iter().any(|form| found(haystack, form) || found(&decoded, form))
+}
+
+/// Every byte of `text` percent-encoded, the unreserved ones too.
+pub fn percent_encoded(text: &str) -> String {
+    text.bytes().flat_map(|byte| ["%".to_owned(), hex(&[byte]).to_uppercase()]).collect()
+}
+
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let digits = after
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    decoded
 }
 
 #[cfg(test)]
@@ -241,6 +263,9 @@ mod tests {
             assert!(holds(&haystack, credential.bytes()));
             assert!(holds(&haystack, credential.text().as_bytes()));
         }
+        let encoded = format!("/x%2f{}%", percent_encoded(&credential.text()).to_lowercase());
+        assert!(holds(encoded.as_bytes(), credential.bytes()));
+        assert!(!holds(b"100 %, %4", credential.bytes()));
         assert!(!holds(Credential::random().text().as_bytes(), credential.bytes()));
     }
 

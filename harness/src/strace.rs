@@ -35,6 +35,8 @@ pub const OPEN: &[&str] = &["open", "openat", "openat2", "creat"];
 pub const READ: &[&str] = &["read", "pread64", "readv", "preadv", "preadv2"];
 /// The calls that write to a descriptor.
 pub const WRITE: &[&str] = &["write", "pwrite64", "writev", "pwritev", "pwritev2"];
+/// The calls that create a directory.
+pub const MKDIR: &[&str] = &["mkdir", "mkdirat"];
 /// The calls that flush a file to disk.
 pub const FLUSH: &[&str] = &["fsync", "fdatasync", "syncfs"];
 /// The calls that change a mode or a length.

@@ -69,6 +69,7 @@ pub struct Call {
     vars: Vec<(String, String)>,
     setup: Setup,
     under: Vec<String>,
+    state_dir: Option<PathBuf>,
     within: Option<u64>,
     replaces: bool,
     protocol: Option<String>,
@@ -84,6 +85,7 @@ impl Call {
             vars: Vec::new(),
             setup: Setup::default(),
             under: Vec::new(),
+            state_dir: None,
             within: None,
             replaces: false,
             protocol: None,
@@ -119,6 +121,13 @@ impl Call {
     #[must_use]
     pub fn under(mut self, words: &[&str]) -> Self {
         self.under = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Another state directory than the arena's.
+    #[must_use]
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
         self
     }
 
@@ -244,7 +253,8 @@ impl Stage {
             Err(key) => return not_applicable(format!("the manifest has no `client.{key}`")),
         };
         let seconds = call.within.unwrap_or_default().to_string();
-        let filled = self.filler(self.state_dir(), &[("seconds", &seconds)]);
+        let state_dir = call.state_dir.as_deref().unwrap_or_else(|| self.state_dir());
+        let filled = self.filler(state_dir, &[("seconds", &seconds)]);
         let mut argv: Vec<String> = command.iter().map(|arg| filled(arg)).collect();
         let mut within = CONNECT;
         if let (Some(seconds), Some(deadline)) = (call.within, &client.deadline) {

@@ -249,6 +249,7 @@ function rotate(directory) {
 }
 
 async function main() {
+  contract.dumpNothing();
   process.umask(0o077); // what it creates is for its owner alone (DIR-16)
   const options = {
     'state-dir': { type: 'string' },

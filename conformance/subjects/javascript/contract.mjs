@@ -1,11 +1,11 @@
 // What a daemon and its local clients agree on: record, credential, proof, protocol (chapters 03, 04, 07 and 08).
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import crypto from 'node:crypto';
 import fs from 'node:fs';
-import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
+import { Closed, Connection, Late, within } from './http1.mjs';
 import { MOST, Refused, isMissing, lacksFamily, random, readChecked, unlink, writeNew } from './files.mjs';
 
 export const VERSION = '1.0.0'; // of daemon and client; nothing is decided by it (GATE-5)
@@ -182,6 +182,12 @@ export function readCredential(where) {
   }
 }
 
+// No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets none
+// at exactly this limit. Node has no setrlimit(2), so that this takes the tool of util-linux; without it, there is a dump.
+export function dumpNothing() {
+  spawnSync('prlimit', ['--core=1:', '--pid', String(process.pid)], { stdio: 'ignore' });
+}
+
 // Links a finished file to the name, replacing nothing, and adopts whichever is there then (CRED-1 to CRED-5).
 export function haveCredential(directory) {
   const where = path.join(directory, CREDENTIAL);
@@ -295,52 +301,32 @@ async function probeTwice(address, authority, credential, patience) {
   return found.kind === BROKEN ? { kind: LATE } : found;
 }
 
-function probeAddress(address, authority, credential, patience) {
+async function probeAddress(address, authority, credential, patience) {
+  const deadline = within(patience);
   const nonce = crypto.randomBytes(32).toString('base64url'); // HS-28
   const proof = `Local-Daemon-Proof nonce="${nonce}", mac="${clientMac(credential, authority, nonce)}"`;
-  return new Promise((resolve) => {
-    // No redirects (HS-29); an agent of its own, which knows of no proxy (HS-30); a bound on the head (HS-31).
-    const request = http.request({
-      ...address,
-      path: HANDSHAKE,
-      headers: { Host: authority, Authorization: proof },
-      agent: new http.Agent(),
-      maxHeaderSize: MOST,
-    });
-    // What has come while this process had no turn counts as come in time: immediates are called after input and output.
-    const timer = setTimeout(() => setImmediate(() => end(LATE)), patience);
-    const end = (kind, status, body, why) => {
-      clearTimeout(timer);
-      request.destroy();
-      resolve({ kind, status, body, why });
-    };
-    request.on('error', ({ code, syscall, message }) => {
-      if (syscall === 'connect') {
-        if (code === 'ECONNREFUSED') return end(REFUSED);
-        return code === 'ETIMEDOUT' ? end(LATE) : end(UNREACHABLE, 0, null, message); // CONN-37
-      }
-      // Node says ECONNRESET for a close without a byte, too.
-      return end(['ECONNRESET', 'ECONNABORTED', 'EPIPE'].includes(code) ? BROKEN : FOREIGN);
-    });
-    request.on('response', (response) => {
-      const pieces = [];
-      let length = 0;
-      response.on('error', () => end(FOREIGN));
-      response.on('data', (piece) => {
-        pieces.push(piece);
-        if ((length += piece.length) > MOST) end(FOREIGN);
-      });
-      response.on('end', () => {
-        const body = Buffer.concat(pieces);
-        const given = parseAnswer(response.headersDistinct['local-daemon-proof'] ?? []);
-        if (!given || !equal(given, daemonMac(credential, authority, nonce, body))) return end(FOREIGN); // HS-26
-        try {
-          end(PROVEN, response.statusCode, strictJson(body).value);
-        } catch {
-          end(FOREIGN);
-        }
-      });
-    });
-    request.end();
-  });
+  const head = `GET ${HANDSHAKE} HTTP/1.1\r\nHost: ${authority}\r\nAuthorization: ${proof}\r\nConnection: close\r\n\r\n`;
+  // No redirects (HS-29), no proxy (HS-30), a bound on all that is no body (HS-31).
+  const socket = net.connect(address);
+  const connection = new Connection(socket, MOST);
+  let answer;
+  try {
+    await connection.write(head, deadline);
+    answer = await connection.answer(deadline);
+    const body = await answer.wholeBody(MOST);
+    const given = parseAnswer(answer.all('local-daemon-proof'));
+    if (!given || !equal(given, daemonMac(credential, authority, nonce, body))) return { kind: FOREIGN }; // HS-26
+    return { kind: PROVEN, status: answer.status, body: strictJson(body).value };
+  } catch (fault) {
+    if (fault instanceof Late) return { kind: LATE };
+    if (!(fault instanceof Closed)) return { kind: FOREIGN };
+    const { code, syscall, message } = socket.errored ?? {};
+    if (syscall === 'connect') {
+      if (code === 'ECONNREFUSED') return { kind: REFUSED };
+      return code === 'ETIMEDOUT' ? { kind: LATE } : { kind: UNREACHABLE, why: message }; // CONN-37
+    }
+    return { kind: code || !(answer || connection.buffer.length) ? BROKEN : FOREIGN };
+  } finally {
+    socket.destroy();
+  }
 }

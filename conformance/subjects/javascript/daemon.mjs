@@ -210,6 +210,7 @@ function usage(text) {
 }
 
 async function main() {
+  contract.dumpNothing();
   process.umask(0o077); // nothing is open to others at any moment, whatever the caller's umask is (DIR-4, DIR-5)
   process.on('SIGHUP', () => {}); // the terminal may go (LIFE-36)
   const options = {

@@ -141,12 +141,26 @@ export function prepare(where, content) {
 // NFS, SMB, 9p, AFS and Ceph, as statfs(2) names them.
 const NETWORK = new Set([0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x5346414f, 0x00c36400]);
 
+// A directory and those above it that are missing, none of them in another user's directory (DIR-22).
+function makeMissing(where) {
+  const above = path.dirname(where);
+  if (!fs.existsSync(above)) makeMissing(above);
+  const owner = fs.statSync(above).uid;
+  if (owner && owner !== process.geteuid()) {
+    throw new Refused(where, `cannot be created: ${above} belongs to user ${owner}`);
+  }
+  try {
+    fs.mkdirSync(where, { mode: 0o700 }); // DIR-4, DIR-23; the program has seen to the umask
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error;
+  }
+}
+
 export function haveStateDir(where) {
   try {
-    fs.mkdirSync(path.dirname(where), { recursive: true, mode: 0o700 });
-    fs.mkdirSync(where, { mode: 0o700 }); // DIR-4; the program has seen to the umask
+    if (!fs.lstatSync(where, { throwIfNoEntry: false })) makeMissing(where);
   } catch (error) {
-    if (error.code !== 'EEXIST') throw new Refused(where, `cannot be created: ${error.code}`); // DIR-12
+    throw error instanceof Refused ? error : new Refused(where, `cannot be created: ${error.code}`); // DIR-12
   }
   checkStateDir(where);
   if (NETWORK.has(fs.statfsSync(where).type >>> 0)) throw new Refused(where, 'is on a network filesystem'); // DIR-13

@@ -1,8 +1,9 @@
-// HTTP/1.1 over one connection, as far as a loopback daemon needs it (chapter 10, "Bounds").
+// HTTP/1.1 over one connection, as far as a loopback daemon and its clients need it (chapter 10, "Bounds").
 //
-// node:http would be shorter, and cannot do it: it has one answer, 431, for a target and for headers that are too long,
-// answers 400 to methods that it does not know, before anybody has asked who sends them, and renders both for nobody.
-// A client is not trusted, so that every read has a bound in bytes and one in time.
+// node:http would be shorter, and cannot do it. As a server it has one answer, 431, for a target and for headers that are too
+// long, answers 400 to methods that it does not know, before anybody has asked who sends them, and renders both for nobody.
+// As a client it bounds each head by itself, and not all of them. Neither side trusts the other, so that every read has a
+// bound in bytes and one in time.
 
 // What a daemon takes is more than the second column of chapter 10's table and less than the third (PER-29, PER-30).
 export const MOST_TARGET = 8 * 1024; // bytes of a request target
@@ -11,6 +12,7 @@ const MOST_HEAD = 96 * 1024; // bytes of a head that is read at all: a refusal h
 export const MOST_BODY = 1024 * 1024; // bytes of a request's body
 const MOST_FRAMING = 4 * 1024; // bytes of a chunk's size line, or of all trailers
 
+const STATUS_LINE = /^HTTP\/1\.[01] ([1-9][0-9]{2})(?: .*)?$/;
 const REQUEST_LINE = /^([A-Z]+) (\S+) HTTP\/1\.([01])$/;
 // No control characters: a bare CR or LF would be two headers to somebody.
 const HEADER = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)$/;
@@ -71,12 +73,27 @@ export class Request {
   }
 }
 
-// A socket that is read when somebody wants to, with what has come and is not yet used.
+// A status line instead of the request line.
+export class Answer extends Request {
+  status = 0;
+}
+
+function readHeaders(message, lines) {
+  for (const text of lines) {
+    const [, name, value] = HEADER.exec(text) ?? [];
+    if (!name) throw invalid('Malformed header'); // a folded line, `Host : x`, a bare LF
+    message.headers.push([name.toLowerCase(), value.replace(/^[ \t]+|[ \t]+$/g, '')]);
+  }
+}
+
+// A socket that is read when somebody wants to, with what has come and is not yet used. A client sets `spare`: how many bytes
+// may come that are no body (HS-31). What Node itself reads ahead, up to 64 KiB, comes on top.
 export class Connection {
   buffer = Buffer.alloc(0);
 
-  constructor(socket) {
+  constructor(socket, spare = Infinity) {
     this.socket = socket;
+    this.spare = spare;
     socket.on('error', () => {}); // what reads or writes learns of it
   }
 
@@ -98,7 +115,9 @@ export class Connection {
     try {
       await new Promise((resolve, reject) => {
         happened = resolve;
-        timer = setTimeout(() => reject(new Late()), Math.max(deadline - performance.now(), 0));
+        // What has come while this process had no turn counts as come in time: immediates are called after input and output.
+        const late = () => setImmediate(() => reject(new Late()));
+        timer = setTimeout(late, Math.max(deadline - performance.now(), 0));
         for (const event of events) this.socket.on(event, happened);
       });
     } finally {
@@ -114,40 +133,71 @@ export class Connection {
     return taken;
   }
 
+  // The same of what is no body.
+  takeFraming(end, skip) {
+    this.spare -= end + skip;
+    if (this.spare < 0) throw headersTooLarge();
+    return this.take(end, skip);
+  }
+
+  // Receives more of what is no body, as all of the buffer is.
+  async receiveFraming(deadline) {
+    if (this.buffer.length >= this.spare) throw headersTooLarge();
+    await this.receive(deadline);
+  }
+
   async line(deadline) {
     let end;
     while ((end = this.buffer.indexOf('\r\n')) < 0) {
       if (this.buffer.length > MOST_FRAMING) throw invalid('Line too long');
-      await this.receive(deadline);
+      await this.receiveFraming(deadline);
     }
-    return this.take(end, 2).toString('latin1');
+    return this.takeFraming(end, 2).toString('latin1');
   }
 
-  // Reads a request line and the headers into `request`, whole by the deadline (PER-33).
-  async head(request, deadline, until) {
+  // Reads a start line and the lines of the headers, whole by the deadline (PER-33).
+  async section(deadline) {
     let end;
     for (;;) {
-      while (this.buffer.indexOf('\r\n') === 0) this.take(0, 2); // empty lines before a request mean nothing
+      while (this.buffer.indexOf('\r\n') === 0) this.takeFraming(0, 2); // empty lines before a request mean nothing
       end = this.buffer.indexOf('\r\n\r\n');
       if ((end < 0 ? this.buffer.length : end) > MOST_HEAD) {
         throw this.buffer.subarray(0, MOST_HEAD).includes('\r\n') ? headersTooLarge() : targetTooLong();
       }
       if (end >= 0) break;
-      await this.receive(deadline);
+      await this.receiveFraming(deadline);
     }
-    const [start, ...lines] = this.take(end, 4).toString('latin1').split('\r\n');
+    return this.takeFraming(end, 4).toString('latin1').split('\r\n');
+  }
+
+  // Reads a request line and the headers into `request`.
+  async head(request, deadline, until) {
+    const [start, ...lines] = await this.section(deadline);
     const [, method, target, minor] = REQUEST_LINE.exec(start) ?? [];
     if (!method) throw invalid('Malformed request line');
-    for (const text of lines) {
-      const [, name, value] = HEADER.exec(text) ?? [];
-      if (!name) throw invalid('Malformed header'); // a folded line, `Host : x`, a bare LF
-      request.headers.push([name.toLowerCase(), value.replace(/^[ \t]+|[ \t]+$/g, '')]);
-    }
-    Object.assign(request, { method, target, size: end - start.length });
+    readHeaders(request, lines);
+    const size = lines.reduce((sum, line) => sum + 2 + line.length, 0);
+    Object.assign(request, { method, target, size });
     const options = request.all('connection').join(',').toLowerCase().split(',');
     request.isOld = minor === '0';
     request.closes = request.isOld || options.some((option) => option.trim() === 'close');
     request.body = this.body(request, until);
+  }
+
+  // Reads the head of an answer, after any interim ones.
+  async answer(deadline) {
+    for (;;) {
+      const [start, ...lines] = await this.section(deadline);
+      const answer = new Answer();
+      answer.status = Number(STATUS_LINE.exec(start)?.[1]);
+      if (!answer.status) throw invalid('Malformed status line');
+      readHeaders(answer, lines);
+      if (answer.status < 200) continue;
+      const until = () => deadline;
+      const isFramed = answer.all('transfer-encoding').length || answer.all('content-length').length;
+      answer.body = isFramed ? this.body(answer, until) : this.rest(until);
+      return answer;
+    }
   }
 
   // The pieces of the body, as its headers frame it. What is framed twice two parsers read in two ways: refused.
@@ -170,6 +220,18 @@ export class Connection {
       const piece = this.take(length);
       length -= piece.length;
       yield piece;
+    }
+  }
+
+  // All that comes until the other side has closed.
+  async *rest(until) {
+    try {
+      for (;;) {
+        yield this.take(this.buffer.length);
+        await this.receive(until());
+      }
+    } catch (end) {
+      if (!(end instanceof Closed)) throw end;
     }
   }
 

@@ -248,6 +248,7 @@ def rotate(directory):
 
 
 def main():
+    contract.dump_nothing()
     os.umask(0o077)  # what it creates is for its owner alone (DIR-16)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one leaves no status of a child (CONN-46)
     parser = argparse.ArgumentParser()

@@ -8,6 +8,7 @@ import hmac
 import json
 import os
 import re
+import resource
 import socket
 import time
 
@@ -187,6 +188,13 @@ def read_credential(path):
         raise Refused(path, fault) from None
 
 
+def dump_nothing():
+    """No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets
+    none at exactly this limit. What this process starts may still have its own."""
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if most else 0, most))
+
+
 def have_credential(directory):
     """Links a finished file to the name, replacing nothing, and adopts whichever is there then (CRED-1 to CRED-5)."""
     path = os.path.join(directory, CREDENTIAL)
@@ -328,9 +336,8 @@ def probe_address(address, authority, credential, patience, again=True):
         # No HTTP library: those follow redirects (HS-29), use proxies (HS-30) and read on without end (HS-31).
         with sock:
             sock.sendall(request.encode())
-            connection = http1.Connection(sock)
-            head = connection.head(deadline, MOST)
-            head.body = connection.body(head, lambda: deadline, to_the_end=True)
+            connection = http1.Connection(sock, spare=MOST)
+            head, status = connection.answer(deadline, MOST)
             body = head.whole_body(MOST)
     except TimeoutError:
         return LATE, 0, None
@@ -346,6 +353,6 @@ def probe_address(address, authority, credential, patience, again=True):
     if not proof or not equal(proof, daemon_mac(credential, authority, nonce, body)):
         return FOREIGN, 0, None  # whatever its status and its body are (HS-26)
     try:
-        return PROVEN, int(head.start.split()[1]), strict_json(body)
+        return PROVEN, status, strict_json(body)
     except Malformed:
         return FOREIGN, 0, None

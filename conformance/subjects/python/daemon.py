@@ -12,7 +12,6 @@ import argparse
 import fcntl
 import json
 import os
-import resource
 import signal
 import stat
 import sys
@@ -220,8 +219,7 @@ class Daemon:
 
 
 def main():
-    # No core dump holds the credential (CRED-15); what this process starts may still have its own.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    contract.dump_nothing()
     os.umask(0o077)  # nothing is open to others at any moment, whatever the caller's umask is (DIR-4, DIR-5)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # of all threads to come; watch() waits for them
     parser = argparse.ArgumentParser(description="Keeps a tally. `origins` says which web pages may ask for it.")

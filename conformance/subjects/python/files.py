@@ -117,12 +117,29 @@ def replace(path, content, unless=lambda: False):
         unlink(temporary)  # PUB-13
 
 
-def have_state_dir(path):
+def make_missing(path):
+    """A directory and those above it that are missing, none of them in another user's directory (DIR-22)."""
+    above, name = os.path.split(path)
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        os.mkdir(path, 0o700)  # DIR-4; main() has seen to the umask
+        fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        make_missing(above)
+        fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(fd).st_uid
+        if owner not in (0, os.geteuid()):
+            raise Refused(path, f"cannot be created: {above} belongs to user {owner}")
+        os.mkdir(name, 0o700, dir_fd=fd)  # DIR-4, DIR-23; main() has seen to the umask
     except FileExistsError:
         pass
+    finally:
+        os.close(fd)
+
+
+def have_state_dir(path):
+    try:
+        if not os.path.lexists(path):
+            make_missing(path)
     except OSError as error:
         raise Refused(path, f"cannot be created: {error.strerror}") from None  # DIR-12
     check_state_dir(path)

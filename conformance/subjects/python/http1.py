@@ -17,6 +17,7 @@ MOST_FRAMING = 4 * 1024  # bytes of a chunk's size line, or of all trailers
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # no bare CR or LF, which would be two headers to somebody
+STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})( .*)?", re.ASCII)
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(;.*)?")
 
 
@@ -62,15 +63,24 @@ class Head:
 
 
 class Connection:
-    """A socket with a buffer of what has been received and not yet read."""
+    """A socket with a buffer of what has been received and not yet read. A client sets `spare`: how many bytes may come that
+    are no body (HS-31)."""
 
-    def __init__(self, sock):
-        self.sock, self.buffer = sock, b""
+    def __init__(self, sock, spare=None):
+        self.sock, self.buffer, self.spare = sock, b"", spare
 
-    def receive(self, deadline):
+    def room(self):
+        """How many bytes may be received while all that is in the buffer is no body."""
+        if self.spare is None:
+            return 65536
+        if self.spare <= len(self.buffer):
+            raise HEADERS_TOO_LARGE
+        return self.spare - len(self.buffer)
+
+    def receive(self, deadline, most=65536):
         """Adds what comes next to the buffer, or raises TimeoutError at the deadline, a time of `time.monotonic`."""
         self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        data = self.sock.recv(65536)
+        data = self.sock.recv(most)
         if not data:
             raise Closed
         self.buffer += data
@@ -80,26 +90,34 @@ class Connection:
         taken, self.buffer = self.buffer[:end], self.buffer[end + skip :]
         return taken
 
+    def take_framing(self, end, skip):
+        """The same of what is no body."""
+        if self.spare is not None:
+            if self.spare < end + skip:
+                raise HEADERS_TOO_LARGE
+            self.spare -= end + skip
+        return self.take(end, skip)
+
     def line(self, deadline, most):
         while (end := self.buffer.find(b"\r\n")) < 0:
             if len(self.buffer) > most:
                 raise Broken(400, "invalid_request", "Line too long")
-            self.receive(deadline)
-        return self.take(end, 2)
+            self.receive(deadline, self.room())
+        return self.take_framing(end, 2)
 
     def head(self, deadline, most=MOST_HEAD):
         """Reads a start line and its headers, whole by the deadline (PER-33)."""
         while True:
             while self.buffer.startswith(b"\r\n"):  # empty lines before a request mean nothing
-                self.buffer = self.buffer[2:]
+                self.take_framing(0, 2)
             end = self.buffer.find(b"\r\n\r\n")
             if (end if end >= 0 else len(self.buffer)) > most:
                 long_line = b"\r\n" not in self.buffer[:most]
                 raise TARGET_TOO_LONG if long_line else HEADERS_TOO_LARGE
             if end >= 0:
                 break
-            self.receive(deadline)
-        start, *lines = self.take(end, 4).split(b"\r\n")
+            self.receive(deadline, self.room())
+        start, *lines = self.take_framing(end, 4).split(b"\r\n")
         headers = []
         for text in lines:
             name, colon, value = text.partition(b":")
@@ -110,16 +128,28 @@ class Connection:
             raise Broken(400, "invalid_request", "Malformed start line")
         return Head(start.decode("latin-1"), headers, end - len(start))
 
-    def body(self, head, until, to_the_end=False):
+    def answer(self, deadline, most):
+        """Reads the head of an answer, after any interim ones, and its status; the body has `most` bytes at most."""
+        while True:
+            head = self.head(deadline)
+            status = STATUS_LINE.fullmatch(head.start)
+            if not status:
+                raise Broken(400, "invalid_request", "Malformed status line")
+            if status[1] >= "200":
+                head.body = self.body(head, lambda: deadline, to_the_end=most)
+                return head, int(status[1])
+
+    def body(self, head, until, to_the_end=0):
         """The pieces of the body, as its headers frame it. What is framed twice two parsers read in two ways: refused.
-        `until()` gives the deadline of each read; `to_the_end`: an answer without a length ends with its connection."""
+        `until()` gives the deadline of each read; `to_the_end`: an answer without a length ends with its connection, or after
+        so many bytes."""
         codings, lengths = head.all("transfer-encoding"), head.all("content-length")
         if codings:
             if lengths or [coding.lower() for coding in codings] != ["chunked"]:
                 raise Broken(400, "invalid_request", "Unknown framing")
             return self.chunks(until)
         if not lengths:
-            return self.rest(until) if to_the_end else iter(())
+            return self.rest(to_the_end, until)
         if len(lengths) > 1 or not re.fullmatch("[0-9]{1,15}", lengths[0], re.ASCII):
             raise Broken(400, "invalid_request", "Unknown length")
         head.length = int(lengths[0])
@@ -128,7 +158,7 @@ class Connection:
     def bytes(self, length, until):
         while length:
             if not self.buffer:
-                self.receive(until())
+                self.receive(until(), min(length, 65536))
             piece = self.take(length)
             length -= len(piece)
             yield piece
@@ -149,13 +179,16 @@ class Connection:
             if trailers > MOST_FRAMING:
                 raise Broken(400, "invalid_request", "Trailers too large")
 
-    def rest(self, until):
-        while True:
-            yield self.take(len(self.buffer))
+    def rest(self, most, until):
+        while most:
             try:
-                self.receive(until())
+                if not self.buffer:
+                    self.receive(until(), min(most, 65536))
             except Closed:
                 return
+            piece = self.take(most)
+            most -= len(piece)
+            yield piece
 
     def write(self, data, patience):
         """The other side may take its time, as long as it takes something (PER-33)."""

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use self::connect::Client;
 use self::manage::Report;
 pub use self::origins::edit_origins;
+use crate::credential;
 use crate::fault::broken;
 use crate::gate::PROTOCOL;
 use crate::platform;
@@ -105,6 +106,9 @@ pub fn run(arguments: &[String]) -> Option<u8> {
     };
     if !broken("DIR-16.umask-applies") {
         create_for_the_owner_alone();
+    }
+    if !broken("CRED-15.client-dumps") {
+        credential::dump_nothing();
     }
     if !broken("CONN-46.wait") {
         platform::hear_of_children();

@@ -25,10 +25,11 @@ use crate::state_directory::{CREDENTIAL, Content, Fault, StateDir, random_hex};
 /// What is said of content that is no credential.
 const MALFORMED: &str = "it is not 43 characters of base64url and a newline";
 
-/// Lets nothing of this process's memory become a file (CRED-15).
+/// Lets nothing of this process's memory become a file or go to a program (CRED-15): a file has to be longer than a byte, and
+/// a program gets nothing at exactly this limit.
 pub(super) fn dump_nothing() {
     let mut limit = getrlimit(Resource::Core);
-    limit.current = Some(0);
+    limit.current = Some(limit.maximum.unwrap_or(1).min(1));
     let _ = setrlimit(Resource::Core, limit);
 }
 

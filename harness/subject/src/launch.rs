@@ -26,7 +26,7 @@ use crate::reason::Reason;
 use crate::registration::{self, Found, Record, VERSION};
 use crate::server;
 use crate::state::Daemon;
-use crate::state_directory::faults::tell_launcher;
+use crate::state_directory::faults::{make_carelessly, tell_launcher};
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, create_for_the_owner_alone};
 use crate::world::{self, World};
 
@@ -96,6 +96,7 @@ fn start(options: &Options) -> Result<u8, (u8, String)> {
     {
         thread::sleep(Duration::from_secs(3));
     }
+    make_carelessly(directory.path(), "DIR-22.daemon", "DIR-23.daemon");
     directory.prepare().map_err(refused)?;
     publish::spoil(&directory);
     let before = Record::read(&directory, RECORD).id();

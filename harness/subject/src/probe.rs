@@ -18,7 +18,7 @@ use crate::registration::{Record, addresses, authority};
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// The longest that a connection to a listener of its own may take.
 const OWN: Duration = Duration::from_millis(250);
-/// The most that is read of a header, and of a body, in bytes.
+/// The most that is read of a body, and of everything else in an answer, in bytes.
 const MOST_BYTES: usize = 64 * 1024;
 /// Longer than anybody waits.
 const EVER: Duration = Duration::from_hours(1);
@@ -253,12 +253,12 @@ fn left(until: Instant) -> Result<Duration, Fault> {
 pub(super) fn exchange(stream: &mut TcpStream, request: &[u8], until: Instant) -> Result<Answer, Fault> {
     stream.set_write_timeout(Some(left(until)?))?;
     stream.write_all(request)?;
-    let mut reader = Reader { stream, until, bytes: Vec::new(), in_head: true };
+    let mut reader = Reader { stream, until, bytes: Vec::new(), in_head: true, spare: MOST_BYTES };
     loop {
         let mut answer = reader.head()?;
-        reader.in_head = false;
         // A status of the hundreds announces the answer.
         if !(100..200).contains(&answer.status) {
+            reader.in_head = false;
             answer.body = reader.body(&answer)?;
             return Ok(answer);
         }
@@ -273,6 +273,8 @@ struct Reader<'a> {
     bytes: Vec<u8>,
     /// Whether it is still the header that is read.
     in_head: bool,
+    /// How many bytes may still come that are no body.
+    spare: usize,
 }
 
 impl Reader<'_> {
@@ -294,6 +296,15 @@ impl Reader<'_> {
         Ok(count > 0)
     }
 
+    /// Takes so many bytes that are no body off what was read.
+    fn skip(&mut self, length: usize, uncounted: bool) -> Result<(), Fault> {
+        if !uncounted {
+            self.spare = self.spare.checked_sub(length).ok_or(Fault::Senseless("without end"))?;
+        }
+        self.bytes.drain(..length);
+        Ok(())
+    }
+
     /// The status and the headers.
     fn head(&mut self) -> Result<Answer, Fault> {
         loop {
@@ -311,14 +322,15 @@ impl Reader<'_> {
                             .collect(),
                         body: Vec::new(),
                     };
-                    self.bytes.drain(..length);
+                    let interim = (100..200).contains(&answer.status) && broken("HS-31.interim");
+                    self.skip(length, interim || broken("HS-31.header"))?;
                     return Ok(answer);
                 }
                 Ok(httparse::Status::Partial) => {}
                 Err(_) if faults::reads_on(true) => {}
                 Err(_) => return Err(Fault::Senseless("no HTTP")),
             }
-            if !self.more(MOST_BYTES)? {
+            if !self.more(self.spare)? {
                 return Err(if self.bytes.is_empty() {
                     let why = "it closed the connection without an answer".to_owned();
                     if broken("CONN-7.close-is-stale") {
@@ -369,25 +381,42 @@ impl Reader<'_> {
     /// A body in chunks.
     fn chunks(&mut self) -> Result<Vec<u8>, Fault> {
         const BROKEN: Fault = Fault::Senseless("broken chunks");
+        let uncounted = broken("HS-31.chunks");
         let mut body = Vec::new();
         loop {
             let most = MOST_BYTES - body.len();
             match httparse::parse_chunk_size(&self.bytes) {
-                Ok(httparse::Status::Complete((_, 0))) => return Ok(body),
                 Ok(httparse::Status::Complete((line, size))) => {
                     let size = usize::try_from(size).ok().filter(|size| *size <= most).ok_or(BROKEN)?;
-                    self.bytes.drain(..line);
+                    self.skip(line, uncounted)?;
+                    if size == 0 {
+                        break;
+                    }
                     body.append(&mut self.take(size)?);
-                    if self.take(2)? != b"\r\n" {
+                    self.line(uncounted)?.is_empty().then_some(()).ok_or(BROKEN)?;
+                }
+                Ok(httparse::Status::Partial) => {
+                    if !self.more(self.spare)? {
                         return Err(BROKEN);
                     }
                 }
-                Ok(httparse::Status::Partial) if self.bytes.len() < 1024 => {
-                    if !self.more(self.bytes.len() + 1)? {
-                        return Err(BROKEN);
-                    }
-                }
-                _ => return Err(BROKEN),
+                Err(_) => return Err(BROKEN),
+            }
+        }
+        while !self.line(broken("HS-31.trailers"))?.is_empty() {}
+        Ok(body)
+    }
+
+    /// The next line, without its end.
+    fn line(&mut self, uncounted: bool) -> Result<Vec<u8>, Fault> {
+        loop {
+            if let Some(end) = self.bytes.windows(2).position(|end| end == b"\r\n") {
+                let line = self.bytes[..end].to_vec();
+                self.skip(end + 2, uncounted)?;
+                return Ok(line);
+            }
+            if !self.more(self.spare)? {
+                return Err(Fault::Senseless("half a line"));
             }
         }
     }

@@ -289,7 +289,42 @@ fn make_directory(path: &Path) -> io::Result<()> {
         window();
         return fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     }
-    builder.create(path)
+    make_missing(path)?;
+    faults::set_the_mode(path);
+    Ok(())
+}
+
+/// Makes a directory and those above it that are missing, and none in a directory of another user than the own one and
+/// root.
+fn make_missing(path: &Path) -> io::Result<()> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let open = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(above, flags, Mode::empty())
+    };
+    let directory = match open() {
+        Err(Errno::NOENT) if broken("DIR-22.last-alone") => {
+            fs::create_dir_all(above)?;
+            open()?
+        }
+        Err(Errno::NOENT) => {
+            make_missing(above)?;
+            open()?
+        }
+        opened => opened?,
+    };
+    let owner = rustix::fs::fstat(&directory)?.st_uid;
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let why = format!("{} belongs to another user, of uid {owner}", above.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o700)) {
+        // What is there is looked at when it is opened.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where a faulty daemon keeps its state instead.

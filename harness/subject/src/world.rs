@@ -1,7 +1,7 @@
 //! Chapter 03: the world in which a daemon runs, and what a record of another world means.
 
 use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -188,6 +188,9 @@ pub(super) fn live(directory: &StateDir) -> bool {
     let Ok(file) = open(directory, true) else {
         return false;
     };
+    if broken("DIR-21.alive") {
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+    }
     if broken("REG-15.other-kind") {
         let locked = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
         return locked.is_ok() && HELD.set(file).is_ok();

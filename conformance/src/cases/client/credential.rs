@@ -12,8 +12,9 @@ use local_daemon_harness::wait::until;
 
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
-use crate::fixtures::client::{Part, SOON, Spy, furnished, settled, squat};
+use crate::fixtures::client::{Part, SOON, Spy, World, furnished, settled, squat};
 use crate::fixtures::daemon::NOBODYS_PID;
+use crate::fixtures::dumps::Dumps;
 use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::stage::{Answer, Call, Command, Stage};
 
@@ -99,6 +100,25 @@ fn client_tells_no_child(stage: &mut Stage) -> Outcome {
     let answer = stage.answer(&caller)?;
     quiet(&answer, secret, "with a child that hangs")?;
     unwritten(stage, secret)
+}
+
+/// A client that waits for the answer to its handshake dies of a signal that leaves a core dump, as another process does
+/// before it. No file that it leaves holds the credential in any form, and its limit keeps a dump from being handed to a
+/// program.
+#[case("CRED-15")]
+fn client_leaves_no_core_dump(stage: &mut Stage) -> Outcome {
+    let world = World::new(stage)?;
+    stage.expect("no dump with the credential when the client has died");
+    let dumps = Dumps::seen(stage)?;
+    let (silent, _) = squat(stage, Squatter::mute())?;
+    let place = dumps.place().to_string_lossy().into_owned();
+    let call = Call::connect().setup(Dumps::setup());
+    let caller = stage.call(call.under(&["sh", "-c", "cd \"$0\" && exec \"$@\"", &place]))?;
+    if silent.ledger().wait_request(Instant::now() + SOON).is_none() {
+        return Err(Stop::NotReady("the client does not ask the daemon of the record".to_owned()));
+    }
+    stage.precondition("the client waits for the answer to its proof");
+    dumps.without(stage, &caller, world.credential.bytes())
 }
 
 /// The credential is replaced while readers read it: they find the old one or the new one, whole, of mode

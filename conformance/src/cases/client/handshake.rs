@@ -308,8 +308,6 @@ fn client_uses_no_proxy(stage: &mut Stage) -> Outcome {
 /// are not read on. A proven body of exactly 64 KiB is.
 #[case("HS-31")]
 fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
-    /// What the system itself may take of an answer that nobody reads, and then some.
-    const BUFFERS: u64 = 32 * 1024 * 1024;
     let (world, _good) = furnished(stage)?;
     stage.expect("ready for 64 KiB; not for a byte more, nor for larger headers; no reading on");
     let daemon = world.daemon();
@@ -327,19 +325,117 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::connect())?;
         ensure!((answer.outcome == "ready") == good, "a proven answer with {what}: {answer}");
     }
-    let floods = [
-        ("a body", Squatter::flooding()),
-        ("headers", Squatter::flooding_headers()),
+    let header = format!("X-Flood: {}\r\n", "x".repeat(1_000));
+    reads_no_flood(stage, "a body", Squatter::flooding())?;
+    reads_no_flood(stage, "headers", Squatter::repeating("HTTP/1.1 200 OK\r\n", &header))
+}
+
+/// An answer without end is not read on.
+fn reads_no_flood(stage: &mut Stage, what: &str, squatter: Squatter) -> Outcome {
+    /// What a client may read, and what the system itself takes of an answer that nobody reads, several times over.
+    const MOST: u64 = 1024 * 1024;
+    let (actor, _) = squat(stage, squatter)?;
+    let answer = stage.ask(Call::connect())?;
+    let sent = actor.stop().connections().iter().map(|taken| taken.sent).max();
+    let sent = sent.unwrap_or_default();
+    stage.observed(format!("of {what} without end, {sent} bytes were taken"));
+    ensure!(
+        sent < MOST && answer.outcome != "ready",
+        "of {what} without end, {sent} bytes were taken: {answer}"
+    );
+    Ok(())
+}
+
+/// How a daemon of the suite frames its answer, beyond what an answer needs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Framing {
+    /// The lengths of the interim answers before it.
+    interim: [usize; 2],
+    header: usize,
+    /// The bytes of the body in each chunk.
+    chunk: usize,
+    /// The length of the extension of each of the first two chunks.
+    extension: usize,
+    trailer: usize,
+}
+
+impl Framing {
+    fn frame(self, answer: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(answer);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let padding = |length: usize| format!("X-Padding: {}\r\n", "x".repeat(length));
+        let mut framed = String::new();
+        for length in self.interim.into_iter().filter(|length| *length > 0) {
+            framed.extend(["HTTP/1.1 103 Early Hints\r\n", &padding(length), "\r\n"]);
+        }
+        let kept = head.split("\r\n").filter(|line| !line.starts_with("Content-Length"));
+        framed.extend(kept.flat_map(|line| [line, "\r\n"]));
+        framed.extend(["Transfer-Encoding: chunked\r\n", &padding(self.header), "\r\n"]);
+        for (place, chunk) in body.as_bytes().chunks(self.chunk).enumerate() {
+            let extension = if place < 2 { self.extension } else { 0 };
+            let extension = if extension > 0 {
+                format!(";x={}", "x".repeat(extension))
+            } else {
+                String::new()
+            };
+            let chunk = String::from_utf8_lossy(chunk);
+            framed.extend([&format!("{:x}{extension}\r\n", chunk.len()), &*chunk, "\r\n"]);
+        }
+        framed.extend(["0\r\n", &padding(self.trailer), "\r\n"]);
+        framed.into_bytes()
+    }
+}
+
+/// Proven answers have interim answers, headers and frames of chunks, which are no more than 64 KiB one by one, and more
+/// together: they are not believed. With a little of each of these, and of trailers, an answer is. Interim answers, chunks,
+/// extensions and trailers without end are not read on.
+#[case("HS-31")]
+fn total_header_bound(stage: &mut Stage) -> Outcome {
+    const MUCH: usize = 40 * 1024;
+    let (world, _good) = furnished(stage)?;
+    stage.expect("ready with a little of each; not with more than 64 KiB of all together; no reading on");
+    let little = Framing {
+        interim: [100, 1_000],
+        header: 1_000,
+        chunk: 50,
+        extension: 100,
+        trailer: 500,
+    };
+    let plain = Framing { chunk: 1_000, ..Framing::default() };
+    let scenes = [
+        ("a little of each", little, true),
+        ("two interim answers of 40 KiB", Framing { interim: [MUCH; 2], ..plain }, false),
+        (
+            "an interim answer and headers of 40 KiB",
+            Framing { interim: [MUCH, 0], header: MUCH, ..plain },
+            false,
+        ),
+        ("headers and an extension of 40 KiB", Framing { header: MUCH, extension: MUCH, ..plain }, false),
+        ("two extensions of 40 KiB", Framing { chunk: 100, extension: MUCH, ..plain }, false),
+        ("chunks of one byte", Framing { chunk: 1, ..plain }, false),
     ];
-    for (what, squatter) in floods {
-        let (actor, _) = squat(stage, squatter)?;
+    for (what, framing, good) in scenes {
+        // In chunks of one byte, a body of this length has more than 64 KiB of frames.
+        let daemon = FakeDaemon { length: if framing.chunk == 1 { MUCH } else { 0 }, ..world.daemon() };
+        let id = daemon.id.clone();
+        let framed = Squatter::responding(move |seen, address| framing.frame(&daemon.answer(seen, address)));
+        let (_actor, record) = squat(stage, framed)?;
+        publish(stage, &record.with_id(id))?;
         let answer = stage.ask(Call::connect())?;
-        let sent = actor.stop().connections().iter().map(|taken| taken.sent).max();
-        let sent = sent.unwrap_or_default();
-        ensure!(
-            sent < BUFFERS && answer.outcome != "ready",
-            "of {what} without end, {sent} bytes were taken: {answer}"
-        );
+        ensure!((answer.outcome == "ready") == good, "a proven answer with {what}: {answer}");
+        if good {
+            stage.control(format!("the client was ready with {what}"));
+        }
+    }
+    let padding = "x".repeat(1_000);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (what, head, piece) in [
+        ("interim answers", "", format!("HTTP/1.1 103 Early Hints\r\nX-Flood: {padding}\r\n\r\n")),
+        ("an extension", &format!("{chunked}2;x="), padding.clone()),
+        ("extensions", chunked, format!("1;x={padding}\r\n \r\n")),
+        ("trailers", &format!("{chunked}2\r\n{{}}\r\n0\r\n"), format!("X-Flood: {padding}\r\n")),
+    ] {
+        reads_no_flood(stage, what, Squatter::repeating(head, &piece))?;
     }
     Ok(())
 }

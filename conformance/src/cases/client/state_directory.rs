@@ -3,16 +3,20 @@
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use local_daemon_harness::files::{FileEventKind, Snapshot, Watch, set_mode};
+use local_daemon_harness::files::{Facts, FileEventKind, Snapshot, Watch, set_mode};
 use local_daemon_harness::platform::{Setup, make_fifo};
 use local_daemon_harness::record::{MOST_BYTES, replace};
+use local_daemon_harness::strace::{MKDIR, Point};
 
 use crate::case::case;
-use crate::fixtures::client::{Part, Played, Spy, World, furnished, not_started, play};
+use crate::fixtures::client::{Part, Played, SOON, Spy, World, furnished, not_started, play};
 use crate::fixtures::component::Component;
-use crate::outcome::{Outcome, Stop, ensure, not_applicable};
-use crate::stage::{Call, Command, Stage};
+use crate::fixtures::refused_start::unchanged;
+use crate::fixtures::trace::{call_under, trace};
+use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
+use crate::stage::{Call, Command, LATE, Stage};
 
 /// The directory is made with its parents, for its owner alone.
 fn make(path: &Path) -> Outcome {
@@ -110,7 +114,7 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
         let loose = events
             .iter()
             .filter(|event| event.name == name && event.kind == FileEventKind::Created)
-            .find_map(|event| event.facts.clone().filter(local_daemon_harness::files::Facts::is_loose));
+            .find_map(|event| event.facts.clone().filter(Facts::is_loose));
         let seen = loose.map(|facts| facts.to_string());
         ensure!(seen.is_none(), "umask {umask:03o}: the state directory was made as {seen:?}");
         private(&state_dir, umask)?;
@@ -139,6 +143,98 @@ fn private(state_dir: &Path, umask: u32) -> Outcome {
             name.display().to_string(),
             entry.facts
         );
+    }
+    Ok(())
+}
+
+/// A client that may spawn is held right before it makes the state directory, and a link to a directory of mode 0755 is placed
+/// at the name. Then it finds a lock and a log of mode 0640. All of these keep their modes.
+#[case("DIR-21")]
+fn client_keeps_modes(stage: &mut Stage) -> Outcome {
+    stage.expect("the same modes as before");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    let (state_dir, target) = (stage.state_dir().to_owned(), stage.arena().path().join("target"));
+    let strace = trace(stage, "link", Point::at([MKDIR]).of(&state_dir).held_before())?;
+    let caller = stage.call(call_under(Call::spawn().stand(spy.program()), &strace))?;
+    let Some(call) = strace.wait_held(&caller, Instant::now() + SOON) else {
+        return inconclusive(format!("the client was not seen to make {}", state_dir.display()));
+    };
+    make(&target)?;
+    set_mode(&target, 0o755)?;
+    symlink(&target, &state_dir)?;
+    stage.precondition(format!("a link was placed while the client was held at {call}"));
+    strace.release(&caller)?;
+    caller.wait_exit(Instant::now() + SOON);
+    let facts = Facts::of(&target)?;
+    ensure!(facts.mode == 0o755, "the directory to which the link leads is now: {facts}");
+    caller.kill_group();
+    std::fs::remove_file(&state_dir)?;
+    make(&state_dir)?;
+    let lock = state_dir.join(&stage.manifest().binding.lock);
+    let found = [lock, stage.log_path()];
+    for path in &found {
+        replace(path, b"", 0o640)?;
+    }
+    let answer = stage.ask(Call::spawn().stand(spy.program()))?;
+    for path in found {
+        let facts = Facts::of(&path)?;
+        ensure!(facts.mode == 0o640, "{}: {facts}: {answer}", path.display());
+    }
+    Ok(())
+}
+
+/// A client that runs as root, and may spawn, is given state directories, one with missing parents, in a directory of the user
+/// nobody.
+#[case("DIR-22", "CONN-9")]
+fn client_makes_nothing_in_the_directory_of_another_user(stage: &mut Stage) -> Outcome {
+    let nobody = stage.another_user()?;
+    stage.expect("an error that names the path, within 1 s, nothing made and no daemon started");
+    let spy = Spy::new(stage, Part::Ends(1, "no luck"))?;
+    let call = |path: &Path| Call::spawn().stand(spy.program()).state_dir(path);
+    let home = stage.arena().path().join("another-home");
+    make(&home)?;
+    stage.ask(call(&home.join("own/state")))?;
+    spy.seen_started(stage)?;
+    stage.control("the client started a daemon with a missing parent in a directory of its own user");
+    std::fs::remove_dir_all(home.join("own"))?;
+    chown(&home, Some(nobody.uid), Some(nobody.gid))?;
+    let before = Snapshot::of(&home)?;
+    for path in [home.join("state"), home.join(".local/state/component")] {
+        let answer = stage.ask(call(&path))?;
+        unchanged(&answer.to_string(), &home, &before)?;
+        ensure!(spy.starts().len() == 1, "a daemon was started: {answer}");
+        answer.must_be_after("invalid", "in a directory of nobody")?;
+        let named = answer.text().contains(&*home.to_string_lossy());
+        ensure!(named, "{} is not named: {answer}", home.display());
+        let quick = answer.after < Duration::from_secs(1) + LATE;
+        ensure!(quick, "too late: {answer}");
+    }
+    Ok(())
+}
+
+/// A client that may spawn is called twice below two missing parents of its state directory, under the umasks 000, 022, 077,
+/// 177 and 777.
+#[case("DIR-23")]
+fn client_makes_parents_for_its_owner_alone(stage: &mut Stage) -> Outcome {
+    stage.expect("parents of mode 0700 under every umask, and a second call that works");
+    for umask in [0o000, 0o022, 0o077, 0o177, 0o777] {
+        let spy = Spy::named(stage, &format!("spy-{umask:03o}"), Part::Ends(1, "no luck"))?;
+        let first = stage.arena().path().join(format!("parents-{umask:03o}"));
+        let second = first.join("second");
+        let setup = Setup { umask: Some(umask), ..Setup::default() };
+        for times in 1..=2 {
+            let answer =
+                stage.ask(Call::spawn().stand(spy.program()).setup(setup).state_dir(second.join("state")))?;
+            if second.is_dir() {
+                stage.precondition(format!("umask {umask:03o}: the client made the parents"));
+            }
+            for parent in [&first, &second] {
+                let Ok(facts) = Facts::of(parent) else { continue };
+                ensure!(facts.mode == 0o700, "under umask {umask:03o}, {}: {facts}", parent.display());
+            }
+            let starts = spy.starts().len();
+            ensure!(starts == times, "under umask {umask:03o}: {starts} starts after call {times}: {answer}");
+        }
     }
     Ok(())
 }

@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use local_daemon_harness::files::{EntryKind, Snapshot};
 use local_daemon_harness::http::{self, Request, Response};
-use local_daemon_harness::platform::Setup;
-use local_daemon_harness::process::{Proc, Signal};
+use local_daemon_harness::process::Signal;
 use local_daemon_harness::proof;
 use local_daemon_harness::wait::ms;
 
 use crate::case::case;
-use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
+use crate::fixtures::dumps::Dumps;
+use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
 /// Requests with the credential in every place, right and wrong, with and without authentication.
@@ -34,8 +33,29 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         plain.push(("query".to_owned(), get(&format!("/nowhere?token={form}"))));
         plain.push(("handshake's query".to_owned(), get(&format!("{handshake}?token={form}"))));
     }
+    // Where a log that looks for the text, or for a word that is the text, does not find it.
+    let encoded = proof::percent_encoded(&text);
+    for path in [
+        format!("/nowhere/{encoded}"),
+        format!("/nowhere?token={encoded}"),
+        format!("/nowhere%2F{text}"),
+        format!("/nowhere%3Ftoken%3D{text}"),
+        format!("/nowhere_{text}"),
+        format!("/{text}x?q=x{text}"),
+    ] {
+        plain.push(("encoded or longer path".to_owned(), get(&path)));
+    }
+    if let Some(stream) = &binding.stream {
+        for parameter in ["topics", "after"] {
+            let path = format!("{}?{parameter}={text}", stream.path);
+            plain.push((format!("stream's {parameter}"), get(&path)));
+        }
+        plain.push(("Last-Event-ID".to_owned(), get(&stream.path).header("Last-Event-ID", &text)));
+    }
     for (name, value) in [
         ("X-Token", text.clone()),
+        ("X-Token", encoded.clone()),
+        ("X-Token", format!("x_{text}_x")),
         ("Cookie", format!("token={text}")),
         ("Referer", format!("http://{host}/?token={text}")),
         ("Origin", format!("http://{text}.example")),
@@ -155,8 +175,11 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
 #[case("CRED-8")]
 fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no output and in no file but its own, in any form");
-    // The usual names of the switch, so that what is hidden at the usual level is seen too.
-    let start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
+    // The usual names of the switch, and the subject's own, so that what is hidden at the usual level is seen too.
+    let mut start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
+    for (name, value) in &stage.manifest().daemon.verbose {
+        start = start.var(name, value);
+    }
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     live.between_controls(|| {
@@ -289,63 +312,13 @@ fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Whether a process may leave a core dump, by its limit.
-fn may_dump(pid: u32) -> Option<bool> {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size"))?;
-    Some(limit.split_whitespace().next()? != "0")
-}
-
-/// The files in a directory.
-fn dumps(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory)?;
-    Ok(entries.flatten().map(|entry| entry.path()).collect())
-}
-
-/// A daemon dies of a signal that leaves a core dump, as another process does before it. No file that it
-/// leaves holds the credential in any form.
+/// A daemon dies of a signal that leaves a core dump, as another process does before it. No file that it leaves holds the
+/// credential in any form, and its limit keeps a dump from being handed to a program.
 #[case("CRED-15")]
 fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
-    stage.expect("no file with the credential when the daemon has died");
-    let setup = Setup { core_dumps: true, ..Setup::default() };
-    let (control, place) = (stage.arena().path().join("control"), stage.arena().path().join("dumps"));
-    fs::create_dir(&control)?;
-    fs::create_dir(&place)?;
-    // Control: this host writes dumps, and to where they can be seen.
-    let dies = stage.arena().launch("control", ["sleep", "60"]);
-    let dies = dies.setup(setup).cwd(&control).start()?;
-    if may_dump(dies.pid()) != Some(true) {
-        return untestable("no process may leave a core dump here");
-    }
-    dies.signal(Signal::ABORT)?;
-    let shows = dies.wait_exit(ms(5_000)).is_some() && !dumps(&control)?.is_empty();
-    stage.control(if shows {
-        "a process that aborts leaves a core dump in its directory"
-    } else {
-        "another process may leave a core dump, which goes where it is not seen (kernel.core_pattern)"
-    });
-    let daemon = stage.launch_with(Start::new().setup(setup).cwd(&place))?;
+    stage.expect("no dump with the credential when the daemon has died");
+    let dumps = Dumps::seen(stage)?;
+    let daemon = stage.launch_with(Start::new().setup(Dumps::setup()).cwd(dumps.place()))?;
     let live = stage.ready(&daemon)?;
-    if may_dump(daemon.pid()) == Some(false) {
-        stage.observed("it may leave no core dump");
-    } else if !shows {
-        return untestable("it may leave a core dump, which goes where it is not seen");
-    }
-    let Some(working) = Proc::of(daemon.pid()).and_then(|process| process.cwd()) else {
-        return inconclusive("the daemon's working directory is not to be seen");
-    };
-    daemon.signal(Signal::ABORT)?;
-    if daemon.wait_exit(stage.stand_down_deadline()).is_none() {
-        return inconclusive("it does not die of SIGABRT");
-    }
-    let mut left = dumps(&place)?;
-    if working != place {
-        left.extend(dumps(&working)?.into_iter().filter(|path| path.ends_with("core")));
-    }
-    for path in left {
-        let bytes = fs::read(&path)?;
-        let holds = proof::holds(&bytes, live.credential.bytes());
-        ensure!(!holds, "a dump of {} bytes holds the credential", bytes.len());
-    }
-    Ok(())
+    dumps.without(stage, &daemon, live.credential.bytes())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +11,14 @@ use std::thread::JoinHandle;
 use local_daemon_harness::files::{EntryKind, Facts, FileEventKind, Snapshot, Watch, make_private, set_mode};
 use local_daemon_harness::platform::Setup;
 use local_daemon_harness::process::{Signal, read_as, run_as};
+use local_daemon_harness::record::replace;
+use local_daemon_harness::strace::{MKDIR, Point};
 use local_daemon_harness::wait::ms;
 
 use crate::case::case;
-use crate::fixtures::refused_start::sibling;
+use crate::fixtures::refused_start::{between_good_starts, refused, sibling, unchanged};
+use crate::fixtures::trace::{launch_under, trace};
+use crate::fixtures::worlds::alive_in;
 use crate::outcome::{Outcome, ensure, inconclusive, untestable};
 use crate::stage::{Stage, Start};
 
@@ -205,4 +210,99 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     let refused = listed.is_some_and(|(exit, output)| exit.code != Some(0) && output.stdout().is_empty());
     ensure!(refused, "nobody lists the state directory");
     control(stage)
+}
+
+/// A daemon is held right before it makes its state directory, and a link to a directory of mode 0755, then such a directory,
+/// is placed at the name: that directory keeps its mode.
+#[case("DIR-21")]
+fn mode_of_what_was_placed_is_kept(stage: &mut Stage) -> Outcome {
+    stage.expect("mode 0755 as before");
+    between_good_starts(stage, |stage, _| {
+        for (what, is_link) in [("a link", true), ("a directory", false)] {
+            let (path, target) = (sibling(stage, &format!("state-{is_link}")), sibling(stage, "target"));
+            let strace = trace(stage, what, Point::at([MKDIR]).of(&path).held_before())?;
+            let daemon = launch_under(stage, Start::new().state_dir(&path), &strace)?;
+            let Some(call) = strace.wait_held(&daemon, stage.ready_deadline()) else {
+                return inconclusive(format!("it was not seen to make {}", path.display()));
+            };
+            let placed = if is_link { &target } else { &path };
+            fs::DirBuilder::new().mode(0o755).create(placed)?;
+            set_mode(placed, 0o755)?;
+            if is_link {
+                symlink(&target, &path)?;
+            }
+            stage.precondition(format!("{what} was placed while it was held at {call}"));
+            strace.release(&daemon)?;
+            // A bad directory ends it, in one way or another, and what it does to modes it has done by then.
+            let exit = daemon.wait_exit(stage.ready_deadline());
+            stage.observed(exit.map_or_else(|| "it runs".to_owned(), |exit| exit.to_string()));
+            let facts = Facts::of(placed)?;
+            ensure!(facts.mode == 0o755, "the directory, with {what} at the name, is now: {facts}");
+            daemon.kill_group();
+        }
+        Ok(())
+    })
+}
+
+/// A daemon is started beside a `daemon.alive` of mode 0640.
+#[case("DIR-21")]
+fn mode_of_its_lock_is_kept(stage: &mut Stage) -> Outcome {
+    stage.expect("mode 0640 as before");
+    let path = alive_in(stage.arena().make_state_dir()?);
+    replace(&path, b"", 0o640)?;
+    let (_daemon, _live) = stage.launch_ready()?;
+    stage.control("the daemon is ready");
+    let facts = Facts::of(&path)?;
+    ensure!(facts.mode == 0o640, "{}: {facts}", path.display());
+    Ok(())
+}
+
+/// A daemon that runs as root is started with state directories, one with missing parents, in a directory of the user nobody.
+#[case("DIR-22", "DIR-11", "DIR-12")]
+fn nothing_made_in_the_directory_of_another_user(stage: &mut Stage) -> Outcome {
+    let nobody = stage.another_user()?;
+    stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing made");
+    between_good_starts(stage, |stage, _| {
+        let home = sibling(stage, "another-home");
+        make_private(&home)?;
+        let below = [home.join("state"), home.join(".local/state/component")];
+        let daemon = stage.launch_with(Start::new().state_dir(home.join("own/state")))?;
+        stage.ready(&daemon)?;
+        stage.control("it was ready with a missing parent in a directory of its own user");
+        daemon.kill_group();
+        fs::remove_dir_all(home.join("own"))?;
+        chown(&home, Some(nobody.uid), Some(nobody.gid))?;
+        let before = Snapshot::of(&home)?;
+        for path in below {
+            refused(stage, "in a directory of nobody", Start::new().state_dir(&path), &home)?;
+            unchanged("in a directory of nobody", &home, &before)?;
+        }
+        Ok(())
+    })
+}
+
+/// A daemon is started twice below two missing parents of its state directory, under the umasks 000, 022, 077, 177 and 777.
+#[case("DIR-23", deadline_s = 90)]
+fn parents_owner_only(stage: &mut Stage) -> Outcome {
+    stage.expect("parents of mode 0700 under every umask, and a second start that works");
+    for umask in [0o000, 0o022, 0o077, 0o177, 0o777] {
+        let first = sibling(stage, &format!("parents-{umask:03o}"));
+        let second = first.join("second");
+        let path = second.join("state");
+        let looker = Looker::at(vec![first.clone(), second.clone()]);
+        for start in ["the first", "the second"] {
+            let daemon = stage.launch_with(under(umask, &path))?;
+            let ready = stage.ready(&daemon);
+            for parent in [&first, &second] {
+                let Ok(facts) = Facts::of(parent) else { continue };
+                ensure!(facts.mode == 0o700, "under umask {umask:03o}, {}: {facts}", parent.display());
+            }
+            let loose = looker.loose();
+            ensure!(loose.is_empty(), "under umask {umask:03o}: {}", loose.join("; "));
+            ready?;
+            stage.precondition(format!("umask {umask:03o}: {start} start was ready"));
+            daemon.kill_group();
+        }
+    }
+    Ok(())
 }

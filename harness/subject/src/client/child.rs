@@ -205,6 +205,9 @@ fn open_log(directory: &StateDir) -> Result<Option<File>, Fault> {
     if broken("DIR-16.log") {
         let _ = file.set_permissions(Permissions::from_mode(0o644));
     }
+    if broken("DIR-21.log") {
+        let _ = file.set_permissions(Permissions::from_mode(0o600));
+    }
     let facts = file.metadata().map_err(|error| Fault::new(&path, error))?;
     if !facts.is_file() {
         return Err(Fault::new(path, "not a regular file"));

@@ -18,6 +18,7 @@ use crate::handshake::{Body, SPEC};
 use crate::platform;
 use crate::probe::{Probe, probe};
 use crate::registration::{Found, Record};
+use crate::state_directory::faults::make_carelessly;
 use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir};
 use crate::world::{Place, place};
 
@@ -232,6 +233,7 @@ impl Client {
             None => Ok(()),
         };
         enough()?;
+        make_carelessly(self.directory.path(), "DIR-22.client", "DIR-23.client");
         self.directory.prepare()?;
         let lock = Lock::wait(&self.directory, self.deadline);
         if lock.is_none() && broken("CONN-17.fails") {

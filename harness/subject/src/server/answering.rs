@@ -271,6 +271,12 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         let more = if repeats { json!({"detail": request.path}) } else { Value::Null };
         return finish(incoming, Answer::problem(NOT_FOUND, &more), no_body);
     };
+    if broken("CRED-9.topics-repeated")
+        && let Some(topics) = request.parameters("topics").next()
+    {
+        let more = json!({"detail": format!("there is no topic {topics}")});
+        return finish(incoming, Answer::problem(INVALID, &more), no_body);
+    }
     if !methods.contains(&request.method.as_str()) {
         if broken("PER-36.method-not-found") {
             return finish(incoming, NOT_FOUND.into(), no_body);
@@ -342,6 +348,20 @@ fn refused_handshake(daemon: &Daemon, request: &Request, credential: &Credential
 fn log(daemon: &Daemon, request: &Request) {
     if broken("CRED-8.request-line") {
         eprintln!("{} {} {:?}", request.method, request.path, request.query);
+    }
+    if broken("CRED-8.debug") && std::env::var_os("SUBJECT_LOG").is_some() {
+        eprintln!("{} {}", request.method, request.path);
+    }
+    if broken("CRED-8.percent-encoded") || broken("CRED-8.longer-word") {
+        let secret = daemon.credential.current().0.text();
+        let path = if broken("CRED-8.percent-encoded") {
+            request.path.replace(&secret, "[redacted]")
+        } else {
+            let is_secret_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            let words = request.path.split_inclusive(|c| !is_secret_char(c));
+            words.filter(|word| word.trim_end_matches(|c| !is_secret_char(c)) != secret).collect()
+        };
+        eprintln!("{} {path}", request.method);
     }
     if broken("CRED-8.log-file") {
         let log = std::fs::OpenOptions::new()

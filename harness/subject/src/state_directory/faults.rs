@@ -1,10 +1,11 @@
 //! The faults of the state directory, chapter 02.
 
-use std::fs::File;
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
+use super::as_inherited;
 use crate::fault::{Fault, broken, fault};
 
 /// The variables by which a launcher passes the directory and the pipe to its child, in the faults of DIR-18.
@@ -53,7 +54,31 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-17.hyphen-kept", "leaves the hyphen in the variable's name"),
     fault("DIR-18.directory", "publishes in the directory that a launcher told another process"),
     fault("DIR-18.pipe", "writes into any pipe that has the number which a launcher told another process"),
+    fault("DIR-21.by-path", "sets the mode of the directory by its path, which follows a link"),
+    fault("DIR-21.alive", "sets the mode of the lock of its life that it finds"),
+    fault("DIR-22.daemon", "makes the directory whoever those above it belong to"),
+    fault("DIR-22.last-alone", "looks at the owner of the last directory above its own, having made it"),
+    fault("DIR-23.daemon", "leaves the modes of the parents to the umask"),
 ];
+
+/// Sets the mode of a directory that was made, or was there before.
+pub(super) fn set_the_mode(path: &Path) {
+    if broken("DIR-21.by-path") {
+        let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
+    }
+}
+
+/// Makes the directory `anywhere`, or its parents `as_the_umask` has them, if this process has one of these faults.
+pub(crate) fn make_carelessly(path: &Path, anywhere: &str, as_the_umask: &str) {
+    if broken(anywhere) {
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    }
+    if broken(as_the_umask)
+        && let Some(above) = path.parent()
+    {
+        let _ = as_inherited(|| fs::create_dir_all(above));
+    }
+}
 
 /// Writes into any pipe that has the number which a launcher told some child.
 pub(crate) fn tell_launcher(id: &str) {
