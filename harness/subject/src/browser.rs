@@ -48,6 +48,8 @@ struct Ticket {
     kind: Kind,
     issued: Instant,
     spent: bool,
+    /// Whether the second use was told.
+    told: bool,
 }
 
 struct Token {
@@ -64,6 +66,8 @@ pub(super) struct Pages(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
+    /// The credential under which all of them were issued.
+    under: Option<Credential>,
     tickets: Vec<Ticket>,
     tokens: Vec<Token>,
     /// The tokens that a faulty daemon would know again.
@@ -75,6 +79,20 @@ impl Pages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets everything end that was issued under another credential.
+    pub(super) fn follow(&self, credential: &Credential) {
+        let mut kept = self.kept();
+        if kept.under.as_ref() != Some(credential) {
+            kept.under = Some(credential.clone());
+            if !broken("CRED-17.tickets-kept") {
+                kept.tickets.clear();
+            }
+            if !broken("CRED-17.tokens-kept") {
+                kept.tokens.clear();
+            }
+        }
+    }
+
     /// A new ticket.
     pub(super) fn ticket(&self, kind: Kind, directory: &StateDir) -> String {
         let mut kept = self.kept();
@@ -83,21 +101,28 @@ impl Pages {
         if kept.tickets.len() >= MOST_TICKETS {
             kept.tickets.remove(0);
         }
-        kept.tickets
-            .push(Ticket { text: text.clone(), kind, issued: Instant::now(), spent: false });
+        kept.tickets.push(Ticket {
+            text: text.clone(),
+            kind,
+            issued: Instant::now(),
+            spent: false,
+            told: false,
+        });
         text
     }
 
-    /// Spends a ticket, whether it admits or not. `wants` is what it is presented for, and `own` the daemon's origin; gives
-    /// back why it does not admit.
+    /// Spends a ticket, whether it admits or not. `wants` is what it is presented for, and `own` the origin of the
+    /// record; gives back why it does not admit.
     pub(super) fn redeem(&self, text: &str, wants: &Kind, own: &str, log: &Log) -> Result<(), &'static str> {
         let mut kept = self.kept();
         let Some(place) = kept.tickets.iter().position(|ticket| same(&ticket.text, text)) else {
             return Err("unknown");
         };
-        if kept.tickets[place].spent {
-            if !faults::is_silent(&kept.tickets[place].kind) {
-                let origin = match &kept.tickets[place].kind {
+        let ticket = &mut kept.tickets[place];
+        if ticket.spent {
+            let told = std::mem::replace(&mut ticket.told, true);
+            if !(faults::is_silent(&ticket.kind) || told && !broken("BROW-47.each-time")) {
+                let origin = match &ticket.kind {
                     Kind::Handoff(origin) => origin,
                     Kind::Page => own,
                 };

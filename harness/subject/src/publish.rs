@@ -43,6 +43,9 @@ pub(super) fn listen(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
             _ => TcpListener::bind((second, 0)),
         })?
     };
+    if !deaf {
+        hear(&listener)?;
+    }
     if broken("PUB-1.second-port") {
         std::mem::forget(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?);
     }
@@ -74,9 +77,9 @@ fn bind(deaf: bool) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Begins to listen, where a faulty daemon has only bound its port.
+/// Begins to listen. The library lets fewer connections wait than another user can open in a moment.
 pub(super) fn hear(listener: &TcpListener) -> io::Result<()> {
-    Ok(rustix::net::listen(listener, 128)?)
+    Ok(rustix::net::listen(listener, 4096)?)
 }
 
 /// Puts the record in place of whatever stands there, unless `yields` says, right before, that another daemon is ready.

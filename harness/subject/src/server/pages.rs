@@ -151,6 +151,14 @@ fn issue(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     Ok(Answer::json(201, &answer))
 }
 
+/// The origin of the record.
+fn recorded(daemon: &Daemon, own: &str) -> String {
+    if broken("BROW-34.as-addressed") {
+        return own.to_owned();
+    }
+    format!("http://{}", daemon.authority())
+}
+
 fn admit(
     daemon: &Daemon,
     request: &Request,
@@ -162,7 +170,7 @@ fn admit(
     let Some(ticket) = form_ticket(request, body) else {
         return Err(NO_FORM);
     };
-    let why = match pages.redeem(&ticket, &Kind::Page, own, &daemon.log) {
+    let why = match pages.redeem(&ticket, &Kind::Page, &recorded(daemon, own), &daemon.log) {
         Ok(()) => {
             let token = pages.token(own, credential, &daemon.directory);
             if broken("BROW-21.json") {
@@ -197,7 +205,7 @@ fn hand_off(
         // No ticket is bound to none.
         Origin::Absent => String::new(),
     };
-    match pages.redeem(ticket, &Kind::Handoff(from.clone()), own, &daemon.log) {
+    match pages.redeem(ticket, &Kind::Handoff(from.clone()), &recorded(daemon, own), &daemon.log) {
         Ok(()) => {
             let bound = if broken("BROW-32.own-origin") { own } else { &from };
             let token = pages.token(bound, credential, &daemon.directory);
