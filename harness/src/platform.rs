@@ -281,6 +281,19 @@ pub fn nobody() -> Option<User> {
     })
 }
 
+/// Does something on a thread that belongs to `user`, as do the sockets that it makes; needs root.
+pub fn as_user<T: Send>(user: User, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // The system call itself, which changes one thread, and not the C library's function, which changes all.
+            rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(user.gid))?;
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(user.uid))?;
+            Ok(work())
+        });
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
+    })
+}
+
 /// The first executable file of this name in `PATH`.
 pub fn which(program: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;

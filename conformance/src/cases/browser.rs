@@ -6,4 +6,4 @@ mod launchers;
 mod page;
 mod tickets;
 mod tokens;
-mod visit;
+pub(super) mod visit;

@@ -19,7 +19,7 @@ use crate::state::{Daemon, State};
 use crate::strangers::Users;
 
 /// The most connections that are served at once.
-const CONNECTIONS: usize = 400;
+const CONNECTIONS: usize = 300;
 /// How long a client may read nothing of an answer, which is far less than it may: whether what it reads is little or
 /// nothing cannot be told.
 const UNREAD: Duration = Duration::from_secs(10);

@@ -36,30 +36,42 @@ fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<String
 }
 
 /// A ticket for the daemon's own page.
-pub(super) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
+pub(in crate::cases) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
     issued(stage, live, &serde_json::json!({"kind": "page"}))
 }
 
 /// A ticket for the page of `origin`.
-pub(super) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<String> {
+pub(in crate::cases) fn handoff_ticket(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<String> {
     issued(stage, live, &serde_json::json!({"kind": "handoff", "origin": origin}))
 }
 
 /// What a launcher posts, without `Origin`.
-pub(super) fn page_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
+pub(in crate::cases) fn page_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/page").with("Content-Type", "application/x-www-form-urlencoded");
     ask.body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
+/// The request of a ticket that was used.
+pub(in crate::cases) fn spent_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Ask> {
+    let ticket = page_ticket(stage, live)?;
+    let ask = page_ask(live, &ticket).origin("null");
+    live.served(&ask)?;
+    Ok(ask.named("a ticket that was used"))
+}
+
 /// What a page of another origin posts, without `Origin`.
-pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
+pub(in crate::cases) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/handoff").with("Content-Type", "application/json");
     ask.body(serde_json::json!({ "ticket": ticket }).to_string())
         .named("the handoff of a ticket")
 }
 
 /// What reads something, with a page token as bearer and without `Origin`.
-pub(super) fn read_ask(live: &ReadyDaemon, token: &str) -> Ask {
+pub(in crate::cases) fn read_ask(live: &ReadyDaemon, token: &str) -> Ask {
     let read = live.read_route().ask(live);
     read.with("Authorization", &format!("Bearer {token}"))
 }
@@ -88,7 +100,7 @@ pub(super) fn page(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Response> {
 }
 
 /// A token of the daemon's own page.
-pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
+pub(in crate::cases) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<String> {
     let page = page(stage, live)?;
     match tokens_in(stage, live, &text(&page))?.pop() {
         Some(token) => Ok(token),
@@ -97,7 +109,11 @@ pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Strin
 }
 
 /// A token of the page of `origin`.
-pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<String> {
+pub(in crate::cases) fn handoff_token(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<String> {
     let ticket = handoff_ticket(stage, live, origin)?;
     let answer = live.answered(&handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {
