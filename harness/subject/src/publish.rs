@@ -77,9 +77,12 @@ fn bind(deaf: bool) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Begins to listen. The library lets fewer connections wait than another user can open in a moment.
+/// How many connections may wait to be taken: more than the library lets wait, and than another user opens in a moment.
+pub(super) const BACKLOG: u16 = 4096;
+
+/// Begins to listen.
 pub(super) fn hear(listener: &TcpListener) -> io::Result<()> {
-    Ok(rustix::net::listen(listener, 4096)?)
+    Ok(rustix::net::listen(listener, BACKLOG.into())?)
 }
 
 /// Puts the record in place of whatever stands there, unless `yields` says, right before, that another daemon is ready.

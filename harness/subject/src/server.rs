@@ -5,6 +5,7 @@ mod pages;
 mod routes;
 
 use std::io::Read as _;
+use std::iter;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use self::answering::answer;
 use crate::answer::{Answer, HEADERS_TOO_LARGE, INVALID, OVERLOADED, Refusal, TARGET_TOO_LONG};
 use crate::fault::broken;
+use crate::publish::BACKLOG;
 use crate::request::{Incoming, NoRequest};
 use crate::state::{Daemon, State};
 use crate::strangers::Users;
@@ -42,33 +44,55 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
         if DEAF.load(Ordering::Relaxed) {
             return;
         }
-        let Ok((stream, peer)) = listener.accept() else {
+        let Ok(first) = listener.accept() else {
             // Out of descriptors: some connection will end.
             thread::sleep(Duration::from_millis(10));
             continue;
         };
-        let user = users.as_ref().and_then(|users| users.of(&stream, peer));
-        let stream = Arc::new(stream);
-        let (number, crowded) = daemon.count(|state| enter(state, &stream, user));
-        let serving = Arc::clone(daemon);
-        let serve = move || {
-            if crowded && broken("PER-31.waits-its-turn") {
-                while serving.state().connections > CONNECTIONS {
-                    thread::sleep(Duration::from_millis(50));
-                }
-                serve(&serving, stream, number);
-            } else if crowded {
-                turn_away(&stream);
+        // All that wait, before any of them is served: another user can open more in a moment than threads can be started.
+        let most = if broken("HS-11.few") { 0 } else { BACKLOG };
+        let _ = listener.set_nonblocking(true);
+        let others: Vec<_> = (0..most).map_while(|_| listener.accept().ok()).collect();
+        let _ = listener.set_nonblocking(false);
+        let entered: Vec<_> = iter::once(first)
+            .chain(others)
+            .map(|(stream, peer)| {
+                let user = users.as_ref().and_then(|users| users.of(&stream, peer));
+                let stream = Arc::new(stream);
+                let (number, crowded) = daemon.count(|state| enter(state, &stream, user));
+                (stream, number, crowded)
+            })
+            .collect();
+        for (stream, number, crowded) in entered {
+            if daemon.state().strangers.are_with(number) {
+                start(daemon, stream, number, crowded);
             } else {
-                serve(&serving, stream, number);
+                daemon.count(|state| leave(state, number));
             }
-            serving.count(|state| leave(state, number));
-        };
-        if broken("HS-11.one-at-a-time") {
-            serve();
-        } else if thread::Builder::new().spawn(serve).is_err() {
-            daemon.count(|state| leave(state, number));
         }
+    }
+}
+
+/// Serves a connection on a thread of its own.
+fn start(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64, crowded: bool) {
+    let serving = Arc::clone(daemon);
+    let serve = move || {
+        if crowded && broken("PER-31.waits-its-turn") {
+            while serving.state().connections > CONNECTIONS {
+                thread::sleep(Duration::from_millis(50));
+            }
+            serve(&serving, stream, number);
+        } else if crowded {
+            turn_away(&stream);
+        } else {
+            serve(&serving, stream, number);
+        }
+        serving.count(|state| leave(state, number));
+    };
+    if broken("HS-11.one-at-a-time") {
+        serve();
+    } else if thread::Builder::new().spawn(serve).is_err() {
+        daemon.count(|state| leave(state, number));
     }
 }
 

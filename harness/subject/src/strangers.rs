@@ -41,6 +41,11 @@ impl Strangers {
         }
     }
 
+    /// Whether a connection is among them.
+    pub(super) fn are_with(&self, number: u64) -> bool {
+        self.all.iter().any(|stranger| stranger.number == number)
+    }
+
     /// A connection has ended, or a request of it has authenticated.
     pub(super) fn leave(&mut self, number: u64) {
         self.all.retain(|stranger| stranger.number != number);
@@ -68,7 +73,7 @@ impl Strangers {
     }
 }
 
-/// Asks the system for the users of connections (sock_diag(7)).
+/// Asks the system for the users of connections (`sock_diag(7)`).
 pub(super) struct Users(OwnedFd);
 
 impl Users {

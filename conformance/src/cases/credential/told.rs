@@ -56,7 +56,8 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         "handshake's body".to_owned(),
         Request::new("POST", handshake).host(host).json(format!("\"{text}\"")),
     ));
-    let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = encoded.concat();
     for form in [&text, &encoded, &format!("x_{text}"), &format!("x%2F{text}%3D")] {
         plain.push(("path, in part".to_owned(), get(&format!("/nowhere/x_{form}"))));
         if let Some(stream) = &binding.stream {

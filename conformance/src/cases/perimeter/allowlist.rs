@@ -150,7 +150,7 @@ fn meant_by(entry: &str) -> Vec<String> {
 
 /// Daemons are started with each entry of the vectors that is not one serialised origin: none admits anything
 /// by it, whether it starts or not. With the good ones they admit exactly that origin.
-#[case("PER-40")]
+#[case("PER-40", deadline_s = 180)]
 fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.origins.is_none() {
         return not_applicable("the manifest has no `daemon.origins`");
@@ -186,7 +186,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
 }
 
 /// The command that adds an origin is given each of those entries: it fails, and nothing is admitted by it.
-#[case("PER-40")]
+#[case("PER-40", deadline_s = 180)]
 fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the command fails, and nothing is admitted");

@@ -38,10 +38,8 @@ pub(crate) fn is_read_alike(text: &str) -> bool {
                     return false;
                 }
             }
-            '-' | '0'..='9' if !broken("STR-31.any-number") => {
-                if !token.parse().is_ok_and(f64::is_finite) {
-                    return false;
-                }
+            '-' | '0'..='9' if !token.parse().is_ok_and(f64::is_finite) && !broken("STR-31.any-number") => {
+                return false;
             }
             _ => {}
         }

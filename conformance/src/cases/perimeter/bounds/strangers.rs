@@ -16,6 +16,7 @@ use local_daemon_spec::Profile;
 use super::times::{End, dawdle};
 use super::{LATE, bounded, make_room, resident};
 use crate::case::case;
+use crate::cases::browser::visit::spent_ticket;
 use crate::fixtures::http::{ANSWER, Ask, UNKNOWN, UNLISTED};
 use crate::fixtures::malformed::broken_requests;
 use crate::fixtures::stream::{brief, follow};
@@ -339,7 +340,7 @@ fn strangers_write_little(stage: &mut Stage) -> Outcome {
     let lines = || {
         let log = std::fs::read(live.log_path()).unwrap_or_default();
         let all = [daemon.output().all(), log].concat();
-        all.iter().filter(|byte| **byte == b'\n').count()
+        String::from_utf8_lossy(&all).lines().count()
     };
     let read = stage.read_route().ask(&live);
     let wrong = proof::bearer(&Credential::random());
@@ -357,14 +358,14 @@ fn strangers_write_little(stage: &mut Stage) -> Outcome {
     let random = stage.rng().bytes(64);
     let short = |(_, bytes, _): &(&str, Vec<u8>, bool)| bytes.len() < 4096;
     requests.extend(broken_requests(&live, random).into_iter().filter(short).map(|(_, bytes, _)| bytes));
-    let ticket = match stage.manifest().claims(Profile::Browser) {
-        true => Some(crate::cases::browser::visit::spent_ticket(stage, &live)?),
-        false => None,
-    };
-    let mut stream = match stage.stream_route() {
-        Ok(_) => Some(live.open_stream("")?),
-        Err(_) => None,
-    };
+    let mut again = Vec::new();
+    if stage.manifest().claims(Profile::Browser) {
+        again = spent_ticket(stage, &live)?.bytes();
+    }
+    let mut stream = None;
+    if stage.stream_route().is_ok() {
+        stream = Some(live.open_stream("")?);
+    }
     let written = lines();
     let began = Instant::now();
     live.between_controls(|| {
@@ -376,9 +377,10 @@ fn strangers_write_little(stage: &mut Stage) -> Outcome {
                 let _ = connection.read_response(deadline);
             }
         }
-        for _ in 0..ticket.as_ref().map_or(0, |_| TICKETS) {
-            live.exchange(&ticket.as_ref().map(Ask::bytes).unwrap_or_default())
-                .map_or_else(|fault| fail(format!("a used ticket: {fault}")), |_| Ok(()))?;
+        for _ in 0..if again.is_empty() { 0 } else { TICKETS } {
+            if let Err(fault) = live.exchange(&again) {
+                return fail(format!("a used ticket: {fault}"));
+            }
         }
         Ok(())
     })?;
