@@ -68,6 +68,7 @@ class Connection:
 
     def __init__(self, sock, spare=None):
         self.sock, self.buffer, self.spare = sock, b"", spare
+        self.has_sent_head = False  # a whole one, ever
 
     def room(self):
         """How many bytes may be received while all that is in the buffer is no body."""
@@ -204,6 +205,13 @@ class Connection:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
+
+    def cut(self):
+        """Ends it, for another thread to see."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def close(self, patience):
         """Ends the connection so that the other side can read the last answer: to close with bytes unread is a reset,

@@ -79,6 +79,8 @@ pub(super) struct Pages(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
+    /// The credential under which all of them were issued.
+    under: Option<Credential>,
     tickets: Vec<Ticket>,
     tokens: Vec<Token>,
     /// The tokens that a faulty daemon would know again.
@@ -88,6 +90,20 @@ struct Kept {
 impl Pages {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets everything end that was issued under another credential.
+    pub(super) fn follow(&self, credential: &Credential) {
+        let mut kept = self.kept();
+        if kept.under.as_ref() != Some(credential) {
+            kept.under = Some(credential.clone());
+            if !broken("CRED-17.tickets-kept") {
+                kept.tickets.clear();
+            }
+            if !broken("CRED-17.tokens-kept") {
+                kept.tokens.clear();
+            }
+        }
     }
 
     /// A new ticket, and its id.

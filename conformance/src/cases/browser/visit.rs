@@ -14,14 +14,14 @@ use crate::stage::{ReadyDaemon, Stage};
 pub(super) const SECRET: usize = 43;
 
 /// Every run of characters in a text that is long enough for a ticket or a token.
-pub(super) fn candidates(text: &str) -> Vec<&str> {
+pub(in crate::cases) fn candidates(text: &str) -> Vec<&str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     text.split(|c| !plain(c)).filter(|run| run.len() >= SECRET).collect()
 }
 
 /// A ticket or a token, and the host at which it is presented.
 #[derive(Debug, Clone)]
-pub(super) struct Secret {
+pub(in crate::cases) struct Secret {
     text: String,
     /// `host:port`
     pub(super) host: String,
@@ -29,17 +29,17 @@ pub(super) struct Secret {
 
 impl Secret {
     /// A text that is presented at a host as if it were one.
-    pub(super) fn at(host: &str, text: &str) -> Self {
+    pub(in crate::cases) fn at(host: &str, text: &str) -> Self {
         Self { text: text.to_owned(), host: host.to_owned() }
     }
 
     /// The host without its port.
-    pub(super) fn name(&self) -> &str {
+    pub(in crate::cases) fn name(&self) -> &str {
         self.host.rsplit_once(':').map_or(&self.host, |(name, _)| name)
     }
 
     /// The origin of a page at that host.
-    pub(super) fn origin(&self) -> String {
+    pub(in crate::cases) fn origin(&self) -> String {
         format!("http://{}", self.host)
     }
 }
@@ -64,13 +64,13 @@ fn remember(stage: &mut Stage, host: &str, text: &str) -> Secret {
 }
 
 /// The wish for a ticket, without authentication.
-pub(super) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
+pub(in crate::cases) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/tickets").with("Content-Type", "application/json");
     ask.body(wish.to_string()).named(format!("a ticket for {wish}"))
 }
 
 /// The answer to the wish for a ticket, with that ticket.
-pub(super) fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<(Secret, Value)> {
+pub(in crate::cases) fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<(Secret, Value)> {
     let answer = live.answered(&ticket_ask(live, wish).bearer(live), &[201])?;
     let body = answer.json().unwrap_or_default();
     let Some(ticket) = body["ticket"].as_str() else {
@@ -88,40 +88,48 @@ pub(super) fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Out
 }
 
 /// A ticket for the daemon's own page.
-pub(super) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
+pub(in crate::cases) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "page"}))?.0)
 }
 
 /// A ticket for the daemon's own page at one of its three other names.
-pub(super) fn page_ticket_at(stage: &mut Stage, live: &ReadyDaemon, host: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn page_ticket_at(stage: &mut Stage, live: &ReadyDaemon, host: &str) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "page", "host": host}))?.0)
 }
 
 /// A ticket for the page of `origin`.
-pub(super) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "handoff", "origin": origin}))?.0)
 }
 
 /// What a launcher posts, without `Origin`.
-pub(super) fn page_ask(live: &ReadyDaemon, ticket: &Secret) -> Ask {
+pub(in crate::cases) fn page_ask(live: &ReadyDaemon, ticket: &Secret) -> Ask {
     let ask = Ask::new(live, "POST", "/page").with("Content-Type", "application/x-www-form-urlencoded");
     ask.hosts([&*ticket.host]).body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
+/// The request of a ticket that was used.
+pub(in crate::cases) fn spent_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Ask> {
+    let ticket = page_ticket(stage, live)?;
+    let ask = page_ask(live, &ticket).origin("null");
+    live.served(&ask)?;
+    Ok(ask.named("a ticket that was used"))
+}
+
 /// What a page of another origin posts, without `Origin`.
-pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
+pub(in crate::cases) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/handoff").with("Content-Type", "application/json");
     ask.body(json!({ "ticket": ticket }).to_string()).named("the handoff of a ticket")
 }
 
 /// What reads something, with a page token as bearer and without `Origin`.
-pub(super) fn read_ask(live: &ReadyDaemon, token: &Secret) -> Ask {
+pub(in crate::cases) fn read_ask(live: &ReadyDaemon, token: &Secret) -> Ask {
     let read = live.read_route().ask(live).hosts([&*token.host]);
     read.with("Authorization", &format!("Bearer {token}"))
 }
 
 /// The page tokens in a page at this host: what of it the daemon takes as bearer, from the page's own origin.
-pub(super) fn tokens_in(
+pub(in crate::cases) fn tokens_in(
     stage: &mut Stage,
     live: &ReadyDaemon,
     host: &str,
@@ -139,23 +147,23 @@ pub(super) fn tokens_in(
 }
 
 /// The text of an answer.
-pub(super) fn text(response: &Response) -> String {
+pub(in crate::cases) fn text(response: &Response) -> String {
     String::from_utf8_lossy(&response.body).into_owned()
 }
 
 /// The page for a ticket.
-pub(super) fn page(live: &ReadyDaemon, ticket: &Secret) -> Outcome<Response> {
+pub(in crate::cases) fn page(live: &ReadyDaemon, ticket: &Secret) -> Outcome<Response> {
     live.answered(&page_ask(live, ticket).origin("null"), &[200])
 }
 
 /// A token of the daemon's own page.
-pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
+pub(in crate::cases) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
     let ticket = page_ticket(stage, live)?;
     token_for(stage, live, &ticket)
 }
 
 /// The token for a page ticket.
-pub(super) fn token_for(stage: &mut Stage, live: &ReadyDaemon, ticket: &Secret) -> Outcome<Secret> {
+pub(in crate::cases) fn token_for(stage: &mut Stage, live: &ReadyDaemon, ticket: &Secret) -> Outcome<Secret> {
     let page = page(live, ticket)?;
     match tokens_in(stage, live, &ticket.host, &text(&page))?.pop() {
         Some(token) => Ok(token),
@@ -164,7 +172,7 @@ pub(super) fn token_for(stage: &mut Stage, live: &ReadyDaemon, ticket: &Secret) 
 }
 
 /// A token of the page of `origin`.
-pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
     let ticket = handoff_ticket(stage, live, origin)?;
     let answer = live.answered(&handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {
@@ -174,7 +182,7 @@ pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str)
 }
 
 /// How many bits these texts of one length may hold, by the places at which they differ as chance has it.
-pub(super) fn bits<T: Deref<Target = str>>(texts: &[T]) -> usize {
+pub(in crate::cases) fn bits<T: Deref<Target = str>>(texts: &[T]) -> usize {
     let length = texts.iter().map(|text| text.len()).min().unwrap_or_default();
     let hex = texts.iter().all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let differs = |place: &usize| {
