@@ -2,7 +2,8 @@
 //!
 //! A page gets a page token, and never the credential; it gets one for a ticket, which the user's own command asked for.
 //! [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens) makes the guard take the tokens and open the routes at
-//! which a browser begins. The product has [`Tickets`] and those routes, and answers its pages by [`html`].
+//! which a browser begins. The product has [`Tickets`] and those routes, opens its page at the
+//! [page host](crate::daemon::Handle::page_host), and answers its pages by [`html`].
 
 mod answer;
 mod host;
