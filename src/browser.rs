@@ -3,7 +3,8 @@
 //! A page gets a page token, and never the credential; it gets one for a ticket, which the user's own command asked for.
 //! [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens) makes the guard take the tokens and open the routes at
 //! which a browser begins. The product has those routes, which issue and redeem the [`Tickets`] of its
-//! [`Handle`](crate::daemon::Handle::tickets), and answers its pages by [`html`].
+//! [`Handle`](crate::daemon::Handle::tickets), opens its page at the [page host](crate::daemon::Handle::page_host), and answers
+//! its pages by [`html`].
 
 mod answer;
 mod host;

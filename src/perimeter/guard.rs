@@ -40,7 +40,8 @@ pub trait Identity: Send + Sync + 'static {
     fn authority(&self) -> &str;
     /// The port that the daemon listens on.
     fn port(&self) -> u16;
-    /// The page host of this launch, which is one more name in `Host`; none unless overridden.
+    /// The page host of this launch: one more name in `Host`, where neither the handshake nor the credential works. There
+    /// is none unless this is overridden.
     fn page_host(&self) -> Option<&PageHost> {
         None
     }

@@ -50,7 +50,7 @@ impl Place {
     }
 
     /// Whether a socket takes connections to this place. One of all IPv6 addresses may take those of IPv4 too.
-    fn is_of(&self, listener: &Listener) -> bool {
+    fn is_of(&self, listener: &Socket) -> bool {
         let takes = |address: &IpAddr| match listener.address {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.is_ipv4(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
@@ -60,24 +60,22 @@ impl Place {
     }
 }
 
-/// A socket that listens.
+/// A socket of TCP.
 #[derive(PartialEq, Eq, Debug)]
-struct Listener {
+struct Socket {
     address: IpAddr,
     port: u16,
     uid: u32,
+    listens: bool,
 }
 
-impl Listener {
-    /// Reads a line of `/proc/net/tcp` or `tcp6`: `Ok(None)` for a socket that does not listen, `None` for another line.
-    fn parse(line: &str) -> Option<Option<Self>> {
+impl Socket {
+    /// Reads a line of `/proc/net/tcp` or `tcp6`.
+    fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, local, _, state, _, _, _, uid, ..] = *fields.as_slice() else {
             return None;
         };
-        if state != "0A" {
-            return Some(None);
-        }
         let (address, port) = local.split_once(':')?;
         // Words of 32 bits in the order of this host, which hold bytes in that of the network.
         let word = |at: usize| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
@@ -90,7 +88,12 @@ impl Listener {
             _ => return None,
         };
         let port = u16::from_str_radix(port, 16).ok()?;
-        Some(Some(Self { address: address.to_canonical(), port, uid: uid.parse().ok()? }))
+        Some(Self {
+            address: address.to_canonical(),
+            port,
+            uid: uid.parse().ok()?,
+            listens: state == "0A",
+        })
     }
 }
 
@@ -116,14 +119,14 @@ pub(super) fn check_listeners(origin: &Origin) -> Result<(), Error> {
     let own = geteuid().as_raw();
     let listeners = listeners(&SOCKETS.map(Path::new))?;
     match listeners.into_iter().find(|listener| place.is_of(listener) && listener.uid != own) {
-        Some(Listener { address, port, uid }) => {
+        Some(Socket { address, port, uid, .. }) => {
             Err(Error::TakenPort { origin: origin.clone(), address: (address, port).into(), uid })
         }
         None => Ok(()),
     }
 }
 
-fn listeners(files: &[&Path; 2]) -> Result<Vec<Listener>, Error> {
+fn listeners(files: &[&Path; 2]) -> Result<Vec<Socket>, Error> {
     let mut listeners = Vec::new();
     for path in files {
         let error = |why: String| Error::Listeners { path: path.to_path_buf(), why };
@@ -133,8 +136,8 @@ fn listeners(files: &[&Path; 2]) -> Result<Vec<Listener>, Error> {
             text => text.map_err(|source| error(source.to_string()))?,
         };
         for line in text.lines().skip(1) {
-            let listener = Listener::parse(line).ok_or_else(|| error(format!("{line:?} is no socket")))?;
-            listeners.extend(listener);
+            let socket = Socket::parse(line).ok_or_else(|| error(format!("{line:?} is no socket")))?;
+            listeners.extend(Some(socket).filter(|socket| socket.listens));
         }
     }
     Ok(listeners)
@@ -196,10 +199,8 @@ mod tests {
                 IpAddr::V4(address) => address.octets().to_vec(),
                 IpAddr::V6(address) => address.octets().to_vec(),
             };
-            bytes
-                .chunks(4)
-                .map(|word| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap())))
-                .collect()
+            let word = |word: &[u8]| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap()));
+            bytes.chunks(4).map(word).collect::<Vec<_>>().concat()
         };
         for (text, shown) in [
             ("127.0.0.1", "127.0.0.1"),
@@ -208,10 +209,10 @@ mod tests {
             ("::", "::"),
             ("::ffff:127.0.0.1", "127.0.0.1"),
         ] {
-            let seen = Listener::parse(&line(&format!("{}:1435", hex(text)), "0A")).unwrap().unwrap();
+            let seen = Socket::parse(&line(&format!("{}:1435", hex(text)), "0A")).unwrap();
             assert_eq!((seen.address.to_string(), seen.port, seen.uid), (shown.to_owned(), 5173, 1000));
         }
-        assert_eq!(Listener::parse(&line("0100007F:1435", "01")), Some(None));
+        assert!(!Socket::parse(&line("0100007F:1435", "01")).unwrap().listens);
         for bad in [
             "",
             "x",
@@ -219,9 +220,10 @@ mod tests {
             &line("0100007:1435", "0A"),
             &line("0100007F:14350", "0A"),
         ] {
-            assert_eq!(Listener::parse(bad), None, "{bad}");
+            assert_eq!(Socket::parse(bad), None, "{bad}");
         }
-        let at = |address: &str| Listener { address: address.parse().unwrap(), port: 5173, uid: 1 };
+        let at =
+            |address: &str| Socket { address: address.parse().unwrap(), port: 5173, uid: 1, listens: true };
         let taken = |origin: &str, address| Place::of(&origin.parse().unwrap()).unwrap().is_of(&at(address));
         for (address, is_taken) in [
             ("127.0.0.1", [true, true, false]),

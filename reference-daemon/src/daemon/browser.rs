@@ -144,12 +144,9 @@ pub(super) async fn ticket_state(
     Path(id): Path<String>,
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Response {
-    let wait = match wait {
-        Ok(Query(Wait { wait_seconds: seconds @ 0..=30 })) => Duration::from_secs(seconds),
-        _ => {
-            let detail = "wait_seconds is a whole number from 0 to 30";
-            return refuse(StatusCode::BAD_REQUEST, "invalid_request", detail);
-        }
+    let Ok(Query(Wait { wait_seconds: seconds @ 0..=30 })) = wait else {
+        let detail = "wait_seconds is a whole number from 0 to 30";
+        return refuse(StatusCode::BAD_REQUEST, "invalid_request", detail);
     };
     let state = || app.tickets.state(&id, Instant::now().into_std());
     let is_redeemed = || state().is_some_and(|state| state.is_redeemed);
@@ -171,7 +168,7 @@ pub(super) async fn ticket_state(
         () = redeemed => {}
         // A drain does not wait for a browser.
         _ = app.handle.draining() => {}
-        () = tokio::time::sleep(wait) => {}
+        () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
     }
     let kind = match known.purpose {
         Purpose::Page { .. } => "page",

@@ -379,6 +379,12 @@ async function begin() {
     form.submit();
     return;
   }
+  if (handed.content && location.hostname.endsWith('.localhost')) {
+    // WebKit reloads what a POST answered by another POST (BROW-27). At other hosts a cache might answer this.
+    say('lost', 'Connecting');
+    location.replace('/');
+    return;
+  }
   if (!token()) {
     say('ended', 'Not connected');
     notice('This page is opened from a terminal', 'A ticket lets it in, which works once and for 30 seconds. This gets one and opens the page:');

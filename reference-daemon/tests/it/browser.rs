@@ -481,7 +481,7 @@ fn the_page_host_is_told_in_one_answer() {
     for line in ["GET /v1/status", "GET /.well-known/local-daemon"] {
         seen += &raw(&home).ask(line, None).1.to_string();
     }
-    seen += &format!("{:?}", stream.frame());
+    seen.extend(stream.frame().unwrap().into_iter().map(|(_, value)| value));
     for file in ["cmdline", "environ"] {
         let path = format!("/proc/{}/{file}", daemon.pid().as_raw_nonzero());
         seen += &String::from_utf8_lossy(&std::fs::read(path).unwrap());
