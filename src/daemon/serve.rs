@@ -44,7 +44,7 @@ const QUEUE: i32 = 4096;
 /// So many strangers are let in before the system is asked whose they are; they count as the daemon's own user's.
 const FEW: usize = 16;
 /// The most strangers of other users: each may fill a buffer of twice [`MAX_BYTES`].
-const OTHERS: usize = 96;
+const OTHERS: usize = 64;
 /// The most strangers if the system does not tell whose they are: the daemon's own user may need 128 (PER-29).
 const UNKNOWN: usize = 256;
 
@@ -87,7 +87,7 @@ pub(super) async fn accept<S, B>(
             Ok(arrived) => {
                 let mut arrived: Vec<_> =
                     arrived.into_iter().filter_map(|stream| entrance.admit(stream)).collect();
-                late = arrived.extract_if(.., |connection| connection.has_to_go()).collect();
+                late = arrived.extract_if(.., Connection::has_to_go).collect();
                 for connection in arrived {
                     connections.spawn(connection.serve(service.clone(), close.subscribe()));
                 }
@@ -310,7 +310,7 @@ impl Connection {
         rustix::io::ioctl_fionread(&self.stream).is_ok_and(|bytes| (1..=8 * 1024).contains(&bytes))
     }
 
-    async fn serve<S, B>(mut self, service: Guarded<Admit<S>>, mut closing: watch::Receiver<bool>)
+    async fn serve<S, B>(self, service: Guarded<Admit<S>>, mut closing: watch::Receiver<bool>)
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -318,7 +318,6 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_late = self.has_to_go();
         let Self { stream, guest, go } = self;
         let asked = guest.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -349,12 +348,9 @@ impl Connection {
             .with_upgrades();
         tokio::pin!(served);
         let evicted = async {
-            if !is_late {
-                // It ends when the sender is dropped, which never sends.
-                let _ = go.await;
-                // What the kernel holds of a request is read first, and may prove it.
-                yield_now().await;
-            }
+            // It ends when the sender is dropped, which never sends.
+            let _ = go.await;
+            // What had come of a request was read before, and may have proven it.
             if guest.is_known() {
                 future::pending::<()>().await;
             }
