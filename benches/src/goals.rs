@@ -4,6 +4,7 @@ mod hostile;
 mod presence;
 mod processes;
 mod requests;
+mod strangers;
 mod suite;
 
 use std::time::Duration;
@@ -62,10 +63,11 @@ impl Row {
 /// A part of the table by its name.
 type Part = (&'static str, fn() -> Vec<Row>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("processes", processes::rows),
     ("requests", requests::rows),
     ("hostile", hostile::rows),
+    ("strangers", strangers::rows),
     ("presence", presence::rows),
     ("suite", suite::rows),
 ];

@@ -21,6 +21,7 @@ use local_daemon_proto::handshake;
 use local_daemon_proto::registration::MAX_BYTES;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::sleep;
@@ -42,8 +43,10 @@ const CROWD: usize = 256;
 const QUEUE: i32 = 4096;
 /// So many strangers are let in before the system is asked whose they are; they count as the daemon's own user's.
 const FEW: usize = 16;
-/// The most strangers of other users: each may fill a buffer of [`MAX_BYTES`].
-const OTHERS: usize = 160;
+/// The most strangers of other users: each may fill a buffer of twice [`MAX_BYTES`].
+const OTHERS: usize = 64;
+/// The most strangers if the system does not tell whose they are: the daemon's own user may need 128 (PER-29).
+const UNKNOWN: usize = 256;
 
 /// Accepts until told to close; then lets written answers leave.
 pub(super) async fn accept<S, B>(
@@ -79,12 +82,14 @@ pub(super) async fn accept<S, B>(
                 continue;
             }
         };
+        let mut late = Vec::new();
         match arrived {
             Ok(arrived) => {
-                for stream in arrived {
-                    if let Some(connection) = entrance.admit(stream) {
-                        connections.spawn(connection.serve(service.clone(), close.subscribe()));
-                    }
+                let mut arrived: Vec<_> =
+                    arrived.into_iter().filter_map(|stream| entrance.admit(stream)).collect();
+                late = arrived.extract_if(.., Connection::has_to_go).collect();
+                for connection in arrived {
+                    connections.spawn(connection.serve(service.clone(), close.subscribe()));
                 }
             }
             Err(error) => {
@@ -98,6 +103,10 @@ pub(super) async fn accept<S, B>(
         most = most.max(connections.len());
         // Those that were let in are read before the next come, and those that had to go have gone.
         yield_now().await;
+        // These have their turn too: the runtime knows by now what there is to read.
+        for connection in late.into_iter().filter(Connection::has_sent) {
+            connections.spawn(connection.serve(service.clone(), close.subscribe()));
+        }
         while connections.try_join_next().is_some() {}
     }
     drop(listeners);
@@ -153,12 +162,14 @@ impl Entrance {
         let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
         // At least the 128 of PER-29, and so many that descriptors are left for files and for those that have to go.
         let all = (descriptors / 4 * 3).clamp(128, 16_384);
-        let limits = Limits { all, others: OTHERS.min(all / 2), reserve: all / 16 };
+        let peers = Peers::open().ok();
+        let others = if peers.is_some() { OTHERS } else { UNKNOWN };
+        let limits = Limits { all, others: others.min(all / 2), reserve: all / 16 };
         Self {
             strangers: Arc::new(Mutex::new(Strangers::new(limits))),
-            peers: Peers::open().ok(),
+            peers,
             me: platform::user(),
-            round: (descriptors / 8).clamp(16, 1024),
+            round: (descriptors / 8).clamp(16, 512),
         }
     }
 
@@ -289,6 +300,16 @@ struct Connection {
 }
 
 impl Connection {
+    /// Whether it came with so many others that it has to go again.
+    fn has_to_go(&mut self) -> bool {
+        matches!(self.go.try_recv(), Err(TryRecvError::Closed))
+    }
+
+    /// Whether the kernel holds what may be a request of no great size.
+    fn has_sent(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.stream).is_ok_and(|bytes| (1..=8 * 1024).contains(&bytes))
+    }
+
     async fn serve<S, B>(self, service: Guarded<Admit<S>>, mut closing: watch::Receiver<bool>)
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
@@ -329,8 +350,7 @@ impl Connection {
         let evicted = async {
             // It ends when the sender is dropped, which never sends.
             let _ = go.await;
-            // What the kernel holds of a request is read first, and may prove it.
-            yield_now().await;
+            // What had come of a request was read before, and may have proven it.
             if guest.is_known() {
                 future::pending::<()>().await;
             }

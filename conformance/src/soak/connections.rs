@@ -1,10 +1,16 @@
 //! Connections to the daemon under load.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{Connection, Request};
+use local_daemon_harness::platform::User;
 use local_daemon_harness::sse::EventStream;
+use rustix::process::Uid;
+use rustix::thread::set_thread_uid;
 
 use crate::stage::{PROBE, ReadyDaemon};
 
@@ -36,4 +42,42 @@ pub(super) fn crowd(live: &ReadyDaemon, count: usize) -> usize {
     };
     let crowd: Vec<_> = (0..count).filter_map(|_| open()).collect();
     crowd.len()
+}
+
+/// Keeps `count` connections open as another user until it is over, each with one of the beginnings; one that ends is opened
+/// again. Returns how many were opened.
+pub(super) fn as_user(
+    user: User,
+    live: &ReadyDaemon,
+    count: usize,
+    beginnings: &[&[u8]],
+    is_over: &AtomicBool,
+) -> usize {
+    // This thread alone: a socket belongs to the user as whom it was made.
+    if set_thread_uid(Uid::from_raw(user.uid)).is_err() {
+        return 0;
+    }
+    let open = |beginning: &[u8]| {
+        let mut stream = TcpStream::connect_timeout(&live.target.address, Duration::from_millis(100)).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        stream.write_all(beginning).ok();
+        Some(stream)
+    };
+    let mut opened = 0;
+    let mut connections: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+    while !is_over.load(Relaxed) {
+        for (connection, beginning) in connections.iter_mut().zip(beginnings.iter().cycle()) {
+            let read = connection.as_mut().map(|stream| stream.read(&mut [0; 4096]));
+            let has_ended = match read {
+                None | Some(Ok(0)) => true,
+                Some(Ok(_)) => false,
+                Some(Err(error)) => error.kind() != ErrorKind::WouldBlock,
+            };
+            if has_ended {
+                *connection = open(beginning);
+                opened += usize::from(connection.is_some());
+            }
+        }
+    }
+    opened
 }

@@ -1,13 +1,15 @@
 //! What a daemon has to outlive while it serves.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{Connection, HttpFault, Request, Response};
-use local_daemon_harness::platform::{Resource, Squeezed};
+use local_daemon_harness::platform::{self, Resource, Squeezed};
 use local_daemon_harness::proof;
 
 use super::connections::{self, soon};
-use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
+use crate::outcome::{Outcome, ensure, inconclusive, not_applicable, untestable};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// What is done to a daemon; it must hold while it lasts, and answer afterwards.
@@ -25,6 +27,7 @@ pub(super) const STRIKES: &[(&str, Strike)] = &[
     ("load/garbage", garbage),
     ("load/stalled-streams", stalled_streams),
     ("load/crowd", crowd),
+    ("load/strangers", strangers),
 ];
 
 /// As many as a daemon may be held open, and more than any serves.
@@ -170,4 +173,36 @@ fn stalled_streams(stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> O
 fn crowd(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
     let count = connections::crowd(live, 100);
     met(count)
+}
+
+/// Another user opens thousands of connections, in whatever state their requests are. Handshakes are answered meanwhile
+/// (PER-43).
+fn strangers(_stage: &mut Stage, _daemon: &Daemon, live: &ReadyDaemon) -> Outcome {
+    const MANY: usize = 2_000;
+    const BOUND: Duration = Duration::from_secs(1);
+    let Some(nobody) = platform::nobody().filter(|_| platform::is_root()) else {
+        return untestable("only root can connect as another user");
+    };
+    let get = live.handshake_request().bytes();
+    let beginnings = [&[][..], &get[..get.len() - 2], &get.repeat(20)];
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| connections::as_user(nobody, live, MANY, &beginnings, &is_over));
+        let mut slowest = Duration::ZERO;
+        let mut answered = true;
+        for _ in 0..50 {
+            let began = Instant::now();
+            answered &= live.is_ready();
+            slowest = slowest.max(began.elapsed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        is_over.store(true, Relaxed);
+        let opened = flood.join().unwrap_or_default();
+        ensure!(
+            answered && slowest <= BOUND,
+            "beside {opened} strangers a handshake: {} ms",
+            slowest.as_millis()
+        );
+        met(opened)
+    })
 }

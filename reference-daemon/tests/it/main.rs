@@ -16,6 +16,7 @@ mod origins;
 mod outcomes;
 mod products;
 mod secrets;
+mod strangers;
 mod support;
 mod table;
 mod worlds;

@@ -1,0 +1,134 @@
+//! Connections of another user on which no request authenticates, and what is left for the daemon's own user.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Uid, geteuid};
+use rustix::thread::set_thread_uid;
+
+use super::{Row, time};
+use crate::contestant::{Contestant, Ours, Wire, run};
+use crate::measure::{Connection, memory_kb};
+
+/// How many connections the other user keeps open, or tries to.
+const STRANGERS: usize = 2_000;
+/// How many fresh connections of the daemon's user are measured.
+const ROUNDS: usize = 500;
+/// The user as whom strangers connect: `nobody` on most systems.
+const NOBODY: u32 = 65_534;
+/// What a request of the daemon's user may take beside them.
+const SOON: Duration = Duration::from_millis(200);
+/// What they may cost, in kB.
+const MEMORY: u64 = 16 * 1024;
+
+pub(super) fn rows() -> Vec<Row> {
+    let what = format!("beside {STRANGERS} strangers");
+    if !geteuid().is_root() {
+        return vec![Row::alone(
+            what,
+            "not measured: only root has another user",
+            "–",
+            true,
+        )];
+    }
+    let ours = Ours::new();
+    run(ours.connect());
+    let (wire, daemon) = (ours.wire().unwrap(), ours.daemons()[0]);
+    let alone = percentiles(&wire);
+    let (record, memory) = (record(&ours), memory_kb(daemon, "Pss"));
+    let is_over = AtomicBool::new(false);
+    let (beside, most) = thread::scope(|scope| {
+        scope.spawn(|| flood(wire.address.parse().unwrap(), &is_over));
+        let most = scope.spawn(|| {
+            let look = || {
+                thread::sleep(Duration::from_millis(20));
+                (!is_over.load(Ordering::Relaxed)).then(|| memory_kb(daemon, "Pss"))
+            };
+            std::iter::from_fn(look).max().unwrap_or_default()
+        });
+        // All of them are there.
+        thread::sleep(Duration::from_secs(2));
+        let beside = percentiles(&wire);
+        run(ours.connect());
+        is_over.store(true, Ordering::Relaxed);
+        (beside, most.join().unwrap())
+    });
+    let is_same = record == self::record(&ours);
+    let row = |name: &str, alone: Duration, beside: Duration| Row {
+        what: format!("{what}: a request over a fresh connection of the daemon's user, {name}"),
+        floor: time(alone),
+        ours: time(beside),
+        ratio: Some(beside.div_duration_f64(alone)),
+        goal: format!("≤ {}", time(SOON)),
+        is_met: beside <= SOON,
+    };
+    let more = most.saturating_sub(memory);
+    vec![
+        row("p50", alone.0, beside.0),
+        row("p99", alone.1, beside.1),
+        Row::alone(
+            format!("{what}: more memory, and whether `locald connect` finds the same daemon"),
+            format!("{more} kB; {}", if is_same { "the same" } else { "another" }),
+            "≤ 16 MiB; the same",
+            more <= MEMORY && is_same,
+        ),
+    ]
+}
+
+fn record(ours: &Ours) -> Vec<u8> {
+    std::fs::read(ours.state_dir().join("registration.json")).unwrap()
+}
+
+/// The time of a request over a connection of its own, from connecting to the whole answer: p50 and p99.
+fn percentiles(wire: &Wire) -> (Duration, Duration) {
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let began = Instant::now();
+            Connection::open(wire).unwrap().ask().unwrap();
+            began.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    (times[ROUNDS / 2], times[ROUNDS * 99 / 100])
+}
+
+/// Keeps connections open as another user, in turn idle, with half a head, with an unfinished body at each door, and with many
+/// requests at once. One that is closed is opened again.
+fn flood(address: SocketAddr, is_over: &AtomicBool) {
+    // This thread alone: a socket belongs to the user as whom it was made.
+    set_thread_uid(Uid::from_raw(NOBODY)).unwrap();
+    let head = |line: &str, rest: &str| format!("{line} HTTP/1.1\r\nHost: {address}\r\n{rest}");
+    let body = "Content-Length: 4000\r\n\r\n{";
+    let beginnings = [
+        String::new(),
+        head("GET /v1/status", &format!("X: {}", "x".repeat(30_000))),
+        head("POST /page", &format!("Content-Type: application/x-www-form-urlencoded\r\n{body}")),
+        head("POST /v1/handoff", &format!("Content-Type: application/json\r\n{body}")),
+        head("GET /v1/status", "\r\n").repeat(200),
+        head("GET /", "\r\n").repeat(200),
+    ];
+    let mut open: Vec<Option<TcpStream>> = (0..STRANGERS).map(|_| None).collect();
+    while !is_over.load(Ordering::Relaxed) {
+        for (place, slot) in open.iter_mut().enumerate() {
+            let beginning = beginnings[place % beginnings.len()].as_bytes();
+            match slot {
+                None => {
+                    *slot = TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
+                    if let Some(stream) = slot {
+                        stream.set_nonblocking(true).unwrap();
+                        // As much of it as there is room for.
+                        let _ = stream.write_all(beginning);
+                    }
+                }
+                Some(stream) => match stream.read(&mut [0; 64 * 1024]) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    _ => *slot = None,
+                },
+            }
+        }
+    }
+}
