@@ -130,7 +130,7 @@ fn ticket(context: &Context, wanted: &Value) -> Result<(LoopbackUrl, String), Er
 impl Way {
     fn follow(&self, context: &Context, page: &str, body: &str, address: &str) -> Result<u8, Error> {
         if self.print_url {
-            context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}));
+            context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}))?;
             return Ok(0);
         }
         let launcher = write_launcher(context.directory(), body)?;
@@ -139,7 +139,7 @@ impl Way {
             let _ = fs::remove_file(&launcher);
         })?;
         let json = json!({"url": page, "browser": program});
-        context.answer(&format!("{page} is opened by {program}"), "opened", json);
+        context.answer(&format!("{page} is opened by {program}"), "opened", json)?;
         Ok(0)
     }
 

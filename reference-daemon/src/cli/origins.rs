@@ -68,7 +68,7 @@ impl Origins {
             Self::List => (origins.join("\n"), json!({ "origins": origins })),
             _ => (text, json!({"origins": origins, "changed": changed})),
         };
-        context.answer(&text, "done", json);
+        context.answer(&text, "done", json)?;
         Ok(0)
     }
 }
