@@ -10,7 +10,7 @@ pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod soak;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,15 +61,25 @@ impl Problem {
 }
 
 /// Prints to standard output; a reader that has left is no problem.
-pub(crate) fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+pub(crate) fn print(text: &str) -> Result<(), Problem> {
+    written(std::io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// Judges a write to standard output, and makes sure that it has left this process.
+pub(crate) fn written(written: std::io::Result<()>) -> Result<(), Problem> {
+    match written.and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Problem::fault(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints a report for a person, in colour on a terminal.
-pub(crate) fn show(report: &Report, strict: bool, verbose: bool) {
+pub(crate) fn show(report: &Report, strict: bool, verbose: bool) -> Result<(), Problem> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = Style { colour: std::io::stdout().is_terminal() && !plain, strict, verbose };
-    print(&terminal::render(report, style));
+    print(&terminal::render(report, style))
 }
 
 /// How many cases run at the same time: what was wanted, or what suits this machine.

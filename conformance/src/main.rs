@@ -260,8 +260,11 @@ fn main() -> Status {
         Err(error) => {
             // Help and version come as errors, too, and are none.
             let code = if error.use_stderr() { ExitCode::Fault } else { ExitCode::Conforms };
-            let _ = error.print();
-            return code.into();
+            let printed = commands::written(error.print());
+            return match printed {
+                Err(problem) if !error.use_stderr() => problem.tell().into(),
+                _ => code.into(),
+            };
         }
     };
     let ended = match cli.command {
@@ -271,10 +274,10 @@ fn main() -> Status {
         Command::Dev(DevCommand::Mutants(args)) => commands::mutants::mutants(&args),
         Command::Dev(DevCommand::Soak(args)) => commands::soak::soak(&args),
         Command::List(args) if args.requirements => commands::list::requirements(args.json),
-        Command::List(args) => Ok(commands::list::cases(args.json)),
+        Command::List(args) => commands::list::cases(args.json),
         Command::Explain { name } => commands::explain::explain(&name),
         Command::Init { file } => commands::init::init(file.as_deref()),
-        Command::Doctor { json } => Ok(commands::doctor::doctor(json)),
+        Command::Doctor { json } => commands::doctor::doctor(json),
     };
     ended.unwrap_or_else(commands::Problem::tell).into()
 }

@@ -121,23 +121,23 @@ impl Context {
     }
 
     /// The answer of a command: text, or one JSON object.
-    fn answer(&self, text: &str, outcome: &str, members: Value) {
+    fn answer(&self, text: &str, outcome: &str, members: Value) -> Result<(), Error> {
         if self.json {
-            print(&object(outcome, members, Some(self.state_dir())));
+            print(&object(outcome, members, Some(self.state_dir())))
         } else {
-            print(&printable_lines(text.trim_end()));
+            print(&printable_lines(text.trim_end()))
         }
     }
 
     /// The answer of a connect that ended in `ready`.
-    fn ready(&self, connection: &Connection) {
+    fn ready(&self, connection: &Connection) -> Result<(), Error> {
         let (record, theirs) = (connection.registration(), connection.handshake());
         let text = format!("{} is ready: pid {}, {}", theirs.protocol, theirs.pid, record.url);
         let json = json!({
             "id": theirs.id, "url": record.url, "pid": theirs.pid,
             "protocol": theirs.protocol, "version": theirs.version,
         });
-        self.answer(&text, "ready", json);
+        self.answer(&text, "ready", json)
     }
 }
 
@@ -155,8 +155,19 @@ fn object(outcome: &str, members: Value, state_dir: Option<String>) -> String {
 }
 
 /// Writes a line to standard output. A reader that has gone, `locald status | head -0`, is no error.
-fn print(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
+fn print(line: &str) -> Result<(), Error> {
+    written(writeln!(io::stdout().lock(), "{line}"))
+}
+
+fn written(written: io::Result<()>) -> Result<(), Error> {
+    match written.and_then(|()| io::stdout().flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io {
+            path: "standard output".into(),
+            doing: "it cannot be written to",
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a line to standard error.
@@ -171,13 +182,19 @@ fn printable_lines(text: &str) -> String {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help and version come as errors, too, and are none.
+        Err(error) => {
+            return match written(error.print()) {
+                Err(fault) if !error.use_stderr() => report(&fault, false, None).into(),
+                _ => u8::try_from(error.exit_code()).unwrap_or(1).into(),
+            };
+        }
+    };
     match Context::new(&args).and_then(|context| dispatch(&context, args.command)) {
         Ok(code) => code.into(),
-        Err(error) => {
-            report(&error, args.json, args.state_dir.as_deref());
-            error.exit_code().into()
-        }
+        Err(error) => report(&error, args.json, args.state_dir.as_deref()).into(),
     }
 }
 
@@ -198,20 +215,23 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
     }
 }
 
-/// Says what went wrong: JSON on standard output where it was asked for (CONN-3), else text on standard error.
-fn report(error: &Error, json: bool, state_dir: Option<&Path>) {
+/// Says what went wrong: JSON on standard output where it was asked for (CONN-3), else text on standard error. Returns the exit
+/// code.
+fn report(error: &Error, json: bool, state_dir: Option<&Path>) -> u8 {
     if json {
         let state_dir =
             COMPONENT.parse().ok().and_then(|component| StateDir::locate(state_dir, &component).ok());
         let state_dir = state_dir.map(|directory| directory.path().display().to_string());
-        print(
-            &json!({"outcome": error.outcome(), "detail": error.to_string(), "state_dir": state_dir})
-                .to_string(),
-        );
-        return;
+        let members =
+            json!({"outcome": error.outcome(), "detail": error.to_string(), "state_dir": state_dir});
+        return match print(&members.to_string()) {
+            Ok(()) => error.exit_code(),
+            Err(fault) => report(&fault, false, None),
+        };
     }
     // In a log, and where a client quotes a log's last line, an error is one line.
     let space = if io::stderr().is_terminal() { "\n  help: " } else { "; " };
     let help = error.help().map_or_else(String::new, |help| format!("{space}{help}"));
     note(&format!("locald: {error}{help}"));
+    error.exit_code()
 }

@@ -8,7 +8,7 @@ use local_daemon_harness::browser::INSTALL;
 use local_daemon_harness::host::Host;
 use serde::Serialize;
 
-use super::print;
+use super::{Problem, print};
 
 /// A case watches a handful of directories; several run at once, beside whatever else the user runs.
 const FEWEST_INOTIFY_INSTANCES: u64 = 32;
@@ -25,13 +25,13 @@ struct Finding {
 }
 
 /// Says what this host lets the suite observe.
-pub(crate) fn doctor(as_json: bool) -> ExitCode {
+pub(crate) fn doctor(as_json: bool) -> Result<ExitCode, Problem> {
     let host = Host::look();
     let findings = look(&host);
     if as_json {
         let report = serde_json::json!({ "host": host, "findings": findings });
-        print(&format!("{report:#}\n"));
-        return ExitCode::Conforms;
+        print(&format!("{report:#}\n"))?;
+        return Ok(ExitCode::Conforms);
     }
     let mut text = format!("{} {}\n\n", host.os, host.kernel);
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or_default();
@@ -42,8 +42,8 @@ pub(crate) fn doctor(as_json: bool) -> ExitCode {
             let _ = writeln!(text, "         {:width$}  get it: {remedy}", "");
         }
     }
-    print(&text);
-    ExitCode::Conforms
+    print(&text)?;
+    Ok(ExitCode::Conforms)
 }
 
 fn look(host: &Host) -> Vec<Finding> {

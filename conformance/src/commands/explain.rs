@@ -28,7 +28,7 @@ pub(crate) fn explain(name: &str) -> Result<ExitCode, Problem> {
         let what = format!("no case and no requirement is called `{name}`");
         return Err(Problem::new(ExitCode::NothingSelected, what, Some(&help)));
     };
-    print(&text);
+    print(&text)?;
     Ok(ExitCode::Conforms)
 }
 

@@ -12,7 +12,7 @@ use super::{Problem, print};
 /// Writes a commented manifest to a file that is not there yet, or to standard output.
 pub(crate) fn init(file: Option<&Path>) -> Result<ExitCode, Problem> {
     let Some(path) = file else {
-        print(TEMPLATE);
+        print(TEMPLATE)?;
         return Ok(ExitCode::Conforms);
     };
     let opened = OpenOptions::new().write(true).create_new(true).open(path);

@@ -46,7 +46,7 @@ pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
         bar.inc(1);
     });
     bar.finish_and_clear();
-    print(&if args.json { matrix.json() } else { matrix.text() });
+    print(&if args.json { matrix.json() } else { matrix.text() })?;
     Ok(exit_code(&matrix))
 }
 

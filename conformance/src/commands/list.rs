@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::{Problem, print};
 
 /// Every case, by chapter.
-pub(crate) fn cases(as_json: bool) -> ExitCode {
+pub(crate) fn cases(as_json: bool) -> Result<ExitCode, Problem> {
     let all: Vec<&Case> = cases::all().collect();
     if as_json {
         let list: Vec<Value> = all.iter().map(|case| case_json(case)).collect();
-        print(&format!("{:#}\n", json!({ "cases": list })));
-        return ExitCode::Conforms;
+        print(&format!("{:#}\n", json!({ "cases": list })))?;
+        return Ok(ExitCode::Conforms);
     }
     let width = all.iter().map(|case| case.name.len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -25,8 +25,8 @@ pub(crate) fn cases(as_json: bool) -> ExitCode {
         let _ = writeln!(text, "{:width$}  {:5}  {}", case.name, case.profile, case.requirements.join(" "));
     }
     let _ = writeln!(text, "\n{} cases", all.len());
-    print(&text);
-    ExitCode::Conforms
+    print(&text)?;
+    Ok(ExitCode::Conforms)
 }
 
 fn case_json(case: &Case) -> Value {
@@ -59,7 +59,7 @@ pub(crate) fn requirements(as_json: bool) -> Result<ExitCode, Problem> {
     let traces = traceability::traces(catalogue(), cited, &cases);
     if as_json {
         let list: Vec<Value> = traces.iter().map(trace_json).collect();
-        print(&format!("{:#}\n", json!({ "requirements": list })));
+        print(&format!("{:#}\n", json!({ "requirements": list })))?;
         return Ok(ExitCode::Conforms);
     }
     let mut text = String::new();
@@ -107,7 +107,7 @@ pub(crate) fn requirements(as_json: bool) -> Result<ExitCode, Problem> {
     if code.is_none() {
         text.push_str("The code that meets them is not beside this suite; no citations are shown.\n");
     }
-    print(&text);
+    print(&text)?;
     Ok(ExitCode::Conforms)
 }
 

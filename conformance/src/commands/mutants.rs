@@ -72,15 +72,16 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     };
     if !matrix.unclean.is_empty() {
         let unclean = matrix.unclean.clone();
-        show(&Report::new(facts, args.seed, started, unclean.len(), unclean), false, false);
-        print("\n");
+        show(&Report::new(facts, args.seed, started, unclean.len(), unclean), false, false)?;
+        print("\n")?;
     }
-    print(&matrix.text());
+    let printed = print(&matrix.text());
     for (file, text) in [(&args.markdown, matrix.markdown()), (&args.json, matrix.json())] {
         if let Some(file) = file {
             std::fs::write(file, text).map_err(|error| unwritable(file, &error))?;
         }
     }
+    printed?;
     if !matrix.unclean.is_empty() {
         let help = "mend the subject or these cases first: `daemonspec run` with its manifest shows the same";
         let what =

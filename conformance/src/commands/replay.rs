@@ -48,7 +48,7 @@ pub(crate) fn replay(file: &Path) -> Result<ExitCode, Problem> {
         _ => "interrupted".to_owned(),
     };
     let report = Report::new(subject, replay.seed, started, 1, results);
-    show(&report, false, true);
-    print(&format!("replay: {} {again}\n", case.name));
+    show(&report, false, true)?;
+    print(&format!("replay: {} {again}\n", case.name))?;
     Ok(report.exit_code(false))
 }

@@ -102,7 +102,8 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         ..Report::new(subject, args.seed, started, planned, results)
     };
     report.host.engines = plan.engines.facts();
-    show(&report, args.strict, args.verbose);
+    // The files are written also if standard output cannot be.
+    let shown = show(&report, args.strict, args.verbose);
     for replay in &replays {
         let path = replay.save(args.failures.as_deref().unwrap_or(Path::new("."))).map_err(Problem::fault)?;
         eprintln!("repeat it with: daemonspec replay {}", path.display());
@@ -110,10 +111,11 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
     for output in outputs {
         output.write(&report).map_err(Problem::fault)?;
     }
+    shown?;
     let code = report.exit_code(args.strict);
     Ok(match checker {
         Some(checker) => {
-            print(&checker.summary(args.verbose));
+            print(&checker.summary(args.verbose))?;
             checker.code(code)
         }
         None => code,

@@ -30,6 +30,6 @@ pub(crate) fn soak(args: &SoakArgs) -> Result<ExitCode, Problem> {
         bar.set_prefix(fault.to_owned());
     });
     bar.finish_and_clear();
-    print(&if args.json { soak.json() } else { soak.text() });
+    print(&if args.json { soak.json() } else { soak.text() })?;
     Ok(if stopper.is_stopped() { ExitCode::Interrupted } else { soak.exit_code() })
 }

@@ -5,7 +5,7 @@ mod replay;
 mod run;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
@@ -147,5 +147,31 @@ fn doctor_says_how_to_get_what_is_missing() {
     assert!(findings.iter().any(|finding| finding["what"] == "strace"));
     for finding in findings {
         assert_eq!(finding["has"] == false, finding["remedy"].is_string(), "{finding}");
+    }
+}
+
+#[test]
+fn what_cannot_be_printed_is_a_fault_unless_its_reader_has_left() {
+    for arguments in [
+        &["init"][..],
+        &["list"],
+        &["list", "--json"],
+        &["list", "--requirements"],
+        &["explain", "PUB-1"],
+        &["doctor", "--json"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let ended = |stdout: Stdio| {
+            let mut command = Command::new(cargo_bin!("daemonspec"));
+            let child = command.args(arguments).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+            let output = child.wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, said) = ended(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        assert!(code == Some(3) && said.contains("No space left"), "{arguments:?}: {code:?}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(ended(writer.into()), (Some(0), String::new()), "{arguments:?}");
     }
 }

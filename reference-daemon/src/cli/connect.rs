@@ -60,7 +60,7 @@ impl Connect {
         } else {
             client.connect_or_spawn(&launch(context, "auto", self.replace)?)?
         };
-        context.ready(&connection);
+        context.ready(&connection)?;
         Ok(0)
     }
 }
@@ -76,7 +76,7 @@ impl Start {
     pub(super) fn run(&self, context: &Context) -> Result<u8, Error> {
         let client = context.client.clone().replace(self.replace).ignore_budget(true);
         let connection = client.connect_or_spawn(&launch(context, "manual", self.replace)?)?;
-        context.ready(&connection);
+        context.ready(&connection)?;
         Ok(0)
     }
 }
@@ -121,7 +121,7 @@ fn private(context: &Context) -> Result<u8, Error> {
         until_published(&handle).await?;
         let client = context.client.clone();
         let connected = tokio::task::spawn_blocking(move || client.connect().map_err(Error::from)).await;
-        context.ready(&connected.map_err(|error| Error::Runtime(io::Error::other(error)))??);
+        context.ready(&connected.map_err(|error| Error::Runtime(io::Error::other(error)))??)?;
         stop_at_end_of_input(handle);
         serving
             .await

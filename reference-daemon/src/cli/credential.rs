@@ -23,12 +23,12 @@ impl Credential {
         let path = directory.file(CREDENTIAL);
         let shown = path.display().to_string();
         match self {
-            Self::Path => context.answer(&shown, "done", json!({ "path": shown })),
+            Self::Path => context.answer(&shown, "done", json!({ "path": shown }))?,
             Self::Show => {
                 directory.check()?;
                 let credential = directory.read_credential()?.ok_or(Error::NoCredential(path))?;
                 let text = credential.expose();
-                context.answer(&text, "done", json!({"credential": text.as_str()}));
+                context.answer(&text, "done", json!({"credential": text.as_str()}))?;
             }
             Self::Rotate => {
                 directory.create()?;
@@ -37,7 +37,7 @@ impl Credential {
                     "{shown}: replaced. A daemon that runs refuses the old one at once, and with it every ticket, page and \
                      event stream that it let in. Clients read the new one; pages come back by `locald open`."
                 );
-                context.answer(&text, "done", json!({ "path": shown }));
+                context.answer(&text, "done", json!({ "path": shown }))?;
             }
         }
         Ok(0)

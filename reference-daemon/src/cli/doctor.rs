@@ -87,7 +87,7 @@ impl Doctor {
         let healthy = checks.iter().all(|check| check.level != Level::Fail);
         let outcome = if healthy { "healthy" } else { "unhealthy" };
         let json = json!({"healthy": healthy, "checks": checks, "fixed": fixed});
-        context.answer(&text(&checks, &fixed, healthy), outcome, json);
+        context.answer(&text(&checks, &fixed, healthy), outcome, json)?;
         Ok(u8::from(!healthy))
     }
 }

@@ -136,7 +136,7 @@ impl Open {
             return Err(Error::NotOpened { program });
         }
         let json = json!({"url": format!("{page}/"), "browser": program});
-        context.answer(&format!("the page is open in {program}"), "opened", json);
+        context.answer(&format!("the page is open in {program}"), "opened", json)?;
         Ok(0)
     }
 }
@@ -162,7 +162,7 @@ impl Handoff {
         let script = format!("<script>location.replace(\"{address}\")</script>");
         if let Some(program) = self.way.follow(context, &script, &address)? {
             let json = json!({"url": page, "browser": program});
-            context.answer(&format!("{page} was handed to {program}"), "done", json);
+            context.answer(&format!("{page} was handed to {program}"), "done", json)?;
         }
         Ok(0)
     }
@@ -215,7 +215,7 @@ impl Way {
     /// Prints the address, or has a browser open a launcher and returns the browser.
     fn follow(&self, context: &Context, body: &str, address: &str) -> Result<Option<String>, Error> {
         if self.print_url {
-            context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}));
+            context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}))?;
             return Ok(None);
         }
         let launcher = write_launcher(context.directory(), body)?;

@@ -79,7 +79,7 @@ impl Origins {
             Self::List => (lines(&origins), json!({ "origins": origins })),
             _ => (text, json!({"origins": origins, "changed": changed})),
         };
-        context.answer(&text, "done", json);
+        context.answer(&text, "done", json)?;
         Ok(0)
     }
 }

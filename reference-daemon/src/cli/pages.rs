@@ -36,7 +36,7 @@ impl Pages {
                 } else {
                     render(&pages)
                 };
-                context.answer(&text, "done", json!({ "pages": pages }));
+                context.answer(&text, "done", json!({ "pages": pages }))?;
             }
             Self::Revoke { id } => {
                 if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -48,7 +48,7 @@ impl Pages {
                     404 => "no page has this id",
                     _ => return Err(answered(&connection, PATH, &answer)),
                 };
-                context.answer(text, "done", json!({"changed": answer.status == 204}));
+                context.answer(text, "done", json!({"changed": answer.status == 204}))?;
             }
         }
         Ok(0)

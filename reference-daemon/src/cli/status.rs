@@ -21,7 +21,7 @@ pub(super) fn run(context: &Context) -> Result<u8, Error> {
     let status: Value = answer.json().unwrap_or_default();
     let theirs = connection.handshake();
     let text = format!("{} is ready: pid {}\n\n{}", theirs.protocol, theirs.pid, render(&status));
-    context.answer(&text, "ready", json!({ "status": status }));
+    context.answer(&text, "ready", json!({ "status": status }))?;
     Ok(0)
 }
 

@@ -47,10 +47,10 @@ impl Stop {
         if let Some(Stopped { id, pid, url, forced }) = stop(context, self)? {
             let how = if forced { "ended by force" } else { "stopped" };
             let json = json!({"id": id, "pid": pid, "url": url, "forced": forced});
-            context.answer(&format!("{how}: pid {pid}, {url}"), "stopped", json);
+            context.answer(&format!("{how}: pid {pid}, {url}"), "stopped", json)?;
         } else {
             let text = format!("no daemon is running in {}", context.state_dir());
-            context.answer(&text, "not-running", json!({}));
+            context.answer(&text, "not-running", json!({}))?;
         }
         Ok(0)
     }
@@ -135,6 +135,6 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
         let url = connection.registration().url.to_string();
         return Err(Error::NotRestarted { url, pid: connection.handshake().pid.get() });
     }
-    context.ready(&connection);
+    context.ready(&connection)?;
     Ok(0)
 }

@@ -1,6 +1,7 @@
 //! Each outcome is told apart from every other, by its word, its exit code and what there is to do.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -190,5 +191,42 @@ fn usage() {
         let seen = Output::of(home.command(&["run"]).env(name, value));
         assert_eq!(seen.code, 2, "{name} {seen:?}");
         assert!(seen.stderr.contains(name), "{seen:?}");
+    }
+}
+
+/// An answer that cannot be written is an error, unless its reader has left.
+#[test]
+fn a_full_disk_is_no_success() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    let ended = |args: &[&str], stdout: Stdio| {
+        let output = home.command(args).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["start"],
+        &["connect", "--json"],
+        &["credential", "show"],
+        &["credential", "path"],
+        &["origins", "list"],
+        &["open", "--print-url"],
+        &["doctor"],
+        &["pages", "list"],
+        &["--help"],
+        &["--version"],
+        &["stop", "--json"],
+        &["status", "--json"],
+    ] {
+        let (code, said) = ended(args, File::options().write(true).open("/dev/full").unwrap().into());
+        assert!(code == Some(1) && said.contains("No space left"), "{args:?}: {code:?}: {said}");
+    }
+    assert_eq!(home.locald(&["start"]).code, 0);
+    for args in [&["status"][..], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(ended(args, writer.into()), (Some(0), String::new()), "{args:?}");
     }
 }
