@@ -88,6 +88,9 @@ impl Manifest {
         for (name, value) in &mut daemon.env {
             place(&format!("daemon.env.{name}"), value, DIR)?;
         }
+        for (name, value) in &mut daemon.verbose {
+            place(&format!("daemon.verbose.{name}"), value, DIR)?;
+        }
         if let Some(origins) = &mut daemon.origins {
             all("daemon.origins.args", &mut origins.args, ORIGIN)?;
             for (key, command) in origins.commands() {

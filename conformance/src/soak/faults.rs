@@ -12,6 +12,7 @@ use local_daemon_harness::wait::until;
 
 use super::{connections, load};
 use crate::case::Case;
+use crate::fixtures::worlds::faketime;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -300,16 +301,8 @@ fn directory_replaced(stage: &mut Stage) -> Outcome {
     stops(stage, &daemon)
 }
 
-/// Where Debian has the library that lies about the time.
-fn faketime() -> Option<PathBuf> {
-    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-    Some(PathBuf::from(library)).filter(|library| library.exists())
-}
-
 fn clock(stage: &mut Stage) -> Outcome {
-    let Some(library) = faketime() else {
-        return untestable("there is no libfaketime (Debian's package faketime)");
-    };
+    let library = faketime()?;
     let clock = stage.arena().path().join("clock");
     let set = |offset: &str| fs::write(&clock, offset);
     set("+0")?;

@@ -21,6 +21,7 @@ pub struct Start {
     setup: Setup,
     cwd: Option<PathBuf>,
     held: bool,
+    verbose: bool,
     under: Vec<String>,
     protocol: Option<String>,
     origins: Vec<String>,
@@ -72,6 +73,13 @@ impl Start {
     #[must_use]
     pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
         self.cwd = Some(path.into());
+        self
+    }
+
+    /// Told to log as much as it can, if the manifest says how.
+    #[must_use]
+    pub fn verbose(mut self) -> Self {
+        self.verbose = true;
         self
     }
 
@@ -172,7 +180,8 @@ impl Stage {
         self.notes.knows(&state_dir);
         let name = format!("daemon-{number}");
         let mut launch = self.arena.launch(&name, argv).setup(start.setup);
-        for (key, value) in &manifest.daemon.env {
+        let verbose = manifest.daemon.verbose.iter().filter(|_| start.verbose);
+        for (key, value) in manifest.daemon.env.iter().chain(verbose) {
             launch = launch.var(key, filled(value));
         }
         if let Some(protocol) = start.protocol {

@@ -1,7 +1,8 @@
 //! Who else touches the record, and the process: chapter 06.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use local_daemon_harness::actors::{Squatter, response};
 use local_daemon_harness::files::{FileEvent, FileEventKind, Watch};
@@ -13,10 +14,10 @@ use local_daemon_harness::wait::ms;
 use super::outcomes::{WITHOUT_SPAWN, arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{
-    Part, SOON, Spy, bystander, furnished, gone, lives, play_published, publish, squat, write_record,
+    Part, SOON, Spy, bystander, furnished, gone, lives, play, play_published, publish, squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
-use crate::fixtures::worlds::{here, other_network, other_pids};
+use crate::fixtures::worlds::{faketime, here, other_network, other_pids};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
@@ -135,6 +136,60 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     };
     let kept = std::fs::read_dir(stage.state_dir())?.flatten().any(|entry| is_good(&entry.path()));
     ensure!(kept, "the record that came meanwhile is gone: {answer}");
+    Ok(())
+}
+
+/// A taken file of a record, named after the record's own id.
+fn take(stage: &Stage, record: &Record) -> Outcome<PathBuf> {
+    let name = stage.record_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let path = stage.state_dir().join(format!("{name}.taken-{}-{}", record.id, random_hex::<8>()));
+    write_new(&path, record.to_json().as_bytes(), 0o600)?;
+    Ok(path)
+}
+
+/// A repair meets taken files behind whose address nobody is: one that was just written, and one that was written two hours
+/// ago and just renamed.
+#[case("CONV-38")]
+fn repair_leaves_fresh_taken_files(stage: &mut Stage) -> Outcome {
+    let (_world, _good) = furnished(stage)?;
+    stage.expect("both files where they are");
+    let port = DeadPort::new()?;
+    let dead = || Record::new(Url::of(port.address), NOBODYS_PID);
+    let (written, renamed) = (take(stage, &dead())?, take(stage, &dead())?);
+    let two_hours_ago = SystemTime::now() - Duration::from_hours(2);
+    File::options().write(true).open(&renamed)?.set_modified(two_hours_ago)?;
+    stage.precondition("two taken files are there, whose status has just changed");
+    let answer = stage.ask(Call::new(Command::Repair))?;
+    for (what, path) in [("written just now", written), ("renamed just now", renamed)] {
+        ensure!(path.exists(), "the taken file that was {what} is gone: {answer}");
+    }
+    Ok(())
+}
+
+/// A repair that believes it is two hours later meets taken files of the published daemon, of one that is not published, and
+/// of one that is gone.
+#[case("CONV-39")]
+fn repair_leaves_the_taken_files_of_the_living(stage: &mut Stage) -> Outcome {
+    let (world, good) = furnished(stage)?;
+    stage.expect("the files of both living daemons where they are");
+    let library = faketime()?;
+    let unpublished = play(stage, world.daemon())?;
+    let port = DeadPort::new()?;
+    let dead = take(stage, &Record::new(Url::of(port.address), NOBODYS_PID))?;
+    let living = [take(stage, &good.record)?, take(stage, &unpublished.record)?];
+    let call = Call::new(Command::Repair)
+        .var("LD_PRELOAD", library.to_string_lossy())
+        .var("FAKETIME", "+2h")
+        .var("NO_FAKE_STAT", "1")
+        .var("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let answer = stage.ask(call)?;
+    if dead.exists() {
+        return not_applicable(format!("the repair removes no old taken file: {answer}"));
+    }
+    stage.control("the repair removed the taken file of a daemon that is gone");
+    for (what, path) in ["the published daemon", "the unpublished daemon"].into_iter().zip(living) {
+        ensure!(path.exists(), "the taken file of {what} is gone: {answer}");
+    }
     Ok(())
 }
 

@@ -213,10 +213,8 @@ fn not_in_answers(stage: &mut Stage) -> Outcome {
 fn not_in_output_or_files(stage: &mut Stage) -> Outcome {
     stage.expect("the credential in no output and in no file but its own, in any form");
     // The usual names of the switch, and the subject's own, so that what is hidden at the usual level is seen too.
-    let mut start = Start::new().var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
-    for (name, value) in &stage.manifest().daemon.verbose {
-        start = start.var(name, value);
-    }
+    let start = Start::new().verbose();
+    let start = start.var("RUST_LOG", "trace").var("LOG_LEVEL", "trace").var("DEBUG", "*");
     let daemon = stage.launch_with(start.clone())?;
     let live = stage.ready(&daemon)?;
     live.between_controls(|| {

@@ -1,9 +1,11 @@
 //! What a person asks of the daemon by way of the client: stop, restart, a private one, another credential.
 
+use std::fs;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,6 +25,8 @@ use crate::world::{Place, is_other_pid_space, place};
 
 /// How long a daemon may take to end before it is ended by force, where that was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A taken file that changed within this time may be in the hands of a daemon that is paused.
+const LEFT_BEHIND: Duration = Duration::from_hours(1);
 /// A supervised daemon that ends this often within a minute has a fault that no restart mends.
 const MOST_RESTARTS: usize = 3;
 
@@ -221,9 +225,43 @@ pub(super) fn replace_credential(directory: &StateDir) -> Report {
     }
 }
 
-/// Takes a record off behind which nobody is.
+/// Whether a taken file is one that its daemon can need no more.
+fn is_left_behind(client: &Client, name: &str, credential: &Credential) -> bool {
+    let directory = &client.directory;
+    let Ok(facts) = fs::symlink_metadata(directory.file(name)) else {
+        return false;
+    };
+    let changed = if broken("CONV-38.mtime") { facts.mtime() } else { facts.ctime() };
+    let since = Duration::from_secs(changed.try_into().unwrap_or_default());
+    let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since).unwrap_or_default();
+    if age < LEFT_BEHIND && !broken("CONV-38.any-age") {
+        return false;
+    }
+    let Found::Record(record) = Record::read(directory, name) else {
+        return false;
+    };
+    match place(directory, &record) {
+        Place::Here if broken("CONV-39.by-age") => true,
+        Place::Here => match probe(&record, credential, client.deadline) {
+            Probe::Refused(_) => true,
+            Probe::Proven(Some(body), _) => body.id != record.id && !name.contains(&body.id),
+            _ => false,
+        },
+        Place::EarlierBoot => true,
+        Place::Elsewhere(_) | Place::DeadNamespace => false,
+    }
+}
+
+/// Takes a record off behind which nobody is, and taken files that were left behind.
 pub(super) fn repair(client: &Client) -> Report {
     let directory = &client.directory;
+    if let Ok(Some(credential)) = Credential::read(directory) {
+        for name in directory.names(&format!("{RECORD}.taken-")) {
+            if is_left_behind(client, &name, &credential) {
+                let _ = directory.unlink(&name);
+            }
+        }
+    }
     let Found::Record(record) = Record::read(directory, RECORD) else {
         return done("done", "there is no record to take off");
     };
