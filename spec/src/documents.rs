@@ -64,5 +64,5 @@ documents!(
 documents!(
     /// Test vectors; `spec/vectors/README.md` says how to use them.
     vectors, "vectors", ".json",
-    ["credentials", "hosts", "origins", "permissions", "proof", "protocols", "records", "urls"]
+    ["credentials", "hosts", "notes", "origins", "permissions", "proof", "protocols", "records", "urls"]
 );

@@ -7,4 +7,4 @@ mod page;
 mod page_host;
 mod tickets;
 mod tokens;
-mod visit;
+pub(super) mod visit;

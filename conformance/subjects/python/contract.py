@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import socket
@@ -57,6 +58,17 @@ def strict_json(content):
     if type(value) is not dict:
         raise Malformed("no JSON object")
     return value
+
+
+def is_read_alike(value, levels=64):
+    """Whether readers in other languages read this value of `strict_json` as this program does (STR-31)."""
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(is_read_alike(member, levels - 1) for member in inner)
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:  # an integer that no double is near to
+        return False
 
 
 def parse_owner(content):

@@ -66,6 +66,7 @@ class Connection:
 
     def __init__(self, sock):
         self.sock, self.buffer = sock, b""
+        self.has_sent_head = False  # a whole one, ever
 
     def receive(self, deadline):
         """Adds what comes next to the buffer, or raises TimeoutError at the deadline, a time of `time.monotonic`."""
@@ -171,6 +172,13 @@ class Connection:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
+
+    def cut(self):
+        """Ends it, for another thread to see."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def close(self, patience):
         """Ends the connection so that the other side can read the last answer: to close with bytes unread is a reset,

@@ -17,8 +17,10 @@ def serialised_origin(text):
     """Whether this may stand on the allowlist: one origin as a browser writes it (PER-40)."""
     host = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:]+\]"
     match = re.fullmatch(f"([a-z][a-z0-9+.-]*)://({host})(?::([1-9][0-9]{{0,4}}))?", text, re.ASCII)
-    default = {"http": "80", "ws": "80", "https": "443", "wss": "443", "ftp": "21"}
-    if not match or match[3] and (int(match[3]) > 65535 or match[3] == default.get(match[1])):
+    default = {"http": "80", "https": "443"}
+    if not match or match[1] in ("file", "ftp", "ws", "wss"):
+        return False  # no page has one of these
+    if match[3] and (int(match[3]) > 65535 or match[3] == default.get(match[1])):
         return False
     host = match[2]
     try:
@@ -31,7 +33,8 @@ def serialised_origin(text):
 
 
 def allowlist(directory):
-    """The list of this moment, which is empty until the user adds to it (PER-39, PER-41)."""
+    """The list of this moment, which is empty until the user adds to it (PER-39, PER-41), and if its file fails a check
+    (PER-48)."""
     import tomllib  # here, because it takes longer to load than a start that needs no list should
 
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import socket
 import threading
 import time
@@ -16,7 +17,9 @@ from contract import HANDSHAKE, VERSION, Malformed
 from perimeter import Answer, allowlist, host_fault, origin_of, parse_proof, prefers_text, problem
 
 HEAD_TIME, BODY_TIME, WRITE_TIME = 8.0, 15.0, 15.0  # seconds (PER-33)
-MOST_CONNECTIONS, MOST_TURNED_AWAY = 256, 64
+MOST_CONNECTIONS, MOST_TURNED_AWAY = 200, 64
+BACKLOG = 4096  # connections that may wait to be taken
+MOST_OF_A_STRANGER = 4 * 1024  # bytes of a body (PER-44)
 MOST_REFUSED = 500  # refused handshakes in a second (PER-31, PER-32)
 EVENTS = "/v1/events"
 ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "POST"}, EVENTS: {"GET", "POST"}}
@@ -29,7 +32,8 @@ class Server:
         self.daemon = daemon
         self.log = streams.Log(daemon.id[:8])
         self.lock = threading.Lock()  # for these:
-        self.tally, self.working, self.connections, self.refused = 0, 0, 0, (0, 0)
+        self.tally, self.working, self.turned_away, self.refused = 0, 0, 0, (0, 0)
+        self.connections = {}  # the oldest first, and whether a request of it has authenticated
 
     def start(self):
         try:
@@ -43,46 +47,71 @@ class Server:
             self.listener = socket.socket(socket.AF_INET6)
             self.listener.bind(("::1", 0))
             host = "[::1]"
-        self.listener.listen(1024)
+        self.listener.listen(BACKLOG)
+        self.listener.setblocking(False)
         self.port = self.listener.getsockname()[1]
         self.authority = f"{host}:{self.port}"  # as it stands in the record's url
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
         while True:
+            select.select([self.listener], [], [])
+            # All that wait, before any of them is served: another user can open more in a moment than threads can be started.
+            waiting = []
             try:
-                sock, _ = self.listener.accept()
+                while len(waiting) < BACKLOG:
+                    waiting.append(http1.Connection(self.listener.accept()[0]))
+            except BlockingIOError:
+                pass
             except OSError:  # out of descriptors, most likely
                 time.sleep(0.01)
-                continue
-            with self.lock:
-                self.connections += 1
-                full = self.connections - MOST_CONNECTIONS
-            serve = self.serve if full <= 0 else self.turn_away
-            try:
-                if full > MOST_TURNED_AWAY:
-                    raise RuntimeError
-                threading.Thread(target=serve, args=(sock,), daemon=True).start()
-            except RuntimeError:  # no more threads
-                sock.close()
-                with self.lock:
-                    self.connections -= 1
+            full = {connection for connection in waiting if not self.has_room_for(connection)}
+            for connection in waiting:
+                if connection not in full and connection not in self.connections:
+                    connection.sock.close()
+                    continue
+                serve = self.turn_away if connection in full else self.serve
+                try:
+                    threading.Thread(target=serve, args=(connection,), daemon=True).start()
+                except RuntimeError:  # no more threads
+                    connection.sock.close()
+                    self.leave(connection)
 
-    def turn_away(self, sock):
+    def has_room_for(self, connection):
+        """Where there is none, the oldest stranger goes, first one that has not sent a whole head (PER-43): whose they are,
+        this program cannot tell."""
+        with self.lock:
+            if len(self.connections) >= MOST_CONNECTIONS:
+                strangers = [other for other, is_known in self.connections.items() if not is_known]
+                if not strangers:
+                    return False
+                oldest = min(strangers, key=lambda other: other.has_sent_head)
+                del self.connections[oldest]
+                oldest.cut()
+            self.connections[connection] = False
+            return True
+
+    def leave(self, connection):
+        with self.lock:
+            self.connections.pop(connection, None)
+
+    def turn_away(self, connection):
         """PER-31."""
-        connection = http1.Connection(sock)
+        with self.lock:
+            self.turned_away += 1
+            patience = 1 if self.turned_away <= MOST_TURNED_AWAY else 0
         try:
-            answer = problem(503, "overloaded", "Too many connections", [("Retry-After", "1")])
-            self.send(connection, answer, None, True)
+            if patience:
+                answer = problem(503, "overloaded", "Too many connections", [("Retry-After", "1")])
+                self.send(connection, answer, None, True)
         except OSError:
             pass
-        connection.close(1)
+        connection.close(patience)
         with self.lock:
-            self.connections -= 1
+            self.turned_away -= 1
 
-    def serve(self, sock):
+    def serve(self, connection):
         """The requests of one connection, each of which is judged anew."""
-        connection = http1.Connection(sock)
         try:
             while self.serve_one(connection):
                 pass
@@ -90,14 +119,14 @@ class Server:
             pass
         finally:
             connection.close(2)
-            with self.lock:
-                self.connections -= 1
+            self.leave(connection)
 
     def serve_one(self, connection):
         """Whether the connection can take one more request."""
         request = None
         try:
             request = connection.head(time.monotonic() + HEAD_TIME)
+            connection.has_sent_head = True
             line = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", request.start, re.ASCII)
             if not line:
                 raise http1.Broken(400, "invalid_request", "Malformed request line")
@@ -125,7 +154,8 @@ class Server:
                 with self.lock:
                     self.working -= 1
             if not request.closes:
-                request.whole_body(http1.MOST_BODY)  # what nobody asked for is in front of the next request
+                # What nobody asked for is in front of the next request.
+                request.whole_body(http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER)
             return not request.closes
         self.send(connection, answer, request, True)
         return False
@@ -204,6 +234,9 @@ class Server:
                 return problem(503, "overloaded", "Too many refused handshakes", [("Retry-After", "1")])
             # One answer for every path and method, served or not (HS-8, PER-21); it tells nothing of the daemon (HS-9).
             return problem(401, "unauthorized", "Unauthorized", [("WWW-Authenticate", "Bearer, Local-Daemon-Proof")])
+        with self.lock:
+            if connection in self.connections:
+                self.connections[connection] = True
         if not route:
             return problem(404, "not_found", "Not found")
         if request.method not in route:
@@ -218,6 +251,7 @@ class Server:
 
     def authenticated(self, request, path, query):
         """None where it is not authenticated; else the nonce of its proof, or "" for a bearer (PER-23 to PER-25)."""
+        request.credential = self.daemon.credential
         values, tokens = request.all("authorization"), parameters(query, "token")
         if tokens:  # for EventSource, which sets no headers (PER-25, PER-26)
             is_stream = path == EVENTS and request.method == "GET"
@@ -272,8 +306,8 @@ class Server:
 
     def note(self, connection, request):
         note = self.json(connection, request, streams.MOST_NOTE)
-        if note.get("topic") != "note" or "data" not in note:
-            return problem(400, "invalid_request", "Not a JSON object with the topic note and data")  # STR-9
+        if note.get("topic") != "note" or "data" not in note or not contract.is_read_alike(note):
+            return problem(400, "invalid_request", "Not a JSON object with the topic note and data")  # STR-9, STR-31
         return Answer(201, {"id": self.log.append("note", note["data"])})
 
     def follow(self, connection, request, query, origin):
@@ -283,7 +317,9 @@ class Server:
             return problem(400, "invalid_request", "Unknown topic, or no event id")  # STR-5, STR-20
 
         def is_wanted():
-            return not connection.is_closed() and (origin != "listed" or request.all("origin")[0] in self.allowed())
+            is_welcome = origin != "listed" or request.all("origin")[0] in self.allowed()
+            # CRED-16
+            return is_welcome and request.credential == self.daemon.credential and not connection.is_closed()
 
         place = self.log.place_after(after[0] if after else None)
         return Answer(200, pieces=self.log.follow(place, topics or streams.TOPICS, is_wanted))

@@ -65,6 +65,13 @@ def origin(case):
     return decision != "refused"
 
 
+def note(case):
+    try:
+        return contract.is_read_alike(contract.strict_json(content(case)))
+    except contract.Malformed:
+        return False
+
+
 def permission(case):
     kinds = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK}
     if case["type"] == "symlink":
@@ -88,6 +95,7 @@ JUDGES = {
     "protocols": protocol,
     "hosts": lambda case: perimeter.host_fault(case["hosts"], case["target"], case["port"]) is None,
     "origins": origin,
+    "notes": note,
 }
 
 wrong, count = 0, 0

@@ -32,6 +32,7 @@ mod request;
 mod server;
 mod state;
 mod state_directory;
+mod strangers;
 mod streams;
 #[cfg(test)]
 mod vectors;

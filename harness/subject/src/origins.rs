@@ -45,39 +45,42 @@ impl Allowlist {
         }
     }
 
-    /// Reads the file, which may have changed. What cannot be used changes nothing.
+    /// Reads the file, which may have changed. One that fails a check lists nothing; what else cannot be used changes
+    /// nothing.
     pub(super) fn refresh(&self, log: &Log) {
         let mut listed = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let rarely = broken("PER-41.every-other-second") && listed.read.elapsed() < Duration::from_secs(2);
         if listed.read_before && (broken("PER-41.at-start") || rarely) {
             return;
         }
-        match read_origins(&self.directory) {
-            Ok(origins) => {
-                let change =
-                    |what, origin: &String| log.append("origins", &json!({"what": what, "origin": origin}));
-                if listed.read_before {
-                    for origin in origins.iter().filter(|origin| !listed.origins.contains(origin)) {
-                        change("added", origin);
-                        self.pages.welcome(origin);
-                    }
-                    for origin in listed.origins.iter().filter(|origin| !origins.contains(origin)) {
-                        change("removed", origin);
-                        if !self.launch.contains(origin) {
-                            self.pages.forget(origin);
-                        }
-                    }
-                }
-                *listed = Listed { origins, fault: None, read_before: true, read: Instant::now() };
-            }
+        let (origins, fault) = match read_origins(&self.directory) {
+            Ok(origins) => (origins, None),
             Err(fault) => {
-                let fault = Some(fault.to_string());
-                if listed.fault != fault {
-                    log.append("warning", &json!({"code": "config_invalid", "message": fault}));
-                    listed.fault = fault;
+                let stays = !fault.is_of_a_check() || broken("PER-48.as-it-was");
+                let origins = if stays { listed.origins.clone() } else { Vec::new() };
+                (origins, Some(fault.to_string()))
+            }
+        };
+        if fault.is_some() && listed.fault != fault {
+            log.append("warning", &json!({"code": "config_invalid", "message": fault}));
+        }
+        if listed.read_before {
+            let change =
+                |what, origin: &String| log.append("origins", &json!({"what": what, "origin": origin}));
+            for origin in origins.iter().filter(|origin| !listed.origins.contains(origin)) {
+                change("added", origin);
+                self.pages.welcome(origin);
+            }
+            for origin in listed.origins.iter().filter(|origin| !origins.contains(origin)) {
+                change("removed", origin);
+                if !self.launch.contains(origin) {
+                    self.pages.forget(origin);
                 }
             }
         }
+        // Nothing is added by the first file that can be read.
+        let read_before = listed.read_before || fault.is_none();
+        *listed = Listed { origins, fault, read_before, read: Instant::now() };
     }
 
     /// Whether an origin is admitted at this moment.
@@ -93,11 +96,16 @@ impl Allowlist {
 
 /// The configuration file, or an empty one.
 fn read_config(directory: &StateDir) -> Result<toml::Table, Fault> {
-    let path = directory.file(CONFIG);
-    match directory.read(CONFIG) {
+    let fault = |why: &str| Fault::new(directory.file(CONFIG), format!("cannot use: {why}"));
+    let unchecked = broken("PER-48.unchecked").then(|| std::fs::read(directory.file(CONFIG)));
+    let content = match unchecked {
+        Some(Ok(bytes)) => Content::Bytes(bytes),
+        _ => directory.read(CONFIG),
+    };
+    match content {
         Content::Bytes(bytes) => {
-            let text = String::from_utf8(bytes).map_err(|_| Fault::new(&path, "not UTF-8"))?;
-            text.parse().map_err(|error: toml::de::Error| Fault::new(&path, error.message()))
+            let text = String::from_utf8(bytes).map_err(|_| fault("not UTF-8"))?;
+            text.parse().map_err(|error: toml::de::Error| fault(error.message()))
         }
         Content::Absent | Content::NoDirectory => Ok(toml::Table::new()),
         Content::Refused(fault) => Err(fault),
@@ -105,7 +113,7 @@ fn read_config(directory: &StateDir) -> Result<toml::Table, Fault> {
 }
 
 fn read_origins(directory: &StateDir) -> Result<Vec<String>, Fault> {
-    let fault = |why: &str| Fault::new(directory.file(CONFIG), why);
+    let fault = |why: &str| Fault::new(directory.file(CONFIG), format!("cannot use: {why}"));
     let config = read_config(directory)?;
     let Some(origins) = config.get("origins") else {
         return Ok(Vec::new());

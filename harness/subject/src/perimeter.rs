@@ -161,16 +161,16 @@ pub(super) fn is_origin(text: &str) -> bool {
         return false;
     };
     let scheme_good = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
+        && scheme.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'))
+        && (!["file", "ftp", "ws", "wss"].contains(&scheme) || broken("PER-40.any-scheme"));
     let (host, port) = match rest.rsplit_once(':') {
         // The colon may be one of an address in brackets.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (rest, None),
     };
     let default = match scheme {
-        "http" | "ws" => Some("80"),
-        "https" | "wss" => Some("443"),
-        "ftp" => Some("21"),
+        "http" => Some("80"),
+        "https" => Some("443"),
         _ => None,
     };
     let port_good = port.is_none_or(|port| {

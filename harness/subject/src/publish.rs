@@ -92,6 +92,9 @@ fn listen_once(deaf: bool) -> io::Result<(TcpListener, SocketAddr)> {
             _ => TcpListener::bind((second, 0)),
         })?
     };
+    if !deaf {
+        hear(&listener)?;
+    }
     if broken("PUB-1.second-port") {
         std::mem::forget(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?);
     }
@@ -123,9 +126,12 @@ fn bind(address: SocketAddr, deaf: bool) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Begins to listen, where a faulty daemon has only bound its port.
+/// How many connections may wait to be taken: more than the library lets wait, and than another user opens in a moment.
+pub(super) const BACKLOG: u16 = 4096;
+
+/// Begins to listen.
 pub(super) fn hear(listener: &TcpListener) -> io::Result<()> {
-    Ok(rustix::net::listen(listener, 128)?)
+    Ok(rustix::net::listen(listener, BACKLOG.into())?)
 }
 
 /// Puts the record in place of whatever stands there, unless `yields` says, right before, that another daemon is ready.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::answer::{HEADERS_TOO_LARGE, INVALID, Refusal, TARGET_TOO_LONG, TIME, TOO_LARGE};
@@ -176,7 +177,13 @@ fn percent_decode(text: &str) -> String {
 
 /// A connection and what was read from it beyond the last request.
 pub(super) struct Incoming {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Arc<TcpStream>,
+    /// Its number among the strangers.
+    pub(super) number: u64,
+    /// When the whole of the next body must have come, if there is such a time.
+    pub(super) body_until: Option<Instant>,
+    /// A body that a faulty daemon has read already.
+    pub(super) ahead: Option<Vec<u8>>,
     /// Whether a faulty daemon has let a request of it in.
     pub(super) trusted: bool,
     buffer: Vec<u8>,
@@ -186,8 +193,17 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, trusted: false, buffer: Vec::new(), passed: false, first: None }
+    pub(super) fn new(stream: Arc<TcpStream>, number: u64) -> Self {
+        Self {
+            stream,
+            number,
+            body_until: None,
+            ahead: None,
+            trusted: false,
+            buffer: Vec::new(),
+            passed: false,
+            first: None,
+        }
     }
 
     /// Reads some more within the time; `false` at the end.
@@ -198,7 +214,7 @@ impl Incoming {
         }
         let mut bytes = [0; 4096];
         let _ = self.stream.set_read_timeout(Some(left));
-        match self.stream.read(&mut bytes) {
+        match (&*self.stream).read(&mut bytes) {
             Ok(count) => {
                 self.buffer.extend_from_slice(&bytes[..count]);
                 Ok(count > 0)
@@ -239,6 +255,9 @@ impl Incoming {
 
     /// The body of a request, if it is no longer than `most` bytes.
     pub(super) fn body(&mut self, request: &Request, most: usize) -> Result<Vec<u8>, NoRequest> {
+        if let Some(body) = self.ahead.take() {
+            return Ok(body);
+        }
         let refused = NoRequest::Refused;
         let expects = request.header("Expect").is_some_and(|what| what.eq_ignore_ascii_case("100-continue"));
         let length = request.body_length().map_err(refused)?;
@@ -255,8 +274,13 @@ impl Incoming {
         }
     }
 
+    /// Until when the next bytes of a body must have come.
+    fn pause(&self) -> Instant {
+        self.body_until.unwrap_or_else(|| Instant::now() + BODY_PAUSE)
+    }
+
     fn go_on(&self) -> Result<(), NoRequest> {
-        io::Write::write_all(&mut &self.stream, b"HTTP/1.1 100 Continue\r\n\r\n")
+        io::Write::write_all(&mut &*self.stream, b"HTTP/1.1 100 Continue\r\n\r\n")
             .map_err(|_| NoRequest::Closed)
     }
 
@@ -270,7 +294,7 @@ impl Incoming {
                     Ok(httparse::Status::Partial) if self.buffer.len() < 256 => {}
                     _ => return Err(refused(INVALID)),
                 }
-                if !self.more(Instant::now() + BODY_PAUSE)? {
+                if !self.more(self.pause())? {
                     return Err(refused(INVALID));
                 }
             };
@@ -302,7 +326,7 @@ impl Incoming {
                 line.retain(|byte| !matches!(byte, b'\r' | b'\n'));
                 return Ok(line);
             }
-            if self.buffer.len() > 4096 || !self.more(Instant::now() + BODY_PAUSE)? {
+            if self.buffer.len() > 4096 || !self.more(self.pause())? {
                 return Err(NoRequest::Refused(INVALID));
             }
         }
@@ -310,8 +334,8 @@ impl Incoming {
 
     fn take(&mut self, length: usize) -> Result<Vec<u8>, NoRequest> {
         while self.buffer.len() < length {
-            let pause = if broken("PER-33.body") { BODY_PAUSE * 60 } else { BODY_PAUSE };
-            if !self.more(Instant::now() + pause)? {
+            let until = self.pause() + if broken("PER-33.body") { BODY_PAUSE * 60 } else { Duration::ZERO };
+            if !self.more(until)? {
                 return Err(NoRequest::Closed);
             }
         }

@@ -5,6 +5,7 @@ mod pages;
 mod routes;
 
 use std::io::Read as _;
+use std::iter;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use self::answering::answer;
 use crate::answer::{Answer, HEADERS_TOO_LARGE, INVALID, OVERLOADED, Refusal, TARGET_TOO_LONG};
 use crate::fault::broken;
+use crate::publish::BACKLOG;
 use crate::request::{Incoming, NoRequest};
-use crate::state::Daemon;
+use crate::state::{Daemon, State};
+use crate::strangers::Users;
 
 /// The most connections that are served at once.
-const CONNECTIONS: usize = 400;
+const CONNECTIONS: usize = 300;
 /// How long a client may read nothing of an answer, which is far less than it may: whether what it reads is little or
 /// nothing cannot be told.
 const UNREAD: Duration = Duration::from_secs(10);
@@ -32,6 +35,8 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
     if broken("PUB-4.serves-late") {
         thread::sleep(Duration::from_secs(3));
     }
+    // Without it the age alone decides.
+    let users = Users::new().ok();
     loop {
         while broken("HS-11.few") && daemon.state().connections >= 8 {
             thread::sleep(Duration::from_millis(10));
@@ -39,36 +44,74 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
         if DEAF.load(Ordering::Relaxed) {
             return;
         }
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok(first) = listener.accept() else {
             // Out of descriptors: some connection will end.
             thread::sleep(Duration::from_millis(10));
             continue;
         };
-        let crowded = daemon.count(|state| {
-            state.connections += 1;
-            let most = if broken("PER-29.few-connections") { 64 } else { CONNECTIONS };
-            state.connections > most && !broken("PER-31.every-connection")
-        });
-        let serving = Arc::clone(daemon);
-        let serve = move || {
-            if crowded && broken("PER-31.waits-its-turn") {
-                while serving.state().connections > CONNECTIONS {
-                    thread::sleep(Duration::from_millis(50));
-                }
-                serve(&serving, stream);
-            } else if crowded {
-                turn_away(&stream);
+        // All that wait, before any of them is served: another user can open more in a moment than threads can be started.
+        let most = if broken("HS-11.few") { 0 } else { BACKLOG };
+        let _ = listener.set_nonblocking(true);
+        let others: Vec<_> = (0..most).map_while(|_| listener.accept().ok()).collect();
+        let _ = listener.set_nonblocking(false);
+        let entered: Vec<_> = iter::once(first)
+            .chain(others)
+            .map(|(stream, peer)| {
+                let user = users.as_ref().and_then(|users| users.of(&stream, peer));
+                let stream = Arc::new(stream);
+                let (number, crowded) = daemon.count(|state| enter(state, &stream, user));
+                (stream, number, crowded)
+            })
+            .collect();
+        for (stream, number, crowded) in entered {
+            if daemon.state().strangers.are_with(number) {
+                start(daemon, stream, number, crowded);
             } else {
-                serve(&serving, stream);
+                daemon.count(|state| leave(state, number));
             }
-            serving.count(|state| state.connections -= 1);
-        };
-        if broken("HS-11.one-at-a-time") {
-            serve();
-        } else if thread::Builder::new().spawn(serve).is_err() {
-            daemon.count(|state| state.connections -= 1);
         }
     }
+}
+
+/// Serves a connection on a thread of its own.
+fn start(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64, crowded: bool) {
+    let serving = Arc::clone(daemon);
+    let serve = move || {
+        if crowded && broken("PER-31.waits-its-turn") {
+            while serving.state().connections > CONNECTIONS {
+                thread::sleep(Duration::from_millis(50));
+            }
+            serve(&serving, stream, number);
+        } else if crowded {
+            turn_away(&stream);
+        } else {
+            serve(&serving, stream, number);
+        }
+        serving.count(|state| leave(state, number));
+    };
+    if broken("HS-11.one-at-a-time") {
+        serve();
+    } else if thread::Builder::new().spawn(serve).is_err() {
+        daemon.count(|state| leave(state, number));
+    }
+}
+
+/// Counts a new connection and gives back its number, and whether it is one too many. While there is a stranger of another
+/// user, that one is closed instead.
+fn enter(state: &mut State, stream: &Arc<TcpStream>, user: Option<u32>) -> (u64, bool) {
+    let number = state.strangers.enter(stream, user);
+    state.connections += 1;
+    let most = if broken("PER-29.few-connections") { 64 } else { CONNECTIONS };
+    let full = state.connections > most && !broken("PER-31.every-connection");
+    let own = rustix::process::geteuid().as_raw();
+    let crowded = full
+        && (broken("PER-43.first-come") || !state.strangers.close_one(own) || broken("PER-43.overloaded"));
+    (number, crowded)
+}
+
+fn leave(state: &mut State, number: u64) {
+    state.connections -= 1;
+    state.strangers.leave(number);
 }
 
 /// Whether a faulty daemon has stopped to listen.
@@ -93,17 +136,20 @@ fn turn_away(stream: &TcpStream) {
 }
 
 /// Answers the requests of one connection, one after the other.
-fn serve(daemon: &Arc<Daemon>, stream: TcpStream) {
+fn serve(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64) {
     let _ = stream.set_nodelay(true);
     let _ = stream.set_write_timeout((!broken("PER-33.unread")).then_some(UNREAD));
-    let mut incoming = Incoming::new(stream);
+    let mut incoming = Incoming::new(stream, number);
     loop {
         match incoming.head() {
-            Ok(request) => match answer(daemon, &mut incoming, &request) {
-                Ok(true) => {}
-                Ok(false) => return linger(&mut incoming.stream, BODY_LINGER),
-                Err(_) => return,
-            },
+            Ok(request) => {
+                daemon.state().strangers.has_sent_head(number);
+                match answer(daemon, &mut incoming, &request) {
+                    Ok(true) => {}
+                    Ok(false) => return linger(&incoming.stream, BODY_LINGER),
+                    Err(_) => return,
+                }
+            }
             Err(NoRequest::Refused(refusal)) => {
                 let fatal = match refusal {
                     INVALID => broken("HS-10.ends-over-nonsense"),
@@ -115,7 +161,7 @@ fn serve(daemon: &Arc<Daemon>, stream: TcpStream) {
                 }
                 stumble(refusal);
                 let _ = Answer::from(refusal).write(&incoming.stream, true, true);
-                return linger(&mut incoming.stream, HEAD_LINGER);
+                return linger(&incoming.stream, HEAD_LINGER);
             }
             Err(NoRequest::Closed) => return,
         }
@@ -123,7 +169,7 @@ fn serve(daemon: &Arc<Daemon>, stream: TcpStream) {
 }
 
 /// Closes a connection on which something may still arrive: without this the system throws away the answer as well.
-fn linger(stream: &mut TcpStream, most: usize) {
+fn linger(mut stream: &TcpStream, most: usize) {
     let (until, mut read) = (Instant::now() + LINGER, 0);
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));

@@ -15,6 +15,7 @@ use crate::origins::Allowlist;
 use crate::reason::Reason;
 use crate::registration::Record;
 use crate::state_directory::StateDir;
+use crate::strangers::Strangers;
 
 /// How long open work may take to end, a little less than the drain bound.
 const DRAIN: Duration = Duration::from_millis(9_500);
@@ -47,6 +48,7 @@ pub(super) struct State {
     /// Whether the drain is cut short.
     hurried: bool,
     pub(super) connections: usize,
+    pub(super) strangers: Strangers,
     pub(super) requests: usize,
     pub(super) streams: usize,
     pub(super) last_activity: Option<SystemTime>,

@@ -43,6 +43,11 @@ impl Fault {
         Self { path: path.into(), why: why.to_string() }
     }
 
+    /// Whether the file is refused for its kind, its owner, its mode or its size, and not because something cannot be done.
+    pub(super) fn is_of_a_check(&self) -> bool {
+        !self.why.starts_with("cannot ")
+    }
+
     /// Whether the system failed to read the file, which says nothing about it. A lack of permission does.
     pub(super) fn is_passing(&self) -> bool {
         let failed = ["cannot open: ", "cannot read: "].iter().any(|what| self.why.starts_with(what));

@@ -1,5 +1,6 @@
 //! Chapter 11: the streams that follow the log of events.
 
+mod alike;
 pub(crate) mod faults;
 mod log;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+pub(crate) use self::alike::is_read_alike;
 use self::faults::{WRITER, follow_queue};
 use self::log::{BATCH, LOOK, Next, TOPICS, line_of, offset};
 pub(crate) use self::log::{Log, append_note};

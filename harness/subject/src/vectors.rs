@@ -9,6 +9,7 @@ use crate::handshake::{Body, Claim};
 use crate::perimeter::{Origin, host, is_origin, origin};
 use crate::registration::{Record, authority};
 use crate::request::Request;
+use crate::streams::is_read_alike;
 
 fn agrees(case: &Value, accepted: bool) {
     assert_eq!(accepted, case["accept"].as_bool().unwrap(), "{}: {}", case["name"], case["why"]);
@@ -87,6 +88,15 @@ fn proofs() {
 fn protocols() {
     for case in cases("protocols").iter().filter(|case| case["kind"] == "identifier") {
         agrees(case, protocol(text(case, "input")).is_some());
+    }
+}
+
+#[test]
+fn notes() {
+    for case in cases("notes") {
+        let body = bytes(&case, "input");
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+        agrees(&case, is_json && std::str::from_utf8(&body).is_ok_and(is_read_alike));
     }
 }
 

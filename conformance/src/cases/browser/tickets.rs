@@ -13,6 +13,7 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed};
+use crate::fixtures::stream::follow;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -321,8 +322,8 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of its
-/// origin, for the page the one of the record.
+/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the
+/// origin: that of the handoff, or of the record, though the page ticket is shown at another name.
 #[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
     let stream = stage.stream_route()?;
@@ -335,6 +336,8 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
             None => page_ask(&live, &page_ticket(stage, &live)?).origin("null"),
         };
         live.served(&ask)?;
+        let other = format!("localhost:{}", live.port());
+        let ask = if origin.is_none() { ask.hosts([&*other]) } else { ask };
         let mut follower = Follower::open(&live, &warnings)?;
         stage.precondition(format!("a {what} ticket was used, and a stream of warnings is open"));
         live.answered(&ask, &[401])?;
@@ -343,13 +346,36 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
         };
         let event: serde_json::Value =
             serde_json::from_str(line.trim_start_matches("data:").trim()).unwrap_or_default();
+        let own = live.own_origin();
         let told = event["data"]["origin"].as_str();
-        let recorded = live.own_origin();
-        let right = told == Some(origin.unwrap_or(&recorded));
         ensure!(
-            right && event["topic"] == "warning" && event["data"]["code"] == "ticket_reused",
+            told == Some(origin.unwrap_or(&own))
+                && event["topic"] == "warning"
+                && event["data"]["code"] == "ticket_reused",
             "of the second use of a {what} ticket it tells {line}"
         );
     }
+    Ok(())
+}
+
+/// Used tickets of both kinds are presented 20 times each: a stream tells of each ticket once.
+#[case("BROW-47")]
+fn reused_ticket_is_told_once(stage: &mut Stage) -> Outcome {
+    const TIMES: usize = 20;
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("one `warning` for each ticket");
+    let mut stream = live.open_stream("?topics=warning")?;
+    let page = page_ask(&live, &page_ticket(stage, &live)?).origin("null");
+    let handoff = handoff_ask(&live, &handoff_ticket(stage, &live, LISTED)?).origin(LISTED);
+    let asks = [page, handoff];
+    for ask in &asks {
+        live.served(ask)?;
+        live.all_answered(&vec![ask.clone(); TIMES], &[401])?;
+    }
+    // What must not come has come by then.
+    let seen = follow(&mut stream, Instant::now() + Duration::from_secs(1), |_| false);
+    let told = seen.events.iter().filter(|event| event.payload()["code"] == "ticket_reused").count();
+    stage.observed(format!("{told} warnings for {} uses of {} tickets", asks.len() * TIMES, asks.len()));
+    ensure!(told == asks.len(), "{told} warnings for {} tickets", asks.len());
     Ok(())
 }

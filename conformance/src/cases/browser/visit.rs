@@ -21,7 +21,7 @@ pub(super) fn candidates(text: &str) -> Vec<&str> {
 
 /// A ticket or a token, and the host at which it is presented.
 #[derive(Debug, Clone)]
-pub(super) struct Secret {
+pub(in crate::cases) struct Secret {
     text: String,
     /// `host:port`
     pub(super) host: String,
@@ -88,7 +88,7 @@ pub(super) fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Out
 }
 
 /// A ticket for the daemon's own page.
-pub(super) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
+pub(in crate::cases) fn page_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "page"}))?.0)
 }
 
@@ -98,24 +98,36 @@ pub(super) fn page_ticket_at(stage: &mut Stage, live: &ReadyDaemon, host: &str) 
 }
 
 /// A ticket for the page of `origin`.
-pub(super) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_ticket(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "handoff", "origin": origin}))?.0)
 }
 
 /// What a launcher posts, without `Origin`.
-pub(super) fn page_ask(live: &ReadyDaemon, ticket: &Secret) -> Ask {
+pub(in crate::cases) fn page_ask(live: &ReadyDaemon, ticket: &Secret) -> Ask {
     let ask = Ask::new(live, "POST", "/page").with("Content-Type", "application/x-www-form-urlencoded");
     ask.hosts([&*ticket.host]).body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
+/// The request of a ticket that was used.
+pub(in crate::cases) fn spent_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Ask> {
+    let ticket = page_ticket(stage, live)?;
+    let ask = page_ask(live, &ticket).origin("null");
+    live.served(&ask)?;
+    Ok(ask.named("a ticket that was used"))
+}
+
 /// What a page of another origin posts, without `Origin`.
-pub(super) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
+pub(in crate::cases) fn handoff_ask(live: &ReadyDaemon, ticket: &str) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/handoff").with("Content-Type", "application/json");
     ask.body(json!({ "ticket": ticket }).to_string()).named("the handoff of a ticket")
 }
 
 /// What reads something, with a page token as bearer and without `Origin`.
-pub(super) fn read_ask(live: &ReadyDaemon, token: &Secret) -> Ask {
+pub(in crate::cases) fn read_ask(live: &ReadyDaemon, token: &Secret) -> Ask {
     let read = live.read_route().ask(live).hosts([&*token.host]);
     read.with("Authorization", &format!("Bearer {token}"))
 }
@@ -149,7 +161,7 @@ pub(super) fn page(live: &ReadyDaemon, ticket: &Secret) -> Outcome<Response> {
 }
 
 /// A token of the daemon's own page.
-pub(super) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
+pub(in crate::cases) fn page_token(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
     let ticket = page_ticket(stage, live)?;
     token_for(stage, live, &ticket)
 }
@@ -164,7 +176,11 @@ pub(super) fn token_for(stage: &mut Stage, live: &ReadyDaemon, ticket: &Secret) 
 }
 
 /// A token of the page of `origin`.
-pub(super) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_token(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<Secret> {
     let ticket = handoff_ticket(stage, live, origin)?;
     let answer = live.answered(&handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {

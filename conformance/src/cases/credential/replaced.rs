@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::files::set_mode;
 use local_daemon_harness::platform;
@@ -13,6 +13,8 @@ use local_daemon_harness::wait::{ms, until};
 
 use super::{FOLLOWS, another, file_of, status};
 use crate::case::case;
+use crate::cases::browser::visit;
+use crate::fixtures::http::{Follower, LISTED, launch_listed};
 use crate::fixtures::refused_start::sibling;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
@@ -61,6 +63,83 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     }
     let renewed = live.with_credential(new);
     ensure!(renewed.is_ready(), "after the replacement the daemon is not ready");
+    Ok(())
+}
+
+/// Streams are open, by bearer and by query token, when the credential is replaced. Within 2.5 s they end, and one that is
+/// opened with the new credential goes on.
+#[case("CRED-16")]
+fn rotation_ends_streams(stage: &mut Stage) -> Outcome {
+    /// How late a busy host may show it.
+    const LATE: Duration = Duration::from_millis(700);
+    let route = stage.stream_route()?;
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("the end of each stream within 2.5 s of the replacement");
+    let mut streams = vec![("by bearer", Follower::open(&live, &route.ask(&live).bearer(&live))?)];
+    if let Some(token) = stage.manifest().binding.stream.clone().and_then(|stream| stream.query_token) {
+        let ask = route.ask(&live).parameter(&token, &live.credential.text());
+        streams.push(("by query token", Follower::open(&live, &ask)?));
+    }
+    let soon = Instant::now() + Duration::from_secs(1);
+    for (what, stream) in &mut streams {
+        if stream.wait_end(soon) {
+            return inconclusive(format!("the stream {what} ends before the replacement"));
+        }
+    }
+    stage.precondition(format!("{} streams are open, and have been for a second", streams.len()));
+    let new = another(stage);
+    record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
+    let began = Instant::now();
+    for (what, stream) in &mut streams {
+        let ended = stream.wait_end(began + FOLLOWS + LATE);
+        ensure!(ended, "the stream {what} goes on for more than 2.5 s after the replacement");
+    }
+    stage.observed(format!("they ended after {} ms", began.elapsed().as_millis()));
+    let renewed = live.with_credential(new);
+    let mut opened = Follower::open(&renewed, &route.ask(&renewed).bearer(&renewed))?;
+    let goes_on = !opened.wait_end(Instant::now() + FOLLOWS);
+    ensure!(goes_on, "a stream that is opened with the new credential ends as well");
+    Ok(())
+}
+
+/// Tickets and page tokens of both kinds are issued, and the credential is replaced. Within 2.5 s all of them are refused;
+/// those that are issued with the new credential are good.
+#[case("CRED-17")]
+fn rotation_ends_tickets_and_tokens(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = launch_listed(stage)?;
+    stage.expect("401 for each ticket and page token within 2.5 s of the replacement");
+    let tokens = [
+        ("a page token", visit::page_token(stage, &live)?, None),
+        ("a token of a handoff", visit::handoff_token(stage, &live, LISTED)?, Some(LISTED)),
+    ];
+    let of = |token: &visit::Secret, origin: Option<&str>| match (visit::read_ask(&live, token), origin) {
+        (ask, Some(origin)) => ask.origin(origin),
+        (ask, None) => ask,
+    };
+    let asks = tokens.map(|(what, token, origin)| of(&token, origin).named(what));
+    for ask in &asks {
+        live.served(ask)?;
+    }
+    let tickets = [
+        visit::page_ask(&live, &visit::page_ticket(stage, &live)?).origin("null"),
+        visit::handoff_ask(&live, &visit::handoff_ticket(stage, &live, LISTED)?).origin(LISTED),
+    ];
+    stage.precondition("page tokens are good, and tickets were issued");
+    let new = another(stage);
+    record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
+    let began = Instant::now();
+    for ask in &asks {
+        let refused = || live.exchange(&ask.bytes()).is_ok_and(|answer| answer.status == 401).then_some(());
+        let ended = until(began + FOLLOWS, refused);
+        ensure!(ended.is_some(), "{}: still good 2.5 s after the replacement", ask.what);
+    }
+    // A ticket can be tried once only, when the time is over in which it may be good.
+    until(began + FOLLOWS, || None::<()>);
+    live.all_answered(&tickets, &[401])?;
+    let renewed = live.with_credential(new);
+    visit::page_token(stage, &renewed)?;
+    visit::handoff_token(stage, &renewed, LISTED)?;
+    stage.control("tickets and page tokens of the new credential are good");
     Ok(())
 }
 

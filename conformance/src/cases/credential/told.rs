@@ -56,6 +56,43 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         "handshake's body".to_owned(),
         Request::new("POST", handshake).host(host).json(format!("\"{text}\"")),
     ));
+    let encoded: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = encoded.concat();
+    for form in [&text, &encoded, &format!("x_{text}"), &format!("x%2F{text}%3D")] {
+        plain.push(("path, in part".to_owned(), get(&format!("/nowhere/x_{form}"))));
+        if let Some(stream) = &binding.stream {
+            for query in ["topics", "topics=note,", "after", "x"] {
+                let equals = if query.contains('=') { "" } else { "=" };
+                let target = format!("{}?{query}{equals}{form}", stream.path);
+                plain.push((format!("stream's {query}"), get(&target)));
+            }
+            plain.push(("stream's member".to_owned(), get(&format!("{}?{form}=x", stream.path))));
+        }
+    }
+    if let Some(stream) = &binding.stream {
+        plain.push(("last event id".to_owned(), get(&stream.path).header("Last-Event-ID", &text)));
+    }
+    // Bodies of the routes that chapters give; where there are none, they are unknown paths.
+    let post = |path: &str, body: String| Request::new("POST", path).host(host).json(body);
+    for (path, body) in [
+        ("/v1/events", format!(r#"{{"topic":"{text}","data":1}}"#)),
+        ("/v1/events", format!(r#"{{"topic":"note","data":1,"{text}":1,"{text}":2}}"#)),
+        ("/v1/tickets", format!(r#"{{"kind":"{text}"}}"#)),
+        ("/v1/tickets", format!(r#"{{"kind":"handoff","origin":"{text}"}}"#)),
+        ("/v1/handoff", format!(r#"{{"ticket":"{text}"}}"#)),
+        ("/v1/handoff", format!(r#"{{"{text}":"x"}}"#)),
+        ("/v1/shutdown", format!(r#"{{"id":"{text}"}}"#)),
+    ] {
+        plain.push((format!("body to {path}"), post(path, body)));
+    }
+    for body in [format!("ticket={text}"), format!("{text}=x")] {
+        let form = Request::new("POST", "/page").host(host);
+        let form = form.header("Content-Type", "application/x-www-form-urlencoded").body(body);
+        plain.push(("form".to_owned(), form.clone()));
+        plain.push(("form, to be shown".to_owned(), form.header("Accept", "text/html")));
+    }
+    let path = format!("/v1/page-tokens/{text}");
+    plain.push(("id of a page token".to_owned(), Request::new("DELETE", &path).host(host)));
     for operation in [&binding.authenticated_read, &binding.mutation].into_iter().flatten() {
         let to = |path: &str| Request::new(&operation.method, path).host(host);
         let path = operation.path.as_str();

@@ -1,7 +1,10 @@
 //! The list of origins, and changes of it.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use local_daemon_harness::files::set_mode;
+use local_daemon_harness::record;
 use local_daemon_harness::wait::until;
 use local_daemon_spec::vectors;
 
@@ -147,7 +150,7 @@ fn meant_by(entry: &str) -> Vec<String> {
 
 /// Daemons are started with each entry of the vectors that is not one serialised origin: none admits anything
 /// by it, whether it starts or not. With the good ones they admit exactly that origin.
-#[case("PER-40")]
+#[case("PER-40", deadline_s = 180)]
 fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
     if stage.manifest().daemon.origins.is_none() {
         return not_applicable("the manifest has no `daemon.origins`");
@@ -183,7 +186,7 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
 }
 
 /// The command that adds an origin is given each of those entries: it fails, and nothing is admitted by it.
-#[case("PER-40")]
+#[case("PER-40", deadline_s = 180)]
 fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("the command fails, and nothing is admitted");
@@ -242,6 +245,55 @@ fn change_of_the_list_at_once(stage: &mut Stage) -> Outcome {
         stage.observed("20 additions and 20 removals were followed at once");
         Ok(())
     })
+}
+
+/// The list is edited by hand: the file that holds it is replaced by one of mode 0644, with one origin taken off and another
+/// one put on. Neither is admitted; with mode 0600 again, the new one is, and the one that was taken off is not.
+#[case("PER-48")]
+fn loose_file_admits_nothing_more(stage: &mut Stage) -> Outcome {
+    const SOON: Duration = Duration::from_secs(5);
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("403 for the origin that was taken off, and for the one that only this file names");
+    change(stage, true, LISTED)?;
+    change(stage, true, LISTED_TOO)?;
+    admitted(&live, LISTED)?;
+    let Some((path, text)) = file_of_the_list(stage)? else {
+        return not_applicable("no file in the state directory holds the list as text");
+    };
+    stage.precondition(format!("{} holds the list", path.display()));
+    record::replace(&path, text.replace(LISTED, UNLISTED).as_bytes(), 0o644)?;
+    let read = stage.read_route();
+    let status = |origin: &str| {
+        let ask = read.ask(&live).bearer(&live).origin(origin);
+        live.exchange(&ask.bytes()).map(|answer| answer.status)
+    };
+    let ends = until(Instant::now() + SOON, || (status(LISTED) == Ok(403)).then_some(()));
+    ensure!(
+        ends.is_some(),
+        "5 s after the file no longer names it, {LISTED} is answered {:?}",
+        status(LISTED)
+    );
+    refused(&live, &[LISTED.to_owned(), UNLISTED.to_owned()])?;
+    set_mode(&path, 0o600)?;
+    let again = until(Instant::now() + SOON, || matches!(status(UNLISTED), Ok(200..=299)).then_some(()));
+    if again.is_none() {
+        return inconclusive("it does not follow a file of mode 0600 that is edited by hand");
+    }
+    stage.control("with mode 0600 the origin that it names is admitted");
+    refused(&live, &[LISTED.to_owned()])
+}
+
+/// The file in the state directory that names both listed origins, and its text.
+fn file_of_the_list(stage: &Stage) -> Outcome<Option<(PathBuf, String)>> {
+    for entry in std::fs::read_dir(stage.state_dir())? {
+        let path = entry?.path();
+        if let Ok(text) = std::fs::read_to_string(&path)
+            && [LISTED, LISTED_TOO].iter().all(|origin| text.contains(origin))
+        {
+            return Ok(Some((path, text)));
+        }
+    }
+    Ok(None)
 }
 
 /// An origin is added, its preflight answered and its request served; it is removed, and the same request is

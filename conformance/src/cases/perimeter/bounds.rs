@@ -2,11 +2,13 @@
 
 mod numbers;
 mod sizes;
+mod strangers;
 mod times;
 
 use std::time::Duration;
 
 use crate::fixtures::http::Ask;
+use crate::stage::Daemon;
 
 /// As much as the table's second column says, each.
 const BODY: usize = 64 << 10;
@@ -32,6 +34,36 @@ fn padded(ask: &Ask, length: usize, count: usize) -> Vec<u8> {
         filler += "\r\n";
     }
     format!("{line}\r\n{section}{filler}\r\n{body}").into_bytes()
+}
+
+/// Gives this process room for so many descriptors; whether it has it.
+fn make_room(wanted: u64) -> bool {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return true;
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        return false;
+    }
+    limit.current = Some(wanted);
+    setrlimit(Resource::Nofile, limit).is_ok()
+}
+
+/// The words under which a daemon may have 1024 descriptors, as is usual.
+fn bounded() -> Vec<String> {
+    ["sh", "-c", r#"ulimit -n 1024; exec "$@""#, "sh"].map(str::to_owned).into()
+}
+
+/// Resident memory of the daemon's processes, in bytes.
+fn resident(daemon: &Daemon) -> u64 {
+    let of = |pid: u32| -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let pids = daemon.tree().into_iter().map(|process| process.pid);
+    pids.filter_map(of).sum::<u64>() * 1024
 }
 
 fn in_chunks(ask: &Ask, body: &str) -> Ask {

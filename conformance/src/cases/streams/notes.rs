@@ -152,6 +152,70 @@ fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
+/// Arrays within each other, so many levels of them.
+fn nested(levels: usize) -> String {
+    format!("{}{}", "[".repeat(levels), "]".repeat(levels))
+}
+
+/// Data that readers in other languages refuse or read differently, and the nearest that they do not.
+#[case("STR-31")]
+fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
+    /// The levels of a note's data: its own object is the first of 64.
+    const DEEPEST: usize = 63;
+    let (_daemon, live) = settled(stage)?;
+    stage.expect("201 to what every reader reads, 400 to the rest, and nothing of that appended");
+    let deepest_object = format!("{}1{}", "{\"a\":".repeat(DEEPEST), "}".repeat(DEEPEST));
+    let mut poster = Poster::new(&live)?;
+    for data in [
+        &*nested(DEEPEST),
+        &deepest_object,
+        &format!("[{}]", vec![nested(DEEPEST - 1); 3].join(",")),
+        r#""\ud834\udd1e \\ud800""#,
+        "[1.7976931348623157e308,-1.7976931348623157e308,1e-400,0e999]",
+        r#"[{"a":1},{"a":2},{"a":{"a":"a"},"A":"a"}]"#,
+        r#"{"a":"{\"b\":1,\"b\":2,[[","\u0061 ":"a"}"#,
+    ] {
+        if let Err(why) = poster.try_note(data) {
+            let data = &data[..data.floor_char_boundary(60)];
+            return fail(format!("a note of {data:?}: {why}"));
+        }
+    }
+    stage.control("notes that come near to each bound were answered 201");
+    appends_nothing(&live, 400, |poster| {
+        let data = [
+            nested(DEEPEST + 1),
+            format!("{{\"a\":{}}}", nested(DEEPEST)),
+            nested(30_000),
+            r#""\ud800""#.to_owned(),
+            r#""\udd1e\ud834""#.to_owned(),
+            r#"{"\ud834":1}"#.to_owned(),
+            r#"["\ud834x\udd1e"]"#.to_owned(),
+            "1e999".to_owned(),
+            "[-1e309]".to_owned(),
+            "1".repeat(400),
+            r#"{"a":1,"a":1}"#.to_owned(),
+            r#"[{"b":{"a":1,"c":[],"a":2}}]"#.to_owned(),
+            r#"{"a":1,"\u0061":2}"#.to_owned(),
+        ];
+        let body = |data: &String| format!(r#"{{"topic":"note","data":{data}}}"#);
+        let mut bodies: Vec<String> = data.iter().map(body).collect();
+        // What is not its data is a part of the note's JSON as well.
+        bodies.extend(
+            [
+                r#"{"topic":"note","data":1,"data":1}"#,
+                r#"{"topic":"note","data":1,"x":{"a":1,"a":1}}"#,
+                r#"{"topic":"note","data":1,"x":1e999}"#,
+            ]
+            .map(str::to_owned),
+        );
+        let request = |body: String| {
+            let what = format!("{:?}", &body[..body.floor_char_boundary(60)]);
+            (what, poster.request(body))
+        };
+        bodies.into_iter().map(request).collect()
+    })
+}
+
 /// What is no JSON, no object, without data or of another topic is 400, and nothing is appended.
 #[case("STR-9")]
 fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {

@@ -140,10 +140,21 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-40.normalised-at-start", "admits what a lenient reader makes of an entry"),
     fault("PER-40.normalised-by-command", "adds what a lenient reader makes of an entry"),
     fault("PER-40.unchecked-by-command", "adds an entry as it is"),
+    fault("PER-40.any-scheme", "admits an entry of any scheme"),
     fault("PER-41.at-start", "reads the list at its start alone"),
     fault("PER-41.every-other-second", "reads the list every 2 s"),
+    fault("PER-48.as-it-was", "keeps the list when the file fails a check"),
+    fault("PER-48.unchecked", "reads the list without a check of the file"),
     fault("PER-42.goes-on", "does not look at open streams"),
     fault("PER-42.in-a-while", "looks at open streams after 10 s"),
+    fault("PER-43.first-come", "refuses the newest connection, whoever waits in the others"),
+    fault("PER-43.overloaded", "answers a handshake by 503 while it has to close connections of strangers"),
+    fault("PER-44.read-first", "reads a body before it judges the request"),
+    fault("PER-44.of-the-route", "takes as much of a ticket's body as of any other"),
+    fault("PER-45.as-others", "gives a ticket's body the time of any other"),
+    fault("PER-46.counted", "counts a request with a ticket as open work before its body has come"),
+    fault("PER-47.each-refusal", "logs each request that it refuses"),
+    fault("PER-47.warns", "warns of each request that it refuses"),
 ];
 
 /// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.

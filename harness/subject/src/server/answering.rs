@@ -26,6 +26,9 @@ use crate::streams;
 /// The most handshakes that are refused by a 401 at once, and how many of them a second forgives.
 const REFUSED_HANDSHAKES: u32 = 1_500;
 const FORGIVEN: f64 = 200.0;
+/// The longest body of a request that has not authenticated, and how long the whole of it may take.
+const STRANGER_BODY: usize = 4 * 1024;
+const STRANGER_BODY_TIME: Duration = Duration::from_secs(4);
 
 /// Whether a faulty daemon answers a request that shows nothing.
 fn is_open_to(request: &Request, earlier: bool) -> bool {
@@ -98,11 +101,26 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
             answer.headers.extend(shared.clone());
         }
         browser::faults::set_cookie(request, &mut answer);
+        if answer.status >= 400 && broken("PER-47.each-refusal") {
+            eprintln!("refused {} with {}", request.method, answer.status);
+        }
+        if answer.status >= 400 && broken("PER-47.warns") {
+            daemon
+                .log
+                .append("warning", &json!({"code": "refused", "message": "A request was refused."}));
+        }
         let closes = !request.modern || request.wants("close") || !body_is_read;
         answer.write(&incoming.stream, closes, request.method != "HEAD")?;
         Ok(!closes)
     };
     let no_body = !request.has_body();
+    if broken("PER-44.read-first") && !no_body {
+        match incoming.body(request, BODY) {
+            Ok(body) => incoming.ahead = Some(body),
+            Err(NoRequest::Refused(refusal)) => return finish(incoming, refusal.into(), false),
+            Err(NoRequest::Closed) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
     let is_preflight = perimeter::is_preflight(request);
     if broken("PER-28.at-once") && perimeter::faults::upgrades(request) {
         return finish(incoming, Answer::empty(101), no_body);
@@ -183,6 +201,7 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         return finish(incoming, OVERLOADED.into(), no_body);
     }
     let (credential, _) = daemon.credential.current();
+    daemon.origins.pages.follow(&credential);
     log(daemon, request);
     perimeter::faults::log(request);
     // A page has no credential: one that is shown at its host is there by a mistake (BROW-38).
@@ -266,6 +285,10 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         return finish(incoming, refused, no_body);
     };
     incoming.trusted = true;
+    let is_stranger = matches!(pass, Pass::Ticket);
+    if !is_stranger {
+        daemon.state().strangers.leave(incoming.number);
+    }
     let Some(methods) = methods(&request.path) else {
         let repeats = broken("CRED-9.path-repeated");
         let more = if repeats { json!({"detail": request.path}) } else { Value::Null };
@@ -290,18 +313,26 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         };
         return match wish {
             Ok(wish) => {
-                let by = (&origin, &pass);
+                let by = (&origin, &pass, &credential);
                 stream(daemon, incoming, request, by, &wish, shared.clone()).map(|()| false)
+            }
+            Err(refusal) if broken("CRED-9.topics-repeated") => {
+                let more = json!({"detail": format!("{:?}", request.query)});
+                finish(incoming, Answer::problem(refusal, &more), no_body)
             }
             Err(refusal) => finish(incoming, refusal.into(), no_body),
         };
     }
-    let _work = Work::begin(daemon);
+    let _work = (!is_stranger || broken("PER-46.counted")).then(|| Work::begin(daemon));
     let unlimited = broken("STR-8.megabyte")
         || broken("STR-8.appended")
         || broken("STR-8.data-alone")
         || broken("STR-8.announced-alone") && request.header("Content-Length").is_none();
-    let most = if broken("PER-29.short-body") {
+    incoming.body_until =
+        (is_stranger && !broken("PER-45.as-others")).then(|| Instant::now() + STRANGER_BODY_TIME);
+    let most = if is_stranger && !broken("PER-44.of-the-route") {
+        STRANGER_BODY
+    } else if broken("PER-29.short-body") {
         16 * 1024
     } else if request.path == streams::PATH && !unlimited {
         streams::NOTE
@@ -407,7 +438,7 @@ fn stream(
     daemon: &Daemon,
     incoming: &Incoming,
     request: &Request,
-    (origin, pass): (&Origin, &Pass),
+    (origin, pass, credential): (&Origin, &Pass, &Credential),
     wish: &streams::Wish,
     shared: Vec<(&'static str, String)>,
 ) -> io::Result<()> {
@@ -438,7 +469,7 @@ fn stream(
     if request.modern {
         head += "Transfer-Encoding: chunked\r\n";
     }
-    (&incoming.stream).write_all(format!("{head}\r\n").as_bytes())?;
+    (&*incoming.stream).write_all(format!("{head}\r\n").as_bytes())?;
     let opened = Instant::now();
     let wanted = || match origin {
         Origin::Listed(_) if broken("PER-42.goes-on") => true,
@@ -448,6 +479,11 @@ fn stream(
         Origin::Listed(origin) => daemon.origins.admits(origin, &daemon.log),
         _ => true,
     };
-    let wanted = || wanted() && pages::may_follow(daemon, pass, opened);
+    let replaced = || match () {
+        () if broken("CRED-16.go-on") => false,
+        () if broken("CRED-16.in-a-while") && opened.elapsed() < Duration::from_secs(10) => false,
+        () => daemon.credential.current().0 != *credential,
+    };
+    let wanted = || wanted() && pages::may_follow(daemon, pass, opened) && !replaced();
     streams::follow(&incoming.stream, request.modern, &daemon.log, wish, wanted)
 }

@@ -145,6 +145,9 @@ pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
         }
         return Err(INVALID);
     }
+    if !std::str::from_utf8(body).is_ok_and(streams::is_read_alike) {
+        return Err(INVALID);
+    }
     let length = if broken("STR-8.data-alone") { note.data.get().len() } else { body.len() };
     if length > streams::NOTE && !broken("STR-8.megabyte") && !broken("STR-8.announced-alone") {
         if broken("STR-8.appended") {

@@ -8,12 +8,13 @@ use local_daemon_harness::http::{Connection, HttpFault, Response};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::wait::until;
 
+use super::{bounded, make_room};
 use crate::case::case;
 use crate::fixtures::http::ANSWER;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
-/// 128 connections are open with half a request each; then each sends the rest and is served.
+/// 128 connections of the daemon's user are open with half a request each; then each sends the rest and is served.
 #[case("PER-29")]
 fn many_connections_served(stage: &mut Stage) -> Outcome {
     const MANY: usize = 128;
@@ -128,21 +129,7 @@ fn many_handshakes_served(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Gives this process room for so many descriptors; whether it has it.
-fn make_room(wanted: u64) -> bool {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return true;
-    }
-    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
-        return false;
-    }
-    limit.current = Some(wanted);
-    setrlimit(Resource::Nofile, limit).is_ok()
-}
-
-/// A daemon that may have 1024 descriptors is given 1100 connections: one after at least 128 is answered 503
+/// A daemon that may have 1024 descriptors is given 1100 connections of its own user: one after at least 128 is answered 503
 /// with Retry-After, none is left without an answer, and it serves again once they are closed.
 #[case("PER-31", exclusive)]
 fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
@@ -151,8 +138,7 @@ fn connections_beyond_the_limit_refused(stage: &mut Stage) -> Outcome {
     if !make_room(MANY as u64 + 400) {
         return untestable("this host lets the suite have too few descriptors");
     }
-    let bounded = ["sh", "-c", r#"ulimit -n 1024; exec "$@""#, "sh"].map(str::to_owned);
-    let daemon = stage.launch_with(Start::new().under(bounded.into()))?;
+    let daemon = stage.launch_with(Start::new().under(bounded()))?;
     let live = stage.ready(&daemon)?;
     stage.expect("503 with Retry-After on a connection after the 128th, and no connection without an answer");
     let request = stage.handshake_route().ask(&live).bearer(&live).bytes();

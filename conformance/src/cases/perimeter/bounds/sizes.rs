@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 
-use super::{BODY, SECTION, TARGET, in_chunks, padded};
+use super::{BODY, SECTION, TARGET, in_chunks, padded, resident};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, ensure_status};
 use crate::outcome::{Outcome, ensure, fail};
-use crate::stage::{Daemon, ReadyDaemon, Stage};
+use crate::stage::{ReadyDaemon, Stage};
 
 /// A body of 64 KiB, announced and in chunks, a target of 4 KiB and a header section of 8 KiB, in one header
 /// and in many: served.
@@ -163,17 +163,6 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
             Err(fault) => fail(format!("{what}: {fault}")),
         }
     })
-}
-
-/// Resident memory of the daemon's processes, in bytes.
-fn resident(daemon: &Daemon) -> u64 {
-    let of = |pid: u32| -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
-    };
-    let pids = daemon.tree().into_iter().map(|process| process.pid);
-    pids.filter_map(of).sum::<u64>() * 1024
 }
 
 /// Request lines and header sections without end on eight connections: each is cut off before 16 MiB, and the

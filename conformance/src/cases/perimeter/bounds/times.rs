@@ -15,7 +15,7 @@ use crate::stage::{Daemon, ReadyDaemon, Stage};
 
 /// How a slow connection ended.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     Closed(Duration),
     Answered(u16, Duration),
     Open,
@@ -31,7 +31,7 @@ impl End {
 }
 
 /// Sends `start`, then a byte of `drip` each second, until the connection ends or is well over its bound.
-fn dawdle(address: SocketAddr, start: &[u8], drip: &str, bound: Duration) -> End {
+pub(super) fn dawdle(address: SocketAddr, start: &[u8], drip: &str, bound: Duration) -> End {
     let began = Instant::now();
     let over = began + bound + LATE;
     let Ok(mut connection) = Connection::open(address, over) else {

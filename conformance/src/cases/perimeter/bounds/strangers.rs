@@ -1,0 +1,401 @@
+//! Of those who have shown nothing yet, another user above all.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use local_daemon_harness::http::Connection;
+use local_daemon_harness::platform;
+use local_daemon_harness::process::Signal;
+use local_daemon_harness::proof::{self, Credential};
+use local_daemon_harness::wait::until;
+use local_daemon_spec::Profile;
+
+use super::times::{End, dawdle};
+use super::{LATE, bounded, make_room, resident};
+use crate::case::case;
+use crate::cases::browser::visit::spent_ticket;
+use crate::fixtures::http::{ANSWER, Ask, UNKNOWN, UNLISTED};
+use crate::fixtures::malformed::broken_requests;
+use crate::fixtures::stream::{brief, follow};
+use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
+use crate::stage::{Call, ReadyDaemon, Stage, Start};
+
+/// By how much memory may grow, in bytes.
+const GROWTH: u64 = 16 << 20;
+
+/// A POST without authentication at each place where a daemon might read a body first: what judges a ticket, if there is
+/// such a thing, and what does not.
+fn doors(live: &ReadyDaemon) -> Vec<Ask> {
+    let manifest = live.manifest();
+    let mut paths = vec![UNKNOWN.to_owned(), manifest.binding.handshake.path.clone()];
+    paths.extend(live.mutation_route().ok().map(|route| route.path));
+    if manifest.claims(Profile::Browser) {
+        paths.extend(["/page", "/v1/handoff"].map(str::to_owned));
+    }
+    let door = |path: &String| {
+        let form = path == "/page";
+        let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
+        Ask::new(live, "POST", path).with("Content-Type", kind)
+    };
+    paths.iter().map(door).collect()
+}
+
+/// A door's request whose body is announced to be so long, and of which that much has come.
+fn unfinished(door: &Ask, announced: usize, sent: usize) -> Vec<u8> {
+    let mut bytes = door.clone().with("Content-Length", &announced.to_string()).bytes();
+    bytes.resize(bytes.len() + sent, b' ');
+    bytes
+}
+
+/// Connections of another user, which are opened again when they are closed.
+struct Crowd {
+    address: SocketAddr,
+    /// What each says, one after the other.
+    shapes: Vec<Vec<u8>>,
+    opened: AtomicUsize,
+    held: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl Crowd {
+    const SIZE: usize = 2_000;
+    /// Each look at all of them opens so many anew, and then there is a pause.
+    const AT_ONCE: usize = 50;
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    fn crowd_in(&self) {
+        let mut crowd: Vec<Option<TcpStream>> = Vec::new();
+        crowd.resize_with(Self::SIZE, || None);
+        while !self.over.load(Ordering::SeqCst) {
+            let filled = self.opened.load(Ordering::SeqCst) >= Self::SIZE;
+            let mut left = if filled { Self::AT_ONCE } else { Self::SIZE };
+            for (place, slot) in crowd.iter_mut().enumerate() {
+                if slot.as_ref().is_some_and(is_closed) {
+                    *slot = None;
+                }
+                if slot.is_none() && left > 0 {
+                    left -= 1;
+                    *slot = self.open(&self.shapes[place % self.shapes.len()]);
+                }
+            }
+            self.held.store(crowd.iter().flatten().count(), Ordering::SeqCst);
+            sleep(Self::PAUSE);
+        }
+    }
+
+    fn open(&self, shape: &[u8]) -> Option<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.address, Duration::from_millis(100)).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        // As much of it as the daemon takes.
+        let _ = (&stream).write(shape);
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        Some(stream)
+    }
+}
+
+/// Whether the other side has closed a connection; what it has sent is dropped.
+fn is_closed(mut stream: &TcpStream) -> bool {
+    match stream.read(&mut [0; 4096]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Another user holds 2,000 connections open, a quarter each mute, in half a header section, in a body that never ends and
+/// with 401s that it does not read, and opens them again when they are closed. The owner's handshakes are answered 200
+/// within 1 s, half of them within 200 ms, a client connects to the same daemon, and its memory grows by 16 MiB at most.
+#[case("PER-43", exclusive)]
+fn strangers_do_not_lock_out(stage: &mut Stage) -> Outcome {
+    const HANDSHAKES: usize = 20;
+    const BOUND: Duration = Duration::from_secs(1);
+    const USUAL: Duration = Duration::from_millis(200);
+    let Some(nobody) = platform::nobody().filter(|_| platform::is_root()) else {
+        return untestable("the suite may not act as another user here");
+    };
+    if !make_room(Crowd::SIZE as u64 + 400) {
+        return untestable("this host lets the suite have too few descriptors");
+    }
+    let daemon = stage.launch_with(Start::new().under(bounded()))?;
+    let live = stage.ready(&daemon)?;
+    stage.expect("200 for each of the owner's handshakes within 1 s, and the same daemon for its client");
+    let refused = stage.read_route().ask(&live).bytes();
+    let mut shapes = Vec::new();
+    for door in doors(&live) {
+        shapes.push(Vec::new());
+        shapes.push(refused[..refused.len() - 2].to_vec());
+        shapes.push(unfinished(&door, 1_000, 10));
+        shapes.push(refused.repeat(8));
+    }
+    let crowd = Crowd {
+        address: live.target.address,
+        shapes,
+        opened: AtomicUsize::new(0),
+        held: AtomicUsize::new(0),
+        over: AtomicBool::new(false),
+    };
+    let before = resident(&daemon);
+    std::thread::scope(|scope| {
+        let crowding = scope.spawn(|| platform::as_user(nobody, || crowd.crowd_in()));
+        let opened = || (crowd.opened.load(Ordering::SeqCst) >= Crowd::SIZE).then_some(());
+        let filled = until(Instant::now() + ANSWER, opened);
+        let judged = match filled {
+            Some(()) => beside(stage, &live, &crowd, HANDSHAKES),
+            None => {
+                inconclusive(format!("{} connections could be opened", crowd.opened.load(Ordering::SeqCst)))
+            }
+        };
+        let grown = resident(&daemon).saturating_sub(before);
+        crowd.over.store(true, Ordering::SeqCst);
+        match crowding.join() {
+            Ok(done) => done?,
+            Err(_) => return inconclusive("the crowd has panicked"),
+        }
+        let mut times = judged?;
+        times.sort_unstable();
+        let (median, worst) = (times[HANDSHAKES / 2], times[HANDSHAKES - 1]);
+        stage.observed(format!(
+            "{HANDSHAKES} handshakes, the median after {} ms, the last after {} ms; memory grew by {grown} bytes",
+            median.as_millis(),
+            worst.as_millis()
+        ));
+        ensure!(worst <= BOUND, "a handshake was answered after {} ms", worst.as_millis());
+        ensure!(median <= USUAL, "half of the handshakes took {} ms or more", median.as_millis());
+        // A daemon that the system ends for its memory answers nobody.
+        ensure!(grown <= GROWTH, "memory grew by {grown} bytes");
+        Ok(())
+    })
+}
+
+/// The owner's handshakes and its client's, while the crowd is there; how long each handshake took.
+fn beside(stage: &mut Stage, live: &ReadyDaemon, crowd: &Crowd, handshakes: usize) -> Outcome<Vec<Duration>> {
+    stage.precondition(format!(
+        "another user has opened {} connections, and holds {}",
+        crowd.opened.load(Ordering::SeqCst),
+        crowd.held.load(Ordering::SeqCst)
+    ));
+    let good = stage.handshake_route().ask(live).bearer(live).bytes();
+    let mut times = Vec::new();
+    for number in 1..=handshakes {
+        let began = Instant::now();
+        match live.exchange(&good) {
+            Ok(answer) => ensure!(answer.status == 200, "handshake {number} was answered {}", answer.status),
+            Err(fault) => {
+                return fail(format!("handshake {number}: {fault} after {} ms", began.elapsed().as_millis()));
+            }
+        }
+        times.push(began.elapsed());
+        sleep(Crowd::PAUSE);
+    }
+    if stage.manifest().claims(Profile::Client) {
+        for _ in 0..3 {
+            let answer = stage.ask(Call::connect())?;
+            let same = answer.outcome == "ready" && answer.id.as_ref() == Some(&live.record.id);
+            ensure!(same, "its client: {answer}");
+        }
+    }
+    Ok(times)
+}
+
+/// At each place that takes a POST, bodies of a megabyte without authentication: nearly all of it comes on 20 connections,
+/// announced and in chunks. Memory grows by less than 16 MiB, and each answer is 413 or the usual refusal.
+#[case("PER-44")]
+fn unauthenticated_body_is_small(stage: &mut Stage) -> Outcome {
+    const ANNOUNCED: usize = 1 << 20;
+    const SENT: usize = 1_000_000;
+    const EACH: usize = 20;
+    let (daemon, live) = stage.launch_ready()?;
+    stage.expect("memory that does not grow with the bodies, and 413 or 401");
+    let mut requests = Vec::new();
+    for door in doors(&live) {
+        let head = door.clone().with("Transfer-Encoding", "chunked").bytes();
+        let chunk = format!("{SENT:x}\r\n{}", " ".repeat(SENT));
+        for bytes in [
+            unfinished(&door, ANNOUNCED, SENT),
+            [head, chunk.into_bytes()].concat(),
+        ] {
+            requests.extend(vec![(door.what.clone(), bytes); EACH / 2]);
+        }
+    }
+    live.between_controls(|| {
+        let before = resident(&daemon);
+        let address = live.target.address;
+        let mut open: Vec<(String, Connection)> = std::thread::scope(|scope| {
+            let send = |(what, bytes): (String, Vec<u8>)| {
+                scope.spawn(move || {
+                    let deadline = Instant::now() + Duration::from_secs(3);
+                    let mut connection = Connection::open(address, deadline).ok()?;
+                    // A daemon that refuses it need not read it.
+                    let _ = connection.send(&bytes, deadline);
+                    Some((what, connection))
+                })
+            };
+            let lanes: Vec<_> = requests.into_iter().map(send).collect();
+            lanes.into_iter().filter_map(|lane| lane.join().ok().flatten()).collect()
+        });
+        // What has been sent may not have been read yet.
+        let grown = || resident(&daemon).saturating_sub(before);
+        until(Instant::now() + Duration::from_secs(1), || (grown() >= GROWTH).then_some(()));
+        let grown = grown();
+        stage.observed(format!("{} connections, memory grew by {grown} bytes", open.len()));
+        ensure!(grown < GROWTH, "memory grew by {grown} bytes");
+        for (what, connection) in &mut open {
+            let Ok(answer) = connection.read_response(Instant::now() + ANSWER) else {
+                continue;
+            };
+            let seen = answer.summary(stage.transcript());
+            ensure!(matches!(answer.status, 401 | 408 | 413), "{what}: answered {seen}");
+        }
+        Ok(())
+    })
+}
+
+/// At each place that takes a POST, a body without authentication that stops, and one that drips: the request is answered,
+/// or its connection closed, within 5 s.
+#[case("PER-45", idle)]
+fn slow_unauthenticated_body_ended(stage: &mut Stage) -> Outcome {
+    const BOUND: Duration = Duration::from_secs(5);
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("an answer or the end of the connection within 5 s");
+    let address = live.target.address;
+    live.between_controls(|| {
+        let ends: Vec<(String, End)> = std::thread::scope(|scope| {
+            let mut lanes = Vec::new();
+            for door in doors(&live) {
+                for (how, drip) in [("stops", ""), ("drips", " ")] {
+                    let bytes = unfinished(&door, 1_000, 10);
+                    let what = format!("{}, a body that {how}", door.what);
+                    lanes.push((what, scope.spawn(move || dawdle(address, &bytes, drip, BOUND))));
+                }
+            }
+            let end = |(what, lane): (String, std::thread::ScopedJoinHandle<End>)| {
+                (what, lane.join().unwrap_or(End::Open))
+            };
+            lanes.into_iter().map(end).collect()
+        });
+        for (what, end) in ends {
+            stage.observed(format!("{what}: {end:?}"));
+            let in_time = match end {
+                End::Closed(after) => after <= BOUND + LATE,
+                End::Answered(status, after) => status >= 400 && after <= BOUND + LATE,
+                End::Open => false,
+            };
+            ensure!(in_time, "{what}: {end:?}");
+        }
+        Ok(())
+    })
+}
+
+/// A daemon is ended by SIGTERM with nothing to wait for, and another one beside requests without authentication whose
+/// bodies have not come: it takes no longer.
+#[case("PER-46", exclusive)]
+fn stranger_does_not_delay_the_end(stage: &mut Stage) -> Outcome {
+    const MORE: Duration = Duration::from_secs(2);
+    stage.expect("an end that comes as soon as without the strangers");
+    let mut took = Vec::new();
+    for beside_strangers in [false, true] {
+        let (daemon, live) = stage.launch_ready()?;
+        let deadline = Instant::now() + ANSWER;
+        let mut open = Vec::new();
+        if beside_strangers {
+            for door in doors(&live) {
+                let mut connection = match Connection::open(live.target.address, deadline) {
+                    Ok(connection) => connection,
+                    Err(fault) => return inconclusive(format!("{}: {fault}", door.what)),
+                };
+                let _ = connection.send(&unfinished(&door, 1_000, 10), deadline);
+                open.push(connection);
+            }
+            // They have been taken before what comes after them is answered.
+            if !live.is_ready() {
+                return inconclusive("the good handshake after them is not answered");
+            }
+            stage.precondition(format!("{} requests are open whose bodies have not come", open.len()));
+        }
+        let began = Instant::now();
+        daemon.signal(Signal::TERM)?;
+        let most = stage.manifest().daemon.stand_down_timeout() + MORE + LATE;
+        if daemon.wait_exit(began + most).is_none() {
+            let why = format!("it runs {} ms after SIGTERM", began.elapsed().as_millis());
+            return if beside_strangers { fail(why) } else { inconclusive(why) };
+        }
+        took.push(began.elapsed());
+    }
+    stage.observed(format!("it ended after {took:?}, without and with strangers"));
+    ensure!(took[1] <= took[0] + MORE, "it ended after {took:?}, without and with strangers");
+    Ok(())
+}
+
+/// 2,000 requests without authentication, of every kind that is refused; with pages, 1,000 more with a ticket that was
+/// used. What the daemon writes about them is no more than 100 lines and 100 events.
+#[case("PER-47")]
+fn strangers_write_little(stage: &mut Stage) -> Outcome {
+    const MANY: usize = 2_000;
+    const TICKETS: usize = 1_000;
+    const MOST: usize = 100;
+    let (daemon, live) = stage.launch_ready()?;
+    stage.expect("no more than 100 lines of output and log, and no more than 100 events");
+    let lines = || {
+        let log = std::fs::read(live.log_path()).unwrap_or_default();
+        let all = [daemon.output().all(), log].concat();
+        String::from_utf8_lossy(&all).lines().count()
+    };
+    let read = stage.read_route().ask(&live);
+    let wrong = proof::bearer(&Credential::random());
+    let mut requests = vec![
+        read.bytes(),
+        read.clone().with("Authorization", &wrong).bytes(),
+        stage.handshake_route().ask(&live).with("Authorization", &wrong).bytes(),
+        read.clone().hosts(["evil.example"]).bytes(),
+        read.clone().origin(UNLISTED).bytes(),
+        read.clone().target(UNKNOWN).bytes(),
+        read.clone().parameter("token", "x").bytes(),
+        read.clone().method("BREW").bytes(),
+    ];
+    requests.extend(doors(&live).iter().map(|door| door.clone().body("x").bytes()));
+    let random = stage.rng().bytes(64);
+    let short = |(_, bytes, _): &(&str, Vec<u8>, bool)| bytes.len() < 4096;
+    requests.extend(broken_requests(&live, random).into_iter().filter(short).map(|(_, bytes, _)| bytes));
+    let mut again = Vec::new();
+    if stage.manifest().claims(Profile::Browser) {
+        again = spent_ticket(stage, &live)?.bytes();
+    }
+    let mut stream = None;
+    if stage.stream_route().is_ok() {
+        stream = Some(live.open_stream("")?);
+    }
+    let written = lines();
+    let began = Instant::now();
+    live.between_controls(|| {
+        for request in requests.iter().cycle().take(MANY) {
+            let deadline = Instant::now() + ANSWER;
+            if let Ok(mut connection) = Connection::open(live.target.address, deadline) {
+                // What it answers is judged elsewhere; a request that is cut off may get nothing.
+                let _ = connection.send(request, deadline).and_then(|()| connection.finish());
+                let _ = connection.read_response(deadline);
+            }
+        }
+        for _ in 0..if again.is_empty() { 0 } else { TICKETS } {
+            if let Err(fault) = live.exchange(&again) {
+                return fail(format!("a used ticket: {fault}"));
+            }
+        }
+        Ok(())
+    })?;
+    let lasted = began.elapsed();
+    stage.observed(format!("{MANY} requests, and their answers, in {} ms", lasted.as_millis()));
+    if lasted > Duration::from_mins(1) {
+        return inconclusive("the requests took more than a minute");
+    }
+    // Everything that it says of them has been said when nothing more comes for a while.
+    let events = stream.as_mut().map_or_else(Vec::new, |stream| {
+        follow(stream, Instant::now() + Duration::from_secs(1), |_| false).events
+    });
+    let written = lines() - written;
+    stage.observed(format!("{written} lines and {} events", events.len()));
+    ensure!(events.len() <= MOST, "{} events: {}", events.len(), brief(&events));
+    ensure!(written <= MOST, "{written} lines");
+    Ok(())
+}
