@@ -61,7 +61,7 @@ struct Ticket {
     spent: bool,
     /// Whether it was spent by what it is for.
     redeemed: bool,
-    /// Whether a second use was told.
+    /// Whether the second use was told.
     told: bool,
 }
 
@@ -141,13 +141,12 @@ impl Pages {
         let Some(place) = kept.tickets.iter().position(|ticket| same(&ticket.text, text)) else {
             return Err("unknown");
         };
-        if kept.tickets[place].spent {
-            let ticket = &mut kept.tickets[place];
-            let is_second = !std::mem::replace(&mut ticket.told, true) || broken("BROW-47.each-time");
-            if is_second && !faults::is_silent(&ticket.kind) {
+        let ticket = &mut kept.tickets[place];
+        if ticket.spent {
+            let told = std::mem::replace(&mut ticket.told, true);
+            if !(faults::is_silent(&ticket.kind) || told && !broken("BROW-47.each-time")) {
                 let origin = match &ticket.kind {
                     Kind::Handoff(origin) => origin,
-                    Kind::Page(at) if broken("BROW-34.origin-of-the-page") => at,
                     Kind::Page(_) => own,
                 };
                 let message = "A ticket was presented a second time: somebody else has it.";

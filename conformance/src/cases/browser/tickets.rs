@@ -322,8 +322,8 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of its
-/// origin, for the page the one of the record.
+/// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the
+/// origin: that of the handoff, or of the record, though the page ticket is shown at another name.
 #[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
     let stream = stage.stream_route()?;

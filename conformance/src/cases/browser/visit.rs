@@ -98,7 +98,11 @@ pub(in crate::cases) fn page_ticket_at(stage: &mut Stage, live: &ReadyDaemon, ho
 }
 
 /// A ticket for the page of `origin`.
-pub(in crate::cases) fn handoff_ticket(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_ticket(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<Secret> {
     Ok(issued(stage, live, &json!({"kind": "handoff", "origin": origin}))?.0)
 }
 
@@ -172,7 +176,11 @@ pub(in crate::cases) fn token_for(stage: &mut Stage, live: &ReadyDaemon, ticket:
 }
 
 /// A token of the page of `origin`.
-pub(in crate::cases) fn handoff_token(stage: &mut Stage, live: &ReadyDaemon, origin: &str) -> Outcome<Secret> {
+pub(in crate::cases) fn handoff_token(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    origin: &str,
+) -> Outcome<Secret> {
     let ticket = handoff_ticket(stage, live, origin)?;
     let answer = live.answered(&handoff_ask(live, &ticket).origin(origin), &[200])?;
     match answer.json().as_ref().and_then(|body| body["token"].as_str()) {

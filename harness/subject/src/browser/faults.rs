@@ -131,7 +131,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-34.silent", "tells nobody of a second use"),
     fault("BROW-34.handoff-alone", "tells of the second use of handoff tickets alone"),
     fault("BROW-34.no-origin", "tells of a second use without the origin"),
-    fault("BROW-34.origin-of-the-page", "names the host of the page when it tells of a second use"),
+    fault("BROW-34.as-addressed", "names the host of the request for the origin of a page ticket"),
     fault("BROW-35.of-the-directory", "makes the page host from the state directory"),
     fault("BROW-35.half", "draws page hosts of 64 bits"),
     fault("BROW-35.clock-first", "begins the page host with the time"),
@@ -169,7 +169,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-46.unasked", "hands off to whoever listens at the port of the origin"),
     fault("BROW-46.first-family", "looks at 127.0.0.1 alone before a handoff"),
     fault("BROW-46.addresses-alone", "looks who listens at an address, and not at a name"),
-    fault("BROW-47.each-time", "tells of each further use of a ticket"),
+    fault("BROW-47.each-time", "tells of each use after the first"),
 ];
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {

@@ -216,6 +216,14 @@ fn page_at(daemon: &Daemon, host: Option<&Value>) -> Result<String, Refusal> {
     }
 }
 
+/// The origin of the record.
+fn recorded(daemon: &Daemon, own: &str) -> String {
+    if broken("BROW-34.as-addressed") {
+        return own.to_owned();
+    }
+    format!("http://{}", daemon.authority())
+}
+
 fn admit(
     daemon: &Daemon,
     request: &Request,
@@ -227,9 +235,10 @@ fn admit(
         return Err(NO_FORM);
     };
     let at = request.header("Host").unwrap_or_default();
-    let why = match pages.redeem(&ticket, &Kind::Page(at.to_owned()), &daemon.record.url, &daemon.log) {
+    let own = format!("http://{at}");
+    let why = match pages.redeem(&ticket, &Kind::Page(at.to_owned()), &recorded(daemon, &own), &daemon.log) {
         Ok(()) => {
-            let token = pages.token(&format!("http://{at}"), credential, &daemon.directory);
+            let token = pages.token(&own, credential, &daemon.directory);
             if broken("BROW-21.json") {
                 return Ok(Answer::json(200, &json!({"token": token})));
             }
@@ -263,7 +272,7 @@ fn hand_off(
         // No ticket is bound to none.
         Origin::Absent => String::new(),
     };
-    match pages.redeem(ticket, &Kind::Handoff(from.clone()), &daemon.record.url, &daemon.log) {
+    match pages.redeem(ticket, &Kind::Handoff(from.clone()), &recorded(daemon, own), &daemon.log) {
         Ok(()) => {
             let bound = if broken("BROW-32.own-origin") { own } else { &from };
             let token = pages.token(bound, credential, &daemon.directory);
