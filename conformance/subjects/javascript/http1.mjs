@@ -74,6 +74,7 @@ export class Request {
 // A socket that is read when somebody wants to, with what has come and is not yet used.
 export class Connection {
   buffer = Buffer.alloc(0);
+  hasSentHead = false; // a whole one, ever
 
   constructor(socket) {
     this.socket = socket;
