@@ -22,6 +22,7 @@ const URL_TEXT = /^http:\/\/((127\.0\.0\.1|localhost|\[::1\]):([1-9][0-9]{0,4}))
 
 const ALIVE = 'daemon.alive';
 const WORLD = ['host', 'boot', 'netns', 'pidns'];
+const MOST_LEVELS = 64; // of objects and arrays in a note (STR-31)
 const TEST_BOUND = 0.4; // seconds for which another process may hold the lock that only tests it
 const { O_RDONLY, O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
@@ -32,7 +33,8 @@ export class Malformed extends Error {}
 
 // One JSON object in UTF-8 with unique keys at every depth and nothing around it (REG-9). JSON.parse takes the last of
 // two equal keys, makes 1.0 an integer and lets lone surrogates pass, so the text is gone through once more, token by
-// token. Returns the object and, for each of its members, the text of the value without the white space between tokens.
+// token. Returns the object and, for each of its members, the text of the value without the white space between tokens; and
+// whether readers in other languages read all of it as this program does (STR-31).
 export function strictJson(content) {
   let text, value;
   try {
@@ -45,10 +47,12 @@ export function strictJson(content) {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Malformed('no JSON object');
   const open = []; // for each object or array around the token: the keys so far, or null
   const written = Object.create(null);
+  let isReadAlike = true;
   let [key, member, before] = [null, null, null];
   for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
     if (open.length === 1) member = before === ':' ? key : null;
     if (member !== null) written[member] = (written[member] ?? '') + token;
+    if (/^[-0-9]/.test(token) && !Number.isFinite(Number(token))) isReadAlike = false;
     if (token === '{') open.push(new Set());
     else if (token === '[') open.push(null);
     else if (token === '}' || token === ']') open.pop();
@@ -62,9 +66,10 @@ export function strictJson(content) {
         key = string;
       }
     }
+    if (open.length > MOST_LEVELS) isReadAlike = false;
     before = token;
   }
-  return { value, written };
+  return { value, written, isReadAlike };
 }
 
 // The id alone, by which a daemon tells whose record it is (CONV-3).

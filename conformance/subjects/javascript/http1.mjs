@@ -90,6 +90,7 @@ function readHeaders(message, lines) {
 // may come that are no body (HS-31). What Node itself reads ahead, up to 64 KiB, comes on top.
 export class Connection {
   buffer = Buffer.alloc(0);
+  hasSentHead = false; // a whole one, ever
 
   constructor(socket, spare = Infinity) {
     this.socket = socket;

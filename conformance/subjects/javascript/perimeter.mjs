@@ -13,13 +13,14 @@ export function serialisedOrigin(text) {
   if (!/^[a-z][a-z0-9+.-]*:\/\/[a-z0-9_[:][a-z0-9._:[\]-]*$/.test(text) || text.includes('..')) return false;
   try {
     const url = new URL(text); // writes host and port as a browser does
+    if (['file:', 'ftp:', 'ws:', 'wss:'].includes(url.protocol)) return false; // no page has one of these
     return url.port !== '0' && text === `${url.protocol}//${url.host}`;
   } catch {
     return false;
   }
 }
 
-// The list of this moment, which is empty until the user adds to it (PER-39, PER-41).
+// The list of this moment, which is empty until the user adds to it (PER-39, PER-41), and if its file fails a check (PER-48).
 export function allowlist(directory) {
   try {
     // Of TOML this program reads what it writes: an array of plain strings, which is written as JSON's is.

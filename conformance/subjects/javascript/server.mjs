@@ -11,7 +11,8 @@ import { allowlist, hostFault, originOf, parseProof, prefersText, problem } from
 import { ID, Log, MOST_NOTE, TOPICS } from './streams.mjs';
 
 const [HEAD_MS, BODY_MS, WRITE_MS] = [8000, 15000, 15000]; // PER-33
-const [MOST_CONNECTIONS, MOST_TURNED_AWAY] = [256, 64];
+const [MOST_CONNECTIONS, MOST_TURNED_AWAY, BACKLOG] = [200, 64, 4096];
+const MOST_OF_A_STRANGER = 4 * 1024; // bytes of a body (PER-44)
 const MOST_REFUSED = 500; // refused handshakes in a second (PER-31, PER-32)
 const EVENTS = '/v1/events';
 const ROUTES = new Map([
@@ -23,7 +24,9 @@ const ROUTES = new Map([
 // Serves for a daemon, which says who it is and in which state.
 export class Server {
   working = 0; // requests whose answer is not sent
-  #connections = 0;
+  #strangers = new Set(); // the connections on which no request has authenticated yet, the oldest first
+  #known = new Set(); // the others
+  #turnedAway = 0;
   #tally = 0;
   #refused = { second: 0, count: 0 };
 
@@ -31,7 +34,6 @@ export class Server {
     this.daemon = daemon;
     this.log = new Log(daemon.id.slice(0, 8));
     this.listener = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#connected(socket));
-    this.listener.maxConnections = MOST_CONNECTIONS + MOST_TURNED_AWAY;
   }
 
   // PUB-1. Node asks for SO_REUSEADDR and not for SO_REUSEPORT, with which no other socket gets the port (PUB-2).
@@ -39,7 +41,7 @@ export class Server {
     const listen = (host) =>
       new Promise((resolve, reject) => {
         this.listener.once('error', reject);
-        this.listener.listen({ host, port: 0, backlog: 1024, exclusive: true }, resolve);
+        this.listener.listen({ host, port: 0, backlog: BACKLOG, exclusive: true }, resolve);
       });
     await listen('127.0.0.1').catch((error) => {
       if (!lacksFamily(error)) throw error; // a port in use is no missing family (REG-5)
@@ -54,19 +56,44 @@ export class Server {
 
   async #connected(socket) {
     const connection = new Connection(socket);
-    this.#connections += 1;
-    socket.once('close', () => (this.#connections -= 1));
+    if (!this.#hasRoomFor(connection)) return this.#turnAway(connection);
+    socket.once('close', () => this.#strangers.delete(connection) || this.#known.delete(connection));
     try {
-      if (this.#connections > MOST_CONNECTIONS) {
-        const answer = problem(503, 'overloaded', 'Too many connections', { 'Retry-After': '1' }); // PER-31
-        await this.#send(connection, answer, new Request(), true);
-      } else {
-        while (await this.#serveOne(connection));
-      }
+      while (await this.#serveOne(connection));
     } catch (end) {
       if (![Closed, Late, Broken].some((kind) => end instanceof kind)) console.error(end); // a fault of this program
     }
     await connection.close(2000);
+  }
+
+  // Where there is no room, the oldest stranger goes, first one that has not sent a whole head (PER-43): whose they are, this
+  // program cannot tell.
+  #hasRoomFor(connection) {
+    if (this.#strangers.size + this.#known.size >= MOST_CONNECTIONS) {
+      let [oldest] = this.#strangers;
+      if (!oldest) return false;
+      for (const other of this.#strangers) {
+        if (other.hasSentHead) continue;
+        oldest = other;
+        break;
+      }
+      this.#strangers.delete(oldest);
+      oldest.socket.destroy();
+    }
+    this.#strangers.add(connection);
+    return true;
+  }
+
+  // PER-31
+  async #turnAway(connection) {
+    if (this.#turnedAway >= MOST_TURNED_AWAY) return connection.socket.destroy();
+    this.#turnedAway += 1;
+    try {
+      const answer = problem(503, 'overloaded', 'Too many connections', { 'Retry-After': '1' });
+      await this.#send(connection, answer, new Request(), true);
+    } catch {}
+    await connection.close(1000);
+    this.#turnedAway -= 1;
   }
 
   // Whether the connection can take one more request.
@@ -75,6 +102,7 @@ export class Server {
     let answer;
     try {
       await connection.head(request, within(HEAD_MS), () => within(BODY_MS));
+      connection.hasSentHead = true;
     } catch (fault) {
       if (fault instanceof Broken) answer = problem(fault.status, fault.code, fault.title);
       else if (fault instanceof Closed || !connection.buffer.length) throw fault;
@@ -90,7 +118,8 @@ export class Server {
     } finally {
       this.working -= 1;
     }
-    if (!request.closes) await request.wholeBody(MOST_BODY); // what nobody asked for is in front of the next request
+    // What nobody asked for is in front of the next request.
+    if (!request.closes) await request.wholeBody(this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER);
     return !request.closes;
   }
 
@@ -179,6 +208,7 @@ export class Server {
       // One answer for every path and method, served or not (HS-8, PER-21); it tells nothing of the daemon (HS-9).
       return problem(401, 'unauthorized', 'Unauthorized', { 'WWW-Authenticate': 'Bearer, Local-Daemon-Proof' });
     }
+    if (this.#strangers.delete(connection)) this.#known.add(connection);
     if (!methods) return problem(404, 'not_found', 'Not found');
     if (!methods.includes(request.method)) {
       return problem(405, 'method_not_allowed', 'Method not allowed', { Allow: methods.join(', ') });
@@ -251,9 +281,9 @@ export class Server {
   }
 
   async #note(connection, request) {
-    const { value, written } = await this.#json(connection, request, MOST_NOTE);
-    if (value.topic !== 'note' || !Object.hasOwn(value, 'data')) {
-      return problem(400, 'invalid_request', 'Not a JSON object with the topic note and data'); // STR-9
+    const { value, written, isReadAlike } = await this.#json(connection, request, MOST_NOTE);
+    if (value.topic !== 'note' || !Object.hasOwn(value, 'data') || !isReadAlike) {
+      return problem(400, 'invalid_request', 'Not a JSON object with the topic note and data'); // STR-9, STR-31
     }
     return { status: 201, body: { id: this.log.append('note', written.data) }, headers: {} };
   }
@@ -265,7 +295,9 @@ export class Server {
     if (!topics.every((topic) => TOPICS.includes(topic)) || !after.every((id) => ID.test(id))) {
       return problem(400, 'invalid_request', 'Unknown topic, or no event id'); // STR-5, STR-20
     }
-    const isWanted = () => origin !== 'listed' || this.#allowed().includes(request.all('origin')[0]);
+    const { credential } = this.daemon;
+    const isWelcome = () => origin !== 'listed' || this.#allowed().includes(request.all('origin')[0]);
+    const isWanted = () => isWelcome() && credential === this.daemon.credential; // CRED-16
     const place = this.log.placeAfter(after[0]);
     const pieces = this.log.follow(place, topics.length ? topics : TOPICS, connection.ended(), isWanted);
     return { status: 200, headers: {}, pieces };

@@ -73,6 +73,7 @@ const judges = {
   protocols: protocol,
   hosts: ({ hosts, target, port }) => perimeter.hostFault(hosts, target, port) === null,
   origins: origin,
+  notes: (vector) => accepts((body) => contract.strictJson(body).isReadAlike || null, content(vector)),
 };
 
 let [right, wrong] = [0, 0];
