@@ -68,6 +68,14 @@ class Connection:
         self.sock, self.buffer = sock, b""
         self.has_sent_head = False  # a whole one, ever
 
+    def peek(self):
+        """Looks whether a whole head has come already, before anybody reads it."""
+        self.sock.setblocking(False)
+        try:
+            self.has_sent_head = b"\r\n\r\n" in self.sock.recv(MOST_HEADERS, socket.MSG_PEEK)
+        except OSError:
+            pass
+
     def receive(self, deadline):
         """Adds what comes next to the buffer, or raises TimeoutError at the deadline, a time of `time.monotonic`."""
         self.sock.settimeout(max(deadline - time.monotonic(), 0.001))

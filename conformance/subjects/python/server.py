@@ -65,6 +65,8 @@ class Server:
                 pass
             except OSError:  # out of descriptors, most likely
                 time.sleep(0.01)
+            for connection in waiting:
+                connection.peek()
             full = {connection for connection in waiting if not self.has_room_for(connection)}
             for connection in waiting:
                 if connection not in full and connection not in self.connections:

@@ -62,16 +62,17 @@ struct Crowd {
 
 impl Crowd {
     const SIZE: usize = 2_000;
-    /// Each look at all of them opens so many again, and then there is a pause.
-    const AT_ONCE: usize = 10;
+    /// One is opened again in each of these: on a busy host the looks are rarer, and the crowd is as eager.
+    const AGAIN: Duration = Duration::from_millis(2);
+    /// Between two looks at all of them.
     const PAUSE: Duration = Duration::from_millis(50);
 
     fn crowd_in(&self) {
         let mut crowd: Vec<Option<TcpStream>> = Vec::new();
         crowd.resize_with(Self::SIZE, || None);
+        let mut left = Self::SIZE;
         while !self.over.load(Ordering::SeqCst) {
-            let filled = self.opened.load(Ordering::SeqCst) >= Self::SIZE;
-            let mut left = if filled { Self::AT_ONCE } else { Self::SIZE };
+            let began = Instant::now();
             for (place, slot) in crowd.iter_mut().enumerate() {
                 if slot.as_ref().is_some_and(is_closed) {
                     *slot = None;
@@ -83,6 +84,7 @@ impl Crowd {
             }
             self.held.store(crowd.iter().flatten().count(), Ordering::SeqCst);
             sleep(Self::PAUSE);
+            left = (began.elapsed().as_millis() / Self::AGAIN.as_millis()).try_into().unwrap_or(Self::SIZE);
         }
     }
 
