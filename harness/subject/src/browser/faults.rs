@@ -129,7 +129,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-34.handoff-alone", "tells of the second use of handoff tickets alone"),
     fault("BROW-34.no-origin", "tells of a second use without the origin"),
     fault("BROW-34.as-addressed", "names the host of the request for the origin of a page ticket"),
-    fault("BROW-47.each-time", "tells of each use after the first"),
+    fault("BROW-47.each-time", "warns at each use after the first"),
 ];
 
 fn random<const BYTES: usize>() -> [u8; BYTES] {

@@ -144,7 +144,7 @@ fn strangers_do_not_lock_out(stage: &mut Stage) -> Outcome {
         let opened = || (crowd.opened.load(Ordering::SeqCst) >= Crowd::SIZE).then_some(());
         let filled = until(Instant::now() + ANSWER, opened);
         let judged = match filled {
-            Some(()) => beside(stage, &live, &crowd, HANDSHAKES),
+            Some(()) => with_crowd(stage, &live, &crowd, HANDSHAKES),
             None => {
                 inconclusive(format!("{} connections could be opened", crowd.opened.load(Ordering::SeqCst)))
             }
@@ -172,7 +172,12 @@ fn strangers_do_not_lock_out(stage: &mut Stage) -> Outcome {
 }
 
 /// The owner's handshakes and its client's, while the crowd is there; how long each handshake took.
-fn beside(stage: &mut Stage, live: &ReadyDaemon, crowd: &Crowd, handshakes: usize) -> Outcome<Vec<Duration>> {
+fn with_crowd(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    crowd: &Crowd,
+    handshakes: usize,
+) -> Outcome<Vec<Duration>> {
     // What is judged is that they are there, and not the burst in which they came.
     let over = until(Instant::now() + ANSWER, || live.is_ready().then_some(()));
     ensure!(over.is_some(), "no handshake is answered");
@@ -296,18 +301,18 @@ fn slow_unauthenticated_body_ended(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// A daemon is ended by SIGTERM with nothing to wait for, and another one beside requests without authentication whose
+/// A daemon is ended by SIGTERM with nothing to wait for, and another one with requests open that have not authenticated and whose
 /// bodies have not come: it takes no longer.
 #[case("PER-46", exclusive)]
 fn stranger_does_not_delay_the_end(stage: &mut Stage) -> Outcome {
     const MORE: Duration = Duration::from_secs(2);
     stage.expect("an end that comes as soon as without the strangers");
     let mut took = Vec::new();
-    for beside_strangers in [false, true] {
+    for with_strangers in [false, true] {
         let (daemon, live) = stage.launch_ready()?;
         let deadline = Instant::now() + ANSWER;
         let mut open = Vec::new();
-        if beside_strangers {
+        if with_strangers {
             for door in doors(&live) {
                 let mut connection = match Connection::open(live.target.address, deadline) {
                     Ok(connection) => connection,
@@ -327,7 +332,7 @@ fn stranger_does_not_delay_the_end(stage: &mut Stage) -> Outcome {
         let most = stage.manifest().daemon.stand_down_timeout() + MORE + LATE;
         if daemon.wait_exit(began + most).is_none() {
             let why = format!("it runs {} ms after SIGTERM", began.elapsed().as_millis());
-            return if beside_strangers { fail(why) } else { inconclusive(why) };
+            return if with_strangers { fail(why) } else { inconclusive(why) };
         }
         took.push(began.elapsed());
     }
