@@ -118,7 +118,7 @@ export class Server {
     } finally {
       this.working -= 1;
     }
-    // What nobody asked for is in front of the next request.
+    // A body that was not read is in front of the next request.
     if (!request.closes) await request.wholeBody(this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER);
     return !request.closes;
   }

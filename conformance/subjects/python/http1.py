@@ -70,6 +70,14 @@ class Connection:
         self.sock, self.buffer, self.spare = sock, b"", spare
         self.has_sent_head = False  # a whole one, ever
 
+    def peek(self):
+        """Looks whether a whole head has come already, before anybody reads it."""
+        self.sock.setblocking(False)
+        try:
+            self.has_sent_head = b"\r\n\r\n" in self.sock.recv(MOST_HEADERS, socket.MSG_PEEK)
+        except OSError:
+            pass
+
     def room(self):
         """How many bytes may be received while all that is in the buffer is no body."""
         if self.spare is None:

@@ -65,6 +65,8 @@ class Server:
                 pass
             except OSError:  # out of descriptors, most likely
                 time.sleep(0.01)
+            for connection in waiting:
+                connection.peek()
             full = {connection for connection in waiting if not self.has_room_for(connection)}
             for connection in waiting:
                 if connection not in full and connection not in self.connections:
@@ -154,7 +156,7 @@ class Server:
                 with self.lock:
                     self.working -= 1
             if not request.closes:
-                # What nobody asked for is in front of the next request.
+                # A body that was not read is in front of the next request.
                 request.whole_body(http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER)
             return not request.closes
         self.send(connection, answer, request, True)

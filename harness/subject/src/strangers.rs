@@ -116,7 +116,7 @@ impl Users {
         let answer = answer.get(..length)?;
         let number = |place: usize| Some(u32::from_ne_bytes(answer.get(place..place + 4)?.try_into().ok()?));
         let told = answer.get(4..6)? == BY_FAMILY.to_ne_bytes();
-        // A socket that its process has closed is nobody's any more, and told as root's.
+        // The system tells root for a socket that its process has closed.
         let has_inode = number(84)? != 0;
         number(80).filter(|_| told && has_inode)
     }

@@ -358,7 +358,7 @@ fn second_use_is_told(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Used tickets of both kinds are presented 20 times each: a stream tells of each ticket once.
+/// Used tickets of both kinds are presented 20 times each: a stream warns once for each ticket.
 #[case("BROW-47")]
 fn reused_ticket_is_told_once(stage: &mut Stage) -> Outcome {
     const TIMES: usize = 20;

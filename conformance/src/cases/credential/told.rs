@@ -81,12 +81,9 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
     for form in [&text, &encoded, &format!("x_{text}"), &format!("x%2F{text}%3D")] {
         plain.push(("path, in part".to_owned(), get(&format!("/nowhere/x_{form}"))));
         if let Some(stream) = &binding.stream {
-            for query in ["topics", "topics=note,", "after", "x"] {
-                let equals = if query.contains('=') { "" } else { "=" };
-                let target = format!("{}?{query}{equals}{form}", stream.path);
-                plain.push((format!("stream's {query}"), get(&target)));
+            for query in ["topics=", "topics=note,", "after="] {
+                plain.push((format!("stream's {query}"), get(&format!("{}?{query}{form}", stream.path))));
             }
-            plain.push(("stream's member".to_owned(), get(&format!("{}?{form}=x", stream.path))));
         }
     }
     if let Some(stream) = &binding.stream {

@@ -147,7 +147,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-48.unchecked", "reads the list without a check of the file"),
     fault("PER-42.goes-on", "does not look at open streams"),
     fault("PER-42.in-a-while", "looks at open streams after 10 s"),
-    fault("PER-43.first-come", "refuses the newest connection, whoever waits in the others"),
+    fault("PER-43.first-come", "refuses the newest connection, whatever the others are"),
     fault("PER-43.overloaded", "answers a handshake by 503 while it has to close connections of strangers"),
     fault("PER-44.read-first", "reads a body before it judges the request"),
     fault("PER-44.of-the-route", "takes as much of a ticket's body as of any other"),
