@@ -123,9 +123,12 @@ fn arrivals(
 ) -> Poll<io::Result<Vec<TcpStream>>> {
     let mut arrived = Vec::new();
     let mut failure = None;
+    let mut are_all_pending = true;
     for listener in listeners {
         for _ in 0..round {
-            match listener.poll_accept(context) {
+            let accepted = listener.poll_accept(context);
+            are_all_pending &= accepted.is_pending();
+            match accepted {
                 Poll::Ready(Ok((stream, _))) => arrived.push(stream),
                 // Its client has gone.
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -138,9 +141,9 @@ fn arrivals(
         }
     }
     match failure {
-        _ if !arrived.is_empty() => Poll::Ready(Ok(arrived)),
-        Some(error) => Poll::Ready(Err(error)),
-        None => Poll::Pending,
+        Some(error) if arrived.is_empty() => Poll::Ready(Err(error)),
+        _ if are_all_pending => Poll::Pending,
+        _ => Poll::Ready(Ok(arrived)),
     }
 }
 
