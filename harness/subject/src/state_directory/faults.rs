@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::as_inherited;
 use crate::fault::{Fault, broken, fault};
 
@@ -55,6 +57,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("DIR-18.directory", "publishes in the directory that a launcher told another process"),
     fault("DIR-18.pipe", "writes into any pipe that has the number which a launcher told another process"),
     fault("DIR-21.by-path", "sets the mode of the directory by its path, which follows a link"),
+    fault("DIR-21.another", "sets the mode of the directory, also if another process made it"),
     fault("DIR-21.alive", "sets the mode of the lock of its life that it finds"),
     fault("DIR-22.daemon", "makes the directory whoever those above it belong to"),
     fault("DIR-22.last-alone", "looks at the owner of the last directory above its own, having made it"),
@@ -65,6 +68,11 @@ pub(crate) const FAULTS: &[Fault] = &[
 pub(super) fn set_the_mode(path: &Path) {
     if broken("DIR-21.by-path") {
         let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
+    }
+    if broken("DIR-21.another") {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let _ = opened.and_then(|directory| rustix::fs::fchmod(directory, Mode::from_raw_mode(0o700)));
     }
 }
 
