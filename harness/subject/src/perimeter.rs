@@ -9,7 +9,7 @@ use crate::handshake::{self, Claim};
 use crate::request::Request;
 use crate::streams;
 
-/// The hosts that the daemon has beside that of its page.
+/// The hosts of the daemon, but for that of its page.
 pub(super) const HOSTS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 /// Whether a name is one that the daemon has.

@@ -304,7 +304,7 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
 }
 
 /// Another user listens at the port of a listed origin on this machine, at one address or the other: no browser is
-/// started for it. At an address of its own that nobody else can have, the same port is handed off to.
+/// started for it. By an address that the suite's user has, the same port is handed off to.
 #[case("BROW-46")]
 fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
@@ -322,13 +322,13 @@ fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
         ensure!(exit.code == Some(0), "the origin was not added: {exit}");
         browser.open(stage, Opening::Handoff(origin))?;
     }
-    stage.control("a port at which nobody else listens is handed off to, by both names");
+    stage.control("a port at which no other user listens is handed off to, by both names");
     let Ok(other) = as_user(nobody, || listen(SocketAddr::new(v6, port)))? else {
         return untestable("no other user can listen at ::1 here");
     };
     browser.is_not_started(stage, &by_name, "another user listens at ::1")?;
     browser.open(stage, Opening::Handoff(&by_address))?;
-    stage.control("by 127.0.0.1, where the own user listens, the same port is handed off to");
+    stage.control("by 127.0.0.1, where the suite's user listens, the same port is handed off to");
     drop((other, own));
     let other = as_user(nobody, || listen(SocketAddr::new(v4, port)))??;
     browser.is_not_started(stage, &by_name, "another user listens at 127.0.0.1")?;

@@ -20,7 +20,7 @@ use crate::fixtures::trace::{launch_under, trace, was_failed};
 use crate::outcome::{Outcome, ensure, fail, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
-/// The hosts that a daemon has beside that of its page.
+/// The other hosts of a daemon.
 const OTHERS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 /// The digits of a page host, if it has the form of one.
@@ -265,7 +265,7 @@ fn page_host_is_told_to_nobody(stage: &mut Stage) -> Outcome {
         }
     }
     let holds = told.iter().find(|(_, told)| told.contains(&host)).map(|(what, _)| what);
-    ensure!(holds.is_none(), "the page host is told by {}", holds.unwrap_or(&""));
+    ensure!(holds.is_none(), "{} holds the page host", holds.unwrap_or(&""));
     let mut found = Vec::new();
     holding(stage.arena().path(), &[("the page host", host)], &mut found)?;
     ensure!(found.is_empty(), "{}", found.join(", "));

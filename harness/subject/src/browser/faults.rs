@@ -166,7 +166,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-44.in-a-while", "says that the page is open when it has waited long enough"),
     fault("BROW-45.status", "asks for its status by the cache"),
     fault("BROW-45.ticket", "redeems its ticket by the cache"),
-    fault("BROW-46.unasked", "hands off to whoever listens at the port of the origin"),
+    fault("BROW-46.unasked", "hands off without a look at who listens at the port of the origin"),
     fault("BROW-46.first-family", "looks at 127.0.0.1 alone before a handoff"),
     fault("BROW-46.addresses-alone", "looks who listens at an address, and not at a name"),
     fault("BROW-47.each-time", "tells of each use after the first"),
@@ -320,7 +320,7 @@ pub(crate) fn capabilities(mut capabilities: Vec<String>, host: Option<&str>) ->
     capabilities
 }
 
-/// Tells of the page host as a faulty daemon does when it is ready.
+/// Tells the page host as a faulty daemon does when it is ready.
 pub(crate) fn tell_host(host: Option<&str>, directory: &StateDir, log: &Log) {
     let host = host.unwrap_or_default();
     if broken("BROW-41.output") {

@@ -128,7 +128,7 @@ pub(super) fn gone(daemon: &Daemon, request: &Request) -> Option<Answer> {
     })
 }
 
-/// Whether somebody looks at the answer.
+/// Whether a browser shows the answer.
 fn browses(request: &Request) -> bool {
     request.header("Accept").is_some_and(|accept| accept.contains("text/html"))
 }

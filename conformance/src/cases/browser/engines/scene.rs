@@ -331,7 +331,7 @@ impl Scene {
     }
 }
 
-/// The address, by the front, of the page that a ticket is for; the shell's script redeems one that stands in it.
+/// The address, by the front, of the page that a ticket is for; the shell's script redeems one in its fragment.
 pub(super) fn own_page(scene: &Scene, ticket: &Secret) -> String {
     format!("{}/", at(ticket.name(), &scene.front))
 }

@@ -1,4 +1,4 @@
-//! What an earlier owner of the daemon's port, or another user beside it, gets of the daemon's own page: nothing.
+//! What an earlier owner of the daemon's port, or another user at its other family, gets of its page: nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -14,11 +14,11 @@ use crate::cases::browser::visit::{Secret, page_ticket, page_ticket_at};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::Stage;
 
-/// What stands wherever a squatter's own content does.
+/// Marks whatever a squatter has made.
 const MARK: &str = "of-the-squatter";
 
-/// A worker that tells an accomplice of every ticket and page, and answers every other navigation in the daemon's place
-/// by a page that tells of what the tab keeps.
+/// A worker that tells an accomplice every ticket and page, and answers every other navigation in the daemon's place
+/// by a page that tells what the tab keeps.
 const THIEF: &str = "
     const tell = text => fetch('ACCOMPLICE', { method: 'POST', mode: 'no-cors', body: text });
     const shown = `<!doctype html><title>MARK</title><script>
@@ -168,7 +168,7 @@ fn ensure_not_shown(stage: &Stage, scene: &Scene, what: &str) -> Outcome {
 }
 
 /// A squatter has planted workers at the port that the daemon gets, plainly, so that none is updated, and on many
-/// ports: they get neither ticket nor token, and the page goes on after a reload and beside a second tab.
+/// ports: they get neither ticket nor token, and the page goes on after a reload and next to a second tab.
 #[case("BROW-40", "BROW-35")]
 fn foreign_worker_gets_nothing(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set(stage)?;
