@@ -22,7 +22,7 @@ use local_daemon_proto::registration::MAX_BYTES;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::sleep;
 use tower_service::Service;
@@ -47,6 +47,9 @@ const FEW: usize = 16;
 const OTHERS: usize = 64;
 /// The most strangers if the system does not tell whose they are: the daemon's own user may need 128 (PER-29).
 const UNKNOWN: usize = 256;
+
+/// How many requests of strangers are served before others have their turn.
+const AT_A_TIME: usize = 8;
 
 /// Accepts until told to close; then lets written answers leave.
 pub(super) async fn accept<S, B>(
@@ -153,6 +156,7 @@ struct Entrance {
     /// None where the system does not tell.
     peers: Option<Peers>,
     me: u32,
+    turns: Arc<Semaphore>,
     /// How many connections are accepted before those that are there have their turn.
     round: usize,
 }
@@ -172,6 +176,7 @@ impl Entrance {
             strangers: Arc::new(Mutex::new(Strangers::new(limits))),
             peers,
             me: platform::user(),
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
             round: (descriptors / 8).clamp(16, 512),
         }
     }
@@ -198,6 +203,8 @@ impl Entrance {
         let guest = Guest {
             strangers: self.strangers.clone(),
             place,
+            turns: self.turns.clone(),
+            is_other: matches!(user, User::Other(_)),
             is_reserved,
             is_known: AtomicBool::new(false),
             is_let_in: AtomicBool::new(false),
@@ -252,6 +259,10 @@ async fn told(closing: &mut watch::Receiver<bool>) {
 struct Guest {
     strangers: Arc<Mutex<Census>>,
     place: Place,
+    /// Held while a stranger's request waits for its turn.
+    turns: Arc<Semaphore>,
+    /// Whether it is another user's.
+    is_other: bool,
     /// Whether it is answered the handshake alone.
     is_reserved: bool,
     /// Whether a request on it has authenticated.
@@ -266,14 +277,15 @@ impl Guest {
         self.is_known.load(Ordering::Acquire)
     }
 
-    /// A request has come; returns whether it has to wait for its turn.
+    /// A request has come; returns whether it has to wait for its turn: each of another user's strangers, and any but the
+    /// first of all others.
     fn ask(&self) -> bool {
         self.is_let_in.store(false, Ordering::Release);
         let is_first = !self.has_asked.swap(true, Ordering::AcqRel);
         if is_first {
             held(&self.strangers).note_head(self.place);
         }
-        !is_first && !self.is_known()
+        !self.is_known() && (!is_first || self.is_other)
     }
 
     /// The request has authenticated.
@@ -327,7 +339,8 @@ impl Connection {
             let (mut service, guest) = (service.clone(), asked.clone());
             async move {
                 if guest.ask() {
-                    // However many requests a stranger sends at once, others have their turn after each.
+                    // However many requests strangers send at once, only a few are served before others have their turn.
+                    let _turn = guest.turns.acquire().await;
                     yield_now().await;
                 }
                 if guest.is_reserved && request.uri().path() != handshake::PATH {

@@ -16,7 +16,7 @@ use crate::measure::{Connection, memory_kb};
 /// How many connections the other user keeps open, or tries to.
 const STRANGERS: usize = 2_000;
 /// How many fresh connections of the daemon's user are measured.
-const ROUNDS: usize = 500;
+const ROUNDS: usize = 200;
 /// The user as whom strangers connect: `nobody` on most systems.
 const NOBODY: u32 = 65_534;
 /// What a request of the daemon's user may take beside them.
