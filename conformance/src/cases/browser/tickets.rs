@@ -132,9 +132,12 @@ fn page_ticket_is_of_its_host(stage: &mut Stage) -> Outcome {
     hosts.dedup();
     for of in &hosts {
         for at in hosts.iter().filter(|at| *at != of) {
-            let ticket = |stage: &mut Stage| match *of == own {
-                true => page_ticket(stage, &live),
-                false => page_ticket_at(stage, &live, &name(of)),
+            let ticket = |stage: &mut Stage| {
+                if *of == own {
+                    page_ticket(stage, &live)
+                } else {
+                    page_ticket_at(stage, &live, &name(of))
+                }
             };
             let good = ticket(stage)?;
             live.served(&page_ask(&live, &good).origin("null"))?;
