@@ -1,5 +1,5 @@
 //! Who is let in when many come, and who goes for whom: connections on which no request has authenticated are counted by
-//! the user at their other end (chapter 10, Strangers). It does no I/O and reads no clock.
+//! the user at their other end (PER-43). It does no I/O and reads no clock.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -123,7 +123,7 @@ fn flood(address: SocketAddr, is_over: &AtomicBool) {
                         let _ = stream.write_all(beginning);
                     }
                 }
-                Some(stream) => match stream.read(&mut [0; 64 * 1024]) {
+                Some(stream) => match stream.read(&mut [0; 16 * 1024]) {
                     Ok(1..) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     _ => *slot = None,

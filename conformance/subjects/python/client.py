@@ -28,7 +28,7 @@ POLL_FIRST, POLL_LAST = 0.025, 0.25  # seconds between two looks while it waits 
 MOST_FAILURES, MINUTE = 3, 60.0  # spawns that did not become ready, in how many seconds (CONN-21)
 LOG, FAILURES = "daemon.log", "spawn-failures.json"
 COULD_NOT_ASK = 17  # the exit status of a daemon that could not ask the one of the record (CONV-35)
-RAISED = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)  # CONN-48
+RAISED = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA)  # CONN-48
 
 
 class Outcome(Exception):

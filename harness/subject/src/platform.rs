@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::fault::broken;
 
 /// The limits that a daemon begins with as high as they may be.
-const RAISED: [Resource; 4] = [Resource::Cpu, Resource::Fsize, Resource::As, Resource::Nofile];
+const RAISED: [Resource; 4] = [Resource::Cpu, Resource::Fsize, Resource::As, Resource::Data];
 
 /// Makes `command` lead a session of its own, inherit no descriptor but the standard three, and begin with default
 /// signals and raised limits. One that is `private` does not outlive the thread that starts it.

@@ -78,7 +78,9 @@ fn modes_do_not_depend_on_the_umask() {
             &["open", "--browser", "true"],
         ] {
             let seen = user.locald(args, umask);
-            assert_eq!(seen.code, 0, "{args:?} under {umask}: {seen:?}");
+            // `true` opens no page.
+            let expected = if args[0] == "open" { 18 } else { 0 };
+            assert_eq!(seen.code, expected, "{args:?} under {umask}: {seen:?}");
         }
         let directory = user.state_dir();
         for at in directory.ancestors().take_while(|at| *at != user.path()) {

@@ -319,7 +319,6 @@ unsafe fn be_daemon(child: &Child) -> ! {
             libc::RLIMIT_FSIZE,
             libc::RLIMIT_AS,
             libc::RLIMIT_DATA,
-            libc::RLIMIT_NOFILE,
         ] {
             let mut limit: libc::rlimit = mem::zeroed();
             if libc::getrlimit(resource, &raw mut limit) == 0 {

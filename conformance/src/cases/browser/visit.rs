@@ -70,7 +70,11 @@ pub(in crate::cases) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
 }
 
 /// The answer to the wish for a ticket, with that ticket.
-pub(in crate::cases) fn issued(stage: &mut Stage, live: &ReadyDaemon, wish: &Value) -> Outcome<(Secret, Value)> {
+pub(in crate::cases) fn issued(
+    stage: &mut Stage,
+    live: &ReadyDaemon,
+    wish: &Value,
+) -> Outcome<(Secret, Value)> {
     let answer = live.answered(&ticket_ask(live, wish).bearer(live), &[201])?;
     let body = answer.json().unwrap_or_default();
     let Some(ticket) = body["ticket"].as_str() else {
