@@ -165,7 +165,6 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-44.at-once", "says that the page is open when it has started a browser"),
     fault("BROW-44.in-a-while", "says that the page is open when it has waited long enough"),
     fault("BROW-45.status", "asks for its status by the cache"),
-    fault("BROW-45.ticket", "redeems its ticket by the cache"),
     fault("BROW-46.unasked", "hands off without a look at who listens at the port of the origin"),
     fault("BROW-46.first-family", "looks at 127.0.0.1 alone before a handoff"),
     fault("BROW-46.addresses-alone", "looks who listens at an address, and not at a name"),
@@ -454,8 +453,6 @@ pub(super) fn script(script: &str) -> String {
         changed("else say(\"This page is opened by: daemonspec-subject open\")", "else say(\"Unauthorized\")")
     } else if broken("BROW-45.status") {
         changed("cache: \"no-store\", headers", "headers")
-    } else if broken("BROW-45.ticket") {
-        changed("cache: \"no-store\", method", "method")
     } else if broken("BROW-29.each-part") {
         changed("  follow(token);\n}", "  follow(token);\n  follow(token);\n}")
     } else if broken("BROW-30.left-to-the-engine") {
