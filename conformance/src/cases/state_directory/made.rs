@@ -258,7 +258,7 @@ fn mode_of_its_lock_is_kept(stage: &mut Stage) -> Outcome {
 }
 
 /// A daemon that runs as root is started with state directories, one with missing parents, in a directory of the user nobody.
-#[case("DIR-22", "DIR-11", "DIR-12")]
+#[case("DIR-22", "DIR-11")]
 fn nothing_made_in_the_directory_of_another_user(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
     stage.expect("an exit within 1 s, not with status 0, an error that names the path, and nothing made");

@@ -47,23 +47,15 @@ fn every_client_meets_every_daemon_and_who_cannot_run_is_named() {
 }
 
 /// A few seconds of load and faults for the independent subject, with a fault of its own or without.
-fn soak(fault: Option<&str>, only: &str) -> (i32, Value) {
+fn soak(fault: Option<&str>, only: &[&str]) -> (i32, Value) {
     let text = std::fs::read_to_string(root().join("conformance/subjects/independent.toml")).unwrap();
     let plain = r#""--state-dir", "{state_dir}"]"#;
     let faulty = fault
         .map_or_else(|| plain.to_owned(), |fault| plain.replace(']', &format!(r#", "--fault", "{fault}"]"#)));
     // The daemon's own command is the first.
     let (_folder, path) = manifest(&text.replacen(plain, &faulty, 1));
-    let ended = daemonspec([
-        "dev",
-        "soak",
-        &path,
-        "--minutes",
-        "0.05",
-        "--fault",
-        only,
-        "--json",
-    ]);
+    let only = only.iter().flat_map(|only| ["--fault", only]);
+    let ended = daemonspec(["dev", "soak", &path, "--minutes", "0.05", "--json"].into_iter().chain(only));
     let soak: Value = serde_json::from_str(&ended.stdout).unwrap();
     valid("soak", &soak);
     (ended.code, soak)
@@ -72,17 +64,25 @@ fn soak(fault: Option<&str>, only: &str) -> (i32, Value) {
 #[test]
 fn a_daemon_is_loaded_and_broken_and_what_it_does_not_outlive_is_told() {
     assert!(build_subjects().exists());
-    let (code, clean) = soak(None, "[ls]o*/[sp]*");
+    // Without `load/strangers`: 2,000 connections would slow the tests that run at the same time.
+    let some = [
+        "load/paused",
+        "load/slow-heads",
+        "load/stalled-streams",
+        "soak/permission-lost",
+        "soak/stopped",
+    ];
+    let (code, clean) = soak(None, &some);
     assert_eq!(code, 0, "{clean:#}");
     assert!(clean["load"]["accepted"].as_u64() > Some(100), "{clean:#}");
-    let (code, later) = soak(Some("STR-15.one-later"), "load/paused");
+    let (code, later) = soak(Some("STR-15.one-later"), &["load/paused"]);
     assert_eq!(code, 1);
     let wrong = &later["load"]["wrong"][0];
     assert!(wrong.as_str().unwrap().starts_with("after event "), "{later:#}");
-    let (code, deaf) = soak(Some("PER-34.deaf"), "load/garbage");
+    let (code, deaf) = soak(Some("PER-34.deaf"), &["load/garbage"]);
     assert_eq!(code, 1);
     assert_eq!(deaf["faults"]["load/garbage"]["held"], 0, "{deaf:#}");
-    let (code, left) = soak(Some("CONV-16.keeps-the-record"), "soak/stopped");
+    let (code, left) = soak(Some("CONV-16.keeps-the-record"), &["soak/stopped"]);
     assert_eq!(code, 1);
     assert_eq!(left["faults"]["soak/stopped"]["held"], 0, "{left:#}");
     assert_eq!(

@@ -118,6 +118,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-30.http-proxy", "asks HTTP_PROXY"),
     fault("HS-30.all-proxy", "asks ALL_PROXY"),
     fault("HS-31.body", "reads a body without end"),
+    fault("HS-31.a-byte-more", "takes a body of 64 KiB and a byte"),
     fault("HS-31.interim", "has a bound for each interim answer, and none for all of them"),
     fault("HS-31.chunks", "has a bound for each line that frames a chunk, and none for all of them"),
     fault("HS-31.trailers", "has a bound for each trailer, and none for all of them"),

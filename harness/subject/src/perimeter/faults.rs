@@ -61,6 +61,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-11.first-of-two", "takes the first of two origins"),
     fault("PER-12.same-machine", "takes its other names for the same origin"),
     fault("PER-12.same-family", "takes its IPv6 address for the same origin"),
+    fault("PER-12.first-address", "takes the origin of 127.0.0.1 for the same one at localhost"),
     fault("PER-12.own-page", "takes the origin of its page for the same one"),
     fault("PER-13.not-for-errors", "names the origin in answers that are no errors"),
     fault("PER-13.no-vary", "leaves Vary out"),
@@ -148,7 +149,6 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-42.goes-on", "does not look at open streams"),
     fault("PER-42.in-a-while", "looks at open streams after 10 s"),
     fault("PER-43.first-come", "refuses the newest connection, whatever the others are"),
-    fault("PER-43.overloaded", "answers a handshake by 503 while it has to close connections of strangers"),
     fault("PER-44.read-first", "reads a body before it judges the request"),
     fault("PER-44.of-the-route", "takes as much of a ticket's body as of any other"),
     fault("PER-45.as-others", "gives a ticket's body the time of any other"),
@@ -225,6 +225,9 @@ pub(crate) fn unjudged_origin(request: &Request, port: u16, served: bool, bears:
         || broken("PER-11.null") && origins == [b"null"]
         || broken("PER-12.same-machine") && origins.len() == 1 && same_machine()
         || broken("PER-12.same-family") && origins == [format!("http://[::1]:{port}").as_bytes()]
+        || broken("PER-12.first-address")
+            && origins == [format!("http://127.0.0.1:{port}").as_bytes()]
+            && request.header("Host").is_some_and(|host| host.starts_with("localhost:"))
         || broken("PER-12.own-page")
             && origins.len() == 1
             && std::str::from_utf8(origins[0])
