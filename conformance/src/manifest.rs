@@ -92,6 +92,9 @@ pub struct DaemonSection {
     /// Milliseconds within which a displaced daemon has exited.
     #[serde(default = "three_seconds")]
     stand_down_timeout_ms: u64,
+    /// Whether the daemon is told the user at the other end of a connection.
+    #[serde(default = "yes")]
+    pub knows_peer_users: bool,
     /// How a case asks for another wire protocol.
     pub protocol_override: Option<ProtocolOverride>,
     /// How a case allowlists an origin.
@@ -109,6 +112,7 @@ impl Default for DaemonSection {
             verbose: BTreeMap::new(),
             ready_timeout_ms: five_seconds(),
             stand_down_timeout_ms: three_seconds(),
+            knows_peer_users: yes(),
             protocol_override: None,
             origins: None,
             yields: None,
@@ -122,6 +126,10 @@ const fn five_seconds() -> u64 {
 
 const fn three_seconds() -> u64 {
     3_000
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl DaemonSection {
