@@ -56,7 +56,7 @@ Examples:
   locald stop && locald doctor      stop it; see that nothing is wrong
 
 Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
-15 invalid, 16 spawn failed, 17 unreachable, 18 no page came (open), 20 displaced (run), 1 anything
+15 invalid, 16 spawn failed, 17 unreachable, 19 no page came (open), 20 displaced (run), 1 anything
 else.
 
 Environment: LOCALD_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT

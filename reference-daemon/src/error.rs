@@ -141,7 +141,7 @@ impl Error {
             Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
             Self::NoCredential(_) => Outcome::Absent.exit_code(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),
-            Self::NotOpened { .. } => 18,
+            Self::NotOpened { .. } => 19,
             Self::TakenPort { .. } => Outcome::Foreign.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
             _ => 1,

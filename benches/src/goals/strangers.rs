@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,15 @@ use crate::measure::{Connection, memory_kb};
 const STRANGERS: usize = 2_000;
 /// How many fresh connections of the daemon's user are measured.
 const ROUNDS: usize = 200;
-/// The user as whom strangers connect: `nobody` on most systems.
+/// The user that opens the connections: `nobody` on most systems.
 const NOBODY: u32 = 65_534;
-/// What a request of the daemon's user may take beside them.
+/// How long a request of the daemon's user may take while they are open.
 const SOON: Duration = Duration::from_millis(200);
-/// What they may cost, in kB.
+/// How much memory they may cost the daemon, in kB.
 const MEMORY: u64 = 16 * 1024;
 
 pub(super) fn rows() -> Vec<Row> {
-    let what = format!("beside {STRANGERS} strangers");
+    let what = format!("with {STRANGERS} strangers");
     if !geteuid().is_root() {
         return vec![Row::alone(
             what,
@@ -40,8 +41,9 @@ pub(super) fn rows() -> Vec<Row> {
     let alone = percentiles(&wire);
     let (record, memory) = (record(&ours), memory_kb(daemon, "Pss"));
     let is_over = AtomicBool::new(false);
-    let (beside, most) = thread::scope(|scope| {
-        scope.spawn(|| flood(wire.address.parse().unwrap(), &is_over));
+    let (flooded, most) = thread::scope(|scope| {
+        let (full, is_full) = channel();
+        scope.spawn(|| flood(wire.address.parse().unwrap(), full, &is_over));
         let most = scope.spawn(|| {
             let look = || {
                 thread::sleep(Duration::from_millis(20));
@@ -49,26 +51,26 @@ pub(super) fn rows() -> Vec<Row> {
             };
             std::iter::from_fn(look).max().unwrap_or_default()
         });
-        // All of them are there.
-        thread::sleep(Duration::from_secs(2));
-        let beside = percentiles(&wire);
+        // Each of them has connected once, or has tried to.
+        is_full.recv().unwrap();
+        let flooded = percentiles(&wire);
         run(ours.connect());
         is_over.store(true, Ordering::Relaxed);
-        (beside, most.join().unwrap())
+        (flooded, most.join().unwrap())
     });
     let is_same = record == self::record(&ours);
-    let row = |name: &str, alone: Duration, beside: Duration| Row {
+    let row = |name: &str, alone: Duration, flooded: Duration| Row {
         what: format!("{what}: a request over a fresh connection of the daemon's user, {name}"),
         floor: time(alone),
-        ours: time(beside),
-        ratio: Some(beside.div_duration_f64(alone)),
+        ours: time(flooded),
+        ratio: Some(flooded.div_duration_f64(alone)),
         goal: format!("≤ {}", time(SOON)),
-        is_met: beside <= SOON,
+        is_met: flooded <= SOON,
     };
     let more = most.saturating_sub(memory);
     vec![
-        row("p50", alone.0, beside.0),
-        row("p99", alone.1, beside.1),
+        row("p50", alone.0, flooded.0),
+        row("p99", alone.1, flooded.1),
         Row::alone(
             format!("{what}: more memory, and whether `locald connect` finds the same daemon"),
             format!("{more} kB; {}", if is_same { "the same" } else { "another" }),
@@ -97,7 +99,7 @@ fn percentiles(wire: &Wire) -> (Duration, Duration) {
 
 /// Keeps connections open as another user, in turn idle, with half a head, with an unfinished body at each door, and with many
 /// requests at once. One that is closed is opened again.
-fn flood(address: SocketAddr, is_over: &AtomicBool) {
+fn flood(address: SocketAddr, full: Sender<()>, is_over: &AtomicBool) {
     // This thread alone: a socket belongs to the user as whom it was made.
     set_thread_uid(Uid::from_raw(NOBODY)).unwrap();
     let head = |line: &str, rest: &str| format!("{line} HTTP/1.1\r\nHost: {address}\r\n{rest}");
@@ -111,6 +113,7 @@ fn flood(address: SocketAddr, is_over: &AtomicBool) {
         head("GET /", "\r\n").repeat(200),
     ];
     let mut open: Vec<Option<TcpStream>> = (0..STRANGERS).map(|_| None).collect();
+    let mut full = Some(full);
     while !is_over.load(Ordering::Relaxed) {
         for (place, slot) in open.iter_mut().enumerate() {
             let beginning = beginnings[place % beginnings.len()].as_bytes();
@@ -129,6 +132,9 @@ fn flood(address: SocketAddr, is_over: &AtomicBool) {
                     _ => *slot = None,
                 },
             }
+        }
+        if let Some(full) = full.take() {
+            full.send(()).unwrap();
         }
     }
 }

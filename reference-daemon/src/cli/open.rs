@@ -50,7 +50,7 @@ opens that file, or else the desktop's own choice (xdg-open, open). A daemon is 
 The page is at a host of its own below localhost, new with each daemon, so that nothing that another program left in the
 browser for this port can see the token. At another --host that may happen.
 
-Exit code 18 if no browser has asked for the page within 5 s.";
+Exit code 19 if no browser has asked for the page within 5 s.";
 
 const HANDOFF_NOTES: &str = "\
 Example:

@@ -79,7 +79,7 @@ fn modes_do_not_depend_on_the_umask() {
         ] {
             let seen = user.locald(args, umask);
             // `true` opens no page.
-            let expected = if args[0] == "open" { 18 } else { 0 };
+            let expected = if args[0] == "open" { 19 } else { 0 };
             assert_eq!(seen.code, expected, "{args:?} under {umask}: {seen:?}");
         }
         let directory = user.state_dir();

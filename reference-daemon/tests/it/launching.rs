@@ -79,7 +79,7 @@ fn an_ignored_sigchld_is_no_failed_start() {
     assert!(!home.file("spawn-failures.json").exists());
 
     for (browser, code, word) in [
-        ("true", 18, "true was started"),
+        ("true", 19, "true was started"),
         ("/no/such/browser", 1, "No such file"),
     ] {
         let open = home.command(&["open", "--browser", browser]);
@@ -172,7 +172,7 @@ fn a_limit_of_core_dumps_is_no_one_elses() {
     open.env("LOCALD_DAEMON", daemon);
     let seen = Output::of(&mut after(LIMIT, &open));
     // That browser opens no page.
-    assert_eq!(seen.code, 18, "{seen:?}");
+    assert_eq!(seen.code, 19, "{seen:?}");
     for name in ["daemon", "browser"] {
         assert_eq!(core(&fs::read_to_string(recorded(name)).unwrap()), caller, "{name}");
     }

@@ -124,7 +124,7 @@ fn open_does_not_say_opened_before_the_page_has_come() {
     let browser = Browser::new();
     let began = Instant::now();
     let seen = browser.opens(&["open"]);
-    assert_eq!((seen.code, &*seen.stdout), (18, ""), "{seen:?}");
+    assert_eq!((seen.code, &*seen.stdout), (19, ""), "{seen:?}");
     assert!(began.elapsed() >= Duration::from_secs(5));
     for word in ["--print-url", "--host 127.0.0.1", "a browser was started"] {
         assert!(seen.stderr.contains(word), "{seen:?}");
@@ -134,7 +134,7 @@ fn open_does_not_say_opened_before_the_page_has_come() {
     let authority = between(&page, "action=\"http://", "/page\"");
     assert_eq!(status_of_form(&browser.home, authority, between(&page, "value=\"", "\"")), 200);
     let seen = browser.opens(&["open", "--json"]);
-    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (18, Some("not-opened")), "{seen:?}");
+    assert_eq!((seen.code, seen.json()["outcome"].as_str()), (19, Some("not-opened")), "{seen:?}");
 }
 
 /// BROW-42.
@@ -165,7 +165,7 @@ fn a_browser_does_not_inherit_what_a_launcher_passed_on() {
     let program = browser.program.to_str().unwrap();
     let mut open = browser.home.command(&["open", "--browser", program]);
     let seen = Output::of(open.env("LOCAL_DAEMON_LAUNCH", "locald 9 1:1 /elsewhere"));
-    assert_eq!(seen.code, 18, "{seen:?}");
+    assert_eq!(seen.code, 19, "{seen:?}");
     assert!(!browser.read("env").contains("LOCAL_DAEMON_LAUNCH"));
     let pid = browser.home.record().unwrap()["pid"].to_string();
     let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -204,7 +204,7 @@ fn browser_is_named_by_the_environment() {
     let path = format!("{}:/usr/bin:/bin", named.parent().unwrap().display());
     for variable in ["browser", "no-such-browser:false:browser --new-window %s"] {
         let seen = Output::of(browser.home.command(&["open"]).env("BROWSER", variable).env("PATH", &path));
-        assert_eq!(seen.code, 18, "{seen:?}");
+        assert_eq!(seen.code, 19, "{seen:?}");
         assert!(seen.stderr.contains("browser was started"), "{seen:?}");
         assert_eq!(browser.read("args").contains("--new-window"), variable.contains("--new-window"));
     }
