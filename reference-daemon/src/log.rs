@@ -96,10 +96,10 @@ const BLOT: &str = "[redacted]";
 /// The length of 256 bits in base64url: credentials, tickets, page tokens, proofs.
 const SECRET: usize = 43;
 
-/// Replaces what follows `token=` (PER-27), and every run of base64url characters and percent signs that is long enough to hold
-/// a secret, as such, percent-encoded or within a longer word (CRED-8).
+/// Replaces what follows `token=` (PER-27), and every run of base64url characters, plus and percent signs that is long enough
+/// to hold a secret, as such, percent-encoded or within a longer word (CRED-8).
 pub(crate) fn redact(text: &str) -> Cow<'_, str> {
-    let is_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '%');
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '%');
     let mut clean = String::new();
     let mut kept = 0;
     let mut at = 0;

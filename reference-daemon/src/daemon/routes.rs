@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{self, Body};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::handler::Handler;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -91,21 +91,28 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts a request as activity (LIFE-6), logs it without its query, and renders its answer for who asks for text (PER-37).
-async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// Counts a request as activity (LIFE-6), logs its route, and renders its answer for who asks for text (PER-37).
+async fn around(
+    State(app): State<Arc<App>>,
+    route: Option<MatchedPath>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let text = perimeter::wants_text(request.headers());
     // LIFE-7, PER-47: what has not authenticated is neither counted nor logged.
     if request.extensions().get() == Some(&Caller::Nobody) {
         let answer = next.run(request).await;
         return if text { as_text(answer).await } else { answer };
     }
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let method = request.method().clone();
     let began = Instant::now();
     let (open, before) = app.activity.begin(Kind::Request);
     request.extensions_mut().insert(before);
     let answer = next.run(request).await;
     drop(open);
-    tracing::debug!(%method, path, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
+    // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
+    let route = route.as_ref().map(MatchedPath::as_str);
+    tracing::debug!(%method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if text { as_text(answer).await } else { answer }
 }
 

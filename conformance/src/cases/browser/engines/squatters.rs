@@ -1,14 +1,16 @@
 //! What an earlier owner of the daemon's port, or another user at its other family, gets of its page: nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Instant;
 
 use local_daemon_harness::actors::{Actor, Bind, Seen, Squatter, response};
 use local_daemon_harness::browser::page;
 use local_daemon_harness::platform::as_user;
+use local_daemon_harness::wait;
 use serde_json::{Value, json};
 
 use super::admitted::{ensure_kept, open_by_launcher, wait_for_page};
-use super::scene::{Scene, at, origin, own_page, path_of};
+use super::scene::{SEEN, Scene, at, origin, own_page, path_of};
 use crate::case::case;
 use crate::cases::browser::visit::{Secret, page_ticket, page_ticket_at};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
@@ -398,12 +400,19 @@ fn other_family_is_the_daemons_too(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The token that the tab keeps, once it does.
+/// The token that the tab keeps, once it does. The page navigates with its ticket, which ends a script that runs.
 fn kept_token(stage: &Stage, scene: &Scene) -> Outcome<String> {
-    let script =
-        "return await until(() => Object.values(sessionStorage).find(text => text.length >= 43), 'a token')";
-    let token = scene.run(stage, script, &json!({}))?;
-    let token = token.as_str().unwrap_or_default().to_owned();
+    let script = "return Object.values(sessionStorage).find(text => text.length >= 43) || ''";
+    let mut last = Ok(Value::Null);
+    let token = wait::until(Instant::now() + SEEN, || {
+        last = scene.run(stage, script, &json!({}));
+        let token = last.as_ref().ok()?.as_str()?;
+        (!token.is_empty()).then(|| token.to_owned())
+    });
+    let Some(token) = token else {
+        last?;
+        return inconclusive("the page keeps no token");
+    };
     stage.transcript().hide(token.as_bytes());
     Ok(token)
 }
