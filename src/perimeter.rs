@@ -31,7 +31,7 @@ pub use self::guard::{
 };
 pub use self::origin::{NotAnOrigin, Origin, Origins};
 pub use self::problem::{problem, problem_with, wants_text};
-pub(crate) use self::rate_limit::{strangers_may_debug, strangers_may_write};
+pub(crate) use self::rate_limit::strangers_may_debug;
 
 pub use self::response::PROTOCOL_HEADER;
 pub use self::service::{Answer, Guarded};

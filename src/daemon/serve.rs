@@ -48,6 +48,9 @@ const OTHERS: usize = 64;
 /// The most strangers if the system does not tell whose they are: the daemon's own user may need 128 (PER-29).
 const UNKNOWN: usize = 256;
 
+/// How long after a failure to accept another one is the same condition, and not logged (LIFE-40, PER-47).
+const SAME_FAILURE: Duration = Duration::from_mins(1);
+
 /// How many requests of strangers are served before others have their turn.
 const AT_A_TIME: usize = 8;
 
@@ -72,6 +75,7 @@ pub(super) async fn accept<S, B>(
     let mut entrance = Entrance::new();
     // The most since memory was last given back.
     let mut most = 0;
+    let mut failed: Option<Instant> = None;
     loop {
         let arrived = tokio::select! {
             biased;
@@ -96,7 +100,8 @@ pub(super) async fn accept<S, B>(
                 }
             }
             Err(error) => {
-                if perimeter::strangers_may_write() {
+                let before = failed.replace(Instant::now());
+                if before.is_none_or(|before| before.elapsed() > SAME_FAILURE) {
                     tracing::warn!(%error, "a connection could not be accepted");
                 }
                 // Out of descriptors, most likely: accepting again at once would only spin.

@@ -22,7 +22,7 @@ impl Budget {
         Self::full(1000.0, 200.0, now)
     }
 
-    /// How many lines, or events, requests that have not authenticated may cause: at most 100 in any minute (PER-47).
+    /// How many lines of the log requests that have not authenticated may cause: at most 100 in any minute (PER-47).
     const fn of_writes(now: Instant) -> Self {
         Self::full(50.0, 50.0 / 60.0, now)
     }
@@ -38,23 +38,12 @@ impl Budget {
     }
 }
 
-type Shared = LazyLock<Mutex<Budget>>;
-
-fn take(budget: &Shared) -> bool {
-    budget.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
-}
-
-/// Whether a request that has not authenticated may make this process write one more line of its log, with one event at most
-/// (PER-47). Ask before each, and write nothing if it may not.
-pub(crate) fn strangers_may_write() -> bool {
-    static WRITES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
-    take(&WRITES)
-}
-
-/// The same for lines at the level `debug`, so that these take nothing away from the others.
+/// Whether a request that has not authenticated may make this process write one more line of its log, all of which are of
+/// the level `debug` (PER-47). Ask before each, and write nothing if it may not.
 pub(crate) fn strangers_may_debug() -> bool {
-    static LINES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
-    tracing::enabled!(tracing::Level::DEBUG) && take(&LINES)
+    static LINES: LazyLock<Mutex<Budget>> = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
+    tracing::enabled!(tracing::Level::DEBUG)
+        && LINES.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{self, Body};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -61,40 +61,37 @@ pub(super) fn routes() -> Routes {
 
 /// What a path takes; `None`: there is no such path.
 pub(super) fn methods_of(routes: &[(&str, Method)], path: &str) -> Option<Vec<Method>> {
-    let is_like = |pattern: &str| {
-        let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
-        loop {
-            match (pattern.next(), path.next()) {
-                (None, None) => return true,
-                (Some(part), Some(segment)) if part == segment => {}
-                (Some(part), Some(segment)) if part.starts_with('{') && !segment.is_empty() => {}
-                _ => return false,
-            }
-        }
-    };
-    let methods: Vec<Method> = routes
-        .iter()
-        .filter(|(pattern, _)| is_like(pattern))
-        .map(|(_, method)| method.clone())
-        .collect();
+    let of_path = routes.iter().filter(|(pattern, _)| is_like(pattern, path));
+    let methods: Vec<Method> = of_path.map(|(_, method)| method.clone()).collect();
     (!methods.is_empty()).then_some(methods)
 }
 
+fn is_like(pattern: &str, path: &str) -> bool {
+    let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (pattern.next(), path.next()) {
+            (None, None) => return true,
+            (Some(part), Some(segment)) if part == segment => {}
+            (Some(part), Some(segment)) if part.starts_with('{') && !segment.is_empty() => {}
+            _ => return false,
+        }
+    }
+}
+
 pub(super) fn router(app: Arc<App>) -> Router {
-    routes()
-        .router
+    let Routes { router, methods } = routes();
+    router
         .fallback(async || refuse(StatusCode::NOT_FOUND, "not_found", "there is no such route"))
         .method_not_allowed_fallback(async || {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route has no such method")
         })
-        .layer(middleware::from_fn_with_state(app.clone(), around))
+        .layer(middleware::from_fn_with_state((app.clone(), methods.into()), around))
         .with_state(app)
 }
 
 /// Counts a request as activity (LIFE-6), logs its route, and renders its answer for who asks for text (PER-37).
 async fn around(
-    State(app): State<Arc<App>>,
-    route: Option<MatchedPath>,
+    State((app, routes)): State<(Arc<App>, Arc<[(&'static str, Method)]>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -105,13 +102,14 @@ async fn around(
         return if text { as_text(answer).await } else { answer };
     }
     let method = request.method().clone();
+    // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
+    let path = request.uri().path();
+    let route = routes.iter().map(|(pattern, _)| *pattern).find(|pattern| is_like(pattern, path));
     let began = Instant::now();
     let (open, before) = app.activity.begin(Kind::Request);
     request.extensions_mut().insert(before);
     let answer = next.run(request).await;
     drop(open);
-    // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
-    let route = route.as_ref().map(MatchedPath::as_str);
     tracing::debug!(%method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if text { as_text(answer).await } else { answer }
 }
