@@ -20,6 +20,9 @@ use super::body::refuse;
 use super::{App, browser, events, shutdown, status};
 use crate::render::render;
 
+/// The pattern and the method of each route.
+type Table = Arc<[(&'static str, Method)]>;
+
 /// The routes and their methods, listed once, so that preflights know what the router does (PER-16).
 #[derive(Default)]
 pub(super) struct Routes {
@@ -90,11 +93,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 /// Counts a request as activity (LIFE-6), logs its route, and renders its answer for who asks for text (PER-37).
-async fn around(
-    State((app, routes)): State<(Arc<App>, Arc<[(&'static str, Method)]>)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn around(State((app, table)): State<(Arc<App>, Table)>, mut request: Request, next: Next) -> Response {
     let text = perimeter::wants_text(request.headers());
     // LIFE-7, PER-47: what has not authenticated is neither counted nor logged.
     if request.extensions().get() == Some(&Caller::Nobody) {
@@ -104,7 +103,7 @@ async fn around(
     let method = request.method().clone();
     // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
     let path = request.uri().path();
-    let route = routes.iter().map(|(pattern, _)| *pattern).find(|pattern| is_like(pattern, path));
+    let route = table.iter().map(|(pattern, _)| *pattern).find(|pattern| is_like(pattern, path));
     let began = Instant::now();
     let (open, before) = app.activity.begin(Kind::Request);
     request.extensions_mut().insert(before);
