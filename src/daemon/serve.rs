@@ -215,7 +215,7 @@ impl Entrance {
             is_let_in: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
         };
-        Some(Connection { stream, guest: Arc::new(guest), go })
+        Some(Connection { stream, guest: Arc::new(guest), go: Some(go) })
     }
 
     fn user(&mut self, stream: &TcpStream) -> User {
@@ -316,13 +316,15 @@ impl Drop for Guest {
 struct Connection {
     stream: TcpStream,
     guest: Arc<Guest>,
-    go: oneshot::Receiver<Infallible>,
+    /// Ends when it has to go; `None`: it has to, as was seen before.
+    go: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Connection {
     /// Whether it came with so many others that it has to go again.
     fn has_to_go(&mut self) -> bool {
-        matches!(self.go.try_recv(), Err(TryRecvError::Closed))
+        // A receiver that has ended is not to be asked again.
+        self.go.take_if(|go| matches!(go.try_recv(), Err(TryRecvError::Closed))).is_some()
     }
 
     /// Whether the kernel holds what may be a request of no great size.
@@ -370,7 +372,9 @@ impl Connection {
         tokio::pin!(served);
         let evicted = async {
             // It ends when the sender is dropped, which never sends.
-            let _ = go.await;
+            if let Some(go) = go {
+                let _ = go.await;
+            }
             // What had come of a request was read before, and may have proven it.
             if guest.is_known() {
                 future::pending::<()>().await;

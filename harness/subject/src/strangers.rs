@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
+use crate::fault::broken;
+
 /// A connection on which no request has authenticated yet.
 #[derive(Debug)]
 struct Stranger {
@@ -68,6 +70,9 @@ impl Strangers {
         for closed in self.all.extract_if(.., |stranger| stranger.number == number) {
             // Its thread sees the end and lets go of it.
             let _ = closed.stream.shutdown(Shutdown::Both);
+            if broken("PER-47.each-eviction") {
+                eprintln!("closed a connection of another user");
+            }
         }
         true
     }

@@ -154,6 +154,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-45.as-others", "gives a ticket's body the time of any other"),
     fault("PER-46.counted", "counts a request with a ticket as open work before its body has come"),
     fault("PER-47.each-refusal", "logs each request that it refuses"),
+    fault("PER-47.each-eviction", "logs each connection that it closes for another one"),
     fault("PER-47.warns", "warns of each request that it refuses"),
 ];
 
