@@ -48,6 +48,7 @@ chapters! {
     "15-control-plane" => "CTL",
     "16-conformance" => "CONF",
     "17-threat-model" => "THR",
+    "18-notes" => "STR",
 }
 
 /// The routes of the reference daemon (`OpenAPI` 3.1), with references into `schemas/`.
