@@ -31,7 +31,6 @@ pub use self::guard::{
 };
 pub use self::origin::{NotAnOrigin, Origin, Origins};
 pub use self::problem::{problem, problem_with, wants_text};
-pub(crate) use self::rate_limit::{strangers_may_debug, strangers_may_write};
-
+pub(crate) use self::rate_limit::{take_stranger_debug_line, take_stranger_line};
 pub use self::response::PROTOCOL_HEADER;
 pub use self::service::{Answer, Guarded};

@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-/// So much at once, and so much in a second after that.
+/// A token bucket: `burst` at once, and `per_second` after that.
 pub(super) struct Budget {
     burst: f64,
     per_second: f64,
@@ -16,13 +16,13 @@ impl Budget {
         Self { burst, per_second, left: burst, at: now }
     }
 
-    /// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
-    /// What authenticates is never counted (PER-31, PER-32).
+    /// Returns the budget of handshakes that fail to authenticate; those beyond it are answered 503. What authenticates is
+    /// never counted (PER-31, PER-32).
     pub(super) const fn of_handshakes(now: Instant) -> Self {
         Self::full(1000.0, 200.0, now)
     }
 
-    /// How many lines, or events, requests that have not authenticated may cause: at most 100 in any minute (PER-47).
+    /// Returns the budget of lines that requests that have not authenticated may cause: at most 100 in any minute (PER-47).
     const fn of_writes(now: Instant) -> Self {
         Self::full(50.0, 50.0 / 60.0, now)
     }
@@ -44,15 +44,15 @@ fn take(budget: &Shared) -> bool {
     budget.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
 }
 
-/// Whether a request that has not authenticated may make this process write one more line of its log, with one event at most
-/// (PER-47). Ask before each, and write nothing if it may not.
-pub(crate) fn strangers_may_write() -> bool {
-    static WRITES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
-    take(&WRITES)
+/// Takes one line from the budget of what requests that have not authenticated may make this process log (PER-47). Returns
+/// `false` if the line must not be written.
+pub(crate) fn take_stranger_line() -> bool {
+    static LINES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
+    take(&LINES)
 }
 
-/// The same for lines at the level `debug`, so that these take nothing away from the others.
-pub(crate) fn strangers_may_debug() -> bool {
+/// Takes one line at the level `debug`, which has a budget of its own, so that it takes nothing from the other one.
+pub(crate) fn take_stranger_debug_line() -> bool {
     static LINES: Shared = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
     tracing::enabled!(tracing::Level::DEBUG) && take(&LINES)
 }
