@@ -192,8 +192,8 @@ impl Builder {
         let protocol: Protocol = self.protocol.parse()?;
         let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component.parse()?)?;
         state_dir.create()?;
-        // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
-        let _ = platform::write_no_core_dump();
+        // CRED-15, before there is a secret. Best effort: no known host forbids lowering a limit.
+        let _ = platform::disable_core_dumps();
         platform::raise_descriptor_limit();
         // Before the listener: when a process is killed, Linux closes first what was opened last, and closing a watch can take
         // 10 ms. A client that connected meanwhile would wait for an answer that never comes.

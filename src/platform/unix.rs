@@ -35,9 +35,9 @@ pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 #[cfg(feature = "daemon")]
 pub(crate) use self::limits::raise_descriptor_limit;
-pub use self::limits::{with_limits_of_caller, write_no_core_dump};
+pub use self::limits::{disable_core_dumps, with_caller_limits};
 #[cfg(feature = "daemon")]
-pub(crate) use self::signals::{survive_signals, unblock_stop_signals};
+pub(crate) use self::signals::{survive_signals, unblock_handled_signals};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);

@@ -16,7 +16,7 @@ use clap::Args;
 use local_daemon::client::{Connection, Response};
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LAUNCH_VARIABLE, StateDir, with_limits_of_caller};
+use local_daemon::{LAUNCH_VARIABLE, StateDir, with_caller_limits};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -278,7 +278,7 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
         .stderr(Stdio::null())
         .env_remove(LAUNCH_VARIABLE)
         .process_group(0);
-    let mut child = with_limits_of_caller(&mut command).spawn()?;
+    let mut child = with_caller_limits(&mut command).spawn()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
