@@ -78,6 +78,7 @@ impl Guard {
             tracing::debug!(status = status.as_u16(), code, "request refused");
         }
         if let Refusal::FormerPage = refusal {
+            // The program is assumed to have the protocol's name.
             return browser::former_page(self.identity.protocol().name());
         }
         let mut members = Map::new();

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use axum::body::Body;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN};
+use axum::http::header::{CACHE_CONTROL, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
-use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, LIFE, PageHost, Purpose, Refused};
-use local_daemon::perimeter::{Caller, PROTOCOL_HEADER};
+use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, PageHost, Purpose, Refused, TICKET_LIFETIME};
+use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
 use local_daemon::registration::LoopbackHost;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -96,7 +96,7 @@ pub(super) async fn ticket(
         ticket: ticket.secret.expose(),
         wanted,
         page_url,
-        expires_in_seconds: LIFE.as_secs(),
+        expires_in_seconds: TICKET_LIFETIME.as_secs(),
     };
     (StatusCode::CREATED, Json(issued)).into_response()
 }
@@ -234,9 +234,7 @@ pub(super) async fn page(
         Err(rejection) => return rejection.into_response(),
     };
     if redeem(&app, &ticket, &Purpose::Page { host: at }).is_err() {
-        let is_browser = headers
-            .get(ACCEPT)
-            .is_some_and(|accept| accept.as_bytes().windows(9).any(|part| part == b"text/html"));
+        let is_browser = perimeter::accepts_html(&headers);
         return if is_browser {
             document(StatusCode::UNAUTHORIZED, "")
         } else {
@@ -361,8 +359,8 @@ mod tests {
         let (_dir, started) = tests::start().await;
         let app = started.app;
         for (after, expected) in [
-            (LIFE, StatusCode::OK),
-            (LIFE + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
+            (TICKET_LIFETIME, StatusCode::OK),
+            (TICKET_LIFETIME + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
         ] {
             let host = Host::Loopback(LoopbackHost::V4);
             let ticket = app.tickets.issue(Purpose::Page { host }, Instant::now().into_std());
