@@ -189,7 +189,7 @@ impl StateDir {
 
     /// Names the directory that this user may not search.
     fn denied(&self, error: io::Error) -> Fault {
-        match platform::obstacle(&self.path) {
+        match platform::first_unsearchable(&self.path) {
             None => Fault::io(&self.path, error),
             Some((path, owner)) if owner == platform::user() => Fault::io(&path, error),
             Some((path, owner)) => Fault { path, why: Refused::Owner { owner, me: platform::user() } },
