@@ -44,7 +44,7 @@ impl<S: Sync> FromRequestParts<S> for User {
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Wanted {
     Page {
-        /// Another name than the page host.
+        /// A name of the daemon to use instead of the page host.
         #[serde(default, skip_serializing)]
         host: Option<String>,
     },
@@ -101,10 +101,10 @@ pub(super) async fn ticket(
     (StatusCode::CREATED, Json(issued)).into_response()
 }
 
-/// Where a page is opened: at the page host, unless the request names another name or there is no page host (BROW-40).
+/// Returns the host of the page: the page host, unless the request names another one or there is no page host (BROW-40).
 ///
 /// # Errors
-/// Fails if that is no name of the daemon, or one at which another process may listen, as it may if there is no page host.
+/// Fails if the request names no host of the daemon, or, without a page host, one at which another process may listen.
 fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
     let recorded = app.handle.url().host();
     let Some(wanted) = wanted else {
@@ -113,7 +113,7 @@ fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
     let host: LoopbackHost = wanted.parse().map_err(|_| "host is one of 127.0.0.1, localhost and [::1]")?;
     if app.handle.page_host().is_none() && host != recorded {
         return Err(
-            "the daemon does not hold its port on both address families, so that name may lead elsewhere",
+            "the daemon does not have its port on both address families, so that name may lead to another process",
         );
     }
     Ok(Host::Loopback(host))
@@ -125,7 +125,7 @@ fn page_url(app: &App, host: Host) -> String {
             .handle
             .page_host()
             .map(PageHost::expose)
-            .expect("a page is at the page host only if there is one"),
+            .expect("`host_for` chooses the page host only if there is one"),
         Host::Loopback(host) => host.as_str(),
     };
     format!("http://{name}:{}/page", app.handle.url().port())
@@ -155,7 +155,7 @@ pub(super) async fn ticket_state(
     };
     let redeemed = async {
         loop {
-            // Made before the look, so that it misses nothing.
+            // Created before the check, so that no redemption is missed.
             let next = app.redeemed.notified();
             if is_redeemed() {
                 return;
@@ -166,7 +166,7 @@ pub(super) async fn ticket_state(
     tokio::select! {
         biased;
         () = redeemed => {}
-        // A drain does not wait for a browser.
+        // A draining daemon does not wait for a browser.
         _ = app.handle.draining() => {}
         () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
     }
@@ -191,7 +191,7 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
         }
         Err(refused) => refused,
     };
-    // It is bounded by the tickets that the user asked for, so that strangers cannot use up the room for it.
+    // PER-47, BROW-47: there is one warning per ticket, and the user alone obtains tickets.
     if let Refused::Used(issued_for) = refused {
         let origin = match issued_for {
             Purpose::Page { .. } => app.handle.url().to_string(),
@@ -246,7 +246,7 @@ pub(super) async fn page(
     let token = app.page_tokens.issue(&format!("http://{host}"), SystemTime::now());
     let mut page = document(StatusCode::OK, token.expose());
     if at != Host::Page {
-        // What an earlier owner of the port left, such as a worker.
+        // An earlier owner of the port may have left a worker here.
         let everything = HeaderValue::from_static("\"cache\", \"storage\"");
         page.headers_mut().insert(CLEAR_SITE_DATA, everything);
     }

@@ -91,7 +91,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts a request as activity (LIFE-6), logs its route, and renders its answer for who asks for text (PER-37).
+/// Counts a request as activity (LIFE-6), logs its route, and renders its answer as text if the client prefers that (PER-37).
 async fn around(
     State(app): State<Arc<App>>,
     route: Option<MatchedPath>,
@@ -99,7 +99,7 @@ async fn around(
     next: Next,
 ) -> Response {
     let text = perimeter::wants_text(request.headers());
-    // LIFE-7, PER-47: what has not authenticated is neither counted nor logged.
+    // LIFE-7, PER-47: a request that has not authenticated is neither counted nor logged.
     if request.extensions().get() == Some(&Caller::Nobody) {
         let answer = next.run(request).await;
         return if text { as_text(answer).await } else { answer };
@@ -110,7 +110,7 @@ async fn around(
     request.extensions_mut().insert(before);
     let answer = next.run(request).await;
     drop(open);
-    // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
+    // CRED-8: the path of a request may contain the credential in any form; the pattern of a route does not.
     let route = route.as_ref().map(MatchedPath::as_str);
     tracing::debug!(%method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if text { as_text(answer).await } else { answer }
