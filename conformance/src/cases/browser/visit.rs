@@ -24,7 +24,7 @@ pub(in crate::cases) fn candidates(text: &str) -> Vec<&str> {
 pub(in crate::cases) struct Secret {
     text: String,
     /// `host:port`
-    pub(super) host: String,
+    pub(in crate::cases) host: String,
 }
 
 impl Secret {
