@@ -341,5 +341,5 @@ fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     let dumps = Dumps::seen(stage)?;
     let daemon = stage.launch_with(Start::new().setup(Dumps::setup()).cwd(dumps.place()))?;
     let live = stage.ready(&daemon)?;
-    dumps.without(stage, &daemon, live.credential.bytes())
+    dumps.ensure_without(stage, &daemon, live.credential.bytes())
 }

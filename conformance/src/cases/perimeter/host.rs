@@ -101,8 +101,8 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Names that resemble the host of the daemon's page, the one of an earlier launch among them, are asked for the
-/// page and with the credential: 421; at the page host the page answers.
+/// Requests for the page, and with the credential, name hosts that resemble the page host, including that of an earlier launch:
+/// 421. At the page host the page answers.
 #[case("PER-3", "PER-7")]
 fn page_host_is_one_more_name(stage: &mut Stage) -> Outcome {
     if !stage.manifest().claims(Profile::Browser) {

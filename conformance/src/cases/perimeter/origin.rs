@@ -210,7 +210,7 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
     refused(&live, &asked)
 }
 
-/// The origin of the daemon's page asks its other names, and theirs ask the host of the page: 403.
+/// Requests from the origin of the daemon's page to its other names, and from those to the page host: 403.
 #[case("PER-12")]
 fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
     if !stage.manifest().claims(Profile::Browser) {
