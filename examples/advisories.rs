@@ -13,15 +13,15 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const SNAPSHOT: &str = "ci/advisories.txt";
 const LOCK: &str = "Cargo.lock";
 const HEAD: &str = "\
-# The vulnerabilities and unsound interfaces that RustSec knows, without withdrawn advisories: the id, the crate, and the
-# versions that are not affected. ci/advisories compares Cargo.lock with it, and says how it is made anew.
+# The vulnerabilities and unsound interfaces that RustSec lists, without withdrawn advisories: the id, the crate, and the
+# versions that are not affected. ci/advisories compares Cargo.lock with it, and says how to renew it.
 ";
 
 fn main() -> Result<ExitCode> {
     let mut args = env::args().skip(1);
     match (args.next().as_deref(), args.next(), args.next()) {
         (None, ..) => {}
-        (Some("--renew"), Some(database), None) => fs::write(SNAPSHOT, renewed(Path::new(&database))?)?,
+        (Some("--renew"), Some(database), None) => fs::write(SNAPSHOT, snapshot_of(Path::new(&database))?)?,
         _ => return Err("usage: ci/advisories [--renew DATABASE]".into()),
     }
     let snapshot = fs::read_to_string(SNAPSHOT)?;
@@ -79,7 +79,7 @@ fn parse(snapshot: &str) -> Result<(&str, Vec<Advisory>)> {
     Ok((date, lines.map(advisory).collect::<Result<_>>()?))
 }
 
-/// Returns the packages that are affected. A pre-release is, unless a range names it.
+/// Returns the packages that are affected. A pre-release counts as affected unless a range names it.
 fn affected<'a>(lock: &'a Lock, advisories: &'a [Advisory]) -> Vec<(&'a Package, &'a Advisory)> {
     let pairs = lock.package.iter().flat_map(|package| advisories.iter().map(move |it| (package, it)));
     pairs
@@ -90,7 +90,7 @@ fn affected<'a>(lock: &'a Lock, advisories: &'a [Advisory]) -> Vec<(&'a Package,
         .collect()
 }
 
-/// An advisory as the database has it.
+/// The front matter of an advisory in the database.
 #[derive(Deserialize)]
 struct Entry {
     advisory: Meta,
@@ -113,8 +113,8 @@ struct Versions {
     unaffected: Vec<String>,
 }
 
-/// Makes the snapshot of a clone of the database.
-fn renewed(database: &Path) -> Result<String> {
+/// Returns the snapshot of a clone of the database.
+fn snapshot_of(database: &Path) -> Result<String> {
     let date = Command::new("git").arg("-C").arg(database).args(["log", "-1", "--format=%cs"]).output()?;
     let date = String::from_utf8(date.stdout)?.trim().to_owned();
     let mut lines = Vec::new();
@@ -122,9 +122,10 @@ fn renewed(database: &Path) -> Result<String> {
         for file in fs::read_dir(package?.path())? {
             let text = fs::read_to_string(file?.path())?;
             let front = text.strip_prefix("```toml\n").and_then(|text| text.split("\n```").next());
-            let Entry { advisory, versions } = toml::from_str(front.ok_or("an advisory begins otherwise")?)?;
-            let is_hole = advisory.informational.is_none_or(|kind| kind == "unsound");
-            if is_hole && advisory.withdrawn.is_none() {
+            let Entry { advisory, versions } =
+                toml::from_str(front.ok_or("an advisory does not begin with its TOML")?)?;
+            let is_vulnerability = advisory.informational.is_none_or(|kind| kind == "unsound");
+            if is_vulnerability && advisory.withdrawn.is_none() {
                 let mut unaffected = [versions.patched, versions.unaffected].concat().join(" || ");
                 if unaffected.is_empty() {
                     unaffected.push('-');
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_snapshot_is_whole() {
+    fn the_snapshot_has_advisories_of_well_known_crates() {
         let text = fs::read_to_string(SNAPSHOT).unwrap();
         let (_, advisories) = parse(&text).unwrap();
         assert!(advisories.len() > 500 && advisories.iter().any(|it| it.package == "tokio"));

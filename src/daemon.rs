@@ -185,7 +185,7 @@ impl Signals {
         };
         platform::survive_signals()?;
         // A service manager, or a thread that starts programs, may have left them blocked.
-        platform::unblock_stop_signals();
+        platform::unblock_handled_signals();
         Ok(signals)
     }
 
@@ -196,7 +196,7 @@ impl Signals {
                 _ = self.terminate.recv() => shared.stop(),
                 _ = self.quit.recv() => shared.stop(),
                 _ = self.processor_time.recv() => shared.stop(),
-                // A lost terminal is nothing; somebody who sends it wants the files read again.
+                // LIFE-36: a lost terminal changes nothing; a user who sends it wants the files read again.
                 _ = self.hangup.recv() => shared.changed.notify_one(),
             }
         }

@@ -99,8 +99,8 @@ impl Answer {
 pub(crate) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// How many more bytes the present answer may have that are no body: heads, and the frames of chunks (HS-31).
-    frame_left: usize,
+    /// How many more bytes other than the body the current answer may have: heads, and the framing of chunks (HS-31).
+    framing_left: usize,
     reusable: bool,
 }
 
@@ -144,7 +144,7 @@ impl Wire {
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(Fault::of_connect)?;
         stream.set_nodelay(true).map_err(Fault::of)?;
-        Ok(Self { stream, buffer: Vec::new(), frame_left: 0, reusable: true })
+        Ok(Self { stream, buffer: Vec::new(), framing_left: 0, reusable: true })
     }
 
     /// Whether another request may be sent: the last answer ended cleanly and the other side has not closed.
@@ -158,7 +158,8 @@ impl Wire {
         self.reusable && self.buffer.is_empty() && quiet().is_some()
     }
 
-    /// Sends one request and reads its whole answer, of at most `limit` bytes of body, and as many of everything else or 64 KiB.
+    /// Sends one request and reads its whole answer: at most `limit` bytes of body, and at most as many of everything else, or
+    /// 64 KiB if that is more.
     pub(crate) fn exchange(
         &mut self,
         request: &Zeroizing<Vec<u8>>,
@@ -166,7 +167,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reusable = false;
-        self.frame_left = limit.max(MAX_BYTES);
+        self.framing_left = limit.max(MAX_BYTES);
         self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
         self.stream.write_all(request).map_err(Fault::of)?;
         let mut answer = self.head(deadline)?;
@@ -196,14 +197,14 @@ impl Wire {
                     let answer =
                         Answer { status, headers, body: Vec::new(), keep: response.version == Some(1) };
                     self.buffer.drain(..length);
-                    self.frame_left -= length;
+                    self.framing_left -= length;
                     return Ok(answer);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() < self.frame_left => {}
+                Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {}
                 _ => return Err(Fault::Garbage),
             }
             let answered = !self.buffer.is_empty();
-            match self.fill(self.frame_left, deadline) {
+            match self.fill(self.framing_left, deadline) {
                 Ok(0) | Err(Fault::Broken { .. }) => return Err(Fault::Broken { answered }),
                 filled => filled?,
             };
@@ -248,8 +249,8 @@ impl Wire {
         loop {
             let (start, size) = match httparse::parse_chunk_size(&self.buffer) {
                 Ok(httparse::Status::Complete(found)) => found,
-                Ok(httparse::Status::Partial) if self.buffer.len() < self.frame_left => {
-                    if self.fill(self.frame_left, deadline)? == 0 {
+                Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {
+                    if self.fill(self.framing_left, deadline)? == 0 {
                         return Err(Fault::Broken { answered: true });
                     }
                     continue;
@@ -257,7 +258,7 @@ impl Wire {
                 _ => return Err(Fault::Garbage),
             };
             let size = usize::try_from(size).map_err(|_| Fault::Garbage)?;
-            self.frame_left = self.frame_left.checked_sub(start + 2).ok_or(Fault::Garbage)?;
+            self.framing_left = self.framing_left.checked_sub(start + 2).ok_or(Fault::Garbage)?;
             if size > limit.saturating_sub(answer.body.len()) {
                 return Err(Fault::Garbage);
             }
@@ -283,7 +284,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads what has come, until the buffer holds `most` bytes at most; 0: the other side has closed.
+    /// Reads some bytes, so that the buffer holds at most `most`. Returns how many; 0 means that the other side has closed.
     fn fill(&mut self, most: usize, deadline: Instant) -> Result<usize, Fault> {
         let mut chunk = [0; 4096];
         let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
@@ -384,7 +385,7 @@ mod tests {
 
     /// HS-31.
     #[test]
-    fn what_is_no_body_has_one_budget() {
+    fn everything_but_the_body_has_one_budget() {
         const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let interim = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "y".repeat(20_000));
         let chunk = format!("1;{}\r\nx\r\n", "e".repeat(10_000));

@@ -27,8 +27,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them
-//! [`with_limits_of_caller`]. A program that embeds a client may call [`write_no_core_dump`].
+//! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them with
+//! [`with_caller_limits`]. A program that embeds a client may call [`disable_core_dumps`].
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
@@ -56,5 +56,5 @@ pub use local_daemon_proto::{
     ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
     json, registration,
 };
-pub use platform::{LAUNCH_VARIABLE, forget_launch, with_limits_of_caller, write_no_core_dump};
+pub use platform::{LAUNCH_VARIABLE, disable_core_dumps, forget_launch, with_caller_limits};
 pub use state_directory::{Component, StateDir};

@@ -9,7 +9,7 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]
-pub use unix::{LAUNCH_VARIABLE, forget_launch, with_limits_of_caller, write_no_core_dump};
+pub use unix::{LAUNCH_VARIABLE, disable_core_dumps, forget_launch, with_caller_limits};
 
 #[cfg(all(target_os = "linux", not(local_daemon_portable)))]
 #[path = "platform/linux.rs"]

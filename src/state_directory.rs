@@ -30,11 +30,11 @@ pub const ALIVE: &str = "daemon.alive";
 pub const CONFIG: &str = "config.toml";
 /// The log of a detached daemon.
 pub const LOG: &str = "daemon.log";
-/// What became of the log when it was full; the second is the older one.
+/// The logs that were set aside; the second is the older one.
 const LOG_1: &str = "daemon.log.1";
 const LOG_2: &str = "daemon.log.2";
-/// How long the log of a detached daemon may become before it is set aside.
-const MOST_LOG: u64 = 5 * 1024 * 1024;
+/// The log of a detached daemon is set aside when it is longer than this many bytes.
+const MAX_LOG_BYTES: u64 = 5 * 1024 * 1024;
 /// What the names of launcher files begin with: each hands a ticket to a browser, once.
 pub const LAUNCHER: &str = "launcher-";
 /// How often a spawn failed of late; a client keeps it so that calls in other processes count too.
@@ -178,8 +178,8 @@ impl StateDir {
         Ok(())
     }
 
-    /// Checks the directory as every reader does (DIR-14); `false`: it is not there. If a directory on the way to it keeps this
-    /// user out, the fault is that one's.
+    /// Checks the directory as every reader does (DIR-14); returns `false` if it does not exist. If this user may not search a
+    /// directory above it, the fault names that one.
     pub fn check(&self) -> Result<bool, Fault> {
         platform::check_directory(&self.path).map_err(|why| match why {
             Refused::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
@@ -187,21 +187,25 @@ impl StateDir {
         })
     }
 
+    /// Names the directory that this user may not search.
     fn denied(&self, error: io::Error) -> Fault {
-        match platform::obstacle(&self.path) {
+        match platform::first_unsearchable(&self.path) {
             None => Fault::io(&self.path, error),
             Some((path, owner)) if owner == platform::user() => Fault::io(&path, error),
             Some((path, owner)) => Fault { path, why: Refused::Owner { owner, me: platform::user() } },
         }
     }
 
-    /// Checks that [`create`](Self::create) would make nothing in another user's directory (DIR-22).
+    /// Checks that [`create`](Self::create) would create nothing in another user's directory (DIR-22).
     pub fn check_creatable(&self) -> Result<(), Fault> {
         platform::check_creatable(&self.path).map_err(|(path, why)| Fault { path, why })
     }
 
-    /// Takes the bits of group and others off a file or directory of this user's, by its descriptor: for a repair that the user
-    /// asks for.
+    /// Removes the permission bits of group and others from a file or directory of this user, through its descriptor: for a
+    /// repair that the user asks for (DIR-21). Does nothing if it has none of these bits.
+    ///
+    /// # Errors
+    /// Fails if the file is missing, is a link, or belongs to another user, or if the system does not allow it.
     pub fn close_to_others(path: &Path) -> Result<(), Fault> {
         platform::close_to_others(path).map_err(|why| Fault { path: path.to_owned(), why })
     }
@@ -284,8 +288,8 @@ impl StateDir {
         platform::read_checked(&path).map_err(|why| Fault { path, why })
     }
 
-    /// Reads a file of the directory as [`read`](Self::read) does, except that others may have written it: only what it takes
-    /// away counts (PER-48).
+    /// Reads a file of the directory as [`read`](Self::read) does, but whatever its mode is. Others may have written it, so it
+    /// may take rights away and grant none (PER-48).
     pub fn read_of_any_mode(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
         let path = self.file(name);
         platform::read_own(&path).map_err(|why| Fault { path, why })
@@ -368,7 +372,7 @@ impl StateDir {
         }
     }
 
-    /// Returns the id of the daemon that took a record, by the name of the taken file; `None`: it is no taken file.
+    /// Returns the id of the daemon that took a record, from the name of the taken file; `None` if it is not a taken file.
     pub fn taker(path: &Path) -> Option<ClaimId> {
         let rest = path.file_name()?.to_str()?.strip_prefix(TAKEN)?;
         rest.get(..32)?.parse().ok()
@@ -421,12 +425,12 @@ impl StateDir {
 
 /// What a client keeps there besides: the log of what it starts, and how often that failed.
 impl StateDir {
-    /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A log that is full is set aside first.
+    /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A full log is set aside first (LIFE-38).
     pub(crate) fn open_log(&self) -> Result<fs::File, Fault> {
         let path = self.file(LOG);
         let open = || platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why });
         let log = open()?;
-        if log.metadata().map_err(|error| Fault::io(&path, error))?.len() <= MOST_LOG {
+        if log.metadata().map_err(|error| Fault::io(&path, error))?.len() <= MAX_LOG_BYTES {
             return Ok(log);
         }
         self.set_log_aside()?;
@@ -445,15 +449,19 @@ impl StateDir {
         Ok(())
     }
 
-    /// Bounds the log of a detached daemon (LIFE-38): if standard error is that log and has more than 5 MiB, the log becomes
-    /// `daemon.log.1`, that one `daemon.log.2`, and standard error a new file. Does nothing if standard error is anything else.
-    /// A [`Daemon`](crate::Daemon) calls this every few seconds; one that logs much calls it more often.
+    /// Rotates the log of a detached daemon (LIFE-38): if standard error is that log and is longer than 5 MiB, the log is
+    /// renamed to `daemon.log.1`, an earlier `daemon.log.1` to `daemon.log.2`, and standard error becomes a new file. Does
+    /// nothing if standard error is anything else. A [`Daemon`](crate::Daemon) calls this every few seconds; a program that
+    /// logs much calls it more often.
     ///
-    /// The descriptor is replaced, and no file is copied and truncated, because then nothing is lost that this process writes
-    /// meanwhile, a panic's message included. A program that inherited the descriptor goes on with the file that was set aside.
+    /// The descriptor is replaced instead of copying and truncating the file, so that nothing is lost that this process writes
+    /// at the same time, such as the message of a panic. A program that inherited the descriptor goes on with the old file.
+    ///
+    /// # Errors
+    /// Fails if a log cannot be looked at, renamed or created, or if the new one is refused (DIR-20).
     #[cfg(feature = "daemon")]
-    pub fn turn_log(&self) -> Result<(), Fault> {
-        /// The log that standard error was seen to be. It is full also if its file was removed meanwhile.
+    pub fn rotate_log(&self) -> Result<(), Fault> {
+        /// The log that standard error was seen to be. It is also replaced when full if its file was removed.
         static OURS: Mutex<Option<PathBuf>> = Mutex::new(None);
         // The path is replaced whole. Two threads take turns, so that neither sets the other's new log aside.
         let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -466,7 +474,7 @@ impl StateDir {
             *ours = Some(path.clone());
         }
         let length = rustix::fs::fstat(stderr).map_err(|error| io(error.into()))?.st_size;
-        if ours.as_ref() != Some(&path) || length.cast_unsigned() <= MOST_LOG {
+        if ours.as_ref() != Some(&path) || length.cast_unsigned() <= MAX_LOG_BYTES {
             return Ok(());
         }
         if is_named {

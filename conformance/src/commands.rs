@@ -60,12 +60,12 @@ impl Problem {
     }
 }
 
-/// Prints to standard output; a reader that has left is no problem.
+/// Prints to standard output. That its reader has left is not a problem.
 pub(crate) fn print(text: &str) -> Result<(), Problem> {
     written(std::io::stdout().lock().write_all(text.as_bytes()))
 }
 
-/// Judges a write to standard output, and makes sure that it has left this process.
+/// Flushes standard output after a write. That its reader has left is not a problem.
 pub(crate) fn written(written: std::io::Result<()>) -> Result<(), Problem> {
     match written.and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

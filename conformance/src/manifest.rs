@@ -92,7 +92,7 @@ pub struct DaemonSection {
     /// Milliseconds within which a displaced daemon has exited.
     #[serde(default = "three_seconds")]
     stand_down_timeout_ms: u64,
-    /// Whether the daemon is told the user at the other end of a connection.
+    /// Whether the daemon knows the user at the other end of a connection.
     #[serde(default = "yes")]
     pub knows_peer_users: bool,
     /// How a case asks for another wire protocol.

@@ -139,7 +139,7 @@ impl Squatter {
         Self::repeating(head, "x")
     }
 
-    /// Answers with these bytes, and then with that piece again and again without end.
+    /// Answers with `head`, and then with `piece` again and again without end.
     pub fn repeating(head: &str, piece: &str) -> Self {
         let times = (16 * 1024_usize).div_ceil(piece.len());
         Self::of(Part::Floods(head.into(), piece.repeat(times).into_bytes()))

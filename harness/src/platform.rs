@@ -281,11 +281,11 @@ pub fn nobody() -> Option<User> {
     })
 }
 
-/// Does something on a thread that belongs to `user`, as do the sockets that it makes; needs root.
+/// Runs `work` on a thread of its own as `user`, to whom the sockets that it creates belong. Needs root.
 pub fn as_user<T: Send>(user: User, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // The system call itself, which changes one thread, and not the C library's function, which changes all.
+            // The system call changes this thread alone; the C library's function would change all threads.
             rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(user.gid))?;
             rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(user.uid))?;
             Ok(work())

@@ -208,7 +208,7 @@ pub fn holds(haystack: &[u8], secret: &[u8]) -> bool {
     forms(secret).iter().any(|form| found(haystack, form) || found(&decoded, form))
 }
 
-/// Every byte of `text` percent-encoded, the unreserved ones too.
+/// Percent-encodes every byte of `text`, including unreserved ones.
 pub fn percent_encoded(text: &str) -> String {
     text.bytes().flat_map(|byte| ["%".to_owned(), hex(&[byte]).to_uppercase()]).collect()
 }

@@ -16,7 +16,7 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The name, without the number.
+    /// Returns the name without the number, such as `locald` of `locald/1`.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,4 +1,4 @@
-//! JSON that readers in every language take, and take alike: what a client sent is checked before it is passed on to
+//! JSON that readers in every language accept and read alike: a daemon checks what a client sent before it passes it on to
 //! others.
 
 use alloc::string::String;
@@ -8,36 +8,36 @@ use core::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// How deep objects and lists may be in one another; the outermost is the first level (STR-31).
+/// How deeply objects and lists may be nested; the outermost is the first level (STR-31).
 pub const MAX_LEVELS: usize = 64;
 
-/// Checks that the bytes are one JSON text of at most [`MAX_LEVELS`], without half of a surrogate pair, without a number
-/// that is infinite as a double, and without an object with two equal keys, however they are written (STR-31). An integer
-/// may have more digits than a double holds.
+/// Checks that the bytes are one JSON text of at most [`MAX_LEVELS`] levels that does not contain half of a surrogate pair, a
+/// number beyond the range of a double, or an object with two equal keys, however they are written (STR-31). An integer may
+/// have more digits than a double holds.
 ///
 /// # Errors
-/// [`Invalid`] says where the first fault is, and repeats nothing of the text.
-pub fn check(text: &[u8]) -> Result<(), Invalid> {
+/// Fails at the first fault. The error says where it is, and repeats nothing of the text.
+pub fn check(text: &[u8]) -> Result<(), Error> {
     match parse(text, MAX_LEVELS) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Invalid { line: error.line(), column: error.column() }),
+        Err(error) => Err(Error { line: error.line(), column: error.column() }),
     }
 }
 
-/// A text that readers refuse or read differently.
+/// The text is not JSON, or JSON that readers refuse or read differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "it is not JSON that every reader takes, at line {line}, column {column}: it has {MAX_LEVELS} levels at most, no \
-     half of a surrogate pair, no number beyond a double, no two equal keys in an object"
+    "it is not JSON that every reader accepts, at line {line}, column {column}: it may have {MAX_LEVELS} levels at most, no \
+     half of a surrogate pair, no number beyond a double and no two equal keys in an object"
 )]
-pub struct Invalid {
-    /// The line of the fault, from 1.
+pub struct Error {
+    /// The line of the fault, counted from 1.
     pub line: usize,
-    /// Its column in bytes, from 0.
+    /// The column of the fault in bytes, counted from 0.
     pub column: usize,
 }
 
-/// Parses a text of at most so many levels, in which no object has two equal keys.
+/// Parses a text of at most `levels` levels in which no object has two equal keys.
 pub(crate) fn parse(text: &[u8], levels: usize) -> serde_json::Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Strict { levels }.deserialize(&mut deserializer)?;
@@ -48,11 +48,12 @@ pub(crate) fn parse(text: &[u8], levels: usize) -> serde_json::Result<Value> {
 /// Deserializes a [`Value`], which by itself would silently keep the last of two equal keys.
 #[derive(Clone, Copy)]
 struct Strict {
-    /// How many more levels may come.
+    /// How many more levels are allowed.
     levels: usize,
 }
 
 impl Strict {
+    /// Returns what deserializes the next level.
     fn below<E: de::Error>(self) -> Result<Self, E> {
         let levels = self.levels.checked_sub(1).ok_or_else(|| E::custom("it is nested too deep"))?;
         Ok(Self { levels })
@@ -112,7 +113,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if object.insert(key, map.next_value_seed(below)?).is_some() {
-                return Err(de::Error::custom("a key stands twice"));
+                return Err(de::Error::custom("a key occurs twice"));
             }
         }
         Ok(object.into())

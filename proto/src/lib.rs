@@ -1,10 +1,10 @@
 //! The Local Daemon Protocol without I/O: what a daemon publishes, how both sides prove themselves, and how each
 //! decides what to do next.
 //!
-//! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts; [`json`] is the JSON that every
-//! reader reads alike. [`claim`] (the daemon's side, publish and convergence) and [`connect`] (the client's side) are
-//! machines: each names one effect that it wants and takes one outcome. The crate `local-daemon` drives them with real files and sockets; the formal model and the fuzzers
-//! drive the same types with simulated ones.
+//! [`registration`], [`credential`], [`handshake`] and [`gate`] are values and their texts; [`json`] checks that every reader
+//! reads a JSON text alike. [`claim`] (the daemon's side, publish and convergence) and [`connect`] (the client's side) are
+//! machines: each names one effect that it wants and takes one outcome. The crate `local-daemon` drives them with real files
+//! and sockets; the formal model and the fuzzers drive the same types with simulated ones.
 //!
 //! The crate is `no_std`, so it can reach no file, socket, clock, thread or environment. Time and randomness are
 //! arguments.

@@ -12,8 +12,8 @@ use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::error::Error;
 
-/// How much is told of one file that is not as it should be.
-const MOST_FAULTS: usize = 16;
+/// How many faults of one version of the file are reported.
+const MAX_FAULTS: usize = 16;
 
 /// The list as the running daemon knows it.
 pub(crate) struct Allowlist {
@@ -21,15 +21,15 @@ pub(crate) struct Allowlist {
     /// What the command line named.
     given: Vec<Origin>,
     known: Mutex<Known>,
-    /// Who is told of each fault of the file, once when it begins (LIFE-37, LIFE-40).
-    tell: Box<dyn Fn(&str) + Send + Sync>,
+    /// Is called with each fault of the file, once when it begins (LIFE-37, LIFE-40).
+    report: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 #[derive(Default)]
 struct Known {
     stamp: Option<Stamp>,
     origins: Origins,
-    /// What was wrong with the file when it was read last.
+    /// The faults of the file when it was last read.
     faults: Vec<String>,
 }
 
@@ -53,15 +53,16 @@ impl Stamp {
 }
 
 impl Allowlist {
-    /// What the file says, and `given` in addition (PER-39: if neither says anything, nobody is admitted).
+    /// Creates the list of the origins in the file, and of `given` in addition; if there are none, no origin is admitted
+    /// (PER-39).
     pub(crate) fn new(
         directory: StateDir,
         given: Vec<Origin>,
-        tell: impl Fn(&str) + Send + Sync + 'static,
+        report: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
         let origins = given.iter().cloned().collect();
         let known = Known { origins, ..Known::default() };
-        Self { directory, given, known: Mutex::new(known), tell: Box::new(tell) }
+        Self { directory, given, known: Mutex::new(known), report: Box::new(report) }
     }
 
     /// The list of this moment: the file is read again whenever it is another one than before (PER-41).
@@ -70,16 +71,17 @@ impl Allowlist {
         // What is known is replaced whole.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.stamp != stamp {
-            self.look(&mut known, stamp);
+            self.refresh(&mut known, stamp);
         }
         known.origins.clone()
     }
 
-    fn look(&self, known: &mut Known, stamp: Option<Stamp>) {
+    /// Reads the file, takes over its origins, and reports what is wrong with it.
+    fn refresh(&self, known: &mut Known, stamp: Option<Stamp>) {
         let mut faults = Vec::new();
         let (read, is_trusted) = match listed(&self.directory) {
             Err(Error::StateDir(fault @ Fault { why: Refused::Mode(_), .. })) => {
-                faults.push(format!("{fault}; until then it only takes origins off the list"));
+                faults.push(format!("{fault}; until then it can only remove origins from the list"));
                 (entries(&self.directory, StateDir::read_of_any_mode), false)
             }
             read => (read, true),
@@ -89,10 +91,10 @@ impl Allowlist {
                 let mut origins = self.given.clone();
                 for (entry, place) in entries.iter().zip(1..) {
                     match entry.parse::<Origin>() {
-                        // PER-48: whoever may write the file may not let anybody in.
+                        // PER-48: another user may have written the file.
                         Ok(origin) if is_trusted || known.origins.contains(entry) => origins.push(origin),
                         Ok(_) => {}
-                        // PER-40. The entry itself is nothing for the readers of the stream.
+                        // PER-40. The entry itself is not repeated to the subscribers.
                         Err(why) => {
                             faults.push(format!("{CONFIG}: origin {place} of the list is refused: {why}"));
                         }
@@ -101,19 +103,19 @@ impl Allowlist {
                 known.origins = origins.into_iter().collect();
             }
             Err(error) => {
-                // A parser goes on with the lines that it cannot read.
+                // The parser's further lines quote the file.
                 let error = error.to_string();
                 let error = error.lines().next().unwrap_or_default();
                 faults.push(format!("{error}; the list of origins stays as it was"));
             }
         }
-        // A file that could not be read is read again at the next look.
+        // A file that the system failed to read is read again next time.
         if !matches!(read, Err(Error::StateDir(Fault { why: Refused::Io(_), .. }))) {
             known.stamp = stamp;
         }
-        faults.truncate(MOST_FAULTS);
+        faults.truncate(MAX_FAULTS);
         for fault in faults.iter().filter(|fault| !known.faults.contains(fault)) {
-            (self.tell)(fault);
+            (self.report)(fault);
         }
         known.faults = faults;
     }
@@ -236,11 +238,11 @@ mod tests {
         (dir, directory)
     }
 
-    /// A list, and what is told of its file.
+    /// A list, and the faults that it reports.
     fn watched(directory: &StateDir, given: Vec<Origin>) -> (Allowlist, Receiver<String>) {
-        let (tell, told) = mpsc::channel();
-        let tell = move |fault: &str| tell.send(fault.to_owned()).unwrap();
-        (Allowlist::new(directory.clone(), given, tell), told)
+        let (sender, reported) = mpsc::channel();
+        let report = move |fault: &str| sender.send(fault.to_owned()).unwrap();
+        (Allowlist::new(directory.clone(), given, report), reported)
     }
 
     fn origin(text: &str) -> Origin {
@@ -283,17 +285,17 @@ mod tests {
     fn a_bad_entry_admits_nothing_and_can_be_taken_off() {
         let (_dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"*\", \"https://a.example\", 7]\n");
-        let (allowlist, told) = watched(&directory, vec![origin("https://given.example")]);
+        let (allowlist, reported) = watched(&directory, vec![origin("https://given.example")]);
         let now: Vec<String> = allowlist.now().iter().map(ToString::to_string).collect();
         assert_eq!(now, ["https://a.example", "https://given.example"]);
-        let faults = told.try_iter().collect::<Vec<_>>();
+        let faults = reported.try_iter().collect::<Vec<_>>();
         assert!(
             faults.len() == 2 && faults[0].contains("origin 1") && faults[1].contains("origin 3"),
             "{faults:?}"
         );
         write(&directory, "[origins]\nallow = [\"*\", \"https://b.example\", 7]\n");
         assert!(allowlist.now().contains("https://b.example"));
-        assert_eq!(told.try_recv().ok(), None, "each is told once");
+        assert_eq!(reported.try_recv().ok(), None, "each is reported once");
         assert!(remove(&directory, "*").unwrap() && remove(&directory, "7").unwrap());
         assert_eq!(listed(&directory).unwrap(), ["https://b.example"]);
     }
@@ -302,7 +304,7 @@ mod tests {
     fn a_file_that_cannot_be_read_changes_nothing() {
         let (_dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
-        let (allowlist, told) = watched(&directory, Vec::new());
+        let (allowlist, reported) = watched(&directory, Vec::new());
         let before = allowlist.now();
         for broken in [
             "[origins",
@@ -311,7 +313,7 @@ mod tests {
         ] {
             write(&directory, broken);
             assert_eq!(allowlist.now(), before, "{broken}");
-            let faults = told.try_iter().collect::<Vec<_>>();
+            let faults = reported.try_iter().collect::<Vec<_>>();
             assert!(
                 faults.len() == 1 && faults[0].contains(CONFIG) && !faults[0].contains('\n'),
                 "{faults:?}"
@@ -332,9 +334,10 @@ mod tests {
         fs::write(directory.file(CONFIG), text).unwrap();
         assert!(allowlist.now().contains("https://b.example"));
     }
+
     /// PER-48, LIFE-37.
     #[test]
-    fn a_file_that_others_may_write_takes_origins_off_and_puts_none_on() {
+    fn a_file_that_others_may_write_removes_origins_and_adds_none() {
         let (_dir, directory) = directory();
         let list = |origins: &str| format!("[origins]\nallow = [{origins}]\n");
         let file = directory.file(CONFIG);
@@ -343,30 +346,30 @@ mod tests {
             fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
         };
         write(&directory, &list("'https://a.example', 'https://b.example'"));
-        let (allowlist, told) = watched(&directory, vec![origin("https://given.example")]);
+        let (allowlist, reported) = watched(&directory, vec![origin("https://given.example")]);
         let now = || allowlist.now().iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(now(), ["https://a.example", "https://b.example", "https://given.example"]);
         set("'https://b.example', 'https://c.example'", 0o644);
         assert_eq!(now(), ["https://b.example", "https://given.example"]);
-        let fault = told.try_recv().unwrap();
+        let fault = reported.try_recv().unwrap();
         assert!(fault.contains(CONFIG) && fault.contains("0644"), "{fault}");
         set("'https://a.example', 'https://b.example'", 0o644);
-        assert_eq!(now(), ["https://b.example", "https://given.example"], "what was taken off stays off");
-        assert_eq!(told.try_recv().ok(), None, "the fault is the one that was told");
+        assert_eq!(now(), ["https://b.example", "https://given.example"], "a removed origin stays removed");
+        assert_eq!(reported.try_recv().ok(), None, "the fault is the one that was reported");
         set("'https://a.example'", 0o600);
         assert_eq!(now(), ["https://a.example", "https://given.example"]);
         set("'https://a.example'", 0o640);
-        assert_eq!((now().len(), told.try_iter().count()), (2, 1), "it began again");
+        assert_eq!((now().len(), reported.try_iter().count()), (2, 1), "it began again");
         set("[", 0o640);
-        assert_eq!((now().len(), told.try_iter().count()), (2, 1), "a part of a file says nothing");
+        assert_eq!((now().len(), reported.try_iter().count()), (2, 1), "a malformed file changes nothing");
     }
 
-    /// What is no file of the user's own is not followed, and changes nothing.
+    /// Neither is followed or read.
     #[test]
     fn a_link_or_a_directory_changes_nothing() {
         let (dir, directory) = directory();
         write(&directory, "[origins]\nallow = [\"https://a.example\"]\n");
-        let (allowlist, told) = watched(&directory, Vec::new());
+        let (allowlist, reported) = watched(&directory, Vec::new());
         let before = allowlist.now();
         let (file, elsewhere) = (directory.file(CONFIG), dir.path().join("elsewhere"));
         fs::write(&elsewhere, "").unwrap();
@@ -376,6 +379,6 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         assert_eq!(allowlist.now(), before);
-        assert_eq!(told.try_iter().count(), 2);
+        assert_eq!(reported.try_iter().count(), 2);
     }
 }

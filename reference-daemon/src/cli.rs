@@ -56,8 +56,8 @@ Examples:
   locald stop && locald doctor      stop it; see that nothing is wrong
 
 Exit codes: 0 ready or done, 2 usage, 10 absent, 11 stale, 12 busy, 13 foreign, 14 incompatible,
-15 invalid, 16 spawn failed, 17 unreachable, 19 no page came (open), 20 displaced (run), 1 anything
-else.
+15 invalid, 16 spawn failed, 17 unreachable, 19 page not opened (open), 20 displaced (run),
+1 anything else.
 
 Environment: LOCALD_STATE_DIR, LOCALD_PROTOCOL (locald/1), LOCALD_LOG (info), LOCALD_LOG_FORMAT
 (text or json), LOCALD_IDLE_TIMEOUT_SECONDS (300), LOCALD_DAEMON (program to start as the daemon),
@@ -154,11 +154,12 @@ fn object(outcome: &str, members: Value, state_dir: Option<String>) -> String {
         .expect("strings and objects always serialise")
 }
 
-/// Writes a line to standard output. A reader that has gone, `locald status | head -0`, is no error.
+/// Writes a line to standard output. That its reader has left, as in `locald status | head -0`, is not an error.
 fn print(line: &str) -> Result<(), Error> {
     written(writeln!(io::stdout().lock(), "{line}"))
 }
 
+/// Flushes standard output after a write. That its reader has left is not an error.
 fn written(written: io::Result<()>) -> Result<(), Error> {
     match written.and_then(|()| io::stdout().flush()) {
         Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io {
@@ -175,8 +176,7 @@ fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable_lines(line));
 }
 
-/// The lines of a text as a terminal may show them: a file name, an entry of a list or the last word of a daemon may be in
-/// it.
+/// Makes each line of a text safe for a terminal: the text may contain a file name, an entry of a list or a daemon's message.
 fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
@@ -184,7 +184,7 @@ fn printable_lines(text: &str) -> String {
 pub(crate) fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        // Help and version come as errors, too, and are none.
+        // clap returns help and version as errors too.
         Err(error) => {
             return match written(error.print()) {
                 Err(fault) if !error.use_stderr() => report(&fault, false, None).into(),
@@ -215,8 +215,8 @@ fn dispatch(context: &Context, command: Command) -> Result<u8, Error> {
     }
 }
 
-/// Says what went wrong: JSON on standard output where it was asked for (CONN-3), else text on standard error. Returns the exit
-/// code.
+/// Reports an error: as JSON on standard output if that was asked for (CONN-3), or else as text on standard error. Returns the
+/// exit code.
 fn report(error: &Error, json: bool, state_dir: Option<&Path>) -> u8 {
     if json {
         let state_dir =

@@ -70,7 +70,7 @@ struct App {
     page_tokens: Arc<PageTokens>,
     /// Told of each ticket that is issued: there may be a launcher file for it.
     launchers: Notify,
-    /// Told of each ticket that is redeemed.
+    /// Is notified of each ticket that is redeemed.
     redeemed: Notify,
     /// Why the daemon asked itself to stop; a signal where nothing else did.
     cause: OnceLock<&'static str>,
@@ -78,9 +78,9 @@ struct App {
 
 /// Listens, and finds or makes the credential.
 pub(crate) async fn start(options: Options) -> Result<Started, Error> {
-    let (tell, config_faults) = mpsc::unbounded_channel();
-    let tell = move |fault: &str| drop(tell.send(fault.to_owned()));
-    let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins, tell);
+    let (sender, config_faults) = mpsc::unbounded_channel();
+    let report = move |fault: &str| drop(sender.send(fault.to_owned()));
+    let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins, report);
     let methods = routes().methods;
     let page_tokens = Arc::new(PageTokens::new());
     let daemon = Daemon::builder(COMPONENT, options.protocol)
@@ -120,7 +120,7 @@ impl Started {
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
         tokio::spawn(events::lifecycle(self.app.clone()));
         tokio::spawn(tell_of_origins(self.app.clone()));
-        tokio::spawn(tell_of_faults(self.app.clone(), self.config_faults));
+        tokio::spawn(report_config_faults(self.app.clone(), self.config_faults));
         tokio::spawn(launchers::sweep(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
@@ -146,8 +146,8 @@ async fn tell_of_origins(app: Arc<App>) {
     }
 }
 
-/// Tells the log and the subscribers what is wrong with the configuration (LIFE-37).
-async fn tell_of_faults(app: Arc<App>, mut faults: UnboundedReceiver<String>) {
+/// Reports each fault of the configuration in the log and to the subscribers (LIFE-37).
+async fn report_config_faults(app: Arc<App>, mut faults: UnboundedReceiver<String>) {
     while let Some(fault) = faults.recv().await {
         events::warn(&app, "config_invalid", &fault, None);
     }

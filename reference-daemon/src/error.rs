@@ -87,7 +87,7 @@ pub(crate) enum Error {
     NoBrowser(String),
 
     /// `open` started a browser, and the ticket was not redeemed.
-    #[error("{program} was started, and has not opened the page within 5 s")]
+    #[error("{program} was started, but has not opened the page within 5 s")]
     #[diagnostic(help(
         "a slow browser may still open it; one that may not read the file (snap, flatpak) needs `locald open --print-url`, \
          and one that cannot resolve names below localhost needs `locald open --host 127.0.0.1`"
@@ -95,14 +95,14 @@ pub(crate) enum Error {
     NotOpened { program: String },
 
     /// A handoff to a page that another user may serve.
-    #[error("another user (uid {uid}) listens at {address}, where a browser may go for {origin}")]
+    #[error("another user (uid {uid}) listens at {address}, where a browser may connect for {origin}")]
     #[diagnostic(help(
-        "the ticket would be theirs; serve the page at http://127.0.0.1 and a port that is yours, and list that origin"
+        "that user would get the ticket; serve the page at http://127.0.0.1 and a port that is yours, and list that origin"
     ))]
     TakenPort { origin: Origin, address: SocketAddr, uid: u32 },
 
-    #[error("{}: it cannot be seen who listens at the origin: {why}", path.display())]
-    #[diagnostic(help("run this with /proc of this host"))]
+    #[error("{}: it is not known which user listens at the origin: {why}", path.display())]
+    #[diagnostic(help("run this where /proc of this host is mounted"))]
     Listeners { path: PathBuf, why: String },
 
     /// `config.toml` is not what it should be.

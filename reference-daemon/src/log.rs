@@ -26,7 +26,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Sends the events of this process to standard error. If that is the log of a detached daemon, the log is turned when it is
+/// Sends the events of this process to standard error. If that is the log of a detached daemon, the log is rotated when it is
 /// full (LIFE-38).
 pub(crate) fn start(directory: &StateDir) -> Result<Format, Error> {
     let level = match env::var(LEVEL) {
@@ -55,23 +55,23 @@ pub(crate) fn start(directory: &StateDir) -> Result<Format, Error> {
     Ok(format)
 }
 
-/// Standard error, and the directory whose log that may be.
+/// Standard error, and the state directory whose log it may be.
 struct Log {
     directory: StateDir,
-    /// How many bytes were written since the log was last looked at.
+    /// How many bytes were written since the log was last checked.
     written: AtomicUsize,
 }
 
 impl Log {
-    /// How many bytes are written before the log is looked at.
-    const LOOK: usize = 64 * 1024;
+    /// How many bytes are written before the log is checked again.
+    const CHECK_INTERVAL_BYTES: usize = 64 * 1024;
 
     fn write(&self, event: &str) -> io::Result<()> {
         io::stderr().write_all(event.as_bytes())?;
-        if self.written.fetch_add(event.len(), Relaxed) >= Self::LOOK {
+        if self.written.fetch_add(event.len(), Relaxed) >= Self::CHECK_INTERVAL_BYTES {
             self.written.store(0, Relaxed);
-            // The daemon looks as well, and says why it fails.
-            let _ = self.directory.turn_log();
+            // The daemon also rotates it every few seconds, and reports why that fails.
+            let _ = self.directory.rotate_log();
         }
         Ok(())
     }
@@ -96,8 +96,8 @@ const BLOT: &str = "[redacted]";
 /// The length of 256 bits in base64url: credentials, tickets, page tokens, proofs.
 const SECRET: usize = 43;
 
-/// Replaces what follows `token=` (PER-27), and every run of base64url characters, plus and percent signs that is long enough
-/// to hold a secret, as such, percent-encoded or within a longer word (CRED-8).
+/// Redacts what follows `token=` (PER-27), and each run of base64url characters, plus and percent signs that is long enough to
+/// hold a secret, whether plain, percent-encoded or part of a longer word (CRED-8).
 pub(crate) fn redact(text: &str) -> Cow<'_, str> {
     let is_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '%');
     let mut clean = String::new();

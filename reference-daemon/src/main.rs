@@ -12,7 +12,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before there is a second thread: the programs that this process starts must not inherit what its launcher passed to it.
     local_daemon::forget_launch();
-    // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
-    let _ = local_daemon::write_no_core_dump();
+    // CRED-15, before there is a secret. Best effort: no known host forbids lowering a limit.
+    let _ = local_daemon::disable_core_dumps();
     cli::main()
 }

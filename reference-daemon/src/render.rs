@@ -13,7 +13,7 @@ pub(crate) fn render(value: &Value) -> String {
     text
 }
 
-/// Returns a line of text, which may come from elsewhere, without what a terminal obeys.
+/// Replaces control characters, which a terminal would obey, in a line of text from another source.
 pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -10,12 +10,12 @@ use http_body_util::Full;
 
 use super::secret::Secret;
 
-/// The header by which a page has the browser remove what an earlier owner of the port left there.
+/// The response header that makes a browser remove what an earlier owner of the port left there (BROW-22).
 pub const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// A page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
 /// carries every header that the specification asks of a page (BROW-22), and no cookie, as no answer of this crate does
-/// (BROW-25). The page that a ticket opens elsewhere than at the page host has another [`CLEAR_SITE_DATA`].
+/// (BROW-25). The page that a ticket opens at another host than the page host has to replace [`CLEAR_SITE_DATA`].
 pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {
     const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -45,8 +45,8 @@ pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<F
     response
 }
 
-/// Tells the reader of a tab that an earlier launch left behind what to do (BROW-43). The program is taken to have the
-/// protocol's name.
+/// Returns the page for a tab that an earlier launch left behind (BROW-43). It names `program` as the command that opens a new
+/// one.
 pub(crate) fn former_page(program: &str) -> Response<Full<Bytes>> {
     html(StatusCode::MISDIRECTED_REQUEST, |_| {
         format!(

@@ -29,7 +29,7 @@ impl Secret {
     }
 }
 
-/// The id of a ticket or token: 16 hexadecimal digits that have nothing to do with its text.
+/// Draws the id of a ticket or token: 16 hexadecimal digits that reveal nothing about its text.
 pub(super) fn fresh_id() -> Arc<str> {
     let mut bits = [0; 8];
     getrandom::fill(&mut bits).expect("the system has a random source");

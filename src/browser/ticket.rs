@@ -12,17 +12,17 @@ use super::secret::{Secret, fresh_id};
 use super::sync::{Mutex, MutexGuard};
 
 /// How long a ticket works (BROW-3).
-pub const LIFE: Duration = Duration::from_secs(30);
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
 /// How many tickets are held; one more, and the oldest is forgotten. Those that are used or late are held as well: a
 /// second use is known as one, whenever it comes (BROW-34).
-pub const MOST: usize = 64;
+pub const MAX_TICKETS: usize = 64;
 
 /// What a ticket was issued for (BROW-4).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// The daemon's own page.
     Page {
-        /// Where the page is (BROW-39).
+        /// The host at which the ticket is redeemed (BROW-39).
         host: Host,
     },
     /// A page of another origin.
@@ -32,29 +32,29 @@ pub enum Purpose {
     },
 }
 
-/// Why a ticket does not admit. Whoever presents it is told the same for both (BROW-6).
+/// Why a ticket does not admit. Both are answered alike (BROW-6).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
-    /// It was presented once before: the user ought to know that somebody else has it.
+    /// It was presented once before: the user ought to know that another process may have it (BROW-34).
     #[error("the ticket was used")]
     Used(Purpose),
-    /// It is late, for another purpose, was presented twice before, which is known (BROW-47), or never was.
+    /// It is late, is for another purpose, was presented twice before (BROW-47), or never existed.
     #[error("there is no such ticket")]
     Unknown,
 }
 
 /// A new ticket.
 #[derive(Debug)]
-pub struct Issued {
-    /// By what its [state](Tickets::state) is asked for.
+pub struct IssuedTicket {
+    /// The id for [`Tickets::state`], which is not secret: 16 lowercase hexadecimal digits.
     pub id: Arc<str>,
-    /// The ticket.
+    /// The ticket itself.
     pub secret: Secret,
 }
 
-/// What has become of a ticket.
+/// The state of a ticket.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct State {
+pub struct TicketState {
     /// What it was issued for.
     pub purpose: Purpose,
     /// Whether it has admitted a request.
@@ -71,7 +71,7 @@ struct Held {
     secret: Secret,
     issued: Instant,
     presented: Presented,
-    state: State,
+    state: TicketState,
 }
 
 /// How often a ticket was presented.
@@ -84,12 +84,12 @@ enum Presented {
 
 impl Held {
     fn is_late(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.issued) > LIFE
+        now.saturating_duration_since(self.issued) > TICKET_LIFETIME
     }
 }
 
 impl Tickets {
-    /// None.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self(Mutex::new(VecDeque::new()))
     }
@@ -99,15 +99,15 @@ impl Tickets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new ticket.
+    /// Issues a ticket (BROW-1). If [`MAX_TICKETS`] are held, the oldest is forgotten.
     ///
     /// # Panics
     ///
-    /// When the system has no random source.
-    pub fn issue(&self, purpose: Purpose, now: Instant) -> Issued {
+    /// Panics if the system has no random source.
+    pub fn issue(&self, purpose: Purpose, now: Instant) -> IssuedTicket {
         let (id, secret) = (fresh_id(), Secret::fresh());
         let mut held = self.held();
-        if held.len() == MOST {
+        if held.len() == MAX_TICKETS {
             held.pop_front();
         }
         held.push_back(Held {
@@ -115,24 +115,24 @@ impl Tickets {
             secret: secret.clone(),
             issued: now,
             presented: Presented::Never,
-            state: State { purpose, is_redeemed: false },
+            state: TicketState { purpose, is_redeemed: false },
         });
-        Issued { id, secret }
+        IssuedTicket { id, secret }
     }
 
-    /// Returns what has become of a ticket; `None` if it is late or never was.
-    pub fn state(&self, id: &str, now: Instant) -> Option<State> {
+    /// Returns the state of a ticket; `None` if it is late, was revoked or never existed.
+    pub fn state(&self, id: &str, now: Instant) -> Option<TicketState> {
         let held = self.held();
         let ticket = held.iter().find(|ticket| *ticket.id == *id && !ticket.is_late(now))?;
         Some(ticket.state.clone())
     }
 
-    /// Redeems a ticket: whoever comes first with it is the only one that it can admit (BROW-2), and it is spent whether
-    /// it does or not: presented for another purpose it has leaked, and its owner is not given a second try (BROW-33).
+    /// Redeems a ticket. It can admit only the first request that presents it (BROW-2), and is spent whether it does or not:
+    /// if it is presented for another purpose it has leaked, and its owner gets no second try (BROW-33, BROW-39).
     ///
     /// # Errors
     ///
-    /// It was used; it is late, for another purpose, or never was.
+    /// Fails if the ticket was used, is late or for another purpose, or never existed.
     pub fn redeem(&self, text: &str, purpose: &Purpose, now: Instant) -> Result<(), Refused> {
         let mut held = self.held();
         // Every ticket is compared, each in constant time: how long it takes tells nothing about any of them.
@@ -158,7 +158,7 @@ impl Tickets {
         Ok(())
     }
 
-    /// Revokes the tickets that were not presented yet (CRED-17). The others admit nobody, and stay known as used.
+    /// Revokes the tickets that were not presented yet (CRED-17). The others admit nothing more, and stay known as used.
     pub fn revoke(&self) {
         self.held().retain(|ticket| ticket.presented != Presented::Never);
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::secret::{Secret, fresh_id};
 
 /// How many page tokens live at once; one more, and the one that was not used for the longest time is revoked.
-const MOST: usize = 256;
+const MAX_TOKENS: usize = 256;
 
 /// The page tokens of one launch.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl PageTokens {
         let secret = Secret::fresh();
         let token = PageToken { id: fresh_id(), origin: origin.into(), issued_at: now, last_used: now };
         let mut held = self.held();
-        if held.len() >= MOST
+        if held.len() >= MAX_TOKENS
             && let Some((oldest, _)) = held.iter().enumerate().min_by_key(|(_, held)| held.token.last_used)
         {
             held.remove(oldest);
@@ -193,13 +193,13 @@ mod tests {
     fn tokens_are_bounded_and_the_least_used_goes() {
         let tokens = PageTokens::new();
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let all: Vec<Secret> = (0..MOST as u64).map(|n| tokens.issue(ORIGIN, at(n))).collect();
+        let all: Vec<Secret> = (0..MAX_TOKENS as u64).map(|n| tokens.issue(ORIGIN, at(n))).collect();
         let accepts =
             |token: &Secret, now| tokens.accept(token.expose().as_bytes(), ORIGIN, at(now)).is_some();
         assert!(accepts(&all[0], 1000));
         tokens.issue(ORIGIN, at(1001));
         assert!(accepts(&all[0], 1002) && !accepts(&all[1], 1002));
-        assert_eq!(tokens.list().len(), MOST);
+        assert_eq!(tokens.list().len(), MAX_TOKENS);
     }
 
     proptest! {

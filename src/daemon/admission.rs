@@ -38,7 +38,7 @@ impl Admission {
         self.step(|word| (word & CLOSED == 0 && word / ONE <= besides).then_some(word | CLOSED))
     }
 
-    /// Whether it lets nobody in any more.
+    /// Whether new work is refused.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.load(Ordering::Acquire) & CLOSED != 0
     }

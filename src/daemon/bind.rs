@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use super::Error;
 use crate::loopback::is_missing_family;
 
-/// How many ports are tried for both families.
-const TRIES: usize = 20;
+/// How many ports are tried until one is free on both address families.
+const MAX_PORTS_TRIED: usize = 20;
 
 /// Where a daemon listens.
 pub(super) struct Bound {
@@ -19,18 +19,18 @@ pub(super) struct Bound {
     pub(super) listeners: Vec<TcpListener>,
     /// The address for the record.
     pub(super) url: LoopbackUrl,
-    /// Whether no other process can listen at the port on the address family that the record does not name (BROW-36).
+    /// Whether no other process can listen at the port on either address family (BROW-36).
     pub(super) is_exclusive: bool,
 }
 
-/// Binds a port on loopback: of IPv4 if this host has it (REG-5), and with `both` of IPv6 too (BROW-36).
+/// Binds a port on loopback: of IPv4 if this host has it (REG-5), and if `both`, of IPv6 too (BROW-36).
 ///
 /// # Errors
-/// Fails if no port can be bound, or this host cannot reach it.
+/// Fails if no port can be bound, or if this host cannot reach it.
 pub(super) async fn bind(both: bool) -> Result<Bound, Error> {
-    let mut tries = if both { TRIES } else { 1 };
+    let mut ports_left = if both { MAX_PORTS_TRIED } else { 1 };
     loop {
-        tries -= 1;
+        ports_left -= 1;
         let (listener, host) = bind_first().await.map_err(Error::Listen)?;
         let address = listener.local_addr().map_err(Error::Listen)?;
         check_loopback(address).map_err(Error::NoLoopback)?;
@@ -50,16 +50,16 @@ pub(super) async fn bind(both: bool) -> Result<Bound, Error> {
                 bound.is_exclusive = true;
             }
             Err(error) if is_missing_family(&error) => bound.is_exclusive = true,
-            Err(error) if error.kind() == ErrorKind::AddrInUse && tries > 0 => continue,
+            Err(error) if error.kind() == ErrorKind::AddrInUse && ports_left > 0 => continue,
             Err(error) => {
-                tracing::warn!(%error, "the port is not free on [::1], so the daemon's page has no host of its own");
+                tracing::warn!(%error, "the port cannot be bound on [::1], so the daemon's page has no host of its own");
             }
         }
         return Ok(bound);
     }
 }
 
-/// PUB-1: loopback, v4 if this host has it (REG-5).
+/// Binds a free port on loopback (PUB-1): of IPv4 if this host has it (REG-5).
 async fn bind_first() -> io::Result<(TcpListener, LoopbackHost)> {
     match bind_at(Ipv4Addr::LOCALHOST, 0).await {
         Ok(listener) => Ok((listener, LoopbackHost::V4)),
@@ -71,7 +71,7 @@ async fn bind_first() -> io::Result<(TcpListener, LoopbackHost)> {
     }
 }
 
-/// PUB-2: without `SO_REUSEPORT` no other socket can share the port.
+/// Binds a port exclusively: without `SO_REUSEPORT` no other socket can share it (PUB-2).
 async fn bind_at(address: impl Into<IpAddr>, port: u16) -> io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::new(address.into(), port)).await
 }

@@ -139,16 +139,17 @@ impl Builder {
     }
 
     /// Lets browsers in: see [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens). The tokens of an origin are
-    /// revoked when it is taken off the list (BROW-14), and all of them when the credential is replaced (CRED-17). The daemon
-    /// listens on both address families and has a [page host](super::Handle::page_host).
+    /// revoked when it is removed from the list (BROW-14), and all of them when the credential is replaced (CRED-17). The daemon
+    /// then listens on both address families, and has a [page host](super::Handle::page_host) if it gets its port on both
+    /// (BROW-36).
     #[must_use]
     pub fn page_tokens(mut self, tokens: Arc<PageTokens>) -> Self {
         self.page_tokens = Some(tokens);
         self
     }
 
-    /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop it gracefully, and SIGHUP and what is sent by mistake (SIGUSR1, SIGUSR2,
-    /// SIGALRM, real-time signals and others) are survived; on unless set.
+    /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop the daemon gracefully, and it survives SIGHUP and signals that are sent
+    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). On by default.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
@@ -192,8 +193,8 @@ impl Builder {
         let protocol: Protocol = self.protocol.parse()?;
         let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component.parse()?)?;
         state_dir.create()?;
-        // CRED-15, before there is a secret. Best effort: a host that forbids to lower a limit is unheard of.
-        let _ = platform::write_no_core_dump();
+        // CRED-15, before there is a secret. Best effort: no known host forbids lowering a limit.
+        let _ = platform::disable_core_dumps();
         platform::raise_descriptor_limit();
         // Before the listener: when a process is killed, Linux closes first what was opened last, and closing a watch can take
         // 10 ms. A client that connected meanwhile would wait for an answer that never comes.

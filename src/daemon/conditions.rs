@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The conditions that hold now: what each is, and why it holds.
+/// The conditions that hold now, each with the reason.
 #[derive(Debug, Default)]
 pub(super) struct Conditions(Mutex<BTreeMap<String, String>>);
 
 impl Conditions {
-    /// Takes note of how a condition is now; `None`: it does not hold.
+    /// Notes whether a condition holds now, and why; `None` means that it does not. Logs a change.
     pub(super) fn note(&self, what: &str, why: Option<String>) {
         // An entry is replaced whole.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

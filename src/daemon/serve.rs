@@ -37,22 +37,20 @@ use crate::platform::{self, Peers};
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
 const MOST_HEADERS: usize = 2048;
-/// So many connections at a time leave memory behind that is worth giving back.
-const CROWD: usize = 256;
-/// How many connections the kernel may keep until they are accepted: the more, the later it drops those of the daemon's user.
-const QUEUE: i32 = 4096;
-/// So many strangers are let in before the system is asked whose they are; they count as the daemon's own user's.
-const FEW: usize = 16;
+/// After this many concurrent connections have closed, memory is returned to the system.
+const TRIM_THRESHOLD: usize = 256;
+/// How many connections the kernel keeps until they are accepted: the more, the later it drops those of the daemon's user.
+const LISTEN_BACKLOG: i32 = 4096;
+/// This many strangers are let in before the system is asked for their users; they count as the daemon's own user's.
+const STRANGERS_BEFORE_ASKING: usize = 16;
 /// The most strangers of other users: each may fill a buffer of twice [`MAX_BYTES`].
-const OTHERS: usize = 64;
-/// The most strangers if the system does not tell whose they are: the daemon's own user may need 128 (PER-29).
-const UNKNOWN: usize = 256;
-
+const MAX_STRANGERS_OF_OTHERS: usize = 64;
+/// The most strangers if the system does not report their users: the daemon's own user may need 128 (PER-29).
+const MAX_STRANGERS_OF_UNKNOWN: usize = 256;
 /// How long after a failure to accept another one is the same condition, and not logged (LIFE-40, PER-47).
-const SAME_FAILURE: Duration = Duration::from_mins(1);
-
-/// How many requests of strangers are served before others have their turn.
-const AT_A_TIME: usize = 8;
+const ACCEPT_FAILURE_INTERVAL: Duration = Duration::from_mins(1);
+/// How many requests of strangers are served before other connections have their turn.
+const MAX_STRANGER_REQUESTS: usize = 8;
 
 /// Accepts until told to close; then lets written answers leave.
 pub(super) async fn accept<S, B>(
@@ -68,40 +66,40 @@ pub(super) async fn accept<S, B>(
 {
     for listener in &listeners {
         // Best effort: a shorter queue serves as well while no one floods it.
-        let _ = rustix::net::listen(listener, QUEUE);
+        let _ = rustix::net::listen(listener, LISTEN_BACKLOG);
     }
     let mut connections = JoinSet::new();
     let mut closing = close.subscribe();
     let mut entrance = Entrance::new();
-    // The most since memory was last given back.
+    // The most connections since memory was last returned.
     let mut most = 0;
     let mut failed: Option<Instant> = None;
     loop {
         let arrived = tokio::select! {
             biased;
-            () = told(&mut closing) => break,
+            () = wait_for_close(&mut closing) => break,
             arrived = coop::unconstrained(future::poll_fn(|context| arrivals(&listeners, entrance.round, context))) => arrived,
             Some(_) = connections.join_next() => {
-                if most >= CROWD && connections.len() < most / 8 {
+                if most >= TRIM_THRESHOLD && connections.len() < most / 8 {
                     platform::give_memory_back();
                     most = connections.len();
                 }
                 continue;
             }
         };
-        let mut late = Vec::new();
+        let mut evicted = Vec::new();
         match arrived {
             Ok(arrived) => {
                 let mut arrived: Vec<_> =
                     arrived.into_iter().filter_map(|stream| entrance.admit(stream)).collect();
-                late = arrived.extract_if(.., Connection::has_to_go).collect();
+                evicted = arrived.extract_if(.., Connection::is_evicted).collect();
                 for connection in arrived {
                     connections.spawn(connection.serve(service.clone(), close.subscribe()));
                 }
             }
             Err(error) => {
                 let before = failed.replace(Instant::now());
-                if before.is_none_or(|before| before.elapsed() > SAME_FAILURE) {
+                if before.is_none_or(|before| before.elapsed() > ACCEPT_FAILURE_INTERVAL) {
                     tracing::warn!(%error, "a connection could not be accepted");
                 }
                 // Out of descriptors, most likely: accepting again at once would only spin.
@@ -109,10 +107,10 @@ pub(super) async fn accept<S, B>(
             }
         }
         most = most.max(connections.len());
-        // Those that were let in are read before the next come, and those that had to go have gone.
+        // Those that were let in are read before the next ones arrive, and those that were evicted have closed.
         yield_now().await;
-        // These have their turn too: the runtime knows by now what there is to read.
-        for connection in late.into_iter().filter(Connection::has_sent) {
+        // One of the same round that was evicted is served if its request has already arrived.
+        for connection in evicted.into_iter().filter(Connection::has_sent_request) {
             connections.spawn(connection.serve(service.clone(), close.subscribe()));
         }
         while connections.try_join_next().is_some() {}
@@ -123,7 +121,7 @@ pub(super) async fn accept<S, B>(
     connections.shutdown().await;
 }
 
-/// Takes all connections that wait, but no more than a round of each listener.
+/// Accepts all connections that wait, but no more than `round` from each listener.
 fn arrivals(
     listeners: &[TcpListener],
     round: usize,
@@ -155,46 +153,46 @@ fn arrivals(
     }
 }
 
-/// What decides over each connection that comes.
+/// Decides about each new connection.
 struct Entrance {
     strangers: Arc<Mutex<Census>>,
-    /// None where the system does not tell.
+    /// `None` if the system does not report the users of connections.
     peers: Option<Peers>,
     me: u32,
     turns: Arc<Semaphore>,
-    /// How many connections are accepted before those that are there have their turn.
+    /// How many connections are accepted before those that are open have their turn.
     round: usize,
 }
 
-/// The end of the sender that is dropped tells a connection to go.
+/// A connection is evicted by dropping its sender.
 type Census = Strangers<oneshot::Sender<Infallible>>;
 
 impl Entrance {
     fn new() -> Self {
         let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
-        // At least the 128 of PER-29, and so many that descriptors are left for files and for those that have to go.
+        // At least the 128 of PER-29; the rest of the descriptors is for files and for connections that are being evicted.
         let all = (descriptors / 4 * 3).clamp(128, 16_384);
         let peers = Peers::open().ok();
-        let others = if peers.is_some() { OTHERS } else { UNKNOWN };
+        let others = if peers.is_some() { MAX_STRANGERS_OF_OTHERS } else { MAX_STRANGERS_OF_UNKNOWN };
         let limits = Limits { all, others: others.min(all / 2), reserve: all / 16 };
         Self {
             strangers: Arc::new(Mutex::new(Strangers::new(limits))),
             peers,
             me: platform::user(),
-            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            turns: Arc::new(Semaphore::new(MAX_STRANGER_REQUESTS)),
             round: (descriptors / 8).clamp(16, 512),
         }
     }
 
     fn admit(&mut self, stream: TcpStream) -> Option<Connection> {
-        let (hold, go) = oneshot::channel();
+        let (hold, evicted) = oneshot::channel();
         let is_asked = {
-            let strangers = held(&self.strangers);
-            strangers.is_full() || strangers.count() >= FEW
+            let strangers = lock(&self.strangers);
+            strangers.is_full() || strangers.count() >= STRANGERS_BEFORE_ASKING
         };
         let user = if is_asked { self.user(&stream) } else { User::Owner };
-        let verdict = held(&self.strangers).admit(user, Instant::now(), hold);
-        let (place, is_reserved) = match verdict {
+        let verdict = lock(&self.strangers).admit(user, Instant::now(), hold);
+        let (place, is_handshake_only) = match verdict {
             Verdict::Served(place) => (place, false),
             Verdict::HandshakeOnly(place) => (place, true),
             Verdict::Overloaded => {
@@ -209,13 +207,13 @@ impl Entrance {
             strangers: self.strangers.clone(),
             place,
             turns: self.turns.clone(),
-            is_other: matches!(user, User::Other(_)),
-            is_reserved,
-            is_known: AtomicBool::new(false),
-            is_let_in: AtomicBool::new(false),
-            has_asked: AtomicBool::new(false),
+            is_of_other: matches!(user, User::Other(_)),
+            is_handshake_only,
+            has_authenticated: AtomicBool::new(false),
+            has_last_authenticated: AtomicBool::new(false),
+            has_sent_head: AtomicBool::new(false),
         };
-        Some(Connection { stream, guest: Arc::new(guest), go: Some(go) })
+        Some(Connection { stream, guest: Arc::new(guest), evicted: Some(evicted) })
     }
 
     fn user(&mut self, stream: &TcpStream) -> User {
@@ -231,82 +229,83 @@ impl Entrance {
     }
 }
 
-/// A lock is poisoned by a panic of a holder, and no holder of this one calls anything that panics half-way.
-fn held(strangers: &Mutex<Census>) -> MutexGuard<'_, Census> {
+fn lock(strangers: &Mutex<Census>) -> MutexGuard<'_, Census> {
+    // No holder of this lock panics half-way.
     strangers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Answers 503 to whatever comes; a fresh connection has room for that much (PER-31).
+/// Answers 503 before any request is read (PER-31). The send buffer of a new connection has room for it.
 fn turn_away(stream: &TcpStream) {
-    let body = serde_json::json!({"title": "Service Unavailable", "status": 503, "code": CROWDED.0, "detail": CROWDED.1});
+    let (code, detail) = OVERLOADED;
+    let body =
+        serde_json::json!({"title": "Service Unavailable", "status": 503, "code": code, "detail": detail});
     let body = body.to_string();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
          Retry-After: 1\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    // Best effort, as every word to a client that may be gone.
+    // Best effort: the client may be gone.
     let _ = stream.try_write(answer.as_bytes());
-    if perimeter::strangers_may_debug() {
+    if perimeter::take_stranger_debug_line() {
         tracing::debug!("a connection beyond the limit was turned away");
     }
 }
 
-/// The code and the detail of a refusal for want of room.
-const CROWDED: (&str, &str) = ("overloaded", "Too many connections are open.");
+/// The code and the detail of a refusal because too many connections are open.
+const OVERLOADED: (&str, &str) = ("overloaded", "Too many connections are open.");
 
-async fn told(closing: &mut watch::Receiver<bool>) {
+async fn wait_for_close(closing: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and the daemon with it.
     let _ = closing.wait_for(|close| *close).await;
 }
 
-/// One connection as the census has it.
+/// What is known of one connection, which the census counts until this is dropped.
 struct Guest {
     strangers: Arc<Mutex<Census>>,
     place: Place,
-    /// Held while a stranger's request waits for its turn.
+    /// One is held while a stranger's request waits for its turn.
     turns: Arc<Semaphore>,
-    /// Whether it is another user's.
-    is_other: bool,
-    /// Whether it is answered the handshake alone.
-    is_reserved: bool,
-    /// Whether a request on it has authenticated.
-    is_known: AtomicBool,
-    /// Whether the request that came last has.
-    is_let_in: AtomicBool,
-    has_asked: AtomicBool,
+    is_of_other: bool,
+    /// Whether it may ask for the handshake alone.
+    is_handshake_only: bool,
+    /// Whether any request on it has authenticated.
+    has_authenticated: AtomicBool,
+    /// Whether its last request has authenticated.
+    has_last_authenticated: AtomicBool,
+    has_sent_head: AtomicBool,
 }
 
 impl Guest {
-    fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Acquire)
+    fn has_authenticated(&self) -> bool {
+        self.has_authenticated.load(Ordering::Acquire)
     }
 
-    /// A request has come; returns whether it has to wait for its turn: each of another user's strangers, and any but the
-    /// first of all others.
-    fn ask(&self) -> bool {
-        self.is_let_in.store(false, Ordering::Release);
-        let is_first = !self.has_asked.swap(true, Ordering::AcqRel);
+    /// Notes that a request has arrived, and returns whether it has to wait for its turn: each request of another user's
+    /// stranger does, and each but the first of any other stranger.
+    fn note_request(&self) -> bool {
+        self.has_last_authenticated.store(false, Ordering::Release);
+        let is_first = !self.has_sent_head.swap(true, Ordering::AcqRel);
         if is_first {
-            held(&self.strangers).note_head(self.place);
+            lock(&self.strangers).note_head(self.place);
         }
-        !self.is_known() && (!is_first || self.is_other)
+        !self.has_authenticated() && (!is_first || self.is_of_other)
     }
 
-    /// The request has authenticated.
-    fn let_in(&self) {
-        self.is_let_in.store(true, Ordering::Release);
-        if !self.is_known.swap(true, Ordering::AcqRel) {
-            held(&self.strangers).prove(self.place);
+    /// Notes that the request has authenticated.
+    fn note_authenticated(&self) {
+        self.has_last_authenticated.store(true, Ordering::Release);
+        if !self.has_authenticated.swap(true, Ordering::AcqRel) {
+            lock(&self.strangers).note_authenticated(self.place);
         }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut strangers = held(&self.strangers);
-        if self.is_known() {
-            strangers.leave_known();
+        let mut strangers = lock(&self.strangers);
+        if self.has_authenticated() {
+            strangers.leave_authenticated();
         } else {
             strangers.leave(self.place);
         }
@@ -316,19 +315,21 @@ impl Drop for Guest {
 struct Connection {
     stream: TcpStream,
     guest: Arc<Guest>,
-    /// Ends when it has to go; `None`: it has to, as was seen before.
-    go: Option<oneshot::Receiver<Infallible>>,
+    /// Ends when the connection is evicted; `None` if that was seen before.
+    evicted: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Connection {
-    /// Whether it came with so many others that it has to go again.
-    fn has_to_go(&mut self) -> bool {
-        // A receiver that has ended is not to be asked again.
-        self.go.take_if(|go| matches!(go.try_recv(), Err(TryRecvError::Closed))).is_some()
+    /// Whether it was evicted for others that arrived with it.
+    fn is_evicted(&mut self) -> bool {
+        // A receiver that has ended must not be polled again.
+        self.evicted
+            .take_if(|evicted| matches!(evicted.try_recv(), Err(TryRecvError::Closed)))
+            .is_some()
     }
 
-    /// Whether the kernel holds what may be a request of no great size.
-    fn has_sent(&self) -> bool {
+    /// Whether the kernel holds what may be a whole request, of at most 8 KiB.
+    fn has_sent_request(&self) -> bool {
         rustix::io::ioctl_fionread(&self.stream).is_ok_and(|bytes| (1..=8 * 1024).contains(&bytes))
     }
 
@@ -340,23 +341,23 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { stream, guest, go } = self;
-        let asked = guest.clone();
+        let Self { stream, guest, evicted } = self;
+        let served_guest = guest.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (mut service, guest) = (service.clone(), asked.clone());
+            let (mut service, guest) = (service.clone(), served_guest.clone());
             async move {
-                if guest.ask() {
+                if guest.note_request() {
                     // However many requests strangers send at once, only a few are served before others have their turn.
                     let _turn = guest.turns.acquire().await;
                     yield_now().await;
                 }
-                if guest.is_reserved && request.uri().path() != handshake::PATH {
-                    return Ok::<_, Infallible>(crowded().map(Either::Left));
+                if guest.is_handshake_only && request.uri().path() != handshake::PATH {
+                    return Ok::<_, Infallible>(overloaded().map(Either::Left));
                 }
                 future::poll_fn(|context| service.poll_ready(context)).await?;
                 let answer = service.call(request.map(RequestBody::new));
                 if answer.is_authenticated() {
-                    guest.let_in();
+                    guest.note_authenticated();
                 }
                 Ok(answer.await?.map(Either::Right))
             }
@@ -372,11 +373,11 @@ impl Connection {
         tokio::pin!(served);
         let evicted = async {
             // It ends when the sender is dropped, which never sends.
-            if let Some(go) = go {
-                let _ = go.await;
+            if let Some(evicted) = evicted {
+                let _ = evicted.await;
             }
-            // What had come of a request was read before, and may have proven it.
-            if guest.is_known() {
+            // A request that had already arrived was read before, and may have authenticated.
+            if guest.has_authenticated() {
                 future::pending::<()>().await;
             }
         };
@@ -384,27 +385,28 @@ impl Connection {
             biased;
             ended = &mut served => ended,
             () = evicted => return,
-            () = told(&mut closing) => {
+            () = wait_for_close(&mut closing) => {
                 // PER-46
-                if !guest.is_let_in.load(Ordering::Acquire) {
+                if !guest.has_last_authenticated.load(Ordering::Acquire) {
                     return;
                 }
                 served.as_mut().graceful_shutdown();
                 served.await
             }
         };
-        // PER-34: whatever one connection ends by, it ends alone.
+        // PER-34: an error on one connection affects no other.
         if let Err(error) = ended
-            && perimeter::strangers_may_debug()
+            && perimeter::take_stranger_debug_line()
         {
             tracing::debug!(%error, "a connection ended early");
         }
     }
 }
 
-/// PER-31: what a connection of the reserve is answered to anything but the handshake.
-fn crowded() -> Response<Full<Bytes>> {
-    let mut answer = perimeter::problem(StatusCode::SERVICE_UNAVAILABLE, CROWDED.0, CROWDED.1);
+/// Returns the answer to anything but the handshake on a connection of the reserve (PER-31).
+fn overloaded() -> Response<Full<Bytes>> {
+    let (code, detail) = OVERLOADED;
+    let mut answer = perimeter::problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
@@ -433,7 +435,7 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        // LIFE-7, PER-46: what has not authenticated is no work that anything waits for.
+        // LIFE-7, PER-46: a request that has not authenticated is not open work.
         let is_work = request.extensions().get() != Some(&Caller::Nobody);
         let open = is_work.then(|| Open::enter(&self.shared)).flatten();
         // CONV-10: no new work from the moment it knows.

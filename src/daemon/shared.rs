@@ -98,15 +98,14 @@ impl Shared {
         }
     }
 
-    /// Reads the record; and the credential with it, which a rotation may have replaced (CRED-11, CRED-12). Turns the log if it
-    /// is due.
+    /// Reads the record, and the credential, which may have been replaced (CRED-11, CRED-12). Rotates the log if it is full.
     ///
     /// # Errors
     /// Fails if the record could not be read for a reason that is not its own, such as a lack of descriptors.
     pub(super) fn look(&self) -> Result<Sight, Fault> {
         let text = |fault: Fault| fault.to_string();
         self.conditions
-            .note("the log cannot be turned", self.state_dir.turn_log().err().map(text));
+            .note("the log cannot be rotated", self.state_dir.rotate_log().err().map(text));
         let (sight, diagnostic) = self.state_dir.read_record();
         let unusable = match diagnostic {
             Some(Diagnostic::Fault(fault)) if fault.is_passing() => return Err(fault),
@@ -133,8 +132,8 @@ impl Shared {
                 return false;
             }
             *credential = now;
-            // CRED-17: in one step with the credential, so that what a route issues afterwards for a request of before is in no
-            // answer.
+            // CRED-17: under the lock of the credential, so that `refuse_after_rotation` withholds whatever a route issues after
+            // this for an earlier request.
             self.tickets.revoke();
             if let Some(tokens) = &self.page_tokens {
                 tokens.revoke_where(|_| true);
@@ -317,8 +316,8 @@ impl Handle {
         self.0.url
     }
 
-    /// The host of the daemon's own page; `None` if browsers are not let in, or if its port is taken on the other address
-    /// family. It belongs into the address that opens the page, and nowhere else (BROW-41).
+    /// Returns the host of the daemon's own page; `None` if browsers are not let in, or if the daemon's port is taken on the
+    /// other address family. It belongs in the address that opens the page, and nowhere else (BROW-41).
     pub fn page_host(&self) -> Option<&PageHost> {
         self.0.page_host.as_ref()
     }
@@ -349,7 +348,7 @@ impl Handle {
         self.0.announced.subscribe()
     }
 
-    /// The tickets of this launch, which a rotation of the credential revokes (CRED-17).
+    /// Returns the tickets of this launch, which a rotation of the credential revokes (CRED-17).
     pub fn tickets(&self) -> Arc<Tickets> {
         self.0.tickets.clone()
     }

@@ -1,11 +1,11 @@
-//! Who is let in when many come, and who goes for whom: connections on which no request has authenticated are counted by
-//! the user at their other end (PER-43). It does no I/O and reads no clock.
+//! Which connections are served, and which are evicted for others: those on which no request has authenticated are counted
+//! by the user at their other end (PER-43). It does no I/O and reads no clock.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a stranger has to send a whole head before it goes sooner than those that have.
-const YOUTH: Duration = Duration::from_millis(250);
+/// How long a stranger has to send a whole head before it is evicted sooner than those that have sent one.
+const HEAD_GRACE: Duration = Duration::from_millis(250);
 
 /// The user at the other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -14,25 +14,25 @@ pub(super) enum User {
     Owner,
     /// Another one.
     Other(u32),
-    /// The system does not tell.
+    /// One that the system does not report.
     Unknown,
 }
 
 /// How many connections are let in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// All of them.
+    /// The most that are served.
     pub(super) all: usize,
-    /// Those of strangers who are not known to be the daemon's own user.
+    /// The most strangers of which it is not known that they are the daemon's own user's.
     pub(super) others: usize,
-    /// Those beyond all, which are answered the handshake alone.
+    /// How many more may ask for the handshake alone.
     pub(super) reserve: usize,
 }
 
 /// The place of one connection.
 pub(super) type Place = u64;
 
-/// What becomes of a connection that comes.
+/// What becomes of a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
     /// It is served.
@@ -45,14 +45,14 @@ pub(super) enum Verdict {
     Closed,
 }
 
-/// All connections: the strangers one by one in the order in which they came, and how many others there are.
+/// All connections: each stranger, in the order of arrival, and the number of those that have authenticated.
 #[derive(Debug)]
 pub(super) struct Strangers<T> {
     limits: Limits,
     next: Place,
     owners: BTreeMap<Place, Stranger<T>>,
     others: BTreeMap<Place, Stranger<T>>,
-    known: usize,
+    authenticated: usize,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ struct Stranger<T> {
     user: User,
     since: Instant,
     has_sent_head: bool,
-    /// Dropped when it has to go.
+    /// Is dropped when it is evicted.
     _hold: T,
 }
 
@@ -71,7 +71,7 @@ impl<T> Strangers<T> {
             next: 0,
             owners: BTreeMap::new(),
             others: BTreeMap::new(),
-            known: 0,
+            authenticated: 0,
         }
     }
 
@@ -82,17 +82,17 @@ impl<T> Strangers<T> {
 
     /// Whether there are as many connections as are served.
     pub(super) fn is_full(&self) -> bool {
-        self.count() + self.known >= self.limits.all
+        self.count() + self.authenticated >= self.limits.all
     }
 
-    /// Judges a connection that comes, whose user was asked for if [`is_full`](Self::is_full).
+    /// Decides about a new connection, whose user was asked for if [`is_full`](Self::is_full).
     pub(super) fn admit(&mut self, user: User, now: Instant, hold: T) -> Verdict {
         let is_reserved = self.is_full() && !self.make_room(user, now);
         if is_reserved {
             if matches!(user, User::Other(_)) {
                 return Verdict::Closed;
             }
-            if self.count() + self.known >= self.limits.all + self.limits.reserve {
+            if self.count() + self.authenticated >= self.limits.all + self.limits.reserve {
                 return Verdict::Overloaded;
             }
         }
@@ -110,39 +110,39 @@ impl<T> Strangers<T> {
         if is_reserved { Verdict::HandshakeOnly(place) } else { Verdict::Served(place) }
     }
 
-    /// A stranger has sent a whole head.
+    /// Notes that a stranger has sent a whole head.
     pub(super) fn note_head(&mut self, place: Place) {
         if let Some(stranger) = self.owners.get_mut(&place).or_else(|| self.others.get_mut(&place)) {
             stranger.has_sent_head = true;
         }
     }
 
-    /// A request on the connection has authenticated; it may have been told to go before.
-    pub(super) fn prove(&mut self, place: Place) {
+    /// Notes that a request on the connection has authenticated; it may have been evicted before.
+    pub(super) fn note_authenticated(&mut self, place: Place) {
         self.leave(place);
-        self.known += 1;
+        self.authenticated += 1;
     }
 
-    /// A stranger's connection has ended.
+    /// Notes that a stranger's connection has ended.
     pub(super) fn leave(&mut self, place: Place) {
         if self.owners.remove(&place).is_none() {
             self.others.remove(&place);
         }
     }
 
-    /// A connection has ended on which a request had authenticated.
-    pub(super) fn leave_known(&mut self) {
-        self.known -= 1;
+    /// Notes that a connection has ended on which a request had authenticated.
+    pub(super) fn leave_authenticated(&mut self) {
+        self.authenticated -= 1;
     }
 
-    /// Closes one stranger for another connection; returns whether there was one to close. The daemon's own user loses none
-    /// for the sake of another, and none that has just come.
+    /// Evicts one stranger for another connection; returns whether there was one to evict. The daemon's own user loses none
+    /// for the sake of another, and none that has just arrived.
     fn make_room(&mut self, user: User, now: Instant) -> bool {
         if self.evict_other(now) {
             return true;
         }
         let first = match user {
-            User::Owner => first_to_go(self.owners.iter(), now),
+            User::Owner => first_to_evict(self.owners.iter(), now),
             User::Other(_) | User::Unknown => None,
         };
         first.is_some_and(|place| {
@@ -151,7 +151,7 @@ impl<T> Strangers<T> {
         })
     }
 
-    /// Closes one stranger of the user that has most, the daemon's own apart.
+    /// Evicts one stranger of the user that has most, other than the daemon's own.
     fn evict_other(&mut self, now: Instant) -> bool {
         let mut counts: BTreeMap<User, usize> = BTreeMap::new();
         for stranger in self.others.values() {
@@ -159,19 +159,19 @@ impl<T> Strangers<T> {
         }
         let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(user, _)| user);
         let of_most = self.others.iter().filter(|(_, stranger)| Some(stranger.user) == most);
-        first_to_go(of_most, now).is_some_and(|place| self.others.remove(&place).is_some())
+        first_to_evict(of_most, now).is_some_and(|place| self.others.remove(&place).is_some())
     }
 }
 
 impl<T> Stranger<T> {
-    /// Whether it has not had the time to send a whole head.
+    /// Whether it may still send a whole head in time.
     fn is_young(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < YOUTH
+        now.saturating_duration_since(self.since) < HEAD_GRACE
     }
 }
 
-/// The oldest that has had the time to send a whole head and has not; or else the oldest.
-fn first_to_go<'a, T: 'a>(
+/// Returns the oldest that had the time to send a whole head and did not; if there is none, the oldest.
+fn first_to_evict<'a, T: 'a>(
     mut by_age: impl Iterator<Item = (&'a Place, &'a Stranger<T>)>,
     now: Instant,
 ) -> Option<Place> {
@@ -196,7 +196,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { all: 12, others: 4, reserve: 2 };
 
-    /// Strangers, and what was held of each.
+    /// Strangers, and whether each is still held.
     struct Census {
         strangers: Strangers<Rc<()>>,
         start: Instant,
@@ -224,14 +224,14 @@ mod tests {
             verdict
         }
 
-        /// In the order in which they came, those that are there.
+        /// Those that are there, in the order of arrival.
         fn there(&self) -> Vec<usize> {
             (0..self.held.len()).filter(|&which| self.held[which].2.strong_count() > 0).collect()
         }
     }
 
     #[test]
-    fn oldest_of_the_user_that_has_most_goes() {
+    fn the_oldest_of_the_user_that_has_most_goes() {
         let mut census = Census::new();
         for user in [1, 2, 2, 2] {
             census.admit(User::Other(user), 0);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn first_goes_what_had_the_time_for_a_head_and_sent_none() {
+    fn a_stranger_that_had_time_for_a_head_and_sent_none_goes_first() {
         let mut census = Census::new();
         for millis in [0, 1, 200, 201] {
             census.admit(User::Other(1), millis);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_strangers_that_had_their_time_go_for_the_own_user() {
+    fn the_owner_evicts_only_strangers_of_its_own_that_had_their_time() {
         let mut census = Census::new();
         (0..12).for_each(|millis| {
             census.admit(User::Owner, millis);
@@ -296,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn own_user_loses_none_for_others_and_no_limit_is_passed(steps in vec(step(), 0..80)) {
+        fn the_owner_loses_none_for_others_and_no_limit_is_exceeded(steps in vec(step(), 0..80)) {
             let mut census = Census::new();
             let (mut millis, mut known) = (0, Vec::new());
             for step in steps {
@@ -322,7 +322,7 @@ mod tests {
                     }
                     Step::Prove(which) => {
                         if let Some(place) = place_of(&census, which).filter(|place| !known.contains(place)) {
-                            census.strangers.prove(place);
+                            census.strangers.note_authenticated(place);
                             known.push(place);
                         }
                     }

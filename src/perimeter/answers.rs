@@ -13,7 +13,7 @@ use serde_json::Map;
 use super::caller::Evidence;
 use super::guard::Guard;
 use super::problem::problem_with;
-use super::rate_limit::strangers_may_debug;
+use super::rate_limit::take_stranger_debug_line;
 use super::refusal::Refusal;
 use super::response::CHALLENGE;
 use crate::browser;
@@ -74,10 +74,11 @@ impl Guard {
     /// PER-2: answers, and does nothing else. PER-27: what it logs holds nothing that the request brought.
     pub(super) fn refuse(&self, refusal: Refusal) -> Response<Full<Bytes>> {
         let (status, code, detail) = refusal.describe();
-        if strangers_may_debug() {
+        if take_stranger_debug_line() {
             tracing::debug!(status = status.as_u16(), code, "request refused");
         }
         if let Refusal::FormerPage = refusal {
+            // The program is assumed to have the protocol's name.
             return browser::former_page(self.identity.protocol().name());
         }
         let mut members = Map::new();

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 
 use super::caller::{Caller, Door, Evidence};
 use super::origin::{Listed, Origins};
+use super::problem::accepts_html;
 use super::rate_limit::Budget;
 use super::refusal::Refusal;
 use super::request::{
-    accepts_html, is_former_page_host, is_own_origin, is_plain_or_chunked, is_worker, named_host, only,
-    own_host, sender, tokens_of,
+    has_page_host_form, is_own_origin, is_plain_or_chunked, is_worker, named_host, only, own_host, sender,
+    tokens_of,
 };
 use super::response::{Dress, PROTOCOL_HEADER};
 use crate::browser::{Host, PageHost, PageTokens};
@@ -28,20 +29,20 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// The largest request body that is taken unless [`Guard::body_limit`] says otherwise, in bytes.
 pub const DEFAULT_BODY_LIMIT: usize = 1024 * 1024;
 
-/// The same of a request that has not authenticated (PER-44).
-const STRANGERS_BODY: usize = 4 * 1024;
+/// The largest body of a request that has not authenticated, in bytes (PER-44).
+const MAX_STRANGER_BODY: usize = 4 * 1024;
 
 /// What the guard has to know of its daemon at the moment of a request.
 pub trait Identity: Send + Sync + 'static {
-    /// The current credential, and every later one. A rotation takes effect with the next request, and ends the answers
-    /// that were begun before it (CRED-16).
+    /// Returns the current credential, and every later one. A rotation takes effect with the next request, and ends the
+    /// answers that began before it (CRED-16).
     fn credential(&self) -> watch::Receiver<Credential>;
     /// The authority in the daemon's own record, such as `127.0.0.1:4242`; no other is proven.
     fn authority(&self) -> &str;
     /// The port that the daemon listens on.
     fn port(&self) -> u16;
-    /// The page host of this launch: one more name in `Host`, where neither the handshake nor the credential works. There
-    /// is none unless this is overridden.
+    /// Returns the page host of this launch: one more name in `Host`, at which neither the handshake nor the credential works
+    /// (BROW-37, BROW-38). `None` by default.
     fn page_host(&self) -> Option<&PageHost> {
         None
     }
@@ -110,7 +111,7 @@ impl Guard {
 
     /// The largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
     /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413. A
-    /// request from [`Caller::Nobody`] has no more than 4 KiB, and 4 s (PER-44, PER-45).
+    /// request from [`Caller::Nobody`] has at most 4 KiB and 4 s (PER-44, PER-45).
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
@@ -145,7 +146,7 @@ impl Guard {
         // PER-7: whatever the path and the method are.
         let (port, page_host) = (self.identity.port(), self.identity.page_host());
         let own = |host| own_host(host, port, page_host);
-        // PER-6: the rules of the page host do not depend on which of the two names it.
+        // PER-6: either both `Host` and the target name the page host, or neither does.
         let is_same = |name: &Host| {
             let target = request.uri().authority().map(|target| own(target.as_str().as_bytes()));
             target.is_none_or(|target| target.is_some_and(|it| (it == Host::Page) == (*name == Host::Page)))
@@ -154,10 +155,7 @@ impl Guard {
         let name = match own(host).filter(is_same) {
             Some(name) => name,
             // BROW-43
-            None if self.page_tokens.is_some()
-                && is_former_page_host(host, port)
-                && accepts_html(headers) =>
-            {
+            None if self.page_tokens.is_some() && has_page_host_form(host, port) && accepts_html(headers) => {
                 return Err(Refusal::FormerPage);
             }
             None => return Err(Refusal::ForeignHost),
@@ -214,7 +212,11 @@ impl Guard {
             return Err(Refusal::ProtocolMismatch);
         }
         let is_stranger = matches!(evidence, Evidence::None);
-        let body_limit = if is_stranger { self.body_limit.min(STRANGERS_BODY) } else { self.body_limit };
+        let body_limit = if is_stranger {
+            self.body_limit.min(MAX_STRANGER_BODY)
+        } else {
+            self.body_limit
+        };
         if request.body().size_hint().lower() > body_limit as u64 {
             return Err(Refusal::BodyTooLarge);
         }
@@ -239,8 +241,8 @@ impl Guard {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By what the request shows that its sender may ask; `None` where it does not, or where anything that it shows is
-    /// wrong. Comparisons take the same time wherever the difference is (HS-12, PER-22, PER-26).
+    /// Returns how the request has authenticated; `None` if it has not, or if anything that it presents is wrong. Comparisons
+    /// take the same time wherever the difference is (HS-12, PER-22, PER-26).
     fn authenticate<B>(
         &self,
         request: &Request<B>,

@@ -47,7 +47,7 @@ pub enum NotAnOrigin {
     /// Upper case, which no browser sends.
     #[error("an origin is written in lower case")]
     UpperCase,
-    /// The scheme of files or of connections: no page has such an origin.
+    /// The scheme of files or of connections, which no page has as its origin (PER-40).
     #[error("no page has an origin of the scheme file, ftp, ws or wss")]
     NoPage,
     /// No `scheme://`.

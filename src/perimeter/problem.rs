@@ -65,6 +65,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Whether a request accepts HTML, as a browser's navigation does.
+pub fn accepts_html(headers: &HeaderMap) -> bool {
+    const HTML: &[u8] = b"text/html";
+    let values = headers.get_all(ACCEPT).iter();
+    values
+        .map(HeaderValue::as_bytes)
+        .any(|value| value.windows(HTML.len()).any(|part| part == HTML))
+}
+
 /// Whether a request would rather read text than JSON: `Accept` weighs `text/plain` highest, and of equals names it first
 /// (PER-37).
 pub fn wants_text(headers: &HeaderMap) -> bool {

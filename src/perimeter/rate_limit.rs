@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-/// So much at once, and so much in a second after that.
+/// A token bucket: `burst` at once, and `per_second` after that.
 pub(super) struct Budget {
     burst: f64,
     per_second: f64,
@@ -16,13 +16,13 @@ impl Budget {
         Self { burst, per_second, left: burst, at: now }
     }
 
-    /// How many handshakes that fail to authenticate are answered one by one; beyond it they are told to come back later.
-    /// What authenticates is never counted (PER-31, PER-32).
+    /// Returns the budget of handshakes that fail to authenticate; those beyond it are answered 503. What authenticates is
+    /// never counted (PER-31, PER-32).
     pub(super) const fn of_handshakes(now: Instant) -> Self {
         Self::full(1000.0, 200.0, now)
     }
 
-    /// How many lines of the log requests that have not authenticated may cause: at most 100 in any minute (PER-47).
+    /// Returns the budget of log lines that requests that have not authenticated may cause: at most 100 in any minute (PER-47).
     const fn of_writes(now: Instant) -> Self {
         Self::full(50.0, 50.0 / 60.0, now)
     }
@@ -38,9 +38,9 @@ impl Budget {
     }
 }
 
-/// Whether a request that has not authenticated may make this process write one more line of its log, all of which are of
-/// the level `debug` (PER-47). Ask before each, and write nothing if it may not.
-pub(crate) fn strangers_may_debug() -> bool {
+/// Takes one line from the budget of what requests that have not authenticated may make this process log, all at the level
+/// `debug` (PER-47). Returns `false` if the line must not be written.
+pub(crate) fn take_stranger_debug_line() -> bool {
     static LINES: LazyLock<Mutex<Budget>> = LazyLock::new(|| Mutex::new(Budget::of_writes(Instant::now())));
     tracing::enabled!(tracing::Level::DEBUG)
         && LINES.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{ACCEPT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
@@ -44,33 +44,24 @@ pub(super) fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
     only(headers, HOST).map(HeaderValue::as_bytes)
 }
 
-/// Which of the daemon's names `host` is, byte for byte and with the port (PER-3, PER-4).
+/// Returns which of the daemon's names `host` is, byte for byte and with the port (PER-3, PER-4).
 pub(super) fn own_host(host: &[u8], port: u16, page_host: Option<&PageHost>) -> Option<Host> {
     let name = name_at(host, port)?;
-    if page_host.is_some_and(|page_host| page_host.is(name)) {
+    if page_host.is_some_and(|page_host| page_host.matches(name)) {
         return Some(Host::Page);
     }
     name.parse().ok().map(Host::Loopback)
 }
 
-/// Whether `host` is the page host of another launch at this port (BROW-43).
-pub(super) fn is_former_page_host(host: &[u8], port: u16) -> bool {
-    name_at(host, port).is_some_and(PageHost::is_form_of)
+/// Whether `host` has the form of a page host, with this port: if it is not this launch's, it is another one's (BROW-43).
+pub(super) fn has_page_host_form(host: &[u8], port: u16) -> bool {
+    name_at(host, port).is_some_and(PageHost::is_well_formed)
 }
 
-/// The name before the colon and the port.
+/// Returns the name before the colon and this port.
 fn name_at(host: &[u8], port: u16) -> Option<&str> {
     let (name, digits) = str::from_utf8(host).ok()?.rsplit_once(':')?;
     (parse_port(digits) == Some(port)).then_some(name)
-}
-
-/// Whether a request takes HTML for an answer.
-pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
-    let html = b"text/html";
-    let values = headers.get_all(ACCEPT).iter();
-    values
-        .map(HeaderValue::as_bytes)
-        .any(|value| value.windows(html.len()).any(|part| part == html))
 }
 
 /// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.

@@ -80,13 +80,13 @@ pub(super) struct Dress {
     pub(super) protocol: Option<HeaderValue>,
     /// The page token by which the answer was opened.
     pub(super) page: Option<Accepted>,
-    /// The credential that the request was judged by, and how its replacement is learnt.
+    /// The credential by which the request was judged, and each later one.
     pub(super) credential: Option<watch::Receiver<Credential>>,
 }
 
 impl Dress {
-    /// Replaces an answer by a refusal if the credential was replaced since the request was judged (CRED-17): a ticket or
-    /// page token that was issued meanwhile, after the others were revoked, leaves the daemon in no answer.
+    /// Replaces the answer by a refusal if the credential was replaced since the request was judged (CRED-17): the answer may
+    /// contain a ticket or page token that was issued after the others were revoked.
     pub(super) fn refuse_after_rotation<R>(&mut self, answer: &mut Response<Either<Full<Bytes>, R>>) {
         // Under the lock under which the others are revoked.
         if self.credential.as_ref().is_some_and(|credential| credential.borrow().has_changed()) {

@@ -13,7 +13,7 @@ use crate::browser::Accepted;
 
 pin_project! {
     /// A body that ends when the origin that reads it is taken off the list (PER-42), the page token that opened it is
-    /// revoked (BROW-13), or the credential is replaced (CRED-16): an event stream began before, and would run on for days.
+    /// revoked (BROW-13), or the credential is replaced (CRED-16): an event stream that began before could go on for days.
     pub struct Revocable<R> {
         #[pin]
         body: R,
@@ -25,8 +25,8 @@ pin_project! {
 type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<R> Revocable<R> {
-    /// A body that `reader` reads if it is a page of a listed origin, opened with `token` if it has one, in the time of
-    /// `credential`.
+    /// Wraps the body of an answer to `reader` if that is a page of a listed origin, opened with `token` if it has one, while
+    /// `credential` was current.
     pub(super) fn new(
         body: R,
         reader: Option<Listed>,
@@ -43,7 +43,7 @@ impl<R> Revocable<R> {
         let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
         let replaced = credential.map(|mut credential| -> Revoked {
             Box::pin(async move {
-                // Without a credential there is no daemon any more either.
+                // An error means that the daemon is gone.
                 let _ = credential.changed().await;
             })
         });

@@ -22,8 +22,8 @@ use super::request::without_token;
 use super::response::{Dress, Tamed, tame};
 use crate::browser;
 
-/// How long a request that has not authenticated may take, its body included (PER-45 has 5 s).
-const STRANGERS_TIME: Duration = Duration::from_secs(4);
+/// How long a request that has not authenticated may take, including its body: less than the 5 s of PER-45.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
@@ -64,7 +64,7 @@ where
         };
         let response = match self.guard.judge(&request, &mut dress) {
             Ok(Admission::Inner { caller, host, body_limit }) => {
-                let late = (caller == Caller::Nobody).then(|| Box::pin(sleep(STRANGERS_TIME)));
+                let late = (caller == Caller::Nobody).then(|| Box::pin(sleep(STRANGER_TIMEOUT)));
                 request.extensions_mut().insert(caller);
                 request.extensions_mut().insert(host);
                 if self.guard.is_stream_route(request.uri().path()) {
@@ -104,7 +104,7 @@ pin_project! {
         Inner {
             #[pin]
             answer: F,
-            // The end of the time of a request that has not authenticated.
+            // Ends with the time of a request that has not authenticated.
             late: Option<Pin<Box<Sleep>>>,
         },
     }

@@ -21,17 +21,17 @@ use super::{lacks_owner_bits, with_owner_all};
 /// Below the home, where per-user state lives whatever the environment says.
 pub(super) const STATE_HOME: Option<&str> = None;
 
-/// How a directory is opened in which names are looked up: without the right to read it.
+/// How a directory is opened in which names are looked up: this needs no permission to read it.
 pub(super) const TO_LOOK_UP: OFlags = OFlags::PATH;
 
-/// Gives a directory that this process has just made the owner's bits that a umask took. By its descriptor: the name may mean
-/// another one by now (DIR-21).
+/// Restores the owner's permission bits that a umask took from a directory that this process has just created. It uses a
+/// descriptor, because another process may have replaced the directory since (DIR-21).
 pub(super) fn give_owner_all(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let made = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = fstat(&made)?;
+    let created = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&created)?;
     if lacks_owner_bits(&stat) {
-        // A directory without these bits cannot be opened for reading, and fchmod takes no other descriptor.
-        chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), with_owner_all(&stat))?;
+        // A directory without these bits can only be opened as O_PATH, which fchmod refuses.
+        chmod(format!("/proc/self/fd/{}", created.as_raw_fd()), with_owner_all(&stat))?;
     }
     Ok(())
 }
@@ -175,19 +175,20 @@ pub(crate) fn give_memory_back() {
     }
 }
 
-/// Asks the kernel which user holds the other end of a connection, by the socket diagnosis of netlink (`sock_diag(7)`). The
-/// question names one connection, so that its price does not grow with the number of sockets.
+/// Asks the kernel for the user at the other end of a connection, through `sock_diag(7)`. Each request names one connection, so
+/// that its cost does not grow with the number of sockets.
 #[cfg(feature = "daemon")]
 pub(crate) struct Peers {
     socket: OwnedFd,
-    asked: u32,
+    /// The sequence number of the last request.
+    sequence: u32,
 }
 
 #[cfg(feature = "daemon")]
 impl Peers {
-    /// The lengths of `nlmsghdr`, `inet_diag_req_v2` and `inet_diag_msg`.
+    /// The lengths of `nlmsghdr`, `inet_diag_req_v2` and `inet_diag_msg` in bytes.
     const HEADER: usize = 16;
-    const QUESTION: usize = 56;
+    const REQUEST: usize = 56;
     const ANSWER: usize = 72;
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
@@ -196,57 +197,57 @@ impl Peers {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let protocol = Some(netlink::SOCK_DIAG);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?;
-        Ok(Self { socket, asked: 0 })
+        Ok(Self { socket, sequence: 0 })
     }
 
-    /// Returns the user whose socket at `peer` is connected to `own`; `None` if the kernel does not tell, or if that socket is
-    /// closed.
+    /// Returns the user whose socket at `peer` is connected to `own`; `None` if the kernel does not report it, or if that socket
+    /// is closed.
     pub(crate) fn user(&mut self, peer: SocketAddr, own: SocketAddr) -> Option<u32> {
         use rustix::net::{RecvFlags, SendFlags, recv, send};
-        self.asked = self.asked.wrapping_add(1);
-        let connection = connection(peer, own);
-        let question = self.question(peer.is_ipv6(), &connection);
-        send(&self.socket, &question, SendFlags::empty()).ok()?;
+        self.sequence = self.sequence.wrapping_add(1);
+        let socket_id = socket_id(peer, own);
+        let request = self.request(peer.is_ipv6(), &socket_id);
+        send(&self.socket, &request, SendFlags::empty()).ok()?;
         // The kernel has answered by now. An earlier answer may be left over if reading it was interrupted.
         let mut answer = [0; 512];
         while let Ok((length, _)) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT) {
-            if answer.get(8..12)? == self.asked.to_ne_bytes() {
-                return Self::user_in(answer.get(..length)?, &connection);
+            if answer.get(8..12)? == self.sequence.to_ne_bytes() {
+                return Self::user_in(answer.get(..length)?, &socket_id);
             }
         }
         None
     }
 
-    fn question(&self, is_ipv6: bool, connection: &[u8; 36]) -> Vec<u8> {
-        let mut question = Vec::with_capacity(Self::HEADER + Self::QUESTION);
-        question.extend(u32::try_from(Self::HEADER + Self::QUESTION).unwrap_or_default().to_ne_bytes());
-        question.extend(Self::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        question.extend(1_u16.to_ne_bytes()); // NLM_F_REQUEST
-        question.extend(self.asked.to_ne_bytes());
-        question.extend([0; 4]); // to the kernel
+    fn request(&self, is_ipv6: bool, socket_id: &[u8; 36]) -> Vec<u8> {
+        let mut request = Vec::with_capacity(Self::HEADER + Self::REQUEST);
+        request.extend(u32::try_from(Self::HEADER + Self::REQUEST).unwrap_or_default().to_ne_bytes());
+        request.extend(Self::SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        request.extend(1_u16.to_ne_bytes()); // NLM_F_REQUEST
+        request.extend(self.sequence.to_ne_bytes());
+        request.extend([0; 4]); // to the kernel
         let family = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
-        question.extend([family, libc::IPPROTO_TCP, 0, 0].map(|number| number.to_ne_bytes()[0]));
-        question.extend(u32::MAX.to_ne_bytes()); // in any state
-        question.extend(connection);
-        question.extend([0; 4]); // at any interface
-        question.extend([0xff; 8]); // no cookie
-        question
+        request.extend([family, libc::IPPROTO_TCP, 0, 0].map(|number| number.to_ne_bytes()[0]));
+        request.extend(u32::MAX.to_ne_bytes()); // in any state
+        request.extend(socket_id);
+        request.extend([0; 4]); // at any interface
+        request.extend([0xff; 8]); // no cookie
+        request
     }
 
-    fn user_in(answer: &[u8], connection: &[u8; 36]) -> Option<u32> {
+    fn user_in(answer: &[u8], socket_id: &[u8; 36]) -> Option<u32> {
         let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
         let is_answer = answer.len() >= Self::HEADER + Self::ANSWER
             && answer[4..6] == Self::SOCK_DIAG_BY_FAMILY.to_ne_bytes()
-            // The kernel falls back to a socket that listens at the same place.
-            && answer[20..56] == *connection;
-        // A socket without an inode has no process any more, and its user is not known.
+            // Without such a connection the kernel answers for a socket that listens at the same address.
+            && answer[20..56] == *socket_id;
+        // A socket without an inode is closed, and its user is not known.
         (is_answer && number(84)? != 0).then(|| number(80))?
     }
 }
 
-/// Ports and addresses of one end of a connection and of the other, as `inet_diag_sockid` has them.
+/// Returns the ports and addresses of a socket and of its peer, as at the beginning of `inet_diag_sockid`.
 #[cfg(feature = "daemon")]
-fn connection(one: SocketAddr, other: SocketAddr) -> [u8; 36] {
+fn socket_id(own: SocketAddr, peer: SocketAddr) -> [u8; 36] {
     let address = |end: SocketAddr| {
         let mut bytes = [0; 16];
         match end.ip() {
@@ -256,10 +257,10 @@ fn connection(one: SocketAddr, other: SocketAddr) -> [u8; 36] {
         bytes
     };
     let mut bytes = [0; 36];
-    bytes[..2].copy_from_slice(&one.port().to_be_bytes());
-    bytes[2..4].copy_from_slice(&other.port().to_be_bytes());
-    bytes[4..20].copy_from_slice(&address(one));
-    bytes[20..].copy_from_slice(&address(other));
+    bytes[..2].copy_from_slice(&own.port().to_be_bytes());
+    bytes[2..4].copy_from_slice(&peer.port().to_be_bytes());
+    bytes[4..20].copy_from_slice(&address(own));
+    bytes[20..].copy_from_slice(&address(peer));
     bytes
 }
 
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_of_an_open_connection_is_known_and_that_of_a_closed_one_is_not() {
+    fn the_user_of_an_open_connection_is_known_and_that_of_a_closed_one_is_not() {
         let me = rustix::process::geteuid().as_raw();
         let mut peers = Peers::open().unwrap();
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -307,7 +308,7 @@ mod tests {
             assert_eq!(peers.user(peer, own), Some(me), "{address}");
             drop(client);
             assert_eq!(peers.user(peer, own), None, "{address}");
-            // A socket that listens is no end of a connection.
+            // A socket that listens is not the end of a connection.
             let nobody = SocketAddr::new(own.ip(), 1);
             assert_eq!(peers.user(own, nobody), None, "{address}");
         }

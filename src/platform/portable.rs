@@ -33,7 +33,7 @@ pub(super) const STATE_HOME: Option<&str> = if cfg!(target_os = "macos") {
 /// How a directory is opened in which names are looked up.
 pub(super) const TO_LOOK_UP: OFlags = OFlags::RDONLY;
 
-/// Gives a directory that this process has just made the owner's bits that a umask took, and follows no link.
+/// Restores the owner's permission bits that a umask took from a directory that this process has just created. Follows no link.
 #[allow(unsafe_code)]
 pub(super) fn give_owner_all(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -42,7 +42,7 @@ pub(super) fn give_owner_all(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result
     }
     let name = CString::new(name.as_bytes())?;
     let mode = with_owner_all(&stat).as_raw_mode();
-    // SAFETY: the name is there for the call.
+    // SAFETY: the name outlives the call.
     match unsafe { libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -149,7 +149,7 @@ pub(super) fn has_one_thread() -> bool {
 #[cfg(feature = "daemon")]
 pub(crate) fn give_memory_back() {}
 
-/// Tells nothing of who is at the other end of a connection: there is no such call on all systems.
+/// Cannot report the user at the other end of a connection: not all systems have such a call.
 #[cfg(feature = "daemon")]
 pub(crate) struct Peers;
 

@@ -24,10 +24,10 @@ pub enum Refused {
         /// The reader.
         me: u32,
     },
-    /// It belongs to another user, and something is missing in it that this one must not create (DIR-22).
+    /// It belongs to another user, and this one would have to create something in it (DIR-22).
     #[error(
-        "it belongs to user {owner}, and this is user {me}, who creates nothing in it; set HOME to your own (`sudo -H`), or \
-         name a directory with --state-dir"
+        "it belongs to user {owner}, and user {me} creates nothing in it; set HOME to your own (`sudo -H`), or name a \
+         directory with --state-dir"
     )]
     OwnerOfParent {
         /// The directory's owner.
@@ -41,8 +41,8 @@ pub enum Refused {
     /// More than 64 KiB.
     #[error("it is larger than 64 KiB")]
     TooLarge,
-    /// More bytes than a log of events has.
-    #[error("it is longer than {0} bytes, which is more than a log of events may be")]
+    /// A log of events of more than this many bytes.
+    #[error("it is longer than the {0} bytes that a log of events may have")]
     Longer(u64),
     /// On a network filesystem.
     #[error(

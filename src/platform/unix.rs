@@ -35,9 +35,9 @@ pub(crate) use self::launched::ready_pipe;
 pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 #[cfg(feature = "daemon")]
 pub(crate) use self::limits::raise_descriptor_limit;
-pub use self::limits::{with_limits_of_caller, write_no_core_dump};
+pub use self::limits::{disable_core_dumps, with_caller_limits};
 #[cfg(feature = "daemon")]
-pub(crate) use self::signals::{survive_signals, unblock_stop_signals};
+pub(crate) use self::signals::{survive_signals, unblock_handled_signals};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -86,7 +86,7 @@ fn open_own(path: &Path, flags: OFlags) -> Result<File, Refused> {
     check_owner(open_regular(path, flags)?)
 }
 
-/// Returns an opened file of this user, whatever its mode.
+/// Returns the file if it belongs to this user, whatever its mode.
 fn check_owner((file, stat): (File, Stat)) -> Result<File, Refused> {
     match check_owner_only(&stat) {
         Err(refused @ Refused::Owner { .. }) => Err(refused),
@@ -118,7 +118,7 @@ pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
     Ok(file)
 }
 
-/// Opens a regular file; creates it with mode 0600 if it is missing (DIR-5, DIR-16). One that is there keeps its mode
+/// Opens a regular file, and creates it with mode 0600 if it is missing (DIR-5, DIR-16). An existing one keeps its mode
 /// (DIR-21).
 fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
     loop {
@@ -164,7 +164,7 @@ pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
     }
 }
 
-/// This process's effective user.
+/// Returns this process's effective user.
 pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -182,8 +182,11 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates a directory, and its parents if they are missing, each with mode 0700 whatever the umask (DIR-4, DIR-23), and none
-/// in another user's directory (DIR-22). Returns the path that is refused.
+/// Creates a directory, and its parents if they are missing, each with mode 0700 whatever the umask is (DIR-4, DIR-23), and
+/// none in another user's directory (DIR-22).
+///
+/// # Errors
+/// Fails with the path that is refused or cannot be created.
 pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
     let Parent { mut directory, path: mut at, missing } = existing_parent(path)?;
     for name in missing {
@@ -194,21 +197,24 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
     Ok(())
 }
 
-/// Checks that nothing would be created in another user's directory (DIR-22). Returns the path of that one.
+/// Checks that [`create_directory`] would create nothing in another user's directory (DIR-22).
+///
+/// # Errors
+/// Fails with the path of that directory.
 pub(crate) fn check_creatable(path: &Path) -> Result<(), (PathBuf, Refused)> {
     let Parent { directory, path, .. } = existing_parent(path)?;
     check_parent(&directory).map_err(|why| (path, why))
 }
 
-/// The nearest parent that exists.
+/// An existing directory, and what is missing below it.
 struct Parent<'a> {
     directory: OwnedFd,
     path: PathBuf,
-    /// What is missing below it, from there downwards.
+    /// The names that are missing below it, outermost first.
     missing: Vec<&'a OsStr>,
 }
 
-/// Returns the nearest parent that exists, or the path itself. It may be a link: that is the user's own choice.
+/// Returns the nearest parent that exists, or the path itself. It may be a link: that is the user's choice.
 fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
     let mut missing = Vec::new();
     let mut existing = path;
@@ -233,7 +239,7 @@ fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
     }
 }
 
-/// DIR-22.
+/// Checks that a directory belongs to this user or to root (DIR-22).
 fn check_parent(directory: &OwnedFd) -> Result<(), Refused> {
     let owner = rustix::fs::fstat(directory).map_err(|e| Refused::Io(e.into()))?.st_uid;
     let me = user();
@@ -244,12 +250,12 @@ fn check_parent(directory: &OwnedFd) -> Result<(), Refused> {
     }
 }
 
-/// Makes a directory in another one, and opens it.
+/// Creates a directory in another one, and opens it.
 fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-        // A umask can only take bits away. One that takes the owner's leaves a directory that nobody can enter.
+        // A umask can only take bits away. One that takes the owner's leaves a directory that its owner cannot enter.
         Ok(()) => system::give_owner_all(parent.as_fd(), name)?,
-        // Another process was faster. What it made is checked like what was there before.
+        // Another process was faster. Its directory is checked like any other.
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
@@ -257,29 +263,29 @@ fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 
-/// Whether this may be the directory that this process has just made, and lacks bits of its owner. If it is another one after
-/// all, it is this user's, is closed to others, and gains only what its owner can give it (DIR-21).
+/// Whether this may be the directory that this process has just created, and lacks permission bits of its owner. If another
+/// process replaced it, it is still this user's and closed to others, and gains only what its owner can give it (DIR-21).
 pub(super) fn lacks_owner_bits(stat: &Stat) -> bool {
     let mode = Mode::from_raw_mode(stat.st_mode);
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     is_directory && check_owner_only(stat).is_ok() && !mode.contains(Mode::RWXU)
 }
 
-/// The mode with all of the owner's bits; what the directory above passed on, such as its group, stays.
+/// Returns the mode with all of the owner's bits; the set-group-ID bit that a parent passes on stays.
 pub(super) fn with_owner_all(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode) | Mode::RWXU
 }
 
-/// Returns the first directory on the way to `path` that this user may not search, and its owner.
-pub(crate) fn obstacle(path: &Path) -> Option<(PathBuf, u32)> {
-    let mut ways: Vec<&Path> = path.ancestors().collect();
-    ways.reverse();
+/// Returns the first directory above `path` that this user may not search, and its owner.
+pub(crate) fn first_unsearchable(path: &Path) -> Option<(PathBuf, u32)> {
+    let mut ancestors: Vec<&Path> = path.ancestors().collect();
+    ancestors.reverse();
     let is_denied = |below: &Path| matches!(rustix::fs::stat(below), Err(Errno::ACCESS));
-    let first = ways.windows(2).find(|pair| is_denied(pair[1]))?[0];
+    let first = ancestors.windows(2).find(|pair| is_denied(pair[1]))?[0];
     Some((first.to_owned(), rustix::fs::stat(first).ok()?.st_uid))
 }
 
-/// Takes the bits of group and others off a file or directory of this user's, by its descriptor.
+/// Removes the permission bits of group and others from a file or directory of this user, through its descriptor.
 pub(crate) fn close_to_others(path: &Path) -> Result<(), Refused> {
     let io = |e: Errno| Refused::Io(e.into());
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -167,8 +167,8 @@ impl<W> Hub<W> {
     ///
     /// # Errors
     ///
-    /// Fails if `data` has a line break, which would end its frame, or if the log is a file and could not be written. There
-    /// is no such event then: nobody is sent it, and its number is the next one's.
+    /// Fails if `data` contains a line break, which would end its frame, or if the log is a file and could not be written. The
+    /// event is then sent to no subscriber, and its number is that of the next one.
     ///
     /// # Panics
     ///

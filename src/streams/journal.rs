@@ -17,9 +17,9 @@ use super::{EventId, Hub, Limits};
 use crate::platform;
 use crate::state_directory::{Fault, Refused};
 
-/// The longest file that is read, unless the log may hold more than a quarter of that. It is longer only if no shorter one
-/// could take its place for long.
-const LONGEST: u64 = 64 * 1024 * 1024;
+/// The longest file that is read, in bytes, unless the log may hold more than a quarter of that. A file grows longer than that
+/// only if replacing it failed for a long time.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.
 const SLACK: u64 = 4096;
 /// Higher numbers are damage: nobody counts that far, and counting on from there must not overflow.
@@ -78,7 +78,7 @@ impl Journal {
         let mut file = take(path).map_err(fault)?;
         // What is left of a process that was killed while it replaced the file.
         let _ = fs::remove_file(beside(path));
-        let longest = LONGEST.max((log.limits().bytes as u64).saturating_mul(4));
+        let longest = MAX_FILE_BYTES.max((log.limits().bytes as u64).saturating_mul(4));
         let mut text = Vec::new();
         let read = (&mut file).take(longest.saturating_add(1)).read_to_end(&mut text);
         if read.map_err(|error| fault(Refused::Io(error)))? as u64 > longest {

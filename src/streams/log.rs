@@ -150,7 +150,7 @@ impl Log {
         EventId { epoch: self.epoch, seq }
     }
 
-    /// How much it may hold.
+    /// Returns how much it may hold.
     pub(crate) fn limits(&self) -> Limits {
         self.limits
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use local_daemon::browser::{Host, Issued, LIFE, MOST, Purpose, Refused, State, Tickets};
+use local_daemon::browser::{
+    Host, IssuedTicket, MAX_TICKETS, Purpose, Refused, TICKET_LIFETIME, TicketState, Tickets,
+};
 use local_daemon::registration::LoopbackHost;
 
 fn handoff(origin: &str) -> Purpose {
@@ -25,15 +27,18 @@ fn a_ticket_admits_once_and_in_time() {
     ] {
         assert_eq!(redeem(guess, now), Err(Refused::Unknown));
     }
-    assert_eq!(redeem(ticket.secret.expose(), now + LIFE), Ok(()));
+    assert_eq!(redeem(ticket.secret.expose(), now + TICKET_LIFETIME), Ok(()));
     // A second use is one, however late it comes, and told once (BROW-47).
-    assert_eq!(redeem(ticket.secret.expose(), now + 9 * LIFE), Err(Refused::Used(handoff(ORIGIN))));
+    assert_eq!(
+        redeem(ticket.secret.expose(), now + 9 * TICKET_LIFETIME),
+        Err(Refused::Used(handoff(ORIGIN)))
+    );
     for _ in 0..3 {
         assert_eq!(redeem(ticket.secret.expose(), now), Err(Refused::Unknown));
     }
 
     let late = tickets.issue(handoff(ORIGIN), now);
-    let after = now + LIFE + Duration::from_nanos(1);
+    let after = now + TICKET_LIFETIME + Duration::from_nanos(1);
     assert_eq!(redeem(late.secret.expose(), after), Err(Refused::Unknown));
 }
 
@@ -56,8 +61,8 @@ fn another_purpose_spends_a_ticket() {
 #[test]
 fn the_number_of_tickets_is_bounded_and_the_newest_work() {
     let (tickets, now) = (Tickets::new(), Instant::now());
-    let all: Vec<Issued> = (0..=MOST).map(|_| tickets.issue(PAGE, now)).collect();
-    let redeem = |ticket: &Issued| tickets.redeem(ticket.secret.expose(), &PAGE, now);
+    let all: Vec<IssuedTicket> = (0..=MAX_TICKETS).map(|_| tickets.issue(PAGE, now)).collect();
+    let redeem = |ticket: &IssuedTicket| tickets.redeem(ticket.secret.expose(), &PAGE, now);
     assert_eq!(redeem(&all[0]), Err(Refused::Unknown));
     assert!(all[1..].iter().all(|ticket| redeem(ticket).is_ok()));
 }
@@ -67,7 +72,7 @@ fn the_number_of_tickets_is_bounded_and_the_newest_work() {
 fn a_revoked_ticket_admits_nobody_and_a_used_one_stays_known() {
     let (tickets, now) = (Tickets::new(), Instant::now());
     let [fresh, used] = [(); 2].map(|()| tickets.issue(handoff(ORIGIN), now));
-    let redeem = |ticket: &Issued| tickets.redeem(ticket.secret.expose(), &handoff(ORIGIN), now);
+    let redeem = |ticket: &IssuedTicket| tickets.redeem(ticket.secret.expose(), &handoff(ORIGIN), now);
     assert_eq!(redeem(&used), Ok(()));
     tickets.revoke();
     assert_eq!((redeem(&fresh), redeem(&used)), (Err(Refused::Unknown), Err(Refused::Used(handoff(ORIGIN)))));
@@ -87,13 +92,13 @@ fn the_state_of_a_ticket_is_known_by_its_id() {
     let [ticket, spent] = [(); 2].map(|()| tickets.issue(PAGE, now));
     assert!(ticket.id.len() == 16 && ticket.id.bytes().all(|b| b.is_ascii_hexdigit()));
     let state = |id: &str, now| tickets.state(id, now);
-    let live = |is_redeemed| Some(State { purpose: PAGE, is_redeemed });
+    let live = |is_redeemed| Some(TicketState { purpose: PAGE, is_redeemed });
     assert_eq!(
         (state(&ticket.id, now), state("", now), state(ticket.secret.expose(), now)),
         (live(false), None, None)
     );
     assert_eq!(tickets.redeem(ticket.secret.expose(), &PAGE, now), Ok(()));
     assert_eq!(tickets.redeem(spent.secret.expose(), &handoff(ORIGIN), now), Err(Refused::Unknown));
-    assert_eq!((state(&ticket.id, now + LIFE), state(&spent.id, now)), (live(true), live(false)));
-    assert_eq!(state(&ticket.id, now + LIFE + Duration::from_nanos(1)), None);
+    assert_eq!((state(&ticket.id, now + TICKET_LIFETIME), state(&spent.id, now)), (live(true), live(false)));
+    assert_eq!(state(&ticket.id, now + TICKET_LIFETIME + Duration::from_nanos(1)), None);
 }

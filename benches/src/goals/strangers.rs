@@ -1,4 +1,4 @@
-//! Connections of another user on which no request authenticates, and what is left for the daemon's own user.
+//! Connections of another user on which no request authenticates, and how the daemon still serves its own user.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,23 +14,23 @@ use super::{Row, time};
 use crate::contestant::{Contestant, Ours, Wire, run};
 use crate::measure::{Connection, memory_kb};
 
-/// How many connections the other user keeps open, or tries to.
+/// How many connections the other user tries to keep open.
 const STRANGERS: usize = 2_000;
-/// How many fresh connections of the daemon's user are measured.
+/// How many new connections of the daemon's user are measured.
 const ROUNDS: usize = 200;
 /// The user that opens the connections: `nobody` on most systems.
 const NOBODY: u32 = 65_534;
 /// How long a request of the daemon's user may take while they are open.
-const SOON: Duration = Duration::from_millis(200);
+const MAX_TIME: Duration = Duration::from_millis(200);
 /// How much memory they may cost the daemon, in kB.
-const MEMORY: u64 = 16 * 1024;
+const MAX_MEMORY: u64 = 16 * 1024;
 
 pub(super) fn rows() -> Vec<Row> {
     let what = format!("with {STRANGERS} strangers");
     if !geteuid().is_root() {
         return vec![Row::alone(
             what,
-            "not measured: only root has another user",
+            "not measured: only root can act as another user",
             "–",
             true,
         )];
@@ -51,7 +51,7 @@ pub(super) fn rows() -> Vec<Row> {
             };
             std::iter::from_fn(look).max().unwrap_or_default()
         });
-        // Each of them has connected once, or has tried to.
+        // Each of them has tried to connect once.
         is_full.recv().unwrap();
         let flooded = percentiles(&wire);
         run(ours.connect());
@@ -64,8 +64,8 @@ pub(super) fn rows() -> Vec<Row> {
         floor: time(alone),
         ours: time(flooded),
         ratio: Some(flooded.div_duration_f64(alone)),
-        goal: format!("≤ {}", time(SOON)),
-        is_met: flooded <= SOON,
+        goal: format!("≤ {}", time(MAX_TIME)),
+        is_met: flooded <= MAX_TIME,
     };
     let more = most.saturating_sub(memory);
     vec![
@@ -75,7 +75,7 @@ pub(super) fn rows() -> Vec<Row> {
             format!("{what}: more memory, and whether `locald connect` finds the same daemon"),
             format!("{more} kB; {}", if is_same { "the same" } else { "another" }),
             "≤ 16 MiB; the same",
-            more <= MEMORY && is_same,
+            more <= MAX_MEMORY && is_same,
         ),
     ]
 }
@@ -84,7 +84,7 @@ fn record(ours: &Ours) -> Vec<u8> {
     std::fs::read(ours.state_dir().join("registration.json")).unwrap()
 }
 
-/// The time of a request over a connection of its own, from connecting to the whole answer: p50 and p99.
+/// Measures requests over connections of their own, from connecting to the whole answer: p50 and p99.
 fn percentiles(wire: &Wire) -> (Duration, Duration) {
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
@@ -97,10 +97,10 @@ fn percentiles(wire: &Wire) -> (Duration, Duration) {
     (times[ROUNDS / 2], times[ROUNDS * 99 / 100])
 }
 
-/// Keeps connections open as another user, in turn idle, with half a head, with an unfinished body at each door, and with many
-/// requests at once. One that is closed is opened again.
+/// Keeps connections open as another user: in turn idle, with half a head, with an unfinished body at each route that takes one
+/// without authentication, and with many requests at once. One that is closed is opened again.
 fn flood(address: SocketAddr, full: Sender<()>, is_over: &AtomicBool) {
-    // This thread alone: a socket belongs to the user as whom it was made.
+    // The system call changes this thread alone. A socket belongs to the user that created it.
     set_thread_uid(Uid::from_raw(NOBODY)).unwrap();
     let head = |line: &str, rest: &str| format!("{line} HTTP/1.1\r\nHost: {address}\r\n{rest}");
     let body = "Content-Length: 4000\r\n\r\n{";
@@ -122,7 +122,7 @@ fn flood(address: SocketAddr, full: Sender<()>, is_over: &AtomicBool) {
                     *slot = TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
                     if let Some(stream) = slot {
                         stream.set_nonblocking(true).unwrap();
-                        // As much of it as there is room for.
+                        // As much of it as fits into the buffer.
                         let _ = stream.write_all(beginning);
                     }
                 }

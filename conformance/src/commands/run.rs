@@ -102,7 +102,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Problem> {
         ..Report::new(subject, args.seed, started, planned, results)
     };
     report.host.engines = plan.engines.facts();
-    // The files are written also if standard output cannot be.
+    // The files are written even if standard output cannot be written to.
     let shown = show(&report, args.strict, args.verbose);
     for replay in &replays {
         let path = replay.save(args.failures.as_deref().unwrap_or(Path::new("."))).map_err(Problem::fault)?;

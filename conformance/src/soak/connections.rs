@@ -7,10 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{Connection, Request};
-use local_daemon_harness::platform::User;
 use local_daemon_harness::sse::EventStream;
-use rustix::process::Uid;
-use rustix::thread::set_thread_uid;
 
 use crate::stage::{PROBE, ReadyDaemon};
 
@@ -44,19 +41,14 @@ pub(super) fn crowd(live: &ReadyDaemon, count: usize) -> usize {
     crowd.len()
 }
 
-/// Keeps `count` connections open as another user until it is over, each with one of the beginnings; one that ends is opened
-/// again. Returns how many were opened.
-pub(super) fn as_user(
-    user: User,
+/// Keeps `count` connections open until `is_over`, each with one of the beginnings, and opens those again that end. Returns how
+/// many were opened.
+pub(super) fn keep_open(
     live: &ReadyDaemon,
     count: usize,
     beginnings: &[&[u8]],
     is_over: &AtomicBool,
 ) -> usize {
-    // This thread alone: a socket belongs to the user as whom it was made.
-    if set_thread_uid(Uid::from_raw(user.uid)).is_err() {
-        return 0;
-    }
     let open = |beginning: &[u8]| {
         let mut stream = TcpStream::connect_timeout(&live.target.address, Duration::from_millis(100)).ok()?;
         stream.set_nonblocking(true).ok()?;

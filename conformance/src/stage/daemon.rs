@@ -76,7 +76,7 @@ impl Start {
         self
     }
 
-    /// Told to log as much as it can, if the manifest says how.
+    /// Makes it log as much as it can, if the manifest says how.
     #[must_use]
     pub fn verbose(mut self) -> Self {
         self.verbose = true;
@@ -112,7 +112,7 @@ impl Start {
     }
 }
 
-/// How long a command may wait until its page is open.
+/// How long a command may wait for its page to be opened.
 pub const OPENED: Duration = Duration::from_secs(5);
 
 /// A command of the manifest by which a user has a page opened.
@@ -237,7 +237,7 @@ impl Stage {
         self.end_of(&started, &command)
     }
 
-    /// Starts one of these commands, which may wait for its page.
+    /// Starts one of these commands, which may wait for its page to be opened.
     pub fn start_opening(&mut self, which: Opening, vars: &[(String, String)]) -> Outcome<Arc<Subject>> {
         let command = self.opening(which)?;
         let (origin, host) = match which {
@@ -281,7 +281,7 @@ impl Stage {
         self.notes.start(launch)
     }
 
-    /// Waits for the end of a command, which may have waited for its page before.
+    /// Waits for the end of a command, which may first wait for its page.
     fn end_of(&self, started: &Subject, command: &[String]) -> Outcome<(Exit, Output)> {
         match started.wait_exit(self.ready_deadline() + OPENED) {
             Some(exit) => {

@@ -151,7 +151,7 @@ fn doctor_says_how_to_get_what_is_missing() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_a_fault_unless_its_reader_has_left() {
+fn output_that_cannot_be_written_is_a_fault_unless_its_reader_has_left() {
     for arguments in [
         &["init"][..],
         &["list"],

@@ -173,7 +173,7 @@ impl Stage {
                 if requests.recv().is_err() {
                     return;
                 }
-                // What a client does not read is not to disappear in the system, which counts as taken.
+                // A small buffer, because what the system buffers would count as read by the client.
                 let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, 16 * 1024);
                 let mut piece: &[u8] = head;
                 while stream.write_all(piece).is_ok() {

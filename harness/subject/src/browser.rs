@@ -59,10 +59,10 @@ struct Ticket {
     kind: Kind,
     issued: Instant,
     spent: bool,
-    /// Whether it was spent by what it is for.
+    /// Whether it has admitted a request.
     redeemed: bool,
-    /// Whether the second use was told.
-    told: bool,
+    /// Whether its second use was reported.
+    reported: bool,
 }
 
 struct Token {
@@ -92,7 +92,7 @@ impl Pages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets everything end that was issued under another credential.
+    /// Ends everything that was issued under another credential.
     pub(super) fn follow(&self, credential: &Credential) {
         let mut kept = self.kept();
         if kept.under.as_ref() != Some(credential) {
@@ -106,7 +106,7 @@ impl Pages {
         }
     }
 
-    /// A new ticket, and its id.
+    /// Issues a ticket, and returns it with its id.
     pub(super) fn ticket(&self, kind: Kind, directory: &StateDir) -> (String, String) {
         let mut kept = self.kept();
         let text = faults::ticket(kept.tickets.len()).unwrap_or_else(secret);
@@ -122,20 +122,20 @@ impl Pages {
             issued: Instant::now(),
             spent: false,
             redeemed: false,
-            told: false,
+            reported: false,
         });
         (text, id)
     }
 
-    /// The kind of a ticket that was issued no longer ago than it works, and whether it was redeemed.
+    /// Returns the kind of a ticket that is not late, and whether it was redeemed.
     pub(super) fn state(&self, id: &str) -> Option<(&'static str, bool)> {
         let kept = self.kept();
         let ticket = kept.tickets.iter().find(|ticket| ticket.id == id)?;
         (ticket.issued.elapsed() <= LIFE).then_some((ticket.kind.word(), ticket.redeemed))
     }
 
-    /// Spends a ticket, whether it admits or not. `wants` is what it is presented for, and `own` the origin of the record;
-    /// gives back why it does not admit.
+    /// Spends a ticket, whether it admits or not; fails with the reason if it does not. `wants` is what it is presented for, and
+    /// `own` the origin of the record.
     pub(super) fn redeem(&self, text: &str, wants: &Kind, own: &str, log: &Log) -> Result<(), &'static str> {
         let mut kept = self.kept();
         let Some(place) = kept.tickets.iter().position(|ticket| same(&ticket.text, text)) else {
@@ -143,8 +143,8 @@ impl Pages {
         };
         let ticket = &mut kept.tickets[place];
         if ticket.spent {
-            let told = std::mem::replace(&mut ticket.told, true);
-            if !(faults::is_silent(&ticket.kind) || told && !broken("BROW-47.each-time")) {
+            let reported = std::mem::replace(&mut ticket.reported, true);
+            if !(faults::is_silent(&ticket.kind) || reported && !broken("BROW-47.each-time")) {
                 let origin = match &ticket.kind {
                     Kind::Handoff(origin) => origin,
                     Kind::Page(_) => own,
@@ -307,7 +307,7 @@ impl Pages {
     }
 }
 
-/// The name of the daemon's page in this launch, without a port.
+/// Draws the host name of the daemon's page for this launch, without a port.
 pub(super) fn page_host(directory: &StateDir, id: &str) -> String {
     let digits = faults::page_host(directory, id).unwrap_or_else(random_hex::<16>);
     format!("{digits}.localhost")
@@ -354,7 +354,7 @@ pub(super) fn form_ticket(request: &Request, body: &[u8]) -> Option<String> {
     fields.next().is_none().then(|| ticket.to_owned())
 }
 
-/// The headers of an HTML answer whose nonce this is. `clears` is what the browser is to forget of this origin.
+/// Returns the headers of an HTML answer with this nonce. `clears` is the value of `Clear-Site-Data`.
 pub(super) fn headers(nonce: &str, clears: &str) -> Vec<(&'static str, String)> {
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
@@ -431,7 +431,7 @@ pub(super) fn token_of(path: &str) -> Option<&str> {
     below(path, TOKENS)
 }
 
-/// The id in the path of a ticket.
+/// Returns the id in the path of a ticket.
 pub(super) fn ticket_of(path: &str) -> Option<&str> {
     below(path, TICKETS)
 }

@@ -45,8 +45,8 @@ impl Allowlist {
         }
     }
 
-    /// Reads the file, which may have changed. One that fails a check lists nothing; what else cannot be used changes
-    /// nothing.
+    /// Reads the file, which may have changed. A file that fails a check lists nothing; one that cannot be used for another reason
+    /// changes nothing.
     pub(super) fn refresh(&self, log: &Log) {
         let mut listed = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let rarely = broken("PER-41.every-other-second") && listed.read.elapsed() < Duration::from_secs(2);
@@ -78,7 +78,7 @@ impl Allowlist {
                 }
             }
         }
-        // Nothing is added by the first file that can be read.
+        // The first file that can be read reports no additions.
         let read_before = listed.read_before || fault.is_none();
         *listed = Listed { origins, fault, read_before, read: Instant::now() };
     }

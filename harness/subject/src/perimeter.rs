@@ -9,7 +9,7 @@ use crate::handshake::{self, Claim};
 use crate::request::Request;
 use crate::streams;
 
-/// The hosts of the daemon, but for that of its page.
+/// The hosts of the daemon other than the page host.
 pub(super) const HOSTS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 /// Whether a name is one that the daemon has.
@@ -49,7 +49,7 @@ pub(super) fn host<'a>(
     }
 }
 
-/// Whether a name is one that some launch may have for its page.
+/// Whether a name has the form of a page host.
 pub(super) fn is_page_host(name: &str) -> bool {
     let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
     host.strip_suffix(".localhost").is_some_and(|digits| {

@@ -273,7 +273,7 @@ struct Reader<'a> {
     bytes: Vec<u8>,
     /// Whether it is still the header that is read.
     in_head: bool,
-    /// How many bytes may still come that are no body.
+    /// How many more bytes other than the body may be read.
     spare: usize,
 }
 
@@ -296,7 +296,7 @@ impl Reader<'_> {
         Ok(count > 0)
     }
 
-    /// Takes so many bytes that are no body off what was read.
+    /// Removes `length` bytes other than the body from what was read.
     fn skip(&mut self, length: usize, uncounted: bool) -> Result<(), Fault> {
         if !uncounted {
             self.spare = self.spare.checked_sub(length).ok_or(Fault::Senseless("without end"))?;
@@ -407,7 +407,7 @@ impl Reader<'_> {
         Ok(body)
     }
 
-    /// The next line, without its end.
+    /// Reads the next line, and returns it without its end.
     fn line(&mut self, uncounted: bool) -> Result<Vec<u8>, Fault> {
         loop {
             if let Some(end) = self.bytes.windows(2).position(|end| end == b"\r\n") {

@@ -19,7 +19,7 @@ use crate::state_directory::{CREDENTIAL, Fault, RECORD, StateDir, random_hex};
 use crate::world::{self, World};
 
 /// How many ports are tried until one is free on both families.
-const PORTS: usize = 20;
+const MAX_PORTS_TRIED: usize = 20;
 
 /// Where a daemon listens.
 pub(super) struct Bound {
@@ -35,15 +35,15 @@ pub(super) struct Bound {
 ///
 /// A `deaf` daemon has only bound its port, on one of them.
 pub(super) fn listen(deaf: bool) -> io::Result<Bound> {
-    // Held until another port is found, which is then another one.
+    // Kept, so that the system chooses another port each time.
     let mut taken = Vec::new();
-    for _ in 0..PORTS {
+    for _ in 0..MAX_PORTS_TRIED {
         let (first, address) = listen_once(deaf)?;
         let one = |listeners| Ok(Bound { listeners, address, is_whole: true });
         if deaf || address.is_ipv6() || broken("BROW-36.one-family") {
             return one(vec![first]);
         }
-        match listen_beside(address.port()) {
+        match listen_on_other_family(address.port()) {
             Ok(second) => return one(vec![first, second]),
             Err(error) if is_missing_family(&error) => return one(vec![first]),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -59,8 +59,8 @@ pub(super) fn listen(deaf: bool) -> io::Result<Bound> {
     Ok(Bound { listeners: vec![last], address, is_whole: false })
 }
 
-/// Listens on the port of the other family.
-fn listen_beside(port: u16) -> io::Result<TcpListener> {
+/// Listens on the same port of the other family.
+fn listen_on_other_family(port: u16) -> io::Result<TcpListener> {
     let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     if broken("BROW-36.shared-port") {
         bind(address, false)
@@ -126,7 +126,7 @@ fn bind(address: SocketAddr, deaf: bool) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// How many connections may wait to be taken: more than the library lets wait, and than another user opens in a moment.
+/// How many connections may wait to be accepted: more than by the library's default, and more than another user opens at once.
 pub(super) const BACKLOG: u16 = 4096;
 
 /// Begins to listen.

@@ -180,7 +180,7 @@ pub(super) struct Incoming {
     pub(super) stream: Arc<TcpStream>,
     /// Its number among the strangers.
     pub(super) number: u64,
-    /// When the whole of the next body must have come, if there is such a time.
+    /// The deadline of the whole next body, if it has one.
     pub(super) body_until: Option<Instant>,
     /// A body that a faulty daemon has read already.
     pub(super) ahead: Option<Vec<u8>>,
@@ -274,8 +274,8 @@ impl Incoming {
         }
     }
 
-    /// Until when the next bytes of a body must have come.
-    fn pause(&self) -> Instant {
+    /// Returns the deadline of the next bytes of a body.
+    fn body_deadline(&self) -> Instant {
         self.body_until.unwrap_or_else(|| Instant::now() + BODY_PAUSE)
     }
 
@@ -294,7 +294,7 @@ impl Incoming {
                     Ok(httparse::Status::Partial) if self.buffer.len() < 256 => {}
                     _ => return Err(refused(INVALID)),
                 }
-                if !self.more(self.pause())? {
+                if !self.more(self.body_deadline())? {
                     return Err(refused(INVALID));
                 }
             };
@@ -326,7 +326,7 @@ impl Incoming {
                 line.retain(|byte| !matches!(byte, b'\r' | b'\n'));
                 return Ok(line);
             }
-            if self.buffer.len() > 4096 || !self.more(self.pause())? {
+            if self.buffer.len() > 4096 || !self.more(self.body_deadline())? {
                 return Err(NoRequest::Refused(INVALID));
             }
         }
@@ -334,7 +334,8 @@ impl Incoming {
 
     fn take(&mut self, length: usize) -> Result<Vec<u8>, NoRequest> {
         while self.buffer.len() < length {
-            let until = self.pause() + if broken("PER-33.body") { BODY_PAUSE * 60 } else { Duration::ZERO };
+            let until =
+                self.body_deadline() + if broken("PER-33.body") { BODY_PAUSE * 60 } else { Duration::ZERO };
             if !self.more(until)? {
                 return Err(NoRequest::Closed);
             }

@@ -35,7 +35,7 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
     if broken("PUB-4.serves-late") {
         thread::sleep(Duration::from_secs(3));
     }
-    // Without it the age alone decides.
+    // Without it, the age alone decides.
     let users = Users::new().ok();
     loop {
         while broken("HS-11.few") && daemon.state().connections >= 8 {
@@ -49,7 +49,7 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
             thread::sleep(Duration::from_millis(10));
             continue;
         };
-        // All that wait, before any of them is served: another user can open more in a moment than threads can be started.
+        // All that wait are accepted before any is served: another user can open more at once than threads can be started.
         let most = if broken("HS-11.few") { 0 } else { BACKLOG };
         let _ = listener.set_nonblocking(true);
         let others: Vec<_> = (0..most).map_while(|_| listener.accept().ok()).collect();
@@ -64,7 +64,7 @@ pub(super) fn accept(daemon: &Arc<Daemon>, listener: &TcpListener) {
             })
             .collect();
         for (stream, number, crowded) in entered {
-            if daemon.state().strangers.are_with(number) {
+            if daemon.state().strangers.contain(number) {
                 start(daemon, stream, number, crowded);
             } else {
                 daemon.count(|state| leave(state, number));
@@ -96,7 +96,7 @@ fn start(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64, crowded: boo
     }
 }
 
-/// Counts a new connection and gives back its number, and whether it is one too many. While there is a stranger of another
+/// Counts a new connection, and returns its number and whether it is one too many. As long as there is a stranger of another
 /// user, that one is closed instead.
 fn enter(state: &mut State, stream: &Arc<TcpStream>, user: Option<u32>) -> (u64, bool) {
     let number = state.strangers.enter(stream, user);
@@ -142,7 +142,7 @@ fn serve(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64) {
     loop {
         match incoming.head() {
             Ok(request) => {
-                daemon.state().strangers.has_sent_head(number);
+                daemon.state().strangers.note_head(number);
                 match answer(daemon, &mut incoming, &request) {
                     Ok(true) => {}
                     Ok(false) => return linger(&incoming.stream, BODY_LINGER),

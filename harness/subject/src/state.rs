@@ -28,7 +28,7 @@ pub(super) struct Daemon {
     /// Whether it was told to yield.
     pub(super) yields: bool,
     pub(super) address: SocketAddr,
-    /// The name, without a port, at which its own page is.
+    /// The page host, without a port.
     pub(super) page_host: Option<String>,
     pub(super) credential: Followed,
     pub(super) origins: Allowlist,
@@ -74,7 +74,7 @@ impl Daemon {
         self.address.to_string()
     }
 
-    /// `host:port` of its own page, if that has a host of its own.
+    /// Returns `host:port` of its own page, if there is a page host.
     pub(super) fn page_authority(&self) -> Option<String> {
         self.page_host.as_ref().map(|host| format!("{host}:{}", self.address.port()))
     }

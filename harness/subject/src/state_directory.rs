@@ -43,7 +43,7 @@ impl Fault {
         Self { path: path.into(), why: why.to_string() }
     }
 
-    /// Whether the file is refused for its kind, its owner, its mode or its size, and not because something cannot be done.
+    /// Whether the file is refused for its type, owner, mode or size, and not because an operation failed.
     pub(super) fn is_of_a_check(&self) -> bool {
         !self.why.starts_with("cannot ")
     }
@@ -299,8 +299,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a directory and those above it that are missing, and none in a directory of another user than the own one and
-/// root.
+/// Creates a directory and the missing ones above it, but none in a directory of a user other than this one and root.
 fn make_missing(path: &Path) -> io::Result<()> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
@@ -326,7 +325,7 @@ fn make_missing(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o700)) {
-        // What is there is looked at when it is opened.
+        // An existing directory is checked when it is opened.
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

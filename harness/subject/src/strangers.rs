@@ -1,4 +1,4 @@
-//! Chapter 10: connections on which no request has authenticated yet, and whose they are.
+//! Chapter 10: connections on which no request has authenticated yet, and their users.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use crate::fault::broken;
 #[derive(Debug)]
 struct Stranger {
     number: u64,
-    /// The user at the other end, if the system tells.
+    /// The user at the other end, if the system reports it.
     user: Option<u32>,
     has_whole_head: bool,
     stream: Arc<TcpStream>,
@@ -28,7 +28,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Takes in a new connection and gives back its number.
+    /// Adds a new connection, and returns its number.
     pub(super) fn enter(&mut self, stream: &Arc<TcpStream>, user: Option<u32>) -> u64 {
         self.last += 1;
         let stream = Arc::clone(stream);
@@ -36,25 +36,25 @@ impl Strangers {
         self.last
     }
 
-    /// A whole header section has come on a connection.
-    pub(super) fn has_sent_head(&mut self, number: u64) {
+    /// Notes that a connection has sent a whole header section.
+    pub(super) fn note_head(&mut self, number: u64) {
         if let Some(stranger) = self.all.iter_mut().find(|stranger| stranger.number == number) {
             stranger.has_whole_head = true;
         }
     }
 
     /// Whether a connection is among them.
-    pub(super) fn are_with(&self, number: u64) -> bool {
+    pub(super) fn contain(&self, number: u64) -> bool {
         self.all.iter().any(|stranger| stranger.number == number)
     }
 
-    /// A connection has ended, or a request of it has authenticated.
+    /// Notes that a connection has ended, or that a request on it has authenticated.
     pub(super) fn leave(&mut self, number: u64) {
         self.all.retain(|stranger| stranger.number != number);
     }
 
-    /// Closes a connection of another user than `own`: of the one that has most the oldest, and first one without a whole
-    /// header section. `false`: there is none.
+    /// Closes a connection of a user other than `own`: the oldest of the user that has most, and first one without a whole header
+    /// section. Returns `false` if there is none.
     pub(super) fn close_one(&mut self, own: u32) -> bool {
         let others = || self.all.iter().filter(|stranger| stranger.user != Some(own));
         let mut counts: BTreeMap<Option<u32>, usize> = BTreeMap::new();
@@ -99,7 +99,7 @@ impl Users {
             IpAddr::V4(address) => [&address.octets()[..], &[0; 12]].concat(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        // The other end's socket: what is this one's peer is its own address.
+        // It asks for the socket at the other end, whose own address is this end's peer.
         let asked = [
             &72_u32.to_ne_bytes()[..],
             &BY_FAMILY.to_ne_bytes(),
@@ -120,9 +120,9 @@ impl Users {
         let (length, _) = rustix::net::recv(&self.0, &mut answer[..], RecvFlags::empty()).ok()?;
         let answer = answer.get(..length)?;
         let number = |place: usize| Some(u32::from_ne_bytes(answer.get(place..place + 4)?.try_into().ok()?));
-        let told = answer.get(4..6)? == BY_FAMILY.to_ne_bytes();
-        // The system tells root for a socket that its process has closed.
+        let is_answer = answer.get(4..6)? == BY_FAMILY.to_ne_bytes();
+        // The system reports root for a socket that its process has closed.
         let has_inode = number(84)? != 0;
-        number(80).filter(|_| told && has_inode)
+        number(80).filter(|_| is_answer && has_inode)
     }
 }

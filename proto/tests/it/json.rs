@@ -1,10 +1,10 @@
-//! JSON that every reader takes, against a second look at the same text.
+//! JSON that every reader reads alike, against an independent judgement of the same text.
 
 use local_daemon_proto::json::{MAX_LEVELS, check};
 use proptest::prelude::*;
 use serde_json::{Number, Value, json};
 
-/// Values of every kind, some of them deeper than is allowed.
+/// Values of every kind, some of them nested more deeply than is allowed.
 fn values() -> impl Strategy<Value = Value> {
     let number = any::<f64>().prop_filter_map("JSON has no others", Number::from_f64);
     let scalar = prop_oneof![
@@ -38,7 +38,7 @@ fn levels(value: &Value) -> usize {
     }
 }
 
-fn is_taken(text: &str) -> bool {
+fn is_accepted(text: &str) -> bool {
     check(text.as_bytes()).is_ok()
 }
 
@@ -46,17 +46,17 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
-    fn depth_alone_decides_about_what_a_library_writes(value in values()) {
-        prop_assert_eq!(is_taken(&value.to_string()), levels(&value) <= MAX_LEVELS);
+    fn depth_alone_decides_about_text_that_a_library_writes(value in values()) {
+        prop_assert_eq!(is_accepted(&value.to_string()), levels(&value) <= MAX_LEVELS);
     }
 
     #[test]
-    fn a_number_is_taken_if_it_is_finite(text in "-?(0|[1-9][0-9]{0,20}|[1-9][0-9]{300,320})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?") {
-        prop_assert_eq!(is_taken(&text), text.parse::<f64>().unwrap().is_finite(), "{}", text);
+    fn a_number_is_accepted_if_it_is_finite(text in "-?(0|[1-9][0-9]{0,20}|[1-9][0-9]{300,320})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?") {
+        prop_assert_eq!(is_accepted(&text), text.parse::<f64>().unwrap().is_finite(), "{}", text);
     }
 
     #[test]
-    fn no_key_stands_twice_however_it_is_written(
+    fn no_key_occurs_twice_however_it_is_written(
         keys in prop::collection::vec("[a-c]{1,2}", 1..5), escaped in prop::collection::vec(any::<bool>(), 5),
     ) {
         let spelt = |(key, escaped): (&String, &bool)| {
@@ -67,17 +67,17 @@ proptest! {
         let mut unique = keys.clone();
         unique.sort();
         unique.dedup();
-        prop_assert_eq!(is_taken(&format!("[{{{}}}]", members.join(","))), unique.len() == keys.len());
+        prop_assert_eq!(is_accepted(&format!("[{{{}}}]", members.join(","))), unique.len() == keys.len());
     }
 
     #[test]
-    fn surrogates_stand_in_pairs(units in prop::collection::vec(prop_oneof![0..0x80_u16, 0xd800..=0xdfff_u16], 0..6)) {
+    fn surrogates_are_accepted_in_pairs_alone(units in prop::collection::vec(prop_oneof![0..0x80_u16, 0xd800..=0xdfff_u16], 0..6)) {
         let escapes = units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat();
-        prop_assert_eq!(is_taken(&format!("\"{escapes}\"")), String::from_utf16(&units).is_ok());
+        prop_assert_eq!(is_accepted(&format!("\"{escapes}\"")), String::from_utf16(&units).is_ok());
     }
 
     #[test]
-    fn what_is_taken_is_json(bytes in prop::collection::vec(prop::sample::select(&b"[]{}:,\"\\u0d8e1-. tnl\xff"[..]), 0..12)) {
+    fn accepted_text_is_json(bytes in prop::collection::vec(prop::sample::select(&b"[]{}:,\"\\u0d8e1-. tnl\xff"[..]), 0..12)) {
         if check(&bytes).is_ok() {
             prop_assert!(serde_json::from_slice::<Value>(&bytes).is_ok());
         }

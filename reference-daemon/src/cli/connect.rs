@@ -81,24 +81,24 @@ impl Start {
     }
 }
 
-/// A temporary state directory, which is removed with this value.
+/// A temporary state directory, which is removed when this is dropped.
 struct Private(PathBuf);
 
 impl Private {
     fn create() -> Result<Self, Error> {
-        // Made as every state directory is (DIR-22, DIR-23).
-        let make = |path: &Path| StateDir::at(path).create().map_err(io::Error::other);
-        let made = tempfile::Builder::new()
+        // It is created as every state directory is (DIR-22, DIR-23).
+        let create = |path: &Path| StateDir::at(path).create().map_err(io::Error::other);
+        let created = tempfile::Builder::new()
             .prefix("locald-private-")
             .rand_bytes(16)
             .disable_cleanup(true)
-            .make_in(env::temp_dir(), make);
-        let made = made.map_err(|source| Error::Io {
+            .make_in(env::temp_dir(), create);
+        let created = created.map_err(|source| Error::Io {
             path: env::temp_dir(),
-            doing: "no temporary directory could be made",
+            doing: "no temporary directory could be created",
             source,
         })?;
-        Ok(Self(made.path().to_owned()))
+        Ok(Self(created.path().to_owned()))
     }
 }
 

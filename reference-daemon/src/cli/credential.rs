@@ -13,7 +13,7 @@ pub(super) enum Credential {
     Path,
     /// Print the secret itself: whoever has it can do everything that you can do with the daemon
     Show,
-    /// Replace it, and end all that was opened with the old one; clients take the new one on by themselves
+    /// Replace it, and end everything that was opened with the old one; clients read the new one by themselves
     Rotate,
 }
 
@@ -34,8 +34,8 @@ impl Credential {
                 directory.create()?;
                 directory.rotate_credential()?;
                 let text = format!(
-                    "{shown}: replaced. A daemon that runs refuses the old one at once, and with it every ticket, page and \
-                     event stream that it let in. Clients read the new one; pages come back by `locald open`."
+                    "{shown}: replaced. A running daemon refuses the old one, and ends the tickets, pages and event streams \
+                     that were opened with it. Clients read the new one by themselves; open pages again with `locald open`."
                 );
                 context.answer(&text, "done", json!({ "path": shown }))?;
             }

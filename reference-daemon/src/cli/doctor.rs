@@ -147,7 +147,7 @@ impl<'a> Diagnosis<'a> {
                     let detail = format!("{shown}: not there yet");
                     self.say(CHECK, Level::Ok, detail, Some("`locald start` makes it"));
                 }
-                // What to do is in the text.
+                // The text says what to do.
                 Err(fault) => self.say(CHECK, Level::Fail, fault.to_string(), None),
             },
             Err(fault) => self.refused(CHECK, &fault),
@@ -230,7 +230,7 @@ impl<'a> Diagnosis<'a> {
     }
 
     fn leftovers(&mut self) -> Result<(), Error> {
-        // CONV-38: a rename leaves the time of the last write as it was.
+        // CONV-38: a rename does not change the time of the last write.
         let changed = |meta: &Metadata| UNIX_EPOCH + Duration::from_secs(meta.ctime().max(0).cast_unsigned());
         let (old, young) = self.by_age(self.directory.leftovers()?, OLD, changed);
         let (needed, old): (Vec<_>, Vec<_>) = old.into_iter().partition(|path| self.may_be_needed(path));
@@ -258,7 +258,7 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Returns the files that are older than `age`, and how many there are besides.
+    /// Returns the files that are older than `age`, and the number of the others.
     fn by_age(
         &self,
         mut files: Vec<PathBuf>,
@@ -274,7 +274,7 @@ impl<'a> Diagnosis<'a> {
         (files, young)
     }
 
-    /// Whether a daemon may need this taken file (CONV-39): the one that took it, or the one whose record it holds.
+    /// Whether a daemon that may run needs this taken file: the one that took it, or the one whose record it is (CONV-39).
     fn may_be_needed(&self, path: &Path) -> bool {
         let Some(taker) = StateDir::taker(path) else {
             return false;
@@ -299,7 +299,7 @@ impl<'a> Diagnosis<'a> {
             .any(|sight| matches!(sight, Sight::Record(record) if may_run(record)))
     }
 
-    /// Files that their makers left behind and that nobody needs; `in_use` more may be needed.
+    /// Reports, and with --fix removes, old files that no process needs. `in_use` others may still be needed.
     fn left_behind(&mut self, check: &'static str, old: Vec<PathBuf>, in_use: usize, old_age: Duration) {
         let age = humantime::format_duration(old_age);
         let mut kept = 0;

@@ -16,7 +16,7 @@ use clap::Args;
 use local_daemon::client::{Connection, Response};
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
-use local_daemon::{LAUNCH_VARIABLE, StateDir, with_limits_of_caller};
+use local_daemon::{LAUNCH_VARIABLE, StateDir, with_caller_limits};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,24 +33,24 @@ const OPENERS: [&str; 2] = ["xdg-open", "open"];
 /// How soon a program that cannot open a file has said so. One that is still there then is a browser.
 const FAILURE_BOUND: Duration = Duration::from_secs(2);
 
-/// A name below localhost that is no page host: a resolver does not learn that.
-const PROBE: &str = "locald.localhost";
+/// A name below localhost that is not the page host, which no resolver may learn (BROW-41).
+const RESOLVER_PROBE: &str = "locald.localhost";
 
 const NOTES: &str = "\
 Examples:
   locald open
   locald open --browser firefox
   locald open --print-url           for a browser on another screen, or one that may not read files
-  locald open --host 127.0.0.1      for a browser that cannot resolve the name of the page's host
+  locald open --host 127.0.0.1      for a browser that cannot resolve the page's own host
 
 The page gets a token of its own, which ends with the daemon. It is let in by a ticket that works once and for
 30 seconds, in a file that only you can read and that is gone a minute later. Without --browser, $BROWSER is what
 opens that file, or else the desktop's own choice (xdg-open, open). A daemon is started where none runs, as by connect.
 
-The page is at a host of its own below localhost, new with each daemon, so that nothing that another program left in the
-browser for this port can see the token. At another --host that may happen.
+The page is at a host of its own below localhost, which is new with each daemon, so that nothing that another program left
+in the browser for this port can see the token. At another --host that may happen.
 
-Exit code 19 if no browser has asked for the page within 5 s.";
+Exit code 19 if no browser has opened the page within 5 s.";
 
 const HANDOFF_NOTES: &str = "\
 Example:
@@ -59,15 +59,15 @@ Example:
 The page is opened with a ticket in the fragment of its address, which works once and for 30 seconds. It posts that to
 /v1/handoff of the daemon, and gets a token that works from its origin alone.
 
-For http://localhost:5173 a browser may go to 127.0.0.1 or to [::1], so 127.0.0.1 is the better name. An origin on whose
-port another user listens is refused.
+For http://localhost:5173 a browser may connect to 127.0.0.1 or to [::1], so 127.0.0.1 is the better name. An origin on
+whose port another user listens is refused.
 
 Exit code 2 if the origin is not on the list, 13 if another user listens there.";
 
 #[derive(Args)]
 #[command(after_help = NOTES)]
 pub(super) struct Open {
-    /// Open it at this name instead of the page's own host
+    /// Open it at this name instead of its own host
     #[arg(long, value_name = "NAME", value_parser = ["127.0.0.1", "localhost", "[::1]"])]
     host: Option<String>,
 
@@ -108,7 +108,7 @@ impl Open {
         };
         let mut ticket = Ticket::new(context, &wanted)?;
         let page = ticket.page.take().ok_or_else(|| ticket.refused())?;
-        // BROW-42
+        // BROW-42: a page host is the only name that contains this.
         if !page.as_str().contains(".localhost:") {
             let why = match (&self.host, unresolved) {
                 (Some(_), _) => "",
@@ -118,7 +118,8 @@ impl Open {
                 }
             };
             note(&format!(
-                "locald: the page is not at a host of its own{why}: what another program left in the browser for {page} may see its token"
+                "locald: the page is not at a host of its own{why}; what another program left in the browser for {page} may see \
+                 its token"
             ));
         }
         let form = format!(
@@ -141,9 +142,10 @@ impl Open {
     }
 }
 
-/// Whether browsers find the page host. Those of macOS ask its resolver; elsewhere they know names below localhost themselves.
+/// Whether browsers can resolve the page host. On macOS they ask the system; elsewhere they resolve names below localhost
+/// themselves.
 fn resolves_page_hosts() -> bool {
-    !cfg!(target_os = "macos") || (PROBE, 80).to_socket_addrs().is_ok()
+    !cfg!(target_os = "macos") || (RESOLVER_PROBE, 80).to_socket_addrs().is_ok()
 }
 
 impl Handoff {
@@ -181,7 +183,7 @@ struct Ticket {
 impl Ticket {
     const PATH: &str = "/v1/tickets";
 
-    /// Asks for one. The daemon is started if it is missing.
+    /// Requests one. The daemon is started if it is missing.
     fn new(context: &Context, wanted: &Value) -> Result<Self, Error> {
         let mut connection = context.client.connect_or_spawn(&launch(context, "auto", false)?)?;
         let answer = connection.request("POST", Self::PATH, Some(wanted.to_string().as_bytes()))?;
@@ -198,11 +200,12 @@ impl Ticket {
         }
     }
 
+    /// Returns the error of an answer that is not what this client needs.
     fn refused(&self) -> Error {
         answered(&self.connection, Self::PATH, &self.answer)
     }
 
-    /// Waits for 5 s, or until it is redeemed.
+    /// Waits until it is redeemed, for 5 s at most; returns whether it was (BROW-44).
     fn is_redeemed(&mut self) -> Result<bool, Error> {
         let answer = self.connection.get(&format!("{}/{}?wait_seconds=5", Self::PATH, self.id))?;
         let state: Value = answer.json().unwrap_or_default();
@@ -212,7 +215,7 @@ impl Ticket {
 }
 
 impl Way {
-    /// Prints the address, or has a browser open a launcher and returns the browser.
+    /// Prints the address, or has a browser open a launcher file with `body` and returns the name of the browser.
     fn follow(&self, context: &Context, body: &str, address: &str) -> Result<Option<String>, Error> {
         if self.print_url {
             context.answer(address, "done", json!({"url": address, "expires_in_seconds": 30}))?;
@@ -269,7 +272,7 @@ fn arguments(words: &[OsString], file: &Path) -> Vec<OsString> {
 /// Starts a program on its own, and waits for its end or until it seems to stay.
 fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     let program = words.first().ok_or(io::ErrorKind::NotFound)?;
-    heed_children()?;
+    handle_sigchld()?;
     let mut command = Command::new(program);
     command
         .args(arguments(words, file))
@@ -278,7 +281,7 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
         .stderr(Stdio::null())
         .env_remove(LAUNCH_VARIABLE)
         .process_group(0);
-    let mut child = with_limits_of_caller(&mut command).spawn()?;
+    let mut child = with_caller_limits(&mut command).spawn()?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
     match receiver.recv_timeout(FAILURE_BOUND) {
@@ -288,11 +291,11 @@ fn start(words: &[OsString], file: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets this process learn how its children end. A caller that ignores SIGCHLD passes that on through exec, and `Command`
-/// then panics if a program cannot be executed (CONN-46).
-fn heed_children() -> io::Result<()> {
+/// Makes the exit statuses of children available. A caller that ignores SIGCHLD passes that on through exec, and `Command` then
+/// panics if a program cannot be executed (CONN-46).
+fn handle_sigchld() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    // The handler stays. No child inherits it.
+    // The handler remains installed; no child inherits it.
     runtime.block_on(async { signal(SignalKind::child()) }).map(drop)
 }
 

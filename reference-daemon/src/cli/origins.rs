@@ -20,8 +20,8 @@ Examples:
 The list stands in config.toml in the state directory, which may be edited by hand as well. A daemon that runs
 follows it at once; the streams of an origin that is removed end.
 
-http://127.0.0.1:5173 names one address. For http://localhost:5173 a browser may go to [::1] first, where any user of
-this machine may listen.";
+http://127.0.0.1:5173 names one address. For http://localhost:5173 a browser may connect to [::1] first, where any user
+of this machine may listen.";
 
 #[derive(Subcommand)]
 #[command(after_help = NOTES)]
@@ -53,8 +53,8 @@ impl Origins {
                     .map_err(|error| Error::usage(format!("{origin:?} is not an origin: {error}")))?;
                 if is_ambiguous(&parsed) {
                     note(&format!(
-                        "locald: for {origin} a browser may go to [::1] first, where any user of this machine may listen; \
-                         127.0.0.1 instead of the name is one address"
+                        "locald: for {origin} a browser may connect to [::1] first, where any user of this machine may listen; \
+                         prefer 127.0.0.1, which is one address"
                     ));
                 }
                 if allowlist::add(directory, &parsed)? {
@@ -84,7 +84,7 @@ impl Origins {
     }
 }
 
-/// One entry a line, whatever is in it.
+/// Renders one entry per line, whatever it contains.
 fn lines(origins: &[String]) -> String {
     origins.iter().map(|origin| printable(origin)).collect::<Vec<_>>().join("\n")
 }

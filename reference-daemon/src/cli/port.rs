@@ -1,4 +1,4 @@
-//! Who listens where a browser goes for an origin on loopback.
+//! Which user listens where a browser connects for a loopback origin.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,10 +11,10 @@ use rustix::process::geteuid;
 use super::note;
 use crate::error::Error;
 
-/// The sockets of this network namespace, a file for each address family.
+/// The TCP sockets of this network namespace, one file per address family.
 const SOCKETS: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
-/// Where a browser may go for an origin on loopback.
+/// Where a browser may connect for a loopback origin.
 struct Place {
     addresses: Vec<IpAddr>,
     port: u16,
@@ -49,8 +49,8 @@ impl Place {
         Some(Self { addresses, port })
     }
 
-    /// Whether a socket takes connections to this place. One of all IPv6 addresses may take those of IPv4 too.
-    fn is_of(&self, listener: &Socket) -> bool {
+    /// Whether a socket accepts connections to this place. One at the unspecified IPv6 address may accept those of IPv4 too.
+    fn is_served_by(&self, listener: &Socket) -> bool {
         let takes = |address: &IpAddr| match listener.address {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.is_ipv4(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
@@ -60,7 +60,7 @@ impl Place {
     }
 }
 
-/// A socket of TCP.
+/// A TCP socket.
 #[derive(PartialEq, Eq, Debug)]
 struct Socket {
     address: IpAddr,
@@ -70,14 +70,14 @@ struct Socket {
 }
 
 impl Socket {
-    /// Reads a line of `/proc/net/tcp` or `tcp6`.
+    /// Parses a line of `/proc/net/tcp` or `tcp6`.
     fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, local, _, state, _, _, _, uid, ..] = *fields.as_slice() else {
             return None;
         };
         let (address, port) = local.split_once(':')?;
-        // Words of 32 bits in the order of this host, which hold bytes in that of the network.
+        // Words of 32 bits in this host's byte order, whose bytes are in network order.
         let word = |at: usize| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
         let address: IpAddr = match address.len() {
             8 => word(0)?.into(),
@@ -97,28 +97,29 @@ impl Socket {
     }
 }
 
-/// Whether a browser may go to either address family for this origin, where any user may listen.
+/// Whether a browser may connect to either address family for this origin, so that any user may listen at the other one.
 pub(super) fn is_ambiguous(origin: &Origin) -> bool {
     Place::of(origin).is_some_and(|place| place.addresses.len() > 1)
 }
 
-/// Checks that no other user listens where a browser may go for this origin (BROW-46).
+/// Checks that no other user listens where a browser may connect for this origin (BROW-46). On systems other than Linux this
+/// prints a warning instead.
 ///
 /// # Errors
-/// Fails if another user does, or if that cannot be seen. On other systems than Linux this prints a warning instead.
+/// Fails if another user does, or if the sockets cannot be read.
 pub(super) fn check_listeners(origin: &Origin) -> Result<(), Error> {
     let Some(place) = Place::of(origin) else {
         return Ok(());
     };
     if !cfg!(target_os = "linux") {
         note(&format!(
-            "locald: it was not checked that no other user listens at {origin}, which would get the ticket"
+            "locald: it was not checked whether another user listens at {origin}, who would get the ticket"
         ));
         return Ok(());
     }
     let own = geteuid().as_raw();
     let listeners = listeners(&SOCKETS.map(Path::new))?;
-    match listeners.into_iter().find(|listener| place.is_of(listener) && listener.uid != own) {
+    match listeners.into_iter().find(|listener| place.is_served_by(listener) && listener.uid != own) {
         Some(Socket { address, port, uid, .. }) => {
             Err(Error::TakenPort { origin: origin.clone(), address: (address, port).into(), uid })
         }
@@ -136,7 +137,7 @@ fn listeners(files: &[&Path; 2]) -> Result<Vec<Socket>, Error> {
             text => text.map_err(|source| error(source.to_string()))?,
         };
         for line in text.lines().skip(1) {
-            let socket = Socket::parse(line).ok_or_else(|| error(format!("{line:?} is no socket")))?;
+            let socket = Socket::parse(line).ok_or_else(|| error(format!("{line:?} is not a socket")))?;
             listeners.extend(Some(socket).filter(|socket| socket.listens));
         }
     }
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_on_loopback_is_known_by_its_host() {
+    fn a_loopback_origin_is_known_by_its_host() {
         let both = ["127.0.0.1", "::1"];
         for (origin, addresses, port) in [
             ("http://localhost:5173", &both[..], 5173),
@@ -224,7 +225,8 @@ mod tests {
         }
         let at =
             |address: &str| Socket { address: address.parse().unwrap(), port: 5173, uid: 1, listens: true };
-        let taken = |origin: &str, address| Place::of(&origin.parse().unwrap()).unwrap().is_of(&at(address));
+        let taken =
+            |origin: &str, address| Place::of(&origin.parse().unwrap()).unwrap().is_served_by(&at(address));
         for (address, is_taken) in [
             ("127.0.0.1", [true, true, false]),
             ("::1", [true, false, true]),
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn sockets_that_cannot_be_read_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let [tcp, tcp6, missing] = ["tcp", "tcp6", "missing"].map(|name| dir.path().join(name));
         fs::write(&tcp, TCP).unwrap();

@@ -26,7 +26,7 @@ pub(super) fn refuse(
     perimeter::problem(status, code, detail).map(Body::new)
 }
 
-/// The problem answer to a request that is not as the route takes it. `detail` repeats nothing of the request (CRED-9).
+/// Returns the problem for a request that the route does not accept. `detail` repeats nothing of the request (CRED-9).
 pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Response {
     refuse(StatusCode::BAD_REQUEST, "invalid_request", detail)
 }
@@ -66,17 +66,17 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(invalid("the body is not a JSON object"));
         }
-        // STR-31, and the same for every other route: what readers take differently is no request.
+        // STR-31, and the same for every other route: JSON that readers read differently is refused.
         json::check(&bytes).map_err(|fault| invalid(fault.to_string()))?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            // Where, and not what: the body may hold what must not be repeated (CRED-9).
+            // Only the place: the body may contain the credential (CRED-9).
             let (line, column) = (error.line(), error.column());
             invalid(format!("the body is not the JSON that this route takes: line {line}, column {column}"))
         })
     }
 }
 
-/// Whether a body ended for this reason.
+/// Whether an error has one of type `T` among its sources.
 fn is_caused_by<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     iter::successors(Some(error), |error| (*error).source()).any(<dyn Error>::is::<T>)
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use axum::body::Body;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, HOST, ORIGIN};
+use axum::http::header::{CACHE_CONTROL, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
-use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, LIFE, PageHost, Purpose, Refused};
-use local_daemon::perimeter::{Caller, PROTOCOL_HEADER};
+use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, PageHost, Purpose, Refused, TICKET_LIFETIME};
+use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
 use local_daemon::registration::LoopbackHost;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,7 +44,7 @@ impl<S: Sync> FromRequestParts<S> for User {
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Wanted {
     Page {
-        /// Another name than the page host.
+        /// A name of the daemon to use instead of the page host.
         #[serde(default, skip_serializing)]
         host: Option<String>,
     },
@@ -96,15 +96,15 @@ pub(super) async fn ticket(
         ticket: ticket.secret.expose(),
         wanted,
         page_url,
-        expires_in_seconds: LIFE.as_secs(),
+        expires_in_seconds: TICKET_LIFETIME.as_secs(),
     };
     (StatusCode::CREATED, Json(issued)).into_response()
 }
 
-/// Where a page is opened: at the page host, unless the request names another name or there is no page host (BROW-40).
+/// Returns the host of the page: the page host, unless the request names another one or there is no page host (BROW-40).
 ///
 /// # Errors
-/// Fails if that is no name of the daemon, or one at which another process may listen, as it may if there is no page host.
+/// Fails if the request names no host of the daemon, or, without a page host, one at which another process may listen.
 fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
     let recorded = app.handle.url().host();
     let Some(wanted) = wanted else {
@@ -113,7 +113,7 @@ fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
     let host: LoopbackHost = wanted.parse().map_err(|_| "host is one of 127.0.0.1, localhost and [::1]")?;
     if app.handle.page_host().is_none() && host != recorded {
         return Err(
-            "the daemon does not hold its port on both address families, so that name may lead elsewhere",
+            "the daemon does not have its port on both address families, so that name may lead to another process",
         );
     }
     Ok(Host::Loopback(host))
@@ -125,7 +125,7 @@ fn page_url(app: &App, host: Host) -> String {
             .handle
             .page_host()
             .map(PageHost::expose)
-            .expect("a page is at the page host only if there is one"),
+            .expect("`host_for` chooses the page host only if there is one"),
         Host::Loopback(host) => host.as_str(),
     };
     format!("http://{name}:{}/page", app.handle.url().port())
@@ -155,7 +155,7 @@ pub(super) async fn ticket_state(
     };
     let redeemed = async {
         loop {
-            // Made before the look, so that it misses nothing.
+            // Created before the check, so that no redemption is missed.
             let next = app.redeemed.notified();
             if is_redeemed() {
                 return;
@@ -166,7 +166,7 @@ pub(super) async fn ticket_state(
     tokio::select! {
         biased;
         () = redeemed => {}
-        // A drain does not wait for a browser.
+        // A draining daemon does not wait for a browser.
         _ = app.handle.draining() => {}
         () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
     }
@@ -191,7 +191,7 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
         }
         Err(refused) => refused,
     };
-    // It is bounded by the tickets that the user asked for, so that strangers cannot use up the room for it.
+    // PER-47, BROW-47: there is one warning per ticket, and the user alone obtains tickets.
     if let Refused::Used(issued_for) = refused {
         let origin = match issued_for {
             Purpose::Page { .. } => app.handle.url().to_string(),
@@ -234,9 +234,7 @@ pub(super) async fn page(
         Err(rejection) => return rejection.into_response(),
     };
     if redeem(&app, &ticket, &Purpose::Page { host: at }).is_err() {
-        let is_browser = headers
-            .get(ACCEPT)
-            .is_some_and(|accept| accept.as_bytes().windows(9).any(|part| part == b"text/html"));
+        let is_browser = perimeter::accepts_html(&headers);
         return if is_browser {
             document(StatusCode::UNAUTHORIZED, "")
         } else {
@@ -248,7 +246,7 @@ pub(super) async fn page(
     let token = app.page_tokens.issue(&format!("http://{host}"), SystemTime::now());
     let mut page = document(StatusCode::OK, token.expose());
     if at != Host::Page {
-        // What an earlier owner of the port left, such as a worker.
+        // An earlier owner of the port may have left a worker here.
         let everything = HeaderValue::from_static("\"cache\", \"storage\"");
         page.headers_mut().insert(CLEAR_SITE_DATA, everything);
     }
@@ -361,8 +359,8 @@ mod tests {
         let (_dir, started) = tests::start().await;
         let app = started.app;
         for (after, expected) in [
-            (LIFE, StatusCode::OK),
-            (LIFE + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
+            (TICKET_LIFETIME, StatusCode::OK),
+            (TICKET_LIFETIME + Duration::from_millis(1), StatusCode::UNAUTHORIZED),
         ] {
             let host = Host::Loopback(LoopbackHost::V4);
             let ticket = app.tickets.issue(Purpose::Page { host }, Instant::now().into_std());

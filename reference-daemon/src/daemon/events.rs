@@ -46,7 +46,7 @@ pub(super) struct Viewer {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Listener {
     since: String,
-    /// The web origin of the page that opened it, where the engine named one; not that of the page host (BROW-41).
+    /// The web origin of the page that opened it, if the browser named one and it is not that of the page host (BROW-41).
     origin: Option<String>,
     /// What the program calls itself.
     agent: Option<String>,
@@ -73,7 +73,7 @@ fn append(app: &App, topic: &str, data: &(impl Serialize + ?Sized)) -> Option<Ev
         .expect("JSON values are JSON, so is what a client sent as such, and the log is in memory")
 }
 
-/// Tells every subscriber what the user ought to know, and of which origin. The message holds no secret.
+/// Logs a warning, and sends it to every subscriber, with the origin that it is about. The message holds no secret.
 pub(super) fn warn(app: &App, code: &str, message: &str, origin: Option<&str>) {
     tracing::warn!(code, origin, message);
     let mut data = json!({"code": code, "message": message});
@@ -108,14 +108,14 @@ pub(super) async fn subscribe(
     let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
     let selection = Selection::parse(wanted.topics.as_deref(), wanted.after.as_deref(), last)
         .map_err(|error| invalid(error.to_string()))?;
-    // CRED-9: `/v1/status` tells these to others.
+    // CRED-9: `/v1/status` shows these to other clients.
     let text = |name: HeaderName| Some(redact(headers.get(name)?.to_str().ok()?).chars().take(200).collect());
     let page_host = app.handle.page_host().map(PageHost::expose);
-    let is_told = |origin: &String| page_host.is_none_or(|page_host| !origin.contains(page_host));
+    let is_shown = |origin: &String| page_host.is_none_or(|page_host| !origin.contains(page_host));
     let viewer = Viewer {
         listener: Listener {
             since: rfc3339(SystemTime::now()),
-            origin: text(ORIGIN).filter(is_told),
+            origin: text(ORIGIN).filter(is_shown),
             agent: text(USER_AGENT),
             is_page: matches!(caller, Caller::Page { .. }),
             is_own: true,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use local_daemon::StateDir;
-use local_daemon::browser::LIFE;
+use local_daemon::browser::TICKET_LIFETIME;
 
 use super::App;
 
@@ -22,7 +22,7 @@ pub(super) async fn sweep(app: Arc<App>) {
             tokio::time::sleep(EVERY).await;
         }
         app.launchers.notified().await;
-        tokio::time::sleep(LIFE).await;
+        tokio::time::sleep(TICKET_LIFETIME).await;
     }
 }
 
@@ -42,7 +42,7 @@ fn remove_ended(directory: &StateDir) -> usize {
 /// was set back, and nobody's.
 pub(crate) fn has_ended(path: &Path) -> bool {
     let written = fs::symlink_metadata(path).and_then(|facts| facts.modified());
-    written.is_ok_and(|written| written.elapsed().map_or(true, |age| age > LIFE))
+    written.is_ok_and(|written| written.elapsed().map_or(true, |age| age > TICKET_LIFETIME))
 }
 
 #[cfg(test)]
@@ -78,12 +78,12 @@ mod tests {
         };
         let began = tokio::time::Instant::now();
         started.app.launchers.notify_one();
-        let (ended, _) = launcher("ended", LIFE + Duration::from_secs(1));
+        let (ended, _) = launcher("ended", TICKET_LIFETIME + Duration::from_secs(1));
         let (live, file) = launcher("live", Duration::ZERO);
         until(|| !ended.exists()).await;
         assert!(live.exists() && began.elapsed() < Duration::from_mins(1));
         // Its ticket ends too, and nobody tells of another.
-        file.set_modified(SystemTime::now() - 2 * LIFE).unwrap();
+        file.set_modified(SystemTime::now() - 2 * TICKET_LIFETIME).unwrap();
         until(|| !live.exists()).await;
         sweeper.abort();
     }

@@ -92,10 +92,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Counts a request as activity (LIFE-6), logs its route, and renders its answer for who asks for text (PER-37).
+/// Counts a request as activity (LIFE-6), logs its route, and renders its answer as text if the client prefers that (PER-37).
 async fn around(State((app, table)): State<(Arc<App>, Table)>, mut request: Request, next: Next) -> Response {
     let text = perimeter::wants_text(request.headers());
-    // LIFE-7, PER-47: what has not authenticated is neither counted nor logged.
+    // LIFE-7, PER-47: a request that has not authenticated is neither counted nor logged.
     if request.extensions().get() == Some(&Caller::Nobody) {
         let answer = next.run(request).await;
         return if text { as_text(answer).await } else { answer };

@@ -38,7 +38,7 @@ let retries = 0;
 let lostAt = null;
 let ended = false;
 
-// BROW-45: what an earlier owner of the port left in the cache is no answer.
+// BROW-45: an earlier owner of the port may have left answers in the cache.
 const call = (method, path, body) => fetch(path, {
   method,
   cache: 'no-store',
@@ -166,7 +166,7 @@ function showListeners() {
   one('#listeners-title').textContent = `Connected: ${count(items.length, 'open stream')}`;
 }
 
-// What a server sent and the user copies into a terminal has to be an origin, as the daemon's list takes it.
+// Text from the server that the user may copy into a terminal must be an origin, as the daemon's list accepts it.
 const ORIGIN = /^[a-z][a-z0-9+.-]*:\/\/(?:\[[0-9a-f:]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([1-9]\d{0,4}))?$/;
 function isOrigin(text) {
   const parts = ORIGIN.exec(text);
@@ -204,7 +204,7 @@ async function refresh() {
     return false;
   }
   if (ended) return false;
-  // Another launch does not know the host of this page (421), which has ended with its own.
+  // 421: the page host ended with the launch that served this page.
   if (answer.status === 401 || answer.status === 421) {
     end('This page is not let in any more', 'The daemon was restarted, or the page’s token was revoked. Open a new page:');
     return false;
@@ -380,7 +380,7 @@ async function begin() {
     return;
   }
   if (handed.content && location.hostname.endsWith('.localhost')) {
-    // WebKit reloads what a POST answered by another POST (BROW-27). At other hosts a cache might answer this.
+    // WebKit reloads the answer to a POST by another POST (BROW-27). At other hosts a cache might answer this request.
     say('lost', 'Connecting');
     location.replace('/');
     return;

@@ -73,7 +73,7 @@ fn it_is_in_no_argument_environment_log_or_answer() {
         seen.push(String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{file}")).unwrap()).into_owned());
     }
     let log = fs::read_to_string(home.file("daemon.log")).unwrap();
-    assert!(log.contains("/v1/events") && log.contains("[redacted]"), "the log shows the requests: {log}");
+    assert!(log.contains("/v1/events"), "the log shows the routes: {log}");
     seen.push(log);
     for text in seen {
         assert!(!text.contains(&credential) && !text.contains(&encoded), "{text}");

@@ -1,4 +1,4 @@
-//! The soft limits that this process changes for itself alone. What it starts gets its caller's back.
+//! The soft limits that this process changes for itself alone. The programs that it starts get the caller's limits back.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A resource whose soft limit this process may change, and the limit that its caller gave it, once it has.
+/// A resource whose soft limit this process may change.
 struct Limit {
     resource: Resource,
-    /// `None` inside: there was no limit.
+    /// The soft limit that this process began with, set before the first change; `None` inside means no limit.
     of_caller: OnceLock<Option<u64>>,
 }
 
@@ -22,7 +22,8 @@ impl Limit {
 
 static LIMITS: [Limit; 2] = [Limit::new(Resource::Core), Limit::new(Resource::Nofile)];
 
-/// Sets the soft limit of this process, at most to the hard one, which stays. `None`: as much as that allows.
+/// Sets the soft limit of this process to `soft`, or to the hard limit if that is lower or `soft` is `None`. The hard limit
+/// stays.
 fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Result<()> {
     let now = getrlimit(resource);
     if let Some(limit) = LIMITS.iter().find(|limit| limit.resource == resource) {
@@ -38,7 +39,7 @@ fn set_soft_limit(resource: Resource, soft: Option<u64>) -> io::Result<()> {
 /// Raises the soft limit of descriptors of this process to the hard one. Best effort: a lower one serves fewer.
 #[cfg(feature = "daemon")]
 pub(crate) fn raise_descriptor_limit() {
-    /// As many as macOS takes if the hard limit is none.
+    /// The most that macOS accepts if there is no hard limit.
     const OPEN_MAX: u64 = 10_240;
     let is_low = getrlimit(Resource::Nofile).current.is_some_and(|current| current < OPEN_MAX);
     if set_soft_limit(Resource::Nofile, None).is_err() && is_low {
@@ -56,28 +57,28 @@ pub(super) fn restore_limits() {
     }
 }
 
-/// Lets no core dump of this process be made, which would hold the credential (CRED-15). A daemon does so by itself. A
+/// Disables core dumps of this process, which would contain the credential (CRED-15). A daemon does this by itself. A
 /// program that embeds a [`Client`](crate::Client) calls this before it connects, if it can do without core dumps of its
 /// own.
 ///
-/// The soft limit becomes 1 byte: Linux then writes no file, and pipes nothing to a program either, which it does under a
+/// The soft limit becomes 1 byte: Linux then writes no file, and pipes nothing to a program either, as it does under a
 /// limit of 0. The hard limit stays; if it is 0, a dump may still be piped. A debugger still works. Programs that this
-/// process starts inherit the limit, unless they are started by this crate or by [`with_limits_of_caller`].
+/// process starts inherit the limit, unless they are started by this crate or with [`with_caller_limits`].
 ///
 /// # Errors
 /// Fails if the system does not allow it.
-pub fn write_no_core_dump() -> io::Result<()> {
+pub fn disable_core_dumps() -> io::Result<()> {
     set_soft_limit(Resource::Core, Some(1))
 }
 
-/// Lets a program begin with the soft limits that this process had before this crate changed them: of core dumps, and in a
-/// daemon of descriptors. Like each hook of a [`Command`], it makes the spawn panic if SIGCHLD is ignored and the program cannot
-/// be executed.
-pub fn with_limits_of_caller(command: &mut Command) -> &mut Command {
+/// Starts the program of `command` with the soft limits that this process had before this crate changed them: that of core
+/// dumps and, in a daemon, that of descriptors. Like each `pre_exec` hook of a [`Command`], it makes the spawn panic if
+/// SIGCHLD is ignored and the program cannot be executed.
+pub fn with_caller_limits(command: &mut Command) -> &mut Command {
     let restore = || {
         restore_limits();
         Ok(())
     };
-    // SAFETY: it makes system calls on plain numbers, and reads what was stored before the fork.
+    // SAFETY: the hook makes system calls on plain numbers, and reads what was stored before the fork.
     unsafe { command.pre_exec(restore) }
 }

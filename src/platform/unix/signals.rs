@@ -5,9 +5,8 @@ use std::{io, mem};
 
 use libc::c_int;
 
-/// By which a daemon stands down, or reads its files again. The processor time is over soon after SIGXCPU, and then the system
-/// ends the process.
-const STOPPING: [c_int; 5] = [
+/// The signals on which a daemon stands down or reads its files again. Soon after SIGXCPU the system ends the process.
+const HANDLED: [c_int; 5] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
@@ -15,7 +14,7 @@ const STOPPING: [c_int; 5] = [
     libc::SIGXCPU,
 ];
 
-/// After which a daemon goes on. With SIGXFSZ, the write fails that was too long for the limit.
+/// The signals after which a daemon goes on. After SIGXFSZ, the write that exceeded the limit fails.
 const SURVIVED: [c_int; 7] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
@@ -26,21 +25,20 @@ const SURVIVED: [c_int; 7] = [
     libc::SIGXFSZ,
 ];
 
-/// Lets the calling thread, and with it the process, receive the signals by which it stands down: a mask survives fork and
-/// exec.
-pub(crate) fn unblock_stop_signals() {
+/// Unblocks the handled signals in the calling thread, and so in the process: a mask survives fork and exec.
+pub(crate) fn unblock_handled_signals() {
     // SAFETY: a set of signals is plain data, which the calls fill in.
     unsafe {
         let mut signals = mem::zeroed();
         libc::sigemptyset(&raw mut signals);
-        for signal in STOPPING {
+        for signal in HANDLED {
             libc::sigaddset(&raw mut signals, signal);
         }
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, null_mut());
     }
 }
 
-/// Lets this process go on after signals that are sent by mistake. Each of them gets a handler that does nothing, and not
+/// Makes this process survive signals that are sent by mistake (LIFE-39). Each gets a handler that does nothing instead of
 /// `SIG_IGN`, which children would inherit. A handler that the program has set itself stays.
 pub(crate) fn survive_signals() -> io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -50,7 +48,7 @@ pub(crate) fn survive_signals() -> io::Result<()> {
     SURVIVED.into_iter().chain(more).try_for_each(survive)
 }
 
-extern "C" fn go_on(_: c_int) {}
+extern "C" fn do_nothing(_: c_int) {}
 
 fn survive(signal: c_int) -> io::Result<()> {
     // SAFETY: an action is plain data, and the handler does nothing.
@@ -59,7 +57,7 @@ fn survive(signal: c_int) -> io::Result<()> {
         match libc::sigaction(signal, std::ptr::null(), &raw mut action) {
             0 if action.sa_sigaction == libc::SIG_DFL => {
                 action = mem::zeroed();
-                action.sa_sigaction = go_on as extern "C" fn(c_int) as usize;
+                action.sa_sigaction = do_nothing as extern "C" fn(c_int) as usize;
                 action.sa_flags = libc::SA_RESTART;
                 libc::sigaction(signal, &raw const action, null_mut())
             }

@@ -90,13 +90,13 @@ impl Browser {
         Ok(started)
     }
 
-    /// Calls a command, which has to start a browser, and may wait for its page then.
+    /// Runs a command, which has to start a browser, and may then wait for its page.
     fn open(&self, stage: &mut Stage, which: Opening) -> Outcome<Given> {
         Ok(self.start(stage, which)?.1)
     }
 
-    /// A handoff, which has to start no browser and to end with an error.
-    fn is_not_started(&self, stage: &mut Stage, origin: &str, why: &str) -> Outcome {
+    /// Checks that a handoff starts no browser, and ends with an error.
+    fn ensure_not_started(&self, stage: &mut Stage, origin: &str, why: &str) -> Outcome {
         let before = self.started()?.len();
         let (exit, output) = stage.open_page(Opening::Handoff(origin), &self.vars)?;
         ensure!(exit.code != Some(0), "{why}: the handoff to {origin} ended with {exit}");
@@ -108,7 +108,7 @@ impl Browser {
         Ok(())
     }
 
-    /// The same with the command, which may still run.
+    /// Does the same, and also returns the command, which may still run.
     fn start(&self, stage: &mut Stage, which: Opening) -> Outcome<(Arc<Subject>, Given)> {
         let before = self.started()?;
         let command = stage.start_opening(which, &self.vars)?;
@@ -222,8 +222,8 @@ fn lines(bytes: &[u8]) -> BTreeSet<String> {
     String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
 }
 
-/// The page is opened at its own host and at 127.0.0.1, by a browser and by its address: of the latter standard error
-/// says something that it does not say of the former.
+/// The page is opened at its own host and at 127.0.0.1, by a browser and by its address: at 127.0.0.1 standard error has a line
+/// that it does not have at the own host.
 #[case("BROW-42")]
 fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
     const WEAKER: Option<&str> = Some("127.0.0.1");
@@ -259,24 +259,24 @@ fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The page is opened by a browser that posts its ticket, and by one that does not: what is said of the former is not
-/// said of the latter, nor before the ticket is redeemed.
+/// The page is opened by a browser that posts its ticket, and by one that does not: the success is reported for the first
+/// alone, and not before its ticket is redeemed.
 #[case("BROW-44")]
 fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
-    // Longer than what a command says when it has started a browser.
-    const MEANWHILE: Duration = Duration::from_secs(1);
+    // Longer than a command takes to report that it has started a browser.
+    const REPORTED: Duration = Duration::from_secs(1);
     let (_daemon, live) = launch_listed(stage)?;
-    stage.expect("a success that is said after the ticket was redeemed, and not without that");
+    stage.expect("a success that is reported after the ticket was redeemed, and not without that");
     let browser = Browser::put(stage)?;
     let host = page_ticket(stage, &live)?.host;
-    // What a command that has ended has printed may still be on its way.
+    // The output of a command may arrive after its end.
     let whole = |command: &Subject| {
         let ended = command.wait_output_end(Instant::now() + Duration::from_secs(2));
         lines(&ended.unwrap_or_else(|| command.output()).all())
     };
     let (command, given) = browser.start(stage, Opening::Page(None))?;
-    // That nothing is said is what is waited for.
-    std::thread::sleep(MEANWHILE);
+    // Nothing must be reported in this time.
+    std::thread::sleep(REPORTED);
     let (before, ended) = (lines(&command.output().all()), command.exit());
     let text = std::fs::read_to_string(given.file().unwrap_or_default())?;
     let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
@@ -298,13 +298,14 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
     };
     let said = whole(&command);
     stage.observed(format!("without a page: {exit}; {said:?}"));
-    let same = exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
-    ensure!(!same, "without a page it says what it says of one that is open: {success:?}");
+    let reports_success =
+        exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
+    ensure!(!reports_success, "without a page it reports what it does for an open one: {success:?}");
     Ok(())
 }
 
-/// Another user listens at the port of a listed origin on this machine, at one address or the other: no browser is
-/// started for it. By an address that the suite's user has, the same port is handed off to.
+/// Another user listens at the port of a listed loopback origin, at one address or the other: no browser is started for it. A
+/// handoff to an address at which the suite's user listens works with the same port.
 #[case("BROW-46")]
 fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
     let nobody = stage.another_user()?;
@@ -322,20 +323,20 @@ fn no_handoff_to_another_users_port(stage: &mut Stage) -> Outcome {
         ensure!(exit.code == Some(0), "the origin was not added: {exit}");
         browser.open(stage, Opening::Handoff(origin))?;
     }
-    stage.control("a port at which no other user listens is handed off to, by both names");
+    stage.control("a handoff to a port at which no other user listens works, by both names");
     let Ok(other) = as_user(nobody, || listen(SocketAddr::new(v6, port)))? else {
         return untestable("no other user can listen at ::1 here");
     };
-    browser.is_not_started(stage, &by_name, "another user listens at ::1")?;
+    browser.ensure_not_started(stage, &by_name, "another user listens at ::1")?;
     browser.open(stage, Opening::Handoff(&by_address))?;
-    stage.control("by 127.0.0.1, where the suite's user listens, the same port is handed off to");
+    stage.control("a handoff to 127.0.0.1, where the suite's user listens, works with the same port");
     drop((other, own));
     let other = as_user(nobody, || listen(SocketAddr::new(v4, port)))??;
-    browser.is_not_started(stage, &by_name, "another user listens at 127.0.0.1")?;
-    browser.is_not_started(stage, &by_address, "another user listens there")?;
+    browser.ensure_not_started(stage, &by_name, "another user listens at 127.0.0.1")?;
+    browser.ensure_not_started(stage, &by_address, "another user listens there")?;
     drop(other);
     let other = as_user(nobody, || listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)))??;
-    browser.is_not_started(stage, &by_address, "another user listens at every address")?;
+    browser.ensure_not_started(stage, &by_address, "another user listens at every address")?;
     drop(other);
     browser.open(stage, Opening::Handoff(&by_name)).map(drop)
 }

@@ -20,7 +20,7 @@ fn own_hosts(live: &ReadyDaemon) -> [String; 3] {
 }
 
 /// Live page tickets are posted in a form with `Origin: null`, with the daemon's own origin and with none, each
-/// at its page host and at the name that was asked for: an HTML page, in which one token stands, once.
+/// at its page host and at the name that was requested: an HTML page that contains one token, once.
 #[case("BROW-19", "BROW-21")]
 fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
@@ -115,7 +115,7 @@ fn pages(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Vec<(&'static str, Re
     ])
 }
 
-/// The one answer at which the storage of the origin is to be cleared as well.
+/// The one answer that also clears the storage of the origin.
 const WEAKER: &str = "the page at 127.0.0.1";
 
 /// The directives of a policy, each with its values.
@@ -137,8 +137,8 @@ fn nonce(response: &Response) -> Option<String> {
     of("script-src").filter(|nonce| !nonce.is_empty() && of("style-src").as_ref() == Some(nonce))
 }
 
-/// The members of a header that is a list.
-fn texts_of(response: &Response, name: &str) -> Vec<String> {
+/// Returns the members of a header that is a list.
+fn list_of(response: &Response, name: &str) -> Vec<String> {
     let all = response.all(name);
     let members = all.iter().flat_map(|value| value.split(','));
     members.map(|member| member.trim().to_owned()).collect()
@@ -168,7 +168,7 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
             let right = matches!(there[..], [one] if one.eq_ignore_ascii_case(value));
             ensure!(right, "{what}: {name}: {there:?}, not {value:?}");
         }
-        let clears: BTreeSet<String> = texts_of(&response, "Clear-Site-Data").into_iter().collect();
+        let clears: BTreeSet<String> = list_of(&response, "Clear-Site-Data").into_iter().collect();
         let expected: &[&str] = if what == WEAKER { &["\"cache\"", "\"storage\""] } else { &["\"cache\""] };
         ensure!(clears.iter().eq(expected), "{what}: Clear-Site-Data: {clears:?}, not {expected:?}");
         let policies = response.all("Content-Security-Policy");
@@ -343,7 +343,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
             let holds = text.contains(&secret);
             ensure!(!holds, "{}: the shell holds {what}", ask.what);
         }
-        // A new one may be of any of its names.
+        // A new token may be bound to any of the daemon's names.
         for host in own_hosts(&live).iter().chain([&token.host]) {
             let tokens = tokens_in(stage, &live, host, &text)?;
             ensure!(tokens.is_empty(), "{}: the shell holds a new token", ask.what);

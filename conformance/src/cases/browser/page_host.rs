@@ -1,4 +1,4 @@
-//! The host of the daemon's own page: what it is, where it leads, and what does not work there.
+//! The host of the daemon's own page: its form, where it leads, and what does not work there.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -23,26 +23,26 @@ use crate::stage::{ReadyDaemon, Stage, Start};
 /// The other hosts of a daemon.
 const OTHERS: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
-/// The digits of a page host, if it has the form of one.
+/// Returns the digits of a page host; fails if the ticket's host does not have the form of one.
 fn digits(ticket: &Secret) -> Outcome<&str> {
     let digits = ticket.name().strip_suffix(".localhost").unwrap_or_default();
     let lowercase = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     ensure!(
         digits.len() == 32 && digits.bytes().all(lowercase),
-        "the page is at {}, which is no page host",
+        "the page is at {}, which is not a page host",
         ticket.host
     );
     Ok(digits)
 }
 
-/// A ticket at the page host, which the daemon has to have.
+/// Returns a ticket at the page host; fails if the daemon has none.
 fn at_page_host(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Secret> {
     let ticket = page_ticket(stage, live)?;
     digits(&ticket)?;
     Ok(ticket)
 }
 
-/// Sixteen launches name their page hosts: they differ, and hold 128 bits that vary as chance has it.
+/// Sixteen launches name their page hosts: all differ, and 128 bits of them vary at random.
 #[case("BROW-35")]
 fn page_host_is_random(stage: &mut Stage) -> Outcome {
     const LAUNCHES: usize = 16;
@@ -62,14 +62,14 @@ fn page_host_is_random(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A daemon at one of its addresses.
+/// Returns a daemon with another one of its addresses.
 fn at(live: &ReadyDaemon, address: SocketAddr) -> ReadyDaemon {
     let mut there = live.clone();
     there.target.address = address;
     there
 }
 
-/// Untestable if this host does not have both families.
+/// Makes a case untestable if this host does not have both address families.
 fn both_families() -> Outcome {
     let has = |address| TcpListener::bind(address).is_ok();
     if has(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) && has(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
@@ -78,7 +78,7 @@ fn both_families() -> Outcome {
     untestable("this host does not have both 127.0.0.1 and ::1")
 }
 
-/// The page opens at the page host by both families.
+/// Checks that the page opens at the page host over both address families.
 fn ensure_on_both(stage: &mut Stage, live: &ReadyDaemon) -> Outcome {
     for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
         let address = SocketAddr::new(ip, live.port());
@@ -193,8 +193,8 @@ fn credential_refused_at_the_page_host(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Tickets are asked for without a host, for each of the three names, and for others: the page is where it was
-/// asked for, and nowhere else.
+/// Tickets are requested without a host, for each of the three names, and for other names: the page is at the host that was
+/// requested.
 #[case("BROW-40")]
 fn page_is_where_it_is_asked_for(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
@@ -228,12 +228,12 @@ fn page_is_where_it_is_asked_for(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Tickets are issued, used and refused. Neither the record, the handshake, a file, the output, an event, nor the
-/// arguments and environment of the daemon hold the page host.
+/// Tickets are issued, used and refused. The page host is in neither the record, the handshake, a file, the output, an event,
+/// nor the arguments and environment of the daemon.
 #[case("BROW-41")]
 fn page_host_is_told_to_nobody(stage: &mut Stage) -> Outcome {
     let (daemon, live) = launch_listed(stage)?;
-    stage.expect("the page host in the answer to the wish for a ticket, and nowhere else");
+    stage.expect("the page host in the answer to the request for a ticket, and nowhere else");
     let (ticket, _) = issued(stage, &live, &json!({"kind": "page"}))?;
     let host = digits(&ticket)?.to_owned();
     let ask = page_ask(&live, &ticket).origin("null");
@@ -272,7 +272,7 @@ fn page_host_is_told_to_nobody(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A browser loads the page of an earlier launch again, which has the port no more or again: it is shown a page.
+/// A browser reloads the page of an earlier launch, at this port or at one of the same form: it gets a readable page.
 #[case("BROW-43")]
 fn earlier_page_host_is_readable(stage: &mut Stage) -> Outcome {
     let (daemon, before) = stage.launch_ready()?;

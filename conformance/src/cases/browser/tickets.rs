@@ -120,7 +120,7 @@ fn refused_alike(stage: &mut Stage, live: &ReadyDaemon, host: &str, asks: Vec<As
     Ok(())
 }
 
-/// Page tickets are presented at every host but their own: refused as what never was a ticket, and spent.
+/// Page tickets are presented at every host but their own: refused like a text that never was a ticket, and spent.
 #[case("BROW-39")]
 fn page_ticket_is_of_its_host(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = launch_listed(stage)?;
@@ -326,7 +326,7 @@ fn credential_alone_makes_tickets(stage: &mut Stage) -> Outcome {
 }
 
 /// Tickets of both kinds are presented twice while a stream of warnings is open: it tells of each, and of the
-/// origin: that of the handoff, or of the record, though the page ticket is shown at another name.
+/// origin: that of the handoff, or of the record, although the page ticket is presented at another name.
 #[case("BROW-34")]
 fn second_use_is_told(stage: &mut Stage) -> Outcome {
     let stream = stage.stream_route()?;
@@ -375,7 +375,7 @@ fn reused_ticket_is_told_once(stage: &mut Stage) -> Outcome {
         live.served(ask)?;
         live.all_answered(&vec![ask.clone(); TIMES], &[401])?;
     }
-    // What must not come has come by then.
+    // An event too many arrives within this time.
     let seen = follow(&mut stream, Instant::now() + Duration::from_secs(1), |_| false);
     let told = seen.events.iter().filter(|event| event.payload()["code"] == "ticket_reused").count();
     stage.observed(format!("{told} warnings for {} uses of {} tickets", asks.len() * TIMES, asks.len()));

@@ -1,4 +1,4 @@
-//! What the cases without a browser arrange alike: tickets, page tokens, and what a page or its launcher sends.
+//! Helpers of the cases without a browser: tickets, page tokens, and the requests of a page or its launcher.
 
 use std::fmt;
 use std::ops::Deref;
@@ -24,11 +24,11 @@ pub(in crate::cases) fn candidates(text: &str) -> Vec<&str> {
 pub(in crate::cases) struct Secret {
     text: String,
     /// `host:port`
-    pub(super) host: String,
+    pub(in crate::cases) host: String,
 }
 
 impl Secret {
-    /// A text that is presented at a host as if it were one.
+    /// Presents a text at a host as if it were one.
     pub(in crate::cases) fn at(host: &str, text: &str) -> Self {
         Self { text: text.to_owned(), host: host.to_owned() }
     }
@@ -63,13 +63,13 @@ fn remember(stage: &mut Stage, host: &str, text: &str) -> Secret {
     Secret::at(host, text)
 }
 
-/// The wish for a ticket, without authentication.
+/// The request for a ticket, without authentication.
 pub(in crate::cases) fn ticket_ask(live: &ReadyDaemon, wish: &Value) -> Ask {
     let ask = Ask::new(live, "POST", "/v1/tickets").with("Content-Type", "application/json");
     ask.body(wish.to_string()).named(format!("a ticket for {wish}"))
 }
 
-/// The answer to the wish for a ticket, with that ticket.
+/// Requests a ticket, and returns it with the answer.
 pub(in crate::cases) fn issued(
     stage: &mut Stage,
     live: &ReadyDaemon,
@@ -116,7 +116,7 @@ pub(in crate::cases) fn page_ask(live: &ReadyDaemon, ticket: &Secret) -> Ask {
     ask.hosts([&*ticket.host]).body(format!("ticket={ticket}")).named("the page for a ticket")
 }
 
-/// The request of a ticket that was used.
+/// Uses a page ticket, and returns the request that presents it again.
 pub(in crate::cases) fn spent_ticket(stage: &mut Stage, live: &ReadyDaemon) -> Outcome<Ask> {
     let ticket = page_ticket(stage, live)?;
     let ask = page_ask(live, &ticket).origin("null");
@@ -136,7 +136,7 @@ pub(in crate::cases) fn read_ask(live: &ReadyDaemon, token: &Secret) -> Ask {
     read.with("Authorization", &format!("Bearer {token}"))
 }
 
-/// The page tokens in a page at this host: what of it the daemon takes as bearer, from the page's own origin.
+/// Returns the page tokens in a page at this host: the words that the daemon accepts as bearer, from the page's own origin.
 pub(in crate::cases) fn tokens_in(
     stage: &mut Stage,
     live: &ReadyDaemon,

@@ -139,7 +139,7 @@ fn repair_takes_a_stale_record_off(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A taken file of a record, named after the record's own id.
+/// Writes a taken file of a record, named after the record's own id.
 fn take(stage: &Stage, record: &Record) -> Outcome<PathBuf> {
     let name = stage.record_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     let path = stage.state_dir().join(format!("{name}.taken-{}-{}", record.id, random_hex::<8>()));
@@ -147,8 +147,8 @@ fn take(stage: &Stage, record: &Record) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-/// A repair meets taken files behind whose address nobody is: one that was just written, and one that was written two hours
-/// ago and just renamed.
+/// A repair finds taken files of daemons that are gone: one that was just written, and one that was written two hours ago and
+/// just renamed.
 #[case("CONV-38")]
 fn repair_leaves_fresh_taken_files(stage: &mut Stage) -> Outcome {
     let (_world, _good) = furnished(stage)?;
@@ -166,8 +166,8 @@ fn repair_leaves_fresh_taken_files(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// A repair that believes it is two hours later meets taken files of the published daemon, of one that is not published, and
-/// of one that is gone.
+/// A repair whose clock is two hours ahead finds taken files of the published daemon, of one that is not published, and of one
+/// that is gone.
 #[case("CONV-39")]
 fn repair_leaves_the_taken_files_of_the_living(stage: &mut Stage) -> Outcome {
     let (world, good) = furnished(stage)?;

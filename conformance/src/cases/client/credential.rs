@@ -118,7 +118,7 @@ fn client_leaves_no_core_dump(stage: &mut Stage) -> Outcome {
         return Err(Stop::NotReady("the client does not ask the daemon of the record".to_owned()));
     }
     stage.precondition("the client waits for the answer to its proof");
-    dumps.without(stage, &caller, world.credential.bytes())
+    dumps.ensure_without(stage, &caller, world.credential.bytes())
 }
 
 /// The credential is replaced while readers read it: they find the old one or the new one, whole, of mode

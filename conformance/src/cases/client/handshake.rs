@@ -330,9 +330,9 @@ fn client_reads_no_more_than_its_bound(stage: &mut Stage) -> Outcome {
     reads_no_flood(stage, "headers", Squatter::repeating("HTTP/1.1 200 OK\r\n", &header))
 }
 
-/// An answer without end is not read on.
+/// Checks that the client stops reading an endless answer.
 fn reads_no_flood(stage: &mut Stage, what: &str, squatter: Squatter) -> Outcome {
-    /// What a client may read, and what the system itself takes of an answer that nobody reads, several times over.
+    /// Several times what a client may read and what the system's buffers hold.
     const MOST: u64 = 1024 * 1024;
     let (actor, _) = squat(stage, squatter)?;
     let answer = stage.ask(Call::connect())?;
@@ -346,7 +346,7 @@ fn reads_no_flood(stage: &mut Stage, what: &str, squatter: Squatter) -> Outcome 
     Ok(())
 }
 
-/// How a daemon of the suite frames its answer, beyond what an answer needs.
+/// How a daemon of the suite pads the framing of its answer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Framing {
     /// The lengths of the interim answers before it.
@@ -385,9 +385,9 @@ impl Framing {
     }
 }
 
-/// Proven answers have interim answers, headers and frames of chunks, which are no more than 64 KiB one by one, and more
-/// together: they are not believed. With a little of each of these an answer is. Interim answers, extensions, chunks and
-/// trailers without end are not read on.
+/// Proven answers have interim answers, headers and framing of chunks that are no more than 64 KiB each, but more together: they
+/// are not believed. An answer with a little of each is. Endless interim answers, extensions, chunks and trailers are not read
+/// on.
 #[case("HS-31")]
 fn total_header_bound(stage: &mut Stage) -> Outcome {
     const MUCH: usize = 40 * 1024;

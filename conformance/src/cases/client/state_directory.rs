@@ -147,7 +147,7 @@ fn private(state_dir: &Path, umask: u32) -> Outcome {
     Ok(())
 }
 
-/// A client that may spawn is held right before it makes the state directory, and a link to a directory of mode 0755 is placed
+/// A client that may spawn is held right before it creates the state directory, and a link to a directory of mode 0755 is placed
 /// at the name. Then it finds a lock and a log of mode 0640. All of these keep their modes.
 #[case("DIR-21")]
 fn client_keeps_modes(stage: &mut Stage) -> Outcome {

@@ -133,7 +133,7 @@ fn rotation_ends_tickets_and_tokens(stage: &mut Stage) -> Outcome {
         let ended = until(began + FOLLOWS, refused);
         ensure!(ended.is_some(), "{}: still good 2.5 s after the replacement", ask.what);
     }
-    // A ticket can be tried once only, when the time is over in which it may be good.
+    // A ticket can be tried once only, so after the time in which it may still be good.
     until(began + FOLLOWS, || None::<()>);
     live.all_answered(&tickets, &[401])?;
     let renewed = live.with_credential(new);

@@ -33,7 +33,7 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         plain.push(("query".to_owned(), get(&format!("/nowhere?token={form}"))));
         plain.push(("handshake's query".to_owned(), get(&format!("{handshake}?token={form}"))));
     }
-    // Where a log that looks for the text, or for a word that is the text, does not find it.
+    // Forms that a log misses which searches for the text, or for a word that equals the text.
     let encoded = proof::percent_encoded(&text);
     for path in [
         format!("/nowhere/{encoded}"),
@@ -42,13 +42,15 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         format!("/nowhere%3Ftoken%3D{text}"),
         format!("/nowhere_{text}"),
         format!("/{text}x?q=x{text}"),
+        format!("/nowhere/x_x%2F{text}%3D"),
     ] {
         plain.push(("encoded or longer path".to_owned(), get(&path)));
     }
     if let Some(stream) = &binding.stream {
-        for parameter in ["topics", "after"] {
-            let path = format!("{}?{parameter}={text}", stream.path);
-            plain.push((format!("stream's {parameter}"), get(&path)));
+        for form in [&text, &encoded, &format!("x_{text}"), &format!("x%2F{text}%3D")] {
+            for query in ["topics=", "topics=note,", "after="] {
+                plain.push((format!("stream's {query}"), get(&format!("{}?{query}{form}", stream.path))));
+            }
         }
         plain.push(("Last-Event-ID".to_owned(), get(&stream.path).header("Last-Event-ID", &text)));
     }
@@ -76,20 +78,7 @@ fn tell_tales(live: &ReadyDaemon) -> Vec<(String, Request)> {
         "handshake's body".to_owned(),
         Request::new("POST", handshake).host(host).json(format!("\"{text}\"")),
     ));
-    let encoded: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let encoded = encoded.concat();
-    for form in [&text, &encoded, &format!("x_{text}"), &format!("x%2F{text}%3D")] {
-        plain.push(("path, in part".to_owned(), get(&format!("/nowhere/x_{form}"))));
-        if let Some(stream) = &binding.stream {
-            for query in ["topics=", "topics=note,", "after="] {
-                plain.push((format!("stream's {query}"), get(&format!("{}?{query}{form}", stream.path))));
-            }
-        }
-    }
-    if let Some(stream) = &binding.stream {
-        plain.push(("last event id".to_owned(), get(&stream.path).header("Last-Event-ID", &text)));
-    }
-    // Bodies of the routes that chapters give; where there are none, they are unknown paths.
+    // Bodies of the routes that the chapters define; a daemon without these routes sees unknown paths.
     let post = |path: &str, body: String| Request::new("POST", path).host(host).json(body);
     for (path, body) in [
         ("/v1/events", format!(r#"{{"topic":"{text}","data":1}}"#)),
@@ -352,5 +341,5 @@ fn not_in_a_core_dump(stage: &mut Stage) -> Outcome {
     let dumps = Dumps::seen(stage)?;
     let daemon = stage.launch_with(Start::new().setup(Dumps::setup()).cwd(dumps.place()))?;
     let live = stage.ready(&daemon)?;
-    dumps.without(stage, &daemon, live.credential.bytes())
+    dumps.ensure_without(stage, &daemon, live.credential.bytes())
 }

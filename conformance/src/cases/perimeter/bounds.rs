@@ -36,7 +36,7 @@ fn padded(ask: &Ask, length: usize, count: usize) -> Vec<u8> {
     format!("{line}\r\n{section}{filler}\r\n{body}").into_bytes()
 }
 
-/// Gives this process room for so many descriptors; whether it has it.
+/// Raises this process's limit of descriptors to `wanted`; returns whether it is that high.
 fn make_room(wanted: u64) -> bool {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -50,7 +50,7 @@ fn make_room(wanted: u64) -> bool {
     setrlimit(Resource::Nofile, limit).is_ok()
 }
 
-/// The words under which a daemon may have 1024 descriptors, as is usual.
+/// The command prefix under which a daemon may have 1024 descriptors, as is usual.
 fn bounded() -> Vec<String> {
     ["sh", "-c", r#"ulimit -n 1024; exec "$@""#, "sh"].map(str::to_owned).into()
 }

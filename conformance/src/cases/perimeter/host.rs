@@ -4,7 +4,8 @@ use local_daemon_spec::{Profile, vectors};
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::http::{Ask, LISTED, METHODS, cites, ensure_status, launch_listed, page_host, texts};
+use crate::cases::browser::visit::page_ticket;
+use crate::fixtures::http::{Ask, LISTED, METHODS, cites, ensure_status, launch_listed, texts};
 use crate::outcome::{Outcome, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -100,19 +101,19 @@ fn foreign_host_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Names that resemble the host of the daemon's page, the one of an earlier launch among them, are asked for the
-/// page and with the credential: 421; at the page host the page answers.
+/// Requests for the page, and with the credential, name hosts that resemble the page host, including that of an earlier launch:
+/// 421. At the page host the page answers.
 #[case("PER-3", "PER-7")]
 fn page_host_is_one_more_name(stage: &mut Stage) -> Outcome {
     if !stage.manifest().claims(Profile::Browser) {
         return not_applicable("the subject does not claim `browser`, and has no page host");
     }
     let (daemon, before) = stage.launch_ready()?;
-    let earlier = page_host(&before)?;
+    let earlier = page_ticket(stage, &before)?.host;
     daemon.kill_group();
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("401 at the page host, 421 at every other name below localhost");
-    let own = page_host(&live)?;
+    let own = page_ticket(stage, &live)?.host;
     let (name, port) = own.rsplit_once(':').unwrap_or((&own, ""));
     let digits = name.split('.').next().unwrap_or_default();
     let other_port = live.port() ^ 1;

@@ -3,8 +3,9 @@
 use local_daemon_spec::{Profile, vectors};
 
 use crate::case::case;
+use crate::cases::browser::visit::page_ticket;
 use crate::fixtures::http::{
-    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, page_host, texts,
+    Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, texts,
 };
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
@@ -209,7 +210,7 @@ fn other_loopback_name_is_another_origin(stage: &mut Stage) -> Outcome {
     refused(&live, &asked)
 }
 
-/// The origin of the daemon's page asks its other names, and theirs ask the host of the page: 403.
+/// Requests from the origin of the daemon's page to its other names, and from those to the page host: 403.
 #[case("PER-12")]
 fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
     if !stage.manifest().claims(Profile::Browser) {
@@ -217,7 +218,7 @@ fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
     }
     let (_daemon, live) = launch_listed(stage)?;
     stage.expect("403 in both directions");
-    let page = page_host(&live)?;
+    let page = page_ticket(stage, &live)?.host;
     let mut asked = Vec::new();
     for name in ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", live.port())) {
         asked.push((name.clone(), vec![format!("http://{page}")]));

@@ -212,7 +212,7 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
     control(stage)
 }
 
-/// A daemon is held right before it makes its state directory, and a link to a directory of mode 0755, then such a directory,
+/// A daemon is held right before it creates its state directory, and a link to a directory of mode 0755, then such a directory,
 /// is placed at the name: that directory keeps its mode.
 #[case("DIR-21")]
 fn mode_of_what_was_placed_is_kept(stage: &mut Stage) -> Outcome {
@@ -233,7 +233,7 @@ fn mode_of_what_was_placed_is_kept(stage: &mut Stage) -> Outcome {
             }
             stage.precondition(format!("{what} was placed while it was held at {call}"));
             strace.release(&daemon)?;
-            // A bad directory ends it, in one way or another, and what it does to modes it has done by then.
+            // A refused directory ends it, and it has changed modes by then if it does at all.
             let exit = daemon.wait_exit(stage.ready_deadline());
             stage.observed(exit.map_or_else(|| "it runs".to_owned(), |exit| exit.to_string()));
             let facts = Facts::of(placed)?;
@@ -244,7 +244,7 @@ fn mode_of_what_was_placed_is_kept(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// A daemon is started beside a `daemon.alive` of mode 0640.
+/// A daemon is started in a state directory with a `daemon.alive` of mode 0640.
 #[case("DIR-21")]
 fn mode_of_its_lock_is_kept(stage: &mut Stage) -> Outcome {
     stage.expect("mode 0640 as before");

@@ -152,18 +152,18 @@ fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Arrays within each other, so many levels of them.
+/// `levels` arrays nested in one another.
 fn nested(levels: usize) -> String {
     format!("{}{}", "[".repeat(levels), "]".repeat(levels))
 }
 
-/// Data that readers in other languages refuse or read differently, and the nearest that they do not.
+/// Data that readers in other languages refuse or read differently is refused; data just within each bound is accepted.
 #[case("STR-31")]
 fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
     /// The levels of a note's data: its own object is the first of 64.
     const DEEPEST: usize = 63;
     let (_daemon, live) = settled(stage)?;
-    stage.expect("201 to what every reader reads, 400 to the rest, and nothing of that appended");
+    stage.expect("201 for data that every reader reads alike; 400 for the rest, which is not appended");
     let deepest_object = format!("{}1{}", "{\"a\":".repeat(DEEPEST), "}".repeat(DEEPEST));
     let mut poster = Poster::new(&live)?;
     for data in [
@@ -180,7 +180,7 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
             return fail(format!("a note of {data:?}: {why}"));
         }
     }
-    stage.control("notes that come near to each bound were answered 201");
+    stage.control("notes just within each bound were answered 201");
     appends_nothing(&live, 400, |poster| {
         let data = [
             nested(DEEPEST + 1),
@@ -199,7 +199,7 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
         ];
         let body = |data: &String| format!(r#"{{"topic":"note","data":{data}}}"#);
         let mut bodies: Vec<String> = data.iter().map(body).collect();
-        // What is not its data is a part of the note's JSON as well.
+        // The rest of the note's JSON is judged like its data.
         bodies.extend(
             [
                 r#"{"topic":"note","data":1,"data":1}"#,

@@ -291,7 +291,7 @@ pub(super) fn keeps(kind: &Kind) -> bool {
     broken("BROW-33.kept") || broken("BROW-39.kept") && matches!(kind, Kind::Page(_))
 }
 
-/// The digits of a page host that is no secret of this launch.
+/// Returns the digits of a page host that can be guessed.
 pub(super) fn page_host(directory: &StateDir, id: &str) -> Option<String> {
     let halves = |first: String, second: String| Some(first + &second);
     if broken("BROW-35.of-the-directory") {
@@ -307,19 +307,19 @@ pub(super) fn page_host(directory: &StateDir, id: &str) -> Option<String> {
     broken("BROW-41.the-id").then(|| id.to_owned())
 }
 
-/// The version in the record of a faulty daemon.
+/// Returns the version in the record of a faulty daemon.
 pub(crate) fn version(version: &str, host: Option<&str>) -> String {
     let host = host.filter(|_| broken("BROW-41.record")).map(|host| format!(" ({host})"));
     format!("{version}{}", host.unwrap_or_default())
 }
 
-/// The capabilities of a faulty daemon.
+/// Returns the capabilities of a faulty daemon.
 pub(crate) fn capabilities(mut capabilities: Vec<String>, host: Option<&str>) -> Vec<String> {
     capabilities.extend(host.filter(|_| broken("BROW-41.handshake")).map(str::to_owned));
     capabilities
 }
 
-/// Tells the page host as a faulty daemon does when it is ready.
+/// Discloses the page host as a faulty daemon does when it is ready.
 pub(crate) fn tell_host(host: Option<&str>, directory: &StateDir, log: &Log) {
     let host = host.unwrap_or_default();
     if broken("BROW-41.output") {

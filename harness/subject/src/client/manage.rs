@@ -25,7 +25,7 @@ use crate::world::{Place, is_other_pid_space, place};
 
 /// How long a daemon may take to end before it is ended by force, where that was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A taken file that changed within this time may be in the hands of a daemon that is paused.
+/// A taken file that changed within this time may still be needed by a paused daemon.
 const LEFT_BEHIND: Duration = Duration::from_hours(1);
 /// A supervised daemon that ends this often within a minute has a fault that no restart mends.
 const MOST_RESTARTS: usize = 3;
@@ -225,7 +225,7 @@ pub(super) fn replace_credential(directory: &StateDir) -> Report {
     }
 }
 
-/// Whether a taken file is one that its daemon can need no more.
+/// Whether no daemon needs a taken file any more.
 fn is_left_behind(client: &Client, name: &str, credential: &Credential) -> bool {
     let directory = &client.directory;
     let Ok(facts) = fs::symlink_metadata(directory.file(name)) else {
@@ -252,7 +252,7 @@ fn is_left_behind(client: &Client, name: &str, credential: &Credential) -> bool 
     }
 }
 
-/// Takes a record off behind which nobody is, and taken files that were left behind.
+/// Removes a record whose daemon is gone, and taken files that were left behind.
 pub(super) fn repair(client: &Client) -> Report {
     let directory = &client.directory;
     if let Ok(Some(credential)) = Credential::read(directory) {

@@ -22,9 +22,8 @@ use crate::state_directory::{RECORD, StateDir, random_hex};
 /// How long a browser may take to open the page.
 const OPENED: Duration = Duration::from_secs(5);
 
-/// Opens the daemon's own page, or the page of another origin; with `print_url` says where it is instead.
-///
-/// Another `host` than that of the daemon's own page is one of its three names.
+/// Opens the daemon's own page, or the page of another origin; with `print_url`, prints its address instead. `host` is one of
+/// the daemon's three names, to be used instead of the page host.
 pub(super) fn open(client: &Client, origin: Option<&str>, host: Option<&str>, print_url: bool) -> u8 {
     match try_open(client, origin, host, print_url) {
         Ok(()) => 0,

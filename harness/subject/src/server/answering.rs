@@ -204,7 +204,7 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
     daemon.origins.pages.follow(&credential);
     log(daemon, request);
     perimeter::faults::log(request);
-    // A page has no credential: one that is shown at its host is there by a mistake (BROW-38).
+    // A page never has the credential: if it is presented at the page host, that is a mistake (BROW-38).
     let named = [request.header("Host"), request.authority.as_deref()];
     let at_page = page.is_some() && named.contains(&daemon.page_authority().as_deref());
     let withheld = at_page && !browser::faults::takes_credential(request, is_handshake);

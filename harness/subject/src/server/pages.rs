@@ -93,9 +93,9 @@ pub(super) fn shell(
     })
 }
 
-/// What a browser is to forget of the daemon's origin: the storage, which holds the token of the page, stays.
+/// `Clear-Site-Data` at the page host: the storage, which holds the token of the page, stays.
 const CACHE: &str = "\"cache\"";
-/// The same where an earlier owner of the port may have left something in the storage as well.
+/// `Clear-Site-Data` at a host where an earlier owner of the port may also have left something in the storage.
 const CACHE_AND_STORAGE: &str = "\"cache\", \"storage\"";
 
 /// An HTML answer.
@@ -110,7 +110,7 @@ fn page(status: u16, token: Option<&str>, clears: &str) -> Answer {
     }
 }
 
-/// What is answered to the reload of a page that an earlier launch had (BROW-43).
+/// Returns the answer to the reload of an earlier launch's page (BROW-43).
 pub(super) fn gone(daemon: &Daemon, request: &Request) -> Option<Answer> {
     let host = request.header("Host").unwrap_or_default();
     let is_earlier = is_page_host(host) && Some(host) != daemon.page_authority().as_deref();
@@ -157,7 +157,7 @@ pub(super) fn route(
     })
 }
 
-/// Tells whether a ticket was redeemed, as soon as it is or when the time that is asked for has passed.
+/// Answers whether a ticket was redeemed, as soon as it is, or after the requested time.
 fn state(daemon: &Daemon, request: &Request, id: &str) -> Result<Answer, Refusal> {
     let mut waits = request.parameters("wait_seconds");
     let seconds = match (waits.next(), waits.next()) {
@@ -206,7 +206,7 @@ fn issue(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
     Ok(Answer::json(201, &answer))
 }
 
-/// Where the page is for which a ticket is asked: at its own host, if it has one and no other is asked for.
+/// Returns where the page of a requested ticket is: at the page host, if there is one and no other host is requested.
 fn page_at(daemon: &Daemon, host: Option<&Value>) -> Result<String, Refusal> {
     let own = daemon.page_authority().filter(|_| !broken("BROW-40.recorded-address"));
     let own = own.unwrap_or_else(|| daemon.authority());
@@ -216,7 +216,7 @@ fn page_at(daemon: &Daemon, host: Option<&Value>) -> Result<String, Refusal> {
     }
 }
 
-/// The origin of the record.
+/// Returns the origin of the record.
 fn recorded(daemon: &Daemon, own: &str) -> String {
     if broken("BROW-34.as-addressed") {
         return own.to_owned();

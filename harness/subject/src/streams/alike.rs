@@ -1,11 +1,11 @@
-//! Chapter 11: what readers in other languages refuse, or read differently.
+//! Chapter 11: JSON that readers in other languages refuse or read differently.
 
 use std::collections::HashSet;
 
 use crate::fault::broken;
 
-/// How deep a note may be nested, its own object included.
-const LEVELS: usize = 64;
+/// How deeply a note may be nested, counting its own object.
+const MAX_LEVELS: usize = 64;
 
 /// Whether every reader reads this JSON text alike: it is not too deep, and holds no half of a surrogate pair, no number
 /// beyond the range of a double and no object with two equal keys.
@@ -13,8 +13,8 @@ pub(crate) fn is_read_alike(text: &str) -> bool {
     if broken("STR-31.unread") {
         return true;
     }
-    let most = if broken("STR-31.fewer-levels") { LEVELS - 1 } else { LEVELS };
-    // The keys so far of each object around the token; none of an array.
+    let most = if broken("STR-31.fewer-levels") { MAX_LEVELS - 1 } else { MAX_LEVELS };
+    // The keys so far of each object around the token; `None` for an array.
     let mut open: Vec<Option<HashSet<String>>> = Vec::new();
     let (mut rest, mut before) = (text.trim_start(), ' ');
     while let Some(first) = rest.chars().next() {
@@ -51,7 +51,7 @@ pub(crate) fn is_read_alike(text: &str) -> bool {
     true
 }
 
-/// How long the token is with which a JSON text begins.
+/// Returns the length of the first token of a JSON text, in bytes.
 fn length_of_token(text: &str, first: char) -> usize {
     match first {
         '{' | '}' | '[' | ']' | ',' | ':' => 1,

@@ -1,4 +1,4 @@
-//! What an earlier owner of the daemon's port, or another user at its other family, gets of its page: nothing.
+//! An earlier owner of the daemon's port, or another user on the other address family, gets nothing of its page.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::cases::browser::visit::{Secret, page_ticket, page_ticket_at};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::Stage;
 
-/// Marks whatever a squatter has made.
+/// Marks everything that comes from a squatter.
 const MARK: &str = "of-the-squatter";
 
-/// A worker that tells an accomplice every ticket and page, and answers every other navigation in the daemon's place
-/// by a page that tells what the tab keeps.
+/// A worker that sends every ticket and page to an accomplice, and answers every other navigation instead of the daemon, with a
+/// page that sends the tab's storage.
 const THIEF: &str = "
     const tell = text => fetch('ACCOMPLICE', { method: 'POST', mode: 'no-cors', body: text });
     const shown = `<!doctype html><title>MARK</title><script>
@@ -45,7 +45,7 @@ const THIEF: &str = "
         }
     });";
 
-/// Registers the worker, and tells a page that has it in a frame.
+/// Registers the worker, and waits until it controls the page.
 const REGISTER: &str = "const how = new URLSearchParams(location.search).get('how') || 'imports';
     await navigator.serviceWorker.register('/worker', { updateViaCache: how });
     await navigator.serviceWorker.ready;
@@ -53,7 +53,7 @@ const REGISTER: &str = "const how = new URLSearchParams(location.search).get('ho
         await new Promise(done => { navigator.serviceWorker.oncontrollerchange = done; });
     }";
 
-/// What an accomplice of the squatter, at another port, was told.
+/// A server at another port that records what the squatter's scripts send.
 struct Accomplice(Actor);
 
 impl Accomplice {
@@ -63,26 +63,26 @@ impl Accomplice {
         Ok(Self(accomplice.noted(stage.transcript(), "accomplice").start(Bind::V4)?))
     }
 
-    /// A squatter's text with the address of the accomplice.
-    fn told_by(&self, text: &str) -> String {
+    /// Fills the address of the accomplice into a squatter's text.
+    fn filled(&self, text: &str) -> String {
         text.replace("ACCOMPLICE", &format!("{}/", origin(&self.0))).replace("MARK", MARK)
     }
 
-    /// Neither the ticket nor the token of a page is among what it was told.
-    fn ensure_knows_nothing(&self, what: &str, ticket: &str, token: Option<&str>) -> Outcome {
+    /// Checks that neither the ticket nor the token of a page was sent to it.
+    fn ensure_received_nothing(&self, what: &str, ticket: &str, token: Option<&str>) -> Outcome {
         for request in self.0.ledger().requests() {
             let body = String::from_utf8_lossy(&request.body).into_owned();
-            ensure!(!body.contains(ticket), "{what}: the squatter was told the ticket");
-            let told = token.is_some_and(|token| body.contains(token));
-            ensure!(!told, "{what}: the squatter was told the token");
+            ensure!(!body.contains(ticket), "{what}: the squatter received the ticket");
+            let has_token = token.is_some_and(|token| body.contains(token));
+            ensure!(!has_token, "{what}: the squatter received the token");
         }
         Ok(())
     }
 }
 
-/// A server that registers the thief.
+/// Starts a server whose pages register the worker.
 fn planter(stage: &Stage, accomplice: &Accomplice, fresh: bool) -> Outcome<Actor> {
-    let worker = accomplice.told_by(THIEF);
+    let worker = accomplice.filled(THIEF);
     let cached = if fresh { "no-store" } else { "public, max-age=86400" };
     let framed =
         format!("<script>(async () => {{ {REGISTER}; parent.postMessage('planted', '*') }})()</script>");
@@ -102,14 +102,14 @@ fn planter(stage: &Stage, accomplice: &Accomplice, fresh: bool) -> Outcome<Actor
 enum Planting {
     /// By a visit.
     Plain,
-    /// So that the engine takes the script from its cache when it looks for another one.
+    /// So that the engine takes the script from its cache when it checks for an update.
     Cached,
     /// On many ports, by one visit of a page that has them in frames.
     Many,
 }
 
-/// Plants workers, and gives the squatter back whose port the daemon is to get; nothing if the engine keeps the workers
-/// of frames from pages.
+/// Plants workers, and returns the squatter whose port the daemon is to get; `None` if in this engine the worker of a frame does
+/// not control pages.
 fn plant(
     stage: &mut Stage,
     scene: &Scene,
@@ -154,13 +154,13 @@ fn plant(
         return Ok(None);
     }
     if !answers {
-        return inconclusive("the worker does not answer in the place of its server");
+        return inconclusive("the worker does not answer instead of its server");
     }
     stage.precondition(format!("{planting:?}: a worker answers at the port that the daemon gets"));
     Ok(Some(chosen))
 }
 
-/// Nothing of the squatter's is shown.
+/// Checks that the tab shows nothing of the squatter's.
 fn ensure_not_shown(stage: &Stage, scene: &Scene, what: &str) -> Outcome {
     let script = "return document.title + ' ' + document.documentElement.outerHTML";
     let seen = scene.run(stage, script, &json!({}))?;
@@ -199,7 +199,7 @@ fn foreign_worker_gets_nothing(stage: &mut Stage) -> Outcome {
         ensure!(other != token, "the second tab has the token of the first");
         ensure_kept(stage, &scene, &arg, &other)?;
         ensure_not_shown(stage, &scene, "the second tab")?;
-        accomplice.ensure_knows_nothing("at the end", &ticket, Some(&token))?;
+        accomplice.ensure_received_nothing("at the end", &ticket, Some(&token))?;
         stage.observed(format!(
             "{planting:?}: the page, its reload and a second tab, and nothing for the worker"
         ));
@@ -207,7 +207,7 @@ fn foreign_worker_gets_nothing(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The page has been loaded so many times, and the accomplice knows nothing of it. Gives the token of the last back.
+/// Waits until the page has been loaded `loads` times, checks that the accomplice received nothing, and returns the last token.
 fn opened(
     stage: &mut Stage,
     scene: &Scene,
@@ -217,14 +217,14 @@ fn opened(
     loads: usize,
 ) -> Outcome<String> {
     let token = wait_for_page(stage, scene, arg, loads);
-    // A worker in the way shows by what it tells, and perhaps by nothing else.
-    accomplice.ensure_knows_nothing("the page's load", ticket, token.as_ref().ok().map(String::as_str))?;
+    // A worker that intercepts the page may show only in what it sends.
+    accomplice.ensure_received_nothing("the page's load", ticket, token.as_ref().ok().map(String::as_str))?;
     token
 }
 
-/// A server whose page and status any cache may keep for a year.
+/// Starts a server whose page and status any cache may keep for a year.
 fn stale(stage: &Stage, accomplice: &Accomplice, read: &str) -> Outcome<Actor> {
-    let html = accomplice.told_by(
+    let html = accomplice.filled(
         "<!doctype html><title>MARK</title><script>
             fetch('ACCOMPLICE', { method: 'POST', mode: 'no-cors', body: JSON.stringify({ ...sessionStorage }) });
          </script>",
@@ -251,7 +251,7 @@ fn stale(stage: &Stage, accomplice: &Accomplice, read: &str) -> Outcome<Actor> {
 }
 
 /// A squatter's page and status are in the cache, fresh for a year, when the daemon gets the port. The page is opened
-/// at its own host and at 127.0.0.1, and come back to by every way: nothing of theirs is shown, and nothing told.
+/// at its own host and at 127.0.0.1, and again by every way: nothing of the squatter's is shown, and it receives nothing.
 #[case("BROW-40", "BROW-22", "BROW-45")]
 fn foreign_cache_is_not_shown(stage: &mut Stage) -> Outcome {
     let mut scene = Scene::set(stage)?;
@@ -292,11 +292,11 @@ fn foreign_cache_is_not_shown(stage: &mut Stage) -> Outcome {
                 _ => {}
             }
             let what = format!("{way} at {}", ticket.name());
-            accomplice.ensure_knows_nothing(&what, &ticket, Some(&token))?;
+            accomplice.ensure_received_nothing(&what, &ticket, Some(&token))?;
             ensure_not_shown(stage, &scene, &what)?;
             ensure_kept(stage, &scene, &arg, &token)?;
         }
-        stage.observed(format!("at {}: nothing of the squatter's by any way", ticket.name()));
+        stage.observed(format!("at {}: nothing of the squatter's in any way", ticket.name()));
     }
     Ok(())
 }
@@ -311,8 +311,7 @@ fn follow_link(stage: &Stage, scene: &Scene, to: &str) -> Outcome {
     Ok(())
 }
 
-/// The page is opened by the address with its ticket, and asks for its status and its stream: each request says that no
-/// cache is to answer it.
+/// The page is opened by the address with its ticket, and requests its status and its stream: each request bypasses caches.
 #[case("BROW-45")]
 fn own_page_asks_no_cache(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
@@ -322,7 +321,7 @@ fn own_page_asks_no_cache(stage: &mut Stage) -> Outcome {
     scene.visit_at(stage, &format!("{}#ticket={ticket}", own_page(&scene, &ticket)))?;
     wait_for_page(stage, &scene, &arg, 1)?;
     let asked = |request: &Seen| {
-        // What the engine asks for by itself is no request of the script's, and no cache answers a POST.
+        // The engine makes requests of its own, and no cache answers a POST.
         let is_of_script =
             request.header("sec-fetch-dest") == Some("empty") || request.header("authorization").is_some();
         is_of_script && request.method != "POST"
@@ -347,7 +346,7 @@ fn own_page_asks_no_cache(stage: &mut Stage) -> Outcome {
 }
 
 /// Another user tries to listen at the daemon's port on the other family, and the page is opened at its own host,
-/// without a front: the daemon alone is asked, also by a reload and in a second tab.
+/// without a front: the daemon alone receives its requests, also for a reload and in a second tab.
 #[case("BROW-36")]
 fn other_family_is_the_daemons_too(stage: &mut Stage) -> Outcome {
     let scene = Scene::set(stage)?;
@@ -358,8 +357,8 @@ fn other_family_is_the_daemons_too(stage: &mut Stage) -> Outcome {
     }
     // Which family the engine takes for such a name, if both answer.
     let first = Squatter::responding(|_, _| page("")).start(Bind::V4)?;
-    let beside = SocketAddr::from((v6, first.address().port()));
-    let second = Squatter::responding(|_, _| page("")).start(Bind::At(beside))?;
+    let other_address = SocketAddr::from((v6, first.address().port()));
+    let second = Squatter::responding(|_, _| page("")).start(Bind::At(other_address))?;
     scene.visit_at(stage, &at("0123456789abcdef0123456789abcdef.localhost", &first))?;
     let asked = |actor: &Actor| !actor.ledger().requests().is_empty();
     stage.observed(match (asked(&first), asked(&second)) {
@@ -369,23 +368,25 @@ fn other_family_is_the_daemons_too(stage: &mut Stage) -> Outcome {
     });
     let port = scene.live.port();
     let other = if scene.live.target.address.is_ipv4() { IpAddr::from(v6) } else { v4.into() };
-    let beside = SocketAddr::new(other, port);
-    let listen = || TcpListener::bind(beside);
+    let other_address = SocketAddr::new(other, port);
+    let listen = || TcpListener::bind(other_address);
     let (who, listener) = match stage.another_user() {
         Ok(nobody) => ("another user", as_user(nobody, listen)?),
-        // The kernel decides about the port, and not by the user.
+        // The kernel refuses the port to any user.
         Err(Stop::Untestable(_)) => ("the same user", listen()),
         Err(stop) => return Err(stop),
     };
     if listener.is_ok() {
         drop(listener);
-        let stranger = Squatter::responding(|_, _| page("")).start(Bind::At(beside))?;
+        let stranger = Squatter::responding(|_, _| page("")).start(Bind::At(other_address))?;
         let ticket = page_ticket(stage, &scene.live)?;
         scene.visit_at(stage, &format!("http://{}/#ticket={ticket}", ticket.host))?;
         let requests = stranger.ledger().requests().len();
-        return fail(format!("{who} listens at {beside}, and was sent {requests} requests for the page"));
+        return fail(format!(
+            "{who} listens at {other_address}, and was sent {requests} requests for the page"
+        ));
     }
-    stage.precondition(format!("{who} cannot listen at {beside}"));
+    stage.precondition(format!("{who} cannot listen at {other_address}"));
     let ticket = page_ticket(stage, &scene.live)?;
     scene.visit_at(stage, &format!("http://{}/#ticket={ticket}", ticket.host))?;
     let token = kept_token(stage, &scene)?;
@@ -400,7 +401,7 @@ fn other_family_is_the_daemons_too(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The token that the tab keeps, once it does. The page navigates with its ticket, which ends a script that runs.
+/// Waits for the token in the tab's storage, and returns it. The page navigates with its ticket, which ends a running script.
 fn kept_token(stage: &Stage, scene: &Scene) -> Outcome<String> {
     let script = "return Object.values(sessionStorage).find(text => text.length >= 43) || ''";
     let mut last = Ok(Value::Null);

@@ -1,4 +1,4 @@
-//! Of those who have shown nothing yet, another user above all.
+//! The bounds on connections that have not authenticated, above all those of another user.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -25,13 +25,13 @@ use crate::stage::{Call, Daemon, ReadyDaemon, Stage, Start};
 
 /// How many lines strangers may make the daemon write in a minute.
 const LINES: usize = 100;
-/// By how much memory may grow beside strangers, in bytes.
+/// By how much memory may grow because of strangers, in bytes.
 const GROWTH: u64 = 16 << 20;
-/// The same beside bodies of 128 MB in all: an interpreter takes 16 MiB of it for the connections.
+/// By how much memory may grow because of bodies of 128 MB in all, in bytes: an interpreter takes 16 MiB for the connections.
 const GROWTH_BY_BODIES: u64 = 32 << 20;
 
-/// A POST without authentication at each place where a daemon might read a body first: what judges a ticket, if there is
-/// such a thing, and what does not.
+/// A POST without authentication to each route where a daemon might read the body first: those that judge a ticket, if the
+/// daemon has them, and others.
 fn doors(live: &ReadyDaemon) -> Vec<Ask> {
     let manifest = live.manifest();
     let mut paths = vec![UNKNOWN.to_owned(), manifest.binding.handshake.path.clone()];
@@ -47,7 +47,7 @@ fn doors(live: &ReadyDaemon) -> Vec<Ask> {
     paths.iter().map(door).collect()
 }
 
-/// A door's request whose body is announced to be so long, and of which that much has come.
+/// A door's request with an announced length of its body, and with the first `sent` bytes of that body.
 fn unfinished(door: &Ask, announced: usize, sent: usize) -> Vec<u8> {
     let mut bytes = door.clone().with("Content-Length", &announced.to_string()).bytes();
     bytes.resize(bytes.len() + sent, b' ');
@@ -57,7 +57,7 @@ fn unfinished(door: &Ask, announced: usize, sent: usize) -> Vec<u8> {
 /// Connections of another user, which are opened again when they are closed.
 struct Crowd {
     address: SocketAddr,
-    /// What each says, one after the other.
+    /// What the connections send, in turn.
     shapes: Vec<Vec<u8>>,
     opened: AtomicUsize,
     held: AtomicUsize,
@@ -66,9 +66,9 @@ struct Crowd {
 
 impl Crowd {
     const SIZE: usize = 2_000;
-    /// One is opened again in each of these: on a busy host the looks are rarer, and the crowd is as eager.
+    /// One connection is opened again per interval, also if a busy host delays the rounds.
     const AGAIN: Duration = Duration::from_millis(2);
-    /// Between two looks at all of them.
+    /// The pause between two rounds over all connections.
     const PAUSE: Duration = Duration::from_millis(50);
 
     fn crowd_in(&self) {
@@ -95,14 +95,14 @@ impl Crowd {
     fn open(&self, shape: &[u8]) -> Option<TcpStream> {
         let stream = TcpStream::connect_timeout(&self.address, Duration::from_millis(100)).ok()?;
         stream.set_nonblocking(true).ok()?;
-        // As much of it as the daemon takes.
+        // As much of it as fits into the buffers.
         let _ = (&stream).write(shape);
         self.opened.fetch_add(1, Ordering::SeqCst);
         Some(stream)
     }
 }
 
-/// Whether the other side has closed a connection; what it has sent is dropped.
+/// Whether the other side has closed a connection. Discards what it has sent.
 fn is_closed(mut stream: &TcpStream) -> bool {
     match stream.read(&mut [0; 4096]) {
         Ok(count) => count == 0,
@@ -120,7 +120,9 @@ fn strangers_do_not_lock_out(stage: &mut Stage) -> Outcome {
     const BOUND: Duration = Duration::from_secs(1);
     const USUAL: Duration = Duration::from_millis(200);
     if !stage.manifest().daemon.knows_peer_users {
-        return not_applicable("the daemon is not told the users of connections (`daemon.knows_peer_users`)");
+        return not_applicable(
+            "the daemon does not know the users of connections (`daemon.knows_peer_users`)",
+        );
     }
     let Some(nobody) = platform::nobody().filter(|_| platform::is_root()) else {
         return untestable("the suite may not act as another user here");
@@ -174,20 +176,20 @@ fn strangers_do_not_lock_out(stage: &mut Stage) -> Outcome {
         ));
         ensure!(worst <= BOUND, "a handshake was answered after {} ms", worst.as_millis());
         ensure!(median <= USUAL, "half of the handshakes took {} ms or more", median.as_millis());
-        // A daemon that the system ends for its memory answers nobody.
+        // A daemon that the system kills for its memory answers no request.
         ensure!(grown <= GROWTH, "memory grew by {grown} bytes");
         ensure_writes_little(&daemon, &live, written, began)
     })
 }
 
-/// How many lines the daemon has written, to its output and its log.
+/// Counts the lines that the daemon has written, to its output and its log.
 fn lines(daemon: &Daemon, live: &ReadyDaemon) -> usize {
     let log = std::fs::read(live.log_path()).unwrap_or_default();
     let all = [daemon.output().all(), log].concat();
     String::from_utf8_lossy(&all).lines().count()
 }
 
-/// Since `began`, when it had written so many, the daemon has written no more lines than strangers may make it write.
+/// Fails if the daemon has written more lines since `began`, when it had written so many, than strangers may make it write.
 fn ensure_writes_little(daemon: &Daemon, live: &ReadyDaemon, written: usize, began: Instant) -> Outcome {
     let (more, lasted) = (lines(daemon, live) - written, began.elapsed());
     live.observed(format!("{more} lines in {} ms", lasted.as_millis()));
@@ -196,14 +198,14 @@ fn ensure_writes_little(daemon: &Daemon, live: &ReadyDaemon, written: usize, beg
     Ok(())
 }
 
-/// The owner's handshakes and its client's, while the crowd is there; how long each handshake took.
+/// Makes the owner's handshakes and its client's connects during the crowd; returns how long each handshake took.
 fn with_crowd(
     stage: &mut Stage,
     live: &ReadyDaemon,
     crowd: &Crowd,
     handshakes: usize,
 ) -> Outcome<Vec<Duration>> {
-    // What is judged is that they are there, and not the burst in which they came.
+    // The crowd is judged, and not the burst in which it arrived.
     let over = until(Instant::now() + ANSWER, || live.is_ready().then_some(()));
     ensure!(over.is_some(), "no handshake is answered");
     stage.precondition(format!(
@@ -346,7 +348,7 @@ fn stranger_does_not_delay_the_end(stage: &mut Stage) -> Outcome {
                 let _ = connection.send(&unfinished(&door, 1_000, 10), deadline);
                 open.push(connection);
             }
-            // They have been taken before what comes after them is answered.
+            // They were accepted before a later handshake is answered.
             if !live.is_ready() {
                 return inconclusive("the good handshake after them is not answered");
             }
@@ -404,7 +406,7 @@ fn strangers_write_little(stage: &mut Stage) -> Outcome {
         for request in requests.iter().cycle().take(MANY) {
             let deadline = Instant::now() + ANSWER;
             if let Ok(mut connection) = Connection::open(live.target.address, deadline) {
-                // What it answers is judged elsewhere; a request that is cut off may get nothing.
+                // Other cases judge the answers; an incomplete request may get none.
                 let _ = connection.send(request, deadline).and_then(|()| connection.finish());
                 let _ = connection.read_response(deadline);
             }
@@ -421,7 +423,7 @@ fn strangers_write_little(stage: &mut Stage) -> Outcome {
     if lasted > Duration::from_mins(1) {
         return inconclusive("the requests took more than a minute");
     }
-    // Everything that it says of them has been said when nothing more comes for a while.
+    // All events about them have arrived when none has come for a while.
     let events = stream.as_mut().map_or_else(Vec::new, |stream| {
         follow(stream, Instant::now() + Duration::from_secs(1), |_| false).events
     });

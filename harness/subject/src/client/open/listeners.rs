@@ -1,4 +1,4 @@
-//! Who listens where on this machine, by the tables of the kernel.
+//! Which user listens at which address of this machine, from the kernel's tables.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,7 +8,7 @@ use crate::fault::broken;
 /// The state of a socket that listens.
 const LISTEN: &str = "0A";
 
-/// Another user who listens at an address to which a browser may resolve the host of an origin on loopback.
+/// Returns another user who listens at an address to which a browser may resolve the host of a loopback origin.
 pub(super) fn stranger_at(origin: &str) -> Option<u32> {
     let (scheme, rest) = origin.split_once("://")?;
     let default = if scheme == "https" { 443 } else { 80 };
@@ -26,7 +26,7 @@ pub(super) fn stranger_at(origin: &str) -> Option<u32> {
     there.next().map(|(_, _, uid)| *uid).filter(|_| !broken("BROW-46.unasked"))
 }
 
-/// The loopback addresses to which a browser may resolve a host.
+/// Returns the loopback addresses to which a browser may resolve a host.
 fn addresses(host: &str) -> Vec<IpAddr> {
     let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
     if host == "localhost" || host.ends_with(".localhost") {
@@ -40,21 +40,21 @@ fn addresses(host: &str) -> Vec<IpAddr> {
     address.into_iter().filter(IpAddr::is_loopback).collect()
 }
 
-/// Every address at which some process listens, with its port and the user whose it is.
+/// Returns every address at which a process listens, with its port and user.
 fn listening() -> Vec<(IpAddr, u16, u32)> {
     let tables =
         ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
     tables.iter().flat_map(|table| table.lines()).filter_map(socket).collect()
 }
 
-/// A line of a table, if its socket listens.
+/// Parses a line of a table; `None` unless its socket listens.
 fn socket(line: &str) -> Option<(IpAddr, u16, u32)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (address, port) = fields.get(1)?.split_once(':')?;
     if *fields.get(3)? != LISTEN {
         return None;
     }
-    // Each four bytes of it are a number of the machine's own order.
+    // Each four bytes of it are a number in this machine's byte order.
     let words = (0..address.len())
         .step_by(8)
         .map(|at| u32::from_str_radix(address.get(at..at + 8)?, 16).ok());
