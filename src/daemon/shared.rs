@@ -122,7 +122,7 @@ impl Shared {
             }
             Err(fault) => Some(text(fault)),
         };
-        self.conditions.note("the credential on disk is not taken on", refused);
+        self.conditions.note("the credential on disk is refused", refused);
         Ok(sight)
     }
 

@@ -221,7 +221,7 @@ fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
     loop {
         match rustix::fs::open(
             existing,
-            system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            system::LOOKUP_FLAGS | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         ) {
             Ok(directory) => {
@@ -259,7 +259,7 @@ fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = system::LOOKUP_FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 

@@ -98,7 +98,7 @@ fn a_lasting_condition_is_logged_when_it_begins_and_when_it_ends() {
     let mut daemon = home.run(&[]);
     for (name, line) in [
         ("registration.json", "the registration cannot be used"),
-        ("credential", "the credential on disk is not taken on"),
+        ("credential", "the credential on disk is refused"),
     ] {
         chmod(home.file(name), 0o644);
         daemon.wait_for_log(line);
