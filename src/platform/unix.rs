@@ -362,8 +362,9 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    // The file is empty, and others may read that.
-    let file = check_owner(open_or_create(path, OFlags::RDWR)?)?;
+    // The file is empty, and others may read that. A descriptor that can write would keep the file system from being
+    // mounted read-only.
+    let file = check_owner(open_or_create(path, OFlags::RDONLY)?)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
