@@ -30,7 +30,7 @@ fn fill(home: &Home, bytes: usize) {
     let stderr = format!("/proc/{}/fd/2", pid(home).as_raw_nonzero());
     for _ in 0..bytes.div_ceil(PART) {
         let mut log = fs::OpenOptions::new().append(true).open(&stderr).unwrap();
-        log.write_all(&[b'.'; PART]).unwrap();
+        log.write_all(&vec![b'.'; PART]).unwrap();
         for _ in 0..LINES {
             assert_eq!(raw.ask("GET /nowhere", None).0, 404);
         }
