@@ -94,6 +94,16 @@ pub(crate) enum Error {
     ))]
     NotOpened { program: String },
 
+    /// There is no page host, and the user did not name another one.
+    #[error(
+        "the daemon does not hold its port on both 127.0.0.1 and [::1], so its page has no host of its own"
+    )]
+    #[diagnostic(help(
+        "`locald restart` tries other ports; `locald open --host 127.0.0.1` opens the page where what another program left \
+         in the browser may see its token"
+    ))]
+    NoPageHost,
+
     /// A handoff to a page that another user may serve.
     #[error("another user (uid {uid}) listens at {address}, where a browser may connect for {origin}")]
     #[diagnostic(help(
@@ -141,7 +151,7 @@ impl Error {
             Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
             Self::NoCredential(_) => Outcome::Absent.exit_code(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),
-            Self::NotOpened { .. } => 19,
+            Self::NotOpened { .. } | Self::NoPageHost => 19,
             Self::TakenPort { .. } => Outcome::Foreign.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
             _ => 1,
@@ -163,7 +173,7 @@ impl Error {
             } => Outcome::Unreachable.as_str(),
             Self::NoCredential(_) => Outcome::Absent.as_str(),
             Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
-            Self::NotOpened { .. } => "not-opened",
+            Self::NotOpened { .. } | Self::NoPageHost => "not-opened",
             Self::TakenPort { .. } => Outcome::Foreign.as_str(),
             _ => "error",
         }

@@ -3,9 +3,10 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
+use std::sync::{Mutex, PoisonError};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::Error;
 use crate::loopback::is_missing_family;
@@ -19,8 +20,53 @@ pub(super) struct Bound {
     pub(super) listeners: Vec<TcpListener>,
     /// The address for the record.
     pub(super) url: LoopbackUrl,
-    /// Whether no other process can listen at the port on either address family (BROW-36).
-    pub(super) is_exclusive: bool,
+    /// The port on the address family that the record does not name.
+    pub(super) other_family: OtherFamily,
+}
+
+/// Whether another process can listen at the daemon's port on the address family that the record does not name (BROW-36).
+#[derive(Debug)]
+pub(super) struct OtherFamily(Mutex<Hold>);
+
+#[derive(Debug)]
+enum Hold {
+    /// The daemon listens there.
+    Listener,
+    /// This host does not have the family.
+    Missing(SocketAddr),
+    /// The family was missing when the daemon started. The port is bound now, and refuses connections.
+    Reserved { _socket: TcpSocket },
+    /// Another process has the port there.
+    Taken,
+}
+
+impl OtherFamily {
+    fn new(hold: Hold) -> Self {
+        Self(Mutex::new(hold))
+    }
+
+    /// Returns whether no other process can listen there. Binds the port if the family was missing and is not any more.
+    pub(super) fn try_hold(&self) -> bool {
+        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Hold::Missing(address) = *hold {
+            match reserve(address) {
+                Ok(socket) => *hold = Hold::Reserved { _socket: socket },
+                Err(error) if is_missing_family(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, %address, "the port cannot be bound, so the daemon's page has no host of its own");
+                    *hold = Hold::Taken;
+                }
+            }
+        }
+        !matches!(*hold, Hold::Taken)
+    }
+}
+
+/// Binds a port without listening: a browser that connects is refused, and goes to the other family.
+fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Binds a port on loopback: of IPv4 if this host has it (REG-5), and if `both`, of IPv6 too (BROW-36).
@@ -36,26 +82,31 @@ pub(super) async fn bind(both: bool) -> Result<Bound, Error> {
         check_loopback(address).map_err(Error::NoLoopback)?;
         let port = NonZeroU16::new(address.port());
         let port = port.ok_or_else(|| Error::Listen(ErrorKind::AddrNotAvailable.into()))?;
-        let mut bound = Bound {
-            listeners: vec![listener],
-            url: LoopbackUrl::new(host, port),
-            is_exclusive: host == LoopbackHost::V6,
+        let mut listeners = vec![listener];
+        let at = |address: IpAddr| SocketAddr::new(address, port.get());
+        let hold = if host == LoopbackHost::V6 {
+            Hold::Missing(at(Ipv4Addr::LOCALHOST.into()))
+        } else if !both {
+            Hold::Taken
+        } else {
+            match bind_at(Ipv6Addr::LOCALHOST, port.get()).await {
+                Ok(second) => {
+                    listeners.push(second);
+                    Hold::Listener
+                }
+                Err(error) if is_missing_family(&error) => Hold::Missing(at(Ipv6Addr::LOCALHOST.into())),
+                Err(error) if error.kind() == ErrorKind::AddrInUse && ports_left > 0 => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "the port cannot be bound on [::1], so the daemon's page has no host of its own");
+                    Hold::Taken
+                }
+            }
         };
-        if !both || bound.is_exclusive {
-            return Ok(bound);
-        }
-        match bind_at(Ipv6Addr::LOCALHOST, port.get()).await {
-            Ok(second) => {
-                bound.listeners.push(second);
-                bound.is_exclusive = true;
-            }
-            Err(error) if is_missing_family(&error) => bound.is_exclusive = true,
-            Err(error) if error.kind() == ErrorKind::AddrInUse && ports_left > 0 => continue,
-            Err(error) => {
-                tracing::warn!(%error, "the port cannot be bound on [::1], so the daemon's page has no host of its own");
-            }
-        }
-        return Ok(bound);
+        return Ok(Bound {
+            listeners,
+            url: LoopbackUrl::new(host, port),
+            other_family: OtherFamily::new(hold),
+        });
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) async fn drive(
             Effect::Await(bound) => {
                 shared.wait(bound.min(shared.patience())).await;
                 shared.look_at_origins();
+                // Binds the port on a family that has come up meanwhile.
+                shared.other_family.try_hold();
                 Outcome::Done
             }
             Effect::Pause(bound) => {

@@ -172,7 +172,11 @@ impl Entrance {
         let descriptors = platform::most_descriptors().unwrap_or(usize::MAX);
         // At least the 128 of PER-29; the rest of the descriptors is for files and for connections that are being evicted.
         let all = (descriptors / 4 * 3).clamp(128, 16_384);
-        let peers = Peers::open().ok();
+        let peers = Peers::open()
+            .inspect_err(
+                |error| tracing::info!(%error, "the system does not report the users of connections"),
+            )
+            .ok();
         let others = if peers.is_some() { MAX_STRANGERS_OF_OTHERS } else { MAX_STRANGERS_OF_UNKNOWN };
         let limits = Limits { all, others: others.min(all / 2), reserve: all / 16 };
         Self {

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::admission::Admission;
+use super::bind::OtherFamily;
 use super::conditions::Conditions;
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
@@ -39,7 +40,9 @@ pub(super) struct Shared {
     pub(super) world: World,
     pub(super) url: LoopbackUrl,
     pub(super) authority: String,
+    /// Valid while the other family is held.
     pub(super) page_host: Option<PageHost>,
+    pub(super) other_family: OtherFamily,
     pub(super) state_dir: StateDir,
     /// The credential, of which each answer holds a receiver.
     pub(super) credential: watch::Sender<Credential>,
@@ -122,7 +125,7 @@ impl Shared {
             }
             Err(fault) => Some(text(fault)),
         };
-        self.conditions.note("the credential on disk is not taken on", refused);
+        self.conditions.note("the credential on disk is refused", refused);
         Ok(sight)
     }
 
@@ -248,8 +251,9 @@ impl Identity for Shared {
         self.url.port()
     }
 
+    /// BROW-36
     fn page_host(&self) -> Option<&PageHost> {
-        self.page_host.as_ref()
+        self.page_host.as_ref().filter(|_| self.other_family.try_hold())
     }
 
     /// HS-15: the record is read again before the answer is `ready`.
@@ -319,7 +323,7 @@ impl Handle {
     /// Returns the host of the daemon's own page; `None` if browsers are not let in, or if the daemon's port is taken on the
     /// other address family. It belongs in the address that opens the page, and nowhere else (BROW-41).
     pub fn page_host(&self) -> Option<&PageHost> {
-        self.0.page_host.as_ref()
+        self.0.page_host()
     }
 
     /// When it started, by the wall clock.

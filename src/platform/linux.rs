@@ -22,7 +22,7 @@ use super::{lacks_owner_bits, with_owner_all};
 pub(super) const STATE_HOME: Option<&str> = None;
 
 /// How a directory is opened in which names are looked up: this needs no permission to read it.
-pub(super) const TO_LOOK_UP: OFlags = OFlags::PATH;
+pub(super) const LOOKUP_FLAGS: OFlags = OFlags::PATH;
 
 /// Restores the owner's permission bits that a umask took from a directory that this process has just created. It uses a
 /// descriptor, because another process may have replaced the directory since (DIR-21).
@@ -309,8 +309,8 @@ mod tests {
             drop(client);
             assert_eq!(peers.user(peer, own), None, "{address}");
             // A socket that listens is not the end of a connection.
-            let nobody = SocketAddr::new(own.ip(), 1);
-            assert_eq!(peers.user(own, nobody), None, "{address}");
+            let unused = SocketAddr::new(own.ip(), 1);
+            assert_eq!(peers.user(own, unused), None, "{address}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) const STATE_HOME: Option<&str> = if cfg!(target_os = "macos") {
 };
 
 /// How a directory is opened in which names are looked up.
-pub(super) const TO_LOOK_UP: OFlags = OFlags::RDONLY;
+pub(super) const LOOKUP_FLAGS: OFlags = OFlags::RDONLY;
 
 /// Restores the owner's permission bits that a umask took from a directory that this process has just created. Follows no link.
 #[allow(unsafe_code)]

@@ -221,7 +221,7 @@ fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
     loop {
         match rustix::fs::open(
             existing,
-            system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            system::LOOKUP_FLAGS | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         ) {
             Ok(directory) => {
@@ -259,7 +259,7 @@ fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = system::TO_LOOK_UP | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = system::LOOKUP_FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
 
@@ -362,8 +362,9 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// (REG-16).
 #[cfg(feature = "daemon")]
 pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
-    // The file is empty, and others may read that.
-    let file = check_owner(open_or_create(path, OFlags::RDWR)?)?;
+    // The file is empty, and others may read that. A descriptor that can write would keep the file system from being
+    // mounted read-only.
+    let file = check_owner(open_or_create(path, OFlags::RDONLY)?)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {

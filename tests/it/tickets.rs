@@ -28,7 +28,7 @@ fn a_ticket_admits_once_and_in_time() {
         assert_eq!(redeem(guess, now), Err(Refused::Unknown));
     }
     assert_eq!(redeem(ticket.secret.expose(), now + TICKET_LIFETIME), Ok(()));
-    // A second use is one, however late it comes, and told once (BROW-47).
+    // A second use is reported, however late it is, and once (BROW-34, BROW-47).
     assert_eq!(
         redeem(ticket.secret.expose(), now + 9 * TICKET_LIFETIME),
         Err(Refused::Used(handoff(ORIGIN)))
@@ -69,7 +69,7 @@ fn the_number_of_tickets_is_bounded_and_the_newest_work() {
 
 /// CRED-17.
 #[test]
-fn a_revoked_ticket_admits_nobody_and_a_used_one_stays_known() {
+fn a_revoked_ticket_admits_nothing_and_a_used_one_stays_known() {
     let (tickets, now) = (Tickets::new(), Instant::now());
     let [fresh, used] = [(); 2].map(|()| tickets.issue(handoff(ORIGIN), now));
     let redeem = |ticket: &IssuedTicket| tickets.redeem(ticket.secret.expose(), &handoff(ORIGIN), now);

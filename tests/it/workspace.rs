@@ -1,5 +1,5 @@
-//! What holds of the whole tree: the walls between its packages, and the licences and sources of its dependencies. All of it
-//! offline, from `cargo metadata`.
+//! Properties of the whole tree: the walls between its packages, and the licences and sources of its dependencies, all read
+//! offline from `cargo metadata`.
 
 use std::fs;
 use std::process::Command;

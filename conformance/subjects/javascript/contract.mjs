@@ -33,8 +33,8 @@ export class Malformed extends Error {}
 
 // One JSON object in UTF-8 with unique keys at every depth and nothing around it (REG-9). JSON.parse takes the last of
 // two equal keys, makes 1.0 an integer and lets lone surrogates pass, so the text is gone through once more, token by
-// token. Returns the object and, for each of its members, the text of the value without the white space between tokens; and
-// whether readers in other languages read all of it as this program does (STR-31).
+// token. Returns the object; for each of its members, the text of the value without the white space between tokens; and whether
+// readers in other languages read all of it as this program does (STR-31).
 export function strictJson(content) {
   let text, value;
   try {
@@ -187,8 +187,8 @@ export function readCredential(where) {
   }
 }
 
-// No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets none
-// at exactly this limit. Node has no setrlimit(2), so that this takes the tool of util-linux; without it, there is a dump.
+// No core dump holds the credential (CRED-15): a file would be longer than a byte, and at exactly this limit no dump is piped to
+// a program. Node has no setrlimit(2), so this needs a tool of util-linux; without it, there is a dump.
 export function dumpNothing() {
   spawnSync('prlimit', ['--core=1:', '--pid', String(process.pid)], { stdio: 'ignore' });
 }
@@ -311,7 +311,7 @@ async function probeAddress(address, authority, credential, patience) {
   const nonce = crypto.randomBytes(32).toString('base64url'); // HS-28
   const proof = `Local-Daemon-Proof nonce="${nonce}", mac="${clientMac(credential, authority, nonce)}"`;
   const head = `GET ${HANDSHAKE} HTTP/1.1\r\nHost: ${authority}\r\nAuthorization: ${proof}\r\nConnection: close\r\n\r\n`;
-  // No redirects (HS-29), no proxy (HS-30), a bound on all that is no body (HS-31).
+  // No redirects (HS-29), no proxy (HS-30), a bound on everything but the body (HS-31).
   const socket = net.connect(address);
   const connection = new Connection(socket, MOST);
   let answer;

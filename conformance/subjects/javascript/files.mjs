@@ -141,7 +141,7 @@ export function prepare(where, content) {
 // NFS, SMB, 9p, AFS and Ceph, as statfs(2) names them.
 const NETWORK = new Set([0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x01021997, 0x5346414f, 0x00c36400]);
 
-// A directory and those above it that are missing, none of them in another user's directory (DIR-22).
+// Creates a directory and the missing ones above it, but none in another user's directory (DIR-22).
 function makeMissing(where) {
   const above = path.dirname(where);
   if (!fs.existsSync(above)) makeMissing(above);

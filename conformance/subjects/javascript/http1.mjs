@@ -1,9 +1,9 @@
 // HTTP/1.1 over one connection, as far as a loopback daemon and its clients need it (chapter 10, "Bounds").
 //
-// node:http would be shorter, and cannot do it. As a server it has one answer, 431, for a target and for headers that are too
-// long, answers 400 to methods that it does not know, before anybody has asked who sends them, and renders both for nobody.
-// As a client it bounds each head by itself, and not all of them. Neither side trusts the other, so that every read has a
-// bound in bytes and one in time.
+// node:http would be shorter, but cannot do it. As a server it has one answer, 431, for a target and for headers that are too
+// long, answers 400 to methods that it does not know before it authenticates the request, and lets the program render neither.
+// As a client it bounds each head, but not all of them together. Neither side trusts the other, so every read has a bound in
+// bytes and one in time.
 
 // What a daemon takes is more than the second column of chapter 10's table and less than the third (PER-29, PER-30).
 export const MOST_TARGET = 8 * 1024; // bytes of a request target
@@ -86,8 +86,8 @@ function readHeaders(message, lines) {
   }
 }
 
-// A socket that is read when somebody wants to, with what has come and is not yet used. A client sets `spare`: how many bytes
-// may come that are no body (HS-31). What Node itself reads ahead, up to 64 KiB, comes on top.
+// A socket that is read on demand, with a buffer of what was received and not yet used. A client sets `spare`: how many bytes
+// other than the body it may receive (HS-31). What Node itself reads ahead, up to 64 KiB, is not counted.
 export class Connection {
   buffer = Buffer.alloc(0);
   hasSentHead = false; // a whole one, ever
@@ -116,7 +116,7 @@ export class Connection {
     try {
       await new Promise((resolve, reject) => {
         happened = resolve;
-        // What has come while this process had no turn counts as come in time: immediates are called after input and output.
+        // What arrived while this process did not run is in time: immediates are called after input and output.
         const late = () => setImmediate(() => reject(new Late()));
         timer = setTimeout(late, Math.max(deadline - performance.now(), 0));
         for (const event of events) this.socket.on(event, happened);
@@ -134,14 +134,14 @@ export class Connection {
     return taken;
   }
 
-  // The same of what is no body.
+  // Takes bytes that are not the body.
   takeFraming(end, skip) {
     this.spare -= end + skip;
     if (this.spare < 0) throw headersTooLarge();
     return this.take(end, skip);
   }
 
-  // Receives more of what is no body, as all of the buffer is.
+  // Receives more, when nothing in the buffer is the body.
   async receiveFraming(deadline) {
     if (this.buffer.length >= this.spare) throw headersTooLarge();
     await this.receive(deadline);
@@ -224,7 +224,7 @@ export class Connection {
     }
   }
 
-  // All that comes until the other side has closed.
+  // Everything until the other side closes.
   async *rest(until) {
     try {
       for (;;) {

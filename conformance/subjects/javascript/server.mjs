@@ -66,8 +66,8 @@ export class Server {
     await connection.close(2000);
   }
 
-  // Where there is no room, the oldest stranger goes, first one that has not sent a whole head (PER-43): whose they are, this
-  // program cannot tell.
+  // If there is no room, the oldest stranger is closed, and first one that has not sent a whole head (PER-43): this program does
+  // not know their users.
   #hasRoomFor(connection) {
     if (this.#strangers.size + this.#known.size >= MOST_CONNECTIONS) {
       let [oldest] = this.#strangers;

@@ -68,7 +68,7 @@ def is_read_alike(value, levels=64):
         return levels > 0 and all(is_read_alike(member, levels - 1) for member in inner)
     try:
         return not isinstance(value, (int, float)) or math.isfinite(value)
-    except OverflowError:  # an integer that no double is near to
+    except OverflowError:  # an integer beyond the range of a double
         return False
 
 
@@ -201,8 +201,8 @@ def read_credential(path):
 
 
 def dump_nothing():
-    """No core dump holds the credential (CRED-15): a file is longer than a byte, and a program that dumps are piped to gets
-    none at exactly this limit. What this process starts may still have its own."""
+    """No core dump holds the credential (CRED-15): a file would be longer than a byte, and at exactly this limit no dump is
+    piped to a program. What this process starts may raise its limit again."""
     most = resource.getrlimit(resource.RLIMIT_CORE)[1]
     resource.setrlimit(resource.RLIMIT_CORE, (1 if most else 0, most))
 

@@ -118,7 +118,7 @@ def replace(path, content, unless=lambda: False):
 
 
 def make_missing(path):
-    """A directory and those above it that are missing, none of them in another user's directory (DIR-22)."""
+    """Creates a directory and the missing ones above it, but none in another user's directory (DIR-22)."""
     above, name = os.path.split(path)
     try:
         fd = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

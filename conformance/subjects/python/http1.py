@@ -63,15 +63,15 @@ class Head:
 
 
 class Connection:
-    """A socket with a buffer of what has been received and not yet read. A client sets `spare`: how many bytes may come that
-    are no body (HS-31)."""
+    """A socket with a buffer of what has been received and not yet read. A client sets `spare`: how many bytes other than the
+    body it may receive (HS-31)."""
 
     def __init__(self, sock, spare=None):
         self.sock, self.buffer, self.spare = sock, b"", spare
         self.has_sent_head = False  # a whole one, ever
 
     def peek(self):
-        """Looks whether a whole head has come already, before anybody reads it."""
+        """Notes whether a whole head has arrived, without reading it."""
         self.sock.setblocking(False)
         try:
             self.has_sent_head = b"\r\n\r\n" in self.sock.recv(MOST_HEADERS, socket.MSG_PEEK)
@@ -79,7 +79,7 @@ class Connection:
             pass
 
     def room(self):
-        """How many bytes may be received while all that is in the buffer is no body."""
+        """How many bytes may be received when nothing in the buffer is the body."""
         if self.spare is None:
             return 65536
         if self.spare <= len(self.buffer):
@@ -100,7 +100,7 @@ class Connection:
         return taken
 
     def take_framing(self, end, skip):
-        """The same of what is no body."""
+        """Takes bytes that are not the body."""
         if self.spare is not None:
             if self.spare < end + skip:
                 raise HEADERS_TOO_LARGE
@@ -215,7 +215,7 @@ class Connection:
             return False
 
     def cut(self):
-        """Ends it, for another thread to see."""
+        """Shuts the connection down, so that its thread sees the end."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -56,7 +56,7 @@ class Server:
     def accept(self):
         while True:
             select.select([self.listener], [], [])
-            # All that wait, before any of them is served: another user can open more in a moment than threads can be started.
+            # All that wait are accepted before any is served: another user can open more at once than threads can be started.
             waiting = []
             try:
                 while len(waiting) < BACKLOG:
@@ -80,8 +80,8 @@ class Server:
                     self.leave(connection)
 
     def has_room_for(self, connection):
-        """Where there is none, the oldest stranger goes, first one that has not sent a whole head (PER-43): whose they are,
-        this program cannot tell."""
+        """If there is no room, the oldest stranger is closed, and first one that has not sent a whole head (PER-43): this
+        program does not know their users."""
         with self.lock:
             if len(self.connections) >= MOST_CONNECTIONS:
                 strangers = [other for other, is_known in self.connections.items() if not is_known]

@@ -108,7 +108,7 @@ impl Drop for Private {
     }
 }
 
-/// Runs a daemon in this process, in a state directory that nobody else looks into (CONN-35).
+/// Runs a daemon in this process, in a state directory that no other process uses (CONN-35).
 fn private(context: &Context) -> Result<u8, Error> {
     let directory = Private::create()?;
     let path = directory.0.as_path();

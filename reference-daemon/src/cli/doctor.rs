@@ -24,10 +24,10 @@ use super::status::LOOK;
 use crate::error::{Error, advice};
 use crate::render::printable;
 
-/// What a launch or a removal that was killed left behind is nobody's after this long.
-const OLD: Duration = Duration::from_hours(1);
-/// A launcher file is gone before that, where a daemon runs.
-const LAUNCHER_LIFE: Duration = Duration::from_mins(1);
+/// After this long, no process needs what a killed launch or removal left behind.
+const LEFTOVER_MIN_AGE: Duration = Duration::from_hours(1);
+/// A running daemon removes a launcher file sooner.
+const LAUNCHER_MIN_AGE: Duration = Duration::from_mins(1);
 /// How long a connection may take that is to be refused.
 const REFUSAL_BOUND: Duration = Duration::from_secs(1);
 
@@ -232,17 +232,17 @@ impl<'a> Diagnosis<'a> {
     fn leftovers(&mut self) -> Result<(), Error> {
         // CONV-38: a rename does not change the time of the last write.
         let changed = |meta: &Metadata| UNIX_EPOCH + Duration::from_secs(meta.ctime().max(0).cast_unsigned());
-        let (old, young) = self.by_age(self.directory.leftovers()?, OLD, changed);
+        let (old, young) = self.by_age(self.directory.leftovers()?, LEFTOVER_MIN_AGE, changed);
         let (needed, old): (Vec<_>, Vec<_>) = old.into_iter().partition(|path| self.may_be_needed(path));
-        self.left_behind("leftovers", old, young + needed.len(), OLD);
+        self.left_behind("leftovers", old, young + needed.len(), LEFTOVER_MIN_AGE);
         Ok(())
     }
 
     /// Launcher files whose daemon was gone before it could remove them (BROW-17).
     fn launchers(&mut self) -> Result<(), Error> {
         let written = |meta: &Metadata| meta.modified().unwrap_or(self.now);
-        let (old, young) = self.by_age(self.directory.launchers()?, LAUNCHER_LIFE, written);
-        self.left_behind("launchers", old, young, LAUNCHER_LIFE);
+        let (old, young) = self.by_age(self.directory.launchers()?, LAUNCHER_MIN_AGE, written);
+        self.left_behind("launchers", old, young, LAUNCHER_MIN_AGE);
         Ok(())
     }
 
@@ -469,8 +469,8 @@ mod tests {
                 diagnosis.leftovers().unwrap();
                 diagnosis.fixed.len()
             };
-            assert_eq!(look_at(SystemTime::now() + OLD / 2), 0, "none is old");
-            assert_eq!(look_at(SystemTime::now() + OLD * 2), 2);
+            assert_eq!(look_at(SystemTime::now() + LEFTOVER_MIN_AGE / 2), 0, "none is old");
+            assert_eq!(look_at(SystemTime::now() + LEFTOVER_MIN_AGE * 2), 2);
             assert!(needed.iter().all(|path| path.exists()) && !not_needed.iter().any(|path| path.exists()));
         };
         tokio::task::spawn_blocking(look).await.unwrap();

@@ -50,7 +50,7 @@ opens that file, or else the desktop's own choice (xdg-open, open). A daemon is 
 The page is at a host of its own below localhost, which is new with each daemon, so that nothing that another program left
 in the browser for this port can see the token. At another --host that may happen.
 
-Exit code 19 if no browser has opened the page within 5 s.";
+Exit code 19 if no browser has opened the page within 5 s, or if the page has no host of its own and no --host is given.";
 
 const HANDOFF_NOTES: &str = "\
 Example:
@@ -113,9 +113,8 @@ impl Open {
             let why = match (&self.host, unresolved) {
                 (Some(_), _) => "",
                 (None, true) => " (this system does not resolve names below localhost)",
-                (None, false) => {
-                    " (the daemon does not hold its port on both address families; `locald restart` tries others)"
-                }
+                // Another user may have taken the ports in order to have it opened elsewhere.
+                (None, false) => return Err(Error::NoPageHost),
             };
             note(&format!(
                 "locald: the page is not at a host of its own{why}; what another program left in the browser for {page} may see \

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::path::Path;
 
 use local_daemon::perimeter::Origin;
@@ -23,6 +23,20 @@ struct Place {
 impl Place {
     /// Returns `None` for an origin that is not on loopback, or not one of HTTP.
     fn of(origin: &Origin) -> Option<Self> {
+        Self::by(origin, |_, _| Vec::new())
+    }
+
+    /// The same, but other names than `localhost` are resolved: `/etc/hosts` may give the machine's own name a loopback
+    /// address.
+    fn resolve(origin: &Origin) -> Option<Self> {
+        // A browser cannot connect to a name that does not resolve either.
+        Self::by(origin, |host, port| match (host, port).to_socket_addrs() {
+            Ok(addresses) => addresses.map(|address| address.ip().to_canonical()).collect(),
+            Err(_) => Vec::new(),
+        })
+    }
+
+    fn by(origin: &Origin, resolve: impl FnOnce(&str, u16) -> Vec<IpAddr>) -> Option<Self> {
         let (scheme, rest) = origin.as_str().split_once("://")?;
         let default = match scheme {
             "http" => 80,
@@ -36,8 +50,7 @@ impl Place {
         };
         let addresses = if host == "localhost" || host.ends_with(".localhost") {
             vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
-        } else {
-            let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+        } else if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             vec![match address.to_canonical() {
                 // The unspecified address is this host too.
                 IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -45,7 +58,10 @@ impl Place {
                 address if address.is_loopback() => address,
                 _ => return None,
             }]
+        } else {
+            resolve(host, port)
         };
+        addresses.iter().any(IpAddr::is_loopback).then_some(())?;
         Some(Self { addresses, port })
     }
 
@@ -108,7 +124,7 @@ pub(super) fn is_ambiguous(origin: &Origin) -> bool {
 /// # Errors
 /// Fails if another user does, or if the sockets cannot be read.
 pub(super) fn check_listeners(origin: &Origin) -> Result<(), Error> {
-    let Some(place) = Place::of(origin) else {
+    let Some(place) = Place::resolve(origin) else {
         return Ok(());
     };
     if !cfg!(target_os = "linux") {
@@ -184,6 +200,15 @@ mod tests {
                 assert!(Place::of(&origin).is_none(), "{origin}");
             }
         }
+        let resolved = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            let origin: Origin = "http://my-machine:3000".parse().unwrap();
+            Place::by(&origin, |_, _| addresses).map(|place| place.addresses.len())
+        };
+        assert_eq!(resolved(&["127.0.1.1"]), Some(1));
+        assert_eq!(resolved(&["192.0.2.1", "::1"]), Some(2));
+        assert_eq!(resolved(&["192.0.2.1"]), None);
+        assert_eq!(resolved(&[]), None);
         assert!(is_ambiguous(&"http://localhost:1".parse().unwrap()));
         assert!(!is_ambiguous(&"http://127.0.0.1:1".parse().unwrap()));
     }

@@ -100,7 +100,7 @@ async fn around(State((app, table)): State<(Arc<App>, Table)>, mut request: Requ
         let answer = next.run(request).await;
         return if text { as_text(answer).await } else { answer };
     }
-    let method = request.method().clone();
+    let method = standard(request.method());
     // CRED-8: a path that is no route, and a part of one that varies, can hold the credential in any form.
     let path = request.uri().path();
     let route = table.iter().map(|(pattern, _)| *pattern).find(|pattern| is_like(pattern, path));
@@ -109,8 +109,16 @@ async fn around(State((app, table)): State<(Arc<App>, Table)>, mut request: Requ
     request.extensions_mut().insert(before);
     let answer = next.run(request).await;
     drop(open);
-    tracing::debug!(%method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
+    tracing::debug!(method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if text { as_text(answer).await } else { answer }
+}
+
+/// Returns the name of a method that HTTP defines; any other text is the client's, and can hold the credential (CRED-8).
+fn standard(method: &Method) -> Option<&'static str> {
+    let names = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+    ];
+    names.into_iter().find(|name| method == *name)
 }
 
 async fn as_text(answer: Response) -> Response {

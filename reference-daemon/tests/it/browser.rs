@@ -43,7 +43,7 @@ pub(crate) fn page_ticket(home: &Home) -> String {
     ticket(home, &json!({"kind": "page", "host": "127.0.0.1"}))
 }
 
-/// Another ticket, and the authority of the page host.
+/// A ticket for the page at its own host, and the authority of that host.
 fn at_page_host(home: &Home) -> (String, String) {
     let answer = issued(home, &json!({"kind": "page"}));
     let authority = text(&answer["page_url"]).strip_prefix("http://").unwrap().strip_suffix("/page").unwrap();
@@ -426,7 +426,7 @@ fn the_page_is_at_a_host_of_its_launch() {
                 "{at} {headers}"
             );
         }
-        // A reload, and a browser that takes the other family.
+        // A reload, from a browser that uses the other family.
         let v6 = std::net::TcpStream::connect(("::1", port.parse().unwrap())).unwrap();
         let shell = raw(&home).over(v6).at(&authority).bare("GET /", "", "");
         assert_eq!((shell.status, assert_page_headers(&shell, CACHE).len()), (401, 43));
@@ -464,9 +464,9 @@ fn the_page_is_at_a_host_of_its_launch() {
     assert_eq!(hosts.len(), 2);
 }
 
-/// BROW-41: with everything logged, the page host is in neither log nor file, and no other answer tells it.
+/// BROW-41: with everything logged, the page host is in neither log nor file nor any other answer.
 #[test]
-fn the_page_host_is_told_in_one_answer() {
+fn the_page_host_is_in_one_answer_alone() {
     let home = Home::new();
     let mut daemon = home.run_with(&["--allow-origin", APP], &[("LOCALD_LOG", "trace")]);
     let mut stream = listen(&home, "GET /v1/events", "");
@@ -538,9 +538,9 @@ fn a_ticket_can_be_waited_for() {
     });
 }
 
-/// BROW-36: what a daemon does if its port is not free on the other family. Each third bind is that of `[::1]`.
+/// BROW-36. Each third bind is that of `[::1]`.
 #[test]
-fn a_port_that_is_taken_on_the_other_family_makes_no_page_host() {
+fn a_daemon_whose_port_is_taken_on_the_other_family_tries_others_or_has_no_page_host() {
     for (inject, record, is_page_host) in [
         ("bind:error=EADDRINUSE:when=3", "127.0.0.1", true),
         ("bind:error=EADDRINUSE:when=3+3", "127.0.0.1", false),

@@ -1,4 +1,4 @@
-//! What is created, where, with which mode, and what is left as it is.
+//! Which directories and files are created, with which modes, and which are left as they are.
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
@@ -10,7 +10,7 @@ use crate::support::{Home, Output, chmod, mode, names};
 
 const NOBODY: u32 = 65_534;
 
-/// A home, and `locald` for its user: user nobody if the tests run as root, whom no mode keeps out.
+/// A home, and `locald` for its user: nobody if the tests run as root, for whom modes do not matter.
 struct User {
     home: Home,
     program: PathBuf,
@@ -94,7 +94,7 @@ fn modes_do_not_depend_on_the_umask() {
 
 /// DIR-21.
 #[test]
-fn the_mode_of_what_was_there_stays() {
+fn existing_files_and_directories_keep_their_modes() {
     let user = User::new();
     assert_eq!(user.locald(&["start"], "077").code, 0);
     assert_eq!(user.locald(&["stop"], "077").code, 0);
@@ -128,10 +128,10 @@ fn a_parent_may_be_a_link() {
 
 /// DIR-22.
 #[test]
-fn nothing_is_made_in_the_home_of_another_user() {
+fn nothing_is_created_in_the_home_of_another_user() {
     let user = User::new();
     if !user.is_other {
-        // It takes root to have the home of another user that may be written to.
+        // Only root can write to the home of another user.
         return;
     }
     let named = user.path().display().to_string();
@@ -163,7 +163,7 @@ fn the_directory_that_keeps_the_user_out_is_named() {
     let user = User::new();
     let local = user.path().join(".local");
     fs::create_dir(&local).unwrap();
-    // Root's, if the tests run as root: what a sudo of earlier days left.
+    // It belongs to root if the tests run as root, as after an earlier sudo.
     chmod(&local, if user.is_other { 0o700 } else { 0 });
     let named = |said: &str| said.contains(&format!("{}: ", Path::new(&local).display()));
     let word = if user.is_other { "belongs to user 0" } else { "Permission denied" };

@@ -106,7 +106,7 @@ fn a_note_is_one_that_every_reader_reads() {
     let mut stream = listen(&home, "?topics=note", "");
     let mut raw = Raw::connect(&home);
     for case in vectors("notes") {
-        // The one that is no text is refused by whatever reads JSON.
+        // The one that is not text is refused by any reader of JSON.
         let Some(body) = case["input"].as_str() else { continue };
         let answer = raw.with_credential("POST /v1/events", "", body);
         let expected = if case["accept"] == true { 201 } else { 400 };

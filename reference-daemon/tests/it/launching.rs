@@ -144,9 +144,9 @@ fn a_daemon_begins_with_a_state_of_its_own() {
     assert!(home.record().is_none());
 }
 
-/// CRED-15: neither daemon nor client leaves a core dump, and what they start has the limit of their caller.
+/// CRED-15: neither daemon nor client leaves a core dump, and the programs that they start have their caller's limit.
 #[test]
-fn a_limit_of_core_dumps_is_no_one_elses() {
+fn only_this_process_has_its_limit_of_core_dumps() {
     const LIMIT: &str = "ulimit -S -c 2000";
     let home = Home::new();
     let core = |limits: &str| {

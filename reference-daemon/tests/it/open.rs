@@ -118,9 +118,9 @@ fn is_page_host(authority: &str) -> bool {
     authority.find(".localhost:") == Some(32)
 }
 
-/// BROW-44: a browser that was started, and may not read the file.
+/// BROW-44: the browser starts, but does not open the file.
 #[test]
-fn open_does_not_say_opened_before_the_page_has_come() {
+fn open_reports_success_only_after_the_page_was_opened() {
     let browser = Browser::new();
     let began = Instant::now();
     let seen = browser.opens(&["open"]);
@@ -129,7 +129,7 @@ fn open_does_not_say_opened_before_the_page_has_come() {
     for word in ["--print-url", "--host 127.0.0.1", "a browser was started"] {
         assert!(seen.stderr.contains(word), "{seen:?}");
     }
-    // The ticket is good for what is left of its time.
+    // The ticket still works for the rest of its lifetime.
     let page = browser.read("file");
     let authority = between(&page, "action=\"http://", "/page\"");
     assert_eq!(status_of_form(&browser.home, authority, between(&page, "value=\"", "\"")), 200);
@@ -261,7 +261,7 @@ fn handoff_goes_to_a_listed_origin() {
     assert_eq!((answer.status, &answer.json()["origin"]), (200, &APP.into()));
 }
 
-/// BROW-46: a daemon of another user stands for whatever another user may serve.
+/// BROW-46: the listener of another user is a daemon of that user.
 #[test]
 fn handoff_to_a_port_of_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {

@@ -196,7 +196,7 @@ fn usage() {
 
 /// An answer that cannot be written is an error, unless its reader has left.
 #[test]
-fn a_full_disk_is_no_success() {
+fn an_answer_that_cannot_be_written_is_an_error() {
     let home = Home::new();
     assert_eq!(home.locald(&["start"]).code, 0);
     let ended = |args: &[&str], stdout: Stdio| {

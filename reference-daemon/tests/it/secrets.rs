@@ -80,7 +80,7 @@ fn it_is_in_no_argument_environment_log_or_answer() {
     }
 }
 
-/// CRED-9: whichever part of a request holds it, no answer does.
+/// CRED-9: no answer contains it, whichever part of the request does.
 #[test]
 fn no_answer_repeats_it() {
     let home = Home::new();
@@ -189,7 +189,7 @@ fn show_prints_it_and_rotate_replaces_it_for_all() {
     assert_eq!(old.ask("GET /v1/status", None).0, 401, "the old one is dead");
 }
 
-/// CRED-16, CRED-17: whoever held the old credential is out.
+/// CRED-16, CRED-17.
 #[test]
 fn rotation_ends_what_the_old_credential_opened() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! Requests that do not authenticate: what they may send, and what they keep from happening.
+//! Requests that have not authenticated: their bounds, and that they delay and fill nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Home, Raw, until};
 
-/// The doors that take a body from anybody, with the header that they ask for.
+/// The routes that take a body without authentication, with the header that they require.
 const DOORS: [(&str, &str); 2] = [
     ("/page", "Content-Type: application/x-www-form-urlencoded\r\n"),
     ("/v1/handoff", "Content-Type: application/json\r\n"),
@@ -31,7 +31,7 @@ fn answer(mut stream: TcpStream) -> String {
 }
 
 #[test]
-fn bodies_of_strangers_are_small_and_soon_there() {
+fn bodies_of_strangers_are_bounded_in_size_and_time() {
     let home = Home::new();
     let _daemon = home.run(&[]);
     let began = Instant::now();
@@ -52,7 +52,7 @@ fn bodies_of_strangers_are_small_and_soon_there() {
 }
 
 #[test]
-fn what_strangers_have_open_is_no_work() {
+fn open_requests_of_strangers_are_not_work() {
     let home = Home::new();
     let mut daemon = home.run(&[]);
     let _slow = DOORS.map(|door| stranger(&home, door, "Content-Length: 100\r\n\r\n{"));
@@ -66,7 +66,7 @@ fn what_strangers_have_open_is_no_work() {
 }
 
 #[test]
-fn strangers_keep_no_daemon_from_leaving() {
+fn requests_of_strangers_are_not_activity() {
     let home = Home::new();
     let mut daemon = home.run_with(&["--mode", "auto"], &[("LOCALD_IDLE_TIMEOUT_SECONDS", "1")]);
     let authority = Raw::connect(&home).authority().to_owned();
@@ -82,7 +82,7 @@ fn strangers_keep_no_daemon_from_leaving() {
 }
 
 #[test]
-fn strangers_fill_no_log() {
+fn strangers_do_not_fill_the_log() {
     let home = Home::new();
     let daemon = home.run_with(&[], &[("LOCALD_LOG", "debug")]);
     let mut stranger = Raw::connect(&home);

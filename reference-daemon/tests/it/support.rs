@@ -376,13 +376,13 @@ impl Raw {
         }
     }
 
-    /// The same with the credential.
+    /// Sends such a request with the credential as well.
     pub(crate) fn with_credential(&mut self, line: &str, headers: &str, body: &str) -> Answer {
         let headers = format!("Authorization: Bearer {}\r\n{headers}", self.credential);
         self.bare(line, &headers, body)
     }
 
-    /// Sends such a request and reads until the connection ends, which the answer may never do by itself.
+    /// Sends such a request and reads until the connection ends, or for 300 ms: a stream does not end by itself.
     pub(crate) fn whole(&mut self, line: &str, headers: &str, body: &str) -> String {
         let request = format!(
             "{line} HTTP/1.1\r\nHost: {}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
@@ -392,7 +392,7 @@ impl Raw {
         self.reader.get_mut().write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         self.reader.get_mut().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        // A stream that was opened ends by the time-out.
+        // The error is the time-out of a stream.
         let _ = self.reader.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }

@@ -176,3 +176,59 @@ fn a_daemon_is_stopped_and_restarted_without_a_pidfd() {
         assert_eq!(home.locald(&["status"]).code, 10);
     }
 }
+
+/// In a network where IPv6 comes up after the daemon has started: binds `[::1]` at its port first, if `$1` is `taken`, or
+/// waits until no other process can.
+const LATE_IPV6: &str = r#"
+set -e
+program=$2 state=$4
+locald() { "$program" "$@" --state-dir "$state"; }
+port() { sed 's/.*"url":"[^"]*:\([0-9]*\)".*/\1/' "$state/registration.json"; }
+bind='import socket,sys,time
+s = socket.socket(socket.AF_INET6)
+s.bind(("::1", int(sys.argv[1])))
+print("bound", flush=True)
+sys.stdin.read()'
+ip link set lo up
+echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6
+locald start > /dev/null
+echo "before $(locald open --print-url)"
+if [ "$1" = taken ]; then
+  kill -STOP "$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$state/registration.json")"
+  echo 0 > /proc/sys/net/ipv6/conf/lo/disable_ipv6
+  mkfifo "$state/../fifo"
+  python3 -c "$bind" "$(port)" < "$state/../fifo" > "$state/../bound" &
+  exec 3> "$state/../fifo"
+  until grep -q bound "$state/../bound"; do sleep 0.05; done
+  kill -CONT "$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$state/registration.json")"
+else
+  echo 0 > /proc/sys/net/ipv6/conf/lo/disable_ipv6
+  n=0
+  while python3 -c "$bind" "$(port)" < /dev/null > /dev/null 2>&1; do
+    n=$((n + 1)); [ $n -lt 200 ]; sleep 0.05
+  done
+fi
+set +e
+page=$(locald open --print-url)
+echo "after $page $?"
+locald stop > /dev/null
+"#;
+
+/// BROW-36: the daemon binds its port on a family that comes up, and has no page host if another process was faster.
+#[test]
+fn ipv6_that_comes_up_later_is_bound_or_ends_the_page_host() {
+    for (what, is_kept) in [("free", true), ("taken", false)] {
+        let home = Home::new();
+        let sandbox = &mut under(&["unshare", "-rn", "sh", "-c", LATE_IPV6, "sh", what], &home.command(&[]));
+        let seen = Output::of(sandbox);
+        assert_eq!(seen.code, 0, "{what}: {seen:?}");
+        let lines: Vec<&str> = seen.stdout.lines().collect();
+        let [before, after] = *lines.as_slice() else {
+            panic!("{what}: {seen:?}");
+        };
+        assert!(before.contains(".localhost:"), "{what}: {seen:?}");
+        assert_eq!(after.contains(".localhost:"), is_kept, "{what}: {seen:?}");
+        assert!(after.ends_with(if is_kept { " 0" } else { " 19" }), "{what}: {seen:?}");
+        assert_eq!(seen.stderr.contains("has no host of its own"), !is_kept, "{what}: {seen:?}");
+    }
+}

@@ -62,13 +62,20 @@ pub(super) fn restore_limits() {
 /// own.
 ///
 /// The soft limit becomes 1 byte: Linux then writes no file, and pipes nothing to a program either, as it does under a
-/// limit of 0. The hard limit stays; if it is 0, a dump may still be piped. A debugger still works. Programs that this
-/// process starts inherit the limit, unless they are started by this crate or with [`with_caller_limits`].
+/// limit of 0. A debugger still works. Programs that this process starts inherit the limit, unless they are started by this
+/// crate or with [`with_caller_limits`]. The hard limit stays; if it is 0, this process is made undumpable instead on
+/// Linux, and a debugger can no longer attach to it.
 ///
 /// # Errors
 /// Fails if the system does not allow it.
 pub fn disable_core_dumps() -> io::Result<()> {
-    set_soft_limit(Resource::Core, Some(1))
+    set_soft_limit(Resource::Core, Some(1))?;
+    #[cfg(target_os = "linux")]
+    if getrlimit(Resource::Core).current == Some(0) {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
 }
 
 /// Starts the program of `command` with the soft limits that this process had before this crate changed them: that of core

@@ -96,9 +96,9 @@ async fn rotation_ends_what_the_old_credential_opened() {
     assert!(Box::pin(after.frame()).as_mut().poll(&mut context).is_pending());
 }
 
-/// CRED-17: what a route issues after the rotation, for a request of before, is handed to nobody.
+/// CRED-17: the answer may contain a ticket that the route issued after the rotation.
 #[tokio::test]
-async fn answer_to_a_request_of_before_a_rotation_is_kept_back() {
+async fn answer_to_a_request_from_before_a_rotation_is_withheld() {
     let daemon = daemon();
     let rotating = daemon.clone();
     let issue = post(async move || {

@@ -156,9 +156,9 @@ async fn stream_ends_when_its_token_is_revoked() {
     assert!(frame.as_mut().poll(&mut context).is_pending());
 }
 
-/// BROW-37, BROW-38, PER-12: the page host is a name of the daemon, for its page alone.
+/// BROW-37, BROW-38, PER-12.
 #[tokio::test]
-async fn page_host_is_for_the_page() {
+async fn page_host_serves_the_page_alone() {
     let (daemon, tokens) = (daemon(), Arc::new(PageTokens::new()));
     let host = format!("{}:49152", daemon.page_host.expose());
     let own = format!("http://{host}");
@@ -196,7 +196,7 @@ async fn page_host_is_for_the_page() {
     let elsewhere = to_daemon("GET", "/v1/status", &[("origin", &*own), by_token]);
     assert_eq!(ask(&service, elsewhere).await.status(), 403);
     assert_eq!(ask(&service, to_daemon("GET", "/v1/status", &[by_token])).await.status(), 401);
-    // Neither of the two places that name a host opens what the other one does not.
+    // Host and target must agree on whether they name the page host.
     for (target, host) in [(&*host, AUTHORITY), (AUTHORITY, &*host)] {
         let target = format!("http://{target}/v1/status");
         let seen = ask(&service, bare("GET", &target, &[("host", host), by_key])).await;
@@ -205,7 +205,7 @@ async fn page_host_is_for_the_page() {
     assert!(!format!("{:?}", daemon.page_host).contains(&daemon.page_host.expose()[..8]));
 }
 
-/// BROW-43: the reload of a tab of an earlier launch can be read.
+/// BROW-43: the reload of a tab from an earlier launch.
 #[tokio::test]
 async fn former_page_host_gets_a_page() {
     let service = with_doors(&Arc::new(PageTokens::new()));
