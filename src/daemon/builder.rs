@@ -242,6 +242,7 @@ impl Builder {
             page_host: (self.page_tokens.is_some() && bound.is_exclusive).then(PageHost::fresh),
             state_dir,
             credential: watch::channel(credential).0,
+            rotations: watch::channel(0).0,
             claim: Mutex::new(claim),
             announced: watch::channel(self.origins.clone()).0,
             origins: watch::channel(self.origins).0,
