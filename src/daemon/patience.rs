@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 const BOUND: Duration = Duration::from_secs(30);
 /// How long a connection that the daemon has ended is read on, so that its client reads the answer (PER-49).
 const LINGER: Duration = Duration::from_secs(2);
+/// So much of a body that nobody reads has come with its head, in bytes: `hyper` discards it, and the connection goes on.
+const MAX_DRAINED: u64 = 4 * 1024;
 /// The most that is discarded of a stranger meanwhile, in bytes.
 const MAX_DISCARDED_OF_STRANGER: usize = 1024 * 1024;
 /// The most that is discarded of a client that has authenticated, in bytes.
@@ -93,7 +97,9 @@ impl Patient {
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        if let (true, Some(stream), Some(sender)) = (self.is_shut_down, self.stream.take(), self.half_closed.take()) {
+        if let (true, Some(stream), Some(sender)) =
+            (self.is_shut_down, self.stream.take(), self.half_closed.take())
+        {
             // An error means that nobody waits for it.
             let _ = sender.send(stream);
         }
@@ -179,11 +185,23 @@ impl AsyncWrite for Patient {
 pub struct RequestBody {
     body: Incoming,
     silence: Silence,
+    is_left: Arc<AtomicBool>,
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, silence: Silence::default() }
+    /// Returns the body, and whether it was dropped with so much unread that the connection has to end.
+    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
+        let is_left = Arc::new(AtomicBool::new(false));
+        (Self { body, silence: Silence::default(), is_left: is_left.clone() }, is_left)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let rest = self.body.size_hint().upper();
+        if !self.body.is_end_stream() && rest.is_none_or(|rest| rest > MAX_DRAINED) {
+            self.is_left.store(true, Ordering::Release);
+        }
     }
 }
 

@@ -355,11 +355,18 @@ impl Connection {
                     return Ok::<_, Infallible>(overloaded().map(Either::Left));
                 }
                 future::poll_fn(|context| service.poll_ready(context)).await?;
-                let answer = service.call(request.map(RequestBody::new));
+                let (head, body) = request.into_parts();
+                let (body, is_left) = RequestBody::new(body);
+                let answer = service.call(Request::from_parts(head, body));
                 if answer.is_authenticated() {
                     guest.note_authenticated();
                 }
-                Ok(answer.await?.map(Either::Right))
+                let mut answer = answer.await?;
+                // PER-49: what comes next on this connection is discarded, so the client must not send a request.
+                if is_left.load(Ordering::Acquire) {
+                    answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(answer.map(Either::Right))
             }
         });
         let (stream, mut half_closed) = Patient::new(stream);

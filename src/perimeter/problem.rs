@@ -105,13 +105,19 @@ fn quality(headers: &HeaderMap, kind: &str, subtype: &str) -> u16 {
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         Some((specificity, weight.map_or(Some(1000), thousandths)?))
     };
-    lines.flat_map(|line| line.split(',')).filter_map(rank).max().map_or(0, |(_, quality)| quality)
+    lines
+        .flat_map(|line| line.split(','))
+        .filter_map(rank)
+        .max()
+        .map_or(0, |(_, quality)| quality)
 }
 
 /// Parses a quality: 0 or 1, and up to three decimals.
 fn thousandths(quality: &str) -> Option<u16> {
     let (whole, decimals) = quality.split_once('.').unwrap_or((quality, ""));
-    let is_number = matches!(whole, "0" | "1") && decimals.len() <= 3 && decimals.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = matches!(whole, "0" | "1")
+        && decimals.len() <= 3
+        && decimals.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = format!("{whole}{decimals:0<3}").parse().ok().filter(|_| is_number)?;
     (parsed <= 1000).then_some(parsed)
 }

@@ -93,7 +93,8 @@ fn check_json(headers: &HeaderMap) -> Result<(), Response> {
 /// Refuses a body that is compressed.
 pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Response> {
     let lines = headers.get_all(CONTENT_ENCODING).iter();
-    let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let mut codings =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     if codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
         Ok(())
     } else {

@@ -48,7 +48,11 @@ fn a_body_that_says_that_it_is_not_json_is_415() {
             "Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n",
         ] {
             let answer = ask(other);
-            assert_eq!((answer.status, &answer.json()["code"]), (415, &"unsupported_media_type".into()), "{line} {other}");
+            assert_eq!(
+                (answer.status, &answer.json()["code"]),
+                (415, &"unsupported_media_type".into()),
+                "{line} {other}"
+            );
         }
     }
     let page = "Content-Type: application/x-www-form-urlencoded\r\nContent-Encoding: gzip\r\n";
@@ -88,13 +92,19 @@ fn a_method_that_a_route_does_not_take_is_405_with_those_that_it_takes() {
     let home = Home::new();
     let _daemon = home.run(&[]);
     for (path, operations) in openapi()["paths"].as_object().unwrap() {
-        let mut expected: Vec<String> =
-            operations.as_object().unwrap().keys().filter(|key| *key != "parameters").map(|key| key.to_uppercase()).collect();
+        let mut expected: Vec<String> = operations
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| *key != "parameters")
+            .map(|key| key.to_uppercase())
+            .collect();
         if expected.contains(&"GET".to_owned()) && path != "/.well-known/local-daemon" {
             expected.push("HEAD".to_owned());
         }
         expected.sort();
-        let answer = Raw::connect(&home).with_credential(&format!("PATCH {}", path.replace("{id}", "0")), "", "");
+        let answer =
+            Raw::connect(&home).with_credential(&format!("PATCH {}", path.replace("{id}", "0")), "", "");
         let mut allow: Vec<&str> =
             header(&answer, "allow").unwrap_or_default().split(',').map(str::trim).collect();
         allow.sort_unstable();
@@ -112,10 +122,18 @@ fn head_is_answered_like_get() {
         for is_user in [false, true] {
             let ask = |method: &str| {
                 let (mut raw, line) = (Raw::connect(&home), format!("{method} {path}"));
-                let answer =
-                    if is_user { raw.with_credential(&line, "", "") } else { raw.bare(&line, "", "") };
-                let told = ["content-type", "www-authenticate", "cache-control", "x-frame-options"]
-                    .map(|name| header(&answer, name).map(str::to_owned));
+                let answer = if is_user {
+                    raw.with_credential(&line, "", "")
+                } else {
+                    raw.bare(&line, "", "")
+                };
+                let told = [
+                    "content-type",
+                    "www-authenticate",
+                    "cache-control",
+                    "x-frame-options",
+                ]
+                .map(|name| header(&answer, name).map(str::to_owned));
                 (answer.status, told)
             };
             assert_eq!(ask("HEAD"), ask("GET"), "{path} {is_user}");
@@ -154,7 +172,10 @@ fn a_listed_page_reads_the_protocol_and_when_to_come_back() {
         (Raw::connect(&home).bare("OPTIONS /v1/status", &preflight, ""), 204),
     ] {
         assert_eq!(answer.status, status);
-        assert_eq!(header(&answer, "access-control-expose-headers"), Some("local-daemon-protocol, retry-after"));
+        assert_eq!(
+            header(&answer, "access-control-expose-headers"),
+            Some("local-daemon-protocol, retry-after")
+        );
     }
     let own = Raw::connect(&home).with_credential("GET /v1/status", "", "");
     assert_eq!(header(&own, "access-control-expose-headers"), None);

@@ -99,7 +99,7 @@ fn refused(home: &Home, headers: &str, size: usize) -> String {
     let authority = Raw::connect(home).authority().to_owned();
     let mut stream = TcpStream::connect(&authority).unwrap();
     let head =
-        format!("POST /v1/events HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n{headers}Content-Length: {size}\r\n\r\n");
+        format!("POST /v1/events HTTP/1.1\r\nHost: {authority}\r\n{headers}Content-Length: {size}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let body = vec![b'x'; 64 * 1024];
     let mut left = size;
@@ -122,13 +122,27 @@ fn a_refusal_reaches_a_client_whose_body_is_on_its_way() {
         for (headers, size, status) in [
             ("", 900_000, 401),
             ("Host: evil.example\r\n", 900_000, 400),
-            (&*credential, 100_000, 413),
+            (&*credential, 200_000, 413),
             (&credential, 20_000_000, 413),
         ] {
             let answer = refused(&home, headers, size);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{size}: {answer}");
+            // No request is sent after one that is discarded.
+            assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
         }
     }
+}
+
+/// A short body that comes with its head costs no connection.
+#[test]
+fn a_refusal_of_a_short_body_keeps_the_connection() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let mut raw = Raw::connect(&home);
+    for body in ["", "x", &"x".repeat(1000)] {
+        assert_eq!(raw.bare("POST /v1/events", "", body).status, 401);
+    }
+    assert_eq!(raw.with_credential("GET /v1/status", "", "").status, 200);
 }
 
 /// PER-49: and no one holds a connection so for long, or sends without end.

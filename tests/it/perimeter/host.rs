@@ -65,5 +65,5 @@ async fn http_2_names_its_host_in_the_target() {
             statuses.push(ask_new(request).await.status().as_u16());
         }
     }
-    assert_eq!(statuses, [200, 421, 421, 421, 421, 421]);
+    assert_eq!(statuses, [200, 421, 400, 400, 400, 400]);
 }
