@@ -37,7 +37,7 @@ pub(crate) enum News {
 #[derive(Default)]
 struct Known {
     /// Whether the file was looked at before.
-    is_known: bool,
+    has_looked: bool,
     stamp: Option<Stamp>,
     origins: Origins,
     /// The faults of the file when it was last read.
@@ -84,7 +84,7 @@ impl Allowlist {
         if known.stamp != stamp {
             self.refresh(&mut known, stamp);
         }
-        known.is_known = true;
+        known.has_looked = true;
         known.origins.clone()
     }
 
@@ -113,7 +113,7 @@ impl Allowlist {
                     }
                 }
                 known.origins = origins.into_iter().collect();
-                if known.is_known {
+                if known.has_looked {
                     (self.report)(News::Reloaded);
                 }
             }

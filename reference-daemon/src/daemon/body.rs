@@ -51,7 +51,9 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        check_json(request.headers())?;
+        if let Some(refused) = refuse_type(request.headers()) {
+            return Err(refused);
+        }
         let bytes = body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
             // PER-33
             if is_caused_by::<Silent>(&error) {
@@ -79,27 +81,25 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
 }
 
 /// Refuses a body that says of itself that it is something other than JSON. A body that says nothing is taken for JSON.
-fn check_json(headers: &HeaderMap) -> Result<(), Response> {
+fn refuse_type(headers: &HeaderMap) -> Option<Response> {
     let is_json = |value: &HeaderValue| {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
     };
-    if !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
-        return Err(unsupported("the route takes application/json"));
+    if headers.get_all(CONTENT_TYPE).iter().all(is_json) {
+        refuse_coding(headers)
+    } else {
+        Some(unsupported("the route takes application/json"))
     }
-    check_coding(headers)
 }
 
 /// Refuses a body that is compressed.
-pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Response> {
+pub(super) fn refuse_coding(headers: &HeaderMap) -> Option<Response> {
     let lines = headers.get_all(CONTENT_ENCODING).iter();
     let mut codings =
         lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    if codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
-        Ok(())
-    } else {
-        Err(unsupported("the route takes a body without a content coding"))
-    }
+    let is_plain = codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"));
+    (!is_plain).then(|| unsupported("the route takes a body without a content coding"))
 }
 
 fn unsupported(detail: &'static str) -> Response {
