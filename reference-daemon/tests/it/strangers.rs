@@ -173,25 +173,29 @@ fn what_is_discarded_is_bounded() {
     assert!(began.elapsed() > Duration::from_millis(1800), "{:?}", began.elapsed());
 }
 
-/// PER-46: a connection that only waits for its client to read is no work.
+/// PER-46: a connection that only waits for its client to read is no work. The quickest of a few stops is not slow by load.
 #[test]
 fn what_is_discarded_delays_no_stop() {
     let home = Home::new();
-    for headers in [String::new(), "credential".to_owned()] {
-        let mut daemon = home.run(&[]);
-        let credential = format!("Authorization: Bearer {}\r\n", home.credential());
-        let headers = if headers.is_empty() { headers } else { credential };
-        let authority = Raw::connect(&home).authority().to_owned();
-        let mut stream = TcpStream::connect(&authority).unwrap();
-        let head = format!(
-            "POST /v1/events HTTP/1.1\r\nHost: {authority}\r\n{headers}Content-Length: 100000000\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let began = Instant::now();
-        assert_eq!(home.locald(&["stop"]).code, 0);
-        assert_eq!(daemon.ended().code(), Some(0));
-        assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    for is_user in [false, true] {
+        let stop = || {
+            let mut daemon = home.run(&[]);
+            let credential = format!("Authorization: Bearer {}\r\n", home.credential());
+            let headers = if is_user { &*credential } else { "" };
+            let authority = Raw::connect(&home).authority().to_owned();
+            let mut stream = TcpStream::connect(&authority).unwrap();
+            let head = format!(
+                "POST /v1/events HTTP/1.1\r\nHost: {authority}\r\n{headers}Content-Length: 100000000\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let began = Instant::now();
+            assert_eq!(home.locald(&["stop"]).code, 0);
+            assert_eq!(daemon.ended().code(), Some(0));
+            began.elapsed()
+        };
+        let quickest = (0..5).map(|_| stop()).min().unwrap();
+        assert!(quickest < Duration::from_millis(400), "{is_user}: {quickest:?}");
     }
 }
