@@ -54,6 +54,9 @@ chapters! {
 /// The routes of the reference daemon (`OpenAPI` 3.1), with references into `schemas/`.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
+/// The same in one file, which `bundle` prints.
+pub const OPENAPI_BUNDLE: &str = include_str!("../openapi.bundle.json");
+
 documents!(
     /// JSON Schemas (draft 2020-12).
     schemas, "schemas", ".schema.json",
