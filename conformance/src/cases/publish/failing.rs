@@ -13,7 +13,7 @@ use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Stage, Start};
+use crate::stage::{Stage, Start, names_path};
 
 /// What one launch does to its state directory, as far as a watch shows it, up to its record.
 fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<Vec<FileEvent>> {
@@ -170,8 +170,7 @@ fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
         stderr.trim_end()
     ));
     ensure!(exit.code.is_some_and(|code| code != 0), "{exit}");
-    let path = stage.state_dir().to_string_lossy().into_owned();
-    ensure!(stderr.contains(&path), "standard error does not name the path");
+    ensure!(names_path(&stderr, stage.state_dir()), "standard error does not name the path");
     std::fs::remove_dir_all(stage.record_path())?;
     stage.launch_ready()?;
     Ok(())
