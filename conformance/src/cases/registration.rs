@@ -13,7 +13,7 @@ use local_daemon_harness::world::World;
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::daemon::{DRAIN, SLACK, exits, signal};
+use crate::fixtures::daemon::{SLACK, exits, signal};
 use crate::fixtures::trace::{launch_under, trace, was_failed};
 use crate::fixtures::worlds::{hold_alive, is_held};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
@@ -285,7 +285,7 @@ fn holds_its_lock_for_life(stage: &mut Stage) -> Outcome {
             return fail("its lock was let go while it drained");
         }
         drop(work);
-        exits(&daemon, Instant::now() + DRAIN + SLACK, "a signal")?;
+        exits(&daemon, Instant::now() + stage.manifest().daemon.drain() + SLACK, "a signal")?;
         let free = !is_held(&state_dir);
         ensure!(free, "the lock is still held after its end by {way:?}");
     }

@@ -108,7 +108,7 @@ fn wait(daemon: &Daemon, notified: Option<&mut Inotify>) {
     let interval = match INTERVAL {
         _ if broken("CONV-1.notified-only") => Duration::from_hours(1),
         _ if broken("CONV-1.slow-poll") => Duration::from_secs(6),
-        _ if broken("CONV-1.too-slow") => Duration::from_millis(3_200),
+        _ if broken("CONV-1.too-slow") => Duration::from_millis(3_500),
         _ if broken("CONV-7.republishes") || broken("CONV-7.settles") => Duration::from_millis(50),
         interval => interval,
     };

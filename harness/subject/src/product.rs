@@ -10,8 +10,6 @@ use crate::state::Daemon;
 
 /// Where its events are posted.
 pub(super) const PATH: &str = "/v1/notes";
-/// The longest body of such a request, in bytes.
-pub(super) const MOST: usize = 32 * 1024;
 /// The topic of its events.
 pub(super) const TOPIC: &str = "notes";
 

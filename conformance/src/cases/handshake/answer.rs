@@ -21,6 +21,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     for (what, request) in [
         ("the bearer", bearing(&live)),
         ("the file's characters", from_file),
+        ("the bearer after three spaces", authorized(&live, &format!("Bearer   {}", text.trim_end()))),
     ] {
         let response = answered(&live, what, &request)?;
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
@@ -29,7 +30,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
             Err(why) => return fail(format!("{what}: {why}")),
             Ok(body) => {
                 let bad = bad_members(&body);
-                ensure!(bad.is_empty(), "{what}: missing or of another type: {bad:?}");
+                ensure!(bad.is_empty(), "{what}: missing or of another type: {}", bad.join(", "));
             }
         }
         ensure_state(&live, what, "ready", &response)?;

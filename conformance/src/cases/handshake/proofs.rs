@@ -1,9 +1,11 @@
 //! The cases of profile `proof`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{Bind, Squatter};
-use local_daemon_harness::http::{DaemonProof, HttpFault, ProbeAnswer, Request, Response, Target, judge};
+use local_daemon_harness::http::{
+    Connection, DaemonProof, HttpFault, ProbeAnswer, Request, Response, Target, judge,
+};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
 use local_daemon_spec::Profile;
@@ -16,7 +18,7 @@ use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, yielding};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{ReadyDaemon, Stage, Start};
+use crate::stage::{PROBE, ReadyDaemon, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
 fn ensure_proven_state(
@@ -178,7 +180,7 @@ fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
 }
 
-/// Nonces and MACs that are missing, empty, short, long, padded, twice, in hexadecimal or in another
+/// Nonces and MACs that are missing, next to a third parameter, empty, short, long, padded, twice, in hexadecimal or in another
 /// alphabet, with the right MAC over the nonce as it was sent. Each is 401 and proves nothing.
 #[case("HS-19", "HS-22")]
 fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
@@ -464,6 +466,51 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         ensure!(daemon.is_running(), "the daemon has ended");
         Ok(())
     })
+}
+
+/// A proof is answered 200. 4 s later the connection takes another request: it is a client's only way to send the credential
+/// (HS-25).
+#[case("HS-34", idle)]
+fn a_proven_connection_stays_open(stage: &mut Stage) -> Outcome {
+    /// For so long a daemon waits for another request; what a busy host takes to send it is left out.
+    const KEPT: Duration = Duration::from_secs(5);
+    const LATER: Duration = Duration::from_secs(4);
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("an open connection, and 200 to a request with the bearer on it, 4 s after the proof");
+    let deadline = Instant::now() + KEPT + PROBE;
+    let mut connection = match Connection::open(live.target.address, deadline) {
+        Ok(connection) => connection,
+        Err(fault) => return inconclusive(fault.to_string()),
+    };
+    let nonce = proof::nonce();
+    let began = Instant::now();
+    let response = match connection.exchange(&live.target.proving(&live.credential, &nonce).bytes(), deadline)
+    {
+        Ok(response) => response,
+        Err(fault) => return fail(format!("a good proof: {fault}")),
+    };
+    let closes = response.closes;
+    ensure_proven_state(&live, "a good proof", "ready", response, &nonce)?;
+    stage.precondition("a good proof was answered 200");
+    ensure!(!closes, "the answer to a good proof says that the connection ends with it");
+    match connection.read_some(began + LATER) {
+        Err(HttpFault::TimedOut) => {}
+        Ok(_) | Err(HttpFault::Reset) => {
+            return fail(format!("the connection ended {} ms after the proof", began.elapsed().as_millis()));
+        }
+        Err(fault) => return inconclusive(fault.to_string()),
+    }
+    if began.elapsed() >= KEPT {
+        return inconclusive("this host took more than a second too long to come back to the connection");
+    }
+    match connection.exchange(&bearing(&live).bytes(), deadline) {
+        Ok(response) => {
+            let summary = response.summary(stage.transcript());
+            ensure!(response.status == 200, "the bearer on the proven connection: answered {summary}");
+            Ok(())
+        }
+        Err(fault) => fail(format!("the bearer on the proven connection: {fault}")),
+    }
 }
 
 /// A daemon that cannot read its record answers a good proof draining, with all members and a right D.

@@ -228,7 +228,7 @@ fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
     refused(&live, &asked)
 }
 
-/// Requests whose answers have many statuses, and those statuses.
+/// Requests whose answers, all of them after step 1, have many statuses; and those statuses.
 fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
     let read = live.read_route();
     let good = || read.ask(live).bearer(live);
@@ -238,7 +238,8 @@ fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
         (read.ask(live).with("Authorization", "Bearer x"), 401),
         (good().target("/no/such/route"), 404),
         (good().method("DELETE"), 405),
-        (good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))), 414),
+        (good().hosts(["evil.example"]), 421),
+        (good().hosts([]), 400),
         (good().with("Accept", "text/plain"), 200),
     ];
     if let Ok(mutation) = live.mutation_route() {

@@ -4,7 +4,7 @@ use crate::fault::{Fault, fault};
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-1.notified-only", "re-reads the record only when it is notified"),
-    fault("CONV-1.too-slow", "re-reads the record every 3.2 s, and asks for no notification"),
+    fault("CONV-1.too-slow", "re-reads the record every 3.5 s, and asks for no notification"),
     fault("CONV-1.slow-poll", "re-reads the record every 6 s, and asks for no notification"),
     fault("CONV-2.polls", "re-reads the record every second, and asks for no notification"),
     fault("CONV-3.whole-record", "takes a record that differs in any member for another's"),

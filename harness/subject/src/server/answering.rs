@@ -17,7 +17,6 @@ use crate::fault::broken;
 use crate::handshake::{self, PROOF};
 use crate::notes;
 use crate::perimeter::{self, Origin, Pass};
-use crate::product;
 use crate::reason::Reason;
 use crate::registration::{Found, Record, authority};
 use crate::request::{BODY, Incoming, NoRequest, Request};
@@ -361,8 +360,6 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         16 * 1024
     } else if request.path == streams::PATH && !unlimited {
         notes::MOST
-    } else if request.path == product::PATH && product::is_on() {
-        product::MOST
     } else {
         BODY
     };
