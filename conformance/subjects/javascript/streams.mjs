@@ -89,7 +89,8 @@ export class Log {
   }
 
   // What a subscriber is sent, some frames at a time and none of them copied, until it has `gone` or is not wanted any more.
-  // One that `isNew` names no id, and is told where it begins, so that it can come back there before its first event (STR-32).
+  // One that `isNew` names no id; it receives the place where it begins, so that it can come back there before its first
+  // event (STR-32).
   async *follow(place, topics, gone, isWanted, isNew) {
     let isThere = true;
     let wake = () => {};

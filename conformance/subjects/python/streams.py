@@ -64,8 +64,8 @@ class Log:
             return place if epoch == self.epoch and place <= self.next else 0
 
     def follow(self, place, topics, is_wanted, is_new):
-        """What a subscriber is sent, in pieces, for as long as `is_wanted()`. One that `is_new` names no id, and is told where
-        it begins, so that it can come back there before its first event (STR-32)."""
+        """What a subscriber is sent, in pieces, for as long as `is_wanted()`. One that `is_new` names no id; it receives the
+        place where it begins, so that it can come back there before its first event (STR-32)."""
         opening = f"id: {self.id(place - 1)}\n" if is_new else ""
         yield f"retry: 500\n{opening}\n".encode()  # STR-2
         said = looked = time.monotonic()

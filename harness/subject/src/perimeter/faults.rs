@@ -174,7 +174,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-50.longer-chunks", "ignores what follows a chunk in its line"),
     fault("PER-51.unexposed", "exposes no header to the origins that it admits"),
     fault("PER-52.no-date", "does not say what time it is"),
-    fault("PER-53.to-anybody", "sends an interim answer to whoever expects one"),
+    fault("PER-53.to-anybody", "sends an interim answer to every client that expects one"),
     fault("PER-54.get-alone", "takes no HEAD where it takes GET"),
 ];
 
