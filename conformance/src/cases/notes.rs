@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::case::case;
 use crate::fixtures::stream::{LONGEST_NOTE, Poster, brief, id, settled, split, until};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -58,7 +59,7 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
             Ok(id) => posted.push((id, serde_json::from_str::<Value>(data).unwrap_or_default())),
             Err(why) => {
                 let data = &data[..data.floor_char_boundary(60)];
-                return fail(format!("a note of {data:?}: {why}"));
+                return fail(format!("a note of {data}: {why}", data = in_words(&data)));
             }
         }
     }
@@ -177,7 +178,7 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
     ] {
         if let Err(why) = poster.try_note(data) {
             let data = &data[..data.floor_char_boundary(60)];
-            return fail(format!("a note of {data:?}: {why}"));
+            return fail(format!("a note of {data}: {why}", data = in_words(&data)));
         }
     }
     stage.control("notes just within each bound were answered 201");
@@ -209,7 +210,7 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
             .map(str::to_owned),
         );
         let request = |body: String| {
-            let what = format!("{:?}", &body[..body.floor_char_boundary(60)]);
+            let what = in_words(&body[..body.floor_char_boundary(60)]);
             (what, poster.note_request(body))
         };
         bodies.into_iter().map(request).collect()
@@ -260,7 +261,7 @@ fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
         ] {
             bodies.push(format!(r#"{{"topic":"{topic}","data":{data}}}"#));
         }
-        let request = |body: String| (format!("{body:?}"), poster.note_request(body));
+        let request = |body: String| (in_words(&body), poster.note_request(body));
         bodies.into_iter().map(request).collect()
     })
 }

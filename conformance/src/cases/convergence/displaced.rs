@@ -13,6 +13,7 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, count, exits, further_state_dir, read, record_in, signal, stays,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -60,7 +61,11 @@ fn successor_is_left_alone(first: &Daemon, new: &ReadyDaemon) -> Outcome {
     new.observed(format!("{exit} after {} ms", exit.at.saturating_duration_since(at).as_millis()));
     let touched = changes(&watch.events(), &name);
     let same = Facts::of(&new.record_path()).is_ok_and(|now| now.ino == facts.ino);
-    ensure!(same && touched.is_empty(), "its successor's record was touched: {touched:?}");
+    ensure!(
+        same && touched.is_empty(),
+        "its successor's record was touched: {touched}",
+        touched = in_words(&touched)
+    );
     ensure!(new.is_ready(), "the successor is not ready any more");
     Ok(())
 }
@@ -108,9 +113,13 @@ fn displaced_leaves_the_record_alone(stage: &mut Stage) -> Outcome {
         return inconclusive("the suite's own rename was not seen");
     };
     let touched = changes(&events, &name);
-    stage.observed(format!("events about the record: {touched:?}"));
+    stage.observed(format!("events about the record: {touched}", touched = in_words(&touched)));
     let same = std::fs::read(stage.record_path()).is_ok_and(|bytes| bytes == rival.bytes());
-    ensure!(same && touched.len() == 1, "the successor's record was touched: {touched:?}");
+    ensure!(
+        same && touched.len() == 1,
+        "the successor's record was touched: {touched}",
+        touched = in_words(&touched)
+    );
     Ok(())
 }
 
@@ -193,7 +202,7 @@ fn own_record_returns_in_vain(stage: &mut Stage) -> Outcome {
     let deadline = drained(stage);
     exits(&daemon, deadline, "its drain bound")?;
     let published = count(&watch.events(), FileEventKind::MovedTo, &name);
-    ensure!(published == 1, "it published again: {:?}", changes(&watch.events(), &name));
+    ensure!(published == 1, "it published again: {}", in_words(&changes(&watch.events(), &name)));
     Ok(())
 }
 
@@ -273,12 +282,16 @@ fn eight_at_once(stage: &mut Stage) -> Outcome {
         "the last one to publish is not the one that stayed"
     );
     let events = watch.events();
-    let others: Vec<String> = changes(&events, &name)
+    let others: Vec<FileEventKind> = changes(&events, &name)
         .into_iter()
-        .filter(|change| !change.starts_with("MovedTo"))
+        .filter(|change| *change != FileEventKind::MovedTo)
         .collect();
-    stage.observed(format!("{} stayed; beside the publishes: {others:?}", survivor.name));
-    ensure!(others.is_empty(), "the record was touched: {others:?}");
+    stage.observed(format!(
+        "{} stayed; beside the publishes: {others}",
+        survivor.name,
+        others = in_words(&others)
+    ));
+    ensure!(others.is_empty(), "the record was touched: {others}", others = in_words(&others));
     ensure!(
         count(&events, FileEventKind::MovedTo, &name) == CONTENDERS,
         "a displaced daemon published again"

@@ -16,6 +16,7 @@ use crate::fixtures::daemon::{
     NOTICED, Rival, SLACK, changes, exchange, exits, further_state_dir, read, record_in, seen_draining,
     stays, write_in_place,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -59,9 +60,9 @@ impl Unnoticed {
     }
 }
 
-/// Another id is written into the records of seven idle daemons through a mapping, the one write that notifies nobody, and no
-/// request is sent: only the daemons' own re-reads can tell it. Each write comes half a second later after the daemon's launch
-/// than the one before, so that an interval that is too long shows. Stems from watchman#276.
+/// Another id is written into the records of seven idle daemons through a mapping, the one write that causes no notification,
+/// and no request is sent: only the daemons' own re-reads can tell it. Each write comes half a second later after the daemon's
+/// launch than the one before, so that an interval that is too long shows. Stems from watchman#276.
 #[case("CONV-1", deadline_s = 60)]
 fn displaced_without_a_notification(stage: &mut Stage) -> Outcome {
     const PHASES: u32 = 7;
@@ -158,7 +159,8 @@ fn ownership_by_id_alone(stage: &mut Stage) -> Outcome {
     let touched = changes(&watch.events(), &name);
     ensure!(
         touched.len() == 1 && read(&stage.record_path())? == text.as_bytes(),
-        "the record with its own id was touched: {touched:?}"
+        "the record with its own id was touched: {touched}",
+        touched = in_words(&touched)
     );
     Ok(())
 }
@@ -244,7 +246,11 @@ fn unparsable_for_good(stage: &mut Stage) -> Outcome {
     let touched = changes(&watch.events(), &stage.manifest().binding.registration);
     let same = Facts::of(&stage.record_path()).is_ok_and(|now| now.ino == facts.ino)
         && read(&stage.record_path())? == whole[..whole.len() / 2];
-    ensure!(same && touched.is_empty(), "the unparsable file was touched: {touched:?}");
+    ensure!(
+        same && touched.is_empty(),
+        "the unparsable file was touched: {touched}",
+        touched = in_words(&touched)
+    );
     stage.launch_ready()?;
     stage.control("the next daemon publishes over what was left");
     Ok(())

@@ -16,6 +16,7 @@ use local_daemon_harness::wait::{ms, until};
 
 use crate::case::case;
 use crate::fixtures::dumps::Dumps;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
@@ -159,8 +160,9 @@ fn tell_all(live: &ReadyDaemon) -> Vec<(String, Response)> {
         *statuses.entry(response.status).or_default() += 1;
     }
     live.observed(format!(
-        "{} requests that hold the credential were answered, by status: {statuses:?}; {unanswered} were not",
-        answers.len()
+        "{} requests that hold the credential were answered, by status: {statuses}; {unanswered} were not",
+        answers.len(),
+        statuses = in_words(&statuses)
     ));
     answers
 }

@@ -17,6 +17,7 @@ use super::exchange::{
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, yielding};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{PROBE, ReadyDaemon, Stage, Start};
 
@@ -31,8 +32,8 @@ fn ensure_proven_state(
     let answer = judge(response, &live.target, &live.credential, nonce);
     ensure!(
         answer.proof == DaemonProof::Valid,
-        "{what}: the daemon's proof is {:?}; the answer was {}",
-        answer.proof,
+        "{what}: the daemon's proof is {}; the answer was {}",
+        in_words(&answer.proof),
         answer.response.summary(live.transcript())
     );
     ensure_state(live, what, word, &answer.response)
@@ -46,7 +47,7 @@ fn between_proofs<T>(
 ) -> Outcome<T> {
     let ready = |answer: &Result<ProbeAnswer, HttpFault>| match answer {
         Ok(answer) if answer.ready().is_some_and(|body| body.id == live.record.id) => None,
-        Ok(answer) => Some(format!("status {}, proof {:?}", answer.response.status, answer.proof)),
+        Ok(answer) => Some(format!("status {}, proof {}", answer.response.status, in_words(&answer.proof))),
         Err(fault) => Some(fault.to_string()),
     };
     if let Some(why) = ready(&live.probe_with_proof()) {
@@ -85,7 +86,8 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
             altered.body = String::from_utf8_lossy(&response.body).replace("ready", "draining").into_bytes();
             ensure!(
                 matches!(coding.as_deref(), None | Some("identity")),
-                "{what}: Content-Encoding {coding:?}"
+                "{what}: Content-Encoding {coding}",
+                coding = in_words(&coding)
             );
             ensure_proven_state(&live, &what, "ready", response, &nonce)?;
             let altered = judge(altered, &live.target, &live.credential, &nonce).proof;
@@ -257,9 +259,10 @@ fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
             let hosts = ["localhost", "[::1]", "127.0.0.1"].map(|name| format!("{name}:{port}"));
             let same_host = hosts.contains(authority).then(|| {
                 let request = Request::get(authority, &live.target.path).header("Authorization", &value);
-                (format!("MAC and Host of {authority:?}"), request)
+                (format!("MAC and Host of {authority}", authority = in_words(&authority)), request)
             });
-            std::iter::once((format!("MAC over {authority:?}"), sent)).chain(same_host)
+            std::iter::once((format!("MAC over {authority}", authority = in_words(&authority)), sent))
+                .chain(same_host)
         })
         .collect();
     between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
@@ -309,7 +312,11 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 return inconclusive("the relay saw no request");
             }
             let what = "a proof for the relay's port, passed on";
-            stage.observed(format!("{what}: status {}, proof {:?}", answer.response.status, answer.proof));
+            stage.observed(format!(
+                "{what}: status {}, proof {}",
+                answer.response.status,
+                in_words(&answer.proof)
+            ));
             without_proof(what, &answer.response)?;
             // The relay keeps the Host of its own port, which a daemon may refuse before it looks at anything else.
             ensure!(
@@ -460,7 +467,11 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         for request in &requests {
             let responses = conversation(&live, &[&own.bytes(), request], false)?;
             let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
-            ensure!(matches!(statuses[..], [200] | [200, 401]), "on a proven connection: {statuses:?}");
+            ensure!(
+                matches!(statuses[..], [200] | [200, 401]),
+                "on a proven connection: {statuses}",
+                statuses = in_words(&statuses)
+            );
         }
         served(stage, "afterwards")?;
         ensure!(daemon.is_running(), "the daemon has ended");
@@ -577,8 +588,8 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
         let summary = answer.response.summary(stage.transcript());
         ensure!(
             answer.proof == DaemonProof::Valid,
-            "before it has published: proof {:?}, {summary}",
-            answer.proof
+            "before it has published: proof {}, {summary}",
+            in_words(&answer.proof)
         );
         let draining = member(&answer.response, "state").as_deref() == Some("draining");
         ensure!(draining, "before it has published: {summary}");

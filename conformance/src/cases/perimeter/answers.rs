@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, LISTED, METHODS, UNKNOWN, UNLISTED, launch_listed, lists};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -57,17 +58,17 @@ fn refused(live: &ReadyDaemon) -> Vec<(Ask, u16, Option<&'static str>)> {
 fn no_problem(response: &Response) -> Option<String> {
     let media_type = response.media_type().unwrap_or_default();
     if media_type != "application/problem+json" {
-        return Some(format!("Content-Type is {media_type:?}"));
+        return Some(format!("Content-Type is {media_type}", media_type = in_words(&media_type)));
     }
     let Some(Value::Object(members)) = response.json() else {
         return Some("the body is no JSON object".to_owned());
     };
     let text = |name: &str| members.get(name).and_then(Value::as_str);
     if text("title").is_none_or(str::is_empty) {
-        return Some(format!("`title` is {:?}", members.get("title")));
+        return Some(format!("`title` is {}", in_words(&members.get("title"))));
     }
     if members.get("status").and_then(Value::as_u64) != Some(response.status.into()) {
-        return Some(format!("`status` is {:?}", members.get("status")));
+        return Some(format!("`status` is {}", in_words(&members.get("status"))));
     }
     let named = |code: &str| {
         code.len() <= 64
@@ -77,7 +78,7 @@ fn no_problem(response: &Response) -> Option<String> {
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
     if !text("code").is_some_and(named) {
-        return Some(format!("`code` is {:?}", members.get("code")));
+        return Some(format!("`code` is {}", in_words(&members.get("code"))));
     }
     for name in ["type", "detail"] {
         if members.get(name).is_some_and(|member| !member.is_string()) {
@@ -109,7 +110,12 @@ fn errors_are_problems(stage: &mut Stage) -> Outcome {
             }
             let told = response.json().and_then(|body| Some(body.get("code")?.as_str()?.to_owned()));
             let wanted = code.filter(|_| response.status == *status).map(str::to_owned);
-            ensure!(wanted.is_none() || told == wanted, "{what}: code {told:?}, not {wanted:?}");
+            ensure!(
+                wanted.is_none() || told == wanted,
+                "{what}: code {told}, not {wanted}",
+                told = in_words(&told),
+                wanted = in_words(&wanted)
+            );
         }
         stage.observed(format!("{} refusals were looked at", asks.len()));
         Ok(())
@@ -140,7 +146,11 @@ fn unknown_path_and_method_named(stage: &mut Stage) -> Outcome {
             let ask = Ask::new(&live, method, path).bearer(&live);
             let response = live.answered(&ask, &[404])?;
             let told = code(&response);
-            ensure!(told.as_deref() == Some("not_found"), "{method} {path}: 404 with the code {told:?}");
+            ensure!(
+                told.as_deref() == Some("not_found"),
+                "{method} {path}: 404 with the code {told}",
+                told = in_words(&told)
+            );
         }
     }
     let mut routes = vec![stage.handshake_route(), read];
@@ -230,7 +240,7 @@ fn text_for_who_prefers_it(stage: &mut Stage) -> Outcome {
     let ask = handshake.ask(&live).bearer(&live).with("Accept", "text/plain");
     let response = live.served(&ask.named("the handshake, Accept: text/plain"))?;
     let told = response.media_type().unwrap_or_default();
-    ensure!(told == "application/json", "the handshake's Content-Type is {told:?}");
+    ensure!(told == "application/json", "the handshake's Content-Type is {told}", told = in_words(&told));
     Ok(())
 }
 
@@ -252,9 +262,9 @@ fn answers_not_stored(stage: &mut Stage) -> Outcome {
         let response = live.answer(ask)?;
         ensure!(
             lists(&response, "cache-control", "no-store"),
-            "{}: Cache-Control is {:?}",
+            "{}: Cache-Control is {}",
             ask.what,
-            response.all("cache-control")
+            in_words(&response.all("cache-control"))
         );
     }
     stage.precondition(format!("{} authenticated requests were answered", asks.len()));

@@ -13,6 +13,7 @@ use crate::case::case;
 use crate::fixtures::refused_start::{
     between_good_starts, files_unchanged, refused, refused_as_it_is, sibling, unchanged,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{Stage, Start};
 
@@ -39,7 +40,7 @@ fn symlink_refused(stage: &mut Stage) -> Outcome {
             unchanged(what, &good, &before)?;
             ensure!(!nothing.exists(), "{what}: its target was created");
             let kind = Facts::of(path)?.kind;
-            ensure!(kind == EntryKind::Link, "{what}: it became a {kind:?}");
+            ensure!(kind == EntryKind::Link, "{what}: it became a {kind}", kind = in_words(&kind));
         }
         Ok(())
     })

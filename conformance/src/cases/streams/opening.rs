@@ -7,7 +7,10 @@ use local_daemon_harness::sse::{EventStream, Frame, Sight};
 
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, signal};
-use crate::fixtures::stream::{ABOUT, Event, Poster, SEEN, brief, epoch, id, settled, to_the_end, until};
+use crate::fixtures::stream::{
+    ABOUT, Event, Poster, SEEN, brief, end_of, epoch, id, settled, to_the_end, until,
+};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::Stage;
 
@@ -37,9 +40,10 @@ fn opens_as_an_event_stream(stage: &mut Stage) -> Outcome {
         let stored = head.all("cache-control").join(",");
         let never = stored.split(',').any(|word| word.trim().eq_ignore_ascii_case("no-store"));
         let seen = format!(
-            "{query}: {}, Content-Type {:?}, Cache-Control {stored:?}",
+            "{query}: {}, Content-Type {}, Cache-Control {stored}",
             head.status,
-            head.header("content-type")
+            in_words(&head.header("content-type")),
+            stored = in_words(&stored)
         );
         stage.observed(seen.clone());
         ensure!(
@@ -62,15 +66,16 @@ fn head_before_anything_happens(stage: &mut Stage) -> Outcome {
     // Nothing is posted: what comes before a sign of life is due comes of itself.
     match stream.next(Instant::now() + SEEN) {
         Sight::Frame(frame) => {
-            stage.observed(format!("{:?}", frame.fields));
+            stage.observed(in_words(&frame.fields));
             ensure!(
                 frame.field("retry") == Some("500") && frame.data().is_none(),
-                "the first frame is {:?}",
-                frame.fields
+                "the first frame is {}",
+                in_words(&frame.fields)
             );
             Ok(())
         }
-        other => fail(format!("no `retry` while nothing happens: {other:?}")),
+        Sight::End(ending) => fail(format!("no `retry` while nothing happens{}", end_of(Some(&ending)))),
+        Sight::Nothing => fail("no `retry` while nothing happens"),
     }
 }
 
@@ -133,7 +138,8 @@ fn begins_with_where_it_begins(stage: &mut Stage) -> Outcome {
             let follows =
                 named.rsplit_once('-').and_then(|(of, seq)| Some((of, seq.parse::<u64>().ok()? + 1)));
             ensure!(
-                follows.is_some_and(|(of, seq)| of == epoch(&live) && (Some(seq) == first || query != "")),
+                follows
+                    .is_some_and(|(of, seq)| of == epoch(&live) && (Some(seq) == first || !query.is_empty())),
                 "{what} begins with the id {named}, and its first event is {}",
                 brief(&events)
             );
@@ -286,8 +292,12 @@ fn standing_down_refuses_a_stream(stage: &mut Stage) -> Outcome {
                 Ok(stream) => stream.head.status.to_string(),
                 Err(fault) => fault.to_string(),
             };
-            stage.observed(format!("{how}, {query:?}: {seen}"));
-            ensure!(seen == "503" || seen == "connection refused", "{how}, {query:?}: {seen}");
+            stage.observed(format!("{how}, {query}: {seen}", query = in_words(&query)));
+            ensure!(
+                seen == "503" || seen == "connection refused",
+                "{how}, {query}: {seen}",
+                query = in_words(&query)
+            );
         }
         daemon.kill_group();
         std::fs::remove_file(stage.record_path()).ok();

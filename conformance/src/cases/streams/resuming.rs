@@ -10,6 +10,7 @@ use crate::fixtures::stream::{
     ABOUT, Event, MOST_EVENTS, Poster, SEEN, break_in, brief, follow, id, seqs, settled, split, to_the_end,
     until,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -181,7 +182,11 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
                 live.resume_stream(&format!("?after={after}"), &[])?
             };
             let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
-            ensure!(Some(first) == oldest, "{how}: the gap names {first}, and the log holds {oldest:?}");
+            ensure!(
+                Some(first) == oldest,
+                "{how}: the gap names {first}, and the log holds {oldest}",
+                oldest = in_words(&oldest)
+            );
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::fixtures::http::{ANSWER, Ask, UNKNOWN, UNLISTED};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{ReadyDaemon, Stage};
 
-/// Less than what a daemon has to discard, and more than what lies in the buffers of a connection.
+/// Less than what a daemon has to discard, and more than the buffers of a connection hold.
 const BODY: usize = 900_000;
 /// For so long a daemon has to discard.
 const DISCARDED: Duration = Duration::from_secs(2);
@@ -68,6 +68,8 @@ enum Seen {
 fn trickle(live: &ReadyDaemon, ask: &Ask) -> Result<Seen, HttpFault> {
     const PIECE: usize = 16 << 10;
     const PACE: Duration = Duration::from_millis(450);
+    /// Less than it may take to close the connection whole, and more than what a busy host delays the end of one half.
+    const HALF_CLOSED: Duration = Duration::from_millis(1_500);
     let began = Instant::now();
     let deadline = began + ANSWER;
     let mut connection = Connection::open(live.target.address, deadline)?;
@@ -77,8 +79,7 @@ fn trickle(live: &ReadyDaemon, ask: &Ask) -> Result<Seen, HttpFault> {
     if !response.closes {
         return Ok(Seen::Open);
     }
-    // Half a second less than it may take to close the connection whole: a busy host may delay what ends its half.
-    match connection.read_some(began + DISCARDED - PACE) {
+    match connection.read_some(began + HALF_CLOSED) {
         Ok(_) => {}
         Err(HttpFault::TimedOut) => return Ok(Seen::HalfOpen),
         Err(fault) => return Ok(Seen::Closed(format!("{fault} right after the answer"))),
