@@ -2,6 +2,7 @@
 
 mod dev;
 mod host;
+mod product;
 mod ready;
 mod replay;
 mod run;

@@ -11,7 +11,7 @@ use local_daemon_harness::wait::until;
 
 use super::{launch_under, trace};
 use crate::case::case;
-use crate::fixtures::daemon::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
+use crate::fixtures::daemon::{SLACK, exits, further_state_dir, read, record_in, signal};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Stage, Start, names_path};
 
@@ -297,7 +297,7 @@ fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
         let mut strace = trace(stage, way, point)?;
         strace.attach(&daemon, stage.ready_deadline())?;
         signal(&daemon, Signal::TERM)?;
-        let exit = exits(&daemon, Instant::now() + DRAIN + SLACK, way)?;
+        let exit = exits(&daemon, Instant::now() + stage.manifest().daemon.drain() + SLACK, way)?;
         stage.observed(format!("{way}: {exit}"));
         let failed = strace.calls().iter().any(Call::was_failed);
         seen += usize::from(failed);

@@ -73,7 +73,8 @@ pub(super) fn shell(
     status: u16,
     credential: &Credential,
 ) -> Option<Answer> {
-    if (request.method.as_str(), request.path.as_str()) != ("GET", SHELL) || broken("BROW-26.problem") {
+    let is_asked = ["GET", "HEAD"].contains(&request.method.as_str()) && request.path == SHELL;
+    if !is_asked || broken("BROW-26.problem") {
         return None;
     }
     let token = faults::gives_unasked(request).then(|| {
