@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl};
 use tokio::net::{TcpListener, TcpSocket};
@@ -36,7 +36,7 @@ enum Hold {
     Missing(SocketAddr),
     /// The family was missing when the daemon started. The port is bound now, and refuses connections.
     Reserved { _socket: TcpSocket },
-    /// Another process has the port there.
+    /// Another process may have the port there.
     Taken,
 }
 
@@ -45,9 +45,14 @@ impl OtherFamily {
         Self(Mutex::new(hold))
     }
 
-    /// Returns whether no other process can listen there. Binds the port if the family was missing and is not any more.
+    /// Whether no other process could listen there when [`try_hold`](Self::try_hold) last ran.
+    pub(super) fn is_held(&self) -> bool {
+        !matches!(*self.lock(), Hold::Taken)
+    }
+
+    /// Binds the port if the family was missing and is not any more. Returns whether no other process can listen there.
     pub(super) fn try_hold(&self) -> bool {
-        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hold = self.lock();
         if let Hold::Missing(address) = *hold {
             match reserve(address) {
                 Ok(socket) => *hold = Hold::Reserved { _socket: socket },
@@ -59,6 +64,11 @@ impl OtherFamily {
             }
         }
         !matches!(*hold, Hold::Taken)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hold> {
+        // No holder of this lock panics half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,10 +94,10 @@ pub(super) async fn bind(both: bool) -> Result<Bound, Error> {
         let port = port.ok_or_else(|| Error::Listen(ErrorKind::AddrNotAvailable.into()))?;
         let mut listeners = vec![listener];
         let at = |address: IpAddr| SocketAddr::new(address, port.get());
-        let hold = if host == LoopbackHost::V6 {
-            Hold::Missing(at(Ipv4Addr::LOCALHOST.into()))
-        } else if !both {
+        let hold = if !both {
             Hold::Taken
+        } else if host == LoopbackHost::V6 {
+            Hold::Missing(at(Ipv4Addr::LOCALHOST.into()))
         } else {
             match bind_at(Ipv6Addr::LOCALHOST, port.get()).await {
                 Ok(second) => {

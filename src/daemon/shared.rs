@@ -256,9 +256,9 @@ impl Identity for Shared {
         self.url.port()
     }
 
-    /// BROW-36
+    /// BROW-36. Each request asks this, so that nothing is bound here.
     fn page_host(&self) -> Option<&PageHost> {
-        self.page_host.as_ref().filter(|_| self.other_family.try_hold())
+        self.page_host.as_ref().filter(|_| self.other_family.is_held())
     }
 
     /// HS-15: the record is read again before the answer is `ready`.
@@ -328,7 +328,7 @@ impl Handle {
     /// Returns the host of the daemon's own page; `None` if browsers are not let in, or if the daemon's port is taken on the
     /// other address family. It belongs in the address that opens the page, and nowhere else (BROW-41).
     pub fn page_host(&self) -> Option<&PageHost> {
-        self.0.page_host()
+        self.0.page_host.as_ref().filter(|_| self.0.other_family.try_hold())
     }
 
     /// When it started, by the wall clock.

@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
-use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, PageHost, Purpose, Refused, TICKET_LIFETIME};
+use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, Purpose, Refused, TICKET_LIFETIME};
 use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
 use local_daemon::registration::LoopbackHost;
 use serde::{Deserialize, Serialize};
@@ -70,12 +70,14 @@ pub(super) async fn ticket(
     _: User,
     Payload(wanted): Payload<Wanted>,
 ) -> Response {
-    let purpose = match &wanted {
-        Wanted::Page { host } => match host_for(&app, host.as_deref()) {
-            Ok(host) => Purpose::Page { host },
+    let (purpose, page_url) = match &wanted {
+        Wanted::Page { host } => match place_of_page(&app, host.as_deref()) {
+            Ok((host, url)) => (Purpose::Page { host }, Some(url)),
             Err(detail) => return refuse(StatusCode::BAD_REQUEST, "invalid_request", detail),
         },
-        Wanted::Handoff { origin } if is_listed(&app, origin) => Purpose::Handoff { origin: origin.clone() },
+        Wanted::Handoff { origin } if is_listed(&app, origin) => {
+            (Purpose::Handoff { origin: origin.clone() }, None)
+        }
         // BROW-31
         Wanted::Handoff { .. } => {
             return refuse(
@@ -84,10 +86,6 @@ pub(super) async fn ticket(
                 "a page is let in by a handoff once its origin is on the list: `locald origins add`",
             );
         }
-    };
-    let page_url = match purpose {
-        Purpose::Page { host } => Some(page_url(&app, host)),
-        Purpose::Handoff { .. } => None,
     };
     let ticket = app.tickets.issue(purpose, Instant::now().into_std());
     app.launchers.notify_one();
@@ -101,34 +99,30 @@ pub(super) async fn ticket(
     (StatusCode::CREATED, Json(issued)).into_response()
 }
 
-/// Returns the host of the page: the page host, unless the request names another one or there is no page host (BROW-40).
+/// Returns the host and the URL of the page: at the page host, unless the request names another one or there is no page host
+/// (BROW-40).
 ///
 /// # Errors
 /// Fails if the request names no host of the daemon, or, without a page host, one at which another process may listen.
-fn host_for(app: &App, wanted: Option<&str>) -> Result<Host, &'static str> {
+fn place_of_page(app: &App, wanted: Option<&str>) -> Result<(Host, String), &'static str> {
     let recorded = app.handle.url().host();
-    let Some(wanted) = wanted else {
-        return Ok(app.handle.page_host().map_or(Host::Loopback(recorded), |_| Host::Page));
+    // Asked once: the daemon may lose its page host at any time.
+    let page_host = app.handle.page_host();
+    let (host, name) = match (wanted, page_host) {
+        (None, Some(page_host)) => (Host::Page, page_host.expose()),
+        (None, None) => (Host::Loopback(recorded), recorded.as_str()),
+        (Some(wanted), page_host) => {
+            let host: LoopbackHost =
+                wanted.parse().map_err(|_| "host is one of 127.0.0.1, localhost and [::1]")?;
+            if page_host.is_none() && host != recorded {
+                return Err(
+                    "the daemon does not have its port on both address families, so that name may lead to another process",
+                );
+            }
+            (Host::Loopback(host), host.as_str())
+        }
     };
-    let host: LoopbackHost = wanted.parse().map_err(|_| "host is one of 127.0.0.1, localhost and [::1]")?;
-    if app.handle.page_host().is_none() && host != recorded {
-        return Err(
-            "the daemon does not have its port on both address families, so that name may lead to another process",
-        );
-    }
-    Ok(Host::Loopback(host))
-}
-
-fn page_url(app: &App, host: Host) -> String {
-    let name = match host {
-        Host::Page => app
-            .handle
-            .page_host()
-            .map(PageHost::expose)
-            .expect("`host_for` chooses the page host only if there is one"),
-        Host::Loopback(host) => host.as_str(),
-    };
-    format!("http://{name}:{}/page", app.handle.url().port())
+    Ok((host, format!("http://{name}:{}/page", app.handle.url().port())))
 }
 
 #[derive(Deserialize)]

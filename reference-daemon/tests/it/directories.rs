@@ -10,7 +10,7 @@ use crate::support::{Home, Output, chmod, mode, names};
 
 const NOBODY: u32 = 65_534;
 
-/// A home, and `locald` for its user: nobody if the tests run as root, for whom modes do not matter.
+/// A home, and `locald` for its user. If the tests run as root, the user is 65534, because modes do not restrict root.
 struct User {
     home: Home,
     program: PathBuf,

@@ -163,6 +163,26 @@ fn a_daemon_begins_with_a_state_of_its_own() {
 
 /// CRED-15: neither daemon nor client leaves a core dump, and the programs that they start have their caller's limit.
 #[test]
+fn a_hard_limit_that_allows_no_byte_makes_it_undumpable() {
+    let home = Home::new();
+    let calls = home.state_dir().with_file_name("calls");
+    let strace = [
+        "strace",
+        "-qq",
+        "-e",
+        "trace=prctl",
+        "-o",
+        calls.to_str().unwrap(),
+    ];
+    for (limit, is_undumpable) in [("--core=0:0", true), ("--core=0:1", false)] {
+        let wrapper = [&["prlimit", limit][..], &strace].concat();
+        Output::of(&mut under(&wrapper, &home.command(&["status"])));
+        let seen = fs::read_to_string(&calls).unwrap();
+        assert_eq!(seen.contains("PR_SET_DUMPABLE, SUID_DUMP_DISABLE"), is_undumpable, "{limit}: {seen}");
+    }
+}
+
+#[test]
 fn only_this_process_has_its_limit_of_core_dumps() {
     const LIMIT: &str = "ulimit -S -c 2000";
     let home = Home::new();

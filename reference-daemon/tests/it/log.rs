@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Duration;
 
-use crate::launching::pid;
+use crate::launching::{pid, under};
 use crate::support::{Home, Output, Raw, chmod, mode, names, until};
 
 const MOST: u64 = 5 * 1024 * 1024;
@@ -92,6 +92,34 @@ fn a_foreground_daemon_rotates_no_log() {
     let _daemon = home.run_with(&[], &[("LOCALD_LOG", "debug")]);
     fill(&home, 256 * 1024);
     assert_eq!(logs(&home), [("daemon.log".to_owned(), 6 * 1024 * 1024)]);
+}
+
+/// LIFE-40: of a daemon that is out of descriptors.
+#[test]
+fn failures_to_accept_are_logged_once() {
+    const LINE: &str = "a connection could not be accepted";
+    let home = Home::new();
+    let start = home.command(&["start"]);
+    let seen = Output::of(&mut under(&["prlimit", "--nofile=40:40"], &start));
+    assert_eq!(seen.code, 0, "{seen:?}");
+    let address = Raw::connect(&home).authority().to_owned();
+    let log = || fs::read_to_string(home.file("daemon.log")).unwrap();
+    let mut connections = Vec::new();
+    until("the daemon is out of descriptors", || {
+        connections.push(TcpStream::connect(&address).unwrap());
+        log().contains(LINE).then_some(())
+    });
+    // It tries again every 50 ms, and sleeps in between.
+    let sleeps = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", pid(&home).as_raw_nonzero())).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = sleeps();
+    until("ten more tries", || (sleeps() >= before + 10).then_some(()));
+    assert_eq!(log().matches(LINE).count(), 1, "{}", log());
+    drop(connections);
+    assert_eq!(home.locald(&["stop"]).code, 0);
 }
 
 /// LIFE-40.

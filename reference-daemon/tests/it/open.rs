@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::launching::under;
 use crate::support::{Foreground, Home, Output, Raw, chmod, mode, names, until};
 
 const APP: &str = "http://127.0.0.1:5173";
@@ -297,6 +298,19 @@ fn handoff_to_a_port_of_another_user_is_refused() {
             "{seen:?}"
         );
         assert_eq!(seen.stdout.contains("ldp_ticket="), code == 0);
+    }
+
+    // The system may give another name a loopback address.
+    let hosts = home.state_dir().with_file_name("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost my-machine\n").unwrap();
+    let mount = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
+    let named = ["unshare", "-m", "sh", "-c", &mount, "sh"];
+    for (port, code) in [(&theirs, 13), (&ours, 0)] {
+        let origin = format!("http://my-machine:{port}");
+        assert_eq!(home.locald(&["origins", "add", &origin]).code, 0);
+        let handoff = home.command(&["handoff", "--origin", &origin, "--print-url"]);
+        let seen = Output::of(&mut under(&named, &handoff));
+        assert_eq!(seen.code, code, "{origin}: {seen:?}");
     }
 }
 

@@ -197,6 +197,24 @@ fn a_daemon_is_stopped_and_restarted_without_a_pidfd() {
     }
 }
 
+/// A descriptor that can write would keep the file system from being mounted read-only.
+#[test]
+#[cfg_attr(local_daemon_portable, ignore = "a portable daemon holds no life lock")]
+fn the_life_lock_is_held_without_the_right_to_write() {
+    let home = Home::new();
+    assert_eq!(home.locald(&["start"]).code, 0);
+    let process = format!("/proc/{}", pid(&home).as_raw_nonzero());
+    let held = fs::read_dir(format!("{process}/fd")).unwrap().map(|entry| entry.unwrap());
+    let held = held.filter(|entry| fs::read_link(entry.path()).unwrap().ends_with("daemon.alive"));
+    let names: Vec<_> = held.map(|entry| entry.file_name()).collect();
+    let [name] = names.as_slice() else { panic!("{names:?}") };
+    let facts = fs::read_to_string(format!("{process}/fdinfo/{}", name.display())).unwrap();
+    let flags = facts.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    let access = u32::from_str_radix(flags.trim(), 8).unwrap() & 0o3;
+    assert_eq!(access, 0, "read-only: {facts}");
+    assert_eq!(home.locald(&["stop"]).code, 0);
+}
+
 /// In a network where IPv6 comes up after the daemon has started: binds `[::1]` at its port first, if `$1` is `taken`, or
 /// waits until no other process can.
 const LATE_IPV6: &str = r#"

@@ -231,8 +231,8 @@ fn lines(bytes: &[u8]) -> BTreeSet<String> {
     String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
 }
 
-/// The page is opened at its own host and at 127.0.0.1, by a browser and by its address: at 127.0.0.1 standard error has a line
-/// that it does not have at the own host.
+/// The page is opened at the page host and at 127.0.0.1, by a browser and by its address: at 127.0.0.1 standard error has a
+/// line that it does not have at the page host.
 #[case("BROW-42")]
 fn weaker_host_is_said(stage: &mut Stage) -> Outcome {
     const WEAKER: Option<&str> = Some("127.0.0.1");

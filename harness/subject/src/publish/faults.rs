@@ -40,7 +40,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PUB-8.directory", "publishes under a lock of the directory"),
     fault("PUB-9.leftover", "takes a temporary file for a publish that goes on, and ends"),
     fault("PUB-9.empty-leftover", "takes an empty temporary file for a full disk, and ends"),
-    fault("PUB-9.linked-leftover", "takes a credential that has a second name for somebody else's, and ends"),
+    fault("PUB-9.linked-leftover", "treats a credential with a second name as another process's, and exits"),
     fault("PUB-9.lock-directory", "looks around under a lock directory, and ends where one is left"),
     fault("PUB-9.pid-file", "ends where a pid file is left"),
     fault("PUB-10.runs-on", "runs on when it cannot publish"),

@@ -220,7 +220,7 @@ fn own_page_opens_its_stream_anew(stage: &mut Stage) -> Outcome {
         }
         stage.observed(format!("round {round}: the page is sent again what passed right before the end"));
     }
-    fail("the page is sent again what it has seen: it does not name its last id")
+    fail("the page receives events again that it has seen: it does not name its last id")
 }
 
 /// Has the page's stream end, and its retry answered 503, after which no engine goes on by itself; a note is sent meanwhile,

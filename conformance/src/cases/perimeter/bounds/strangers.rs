@@ -103,7 +103,7 @@ impl Crowd {
     }
 }
 
-/// Whether the other side has closed a connection. Discards what it has sent.
+/// Returns whether the peer has closed a connection. Discards what the peer has sent.
 fn is_closed(mut stream: &TcpStream) -> bool {
     match stream.read(&mut [0; 4096]) {
         Ok(count) => count == 0,
