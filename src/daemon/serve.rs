@@ -33,7 +33,8 @@ use super::strangers::{Limits, Place, Strangers, User, Verdict};
 use crate::perimeter::{self, Caller, Guarded};
 use crate::platform::{self, Peers};
 
-/// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
+/// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11). It is also how
+/// long a connection waits for its next request: longer than the 5 s of HS-34.
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
 const MOST_HEADERS: usize = 2048;
@@ -296,7 +297,7 @@ impl Guest {
         !self.has_authenticated() && (!is_first || self.is_of_other)
     }
 
-    /// Notes that the request has authenticated.
+    /// Notes that the request has authenticated: from now on the connection is not evicted (HS-34).
     fn note_authenticated(&self) {
         self.has_last_authenticated.store(true, Ordering::Release);
         if !self.has_authenticated.swap(true, Ordering::AcqRel) {
@@ -374,6 +375,7 @@ impl Connection {
             }
         });
         let (stream, mut half_closed) = Patient::new(stream);
+        // `hyper` adds `Date` (PER-52), and sends no interim answer to an HTTP/1.0 client (PER-53).
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_BOUND)

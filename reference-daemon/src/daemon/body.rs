@@ -63,6 +63,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
                 let detail = "the body is larger than 64 KiB";
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
             } else {
+                // PER-50
                 invalid("the body cannot be read")
             }
         })?;

@@ -1,5 +1,7 @@
 //! HTTP as other people's clients speak it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::{Answer, Home, Raw, openapi};
@@ -113,7 +115,7 @@ fn a_method_that_a_route_does_not_take_is_405_with_those_that_it_takes() {
     }
 }
 
-/// A HEAD has the headers of the GET that it stands for.
+/// PER-54: a HEAD has the headers of the GET that it stands for.
 #[test]
 fn head_is_answered_like_get() {
     let home = Home::new();
@@ -157,6 +159,39 @@ fn a_problem_has_the_phrase_of_http() {
     raw.begin("POST /v1/events", "Content-Length: 10000000\r\n");
     let head = raw.head();
     assert!(String::from_utf8(raw.body(&head)).unwrap().contains("\"Content Too Large\""), "{head}");
+}
+
+/// PER-52, PER-53.
+#[test]
+fn an_answer_has_a_date_and_an_old_client_gets_no_interim_answer() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    for (version, interim) in [("1.1", true), ("1.0", false)] {
+        let address = home.record().unwrap()["url"].as_str().unwrap().replace("http://", "");
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head = format!(
+            "POST /v1/events HTTP/{version}\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+             Expect: 100-continue\r\nContent-Length: 25\r\n\r\n",
+            home.credential()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Long enough for an interim answer, if there is one.
+        std::thread::sleep(Duration::from_millis(300));
+        stream.write_all(br#"{"topic":"note","data":1}"#).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.contains(" 100 "), interim, "{answer}");
+        assert!(answer.contains(" 201 "), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("\r\ndate: "), "{answer}");
+    }
+    for (line, status) in [("GET /nowhere", 404), ("GET /v1/status", 200)] {
+        let answer = Raw::connect(&home).with_credential(line, "", "");
+        assert_eq!((answer.status, header(&answer, "date").is_some()), (status, true), "{line}");
+    }
+    let mut raw = Raw::connect(&home);
+    raw.unframed("BROKEN", "x\r\n\r\n");
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 400 ") && head.contains("\r\ndate: "), "{head}");
 }
 
 /// PER-51: what a page of a listed origin may read.

@@ -110,7 +110,14 @@ fn a_report_says_of_which_role_and_profiles_it_is_and_why_cases_do_not_apply() {
         subject.display()
     );
     let (_folder, path) = manifest(&text);
-    let cases = ["--case", "registration/round-trip-*", "--case", "streams/*"];
+    let cases = [
+        "--case",
+        "registration/round-trip-*",
+        "--case",
+        "streams/*",
+        "--case",
+        "notes/*",
+    ];
     let ended = daemonspec(["run", &path].into_iter().chain(cases).chain(["--report", "badge=-"]));
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(ended.stdout.contains("conforms in the selected cases: daemon; core"), "{}", ended.stdout);
