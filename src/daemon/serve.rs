@@ -367,7 +367,7 @@ impl Connection {
                     guest.note_authenticated();
                 }
                 let mut answer = answer.await?;
-                // PER-49: what comes next on this connection is discarded, so the client must not send a request.
+                // PER-55: what comes next on this connection is discarded (PER-49), so the client must not send a request.
                 if is_left.load(Ordering::Acquire) {
                     answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }

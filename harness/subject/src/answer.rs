@@ -109,7 +109,7 @@ impl Answer {
         if !self.content_type.is_empty() {
             lines.push(format!("Content-Type: {}", self.content_type));
         }
-        if closes {
+        if closes && !broken("PER-55.unsaid") {
             lines.push("Connection: close".to_owned());
         }
         if broken("HS-9.version-in-a-header") {

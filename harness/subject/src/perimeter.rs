@@ -48,6 +48,9 @@ pub(super) fn host<'a>(
         return Err(INVALID);
     }
     let is_foreign = request.is_of_another_scheme && !broken("PER-6.any-scheme") && !broken("PER-6.unread");
+    if is_foreign && broken("PER-6.invalid-scheme") {
+        return Err(INVALID);
+    }
     if is_foreign || !names.all(|name| is_own_name(name, port, page)) {
         Err(MISDIRECTED)
     } else {

@@ -292,7 +292,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// `GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401,
+/// `HEAD /`, and `GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401,
 /// and an HTML page in which nothing opens the daemon or names its launch.
 #[case("BROW-26")]
 fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
@@ -305,6 +305,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     let bare = || Ask::new(&live, "GET", "/").hosts([&*token.host]);
     let mut asks = vec![
         bare().named("nothing"),
+        bare().method("HEAD").named("HEAD"),
         bare()
             .with("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
             .named("a browser's Accept"),

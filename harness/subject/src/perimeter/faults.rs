@@ -38,6 +38,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-5.unparsed", "compares Host and does not ask whether it is one"),
     fault("PER-6.unread", "does not look at the authority of an absolute target"),
     fault("PER-6.any-scheme", "does not look at the scheme of an absolute target"),
+    fault("PER-6.invalid-scheme", "answers a target of another scheme with 400"),
     fault("PER-6.instead-of-host", "looks at the authority of an absolute target alone"),
     fault("PER-7.handshake", "does not look at the Host of a handshake"),
     fault("PER-7.page", "does not look at the Host of a request for the page"),
@@ -176,6 +177,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-52.no-date", "does not say what time it is"),
     fault("PER-53.to-anybody", "sends an interim answer to every client that expects one"),
     fault("PER-54.get-alone", "takes no HEAD where it takes GET"),
+    fault("PER-55.unsaid", "does not say that it closes a connection"),
 ];
 
 /// Whether a faulty daemon takes a name for one of its own; `None` where it judges as it should.

@@ -63,7 +63,17 @@ enum Seen {
     Closed(String),
 }
 
-/// Sends a request of a long body with little of it, reads the refusal and the end of the daemon's half, and sends more of
+/// Sends a request of a long body with little of it, and reads the refusal.
+fn begin(live: &ReadyDaemon, ask: &Ask) -> Result<(Connection, Response), HttpFault> {
+    let deadline = Instant::now() + ANSWER;
+    let mut connection = Connection::open(live.target.address, deadline)?;
+    connection.send(&ask.clone().with("Content-Length", &BODY.to_string()).bytes(), deadline)?;
+    connection.send(&[b' '; 1024], deadline)?;
+    let response = connection.read_response(deadline)?;
+    Ok((connection, response))
+}
+
+/// Begins such a request, reads the refusal and the end of the daemon's half, and sends more of
 /// the body, a little at a time, as long as the daemon has to discard it.
 fn trickle(live: &ReadyDaemon, ask: &Ask) -> Result<Seen, HttpFault> {
     const PIECE: usize = 16 << 10;
@@ -72,10 +82,7 @@ fn trickle(live: &ReadyDaemon, ask: &Ask) -> Result<Seen, HttpFault> {
     const HALF_CLOSED: Duration = Duration::from_millis(1_500);
     let began = Instant::now();
     let deadline = began + ANSWER;
-    let mut connection = Connection::open(live.target.address, deadline)?;
-    connection.send(&ask.clone().with("Content-Length", &BODY.to_string()).bytes(), deadline)?;
-    connection.send(&[b' '; 1024], deadline)?;
-    let response = connection.read_response(deadline)?;
+    let (mut connection, response) = begin(live, ask)?;
     if !response.closes {
         return Ok(Seen::Open);
     }
@@ -145,6 +152,33 @@ fn a_refusal_is_readable(stage: &mut Stage) -> Outcome {
                     Err(fault) => return inconclusive(format!("{what}: {fault}")),
                 }
             }
+        }
+        Ok(())
+    })
+}
+
+/// Requests are refused before their bodies have come: a daemon that then ends the connection has said so in its answer.
+#[case("PER-55")]
+fn a_close_is_announced(stage: &mut Stage) -> Outcome {
+    /// More than the end of one half takes on a busy host, and less than a daemon may wait for the rest of a body.
+    const STILL_OPEN: Duration = Duration::from_millis(1_500);
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("`Connection: close` in each answer after which the connection ends");
+    live.between_controls(|| {
+        for (ask, _) in refused(&live) {
+            let (mut connection, response) = match begin(&live, &ask) {
+                Ok(begun) => begun,
+                Err(fault) => return inconclusive(format!("{}: {fault}", ask.what)),
+            };
+            let is_said = response.closes;
+            let ends = !is_said && connection.wait_closed(Instant::now() + STILL_OPEN);
+            ensure!(!ends, "{}, answered {}: the connection ends unannounced", ask.what, response.status);
+            stage.observed(format!(
+                "{}, answered {}: {}",
+                ask.what,
+                response.status,
+                if is_said { "the end is announced" } else { "the connection stays open" }
+            ));
         }
         Ok(())
     })
