@@ -3,7 +3,9 @@
 
 mod attempt;
 mod connection;
+mod events;
 mod probe;
+mod request;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,10 +18,12 @@ use local_daemon_proto::gate::{NotAProtocol, Protocol};
 use local_daemon_proto::registration::World;
 
 use self::attempt::Attempt;
-pub use self::connection::{Connection, MAX_ANSWER, Process, RequestError, Response};
+pub use self::connection::{Connection, Process};
+pub use self::events::{Events, EventsError};
 pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{ask_daemon, look_at_world};
+pub use self::request::{BodyReader, MAX_ANSWER, Problem, Request, RequestError, RequestErrorKind, Response};
 use crate::exchange::Fault;
 use crate::state_directory::{Component, NoHome, NotAComponent, StateDir};
 use crate::{loopback, platform};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use zeroize::Zeroizing;
 
 /// Why there was no whole answer.
@@ -23,8 +24,10 @@ pub(crate) enum Fault {
     },
     #[error("there was no whole answer in time")]
     TimedOut,
-    #[error("the answer is not HTTP or is too large")]
+    #[error("the answer is not HTTP")]
     Garbage,
+    #[error("the answer is longer than is taken")]
+    TooLarge,
     /// This process could not connect.
     #[error("{error}{}", meaning(.error))]
     Unreachable {
@@ -34,6 +37,24 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// The same fault after part of an answer has come.
+    fn after_an_answer(self) -> Self {
+        match self {
+            Self::Broken { .. } => Self::Broken { answered: true },
+            fault => fault,
+        }
+    }
+
+    /// The fault as an error of a read.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Unreachable { error } => error,
+            Self::TimedOut => io::Error::new(ErrorKind::TimedOut, self.to_string()),
+            Self::Broken { .. } => io::Error::new(ErrorKind::ConnectionReset, self.to_string()),
+            fault => io::Error::new(ErrorKind::InvalidData, fault.to_string()),
+        }
+    }
+
     fn of(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::TimedOut,
@@ -82,7 +103,6 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    keep: bool,
 }
 
 impl Answer {
@@ -101,7 +121,10 @@ pub(crate) struct Wire {
     buffer: Vec<u8>,
     /// How many more bytes other than the body the current answer may have: heads, and the framing of chunks (HS-31).
     framing_left: usize,
-    reusable: bool,
+    /// What is left of the current answer's body.
+    left: Left,
+    /// Whether another request may follow the current answer.
+    keep: bool,
 }
 
 /// The addresses that a URL may mean. `localhost` is both, and which of them is the daemon only the proof tells.
@@ -115,36 +138,57 @@ pub(crate) fn addresses(url: LoopbackUrl) -> Vec<SocketAddr> {
     }
 }
 
-/// A request as it is sent.
+/// A request as it is sent, but for its body. `headers` are further lines, each with its end.
 pub(crate) fn request(
     method: &str,
     path: &str,
     authority: &str,
     authorization: &str,
-    body: Option<&[u8]>,
+    headers: &str,
 ) -> Zeroizing<Vec<u8>> {
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: application/json\r\n");
+    let parts = [
+        method,
+        " ",
+        path,
+        " HTTP/1.1\r\nHost: ",
+        authority,
+        "\r\nAuthorization: ",
+        authorization,
+        "\r\n",
+        headers,
+        "\r\n",
+    ];
     // One allocation of the right size: a growing buffer would leave copies of the bearer behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(
-        head.len() + authorization.len() + body.map_or(0, <[u8]>::len) + 128,
-    ));
-    bytes.extend_from_slice(head.as_bytes());
-    bytes.extend_from_slice(b"Authorization: ");
-    bytes.extend_from_slice(authorization.as_bytes());
-    if let Some(body) = body {
-        let length = format!("\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
-        bytes.extend_from_slice(length.as_bytes());
+    let mut bytes = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+    for part in parts {
+        bytes.extend_from_slice(part.as_bytes());
     }
-    bytes.extend_from_slice(b"\r\n\r\n");
-    bytes.extend_from_slice(body.unwrap_or_default());
     bytes
+}
+
+/// Where the body of an answer ends, and how much of it is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    /// The line before the next chunk.
+    ChunkLine,
+    /// So many bytes of a chunk, and its line end.
+    Chunk(usize),
+    Length(usize),
+    UntilClose,
+    Nothing,
 }
 
 impl Wire {
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(Fault::of_connect)?;
         stream.set_nodelay(true).map_err(Fault::of)?;
-        Ok(Self { stream, buffer: Vec::new(), framing_left: 0, reusable: true })
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            framing_left: 0,
+            left: Left::Nothing,
+            keep: true,
+        })
     }
 
     /// Whether another request may be sent: the last answer ended cleanly and the other side has not closed.
@@ -155,33 +199,72 @@ impl Wire {
             self.stream.set_nonblocking(false).ok()?;
             matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock).then_some(())
         };
-        self.reusable && self.buffer.is_empty() && quiet().is_some()
+        self.keep && self.left == Left::Nothing && self.buffer.is_empty() && quiet().is_some()
     }
 
-    /// Sends one request and reads its whole answer: at most `limit` bytes of body, and at most as many of everything else, or
-    /// 64 KiB if that is more.
+    /// Sends one request without a body and reads its whole answer: at most `limit` bytes of body, and at most as many of
+    /// everything else, or 64 KiB if that is more.
     pub(crate) fn exchange(
         &mut self,
         request: &Zeroizing<Vec<u8>>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        self.reusable = false;
-        self.framing_left = limit.max(MAX_BYTES);
+        self.send(request, deadline)?;
+        let mut answer = self.answer(limit, deadline)?;
+        self.whole_body(&mut answer.body, limit, deadline)?;
+        Ok(answer)
+    }
+
+    /// Sends a part of a request.
+    pub(crate) fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
+        self.keep = false;
         self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
-        self.stream.write_all(request).map_err(Fault::of)?;
+        self.stream.write_all(bytes).map_err(Fault::of)
+    }
+
+    /// Whether an answer comes before the whole request was sent, or the connection has ended.
+    pub(crate) fn is_answered_early(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(&self.stream, &mut [0], flags).is_ok()
+    }
+
+    /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is more.
+    pub(crate) fn answer(&mut self, framing: usize, deadline: Instant) -> Result<Answer, Fault> {
+        self.framing_left = framing.max(MAX_BYTES);
         let mut answer = self.head(deadline)?;
         // An interim answer is part of an answer.
-        let answered = |fault| match fault {
-            Fault::Broken { .. } => Fault::Broken { answered: true },
-            fault => fault,
-        };
         while answer.status < 200 {
-            answer = self.head(deadline).map_err(answered)?;
+            answer = self.head(deadline).map_err(Fault::after_an_answer)?;
         }
-        self.body(&mut answer, limit, deadline).map_err(answered)?;
-        self.reusable = answer.keep;
+        self.left = Self::framing(&answer)?;
+        let is_closed = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        self.keep &= !is_closed && self.left != Left::UntilClose;
         Ok(answer)
+    }
+
+    /// Reads the whole body of an answer: at most `limit` bytes.
+    pub(crate) fn whole_body(
+        &mut self,
+        body: &mut Vec<u8>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        if matches!(self.left, Left::Length(length) if length > limit) {
+            return Err(Fault::TooLarge);
+        }
+        while let Some(part) = self.part(limit.saturating_add(1) - body.len(), deadline)? {
+            body.extend_from_slice(&part);
+            if body.len() > limit {
+                return Err(Fault::TooLarge);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the framing of a body that never ends have as many bytes again.
+    pub(crate) fn renew_framing(&mut self) {
+        self.framing_left = MAX_BYTES;
     }
 
     fn head(&mut self, deadline: Instant) -> Result<Answer, Fault> {
@@ -194,8 +277,8 @@ impl Wire {
                     let headers: Vec<_> =
                         response.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
                     let status = response.code.ok_or(Fault::Garbage)?;
-                    let answer =
-                        Answer { status, headers, body: Vec::new(), keep: response.version == Some(1) };
+                    self.keep = response.version == Some(1);
+                    let answer = Answer { status, headers, body: Vec::new() };
                     self.buffer.drain(..length);
                     self.framing_left -= length;
                     return Ok(answer);
@@ -211,41 +294,79 @@ impl Wire {
         }
     }
 
-    fn body(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
-        let close = answer.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
-        answer.keep &= !close;
+    /// Returns how the body of this answer is framed.
+    fn framing(answer: &Answer) -> Result<Left, Fault> {
         if matches!(answer.status, 204 | 304) {
-            return Ok(());
+            return Ok(Left::Nothing);
         }
-        let framing = |name| answer.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).count();
-        let chunked = answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
-        let length = match (framing("content-length"), framing("transfer-encoding")) {
-            (0, 1) if chunked => return self.chunks(answer, limit, deadline),
-            (1, 0) => answer.header("content-length").and_then(parse_length).ok_or(Fault::Garbage)?,
-            (0, 0) => {
-                answer.keep = false;
-                return self.until_close(answer, limit, deadline);
-            }
-            _ => return Err(Fault::Garbage),
+        let count = |name| answer.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).count();
+        let is_chunked = answer
+            .header("transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+        match (count("content-length"), count("transfer-encoding")) {
+            (0, 1) if is_chunked => Ok(Left::ChunkLine),
+            (1, 0) => match answer.header("content-length").and_then(parse_length).ok_or(Fault::Garbage)? {
+                0 => Ok(Left::Nothing),
+                length => Ok(Left::Length(length)),
+            },
+            (0, 0) => Ok(Left::UntilClose),
+            _ => Err(Fault::Garbage),
+        }
+    }
+
+    /// Notes that no other request may follow the current answer.
+    pub(crate) fn close_after_answer(&mut self) {
+        self.keep = false;
+    }
+
+    /// Notes that the answer has no body, whatever its head says: one to HEAD.
+    pub(crate) fn skip_body(&mut self) {
+        self.keep &= self.left != Left::UntilClose;
+        self.left = Left::Nothing;
+    }
+
+    /// Reads the next part of the body, of at most `most` bytes; `None` at its end.
+    pub(crate) fn part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, Fault> {
+        let part = self.framed_part(most, deadline).map_err(Fault::after_an_answer);
+        if part.is_err() {
+            self.keep = false;
+        }
+        part
+    }
+
+    fn framed_part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, Fault> {
+        if self.left == Left::ChunkLine {
+            self.left = self.chunk_line(deadline)?;
+        }
+        let length = match self.left {
+            Left::Nothing => return Ok(None),
+            Left::UntilClose => usize::MAX,
+            Left::Length(length) | Left::Chunk(length) => length,
+            Left::ChunkLine => return Err(Fault::Garbage),
         };
-        if length > limit {
-            return Err(Fault::Garbage);
+        let most = most.min(length).max(1);
+        if self.buffer.is_empty() && self.fill(most.min(MAX_BYTES), deadline)? == 0 {
+            if self.left != Left::UntilClose {
+                return Err(Fault::Broken { answered: true });
+            }
+            self.left = Left::Nothing;
+            return Ok(None);
         }
-        self.fill_to(length, deadline)?;
-        answer.body = self.buffer.drain(..length).collect();
-        Ok(())
+        let part: Vec<u8> = self.buffer.drain(..most.min(self.buffer.len())).collect();
+        self.left = match self.left {
+            Left::Length(length) if length == part.len() => Left::Nothing,
+            Left::Length(length) => Left::Length(length - part.len()),
+            Left::Chunk(length) if length == part.len() => {
+                self.chunk_end(deadline)?;
+                Left::ChunkLine
+            }
+            Left::Chunk(length) => Left::Chunk(length - part.len()),
+            left => left,
+        };
+        Ok(Some(part))
     }
 
-    fn until_close(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
-        while self.buffer.len() <= limit && self.fill(limit + 1, deadline)? > 0 {}
-        if self.buffer.len() > limit {
-            return Err(Fault::Garbage);
-        }
-        answer.body = std::mem::take(&mut self.buffer);
-        Ok(())
-    }
-
-    fn chunks(&mut self, answer: &mut Answer, limit: usize, deadline: Instant) -> Result<(), Fault> {
+    fn chunk_line(&mut self, deadline: Instant) -> Result<Left, Fault> {
         loop {
             let (start, size) = match httparse::parse_chunk_size(&self.buffer) {
                 Ok(httparse::Status::Complete(found)) => found,
@@ -257,22 +378,24 @@ impl Wire {
                 }
                 _ => return Err(Fault::Garbage),
             };
-            let size = usize::try_from(size).map_err(|_| Fault::Garbage)?;
             self.framing_left = self.framing_left.checked_sub(start + 2).ok_or(Fault::Garbage)?;
-            if size > limit.saturating_sub(answer.body.len()) {
-                return Err(Fault::Garbage);
-            }
-            self.fill_to(start + size + 2, deadline)?;
-            answer.body.extend_from_slice(&self.buffer[start..start + size]);
-            // No trailers: a server of this protocol sends none, and what follows would not be understood.
-            if &self.buffer[start + size..start + size + 2] != b"\r\n" {
-                return Err(Fault::Garbage);
-            }
-            self.buffer.drain(..start + size + 2);
+            self.buffer.drain(..start);
             if size == 0 {
-                return Ok(());
+                self.chunk_end(deadline)?;
+                return Ok(Left::Nothing);
             }
+            return usize::try_from(size).map(Left::Chunk).map_err(|_| Fault::Garbage);
         }
+    }
+
+    /// Reads the end of a chunk. No trailers: a server of this protocol sends none, and what follows would not be understood.
+    fn chunk_end(&mut self, deadline: Instant) -> Result<(), Fault> {
+        self.fill_to(2, deadline)?;
+        if !self.buffer.starts_with(b"\r\n") {
+            return Err(Fault::Garbage);
+        }
+        self.buffer.drain(..2);
+        Ok(())
     }
 
     fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), Fault> {
@@ -305,6 +428,11 @@ impl Wire {
 
 fn parse_length(text: &str) -> Option<usize> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Returns the end of a bound that begins now. One that no clock reaches ends in a hundred years.
+pub(crate) fn deadline_in(bound: Duration) -> Instant {
+    Instant::now() + bound.min(Duration::from_hours(100 * 365 * 24))
 }
 
 fn left(deadline: Instant) -> Result<Duration, Fault> {
@@ -379,7 +507,11 @@ mod tests {
             &endless,
         ] {
             let refused = one(answer, 6).unwrap_err();
-            assert!(matches!(refused, Fault::Garbage), "{:?}: {refused}", String::from_utf8_lossy(answer));
+            assert!(
+                matches!(refused, Fault::Garbage | Fault::TooLarge),
+                "{:?}: {refused}",
+                String::from_utf8_lossy(answer)
+            );
         }
     }
 

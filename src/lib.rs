@@ -53,8 +53,8 @@ pub use client::{Client, Launch};
 #[cfg(feature = "daemon")]
 pub use daemon::Daemon;
 pub use local_daemon_proto::{
-    ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, gate, handshake,
-    json, registration,
+    ClaimId, Credential, LoopbackUrl, Protocol, Registration, claim, connect, credential, events, gate,
+    handshake, json, registration,
 };
 pub use platform::{LAUNCH_VARIABLE, disable_core_dumps, forget_launch, with_caller_limits};
 pub use state_directory::{Component, StateDir};

@@ -583,6 +583,12 @@ pub(crate) fn random() -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
+/// Returns 32 random bits.
+pub(crate) fn random_word() -> u32 {
+    let [a, b, c, d, ..] = random_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// A fresh id for one launch.
 #[cfg(feature = "daemon")]
 pub(crate) fn fresh_id() -> ClaimId {

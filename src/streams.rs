@@ -15,13 +15,14 @@ mod sync {
 
 use local_daemon_proto::ClaimId;
 use local_daemon_proto::claim::Reason;
+pub use local_daemon_proto::events::{EventId, NotAnEventId};
 use local_daemon_proto::registration::Sight;
 
 use crate::state_directory::StateDir;
 
 pub use self::body::{BEAT, EventBody};
 pub use self::hub::{Hub, Next, Refused, Selection, Subscriber};
-pub use self::log::{EventId, Limits, NotAnEventId};
+pub use self::log::Limits;
 
 /// The last event of every stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

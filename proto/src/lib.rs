@@ -17,6 +17,7 @@ extern crate alloc;
 pub mod claim;
 pub mod connect;
 pub mod credential;
+pub mod events;
 pub mod gate;
 pub mod handshake;
 pub mod json;

@@ -103,7 +103,13 @@ impl<'a> Attempt<'a> {
                 if self.child == Child::Done {
                     self.client.state_dir.clear_budget();
                 }
-                Ok(Connection { registration, handshake, credential, wire: Some(wire) })
+                Ok(Connection {
+                    client: self.client.clone(),
+                    registration,
+                    handshake,
+                    credential,
+                    wire: Some(wire),
+                })
             }
             (outcome, _) => Err(self.failure(outcome)),
         }

@@ -8,14 +8,15 @@ use local_daemon_proto::handshake::{Handshake, Probe};
 use local_daemon_proto::registration::Registration;
 use zeroize::Zeroizing;
 
-use super::DEADLINE;
+use super::events::Events;
 use super::probe::{PROBE_BOUND, Seen, probe};
-use crate::exchange::{self, Answer, Wire};
+use super::request::{
+    BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response, SendError,
+};
+use super::{Client, DEADLINE};
+use crate::exchange::{Fault, Wire};
 use crate::platform;
 use crate::state_directory::StateDir;
-
-/// The most bytes of one answer that [`Connection::request`] takes (16 MiB).
-pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// The pause between two looks whether a daemon is gone whose process cannot be watched.
 const GONE_PAUSE: Duration = Duration::from_millis(50);
@@ -23,38 +24,11 @@ const GONE_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
 #[derive(Debug)]
 pub struct Connection {
+    pub(super) client: Client,
     pub(super) registration: Registration,
     pub(super) handshake: Handshake,
     pub(super) credential: Credential,
     pub(super) wire: Option<Wire>,
-}
-
-/// A whole answer to a request.
-#[derive(Debug)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// Names and values in the order of their arrival.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-impl Response {
-    /// The body as JSON.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.body)
-    }
-}
-
-/// A request on a proven connection that got no answer.
-#[derive(Debug, thiserror::Error)]
-#[error("{method} {url}{path}: {why}")]
-pub struct RequestError {
-    method: String,
-    url: String,
-    path: String,
-    why: String,
 }
 
 impl Connection {
@@ -68,55 +42,111 @@ impl Connection {
         &self.handshake
     }
 
-    /// A GET.
+    /// Sends a GET and returns its whole answer within [`DEADLINE`](super::DEADLINE).
+    ///
+    /// # Errors
+    /// [`RequestError`]. An error status is an answer.
     pub fn get(&mut self, path: &str) -> Result<Response, RequestError> {
-        self.request("GET", path, None)
+        self.send(Request::get(path))
     }
 
-    /// One request with the bearer credential, and its whole answer within [`DEADLINE`].
-    pub fn request(
-        &mut self,
-        method: &str,
-        path: &str,
-        json: Option<&[u8]>,
-    ) -> Result<Response, RequestError> {
-        let error = |why: String| RequestError {
-            method: method.to_owned(),
-            url: self.registration.url.authority(),
-            path: path.split('?').next().unwrap_or_default().to_owned(),
-            why,
+    /// Sends a request and returns its whole answer.
+    ///
+    /// # Errors
+    /// [`RequestError`]. An error status is an answer, also one that came before the whole body was sent.
+    pub fn send(&mut self, mut request: Request<'_>) -> Result<Response, RequestError> {
+        let ends = request.ends();
+        let (mut wire, mut response) = self.exchange(&mut request, ends)?;
+        let read = request.read_body(&mut wire, &mut response, ends);
+        read.map_err(|fault| self.error(&request, fault.into()))?;
+        self.wire = Some(wire);
+        Ok(response)
+    }
+
+    /// Sends a request and returns its answer as soon as the head is there. Its body is read as it comes.
+    ///
+    /// # Errors
+    /// [`RequestError`]. An error status is an answer.
+    pub fn open(&mut self, mut request: Request<'_>) -> Result<Response<BodyReader<'_>>, RequestError> {
+        let ends = request.ends();
+        let (wire, Response { status, headers, .. }) = self.exchange(&mut request, ends)?;
+        let body = BodyReader {
+            wire: Some(wire),
+            home: &mut self.wire,
+            part_deadline: request.part_deadline(),
+            part: Vec::new(),
+            start: 0,
         };
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-        if !plain(method) || !plain(path) || !path.starts_with('/') {
-            return Err(error("the method or path holds what cannot stand in a request line".to_owned()));
+        Ok(Response { status, headers, body })
+    }
+
+    /// Returns the events of a stream of this daemon and of those that follow it.
+    pub fn events(&self, path: &str) -> Events {
+        Events::new(self.client.clone(), path)
+    }
+
+    /// Sends a request and returns the head of its answer. The body is left on the wire.
+    pub(super) fn begin(&mut self, mut request: Request<'_>) -> Result<Response, RequestError> {
+        let ends = request.ends();
+        let (wire, response) = self.exchange(&mut request, ends)?;
+        self.wire = Some(wire);
+        Ok(response)
+    }
+
+    /// Reads the body of an answer that was begun.
+    pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), Fault> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        wire.whole_body(&mut response.body, MAX_ANSWER, Instant::now() + DEADLINE)
+    }
+
+    fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
+        let (kind, source): (_, Option<BoxError>) = match error {
+            SendError::Body(error) => (RequestErrorKind::Body, Some(error.into())),
+            SendError::Fault(Fault::Unreachable { error }) => {
+                (RequestErrorKind::Unreachable, Some(error.into()))
+            }
+            SendError::Fault(fault) => (RequestErrorKind::of(&fault), None),
+        };
+        request.error(&self.registration.url.to_string(), kind, source)
+    }
+
+    /// Opens another connection, on which the daemon proves itself (HS-25).
+    fn prove(&self, ends: Instant) -> Result<Wire, (RequestErrorKind, Option<BoxError>)> {
+        let left = ends.saturating_duration_since(Instant::now());
+        match probe(&self.registration, &self.credential, PROBE_BOUND.min(left)) {
+            Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. }
+                if theirs.id == self.registration.id =>
+            {
+                Ok(wire)
+            }
+            Seen { probe: Probe::Unreachable, detail, .. } => {
+                Err((RequestErrorKind::Unreachable, detail.map(Into::into)))
+            }
+            _ => Err((RequestErrorKind::Gone, None)),
         }
-        let ends = Instant::now() + DEADLINE;
+    }
+
+    /// Sends the request on a connection that has proven itself, and reads the head of the answer.
+    fn exchange(
+        &mut self,
+        request: &mut Request<'_>,
+        ends: Instant,
+    ) -> Result<(Wire, Response), RequestError> {
+        let url = self.registration.url.to_string();
+        request.check().map_err(|kind| request.error(&url, kind, None))?;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
             Some(wire) => wire,
-            None => match probe(&self.registration, &self.credential, PROBE_BOUND) {
-                Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. }
-                    if theirs.id == self.registration.id =>
-                {
-                    wire
-                }
-                Seen { probe: Probe::Unreachable, detail, .. } => {
-                    let why = detail.unwrap_or_default();
-                    return Err(error(format!("the daemon cannot be asked: {why}")));
-                }
-                _ => {
-                    return Err(error("the daemon is gone, or does not prove itself any more".to_owned()));
-                }
-            },
+            None => self.prove(ends).map_err(|(kind, source)| request.error(&url, kind, source))?,
         };
         let credential = self.credential.expose();
         let mut bearer = Zeroizing::new(String::with_capacity(64));
         bearer.push_str("Bearer ");
         bearer.push_str(&credential);
-        let request = exchange::request(method, path, &self.registration.url.authority(), &bearer, json);
-        let answer = wire.exchange(&request, MAX_ANSWER, ends).map_err(|fault| error(fault.to_string()))?;
-        self.wire = Some(wire);
-        let Answer { status, headers, body, .. } = answer;
-        Ok(Response { status, headers, body })
+        let authority = self.registration.url.authority();
+        match request.exchange(&mut wire, &authority, &bearer, ends) {
+            Ok(response) => Ok((wire, response)),
+            Err(error) => Err(self.error(request, error)),
+        }
     }
 
     /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that gets

@@ -117,7 +117,8 @@ pub(super) fn probe(record: &Registration, credential: &Credential, bound: Durat
     for address in &addresses {
         let ends = Instant::now() + each;
         let found = match ask(*address, record, credential, ends) {
-            Ok((Probe::Foreign, _)) | Err(Fault::Garbage | Fault::Broken { answered: true }) => {
+            Ok((Probe::Foreign, _))
+            | Err(Fault::Garbage | Fault::TooLarge | Fault::Broken { answered: true }) => {
                 Seen::only(Probe::Foreign)
             }
             Ok((proven, wire)) => return Seen { probe: proven, wire: Some(wire), detail: None },
@@ -163,7 +164,8 @@ fn prove(
     let nonce = Nonce::from_bytes(state_directory::random_bytes());
     let authorization =
         handshake::authorization(nonce, handshake::client_code(credential, &authority, nonce));
-    let request = exchange::request("GET", handshake::PATH, &authority, &authorization, None);
+    let request =
+        exchange::request("GET", handshake::PATH, &authority, &authorization, "Accept: application/json\r\n");
     // HS-31
     let answer = wire.exchange(&request, MAX_BYTES, ends)?;
     // HS-26: no byte of the body is believed before this comparison.

@@ -7,8 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::{fmt, io};
 
 use bytes::Bytes;
+use local_daemon_proto::events::{EventId, NotAnEventId};
 
-use super::log::{Cursor, EventId, Limits, Log, NotAnEventId, Piece, Topics};
+use super::log::{Cursor, Limits, Log, Piece, Topics};
 use super::sync::{Mutex, MutexGuard};
 
 /// The events of one epoch, and their subscribers. `W` is what the product knows of a subscriber; it is dropped when

@@ -2,53 +2,14 @@
 //! lock. `tests/it/loom.rs` runs this very file.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::str::FromStr;
 
 use bytes::Bytes;
+use local_daemon_proto::events::EventId;
 
 /// How much is read at a time, in bytes: frames stand in segments of this size, and a longer one in one of its own.
 const SEGMENT: usize = 32 * 1024;
-
-/// The name of an event: which log, and its number there (STR-10).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EventId {
-    /// Which log: of the daemon-wide one, the first 8 hexadecimal digits of the daemon's id.
-    pub epoch: u32,
-    /// Counts from 1; 0 stands before the first event (STR-11, STR-15).
-    pub seq: u64,
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}-{}", self.epoch, self.seq)
-    }
-}
-
-/// The text is no event id (STR-20).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("an event id is 8 hexadecimal digits, a hyphen and a number")]
-pub struct NotAnEventId;
-
-impl FromStr for EventId {
-    type Err = NotAnEventId;
-
-    fn from_str(text: &str) -> Result<Self, NotAnEventId> {
-        let (epoch, seq) = text.split_once('-').ok_or(NotAnEventId)?;
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let number = !seq.is_empty() && seq.bytes().all(|b| b.is_ascii_digit());
-        if epoch.len() != 8 || !epoch.bytes().all(hex) || !number || seq.len() > 1 && seq.starts_with('0') {
-            return Err(NotAnEventId);
-        }
-        Ok(Self {
-            epoch: u32::from_str_radix(epoch, 16).map_err(|_| NotAnEventId)?,
-            // A number beyond what can be counted is higher than the last (STR-18), and no mistake of form.
-            seq: seq.parse().unwrap_or(u64::MAX),
-        })
-    }
-}
 
 /// How much a log holds: whichever bound is met first (STR-21, STR-22).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

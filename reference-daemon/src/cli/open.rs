@@ -13,7 +13,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use clap::Args;
-use local_daemon::client::{Connection, Response};
+use local_daemon::client::{Connection, Request, Response};
 use local_daemon::perimeter::Origin;
 use local_daemon::state_directory::LAUNCHER;
 use local_daemon::{LAUNCH_VARIABLE, StateDir, with_caller_limits};
@@ -185,7 +185,7 @@ impl Ticket {
     /// Requests one. The daemon is started if it is missing.
     fn new(context: &Context, wanted: &Value) -> Result<Self, Error> {
         let mut connection = context.client.connect_or_spawn(&launch(context, "auto", false)?)?;
-        let answer = connection.request("POST", Self::PATH, Some(wanted.to_string().as_bytes()))?;
+        let answer = connection.send(Request::post(Self::PATH).json(wanted)?)?;
         let body: Value = answer.json().unwrap_or_default();
         if body["code"] == "origin_not_listed" {
             return Err(Error::NotListed(wanted["origin"].as_str().unwrap_or_default().to_owned()));

@@ -1,6 +1,7 @@
 //! `pages`: the web pages that were let in, and their end.
 
 use clap::Subcommand;
+use local_daemon::client::Request;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -42,7 +43,7 @@ impl Pages {
                 if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     return Err(Error::usage(format!("{id:?} is no id; `locald pages list` prints them")));
                 }
-                let answer = connection.request("DELETE", &format!("{PATH}/{id}"), None)?;
+                let answer = connection.send(Request::delete(&format!("{PATH}/{id}")))?;
                 let text = match answer.status {
                     204 => "the page is let in no more, and its streams have ended",
                     404 => "no page has this id",

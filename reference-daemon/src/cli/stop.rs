@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
-use local_daemon::client::{Connection, Process, Response};
+use local_daemon::client::{Connection, Process, Request, Response};
 use local_daemon::connect::Outcome;
 use local_daemon::daemon::DRAIN;
 use local_daemon::registration::Sight;
@@ -77,8 +77,8 @@ fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     };
     let stopped = |forced| Ok(Some(Stopped { id, pid, url, forced }));
 
-    let body = json!({"id": id, "if_idle": how.if_idle}).to_string();
-    let failed = match connection.request("POST", "/v1/shutdown", Some(body.as_bytes())) {
+    let stop = Request::post("/v1/shutdown").json(&json!({"id": id, "if_idle": how.if_idle}))?;
+    let failed = match connection.send(stop) {
         // 503: it stands down already.
         Ok(answer) if matches!(answer.status, 202 | 503) => None,
         Ok(answer) if how.if_idle && is_busy(&answer) => {

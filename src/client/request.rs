@@ -1,0 +1,462 @@
+//! A request of the product's, its answer, and why there is none.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::DEADLINE;
+use crate::exchange::{Fault, Wire, deadline_in};
+
+/// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
+/// otherwise (16 MiB).
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// How much of a body is sent before a look whether the daemon has answered, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// A request to the daemon. The credential is added when it is sent.
+///
+/// ```
+/// use std::time::Duration;
+/// use local_daemon::client::Request;
+///
+/// let request = Request::post("/v1/jobs").json(&["build", "test"])?.deadline(Duration::from_secs(60));
+/// # Ok::<(), local_daemon::client::RequestError>(())
+/// ```
+pub struct Request<'a> {
+    method: String,
+    path: String,
+    headers: String,
+    has_accept: bool,
+    body: Body<'a>,
+    deadline: Duration,
+    max_answer: usize,
+    /// What makes it none.
+    fault: Option<&'static str>,
+}
+
+/// The cause of an error.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+enum Body<'a> {
+    None,
+    Bytes(Vec<u8>),
+    /// Streams, with its length if that is known.
+    Reader(Box<dyn Read + Send + 'a>, Option<u64>),
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and body may contain secrets of the product.
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("path", &without_query(&self.path))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Request<'a> {
+    /// A request of any method but `CONNECT`, for a path with its query.
+    pub fn new(method: &str, path: &str) -> Self {
+        let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fault = match () {
+            () if !is_token(method) || method == "CONNECT" => Some("the method is none that can be sent"),
+            () if !is_token(path) || !path.starts_with('/') => {
+                Some("the path does not begin with `/`, or contains a character that must be percent-encoded")
+            }
+            () => None,
+        };
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: String::new(),
+            has_accept: false,
+            body: Body::None,
+            deadline: DEADLINE,
+            max_answer: MAX_ANSWER,
+            fault,
+        }
+    }
+
+    /// A GET.
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    /// A POST.
+    pub fn post(path: &str) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// A PUT.
+    pub fn put(path: &str) -> Self {
+        Self::new("PUT", path)
+    }
+
+    /// A DELETE.
+    pub fn delete(path: &str) -> Self {
+        Self::new("DELETE", path)
+    }
+
+    /// Adds a header. [`Connection::send`](super::Connection::send) fails if it is one that the connection itself sets, or if it
+    /// contains what no header can.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        const OWN: [&str; 6] = [
+            "authorization",
+            "connection",
+            "content-length",
+            "host",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        let is_name = !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+        let is_value = value.bytes().all(|byte| byte == b'\t' || byte >= b' ' && byte != 0x7f);
+        if OWN.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+            self.fault = Some("a header that the connection sets itself was given");
+        } else if !is_name || !is_value {
+            self.fault = Some("a header contains a character that none can have");
+        } else {
+            self.has_accept |= name.eq_ignore_ascii_case("accept");
+            self.headers.extend([name, ": ", value, "\r\n"]);
+        }
+        self
+    }
+
+    /// Gives it a JSON body.
+    ///
+    /// # Errors
+    /// Fails if `value` cannot be written as JSON.
+    pub fn json(self, value: &(impl Serialize + ?Sized)) -> Result<Self, RequestError> {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => Ok(self.header("Content-Type", "application/json").body(bytes)),
+            Err(error) => Err(self.error("", RequestErrorKind::Body, Some(Box::new(error)))),
+        }
+    }
+
+    /// Gives it a body that is in memory.
+    #[must_use]
+    pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.body = Body::Bytes(bytes.into());
+        self
+    }
+
+    /// Gives it a body that is read while it is sent, of `length` bytes if that is known.
+    #[must_use]
+    pub fn body_from(mut self, reader: impl Read + Send + 'a, length: Option<u64>) -> Self {
+        self.body = Body::Reader(Box::new(reader), length);
+        self
+    }
+
+    /// Sets how long it may take until its whole answer is there: 10 s by default. For an answer that is
+    /// [opened](super::Connection::open), until its head is there, and then for each part of its body.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how many bytes the body of the answer may have: [`MAX_ANSWER`] by default.
+    #[must_use]
+    pub fn max_answer(mut self, bytes: usize) -> Self {
+        self.max_answer = bytes;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), RequestErrorKind> {
+        self.fault.map_or(Ok(()), |fault| Err(RequestErrorKind::Invalid(fault)))
+    }
+
+    pub(super) fn ends(&self) -> Instant {
+        deadline_in(self.deadline)
+    }
+
+    pub(super) fn error(&self, url: &str, kind: RequestErrorKind, source: Option<BoxError>) -> RequestError {
+        RequestError {
+            kind,
+            request: format!("{} {url}{}", self.method, without_query(&self.path)),
+            source,
+        }
+    }
+
+    /// Sends it, and reads the head of its answer. An answer that comes before the whole body was sent ends the sending.
+    pub(super) fn exchange(
+        &mut self,
+        wire: &mut Wire,
+        authority: &str,
+        bearer: &str,
+        ends: Instant,
+    ) -> Result<Response, SendError> {
+        let mut headers = self.headers.clone();
+        if !self.has_accept {
+            headers.push_str("Accept: application/json\r\n");
+        }
+        let framing = match &self.body {
+            Body::None if matches!(self.method.as_str(), "POST" | "PUT" | "PATCH") => Some(0),
+            Body::None => None,
+            Body::Bytes(bytes) => Some(bytes.len() as u64),
+            Body::Reader(_, length) => *length,
+        };
+        let is_chunked = framing.is_none() && matches!(self.body, Body::Reader(..));
+        match framing {
+            Some(length) => headers.extend(["Content-Length: ", &length.to_string(), "\r\n"]),
+            None if is_chunked => headers.push_str("Transfer-Encoding: chunked\r\n"),
+            None => {}
+        }
+        let head = crate::exchange::request(&self.method, &self.path, authority, bearer, &headers);
+        wire.send(&head, ends)?;
+        let sent = match std::mem::replace(&mut self.body, Body::None) {
+            Body::None => Ok(true),
+            Body::Bytes(bytes) => send_all(wire, &mut &bytes[..], Some(bytes.len() as u64), ends),
+            Body::Reader(mut reader, length) => send_all(wire, &mut reader, length, ends),
+        };
+        let is_whole = match sent {
+            // The daemon may have answered before it ended the connection.
+            Err(SendError::Fault(Fault::Broken { .. })) => false,
+            sent => sent?,
+        };
+        let answer = wire.answer(0, ends)?;
+        if self.method == "HEAD" {
+            wire.skip_body();
+        }
+        if !is_whole {
+            wire.close_after_answer();
+        }
+        Ok(Response { status: answer.status, headers: answer.headers, body: Vec::new() })
+    }
+
+    pub(super) fn read_body(
+        &self,
+        wire: &mut Wire,
+        response: &mut Response,
+        ends: Instant,
+    ) -> Result<(), Fault> {
+        wire.whole_body(&mut response.body, self.max_answer, ends)
+    }
+
+    pub(super) fn part_deadline(&self) -> Duration {
+        self.deadline
+    }
+}
+
+/// Why a request was not sent, or not answered.
+pub(super) enum SendError {
+    Fault(Fault),
+    Body(io::Error),
+}
+
+impl From<Fault> for SendError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Sends a body; returns whether all of it was sent, and no answer came before.
+fn send_all(
+    wire: &mut Wire,
+    reader: &mut dyn Read,
+    length: Option<u64>,
+    ends: Instant,
+) -> Result<bool, SendError> {
+    let mut piece = vec![0; PIECE];
+    let mut left = length;
+    loop {
+        if wire.is_answered_early() {
+            return Ok(false);
+        }
+        let most = left.map_or(PIECE, |left| usize::try_from(left).unwrap_or(PIECE).min(PIECE));
+        let count = if most == 0 {
+            0
+        } else {
+            read(reader, &mut piece[..most]).map_err(SendError::Body)?
+        };
+        match &mut left {
+            None => {
+                let mut chunk = format!("{count:x}\r\n").into_bytes();
+                chunk.extend_from_slice(&piece[..count]);
+                chunk.extend_from_slice(b"\r\n");
+                wire.send(&chunk, ends)?;
+            }
+            Some(0) => {}
+            Some(_) if count == 0 => {
+                let short = io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than announced");
+                return Err(SendError::Body(short));
+            }
+            Some(left) => {
+                wire.send(&piece[..count], ends)?;
+                *left -= count as u64;
+            }
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+fn read(reader: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match reader.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
+/// An answer: its head, and its body, which is whole unless it was [opened](super::Connection::open).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Response<B = Vec<u8>> {
+    /// The status code. An error status is an answer as well.
+    pub status: u16,
+    /// Names and values in the order of their arrival.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: B,
+}
+
+impl<B> Response<B> {
+    /// Whether the status is 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Returns the first value of a header, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let is_it = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
+        self.headers.iter().find(is_it).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Response {
+    /// Returns the body as a value of a type of the caller's.
+    ///
+    /// # Errors
+    /// Fails if the body is not JSON of this type.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+
+    /// Returns the problem by which the daemon explains an error (PER-35).
+    pub fn problem(&self) -> Option<Problem> {
+        if self.is_success() {
+            return None;
+        }
+        self.json().ok()
+    }
+}
+
+/// Why the daemon did not do what was asked (RFC 9457).
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The stable name of the reason, such as `not_found`.
+    pub code: String,
+    /// The reason for a person.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// The body of an answer as it comes. Dropping it before its end closes the connection.
+#[derive(Debug)]
+pub struct BodyReader<'a> {
+    pub(super) wire: Option<Wire>,
+    /// Where the connection goes when the body has ended.
+    pub(super) home: &'a mut Option<Wire>,
+    pub(super) part_deadline: Duration,
+    pub(super) part: Vec<u8>,
+    pub(super) start: usize,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.part.len() {
+            let Some(wire) = &mut self.wire else {
+                return Ok(0);
+            };
+            wire.renew_framing();
+            let part = wire.part(PIECE, deadline_in(self.part_deadline)).map_err(Fault::into_io)?;
+            let Some(part) = part else {
+                *self.home = self.wire.take();
+                return Ok(0);
+            };
+            (self.part, self.start) = (part, 0);
+        }
+        let count = into.len().min(self.part.len() - self.start);
+        into[..count].copy_from_slice(&self.part[self.start..self.start + count]);
+        self.start += count;
+        Ok(count)
+    }
+}
+
+/// A request that was not sent, or got no whole answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{request}: {kind}{}", reason(.source.as_deref()))]
+pub struct RequestError {
+    kind: RequestErrorKind,
+    /// The method, and the URL without its query.
+    request: String,
+    source: Option<BoxError>,
+}
+
+fn reason(source: Option<&(dyn std::error::Error + Send + Sync + 'static)>) -> String {
+    source.map_or_else(String::new, |source| format!(": {source}"))
+}
+
+impl RequestError {
+    /// Which way it failed.
+    pub fn kind(&self) -> RequestErrorKind {
+        self.kind
+    }
+}
+
+/// Which way a request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestErrorKind {
+    /// It is none that can be sent; the text says why. Nothing was sent.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The body could not be read or written as JSON. The daemon may have read a part of it.
+    #[error("its body cannot be read")]
+    Body,
+    /// The daemon is gone, or does not prove itself any more. Nothing was sent.
+    #[error("the daemon is gone, or does not prove itself any more")]
+    Gone,
+    /// The daemon cannot be asked from this process. Nothing was sent.
+    #[error("the daemon cannot be asked")]
+    Unreachable,
+    /// There was no whole answer before the deadline. The daemon may have done what was asked.
+    #[error("there was no whole answer in time")]
+    TimedOut,
+    /// The connection broke before the whole answer. The daemon may have done what was asked.
+    #[error("the connection broke before the whole answer had come")]
+    Broken,
+    /// The answer has more bytes than [`Request::max_answer`].
+    #[error("the answer is longer than is taken")]
+    TooLarge,
+    /// The answer is not HTTP.
+    #[error("the answer is not HTTP")]
+    Malformed,
+}
+
+impl RequestErrorKind {
+    pub(super) fn of(fault: &Fault) -> Self {
+        match fault {
+            Fault::Refused => Self::Gone,
+            Fault::Broken { .. } => Self::Broken,
+            Fault::TimedOut => Self::TimedOut,
+            Fault::Garbage => Self::Malformed,
+            Fault::TooLarge => Self::TooLarge,
+            Fault::Unreachable { .. } => Self::Unreachable,
+        }
+    }
+}
+
+fn without_query(path: &str) -> &str {
+    path.split('?').next().unwrap_or_default()
+}
