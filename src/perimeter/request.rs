@@ -17,13 +17,13 @@ pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue
 /// Whether the request has no transfer coding, or `chunked` alone and once (RFC 9112, 6.1). Several header lines are one
 /// list, in which empty elements count for nothing (RFC 9110, 5.3 and 5.6.1).
 pub(super) fn is_plain_or_chunked(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return true;
+    }
     let lines = headers.get_all(TRANSFER_ENCODING).iter();
     let elements = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let mut named = elements.filter(|coding| !coding.is_empty());
-    match named.next() {
-        Some(coding) => coding.eq_ignore_ascii_case(b"chunked") && named.next().is_none(),
-        None => !headers.contains_key(TRANSFER_ENCODING),
-    }
+    named.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && named.next().is_none()
 }
 
 /// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
@@ -88,7 +88,7 @@ pub(super) fn is_worker<B>(request: &Request<B>) -> bool {
 
 /// The values of a target's `token` parameters.
 pub(super) fn tokens_of(uri: &Uri) -> impl Iterator<Item = Cow<'_, [u8]>> {
-    uri.query().unwrap_or_default().split('&').filter_map(as_token)
+    uri.query().into_iter().flat_map(|query| query.split('&')).filter_map(as_token)
 }
 
 /// The value of a `token` parameter, both as whatever reads the query behind the guard would decode them.
