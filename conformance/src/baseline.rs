@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use local_daemon_spec::catalogue;
 use miette::{Diagnostic, NamedSource, SourceSpan};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cases;
 use crate::nearest::nearest;
@@ -44,7 +45,7 @@ pub enum BaselineFault {
 }
 
 /// One failure that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// The exact name of the case that fails.
@@ -70,6 +71,33 @@ impl Baseline {
         let text = std::fs::read_to_string(path)
             .map_err(|source| BaselineFault::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text, &path.display().to_string())
+    }
+
+    /// The baseline by which these results are known: what is known already keeps its reason, and the reason of anything else
+    /// is what was observed, for a person to replace. A failure is entered once for its first MUST.
+    #[must_use]
+    pub fn of(&self, results: &[CaseResult]) -> Self {
+        let failed = |result: &&CaseResult| matches!(result.verdict, Verdict::Fail | Verdict::Warn);
+        let entries = results.iter().filter(failed).flat_map(|result| {
+            let known: Vec<Entry> =
+                self.expected.iter().filter(|entry| entry.case == result.case).cloned().collect();
+            if result.known.is_some() {
+                known
+            } else {
+                Entry::of(result).into_iter().collect()
+            }
+        });
+        Self { expected: entries.collect() }
+    }
+
+    /// The text of the file.
+    pub fn text(&self) -> String {
+        let head = "# Failures that are known: `daemonspec run --baseline` of this file excuses them. Say in each reason why.\n";
+        let entries = self.expected.iter().map(|entry| {
+            let entry = toml::to_string(entry).expect("an entry has strings only");
+            format!("\n[[expected]]\n{entry}")
+        });
+        std::iter::once(head.to_owned()).chain(entries).collect()
     }
 
     fn parse(text: &str, path: &str) -> Result<Self, BaselineFault> {
@@ -103,6 +131,21 @@ impl Baseline {
 }
 
 impl Entry {
+    /// The entry of a failure; `None` of one that is no case's, such as the first launch.
+    fn of(result: &CaseResult) -> Option<Self> {
+        const LONGEST: usize = 200;
+        cases::get(result.case)?;
+        let must = |id: &&&str| catalogue().get(id).is_some_and(|requirement| requirement.level.is_must());
+        let id = result.requirements.iter().find(must).or(result.requirements.first())?;
+        let observed = result.observed.as_deref().unwrap_or("nothing");
+        let observed: String = observed.chars().take(LONGEST).collect();
+        Some(Self {
+            case: result.case.to_owned(),
+            requirement: (*id).to_owned(),
+            reason: format!("to be said; observed: {observed}"),
+        })
+    }
+
     fn settle(&self, results: &mut [CaseResult]) -> Option<String> {
         let Some(case) = cases::get(&self.case) else {
             let near = nearest(&self.case, cases::all().map(|case| case.name), 1);
@@ -124,7 +167,7 @@ impl Entry {
             }
             Verdict::Pass => Some("the case passes".to_owned()),
             Verdict::NotApplicable => Some("the case does not apply".to_owned()),
-            Verdict::Untestable | Verdict::Inconclusive | Verdict::HarnessError => None,
+            Verdict::NotRun | Verdict::Untestable | Verdict::Inconclusive | Verdict::HarnessError => None,
         }
     }
 }
@@ -158,6 +201,24 @@ mod tests {
             let fault = parse(&text).unwrap_err().to_string();
             assert!(fault.contains(wrong), "{text}: {fault}");
         }
+    }
+
+    #[test]
+    fn what_is_written_excuses_what_failed_and_keeps_the_reasons_that_were_given() {
+        let name = "registration/round-trip-discovery";
+        let failed = |known: Option<&str>| CaseResult {
+            known: known.map(str::to_owned),
+            ..result(name, Verdict::Fail).observed("a \"quoted\\ text\nof two lines")
+        };
+        let written = Baseline::default().of(&[failed(None), result(name, Verdict::Pass)]);
+        let read = parse(&written.text()).unwrap();
+        assert_eq!(read, written);
+        assert_eq!(read.expected.len(), 1);
+        assert!(read.expected[0].reason.contains("of two lines"));
+        let mut again = [failed(None)];
+        assert!(read.apply(&mut again).is_empty() && again[0].known.is_some());
+        let kept = parse(TEXT).unwrap().of(&[failed(Some("REG-5: IPv6"))]);
+        assert_eq!(kept.expected[0].reason, "IPv6");
     }
 
     #[test]

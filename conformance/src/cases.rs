@@ -13,6 +13,7 @@ mod convergence;
 mod credential;
 mod gate;
 mod handshake;
+mod notes;
 mod perimeter;
 mod publish;
 mod registration;

@@ -9,4 +9,5 @@ pub(crate) mod malformed;
 pub(crate) mod refused_start;
 pub(crate) mod stream;
 pub(crate) mod trace;
+pub(crate) mod words;
 pub(crate) mod worlds;

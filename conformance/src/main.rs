@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use local_daemon_conformance::engines::Wanted;
 use local_daemon_conformance::report::Target;
 use local_daemon_conformance::verdict::ExitCode;
+use local_daemon_harness::guardian;
+use local_daemon_harness::platform::put_signals_in_order;
 use local_daemon_spec::{Profile, Role};
 
 const EXIT_CODES: &str = "\
@@ -17,7 +19,8 @@ Exit status:
     0  the subject conforms; or the command did what it was asked
     1  it does not: at least one case failed (with --strict, or warned)
     2  nothing failed, but a claimed profile has inconclusive cases or ones that this host cannot observe
-    3  the suite or its input is at fault: manifest, program, usage, a report that cannot be written
+    3  nothing was judged: the subject is never ready, a claimed profile has no cases, or the suite, its input or this host
+       is at fault: manifest, program, usage, a report that cannot be written
     4  nothing selected, or nothing of that name
     5  a stale baseline
   130  interrupted: subjects ended, reports written and marked incomplete";
@@ -107,7 +110,7 @@ enum DevCommand {
 struct RunArgs {
     /// The subject's manifest; `daemonspec init` writes one.
     subject: Option<PathBuf>,
-    /// Only the cases whose name matches; `*` matches any text. May be repeated.
+    /// Only the cases whose name matches; `*` matches any text. May be repeated: one that matches nothing is then a warning.
     #[arg(long = "case", value_name = "GLOB")]
     cases: Vec<String>,
     /// Only the cases of this profile; without a manifest, the profiles that the subject claims [default: core]. May be
@@ -136,6 +139,9 @@ struct RunArgs {
     /// Failures that are known: they do not fail the run, and an entry that is no longer so does, with status 5.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
+    /// Write the failures of this run as a baseline, with the reasons of the one that was given.
+    #[arg(long, value_name = "FILE")]
+    write_baseline: Option<PathBuf>,
     /// Write a file for each case that fails or comes to no verdict, for `daemonspec replay`.
     #[arg(long, value_name = "DIR")]
     failures: Option<PathBuf>,
@@ -145,9 +151,14 @@ struct RunArgs {
     #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true,
         default_missing_value = "local-daemon-model")]
     check_trace: Option<PathBuf>,
-    /// Also write the report as json, junit, html, markdown or badge. May be repeated.
+    /// Also write the report as json, junit, html, markdown or badge. A FILE `-` is standard output, and what is otherwise
+    /// printed goes to standard error. May be repeated.
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<Target>,
+    /// Run the cases also if the subject does not become ready at its first launch: how the suite is judged by subjects that
+    /// can pass nothing.
+    #[arg(long, hide = true)]
+    never_ready: bool,
     /// In the place of a manifest: the daemon's command, with `{state_dir}` where it takes its state directory.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "subject")]
     command: Vec<String>,
@@ -255,6 +266,13 @@ fn arguments() -> Vec<OsString> {
 }
 
 fn main() -> Status {
+    // Before there is any other thread.
+    let ignored = put_signals_in_order();
+    if std::env::args_os().nth(1).is_some_and(|command| command == commands::GUARD) {
+        guardian::guard(std::io::stdin().lock());
+        return Status::SUCCESS;
+    }
+    commands::IGNORED.get_or_init(|| ignored);
     let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {

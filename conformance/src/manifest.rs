@@ -4,6 +4,7 @@
 
 mod fault;
 mod load;
+mod profiles;
 mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +46,7 @@ pub struct SubjectSection {
     pub component: Option<String>,
     /// A command that prints the version on its first line.
     pub version: Vec<String>,
-    /// The claimed profiles; `core` if left out.
+    /// The claimed profiles; `core` if left out. After loading, those that they include are among them.
     pub profiles: BTreeSet<Profile>,
     /// Whether what it claims is seen from pages in browser engines too, although it does not claim `browser`.
     pub engines: bool,
@@ -92,6 +93,9 @@ pub struct DaemonSection {
     /// Milliseconds within which a displaced daemon has exited.
     #[serde(default = "three_seconds")]
     stand_down_timeout_ms: u64,
+    /// The drain bound that the daemon was given, in milliseconds.
+    #[serde(default = "ten_seconds")]
+    drain_ms: u64,
     /// Whether the daemon knows the user at the other end of a connection.
     #[serde(default = "yes")]
     pub knows_peer_users: bool,
@@ -112,6 +116,7 @@ impl Default for DaemonSection {
             verbose: BTreeMap::new(),
             ready_timeout_ms: five_seconds(),
             stand_down_timeout_ms: three_seconds(),
+            drain_ms: ten_seconds(),
             knows_peer_users: yes(),
             protocol_override: None,
             origins: None,
@@ -128,6 +133,10 @@ const fn three_seconds() -> u64 {
     3_000
 }
 
+const fn ten_seconds() -> u64 {
+    10_000
+}
+
 const fn yes() -> bool {
     true
 }
@@ -141,6 +150,11 @@ impl DaemonSection {
     /// How long a displaced daemon may take until it has exited.
     pub fn stand_down_timeout(&self) -> Duration {
         Duration::from_millis(self.stand_down_timeout_ms)
+    }
+
+    /// The drain bound that the daemon was given.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
     }
 }
 
@@ -197,7 +211,7 @@ pub struct Binding {
     /// An event stream.
     pub stream: Option<StreamBinding>,
     /// The request that makes frame `{n}` appear on the stream.
-    pub emit: Option<Operation>,
+    pub emit: Option<EmitBinding>,
     /// The request that issues a ticket.
     pub ticket: Option<Operation>,
     /// Path of the page that the daemon serves.
@@ -269,6 +283,44 @@ pub struct StreamBinding {
     pub path: String,
     /// The query parameter that takes the token, if one does.
     pub query_token: Option<String>,
+    /// The topics of the events in its log.
+    #[serde(default = "topics")]
+    pub topics: Vec<String>,
+}
+
+/// `[binding].emit`: an [`Operation`], and what comes of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmitBinding {
+    /// The HTTP method.
+    pub method: String,
+    /// The path.
+    pub path: String,
+    /// The body, sent as JSON; `{n}` is the number, and `{pad}` as many letters as a large event needs.
+    pub body: Option<String>,
+    /// The topic of the event that it makes.
+    #[serde(default = "note")]
+    pub topic: String,
+    /// The status of its answer.
+    #[serde(default = "created")]
+    pub status: u16,
+    /// JSON pointer of the event's id in its answer.
+    #[serde(default = "id")]
+    pub id: String,
+    /// How many bytes its longest body has.
+    #[serde(default = "longest_note")]
+    pub largest_body: usize,
+}
+
+impl EmitBinding {
+    /// The request alone, with its placeholders.
+    pub fn operation(&self) -> Operation {
+        Operation {
+            method: self.method.clone(),
+            path: self.path.clone(),
+            body: self.body.clone(),
+        }
+    }
 }
 
 /// `[client]`
@@ -350,13 +402,13 @@ pub struct BrowserSection {
 
 impl Binding {
     /// The operations that are given.
-    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+    pub fn operations(&self) -> impl Iterator<Item = Operation> {
         let operations = [
-            &self.authenticated_read,
-            &self.mutation,
-            &self.shutdown,
-            &self.emit,
-            &self.ticket,
+            self.authenticated_read.clone(),
+            self.mutation.clone(),
+            self.shutdown.clone(),
+            self.emit.as_ref().map(EmitBinding::operation),
+            self.ticket.clone(),
         ];
         operations.into_iter().flatten()
     }
@@ -409,6 +461,25 @@ fn outcome() -> String {
 
 fn id() -> String {
     "/id".to_owned()
+}
+
+/// The topics of the reference daemon.
+fn topics() -> Vec<String> {
+    ["lifecycle", "warning", "origins", "sessions", "proxies", "note"]
+        .map(str::to_owned)
+        .into()
+}
+
+fn note() -> String {
+    "note".to_owned()
+}
+
+const fn created() -> u16 {
+    201
+}
+
+const fn longest_note() -> usize {
+    64 * 1024
 }
 
 /// A commented manifest with every key.

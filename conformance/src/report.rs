@@ -1,14 +1,19 @@
 //! What a run came to, and the forms in which it is told.
 
 mod badge;
+mod claim;
+mod groups;
 mod html;
 mod junit;
 pub(crate) mod markdown;
 mod output;
 pub mod terminal;
 
-pub use output::{Format, Output, OutputFault, Target};
+pub use claim::Claim;
+pub use groups::{Group, groups};
+pub use output::{Format, Output, Target};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +45,8 @@ pub struct Report {
     pub spec: &'static str,
     /// What was judged.
     pub subject: SubjectFacts,
+    /// What it claims of what was selected.
+    pub claim: Claim,
     /// The seed of every random choice.
     pub seed: u64,
     /// When the run began, RFC 3339 in UTC.
@@ -107,6 +114,9 @@ pub struct CaseResult {
     /// Whether it ended because the subject was not ready when it had to be. Its verdict says so in words.
     #[serde(skip)]
     pub never_ready: bool,
+    /// The profile for want of which it does not apply.
+    #[serde(skip)]
+    pub unclaimed: Option<Profile>,
 }
 
 impl CaseResult {
@@ -126,7 +136,15 @@ impl CaseResult {
             observed: None,
             transcript: Vec::new(),
             never_ready: false,
+            unclaimed: None,
         }
+    }
+
+    /// The result of a case whose profile is not claimed.
+    pub fn unclaimed(case: &Case) -> Self {
+        let why = format!("the subject does not claim the profile {}", case.profile);
+        let result = Self::new(case, Verdict::NotApplicable).observed(why);
+        Self { unclaimed: Some(case.profile), ..result }
     }
 
     /// With what was seen.
@@ -150,6 +168,7 @@ pub struct Summary {
     pub fail: usize,
     pub warn: usize,
     pub not_applicable: usize,
+    pub not_run: usize,
     pub untestable: usize,
     pub inconclusive: usize,
     pub harness_error: usize,
@@ -176,21 +195,17 @@ impl Summary {
             Verdict::Fail => &mut self.fail,
             Verdict::Warn => &mut self.warn,
             Verdict::NotApplicable => &mut self.not_applicable,
+            Verdict::NotRun => &mut self.not_run,
             Verdict::Untestable => &mut self.untestable,
             Verdict::Inconclusive => &mut self.inconclusive,
             Verdict::HarnessError => &mut self.harness_error,
         }
     }
 
-    /// The last line of the terminal's report, for scripts. Three numbers that add up to all results: a warning counts
-    /// as passed unless `strict`, and what reached no verdict through the suite's or the case's own fault as failed, so
-    /// that `0 failed` never hides anything.
-    pub fn line(self, strict: bool) -> String {
-        let (warned_passed, warned_failed) = if strict { (0, self.warn) } else { (self.warn, 0) };
-        let passed = self.pass + warned_passed;
-        let failed = self.fail + self.inconclusive + self.harness_error + warned_failed;
-        let skipped = self.not_applicable + self.untestable;
-        format!("cases: {passed} passed, {failed} failed, {skipped} skipped")
+    /// The last line of the report, for people and scripts: the verdicts that occur, with their counts.
+    pub fn line(self) -> String {
+        let words = self.words();
+        format!("cases: {}", if words.is_empty() { "none" } else { &words })
     }
 
     /// The verdicts that occur, with their counts, such as `60 pass, 1 fail`.
@@ -215,6 +230,7 @@ impl Report {
             suite_version: env!("CARGO_PKG_VERSION"),
             spec: SPEC,
             subject,
+            claim: Claim::seen_in(&results),
             seed,
             started: humantime::format_rfc3339_seconds(started).to_string(),
             complete: results.len() == planned,
@@ -249,7 +265,39 @@ impl Report {
             .map(|results| (results[0].chapter(), results))
     }
 
-    /// One word for the whole: what a badge says.
+    /// The whole in a line: how the run ends, and for which roles and profiles.
+    pub fn title(&self) -> String {
+        format!(
+            "{}{}: {}",
+            self.headline(),
+            if self.claim.whole { "" } else { " in the selected cases" },
+            self.claim
+        )
+    }
+
+    /// Why cases do not apply, in lines: the profiles that are not claimed, and what the manifest lacks.
+    pub fn inapplicable(&self) -> Vec<String> {
+        let mut unclaimed = BTreeSet::new();
+        let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
+        for result in self.results.iter().filter(|result| result.verdict == Verdict::NotApplicable) {
+            match &result.observed {
+                Some(why) if result.unclaimed.is_none() => *lacks.entry(why).or_default() += 1,
+                _ => unclaimed.extend(result.unclaimed),
+            }
+        }
+        let mut lines = Vec::new();
+        if !unclaimed.is_empty() {
+            let names: Vec<&str> = unclaimed.into_iter().map(Profile::as_str).collect();
+            lines.push(format!("not claimed: {} (`subject.profiles`, `--profile`)", names.join(", ")));
+        }
+        lines.extend(lacks.into_iter().map(|(why, count)| {
+            let cases = if count == 1 { "case" } else { "cases" };
+            format!("not applicable: {count} {cases}: {why}")
+        }));
+        lines
+    }
+
+    /// A few words for the whole: how the run ends.
     pub fn headline(&self) -> &'static str {
         match self.exit_code(false) {
             ExitCode::Conforms if self.known() > 0 => "conforms but for known failures",

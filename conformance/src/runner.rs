@@ -1,5 +1,6 @@
 //! Runs cases: each in a world of its own, several at a time, none longer than its deadline.
 
+mod first;
 mod perform;
 mod selection;
 
@@ -9,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use local_daemon_harness::browser::Kind;
 
+pub use self::first::{First, first_launch};
 use self::perform::perform;
-pub use self::selection::{Selection, SelectionFault};
+pub use self::selection::{Selected, Selection, SelectionFault};
 use crate::case::Case;
 use crate::check_trace::Checker;
 use crate::engines::Engines;

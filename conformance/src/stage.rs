@@ -6,10 +6,12 @@ mod daemon;
 mod notes;
 mod ready_daemon;
 
+pub(crate) use client::names_path;
 pub use client::{Answer, CONNECT, Call, Caller, Command, LATE, OUTCOMES};
 pub use context::Context;
 pub use daemon::{Daemon, OPENED, Opening, Start};
 pub(crate) use notes::Notes;
+pub(crate) use ready_daemon::Missing;
 pub use ready_daemon::{READINESS, ReadyDaemon};
 
 use std::collections::BTreeSet;

@@ -17,6 +17,8 @@ pub enum Verdict {
     Warn,
     /// The subject does not claim the profile, or its manifest says that it does not have the operation.
     NotApplicable,
+    /// The subject was never ready, so that nothing could be seen.
+    NotRun,
     /// This host or this manifest gives no way to observe it: no second user, no way to change the protocol.
     Untestable,
     /// A precondition was never seen, so nothing follows.
@@ -27,11 +29,12 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them, in the order of the report's summary.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pass,
         Self::Fail,
         Self::Warn,
         Self::NotApplicable,
+        Self::NotRun,
         Self::Untestable,
         Self::Inconclusive,
         Self::HarnessError,
@@ -44,15 +47,16 @@ impl Verdict {
             Self::Fail => "fail",
             Self::Warn => "warn",
             Self::NotApplicable => "not-applicable",
+            Self::NotRun => "not-run",
             Self::Untestable => "untestable",
             Self::Inconclusive => "inconclusive",
             Self::HarnessError => "harness-error",
         }
     }
 
-    /// Whether a person has to look at it: everything but a pass and what did not apply.
+    /// Whether a person has to look at it: everything but a pass, and what did not apply or could not begin.
     pub const fn needs_a_look(self) -> bool {
-        !matches!(self, Self::Pass | Self::NotApplicable)
+        !matches!(self, Self::Pass | Self::NotApplicable | Self::NotRun)
     }
 }
 
@@ -113,7 +117,7 @@ impl ExitCode {
             Self::DoesNotConform
         } else if any(Verdict::HarnessError) {
             Self::Fault
-        } else if any(Verdict::Inconclusive) || any(Verdict::Untestable) {
+        } else if any(Verdict::Inconclusive) || any(Verdict::Untestable) || any(Verdict::NotRun) {
             Self::Undecided
         } else if any(Verdict::Pass) || any(Verdict::Warn) {
             Self::Conforms

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::files::{make_private, set_mode};
+use crate::guardian;
 use crate::process::{Env, Launch, Proc, Signal, descendants, held, processes};
 use crate::proof::random_hex;
 use crate::transcript::Transcript;
@@ -63,6 +64,8 @@ impl Arena {
         let private = std::fs::Permissions::from_mode(0o700);
         let root = tempfile::Builder::new().prefix("ld").permissions(private).tempdir()?;
         let base = root.path().canonicalize()?;
+        let tag = random_hex::<16>();
+        guardian::arena(&tag, &base);
         let state_dir = match shape {
             Shape::Short => base.join("state"),
             Shape::Spaces => base.join("it's a \"ståte\" dir"),
@@ -71,12 +74,7 @@ impl Arena {
                 base.join("s".repeat(missing.max(1)))
             }
         };
-        let arena = Self {
-            root,
-            state_dir,
-            tag: random_hex::<16>(),
-            transcript: Transcript::new(),
-        };
+        let arena = Self { root, state_dir, tag, transcript: Transcript::new() };
         for directory in [
             "home",
             "home/.local",
@@ -205,5 +203,8 @@ impl Drop for Arena {
         self.end_leaks();
         // A case may have taken away the right to enter a directory, which would keep it from being removed.
         let _ = set_mode(&self.state_dir, 0o700);
+        if std::fs::remove_dir_all(self.root.path()).is_ok() {
+            guardian::gone(&self.tag);
+        }
     }
 }

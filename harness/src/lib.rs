@@ -14,6 +14,7 @@
 //! - [`record`], [`proof`]: the suite's own reading of the files and of the proof
 //! - [`strace`]: a subject held, failed or ended at an exact system call
 //! - [`observe`]: what happened on a state directory, as a trace for the model
+//! - [`guardian`]: what outlives a suite that is killed, and clears up after it
 //! - [`host`], [`platform`]: what this host lets the suite observe, and what only its system can do
 //! - [`transcript`]: what happened, in order of time, without secrets
 //!
@@ -26,6 +27,7 @@ pub mod actors;
 pub mod arena;
 pub mod browser;
 pub mod files;
+pub mod guardian;
 pub mod host;
 pub mod http;
 pub mod observe;

@@ -200,6 +200,63 @@ impl Drop for Mounted {
     }
 }
 
+/// Takes off every file system that is mounted below a directory.
+pub(crate) fn unmount_below(directory: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    // White space and backslashes are written as octal numbers there.
+    let plain = |place: &str| {
+        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+            .iter()
+            .fold(place.to_owned(), |place, (written, meant)| place.replace(written, meant))
+    };
+    let mut below: Vec<PathBuf> = places.map(plain).map(PathBuf::from).collect();
+    below.retain(|place| place.starts_with(directory));
+    for place in below.iter().rev() {
+        // What stays is found when the directory is removed.
+        let _ = mount::unmount(place, UnmountFlags::DETACH);
+    }
+}
+
+/// Unblocks every signal and gives each that was ignored its default disposition, for this process and those that it
+/// starts; returns those that were ignored. `SIGPIPE` is left to the standard library, which gives children its default.
+/// To be called before there are other threads.
+pub fn put_signals_in_order() -> Vec<i32> {
+    const MOST: i32 = 64;
+    let mut ignored = Vec::new();
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is initialised before it is read, every pointer is valid for its call, and no handler is installed.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+        for signal in (1..=MOST).filter(|signal| *signal != libc::SIGPIPE) {
+            let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+            // The C library keeps some numbers for itself and refuses them.
+            if libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+            {
+                libc::signal(signal, libc::SIG_DFL);
+                ignored.push(signal);
+            }
+        }
+    }
+    ignored
+}
+
+/// Raises how many descriptors this process may have to `wanted`, or as far as it may; returns how many that are.
+pub fn raise_descriptors(wanted: u64) -> u64 {
+    let limit = process::getrlimit(process::Resource::Nofile);
+    let (has, most) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+    if has >= wanted {
+        return has;
+    }
+    let raised = Rlimit { current: Some(wanted.min(most)), maximum: limit.maximum };
+    match process::setrlimit(process::Resource::Nofile, raised) {
+        Ok(()) => wanted.min(most),
+        Err(_) => has,
+    }
+}
+
 /// Makes this process the one that orphans of its descendants come to, so that a subject cannot hide a child from the
 /// suite by dying first. Where the kernel refuses, orphans are still found by the tag in their environment.
 pub fn become_subreaper() -> io::Result<()> {

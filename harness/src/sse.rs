@@ -111,6 +111,16 @@ pub enum Ending {
     Cut(HttpFault),
 }
 
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Clean => f.write_str("ended as HTTP asks"),
+            Self::WithinFrame => f.write_str("ended within an event"),
+            Self::Cut(fault) => write!(f, "was cut: {fault}"),
+        }
+    }
+}
+
 /// What a stream shows next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sight {

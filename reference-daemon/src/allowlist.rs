@@ -21,12 +21,23 @@ pub(crate) struct Allowlist {
     /// What the command line named.
     given: Vec<Origin>,
     known: Mutex<Known>,
-    /// Is called with each fault of the file, once when it begins (LIFE-37, LIFE-40).
-    report: Box<dyn Fn(&str) + Send + Sync>,
+    /// Is called with what is new of the file.
+    report: Box<dyn Fn(News) + Send + Sync>,
+}
+
+/// What becomes known of the file while the daemon runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    /// It was read again, since it had changed.
+    Reloaded,
+    /// A fault of it, once when it begins (LIFE-37, LIFE-40).
+    Fault(String),
 }
 
 #[derive(Default)]
 struct Known {
+    /// Whether the file was looked at before.
+    has_looked: bool,
     stamp: Option<Stamp>,
     origins: Origins,
     /// The faults of the file when it was last read.
@@ -58,7 +69,7 @@ impl Allowlist {
     pub(crate) fn new(
         directory: StateDir,
         given: Vec<Origin>,
-        report: impl Fn(&str) + Send + Sync + 'static,
+        report: impl Fn(News) + Send + Sync + 'static,
     ) -> Self {
         let origins = given.iter().cloned().collect();
         let known = Known { origins, ..Known::default() };
@@ -73,6 +84,7 @@ impl Allowlist {
         if known.stamp != stamp {
             self.refresh(&mut known, stamp);
         }
+        known.has_looked = true;
         known.origins.clone()
     }
 
@@ -101,6 +113,9 @@ impl Allowlist {
                     }
                 }
                 known.origins = origins.into_iter().collect();
+                if known.has_looked {
+                    (self.report)(News::Reloaded);
+                }
             }
             Err(error) => {
                 // The parser's further lines quote the file.
@@ -115,7 +130,7 @@ impl Allowlist {
         }
         faults.truncate(MAX_FAULTS);
         for fault in faults.iter().filter(|fault| !known.faults.contains(fault)) {
-            (self.report)(fault);
+            (self.report)(News::Fault(fault.clone()));
         }
         known.faults = faults;
     }
@@ -229,7 +244,7 @@ mod tests {
     use local_daemon::state_directory::CONFIG;
     use tempfile::TempDir;
 
-    use super::{Allowlist, add, listed, remove};
+    use super::{Allowlist, News, add, listed, remove};
 
     fn directory() -> (TempDir, StateDir) {
         let dir = TempDir::new().unwrap();
@@ -241,7 +256,11 @@ mod tests {
     /// A list, and the faults that it reports.
     fn watched(directory: &StateDir, given: Vec<Origin>) -> (Allowlist, Receiver<String>) {
         let (sender, reported) = mpsc::channel();
-        let report = move |fault: &str| sender.send(fault.to_owned()).unwrap();
+        let report = move |news| {
+            if let News::Fault(fault) = news {
+                sender.send(fault).unwrap();
+            }
+        };
         (Allowlist::new(directory.clone(), given, report), reported)
     }
 
@@ -322,6 +341,27 @@ mod tests {
         }
         fs::remove_file(directory.file(CONFIG)).unwrap();
         assert_eq!(allowlist.now().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_is_news() {
+        let (_dir, directory) = directory();
+        let (sender, reported) = mpsc::channel();
+        let report = move |news| sender.send(news).unwrap();
+        write(&directory, "[origins]\nallow = []\n");
+        let allowlist = Allowlist::new(directory.clone(), Vec::new(), report);
+        let news = || {
+            allowlist.now();
+            allowlist.now();
+            reported.try_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(news(), [], "the first look is none");
+        write(&directory, "[origins]\nallow = ['https://a.example']\n");
+        assert_eq!(news(), [News::Reloaded]);
+        write(&directory, "[origins");
+        assert!(matches!(&news()[..], [News::Fault(_)]), "it keeps what it has");
+        fs::remove_file(directory.file(CONFIG)).unwrap();
+        assert_eq!(news(), [News::Reloaded]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::activity::{Activity, idle_out};
 use self::events::Events;
 use self::routes::{methods_of, router, routes};
-use crate::allowlist::Allowlist;
+use crate::allowlist::{Allowlist, News};
 
 /// The state directory's name below the user's state directory.
 pub(crate) const COMPONENT: &str = "locald";
@@ -56,7 +56,7 @@ pub(crate) struct Options {
 pub(crate) struct Started {
     daemon: Daemon,
     app: Arc<App>,
-    config_faults: UnboundedReceiver<String>,
+    config_news: UnboundedReceiver<News>,
 }
 
 /// What the routes share.
@@ -78,8 +78,8 @@ struct App {
 
 /// Listens, and finds or makes the credential.
 pub(crate) async fn start(options: Options) -> Result<Started, Error> {
-    let (sender, config_faults) = mpsc::unbounded_channel();
-    let report = move |fault: &str| drop(sender.send(fault.to_owned()));
+    let (sender, config_news) = mpsc::unbounded_channel();
+    let report = move |news| drop(sender.send(news));
     let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins, report);
     let methods = routes().methods;
     let page_tokens = Arc::new(PageTokens::new());
@@ -108,7 +108,7 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         redeemed: Notify::new(),
         cause: OnceLock::new(),
     };
-    Ok(Started { daemon, app: Arc::new(app), config_faults })
+    Ok(Started { daemon, app: Arc::new(app), config_news })
 }
 
 impl Started {
@@ -120,7 +120,8 @@ impl Started {
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
         tokio::spawn(events::lifecycle(self.app.clone()));
         tokio::spawn(tell_of_origins(self.app.clone()));
-        tokio::spawn(report_config_faults(self.app.clone(), self.config_faults));
+        tokio::spawn(report_config(self.app.clone(), self.config_news));
+        tokio::spawn(report_rotations(self.app.clone()));
         tokio::spawn(launchers::sweep(self.app.clone()));
         if let Mode::Auto(timeout) = self.app.mode {
             tokio::spawn(idle_out(self.app.clone(), timeout));
@@ -146,10 +147,21 @@ async fn tell_of_origins(app: Arc<App>) {
     }
 }
 
-/// Reports each fault of the configuration in the log and to the subscribers (LIFE-37).
-async fn report_config_faults(app: Arc<App>, mut faults: UnboundedReceiver<String>) {
-    while let Some(fault) = faults.recv().await {
-        events::warn(&app, "config_invalid", &fault, None);
+/// Tells subscribers that the configuration was read again, and reports each fault of it in the log too (LIFE-37).
+async fn report_config(app: Arc<App>, mut news: UnboundedReceiver<News>) {
+    while let Some(news) = news.recv().await {
+        match news {
+            News::Reloaded => events::change(&app, "reloaded"),
+            News::Fault(fault) => events::warn(&app, "config_invalid", &fault, None),
+        }
+    }
+}
+
+/// Tells subscribers that the credential was replaced. Their streams end with it (CRED-16), so they read this when they resume.
+async fn report_rotations(app: Arc<App>) {
+    let mut rotations = app.handle.rotations();
+    while rotations.changed().await.is_ok() {
+        events::change(&app, "credential-rotated");
     }
 }
 

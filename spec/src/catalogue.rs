@@ -131,6 +131,14 @@ words!(
         Lifecycle = "lifecycle",
         /// The same HTTP on a Unix socket.
         UnixSocket = "unix-socket",
+        /// Notes that clients leave for each other.
+        Notes = "notes",
+        /// Credentials that may do less.
+        Grants = "grants",
+        /// Programs that outlive their terminal.
+        Sessions = "sessions",
+        /// Addresses that lead to what runs behind them.
+        Proxies = "proxies",
         /// Sessions, proxies, grants.
         ControlPlane = "control-plane",
         /// Everything that binds a client.

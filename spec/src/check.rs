@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::bundle;
 use crate::catalogue::Catalogue;
 use crate::documents::{chapters, schemas, vectors};
 
@@ -23,7 +24,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Checks every chapter, schema and vector file of this package.
+/// Checks every chapter, schema and vector file of this package, and that the bundle of the `OpenAPI` document is current.
 pub fn check() -> Vec<Finding> {
     let mut findings = Vec::new();
     let catalogue = match Catalogue::parse(chapters::ALL) {
@@ -41,6 +42,10 @@ pub fn check() -> Vec<Finding> {
     }
     for (name, text) in vectors::ALL {
         findings.extend(located(&format!("vectors/{name}.json"), check_vectors(text, catalogue.as_ref())));
+    }
+    if !bundle::is_current() {
+        let message = "is not what `cargo run -p local-daemon-spec -- bundle` prints".to_owned();
+        findings.extend(located("openapi.bundle.json", vec![message]));
     }
     findings
 }

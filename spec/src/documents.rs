@@ -48,10 +48,14 @@ chapters! {
     "15-control-plane" => "CTL",
     "16-conformance" => "CONF",
     "17-threat-model" => "THR",
+    "18-notes" => "STR",
 }
 
 /// The routes of the reference daemon (`OpenAPI` 3.1), with references into `schemas/`.
 pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// The same in one file, which `bundle` prints.
+pub const OPENAPI_BUNDLE: &str = include_str!("../openapi.bundle.json");
 
 documents!(
     /// JSON Schemas (draft 2020-12).

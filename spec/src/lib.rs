@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod catalogue;
 mod check;
 pub mod documents;
 mod parse;
 pub mod vectors;
 
+pub use bundle::bundle;
 pub use catalogue::{Catalogue, Chapter, Level, Planned, Profile, Requirement, Role, UnknownWord};
 pub use check::{Finding, check, check_schema, check_vectors};
 pub use documents::{chapters, schemas};

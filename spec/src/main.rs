@@ -8,7 +8,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use local_daemon_spec::{Catalogue, Finding, Profile, Requirement, Role, chapters, check, schemas, vectors};
+use local_daemon_spec::{
+    Catalogue, Finding, Profile, Requirement, Role, bundle, chapters, check, schemas, vectors,
+};
 use serde_json::json;
 
 /// The Local Daemon Protocol's requirements, as the chapters state them.
@@ -47,6 +49,8 @@ enum Command {
     },
     /// Check chapters, schemas and vectors.
     Check,
+    /// Print the `OpenAPI` document with its schemas inside, as it stands in `spec/openapi.bundle.json`.
+    Bundle,
 }
 
 const FAULTY: u8 = 1;
@@ -87,6 +91,9 @@ fn run(arguments: &Arguments) -> Outcome {
     if matches!(arguments.command, Command::Check) {
         return report_check(&check(), arguments.json);
     }
+    if matches!(arguments.command, Command::Bundle) {
+        return Outcome::good(render::pretty(&bundle()));
+    }
     let catalogue = match Catalogue::parse(chapters::ALL) {
         Ok(catalogue) => catalogue,
         Err(faults) => {
@@ -126,7 +133,9 @@ fn run(arguments: &Arguments) -> Outcome {
             },
             Outcome::good,
         ),
-        Command::Check => unreachable!("answered above, since it must survive faulty chapters"),
+        Command::Check | Command::Bundle => {
+            unreachable!("answered above, since they must survive faulty chapters")
+        }
     }
 }
 

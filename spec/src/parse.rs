@@ -6,6 +6,7 @@ mod fault;
 mod prose;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use self::blocks::{Item, blocks};
 pub use self::fault::{Fault, FaultKind};
@@ -18,20 +19,40 @@ impl Catalogue {
     /// first.
     pub fn parse(chapters: &[(&str, &str)]) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let mut ids = Ids::default();
         let chapters = chapters
             .iter()
             .filter_map(|(name, text)| {
-                let mut reader = Reader { name, text, faults: &mut faults };
+                let mut reader = Reader { name, text, ids: &mut ids, faults: &mut faults };
                 reader.chapter()
             })
             .collect();
+        find_gaps(&ids, &mut faults);
         if faults.is_empty() { Ok(Self { chapters }) } else { Err(faults) }
+    }
+}
+
+/// Where each number of a prefix is defined: the chapter and the line. Chapters may share a prefix.
+type Ids = BTreeMap<&'static str, BTreeMap<u32, (String, usize)>>;
+
+fn find_gaps(ids: &Ids, faults: &mut Vec<Fault>) {
+    for (prefix, numbers) in ids {
+        let mut expected = 1;
+        for (n, (chapter, line)) in numbers {
+            if *n > expected {
+                let kind =
+                    FaultKind::Gap { missing: format!("{prefix}-{expected}"), id: format!("{prefix}-{n}") };
+                faults.push(Fault { chapter: chapter.clone(), line: *line, kind });
+            }
+            expected = n + 1;
+        }
     }
 }
 
 struct Reader<'a> {
     name: &'a str,
     text: &'a str,
+    ids: &'a mut Ids,
     faults: &'a mut Vec<Fault>,
 }
 
@@ -52,32 +73,22 @@ impl Reader<'_> {
             self.fault(1, FaultKind::NoTitle);
         }
 
-        let mut lines: BTreeMap<u32, usize> = BTreeMap::new();
         let mut requirements = Vec::new();
         for item in items {
             let id = item.id.as_deref().unwrap_or_default();
             match id_number(id, prefix) {
                 None => self.fault(item.line, FaultKind::BadId { id: id.to_owned(), prefix }),
-                Some(n) => match lines.get(&n) {
-                    Some(first) => {
-                        let kind = FaultKind::DuplicateId { id: id.to_owned(), first: *first };
+                Some(n) => match self.ids.entry(prefix).or_default().entry(n) {
+                    Entry::Occupied(entry) => {
+                        let kind = FaultKind::DuplicateId { id: id.to_owned(), first: entry.get().1 };
                         self.fault(item.line, kind);
                     }
-                    None => {
-                        lines.insert(n, item.line);
+                    Entry::Vacant(entry) => {
+                        entry.insert((self.name.to_owned(), item.line));
                     }
                 },
             }
             requirements.extend(self.requirement(&item, slug, &planned));
-        }
-        let mut expected = 1;
-        for (n, line) in lines {
-            if n > expected {
-                let kind =
-                    FaultKind::Gap { missing: format!("{prefix}-{expected}"), id: format!("{prefix}-{n}") };
-                self.fault(line, kind);
-            }
-            expected = n + 1;
         }
         Some(Chapter {
             slug: slug.to_owned(),

@@ -11,6 +11,7 @@ use local_daemon_proto::claim::Reason;
 use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
 use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{Registration, Sight};
+use rustix::process::Pid;
 
 use super::connection::Connection;
 use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
@@ -47,6 +48,8 @@ pub(super) struct Attempt<'a> {
     /// The child's log, and how long it was before the child began.
     log: Option<(File, u64)>,
     child: Child,
+    /// The process of the child.
+    pid: Option<Pid>,
 }
 
 /// What a child says on its readiness pipe, or its silence when it ends (CONN-27, CONN-28).
@@ -80,6 +83,7 @@ impl<'a> Attempt<'a> {
             starter: None,
             log: None,
             child: Child::Silent,
+            pid: None,
         }
     }
 
@@ -218,6 +222,7 @@ impl<'a> Attempt<'a> {
         let started = platform::spawn_detached(start, self.left()).map_err(error)?;
         self.pipe = Some((started.ready, Vec::new()));
         self.starter = Some(started.starter);
+        self.pid = started.pid;
         self.log = Some((log, length));
         Ok(Observed::Spawned)
     }
@@ -337,7 +342,19 @@ impl<'a> Attempt<'a> {
                 .take()
                 .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),
         };
+        let detail = match self.left_behind() {
+            Some(pid) => format!("{detail}; the daemon that was started runs on: `kill {pid}` ends it"),
+            None => detail,
+        };
         self.client.failure(outcome, detail)
+    }
+
+    /// Returns the process of a child that runs although this call has failed. It is not ended: it may only be slow, and other
+    /// clients may wait for it.
+    fn left_behind(&self) -> Option<i32> {
+        let pid = self.pid.filter(|_| self.child != Child::Failed)?;
+        rustix::process::test_kill_process(pid).ok()?;
+        Some(pid.as_raw_nonzero().get())
     }
 }
 

@@ -243,6 +243,7 @@ impl Builder {
             other_family: bound.other_family,
             state_dir,
             credential: watch::channel(credential).0,
+            rotations: watch::channel(0).0,
             claim: Mutex::new(claim),
             announced: watch::channel(self.origins.clone()).0,
             origins: watch::channel(self.origins).0,

@@ -1,9 +1,11 @@
-//! How long a daemon waits for a client that does nothing (PER-33).
+//! How long a daemon waits for a client that does nothing (PER-33), and for one that has not read its answer yet (PER-49).
 
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,12 +14,19 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 /// How long a client may read nothing of an answer, and send nothing of a body.
 const BOUND: Duration = Duration::from_secs(30);
-/// What a client may have on its way when a connection ends.
-const MOST_LEFT: usize = 1024 * 1024;
+/// How long a connection that the daemon has ended is read on, so that its client reads the answer (PER-49).
+const LINGER: Duration = Duration::from_secs(2);
+/// So much of a body that nobody reads has come with its head, in bytes: `hyper` discards it, and the connection goes on.
+const MAX_DRAINED: u64 = 4 * 1024;
+/// The most that is discarded of a stranger meanwhile, in bytes.
+const MAX_DISCARDED_OF_STRANGER: usize = 1024 * 1024;
+/// The most that is discarded of a client that has authenticated, in bytes.
+const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
 /// Time that runs while nothing happens.
 #[derive(Default)]
@@ -50,13 +59,30 @@ impl Error for Silent {}
 
 /// A connection that breaks when its client takes nothing of what is written.
 pub(super) struct Patient {
-    stream: TcpStream,
+    /// `None` once this is dropped.
+    stream: Option<TcpStream>,
     unread: Silence,
+    /// Takes the stream if only its sending half was shut down.
+    half_closed: Option<oneshot::Sender<TcpStream>>,
+    is_shut_down: bool,
 }
 
 impl Patient {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, unread: Silence::default() }
+    /// Returns the connection, and a receiver of its stream, which has it once the connection was shut down and dropped: with
+    /// what serves it, its buffers have been given back by then.
+    pub(super) fn new(stream: TcpStream) -> (Self, oneshot::Receiver<TcpStream>) {
+        let (sender, receiver) = oneshot::channel();
+        let patient = Self {
+            stream: Some(stream),
+            unread: Silence::default(),
+            half_closed: Some(sender),
+            is_shut_down: false,
+        };
+        (patient, receiver)
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.stream.as_mut().expect("the stream is there until the drop"))
     }
 
     fn written(
@@ -69,13 +95,55 @@ impl Patient {
     }
 }
 
+impl Drop for Patient {
+    fn drop(&mut self) {
+        if let (true, Some(stream), Some(sender)) =
+            (self.is_shut_down, self.stream.take(), self.half_closed.take())
+        {
+            // An error means that nobody waits for it.
+            let _ = sender.send(stream);
+        }
+    }
+}
+
+/// Discards what a client still sends on a connection whose sending half is shut down. The kernel resets a connection that is
+/// closed while data is on its way, and the client loses the answer (PER-49).
+pub(super) async fn linger(stream: &TcpStream, has_authenticated: bool) {
+    let mut left = if has_authenticated { MAX_DISCARDED } else { MAX_DISCARDED_OF_STRANGER };
+    let ends = Instant::now() + LINGER;
+    while left > 0 && Instant::now() < ends {
+        let Ok(Ok(())) = timeout_at(ends, stream.readable()).await else {
+            return;
+        };
+        match discard(stream) {
+            Ok(discarded @ 1..) => left = left.saturating_sub(discarded),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // The client has ended the connection too, or has gone.
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Discards what has already come on such a connection: there is no time to wait for the rest.
+pub(super) fn discard_arrived(stream: &TcpStream) {
+    let mut left = MAX_DISCARDED_OF_STRANGER;
+    while let (1.., Ok(discarded @ 1..)) = (left, discard(stream)) {
+        left = left.saturating_sub(discarded);
+    }
+}
+
+/// Returns how much was discarded. The buffer is on the stack, so that a connection that lingers holds none.
+fn discard(stream: &TcpStream) -> io::Result<usize> {
+    stream.try_read(&mut [0; 16 * 1024])
+}
+
 impl AsyncRead for Patient {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.stream().poll_read(context, buffer)
     }
 }
 
@@ -85,7 +153,7 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let written = self.stream().poll_write(context, bytes);
         self.written(context, written)
     }
 
@@ -94,28 +162,21 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let written = self.stream().poll_write_vectored(context, slices);
         self.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(TcpStream::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.stream().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-        // What has come and was refused unread would reset the connection, and take the refusal with it.
-        let (mut left, mut buffer) = (MOST_LEFT, [0; 16 * 1024]);
-        while left > 0 {
-            match self.stream.try_read(&mut buffer) {
-                Ok(read @ 1..) => left = left.saturating_sub(read),
-                _ => break,
-            }
-        }
+        ready!(self.stream().poll_shutdown(context))?;
+        self.is_shut_down = true;
         Poll::Ready(Ok(()))
     }
 }
@@ -124,11 +185,23 @@ impl AsyncWrite for Patient {
 pub struct RequestBody {
     body: Incoming,
     silence: Silence,
+    is_left: Arc<AtomicBool>,
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self { body, silence: Silence::default() }
+    /// Returns the body, and whether it was dropped with so much unread that the connection has to end.
+    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
+        let is_left = Arc::new(AtomicBool::new(false));
+        (Self { body, silence: Silence::default(), is_left: is_left.clone() }, is_left)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let rest = self.body.size_hint().upper();
+        if !self.body.is_end_stream() && rest.is_none_or(|rest| rest > MAX_DRAINED) {
+            self.is_left.store(true, Ordering::Release);
+        }
     }
 }
 

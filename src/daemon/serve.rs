@@ -27,13 +27,14 @@ use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::sleep;
 use tower_service::Service;
 
-use super::patience::{Patient, RequestBody};
+use super::patience::{Patient, RequestBody, discard_arrived, linger};
 use super::shared::{FLUSH_BOUND, Shared};
 use super::strangers::{Limits, Place, Strangers, User, Verdict};
 use crate::perimeter::{self, Caller, Guarded};
 use crate::platform::{self, Peers};
 
-/// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11).
+/// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11). It is also how
+/// long a connection waits for its next request: longer than the 5 s of HS-34.
 const HEAD_BOUND: Duration = Duration::from_secs(10);
 /// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
 const MOST_HEADERS: usize = 2048;
@@ -296,7 +297,7 @@ impl Guest {
         !self.has_authenticated() && (!is_first || self.is_of_other)
     }
 
-    /// Notes that the request has authenticated.
+    /// Notes that the request has authenticated: from now on the connection is not evicted (HS-34).
     fn note_authenticated(&self) {
         self.has_last_authenticated.store(true, Ordering::Release);
         if !self.has_authenticated.swap(true, Ordering::AcqRel) {
@@ -359,22 +360,30 @@ impl Connection {
                     return Ok::<_, Infallible>(overloaded().map(Either::Left));
                 }
                 future::poll_fn(|context| service.poll_ready(context)).await?;
-                let answer = service.call(request.map(RequestBody::new));
+                let (head, body) = request.into_parts();
+                let (body, is_left) = RequestBody::new(body);
+                let answer = service.call(Request::from_parts(head, body));
                 if answer.is_authenticated() {
                     guest.note_authenticated();
                 }
-                Ok(answer.await?.map(Either::Right))
+                let mut answer = answer.await?;
+                // PER-55: what comes next on this connection is discarded (PER-49), so the client must not send a request.
+                if is_left.load(Ordering::Acquire) {
+                    answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(answer.map(Either::Right))
             }
         });
+        let (stream, mut half_closed) = Patient::new(stream);
+        // `hyper` adds `Date` (PER-52), and sends no interim answer to an HTTP/1.0 client (PER-53).
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_BOUND)
             // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
             .max_buf_size(MAX_BYTES)
             .max_headers(MOST_HEADERS)
-            .serve_connection(TokioIo::new(Patient::new(stream)), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        tokio::pin!(served);
         let evicted = async {
             // It ends when the sender is dropped, which never sends.
             if let Some(evicted) = evicted {
@@ -385,24 +394,42 @@ impl Connection {
                 future::pending::<()>().await;
             }
         };
-        let ended = tokio::select! {
-            biased;
-            ended = &mut served => ended,
-            () = evicted => return,
-            () = wait_for_close(&mut closing) => {
-                // PER-46
-                if !guest.has_last_authenticated.load(Ordering::Acquire) {
-                    return;
+        let ended = async {
+            // Boxed, so that its memory is given back before the rest of the request is waited for.
+            let mut served = Box::pin(served);
+            let ended = tokio::select! {
+                biased;
+                ended = &mut served => ended,
+                () = wait_for_close(&mut closing) => {
+                    // PER-46
+                    if !guest.has_last_authenticated.load(Ordering::Acquire) {
+                        return;
+                    }
+                    served.as_mut().graceful_shutdown();
+                    served.as_mut().await
                 }
-                served.as_mut().graceful_shutdown();
-                served.await
+            };
+            drop(served);
+            // PER-34: an error on one connection affects no other.
+            if let Err(error) = ended
+                && perimeter::take_stranger_debug_line()
+            {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            // A connection that was upgraded is not served here any more.
+            let Ok(stream) = half_closed.try_recv() else {
+                return;
+            };
+            tokio::select! {
+                biased;
+                () = wait_for_close(&mut closing) => discard_arrived(&stream),
+                () = linger(&stream, guest.has_authenticated()) => {}
             }
         };
-        // PER-34: an error on one connection affects no other.
-        if let Err(error) = ended
-            && perimeter::take_stranger_debug_line()
-        {
-            tracing::debug!(%error, "a connection ended early");
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = evicted => {}
         }
     }
 }

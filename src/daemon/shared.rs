@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) state_dir: StateDir,
     /// The credential, of which each answer holds a receiver.
     pub(super) credential: watch::Sender<Credential>,
+    /// How often the credential was replaced.
+    pub(super) rotations: watch::Sender<u64>,
     pub(super) claim: Mutex<Claim>,
     /// The list, of which each answer to a page of a listed origin holds a receiver.
     pub(super) origins: watch::Sender<Origins>,
@@ -130,7 +132,7 @@ impl Shared {
     }
 
     fn set_credential(&self, now: Credential) {
-        self.credential.send_if_modified(|credential| {
+        let is_replaced = self.credential.send_if_modified(|credential| {
             if credential.matches(now.expose().as_bytes()) {
                 return false;
             }
@@ -143,6 +145,9 @@ impl Shared {
             }
             true
         });
+        if is_replaced {
+            self.rotations.send_modify(|rotations| *rotations += 1);
+        }
     }
 
     /// Takes on the list of origins as it is now.
@@ -350,6 +355,11 @@ impl Handle {
     pub fn origins(&self) -> watch::Receiver<Origins> {
         self.0.look_at_origins();
         self.0.announced.subscribe()
+    }
+
+    /// Returns how often this launch has replaced its credential by another one, and every later number.
+    pub fn rotations(&self) -> watch::Receiver<u64> {
+        self.0.rotations.subscribe()
     }
 
     /// Returns the tickets of this launch, which a rotation of the credential revokes (CRED-17).

@@ -47,7 +47,7 @@ pub(super) enum Door {
 impl Door {
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         match (request.method(), request.uri().path()) {
-            (&Method::GET, "/") => Some(Self::Shell),
+            (&Method::GET | &Method::HEAD, "/") => Some(Self::Shell),
             (&Method::POST, "/page") => Some(Self::Page),
             (&Method::POST, "/v1/handoff") => Some(Self::Handoff),
             _ => None,

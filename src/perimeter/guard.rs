@@ -151,7 +151,7 @@ impl Guard {
             let target = request.uri().authority().map(|target| own(target.as_str().as_bytes()));
             target.is_none_or(|target| target.is_some_and(|it| (it == Host::Page) == (*name == Host::Page)))
         };
-        let host = named_host(request).ok_or(Refusal::ForeignHost)?;
+        let host = named_host(request)?;
         let name = match own(host).filter(is_same) {
             Some(name) => name,
             // BROW-43
@@ -278,8 +278,8 @@ impl Guard {
         let authorization = authorization.to_str().ok()?;
         let (scheme, bearer) = authorization.split_once(' ')?;
         if scheme.eq_ignore_ascii_case("bearer") {
-            // HS-5, HS-7
-            return bearer_of(bearer.as_bytes());
+            // HS-5, HS-7: after one space or more.
+            return bearer_of(bearer.trim_start_matches(' ').as_bytes());
         }
         // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
         if uri.path() != handshake::PATH || !is_get {

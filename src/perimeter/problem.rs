@@ -29,7 +29,7 @@ pub fn problem_with(
     detail: impl Into<Cow<'static, str>>,
     members: Map<String, Value>,
 ) -> Response<Full<Bytes>> {
-    let title = status.canonical_reason().unwrap_or("Problem");
+    let title = title(status);
     let problem = Problem {
         r#type: "about:blank",
         title,
@@ -44,6 +44,15 @@ pub fn problem_with(
     response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
     response.extensions_mut().insert(problem);
     response
+}
+
+/// Returns the reason phrase of RFC 9110, for which the `http` crate has two of an earlier text.
+fn title(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        StatusCode::UNPROCESSABLE_ENTITY => "Unprocessable Content",
+        status => status.canonical_reason().unwrap_or("Problem"),
+    }
 }
 
 /// A problem's body. It travels with its answer as an extension, so that the guard can render it as text.
@@ -74,28 +83,41 @@ pub fn accepts_html(headers: &HeaderMap) -> bool {
         .any(|value| value.windows(HTML.len()).any(|part| part == HTML))
 }
 
-/// Whether a request would rather read text than JSON: `Accept` weighs `text/plain` highest, and of equals names it first
+/// Whether a request would rather read text than JSON: its `Accept` gives `text/plain` a higher quality than `application/json`
 /// (PER-37).
 pub fn wants_text(headers: &HeaderMap) -> bool {
-    let ranges = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    let mut best = (false, 0.0);
-    for range in ranges {
+    quality(headers, "text", "plain") > quality(headers, "application", "json")
+}
+
+/// The quality that `Accept` gives a media type, in thousandths: that of the most specific range that includes it, and none if
+/// no range does (RFC 9110, 12.5.1). A range whose quality is none of HTTP's counts for nothing.
+fn quality(headers: &HeaderMap, kind: &str, subtype: &str) -> u16 {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let rank = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
-        let is_text = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-            "text/plain" => true,
-            "application/json" | "application/problem+json" => false,
-            _ => continue,
+        let (named, sub) = parts.next()?.split_once('/')?;
+        let specificity = match (named, sub) {
+            ("*", "*") => 0,
+            (named, "*") if named.eq_ignore_ascii_case(kind) => 1,
+            (named, sub) if named.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subtype) => 2,
+            _ => return None,
         };
-        let quality = parts
-            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
-            .map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0));
-        if quality > best.1 {
-            best = (is_text, quality);
-        }
-    }
-    best.0
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        Some((specificity, weight.map_or(Some(1000), thousandths)?))
+    };
+    lines
+        .flat_map(|line| line.split(','))
+        .filter_map(rank)
+        .max()
+        .map_or(0, |(_, quality)| quality)
+}
+
+/// Parses a quality: 0 or 1, and up to three decimals.
+fn thousandths(quality: &str) -> Option<u16> {
+    let (whole, decimals) = quality.split_once('.').unwrap_or((quality, ""));
+    let is_number = matches!(whole, "0" | "1")
+        && decimals.len() <= 3
+        && decimals.bytes().all(|byte| byte.is_ascii_digit());
+    let parsed = format!("{whole}{decimals:0<3}").parse().ok().filter(|_| is_number)?;
+    (parsed <= 1000).then_some(parsed)
 }

@@ -10,6 +10,7 @@ use super::problem::problem;
 #[derive(Clone, Copy)]
 pub(super) enum Refusal {
     UnknownCoding,
+    InvalidHost,
     ForeignHost,
     FormerPage,
     ForeignOrigin,
@@ -36,6 +37,11 @@ impl Refusal {
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
                 "A body comes as it is, or in chunks: no other transfer coding is understood.",
+            ),
+            Self::InvalidHost => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "A request has one Host, which is a host and, after a colon, a port.",
             ),
             Self::ForeignHost | Self::FormerPage => (
                 StatusCode::MISDIRECTED_REQUEST,

@@ -1,11 +1,13 @@
 //! What a request says of itself: its host, its origin, its tokens.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
+use super::refusal::Refusal;
 use crate::browser::{Host, PageHost};
 
 /// The header's value where it is there exactly once.
@@ -32,16 +34,75 @@ pub(super) fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
     !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
 }
 
-/// The host that a request names: its one `Host` header (PER-5). In HTTP/2 the target stands for an absent header.
-pub(super) fn named_host<B>(request: &Request<B>) -> Option<&[u8]> {
+/// Returns the host that a request names, with its port: its one `Host` header (PER-5). In HTTP/2 the target stands for an
+/// absent header.
+///
+/// # Errors
+/// Fails if there is no such header or more than one, if it or the authority of the target is no valid host, or if the target
+/// is no URL of HTTP.
+pub(super) fn named_host<B>(request: &Request<B>) -> Result<&[u8], Refusal> {
     let (uri, headers) = (request.uri(), request.headers());
+    let target = uri.authority().map(|target| target.as_str().as_bytes());
+    let host = if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
+        target
+    } else {
+        only(headers, HOST).map(HeaderValue::as_bytes)
+    };
+    let host = host.filter(|host| is_host(host)).ok_or(Refusal::InvalidHost)?;
+    // PER-6
+    if target.is_some_and(|target| !is_host(target)) {
+        return Err(Refusal::InvalidHost);
+    }
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
-        return None;
+        return Err(Refusal::ForeignHost);
     }
-    if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
-        return uri.authority().map(|target| target.as_str().as_bytes());
+    Ok(host)
+}
+
+/// Whether this is a host that is not empty, and an optional port (RFC 3986, 3.2.2 and 3.2.3; RFC 9110, 4.2.1).
+fn is_host(text: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(text) else {
+        return false;
+    };
+    if let Some((literal, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return is_ip_literal(literal) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_digits));
     }
-    only(headers, HOST).map(HeaderValue::as_bytes)
+    // A registered name, which an IPv4 address is too, has no colon.
+    let (name, port) = text.split_once(':').unwrap_or((text, ""));
+    !name.is_empty() && is_registered_name(name) && is_digits(port)
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a byte is `unreserved` or one of the `sub-delims`.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+}
+
+fn is_registered_name(name: &str) -> bool {
+    let mut parts = name.split('%');
+    let is_encoded = |part: &str| {
+        let digits = part.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    parts.next().is_some_and(|first| first.bytes().all(is_plain))
+        && parts.all(|part| is_encoded(part) && part.bytes().skip(2).all(is_plain))
+}
+
+/// Whether this stands between the brackets of a host: an IPv6 address, or one of a version to come.
+fn is_ip_literal(literal: &str) -> bool {
+    let Some(future) = literal.strip_prefix(['v', 'V']) else {
+        return literal.parse::<Ipv6Addr>().is_ok();
+    };
+    future.split_once('.').is_some_and(|(version, address)| {
+        let is_of_address = |byte: u8| is_plain(byte) || byte == b':';
+        !version.is_empty()
+            && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && !address.is_empty()
+            && address.bytes().all(is_of_address)
+    })
 }
 
 /// Returns which of the daemon's names `host` is, byte for byte and with the port (PER-3, PER-4).

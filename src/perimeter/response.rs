@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VARY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
+    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
@@ -20,6 +20,9 @@ use crate::browser::Accepted;
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
 /// may name the one that it speaks.
 pub const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("local-daemon-protocol");
+
+/// The headers that a page of another origin may read (PER-51).
+const EXPOSED: HeaderValue = HeaderValue::from_static("local-daemon-protocol, retry-after");
 
 pub(super) const CHALLENGE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"local-daemon\", Local-Daemon-Proof");
@@ -114,6 +117,7 @@ impl Dress {
         // PER-13
         if let Some(Listed { origin, .. }) = &self.origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED); // PER-51
             headers.append(VARY, HeaderValue::from_static("Origin"));
         }
         response.map(|body| match body {

@@ -20,9 +20,18 @@ use super::{End, EventId, Hub, Next, Subscriber};
 /// How long a stream is silent at most: less than a reader waits for a word (15 s), by what a busy host takes (STR-27).
 pub const BEAT: Duration = Duration::from_secs(10);
 
-/// What stands before everything, at once: a client has the head before anything happens, and comes back soon (STR-2).
-const BEGIN: Bytes = Bytes::from_static(b"retry: 500\n\n");
-const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+/// What a stream sends in silence. No empty line follows it: popular clients take a block without data for an event.
+const COMMENT: Bytes = Bytes::from_static(b":\n");
+
+/// What a stream sends before everything, at once: a client has the head before anything happens, and comes back soon (STR-2).
+/// If its request named no place, the stream names the one where it begins, so that a client that loses it before the first
+/// event resumes there (STR-32).
+fn opening(begin: Option<EventId>) -> Bytes {
+    match begin {
+        Some(last) => format!("retry: 500\nid: {last}\n\n").into(),
+        None => Bytes::from_static(b"retry: 500\n\n"),
+    }
+}
 
 /// So much at a time is a burst, in bytes.
 const BURST: usize = 4 * 1024;
@@ -142,7 +151,7 @@ impl<W> EventBody<W> {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if !self.has_begun {
             self.has_begun = true;
-            return Poll::Ready(Some(BEGIN));
+            return Poll::Ready(Some(opening(self.subscriber.begin())));
         }
         if let Some(turns) = &mut self.turns {
             ready!(turns.as_mut().poll(context));

@@ -74,25 +74,26 @@ pub struct Selection {
 
 impl Selection {
     /// Reads the decoded query parameters `topics` and `after`, and every `Last-Event-ID` header: the header wins, for a
-    /// browser that reconnects sends it with the address that it began with (STR-16).
+    /// browser that reconnects sends it with the address that it began with (STR-16). An empty header counts as none (STR-33).
     ///
     /// # Errors
     ///
-    /// What is given is no event id (STR-20).
+    /// Fails if `after` or the header is no event id, even if the other one is (STR-20), or if there are two headers.
     pub fn parse<'a>(
         topics: Option<&str>,
         after: Option<&str>,
         last_event_id: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, NotAnEventId> {
-        let mut headers = last_event_id.into_iter();
-        let after = match (headers.next(), headers.next()) {
-            (None, _) => after,
-            (Some(id), None) => Some(str::from_utf8(id).map_err(|_| NotAnEventId)?),
+        let after: Option<EventId> = after.map(str::parse).transpose()?;
+        let mut headers = last_event_id.into_iter().filter(|id| !id.is_empty());
+        let last = match (headers.next(), headers.next()) {
+            (None, _) => None,
+            (Some(id), None) => Some(str::from_utf8(id).map_err(|_| NotAnEventId)?.parse()?),
             (Some(_), Some(_)) => return Err(NotAnEventId),
         };
         Ok(Self {
             topics: topics.map(|topics| topics.split(',').map(str::to_owned).collect()),
-            after: after.map(str::parse).transpose()?,
+            after: last.or(after),
         })
     }
 }
@@ -234,10 +235,11 @@ impl<W> Hub<W> {
             return Err(Refused::Ended);
         }
         let (number, cursor) = (inner.count, inner.log.cursor(selection.after, topics));
+        let begin = selection.after.is_none().then(|| inner.log.last());
         inner.count += 1;
         inner.seats.insert(number, Seat { who, waker: None });
         drop(inner);
-        Ok(Subscriber { hub: self.clone(), number, cursor, has_ended: false })
+        Ok(Subscriber { hub: self.clone(), number, cursor, begin, has_ended: false })
     }
 }
 
@@ -247,10 +249,17 @@ pub struct Subscriber<W = ()> {
     hub: Arc<Hub<W>>,
     number: u64,
     cursor: Cursor,
+    begin: Option<EventId>,
     has_ended: bool,
 }
 
 impl<W> Subscriber<W> {
+    /// Returns the last event before the stream, whose number is 0 if there was none; `None` if the request named the place
+    /// itself (STR-32).
+    pub fn begin(&self) -> Option<EventId> {
+        self.begin
+    }
+
     /// What comes next; where there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
     /// that does not ask (STR-23, STR-25).
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {

@@ -165,6 +165,11 @@ impl Log {
         self.id(self.next)
     }
 
+    /// Returns the last event, or number 0 before the first one.
+    pub(crate) fn last(&self) -> EventId {
+        self.id(self.next - 1)
+    }
+
     /// How long the frames that are held are together.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -215,8 +215,20 @@ fn a_request_is_read_with_the_header_first() {
     assert_eq!(parse(None, None, &[]), Ok(Selection::default()));
     assert_eq!(parse(None, Some("5f0c2a9b-1"), &["5f0c2a9b-2"]), Ok(after(2)));
     assert_eq!(parse(None, Some("5f0c2a9b-1"), &[]), Ok(after(1)));
-    assert!(parse(None, Some("5f0c2a9b-1"), &["now"]).is_err());
-    assert!(parse(None, None, &["5f0c2a9b-1", "5f0c2a9b-2"]).is_err());
+    for (given, headers) in [
+        (Some("5f0c2a9b-1"), &["now"][..]),
+        (Some("now"), &["5f0c2a9b-1"]),
+        (Some(""), &[]),
+        (Some(""), &["5f0c2a9b-1"]),
+        (None, &["5f0c2a9b-1", "5f0c2a9b-2"]),
+        (None, &[" "]),
+    ] {
+        assert!(parse(None, given, headers).is_err(), "{given:?} {headers:?}");
+    }
+    // STR-33
+    assert_eq!(parse(None, None, &[""]), Ok(Selection::default()));
+    assert_eq!(parse(None, Some("5f0c2a9b-1"), &[""]), Ok(after(1)));
+    assert_eq!(parse(None, None, &["", "5f0c2a9b-2"]), Ok(after(2)));
     let topics = parse(Some("note,x"), None, &[]).unwrap();
     let refused = hub(Limits::default()).subscribe((), &topics).unwrap_err();
     assert_eq!(refused, Refused::UnknownTopic);
@@ -341,7 +353,10 @@ async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert_eq!(answer.headers()["cache-control"], "no-store");
     let mut body = answer.into_body();
-    assert_eq!(ready(&mut body), [("retry".to_owned(), "500".to_owned())]);
+    assert_eq!(
+        ready(&mut body),
+        [("retry", "500"), ("id", "5f0c2a9b-0")].map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
     let began = tokio::time::Instant::now();
     assert!(poll(&mut body).is_pending());
     tokio::time::sleep(BEAT / 2).await;
@@ -357,9 +372,31 @@ async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
             .poll_frame(context)
             .map(|frame| frame.unwrap().unwrap().into_data().unwrap())
     });
-    assert_eq!(beat.await, ":\n\n");
+    assert_eq!(beat.await, ":\n");
     assert!(began.elapsed() >= BEAT * 3 / 2 && began.elapsed() < BEAT * 2, "{:?}", began.elapsed());
     assert!(poll(&mut body).is_pending());
+}
+
+/// STR-32: a stream that names no place says where it begins, whatever its topics are.
+#[tokio::test]
+async fn a_stream_says_where_it_begins_unless_its_request_does() {
+    let hub = hub(Limits::default());
+    hub.append("note", &json!(1)).unwrap();
+    hub.append("lifecycle", &json!(2)).unwrap();
+    let opening = |selection: &Selection| poll(&mut EventBody::from(hub.subscribe((), selection).unwrap()));
+    let said = |text: &'static str| Poll::Ready(Some(Bytes::from_static(text.as_bytes())));
+    assert_eq!(opening(&Selection::default()), said("retry: 500\nid: 5f0c2a9b-2\n\n"));
+    let notes = Selection { topics: Some(vec!["note".to_owned()]), after: None };
+    assert_eq!(opening(&notes), said("retry: 500\nid: 5f0c2a9b-2\n\n"));
+    for seq in [0, 1, 2, 9] {
+        assert_eq!(opening(&after(seq)), said("retry: 500\n\n"));
+    }
+    // What happens between the request and the head is after the place.
+    let reader = hub.subscribe((), &Selection::default()).unwrap();
+    hub.append("note", &json!(3)).unwrap();
+    let mut body = EventBody::from(reader);
+    assert_eq!(poll(&mut body), said("retry: 500\nid: 5f0c2a9b-2\n\n"));
+    assert_eq!(ready(&mut body)[0].1, "5f0c2a9b-3");
 }
 
 #[tokio::test]

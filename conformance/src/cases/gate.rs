@@ -6,6 +6,7 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, record_in};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -35,12 +36,16 @@ fn protocol_is_a_name_and_a_number(stage: &mut Stage) -> Outcome {
     for _ in 0..2 {
         let (daemon, live) = stage.launch_ready()?;
         let (protocol, _) = told(&live)?;
-        ensure!(is_protocol(&protocol), "`protocol` is {protocol:?}, which is not name/N");
+        ensure!(
+            is_protocol(&protocol),
+            "`protocol` is {protocol}, which is not name/N",
+            protocol = in_words(&protocol)
+        );
         seen.push(protocol);
         daemon.kill_group();
     }
-    stage.observed(format!("{seen:?}"));
-    ensure!(seen[0] == seen[1], "two launches of one program tell {seen:?}");
+    stage.observed(in_words(&seen));
+    ensure!(seen[0] == seen[1], "two launches of one program tell {seen}", seen = in_words(&seen));
     Ok(())
 }
 

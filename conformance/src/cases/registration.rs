@@ -13,8 +13,9 @@ use local_daemon_harness::world::World;
 use serde_json::Value;
 
 use crate::case::case;
-use crate::fixtures::daemon::{DRAIN, SLACK, exits, signal};
+use crate::fixtures::daemon::{SLACK, exits, signal};
 use crate::fixtures::trace::{launch_under, trace, was_failed};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::{hold_alive, is_held};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
@@ -30,7 +31,10 @@ fn round_trip_discovery(stage: &mut Stage) -> Outcome {
     );
     let listening = daemon.listening();
     let url = live.record.url.text().to_owned();
-    stage.observed(format!("the record says {url}, the subject listens at {listening:?}"));
+    stage.observed(format!(
+        "the record says {url}, the subject listens at {listening}",
+        listening = in_words(&listening)
+    ));
     let numeric = url == format!("http://{}", live.target.address);
     ensure!(numeric, "the record's url is {url}");
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_ok();
@@ -94,7 +98,11 @@ fn well_formed_record(stage: &mut Stage) -> Outcome {
         Err(fault) => return fail(format!("the record is malformed: {fault}")),
     };
     let again = Record::parse(&bytes).map(|record| record.id);
-    ensure!(again.as_ref() == Ok(&live.record.id), "read again, the record is {again:?}");
+    ensure!(
+        again.as_ref() == Ok(&live.record.id),
+        "read again, the record is {again}",
+        again = in_words(&again)
+    );
     let names: Vec<&str> = fields.keys().map(String::as_str).collect();
     stage.observed(format!("{} bytes with the members {}", bytes.len(), names.join(", ")));
     if let Some(socket) = fields.get("socket") {
@@ -132,7 +140,11 @@ fn pid_holds_the_listener(stage: &mut Stage) -> Outcome {
         .map(|socket| socket.pid)
         .collect();
     let recorded = u32::try_from(live.record.pid).unwrap_or_default();
-    stage.observed(format!("the record says pid {recorded}; {} is held by {holders:?}", live.target.address));
+    stage.observed(format!(
+        "the record says pid {recorded}; {} is held by {holders}",
+        live.target.address,
+        holders = in_words(&holders)
+    ));
     ensure!(holders.contains(&recorded), "pid {recorded} does not hold {}", live.target.address);
     Ok(())
 }
@@ -206,7 +218,7 @@ fn spoken(live: &ReadyDaemon) -> Outcome<String> {
 fn names_its_protocol(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
     stage.expect("a `protocol` in the record");
-    stage.observed(format!("`protocol` is {:?}", live.record.protocol));
+    stage.observed(format!("`protocol` is {}", in_words(&live.record.protocol)));
     ensure!(live.record.protocol.is_some(), "the record has no `protocol`");
     Ok(())
 }
@@ -235,13 +247,19 @@ fn tells_the_world_of_the_listener(stage: &mut Stage) -> Outcome {
         ("netns", &told.netns, &seen.netns),
         ("pidns", &told.pidns, &seen.pidns),
     ];
-    stage.observed(format!("pid {} listens; the record tells {told:?}", listener.pid));
+    stage.observed(format!("pid {} listens; the record tells {told}", listener.pid, told = in_words(&told)));
     for (name, told, seen) in members {
         let (Some(told), Some(seen)) = (told, seen) else {
-            ensure!(told.is_none(), "`{name}` is {told:?}, and this host tells none");
+            ensure!(told.is_none(), "`{name}` is {told}, and this host tells none", told = in_words(&told));
             continue;
         };
-        ensure!(told == seen, "`{name}` is {told:?}, and of pid {} {seen:?}", listener.pid);
+        ensure!(
+            told == seen,
+            "`{name}` is {told}, and of pid {} {seen}",
+            listener.pid,
+            told = in_words(&told),
+            seen = in_words(&seen)
+        );
     }
     Ok(())
 }
@@ -275,7 +293,9 @@ fn holds_its_lock_for_life(stage: &mut Stage) -> Outcome {
         ensure!(at_publish.get() == Some(&true), "no lock was held when its record came");
         ensure!(is_held(&state_dir), "no lock is held while it is ready");
         let another = hold_alive(stage);
-        ensure!(another.is_ok(), "a second shared lock fails: {another:?}");
+        if another.is_err() {
+            return fail("a second shared lock cannot be taken");
+        }
         drop(another);
         ensure!(is_held(&state_dir), "no lock is held after another was let go");
         stage.control("another shared lock came and went");
@@ -285,9 +305,9 @@ fn holds_its_lock_for_life(stage: &mut Stage) -> Outcome {
             return fail("its lock was let go while it drained");
         }
         drop(work);
-        exits(&daemon, Instant::now() + DRAIN + SLACK, "a signal")?;
+        exits(&daemon, Instant::now() + stage.manifest().daemon.drain() + SLACK, "a signal")?;
         let free = !is_held(&state_dir);
-        ensure!(free, "the lock is still held after its end by {way:?}");
+        ensure!(free, "the lock is still held after its end by signal {}", way.as_raw());
     }
     Ok(())
 }

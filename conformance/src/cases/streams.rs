@@ -2,7 +2,6 @@
 
 mod bounds;
 mod ending;
-mod notes;
 mod opening;
 mod order;
 mod resuming;

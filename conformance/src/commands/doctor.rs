@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use local_daemon_conformance::preflight::{self, Lack};
 use local_daemon_conformance::verdict::ExitCode;
 use local_daemon_harness::browser::INSTALL;
 use local_daemon_harness::host::Host;
@@ -48,7 +49,13 @@ pub(crate) fn doctor(as_json: bool) -> Result<ExitCode, Problem> {
 
 fn look(host: &Host) -> Vec<Finding> {
     let found = |path: &Option<PathBuf>| path.as_deref().map(|path| path.display().to_string());
-    let mut findings = vec![
+    let needed = preflight::look().into_iter().map(|check| {
+        let (lack, found) = (check.found.clone().err(), check.found.ok());
+        let Lack { why, remedy } = lack.unwrap_or(Lack { why: String::new(), remedy: String::new() });
+        finding(check.what, found, &format!("{why}: nothing can be judged"), &remedy)
+    });
+    let mut findings: Vec<Finding> = needed.collect();
+    findings.extend([
         finding(
             "a second user",
             host.has_second_user().then(|| "root may act as nobody".to_owned()),
@@ -68,7 +75,7 @@ fn look(host: &Host) -> Vec<Finding> {
             "apt-get install strace",
         ),
         inotify(),
-    ];
+    ]);
     for engine in &host.engines {
         let missing = engine.missing();
         let versions = engine.versions();

@@ -6,7 +6,7 @@ use local_daemon_conformance::runner::Stopper;
 use local_daemon_conformance::traceability;
 use local_daemon_conformance::verdict::{ExitCode, Verdict};
 
-use super::{Problem, jobs, print, progress, stop_on_signal};
+use super::{Problem, begin, jobs, print, progress};
 use crate::InteropArgs;
 
 pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
@@ -39,7 +39,7 @@ pub(crate) fn interop(args: InteropArgs) -> Result<ExitCode, Problem> {
     }
 
     let stopper = Stopper::default();
-    stop_on_signal(&stopper).map_err(|error| Problem::fault(format!("cannot handle signals: {error}")))?;
+    begin(&stopper)?;
     let bar = progress(subjects.len().pow(2) * CHECKS.len());
     let matrix = run(&subjects, missing, jobs(args.jobs), args.seed, &stopper, |check| {
         bar.set_prefix(check.to_owned());

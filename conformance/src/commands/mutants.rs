@@ -1,11 +1,12 @@
 //! `daemonspec dev mutants`
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use globset::{Glob, GlobMatcher};
 use local_daemon_conformance::case::Case;
 use local_daemon_conformance::cases;
+use local_daemon_conformance::destination::Destination;
 use local_daemon_conformance::engines::{Engines, Wanted};
 use local_daemon_conformance::manifest::Manifest;
 use local_daemon_conformance::mutants::{Matrix, Plan, Progress, judge, sample};
@@ -16,7 +17,7 @@ use local_daemon_conformance::verdict::ExitCode;
 use local_daemon_spec::catalogue;
 use local_daemon_subject::faults::{self, Fault};
 
-use super::{Problem, jobs, print, progress, show, stop_on_signal};
+use super::{Problem, begin, jobs, print, progress, show};
 use crate::MutantsArgs;
 
 pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
@@ -31,14 +32,10 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     }
     let manifest = args.subject.as_deref().map_or_else(Manifest::independent, Manifest::load);
     let manifest = manifest.map_err(|fault| Problem::of(&fault))?;
-    for file in [&args.markdown, &args.json].into_iter().flatten() {
-        // Before minutes of work, not after them.
-        std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file)
-            .map_err(|error| unwritable(file, &error))?;
-    }
+    // Before minutes of work, not after them.
+    let destination =
+        |file: &Option<PathBuf>| file.as_deref().map(Destination::open).transpose().map_err(Problem::fault);
+    let (markdown, json) = (destination(&args.markdown)?, destination(&args.json)?);
     let facts = SubjectFacts::of(&manifest);
     let plan = Plan {
         manifest,
@@ -52,7 +49,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
     };
 
     let stopper = Stopper::default();
-    stop_on_signal(&stopper).map_err(|error| Problem::fault(format!("cannot handle signals: {error}")))?;
+    begin(&stopper)?;
     let started = SystemTime::now();
     let bar = progress(0);
     let judged = judge(&plan, &stopper, |step| match step {
@@ -76,9 +73,9 @@ pub(crate) fn mutants(args: &MutantsArgs) -> Result<ExitCode, Problem> {
         print("\n")?;
     }
     let printed = print(&matrix.text());
-    for (file, text) in [(&args.markdown, matrix.markdown()), (&args.json, matrix.json())] {
-        if let Some(file) = file {
-            std::fs::write(file, text).map_err(|error| unwritable(file, &error))?;
+    for (destination, text) in [(markdown, matrix.markdown()), (json, matrix.json())] {
+        if let Some(destination) = destination {
+            destination.write(&text).map_err(Problem::fault)?;
         }
     }
     printed?;
@@ -101,10 +98,6 @@ fn exit_code(matrix: &Matrix) -> ExitCode {
     } else {
         ExitCode::Conforms
     }
-}
-
-fn unwritable(file: &Path, error: &std::io::Error) -> Problem {
-    Problem::fault(format!("cannot write {}: {error}", file.display()))
 }
 
 fn faults(args: &MutantsArgs) -> Result<Vec<&'static Fault>, Problem> {

@@ -12,7 +12,7 @@ use local_daemon_conformance::report::{Report, SubjectFacts};
 use local_daemon_conformance::runner::{self, Plan, Stopper};
 use local_daemon_conformance::verdict::ExitCode;
 
-use super::{Problem, print, show, stop_on_signal};
+use super::{Problem, begin, print, show};
 
 /// Repeats the result of a file, and says whether it came again.
 pub(crate) fn replay(file: &Path) -> Result<ExitCode, Problem> {
@@ -31,7 +31,7 @@ pub(crate) fn replay(file: &Path) -> Result<ExitCode, Problem> {
         eprintln!("daemonspec: {difference}");
     }
     let stopper = Stopper::default();
-    stop_on_signal(&stopper).map_err(|error| Problem::fault(format!("cannot handle signals: {error}")))?;
+    begin(&stopper)?;
     let plan = Plan {
         manifest: Arc::new(replay.manifest),
         cases: vec![case],

@@ -8,13 +8,13 @@ use local_daemon_conformance::soak::{Plan, names, run};
 use local_daemon_conformance::verdict::ExitCode;
 
 use super::mutants::globs;
-use super::{Problem, print, progress, stop_on_signal};
+use super::{Problem, begin, print, progress};
 use crate::SoakArgs;
 
 pub(crate) fn soak(args: &SoakArgs) -> Result<ExitCode, Problem> {
     let manifest = Manifest::load(&args.subject).map_err(|fault| Problem::of(&fault))?;
     let stopper = Stopper::default();
-    stop_on_signal(&stopper).map_err(|error| Problem::fault(format!("cannot handle signals: {error}")))?;
+    begin(&stopper)?;
     let names: Vec<&str> = names().into_iter().collect();
     let globs = globs(&args.faults, "fault", &names)?;
     let wanted = |name: &&str| globs.is_empty() || globs.iter().any(|glob| glob.is_match(name));

@@ -63,6 +63,10 @@ impl Manifest {
                 })
             });
             let message = match unknown_key(&message) {
+                // The profiles are the only values of a closed list.
+                Some((word, _)) if message.starts_with("unknown variant") => {
+                    format!("unknown profile `{word}`")
+                }
                 Some((key, _)) => format!("unknown key `{}`", qualified(text, key, error.span())),
                 None => message,
             };
@@ -98,6 +102,8 @@ impl Manifest {
                 .as_ref()
                 .is_some_and(|operation| method(&operation.method) || bad_path(&operation.path))
         };
+        let (stream, emit) = (binding.stream.as_ref(), binding.emit.as_ref());
+        let topics = stream.map_or(&[][..], |stream| &stream.topics);
         let component = self.subject.component.as_deref();
         let unnamed = self.daemon.unnamed.is_some()
             || self.client.as_ref().is_some_and(|client| client.unnamed.is_some());
@@ -115,6 +121,7 @@ impl Manifest {
             (self.subject.profiles.is_empty(), "subject.profiles", "must name at least one profile"),
             (timeout(self.daemon.ready_timeout_ms), "daemon.ready_timeout_ms", MS),
             (timeout(self.daemon.stand_down_timeout_ms), "daemon.stand_down_timeout_ms", MS),
+            (timeout(self.daemon.drain_ms), "daemon.drain_ms", MS),
             (file(&binding.registration), "binding.registration", FILE),
             (file(&binding.credential), "binding.credential", FILE),
             (file(&binding.lock), "binding.lock", FILE),
@@ -126,12 +133,34 @@ impl Manifest {
             (operation(&binding.authenticated_read), "binding.authenticated_read", OPERATION),
             (operation(&binding.mutation), "binding.mutation", OPERATION),
             (operation(&binding.shutdown), "binding.shutdown", OPERATION),
-            (operation(&binding.emit), "binding.emit", OPERATION),
-            (operation(&binding.ticket), "binding.ticket", OPERATION),
             (
-                binding.stream.as_ref().is_some_and(|stream| bad_path(&stream.path)),
-                "binding.stream.path",
-                PATH,
+                emit.is_some_and(|emit| method(&emit.method) || bad_path(&emit.path)),
+                "binding.emit",
+                OPERATION,
+            ),
+            (
+                emit.is_some_and(|emit| !(200..=299).contains(&emit.status)),
+                "binding.emit.status",
+                "must be the status of a success, from 200 to 299",
+            ),
+            (emit.is_some_and(|emit| pointer(&emit.id)), "binding.emit.id", POINTER),
+            (
+                emit.is_some_and(|emit| !(1_024..=1_048_576).contains(&emit.largest_body)),
+                "binding.emit.largest_body",
+                "must be from 1024 to 1048576 bytes",
+            ),
+            (operation(&binding.ticket), "binding.ticket", OPERATION),
+            (stream.is_some_and(|stream| bad_path(&stream.path)), "binding.stream.path", PATH),
+            (
+                stream.is_some() && (topics.is_empty() || !topics.iter().all(|topic| is_topic(topic))),
+                "binding.stream.topics",
+                "must name at least one topic, each of letters, digits, `.`, `_` and `-`, and not `gap`, `superseded` or \
+                 `shutdown`",
+            ),
+            (
+                stream.is_some() && emit.is_some_and(|emit| !topics.contains(&emit.topic)),
+                "binding.emit.topic",
+                "must be one of `binding.stream.topics`; left out, it is `note`",
             ),
             (binding.page.as_deref().is_some_and(bad_path), "binding.page", PATH),
             (self.client.as_ref().is_some_and(|client| pointer(&client.outcome)), "client.outcome", POINTER),
@@ -150,6 +179,12 @@ impl Manifest {
 fn is_component(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(plain)
+}
+
+/// Whether this may be the topic of an event in a log, and stand in a list of topics in a query.
+fn is_topic(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.bytes().all(plain) && !matches!(name, "gap" | "superseded" | "shutdown")
 }
 
 /// The unknown key and the known ones, out of serde's message about it.
@@ -237,7 +272,12 @@ mod tests {
                 "map",
                 "subject.component",
             ),
-            ("[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']", "cor", "core"),
+            ("[subject]\nprofiles = ['cor']\n[daemon]\nrun = ['true']", "profile `cor`", "core"),
+            (
+                "[daemon]\nrun = ['true']\n[binding]\nstream = { path = '/', topic = ['jobs'] }",
+                "binding.topic",
+                "topics",
+            ),
         ];
         for (text, key, meant) in texts {
             let fault = parse(text).unwrap_err();
@@ -245,12 +285,32 @@ mod tests {
             let help = fault.help().map(|help| help.to_string()).unwrap_or_default();
             assert!(help.contains(meant), "{fault}: {help}");
         }
+        for (stream, emit, key, rule) in [
+            ("topics = ['jobs']", "", "binding.emit.topic", "one of `binding.stream.topics`"),
+            ("topics = []", "topic = 'note'", "binding.stream.topics", "at least one"),
+            ("topics = ['a,b']", "topic = 'a,b'", "binding.stream.topics", "letters"),
+            ("topics = ['gap']", "topic = 'gap'", "binding.stream.topics", "`gap`"),
+            ("", "status = 404", "binding.emit.status", "200 to 299"),
+            ("", "id = 'id'", "binding.emit.id", "JSON pointer"),
+            ("", "largest_body = 0", "binding.emit.largest_body", "bytes"),
+        ] {
+            let with = |more: &str| if more.is_empty() { String::new() } else { format!(", {more}") };
+            let text = format!(
+                "[daemon]\nrun = ['true']\n[binding]\nstream = {{ path = '/'{} }}\n\
+                 emit = {{ method = 'POST', path = '/'{} }}",
+                with(stream),
+                with(emit)
+            );
+            let fault = parse(&text).unwrap_err().to_string();
+            assert!(fault.contains(key) && fault.contains(rule), "{fault}");
+        }
         for text in [
             "",
             "[daemon]",
             "[daemon]\nrun = []",
             "[daemon]\nrun = 'true'",
             "[daemon]\nrun = ['true']\nready_timeout_ms = 0",
+            "[daemon]\nrun = ['true']\ndrain_ms = 0",
             "[daemon]\nrun = ['true']\nunnamed = ['true']",
             "[subject]\ncomponent = '../x'\n[daemon]\nrun = ['true']",
             "[subject]\ncomponent = 'Acme'\n[daemon]\nrun = ['true']",
@@ -308,6 +368,23 @@ mod tests {
         let manifest = parse("[daemon]\nrun = ['true']").unwrap();
         assert_eq!(default("daemon", "ready_timeout_ms"), manifest.daemon.ready_timeout_ms);
         assert_eq!(default("daemon", "stand_down_timeout_ms"), manifest.daemon.stand_down_timeout_ms);
+        assert_eq!(default("daemon", "drain_ms"), manifest.daemon.drain_ms);
+        let bindings = parse(
+            "[daemon]\nrun = ['true']\n[binding]\nstream = { path = '/s' }\nemit = { method = 'POST', path = '/e' }",
+        );
+        let bindings = serde_json::to_value(bindings.unwrap().binding).unwrap();
+        for (key, defaults) in [
+            ("stream", &["topics"][..]),
+            ("emit", &["topic", "status", "id", "largest_body"]),
+        ] {
+            let properties =
+                schema["properties"]["binding"]["properties"][key]["properties"].as_object().unwrap();
+            let known: BTreeSet<&String> = bindings[key].as_object().unwrap().keys().collect();
+            assert_eq!(known, properties.keys().collect(), "{key}");
+            for default in defaults {
+                assert_eq!(bindings[key][default], properties[*default]["default"], "{key}.{default}");
+            }
+        }
         assert_eq!(default("binding", "registration"), manifest.binding.registration);
         assert_eq!(default("binding", "credential"), manifest.binding.credential);
         assert_eq!(default("binding", "lock"), manifest.binding.lock);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use local_daemon_spec::Profile;
 
+use super::profiles::with_included;
 use super::{BrowserSection, Manifest, ManifestFault, Origins, fill, placeholders};
 
 /// What may stand in braces in every command, environment value and body.
@@ -17,6 +18,7 @@ impl Manifest {
     /// Checks placeholders, fills in the manifest's directory and finds the programs.
     pub(super) fn ready(mut self, dir: &Path) -> Result<Self, ManifestFault> {
         self.place(dir)?;
+        self.subject.profiles = with_included(&self.subject.profiles);
         if self.subject.name.is_empty() {
             let program = self.program().and_then(Path::file_name);
             self.subject.name = program.unwrap_or_default().to_string_lossy().into_owned();
@@ -123,17 +125,20 @@ impl Manifest {
                 all("client.replace.args", &mut replace.args, &[])?;
             }
         }
-        let operations: [(_, _, &[&str]); 5] = [
-            ("binding.authenticated_read", &mut binding.authenticated_read, &[]),
-            ("binding.mutation", &mut binding.mutation, &[]),
-            ("binding.shutdown", &mut binding.shutdown, &[]),
-            ("binding.emit", &mut binding.emit, &["n"]),
-            ("binding.ticket", &mut binding.ticket, &[]),
+        if let Some(emit) = &mut binding.emit {
+            place("binding.emit", &mut emit.path, &["n"])?;
+            emit.body.iter_mut().try_for_each(|body| place("binding.emit", body, &["n", "pad"]))?;
+        }
+        let operations = [
+            ("binding.authenticated_read", &mut binding.authenticated_read),
+            ("binding.mutation", &mut binding.mutation),
+            ("binding.shutdown", &mut binding.shutdown),
+            ("binding.ticket", &mut binding.ticket),
         ];
-        for (key, operation, more) in operations {
+        for (key, operation) in operations {
             if let Some(operation) = operation {
-                place(key, &mut operation.path, more)?;
-                operation.body.iter_mut().try_for_each(|body| place(key, body, more))?;
+                place(key, &mut operation.path, &[])?;
+                operation.body.iter_mut().try_for_each(|body| place(key, body, &[]))?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A badge: the contract on the left, the verdict on the right.
+//! A badge: the contract on the left, the verdict with roles and profiles on the right.
 
 use maud::html;
 
@@ -6,7 +6,7 @@ use super::Report;
 use crate::verdict::ExitCode;
 
 pub(super) fn render(report: &Report) -> String {
-    let (left, right) = (report.spec, report.headline());
+    let (left, right) = (report.spec, report.title());
     let colour = match report.exit_code(false) {
         ExitCode::Conforms if report.known() == 0 => "#2f7d32",
         ExitCode::DoesNotConform => "#b3261e",
@@ -14,7 +14,7 @@ pub(super) fn render(report: &Report) -> String {
     };
     // No font is measured here: 7 px a character is what the usual sans-serif needs at 11 px.
     let width = |text: &str| 7 * text.chars().count() + 12;
-    let (left_width, right_width) = (width(left), width(right));
+    let (left_width, right_width) = (width(left), width(&right));
     let title = format!("{left}: {right}");
     let svg = html! {
         svg xmlns="http://www.w3.org/2000/svg" width=(left_width + right_width) height="20" role="img" aria-label=(title) {

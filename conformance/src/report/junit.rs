@@ -12,6 +12,7 @@ pub(super) fn render(report: &Report) -> String {
     for (chapter, results) in report.chapters() {
         let mut suite = TestSuite::new(chapter);
         suite.add_property(Property::new("seed", report.seed.to_string()));
+        suite.add_property(Property::new("claim", report.claim.to_string()));
         suite.add_property(Property::new("complete", report.complete.to_string()));
         suite.add_test_cases(results.iter().map(case));
         xml.add_test_suite(suite);
@@ -25,7 +26,7 @@ fn case(result: &CaseResult) -> TestCase {
         Verdict::Pass | Verdict::Warn => TestCaseStatus::success(),
         Verdict::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
         Verdict::Inconclusive | Verdict::HarnessError => TestCaseStatus::non_success(NonSuccessKind::Error),
-        Verdict::NotApplicable | Verdict::Untestable => TestCaseStatus::skipped(),
+        Verdict::NotApplicable | Verdict::NotRun | Verdict::Untestable => TestCaseStatus::skipped(),
     };
     let side = |side: &Option<String>| side.clone().unwrap_or_default();
     if !matches!(result.verdict, Verdict::Pass | Verdict::Warn) {

@@ -1,12 +1,10 @@
-//! Reports as files: opened before the run, so that a bad path is known at once, and written whole at its end.
+//! Reports as files: looked at before the run, so that a bad path is known at once, and written at its end.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use tempfile::NamedTempFile;
-
 use super::{Report, badge, html, junit, markdown};
+use crate::destination::{Destination, Unwritable};
 use crate::nearest::nearest;
 
 /// The form of a report.
@@ -48,7 +46,7 @@ impl Format {
     }
 }
 
-/// `FORMAT=FILE`, as on the command line.
+/// `FORMAT=FILE`, as on the command line; `-` is standard output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     format: Format,
@@ -73,44 +71,26 @@ impl FromStr for Target {
     }
 }
 
-/// A report that cannot be written. Always exit status 3.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write the report {}: {source}", .path.display())]
-pub struct OutputFault {
-    path: PathBuf,
-    source: std::io::Error,
-}
-
-/// A file that is about to become a report.
+/// A report and where it goes.
 #[derive(Debug)]
 pub struct Output {
-    target: Target,
-    file: NamedTempFile,
+    format: Format,
+    destination: Destination,
 }
 
 impl Output {
     /// Makes sure that the report can be written, and leaves what is at its path alone.
-    pub fn open(target: Target) -> Result<Self, OutputFault> {
-        let fault = |source| OutputFault { path: target.path.clone(), source };
-        if target.path.is_dir() {
-            return Err(fault(std::io::ErrorKind::IsADirectory.into()));
-        }
-        let folder = target
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        // Like any other file of the user's: the mask decides, not the privacy of temporary files.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        let file = tempfile::Builder::new().prefix(".daemonspec-").permissions(mode).tempfile_in(folder);
-        Ok(Self { file: file.map_err(fault)?, target })
+    pub fn open(target: &Target) -> Result<Self, Unwritable> {
+        Ok(Self { format: target.format, destination: Destination::open(&target.path)? })
     }
 
-    /// Puts the report at its path, whole or not at all.
-    pub fn write(mut self, report: &Report) -> Result<(), OutputFault> {
-        let text = self.target.format.render(report);
-        let written = self.file.write_all(text.as_bytes());
-        let placed = written.and_then(|()| self.file.persist(&self.target.path).map_err(|error| error.error));
-        placed.map(drop).map_err(|source| OutputFault { path: self.target.path, source })
+    /// Whether it goes to standard output.
+    pub fn is_stdout(&self) -> bool {
+        self.destination.is_stdout()
+    }
+
+    /// Puts the report at its path.
+    pub fn write(self, report: &Report) -> Result<(), Unwritable> {
+        self.destination.write(&self.format.render(report))
     }
 }

@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 
-use local_daemon_harness::transcript::printable;
+use local_daemon_harness::transcript::{Event, printable};
 use local_daemon_spec::catalogue;
 
-use super::{CaseResult, Report, Summary};
+use super::{CaseResult, Group, Report, Summary, groups};
 use crate::verdict::Verdict;
 
 /// At most so many of a transcript's last events are shown; the JSON report has them all.
@@ -36,7 +36,7 @@ impl Style {
             Verdict::Pass => "32",
             Verdict::Fail => "1;31",
             Verdict::Warn => "33",
-            Verdict::NotApplicable => "2",
+            Verdict::NotApplicable | Verdict::NotRun => "2",
             Verdict::Untestable | Verdict::Inconclusive | Verdict::HarnessError => "35",
         };
         self.paint(code, &verdict.as_str().to_uppercase())
@@ -61,13 +61,12 @@ pub fn render(report: &Report, style: Style) -> String {
             let _ = writeln!(text, "    {verdict} {}  {} ms", result.case, result.duration_ms);
         }
     }
-    for result in report
-        .results
-        .iter()
-        .filter(|result| result.verdict.needs_a_look() && result.known.is_none())
-    {
+    for group in groups(report) {
         text.push('\n');
-        render_result(&mut text, result, style);
+        match group.single() {
+            Some(result) => render_result(&mut text, result, style),
+            None => render_group(&mut text, &group, style),
+        }
     }
     for result in &report.results {
         if let Some(reason) = &result.known {
@@ -78,13 +77,34 @@ pub fn render(report: &Report, style: Style) -> String {
     for stale in &report.stale_baseline {
         let _ = writeln!(text, "\n{} {}", style.paint("1;31", "STALE BASELINE"), clean(stale));
     }
-    let _ = writeln!(text, "\n{}: {}", style.paint("1", report.headline()), report.summary.words());
+    let inapplicable = report.inapplicable();
+    if !inapplicable.is_empty() {
+        text.push('\n');
+    }
+    for line in inapplicable {
+        let _ = writeln!(text, "{}", style.paint("2", &clean(&line)));
+    }
+    let _ = writeln!(text, "\n{}", style.paint("1", &report.title()));
+    if style.strict && report.summary.warn > 0 {
+        text.push_str("A warning counts as a failure (`--strict`).\n");
+    }
     if !report.complete {
         text.push_str("The run was interrupted; cases without a result are not counted.\n");
     }
-    text.push_str(&report.summary.line(style.strict));
+    text.push_str(&report.summary.line());
     text.push('\n');
     text
+}
+
+/// Several cases of one cause: it is shown once, with the transcript of the first.
+fn render_group(text: &mut String, group: &Group<'_>, style: Style) {
+    let count = style.paint("1", &format!("{} cases", group.results.len()));
+    let _ = writeln!(text, "{} {count} in which the same was observed", style.verdict(group.verdict));
+    let _ = writeln!(text, "  {}  {}", style.paint("1", "observed"), clean(group.observed()));
+    for result in &group.results {
+        let _ = writeln!(text, "  {}  {}", result.case, result.requirements.join(" "));
+    }
+    render_transcript(text, group.results[0], style);
 }
 
 fn render_result(text: &mut String, result: &CaseResult, style: Style) {
@@ -104,11 +124,20 @@ fn render_result(text: &mut String, result: &CaseResult, style: Style) {
             let _ = writeln!(text, "  {}  {}", style.paint("1", word), clean(side));
         }
     }
-    let skipped = result.transcript.len().saturating_sub(EVENTS);
+    render_transcript(text, result, style);
+}
+
+fn render_transcript(text: &mut String, result: &CaseResult, style: Style) {
+    // What was arranged, expected and observed stands above.
+    let told = |event: &&Event| {
+        event.actor == "suite" && matches!(event.what.as_str(), "precondition" | "expect" | "observed")
+    };
+    let events: Vec<&Event> = result.transcript.iter().filter(|event| !told(event)).collect();
+    let skipped = events.len().saturating_sub(EVENTS);
     if skipped > 0 {
         let _ = writeln!(text, "  … {skipped} earlier events");
     }
-    for event in &result.transcript[skipped..] {
+    for event in &events[skipped..] {
         let mut detail = clean(&event.detail);
         if let Some((cut, _)) = detail.char_indices().nth(WIDTH) {
             detail.truncate(cut);

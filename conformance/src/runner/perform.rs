@@ -32,8 +32,7 @@ pub(super) fn perform(
     }
     let began = Instant::now();
     if !case.is_asked_of(manifest) {
-        let why = format!("the subject does not claim the profile {}", case.profile);
-        return Some(CaseResult::new(case, Verdict::NotApplicable).observed(why));
+        return Some(CaseResult::unclaimed(case));
     }
     let arena = match Arena::shaped(case.shape) {
         Ok(arena) => Arc::new(arena),
@@ -98,6 +97,7 @@ pub(super) fn perform(
     if !leaks.is_empty() {
         sights.push(format!("left behind and ended: {}", leaks.join(", ")));
     }
+    once(&mut sights);
     let redacted =
         |texts: &[String]| (!texts.is_empty()).then(|| arena.transcript().redact(&texts.join("; ")));
     let result = CaseResult {
@@ -112,6 +112,16 @@ pub(super) fn perform(
     drop(ended);
     clear(arena);
     Some(result)
+}
+
+/// Leaves each text once: many cases end with what they had noted.
+fn once(texts: &mut Vec<String>) {
+    let all = std::mem::take(texts);
+    for text in all {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
 }
 
 /// The first and the last of many: a case may see hundreds of daemons ready, and the transcript has them all.

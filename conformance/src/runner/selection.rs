@@ -18,6 +18,15 @@ pub struct Selection {
     pub role: Option<Role>,
 }
 
+/// What a selection comes to.
+#[derive(Debug, Clone, Default)]
+pub struct Selected {
+    /// The cases, in their order.
+    pub cases: Vec<&'static Case>,
+    /// The patterns that no case matches, if another one matches some.
+    pub unmatched: Vec<String>,
+}
+
 /// A selection that makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionFault {
@@ -29,17 +38,14 @@ pub enum SelectionFault {
         /// What is wrong with it.
         why: String,
     },
-    /// A pattern that no case's name matches.
+    /// A pattern that no case's name matches, and there is no other that one matches.
     #[error("no case matches `{0}`")]
     NoSuchCase(String),
 }
 
 impl Selection {
     /// The selected ones of `cases`, in their order.
-    pub fn of(
-        &self,
-        cases: impl Iterator<Item = &'static Case>,
-    ) -> Result<Vec<&'static Case>, SelectionFault> {
+    pub fn of(&self, cases: impl Iterator<Item = &'static Case>) -> Result<Selected, SelectionFault> {
         let cases: Vec<&'static Case> = cases.collect();
         let compile = |glob: &String| match Glob::new(glob) {
             Ok(compiled) => Ok(compiled.compile_matcher()),
@@ -48,15 +54,18 @@ impl Selection {
             }
         };
         let globs: Vec<GlobMatcher> = self.globs.iter().map(compile).collect::<Result<_, _>>()?;
-        if let Some(dead) = globs.iter().find(|glob| !cases.iter().any(|case| glob.is_match(case.name))) {
-            return Err(SelectionFault::NoSuchCase(dead.glob().glob().to_owned()));
+        let matches_none = |glob: &&GlobMatcher| !cases.iter().any(|case| glob.is_match(case.name));
+        let unmatched = globs.iter().filter(matches_none).map(|glob| glob.glob().glob().to_owned());
+        let unmatched: Vec<String> = unmatched.collect();
+        if let Some(first) = unmatched.first().filter(|_| unmatched.len() == globs.len()) {
+            return Err(SelectionFault::NoSuchCase(first.clone()));
         }
         let selected = |case: &&'static Case| {
             (globs.is_empty() || globs.iter().any(|glob| glob.is_match(case.name)))
                 && (self.profiles.is_empty() || self.profiles.contains(&case.profile))
                 && self.role.is_none_or(|role| role.binds(case.role))
         };
-        Ok(cases.into_iter().filter(selected).collect())
+        Ok(Selected { cases: cases.into_iter().filter(selected).collect(), unmatched })
     }
 }
 
@@ -72,16 +81,19 @@ mod tests {
                 profiles: profiles.iter().copied().collect(),
                 role,
             };
-            selection.of(crate::cases::all()).map(|cases| cases.len())
+            selection
+                .of(crate::cases::all())
+                .map(|selected| (selected.cases.len(), selected.unmatched.len()))
         };
         let all = crate::cases::all().count();
-        assert_eq!(of(&[], &[], None), Ok(all));
-        assert_eq!(of(&["*"], Profile::ALL, None), Ok(all));
-        let by_role = |role| of(&[], &[], Some(role)).unwrap();
+        assert_eq!(of(&[], &[], None), Ok((all, 0)));
+        assert_eq!(of(&["*"], Profile::ALL, None), Ok((all, 0)));
+        let by_role = |role| of(&[], &[], Some(role)).unwrap().0;
         assert_eq!(by_role(Role::Daemon) + by_role(Role::Client), all);
-        assert_eq!(of(&["registration/round-*"], &[], None), Ok(1));
+        assert_eq!(of(&["registration/round-*"], &[], None), Ok((1, 0)));
+        assert_eq!(of(&["registration/round-*", "nothing/*"], &[], None), Ok((1, 1)));
         let browser = crate::cases::all().filter(|case| case.profile == Profile::Browser);
-        assert_eq!(of(&[], &[Profile::Browser], None), Ok(browser.count()));
+        assert_eq!(of(&[], &[Profile::Browser], None), Ok((browser.count(), 0)));
         assert_eq!(of(&["nothing/*"], &[], None), Err(SelectionFault::NoSuchCase("nothing/*".to_owned())));
         assert!(matches!(of(&["["], &[], None), Err(SelectionFault::NotAPattern { .. })));
     }

@@ -278,7 +278,8 @@ fn permission_lost(stage: &mut Stage) -> Outcome {
     // Who owns a record that it cannot read, it does not know: then it says so (HS-16).
     let status = live.probe().map(|answer| answer.response.status);
     let well = matches!(status, Ok(200 | 503));
-    ensure!(well, "with a directory that it cannot use it answers {status:?}");
+    let status = status.map_or_else(|fault| fault.to_string(), |status| status.to_string());
+    ensure!(well, "with a directory that it cannot use the handshake gets {status}");
     refuses(stage, start.clone(), "in a directory that it cannot use")?;
     set_mode(&directory, 0o700)?;
     answers(&live, "with its directory again")?;

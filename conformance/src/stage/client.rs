@@ -1,7 +1,7 @@
 //! The client role: the subject's client is called, and what it answers is read.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -216,11 +216,46 @@ pub const OUTCOMES: [(&str, i32); 9] = [
 ];
 
 impl Answer {
-    /// Everything that it wrote.
+    /// Everything that it wrote, and once more the strings in it that are JSON, as they are meant: there a path with quotes
+    /// or backslashes stands in another form.
     pub fn text(&self) -> String {
+        let written = self.written();
+        let meant = json_strings(&written);
+        written + &meant
+    }
+
+    fn written(&self) -> String {
         let bytes = [self.stdout.as_slice(), &self.stderr].concat();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// Whether a text names a path, plainly or in a string of JSON.
+pub(crate) fn names_path(text: &str, path: &Path) -> bool {
+    let path = path.to_string_lossy();
+    text.contains(&*path) || json_strings(text).contains(&*path)
+}
+
+/// The strings of every JSON value that is the whole text, or a line of it; each on a line of its own.
+fn json_strings(text: &str) -> String {
+    fn collect(value: &serde_json::Value, strings: &mut String) {
+        match value {
+            serde_json::Value::String(string) => {
+                strings.push('\n');
+                strings.push_str(string);
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| collect(value, strings)),
+            serde_json::Value::Object(members) => members.values().for_each(|value| collect(value, strings)),
+            _ => {}
+        }
+    }
+    let mut strings = String::new();
+    for part in std::iter::once(text).chain(text.lines()) {
+        if let Ok(value) = serde_json::from_str(part.trim()) {
+            collect(&value, &mut strings);
+        }
+    }
+    strings
 }
 
 impl std::fmt::Display for Answer {
@@ -228,7 +263,7 @@ impl std::fmt::Display for Answer {
         let (outcome, exit, after) = (&self.outcome, self.exit, self.after.as_millis());
         let outcome = if outcome.is_empty() { "no outcome" } else { outcome };
         write!(f, "{outcome} ({exit}) after {after} ms")?;
-        let text = self.text();
+        let text = self.written();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let said: String = text.chars().take(300).collect();
         if said.is_empty() { Ok(()) } else { write!(f, ": {said}") }
@@ -341,5 +376,23 @@ impl Stage {
         };
         self.transcript().note("suite", "answer", format!("{}: {answer}", caller.name));
         Ok(Some(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_named_plainly_and_as_json_writes_it() {
+        let path = Path::new("/tmp/q\"x\\y");
+        let json = format!(
+            "starting\n{}\n",
+            serde_json::json!({ "fields": [{ "error": format!("{}: gone", path.display()) }] })
+        );
+        assert!(!json.contains(path.to_str().unwrap()));
+        assert!(names_path(&json, path));
+        assert!(names_path("cannot use /tmp/q\"x\\y", path));
+        assert!(!names_path(&json, Path::new("/tmp/other")));
     }
 }

@@ -1,12 +1,13 @@
 //! A daemon that was seen ready: how that is seen, and what it is asked.
 
+use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{self, HttpFault, ProbeAnswer, Request, Response, Target};
 use local_daemon_harness::proof::{self, Credential};
-use local_daemon_harness::record::{self, Record};
+use local_daemon_harness::record::{self, Record, RecordFault};
 use local_daemon_harness::wait::until;
 
 use super::context::read_regular;
@@ -20,6 +21,36 @@ pub const READINESS: &[&str] = &[
     "DIR-1", "DIR-4", "REG-1", "REG-2", "REG-3", "REG-5", "CRED-1", "PUB-4", "PUB-7", "HS-1", "HS-2", "HS-3",
     "HS-5", "HS-13",
 ];
+
+/// What keeps a daemon from being ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// In words.
+    pub(crate) what: String,
+    /// The requirement that it breaks, where it published something wrong and not merely nothing yet.
+    pub(crate) broken: Option<&'static str>,
+}
+
+impl Missing {
+    fn yet(what: impl Into<String>) -> Self {
+        Self { what: what.into(), broken: None }
+    }
+
+    fn wrong(id: &'static str, what: impl Into<String>) -> Self {
+        Self { what: what.into(), broken: Some(id) }
+    }
+
+    /// The requirement that a record breaks that cannot be read.
+    fn of_record(name: &str, fault: &RecordFault) -> Self {
+        let id = match fault {
+            RecordFault::TooLarge(_) | RecordFault::Syntax(_) => "REG-1",
+            RecordFault::Field("id") => "REG-3",
+            RecordFault::Field("url") => "REG-5",
+            RecordFault::Missing(_) | RecordFault::Field(_) => "REG-2",
+        };
+        Self::wrong(id, format!("{name} is malformed: {fault}"))
+    }
+}
 
 /// A daemon that was seen ready, and what it is asked.
 #[derive(Debug, Clone)]
@@ -116,23 +147,35 @@ impl Context {
     /// Returns the daemon that is ready in a state directory at this moment, by its record and the handshake with the
     /// bearer, or what is missing. Unlike [`Stage::ready`] this is no violation, notes nothing and does not wait.
     pub fn find(&self, state_dir: &Path) -> Result<ReadyDaemon, String> {
+        self.find_or_missing(state_dir).map_err(|missing| missing.what)
+    }
+
+    /// The same, with the requirement that is broken where something wrong was published.
+    pub(crate) fn find_or_missing(&self, state_dir: &Path) -> Result<ReadyDaemon, Missing> {
         let began = Instant::now();
         let binding = &self.manifest.binding;
         let read = |name: &str| {
-            read_regular(&state_dir.join(name)).map_err(|error| format!("cannot read {name}: {error}"))
+            read_regular(&state_dir.join(name)).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => Missing::yet(format!("there is no {name}")),
+                _ => Missing::yet(format!("cannot read {name}: {error}")),
+            })
         };
         let record = Record::parse(&read(&binding.registration)?)
-            .map_err(|fault| format!("{} is malformed: {fault}", binding.registration))?;
-        let credential = record::parse_credential(&read(&binding.credential)?).ok_or_else(|| {
-            format!("{} is not 43 characters of base64url and a newline", binding.credential)
-        })?;
+            .map_err(|fault| Missing::of_record(&binding.registration, &fault))?;
+        let credential = read(&binding.credential)
+            .map_err(|missing| Missing { broken: Some("CRED-1"), ..missing })
+            .map(|bytes| record::parse_credential(&bytes))?
+            .ok_or_else(|| {
+                let what = format!("{} is not 43 characters of base64url and a newline", binding.credential);
+                Missing::wrong("CRED-1", what)
+            })?;
         let credential = match &binding.basic_user {
             Some(user) => credential.of_user(user),
             None => credential,
         };
         let addresses = record.url.addresses();
         let mut live = self.recorded(record, credential);
-        let mut last = String::new();
+        let mut last = Missing::yet("the record names no address");
         for address in addresses {
             live.target.address = address;
             let sent = Instant::now();
@@ -142,9 +185,9 @@ impl Context {
                         live.after = began.elapsed();
                         return Ok(live);
                     }
-                    Some(why) => last = why,
+                    Some(missing) => last = missing,
                 },
-                Err(fault) => last = format!("handshake: {fault}"),
+                Err(fault) => last = Missing::wrong("PUB-4", format!("handshake at {address}: {fault}")),
             }
         }
         Err(last)
@@ -187,24 +230,52 @@ impl ReadyDaemon {
     }
 
     /// Returns what keeps an answer from being a ready handshake of this daemon, by the manifest's binding.
-    fn not_ready(&self, response: &Response) -> Option<String> {
-        if response.status != 200 {
-            return Some(format!("handshake answered {}", response.status));
+    fn not_ready(&self, response: &Response) -> Option<Missing> {
+        let state = response.json().and_then(|body| body["state"].as_str().map(str::to_owned));
+        match (response.status, &state) {
+            (200, _) => {}
+            (503, Some(state)) => {
+                return Some(Missing::wrong(
+                    "HS-13",
+                    format!("the handshake was answered 503, state {state}"),
+                ));
+            }
+            (401 | 403, _) => {
+                let what = format!("the handshake with the credential was answered {}", response.status);
+                return Some(Missing::wrong("HS-5", what));
+            }
+            (status, _) => {
+                return Some(Missing::wrong("HS-1", format!("the handshake was answered {status}, not 200")));
+            }
         }
         let binding = &self.manifest.binding.handshake;
         let Some(body) = response.json() else {
-            return Some("handshake answered 200 and no JSON".to_owned());
+            return Some(Missing::wrong("HS-1", "the handshake was answered 200 and no JSON"));
         };
         let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
-        if text(&binding.id) != Some(&self.record.id) {
-            return Some(format!("handshake answered another id than the record's: {:?}", text(&binding.id)));
+        match text(&binding.id) {
+            Some(id) if id == self.record.id => {}
+            Some(id) => {
+                let what = format!(
+                    "the handshake was answered with the id {id}, and the record has {}",
+                    self.record.id
+                );
+                return Some(Missing::wrong("HS-3", what));
+            }
+            None => {
+                return Some(Missing::wrong(
+                    "HS-2",
+                    format!("the handshake's answer has no text at {}", binding.id),
+                ));
+            }
         }
         if text(&binding.protocol).is_none() {
-            return Some(format!("handshake answered no text at {}", binding.protocol));
+            let what = format!("the handshake's answer has no text at {}", binding.protocol);
+            return Some(Missing::wrong("HS-2", what));
         }
         text("/state")
             .filter(|state| *state != "ready")
-            .map(|state| format!("handshake answered state {state}"))
+            .map(|state| Missing::wrong("HS-13", format!("the handshake was answered 200, state {state}")))
     }
 
     /// The handshake request without authentication.
@@ -242,7 +313,7 @@ impl ReadyDaemon {
 
     fn why_not_ready(&self) -> Option<String> {
         match self.probe() {
-            Ok(answer) => self.not_ready(&answer.response),
+            Ok(answer) => self.not_ready(&answer.response).map(|missing| missing.what),
             Err(fault) => Some(fault.to_string()),
         }
     }

@@ -1,11 +1,17 @@
 // What a request is allowed before any route sees it, and how a refusal reads (chapter 10).
 
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { SECRET } from './contract.mjs';
 import { readChecked, replace } from './files.mjs';
 
 const CONFIG = 'config.toml';
+const PLAIN = "[A-Za-z0-9._~!$&'()*+,;=-]";
+const HOST = new RegExp(
+  `^(?:\\[(?:[vV][0-9a-fA-F]+\\.(?:${PLAIN}|:)+|(?<address>[0-9a-fA-F:.]+))\\]|(?:${PLAIN}|%[0-9a-fA-F]{2})+)(?::[0-9]*)?$`,
+);
+export const ABSOLUTE = /^([A-Za-z][A-Za-z0-9+.-]*):\/\/([^/?#]*)/;
 const PROOF = /^local-daemon-proof +(nonce|mac)="([^"]*)"[ \t]*,[ \t]*(nonce|mac)="([^"]*)"$/i;
 
 // Whether this may stand on the allowlist: one origin as a browser writes it (PER-40).
@@ -38,12 +44,20 @@ export function changeAllowlist(directory, change, origin) {
   replace(path.join(directory, CONFIG), `[origins]\nallow = ${JSON.stringify(allowed)}\n`);
 }
 
+// Whether this is a host, which is not empty, with an optional port, as RFC 3986 writes them (PER-5).
+function isHost(text) {
+  const { address } = HOST.exec(text)?.groups ?? { address: '' };
+  return address === undefined || net.isIPv6(address);
+}
+
 // The status that refuses the Host headers and the target's own authority, or null (PER-3 to PER-6).
 export function hostFault(hosts, target, port) {
-  const names = ['127.0.0.1', 'localhost', '[::1]'].map((name) => `${name}:${port}`);
-  const absolute = /^http:\/\/([^/?#]*)/i.exec(target);
-  if (hosts.length !== 1) return 400;
-  return names.includes(hosts[0]) && (!absolute || names.includes(absolute[1])) ? null : 421;
+  const own = ['127.0.0.1', 'localhost', '[::1]'].map((name) => `${name}:${port}`);
+  const [isAbsolute, scheme, authority] = ABSOLUTE.exec(target) ?? [];
+  const names = isAbsolute ? [...hosts, authority] : hosts;
+  if (hosts.length !== 1 || !names.every(isHost)) return 400;
+  const isForeign = isAbsolute && scheme.toLowerCase() !== 'http';
+  return names.every((name) => own.includes(name)) && !isForeign ? null : 421;
 }
 
 // `absent`, `same`, `listed` or `refused` (PER-8 to PER-12). `allowed()` gives the list of this moment (PER-19).
@@ -60,7 +74,7 @@ export function parseProof(text) {
   return one.toLowerCase() === 'nonce' ? { nonce: first, mac: second } : { nonce: second, mac: first };
 }
 
-// Whether `text/plain` is wanted more than JSON (PER-37).
+// Whether `text/plain` is given a higher quality than JSON, each by the closest range that covers it (PER-37).
 export function prefersText(accept) {
   const wanted = new Map();
   for (const part of accept.join(',').toLowerCase().split(',')) {
@@ -68,9 +82,8 @@ export function prefersText(accept) {
     const quality = parameters.find((word) => word.startsWith('q='))?.slice(2) ?? '1';
     wanted.set(kind, /^[01](\.\d{0,3})?$/.test(quality) ? Number(quality) : 0);
   }
-  const any = wanted.get('*/*') ?? 0;
-  const json = ['json', 'problem+json', '*'].map((kind) => wanted.get(`application/${kind}`) ?? any);
-  return (wanted.get('text/plain') ?? wanted.get('text/*') ?? 0) > Math.max(...json);
+  const qualityOf = (...kinds) => wanted.get(kinds.find((kind) => wanted.has(kind))) ?? 0;
+  return qualityOf('text/plain', 'text/*', '*/*') > qualityOf('application/json', 'application/*', '*/*');
 }
 
 // An error. It repeats nothing of the request, which may hold the credential (CRED-9, PER-27, PER-35).

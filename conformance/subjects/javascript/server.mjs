@@ -7,7 +7,7 @@ import { HANDSHAKE, SPEC, VERSION } from './contract.mjs';
 import { lacksFamily } from './files.mjs';
 import * as http1 from './http1.mjs';
 import { Broken, Closed, Connection, Late, MOST_BODY, Request, within } from './http1.mjs';
-import { allowlist, hostFault, originOf, parseProof, prefersText, problem } from './perimeter.mjs';
+import { ABSOLUTE, allowlist, hostFault, originOf, parseProof, prefersText, problem } from './perimeter.mjs';
 import { ID, Log, MOST_NOTE, TOPICS } from './streams.mjs';
 
 const [HEAD_MS, BODY_MS, WRITE_MS] = [8000, 15000, 15000]; // PER-33
@@ -17,8 +17,8 @@ const MOST_REFUSED = 500; // refused handshakes in a second (PER-31, PER-32)
 const EVENTS = '/v1/events';
 const ROUTES = new Map([
   [HANDSHAKE, ['GET']],
-  ['/v1/tally', ['GET', 'POST']],
-  [EVENTS, ['GET', 'POST']],
+  ['/v1/tally', ['GET', 'HEAD', 'POST']],
+  [EVENTS, ['GET', 'HEAD', 'POST']],
 ]);
 
 // Serves for a daemon, which says who it is and in which state.
@@ -111,15 +111,18 @@ export class Server {
       return false;
     }
     this.working += 1;
+    let most;
     try {
       answer = await this.#answer(connection, request);
+      most = this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER;
+      request.closes ||= request.announced > most; // PER-55
       if (answer.pieces) await this.#stream(connection, answer, request);
       else await this.#send(connection, answer, request, request.closes);
     } finally {
       this.working -= 1;
     }
     // A body that was not read is in front of the next request.
-    if (!request.closes) await request.wholeBody(this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER);
+    if (!request.closes) await request.wholeBody(most);
     return !request.closes;
   }
 
@@ -143,6 +146,7 @@ export class Server {
 
   #head({ status, headers }, fields, closes) {
     const all = { ...headers, ...fields, 'Cache-Control': 'no-store' }; // PER-38, STR-1
+    all.Date = new Date().toUTCString(); // PER-52
     if (closes) all.Connection = 'close';
     const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
     return Buffer.from(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n`);
@@ -175,7 +179,11 @@ export class Server {
       else if (fault instanceof Late) answer = problem(408, 'request_timeout', 'Request timeout');
       else throw fault;
     }
-    const cors = { 'Access-Control-Allow-Origin': origins[0], Vary: 'Origin' };
+    const cors = {
+      'Access-Control-Allow-Origin': origins[0],
+      'Access-Control-Expose-Headers': 'local-daemon-protocol, retry-after', // PER-51
+      Vary: 'Origin',
+    };
     if (origin === 'listed') Object.assign(answer.headers, cors);
     return answer;
   }
@@ -190,7 +198,7 @@ export class Server {
     const fault = hostFault(request.all('host'), request.target, this.port); // on every path (PER-7)
     if (fault) return problem(fault, fault === 421 ? 'misdirected' : 'invalid_request', "Not this daemon's address");
     if (origin === 'refused') return problem(403, 'origin_refused', 'Origin refused');
-    const [, path, query = ''] = /^([^?]*)(?:\?(.*))?$/s.exec(request.target.replace(/^http:\/\/[^/?#]*/i, '') || '/');
+    const [, path, query = ''] = /^([^?]*)(?:\?(.*))?$/s.exec(request.target.replace(ABSOLUTE, '') || '/');
     const methods = ROUTES.get(path);
     if (request.method === 'OPTIONS' && origin === 'listed' && request.all('access-control-request-method').length) {
       const answers = {
@@ -218,6 +226,9 @@ export class Server {
       return problem(503, 'draining', 'This daemon is leaving'); // CONV-10, STR-6
     }
     if (request.method === 'POST') return path === EVENTS ? this.#note(connection, request) : this.#add(connection, request);
+    if (path === EVENTS && request.method === 'HEAD') {
+      return { status: 200, headers: { 'Content-Type': 'text/event-stream' } }; // PER-54
+    }
     if (path === EVENTS) return this.#follow(connection, request, query, origin);
     return { status: 200, body: { tally: this.#tally }, headers: {} };
   }
@@ -232,7 +243,7 @@ export class Server {
       return isAlone && contract.equal(tokens[0], daemon.credential) ? {} : null;
     }
     if (values.length !== 1) return null;
-    const [, scheme, token] = /^([^ ]*) ?(.*)$/.exec(values[0]);
+    const [, scheme, token] = /^([^ ]*) *(.*)$/.exec(values[0]);
     if (scheme.toLowerCase() === 'bearer') return contract.equal(token, daemon.credential) ? {} : null; // HS-5, HS-7
     const proof = parseProof(values[0]);
     // On the handshake alone (HS-23), over the authority of our own record, whatever Host says (HS-17, HS-18, HS-20).
@@ -260,7 +271,7 @@ export class Server {
 
   // The object in a body of that many bytes, as contract.strictJson has it; empty where there is none.
   async #json(connection, request, most) {
-    if (request.all('expect').join().toLowerCase() === '100-continue') {
+    if (request.all('expect').join().toLowerCase() === '100-continue' && !request.isOld) { // PER-53
       await connection.write('HTTP/1.1 100 Continue\r\n\r\n', within(WRITE_MS));
     }
     const body = await request.wholeBody(most);
@@ -291,7 +302,8 @@ export class Server {
   #follow(connection, request, query, origin) {
     const parameters = new URLSearchParams(query);
     const topics = parameters.getAll('topics').flatMap((chosen) => chosen.split(','));
-    const after = [...request.all('last-event-id'), ...parameters.getAll('after')]; // the first one counts (STR-16)
+    const ids = request.all('last-event-id').filter((id) => id); // an empty one is none (STR-33)
+    const after = [...ids, ...parameters.getAll('after')]; // the first one counts (STR-16)
     if (!topics.every((topic) => TOPICS.includes(topic)) || !after.every((id) => ID.test(id))) {
       return problem(400, 'invalid_request', 'Unknown topic, or no event id'); // STR-5, STR-20
     }
@@ -299,7 +311,7 @@ export class Server {
     const isWelcome = () => origin !== 'listed' || this.#allowed().includes(request.all('origin')[0]);
     const isWanted = () => isWelcome() && credential === this.daemon.credential; // CRED-16
     const place = this.log.placeAfter(after[0]);
-    const pieces = this.log.follow(place, topics.length ? topics : TOPICS, connection.ended(), isWanted);
+    const pieces = this.log.follow(place, topics.length ? topics : TOPICS, connection.ended(), isWanted, !after.length);
     return { status: 200, headers: {}, pieces };
   }
 }

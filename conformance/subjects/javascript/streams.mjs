@@ -11,6 +11,8 @@ export const MOST_NOTE = 64 * 1024; // bytes of a note's body (STR-8)
 const PIECE = 64 * 1024; // bytes, and one event more, are all that is held for one subscriber (STR-23)
 const LOOK = 500; // ms between two looks whether a subscriber's origin is still welcome (PER-42)
 const TIDY = 250; // ms until memory that nobody holds any more is given back (STR-24)
+// With an empty line after it, some clients dispatch an empty event.
+const COMMENT = Buffer.from(':\n');
 const SILENT = 10_000; // ms until a comment; 15 s are the most (STR-27)
 
 export const ID = /^([0-9a-f]{8})-(0|[1-9][0-9]{0,99})$/;
@@ -87,7 +89,9 @@ export class Log {
   }
 
   // What a subscriber is sent, some frames at a time and none of them copied, until it has `gone` or is not wanted any more.
-  async *follow(place, topics, gone, isWanted) {
+  // One that `isNew` names no id; it receives the place where it begins, so that it can come back there before its first
+  // event (STR-32).
+  async *follow(place, topics, gone, isWanted, isNew) {
     let isThere = true;
     let wake = () => {};
     const change = () => wake();
@@ -97,7 +101,7 @@ export class Log {
       wake();
     });
     try {
-      yield [Buffer.from('retry: 500\n\n')]; // STR-2
+      yield [Buffer.from(`retry: 500\n${isNew ? `id: ${this.#id(place - 1)}\n` : ''}\n`)]; // STR-2
       for (let [due, look] = [within(SILENT), within(LOOK)]; isThere; ) {
         if (performance.now() > look) {
           if (!isWanted()) return;
@@ -116,7 +120,7 @@ export class Log {
         }
         const isLast = this.#lastWord && place === this.#next;
         if (isLast) piece.push(this.#lastWord);
-        if (!piece.length && performance.now() > due) piece.push(Buffer.from(': still here\n\n'));
+        if (!piece.length && performance.now() > due) piece.push(COMMENT);
         if (piece.length) {
           yield piece;
           due = within(SILENT);

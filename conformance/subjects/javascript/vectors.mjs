@@ -64,6 +64,12 @@ function permission({ object, type, mode, owner, size = 0 }) {
   }
 }
 
+function host({ hosts, target, port, accept, statuses }) {
+  const fault = perimeter.hostFault(hosts, target, port);
+  if (fault !== null && !accept && !statuses.includes(fault)) throw new Error(`refused with ${fault}`);
+  return fault === null;
+}
+
 const judges = {
   records: (vector) => accepts(contract.parseRecord, content(vector)),
   urls: ({ input, authority }) => authority !== undefined && contract.parseUrl(input)?.authority === authority,
@@ -71,7 +77,7 @@ const judges = {
   permissions: permission,
   proof,
   protocols: protocol,
-  hosts: ({ hosts, target, port }) => perimeter.hostFault(hosts, target, port) === null,
+  hosts: host,
   origins: origin,
   notes: (vector) => accepts((body) => contract.strictJson(body).isReadAlike || null, content(vector)),
 };

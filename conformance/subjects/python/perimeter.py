@@ -10,6 +10,13 @@ import files
 
 CONFIG = "config.toml"
 
+PLAIN = r"[A-Za-z0-9._~!$&'()*+,;=-]"
+HOST = re.compile(
+    rf"(?:\[(?:[vV][0-9a-fA-F]+\.(?:{PLAIN}|:)+|(?P<address>[0-9a-fA-F:.]+))\]|(?:{PLAIN}|%[0-9a-fA-F]{{2}})+)"
+    r"(?::[0-9]*)?",
+    re.ASCII,
+)
+ABSOLUTE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)", re.ASCII)
 PROOF = re.compile(r'(?ia)local-daemon-proof +(nonce|mac)="([^"]*)"[ \t]*,[ \t]*(nonce|mac)="([^"]*)"')
 
 
@@ -51,13 +58,24 @@ def change_allowlist(directory, change, origin):
     files.replace(os.path.join(directory, CONFIG), f"[origins]\nallow = {json.dumps(allowed)}\n".encode())
 
 
+def is_host(text):
+    """Whether this is a host, which is not empty, with an optional port, as RFC 3986 writes them (PER-5)."""
+    match = HOST.fullmatch(text)
+    try:
+        return bool(match) and (match["address"] is None or bool(ipaddress.IPv6Address(match["address"])))
+    except ValueError:
+        return False
+
+
 def host_fault(hosts, target, port):
     """The status that refuses the Host headers and the target's own authority, or None (PER-3 to PER-6)."""
-    names = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-    absolute = re.match(r"(?i)http://([^/?#]*)", target)
-    if len(hosts) != 1:
+    own = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    absolute = ABSOLUTE.match(target)
+    names = hosts + ([absolute["authority"]] if absolute else [])
+    if len(hosts) != 1 or not all(map(is_host, names)):
         return 400
-    return None if hosts[0] in names and (not absolute or absolute[1] in names) else 421
+    is_own = set(names) <= own and (not absolute or absolute["scheme"].lower() == "http")
+    return None if is_own else 421
 
 
 def origin_of(origins, host, allowed):
@@ -79,14 +97,17 @@ def parse_proof(text):
 
 
 def prefers_text(accept):
-    """Whether `text/plain` is wanted more than JSON (PER-37)."""
+    """Whether `text/plain` is given a higher quality than JSON, each by the closest range that covers it (PER-37)."""
     wanted = {}
     for part in ",".join(accept).lower().split(","):
         kind, *parameters = [word.strip() for word in part.split(";")]
         quality = next((word[2:] for word in parameters if word.startswith("q=")), "1")
         wanted[kind] = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
-    plain, rest = wanted.get("text/plain", wanted.get("text/*", 0.0)), wanted.get("*/*", 0.0)
-    return plain > max(wanted.get(f"application/{kind}", rest) for kind in ("json", "problem+json", "*"))
+
+    def quality_of(*kinds):
+        return next((wanted[kind] for kind in kinds if kind in wanted), 0.0)
+
+    return quality_of("text/plain", "text/*", "*/*") > quality_of("application/json", "application/*", "*/*")
 
 
 class Answer:

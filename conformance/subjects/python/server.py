@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 import urllib.parse
+from email.utils import formatdate
 from http import HTTPStatus
 
 import contract
 import http1
 import streams
 from contract import HANDSHAKE, VERSION, Malformed
-from perimeter import Answer, allowlist, host_fault, origin_of, parse_proof, prefers_text, problem
+from perimeter import ABSOLUTE, Answer, allowlist, host_fault, origin_of, parse_proof, prefers_text, problem
 
 HEAD_TIME, BODY_TIME, WRITE_TIME = 8.0, 15.0, 15.0  # seconds (PER-33)
 MOST_CONNECTIONS, MOST_TURNED_AWAY = 200, 64
@@ -22,7 +23,7 @@ BACKLOG = 4096  # connections that may wait to be taken
 MOST_OF_A_STRANGER = 4 * 1024  # bytes of a body (PER-44)
 MOST_REFUSED = 500  # refused handshakes in a second (PER-31, PER-32)
 EVENTS = "/v1/events"
-ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "POST"}, EVENTS: {"GET", "POST"}}
+ROUTES = {HANDSHAKE: {"GET"}, "/v1/tally": {"GET", "HEAD", "POST"}, EVENTS: {"GET", "HEAD", "POST"}}
 
 
 class Server:
@@ -148,6 +149,8 @@ class Server:
                 self.working += 1
             try:
                 answer = self.answer(connection, request)
+                most = http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER
+                request.closes |= request.length > most  # PER-55
                 if answer.pieces:
                     self.stream(connection, answer, request)
                 else:
@@ -157,7 +160,7 @@ class Server:
                     self.working -= 1
             if not request.closes:
                 # A body that was not read is in front of the next request.
-                request.whole_body(http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER)
+                request.whole_body(most)
             return not request.closes
         self.send(connection, answer, request, True)
         return False
@@ -179,6 +182,7 @@ class Server:
 
     def head(self, answer, headers, close):
         headers = [*answer.headers, *headers, ("Cache-Control", "no-store")]  # PER-38, STR-1
+        headers.append(("Date", formatdate(usegmt=True)))  # PER-52
         if close:
             headers.append(("Connection", "close"))
         lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
@@ -207,7 +211,8 @@ class Server:
         except TimeoutError:
             answer = problem(408, "request_timeout", "Request timeout")
         if origin == "listed":
-            answer.headers += [("Access-Control-Allow-Origin", request.all("origin")[0]), ("Vary", "Origin")]
+            exposed = ("Access-Control-Expose-Headers", "local-daemon-protocol, retry-after")  # PER-51
+            answer.headers += [("Access-Control-Allow-Origin", request.all("origin")[0]), ("Vary", "Origin"), exposed]
         return answer
 
     def allowed(self):
@@ -223,7 +228,7 @@ class Server:
             return problem(fault, "misdirected" if fault == 421 else "invalid_request", "Not this daemon's address")
         if origin == "refused":
             return problem(403, "origin_refused", "Origin refused")
-        target = re.sub(r"(?i)^http://[^/?#]*", "", request.target)
+        target = ABSOLUTE.sub("", request.target, 1) if ABSOLUTE.match(request.target) else request.target
         path, _, query = target.partition("?")
         route = ROUTES.get(path or "/", set())
         if request.method == "OPTIONS" and origin == "listed" and request.all("access-control-request-method"):
@@ -249,6 +254,8 @@ class Server:
             return problem(503, "draining", "This daemon is leaving")  # CONV-10, STR-6
         if request.method == "POST":
             return self.note(connection, request) if path == EVENTS else self.add(connection, request)
+        if path == EVENTS and request.method == "HEAD":
+            return Answer(200, headers=[("Content-Type", "text/event-stream")])  # PER-54
         return self.follow(connection, request, query, origin) if path == EVENTS else Answer(200, {"tally": self.tally})
 
     def authenticated(self, request, path, query):
@@ -263,7 +270,7 @@ class Server:
             return None
         scheme, _, token = values[0].partition(" ")
         if scheme.lower() == "bearer":
-            return "" if contract.equal(token, self.daemon.credential) else None  # HS-5, HS-7
+            return "" if contract.equal(token.lstrip(" "), self.daemon.credential) else None  # HS-5, HS-7
         proof = parse_proof(values[0])
         if proof and path == HANDSHAKE and request.method == "GET":  # and nowhere else (HS-23)
             # The authority is our own record's, whatever Host says (HS-17, HS-18, HS-20).
@@ -291,7 +298,8 @@ class Server:
 
     def json(self, connection, request, most):
         """The object in a body of that many bytes; empty where there is none."""
-        if "100-continue" in [value.lower() for value in request.all("expect")]:
+        expects = [value.lower() for value in request.all("expect")]
+        if "100-continue" in expects and not request.is_old:  # PER-53
             connection.write(b"HTTP/1.1 100 Continue\r\n\r\n", WRITE_TIME)
         try:
             return contract.strict_json(request.whole_body(most))
@@ -314,7 +322,8 @@ class Server:
 
     def follow(self, connection, request, query, origin):
         topics = {topic for chosen in parameters(query, "topics") for topic in chosen.split(",")}
-        after = request.all("last-event-id") + parameters(query, "after")  # the first one counts (STR-16)
+        headers = [name for name in request.all("last-event-id") if name]  # an empty one is none (STR-33)
+        after = headers + parameters(query, "after")  # the first one counts (STR-16)
         if not topics <= streams.TOPICS or not all(streams.ID.fullmatch(name) for name in after):
             return problem(400, "invalid_request", "Unknown topic, or no event id")  # STR-5, STR-20
 
@@ -324,7 +333,7 @@ class Server:
             return is_welcome and request.credential == self.daemon.credential and not connection.is_closed()
 
         place = self.log.place_after(after[0] if after else None)
-        return Answer(200, pieces=self.log.follow(place, topics or streams.TOPICS, is_wanted))
+        return Answer(200, pieces=self.log.follow(place, topics or streams.TOPICS, is_wanted, not after))
 
 
 def parameters(query, name):

@@ -63,9 +63,11 @@ class Log:
             place = int(number) + 1
             return place if epoch == self.epoch and place <= self.next else 0
 
-    def follow(self, place, topics, is_wanted):
-        """What a subscriber is sent, in pieces, for as long as `is_wanted()`."""
-        yield b"retry: 500\n\n"  # STR-2
+    def follow(self, place, topics, is_wanted, is_new):
+        """What a subscriber is sent, in pieces, for as long as `is_wanted()`. One that `is_new` names no id; it receives the
+        place where it begins, so that it can come back there before its first event (STR-32)."""
+        opening = f"id: {self.id(place - 1)}\n" if is_new else ""
+        yield f"retry: 500\n{opening}\n".encode()  # STR-2
         said = looked = time.monotonic()
         while True:
             piece, length, last_word = [], 0, None
@@ -89,7 +91,7 @@ class Log:
                     return
                 looked = now
             if not piece and now - said >= SILENT:
-                piece.append(b": still here\n\n")
+                piece.append(b":\n")  # with an empty line after it, some clients dispatch an empty event
             if last_word:
                 piece.append(last_word)
             if piece:

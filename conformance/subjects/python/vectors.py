@@ -65,6 +65,12 @@ def origin(case):
     return decision != "refused"
 
 
+def host(case):
+    fault = perimeter.host_fault(case["hosts"], case["target"], case["port"])
+    assert fault is None or case["accept"] or fault in case["statuses"], f"refused with {fault}: {case['name']}"
+    return fault is None
+
+
 def note(case):
     try:
         return contract.is_read_alike(contract.strict_json(content(case)))
@@ -93,7 +99,7 @@ JUDGES = {
     "permissions": permission,
     "proof": proof,
     "protocols": protocol,
-    "hosts": lambda case: perimeter.host_fault(case["hosts"], case["target"], case["port"]) is None,
+    "hosts": host,
     "origins": origin,
     "notes": note,
 }

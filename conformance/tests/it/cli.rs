@@ -1,6 +1,9 @@
 //! The command line: exit codes, messages, reports.
 
 mod dev;
+mod host;
+mod product;
+mod ready;
 mod replay;
 mod run;
 
@@ -80,6 +83,7 @@ fn bad_usage_ends_3_and_help_ends_0() {
         &["run", "--jobs", "0", "--", "true"],
         &["run", "--profile", "cor", "--", "true"],
         &["run", "--report", "jsn=x", "--", "true"],
+        &["run", "--report", "json=-", "--report", "html=-", "--", "true"],
         &["run", "--case", "[", "--", "true"],
         &["run", "--", "no-such-program-here"],
         &["frobnicate"],

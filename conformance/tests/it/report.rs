@@ -130,6 +130,37 @@ fn every_other_form_names_the_failure_and_holds_what_was_observed_as_text() {
 }
 
 #[test]
+fn failures_of_one_cause_are_told_once_and_what_was_not_run_is_counted() {
+    let text = |pid: u32, after: u32| format!("daemon-1 (pid {pid}) is not ready after {after} ms");
+    let mut results: Vec<CaseResult> = CASES[..3]
+        .iter()
+        .map(|case| CaseResult::new(case, Verdict::Fail).observed(text(7, 5003)))
+        .collect();
+    results[1].observed = Some(text(81, 5010));
+    results[2].observed = Some("answered 202".to_owned());
+    results.push(CaseResult::new(&CASES[3], Verdict::NotRun).observed("never ready"));
+    results.push(CaseResult::unclaimed(&CASES[4]));
+    let report = Report::new(report().subject, 7, SystemTime::UNIX_EPOCH, 5, results);
+    let terminal = terminal::render(&report, Style::default());
+    assert!(terminal.contains("FAIL 2 cases in which the same was observed\n"), "{terminal}");
+    let end = "\nnot claimed: proof (`subject.profiles`, `--profile`)\n\n\
+               does not conform: daemon; core, proof\ncases: 3 fail, 1 not-applicable, 1 not-run\n";
+    assert!(terminal.ends_with(end), "{terminal}");
+    let markdown = Format::Markdown.render(&report);
+    assert!(markdown.contains("## fail: 2 cases in which the same was observed\n"), "{markdown}");
+    for text in [terminal, markdown] {
+        assert_eq!(text.matches("is not ready after").count(), 1, "{text}");
+        assert!(text.contains("publish/loopback-only") && text.contains("202"), "{text}");
+    }
+    let html = Format::Html.render(&report);
+    assert!(html.contains("What needs a look") && html.contains("href=\"#publish/loopback-only\""), "{html}");
+    let json: serde_json::Value = serde_json::from_str(&Format::Json.render(&report)).unwrap();
+    assert_eq!((&json["summary"]["not-run"], &json["results"][3]["verdict"]), (&1.into(), &"not-run".into()));
+    assert_eq!(json["claim"]["profiles"], serde_json::json!(["core", "proof"]));
+    assert!(Format::Junit.render(&report).contains("type=\"not-run\""));
+}
+
+#[test]
 fn an_interrupted_report_says_so_in_every_form() {
     let mut report = report();
     report.complete = false;

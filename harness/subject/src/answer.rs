@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::TcpStream;
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -96,6 +97,9 @@ impl Answer {
 
     pub(super) fn head(&self, closes: bool) -> String {
         let mut lines = vec![format!("HTTP/1.1 {} {}", self.status, reason(self.status))];
+        if !broken("PER-52.no-date") {
+            lines.push(format!("Date: {}", date(SystemTime::now())));
+        }
         let may_be_stored =
             broken("PER-38.stored") || broken("BROW-22.stored") && self.content_type.starts_with("text/html");
         if !may_be_stored {
@@ -105,7 +109,7 @@ impl Answer {
         if !self.content_type.is_empty() {
             lines.push(format!("Content-Type: {}", self.content_type));
         }
-        if closes {
+        if closes && !broken("PER-55.unsaid") {
             lines.push("Connection: close".to_owned());
         }
         if broken("HS-9.version-in-a-header") {
@@ -142,5 +146,33 @@ fn reason(status: u16) -> &'static str {
         204 => "No Content",
         503 => "Service Unavailable",
         _ => "Refused",
+    }
+}
+
+/// Returns a time as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn date(time: SystemTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let days = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let weekday = DAYS[usize::try_from(days % 7).unwrap_or_default()];
+    // `2026-11-29T02:04:23Z`
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let (year, month, day, clock) = (&text[..4], &text[5..7], &text[8..10], &text[11..19]);
+    let month = MONTHS[month.parse::<usize>().unwrap_or(1) - 1];
+    format!("{weekday}, {day} {month} {year} {clock} GMT")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(date(time), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
     let watchful = broken("CONV-7.republishes") || broken("CONV-7.settles");
     let unhurried = [
         "CONV-1.slow-poll",
+        "CONV-1.too-slow",
         "CONV-2.polls",
         "HS-15.last-look",
         "HS-15.once-a-connection",
@@ -107,6 +108,7 @@ fn wait(daemon: &Daemon, notified: Option<&mut Inotify>) {
     let interval = match INTERVAL {
         _ if broken("CONV-1.notified-only") => Duration::from_hours(1),
         _ if broken("CONV-1.slow-poll") => Duration::from_secs(6),
+        _ if broken("CONV-1.too-slow") => Duration::from_millis(3_500),
         _ if broken("CONV-7.republishes") || broken("CONV-7.settles") => Duration::from_millis(50),
         interval => interval,
     };

@@ -2,8 +2,8 @@
 
 pub use super::fault::Fault;
 use crate::{
-    browser, client, convergence, credential, fault, gate, handshake, perimeter, publish, registration,
-    state_directory, streams,
+    browser, client, convergence, credential, fault, gate, handshake, notes, perimeter, publish,
+    registration, state_directory, streams,
 };
 
 /// The daemon's, in the order of the specification's chapters.
@@ -18,6 +18,7 @@ const DAEMON: &[&[Fault]] = &[
     perimeter::faults::FAULTS,
     streams::faults::FAULTS,
     browser::faults::FAULTS,
+    notes::faults::FAULTS,
 ];
 
 /// Every fault, in the order of the specification's chapters, the daemon's before the client's.

@@ -134,6 +134,7 @@ impl Claim {
                 "nonce" => &mut nonce,
                 "mac" if is_second => return None,
                 "mac" => &mut mac,
+                _ if broken("HS-19.third") => continue,
                 _ => return None,
             };
             if place.is_some() && broken("HS-19.first-of-two") {

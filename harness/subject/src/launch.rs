@@ -21,6 +21,7 @@ use crate::origins::Allowlist;
 use crate::perimeter::faults::normalised;
 use crate::perimeter::is_origin;
 use crate::platform;
+use crate::product;
 use crate::publish::{self, Bound, hear, listen, publish};
 use crate::reason::Reason;
 use crate::registration::{self, Found, Record, VERSION};
@@ -55,6 +56,7 @@ impl Options {
                 "--state-dir" => options.state_dir = Some(value()?.into()),
                 "--yield" => options.yields = true,
                 "--replace" => options.replaces = true,
+                "--product" => product::turn_on(),
                 "--allow-origin" if broken("PER-40.normalised-at-start") => {
                     options.origins.push(normalised(value()?));
                 }

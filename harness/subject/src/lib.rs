@@ -6,7 +6,7 @@
 //! A module imports only what is below it: `fault` and `platform`; `gate` and the files of a state directory
 //! (`state_directory`, `world`, `registration`, `credential`, `publish`); requests and what is checked of them (`handshake`,
 //! `answer`, `request`, `streams`, `perimeter`, `strangers`, `browser`, `origins`); `state`, which the threads of a daemon share;
-//! `convergence` and `server`; `launch`. The client uses `probe` and the modules below `state`. `faults` lists the faults of
+//! `notes` and `product`, what may be posted; `convergence` and `server`; `launch`. The client uses `probe` and the modules below `state`. `faults` lists the faults of
 //! all; `readers` are the parsers that the fuzzers compare with others, `degenerate` the subjects that answer everything alike.
 
 mod answer;
@@ -20,10 +20,12 @@ pub mod faults;
 mod gate;
 mod handshake;
 pub mod launch;
+mod notes;
 mod origins;
 mod perimeter;
 mod platform;
 mod probe;
+mod product;
 mod publish;
 pub mod readers;
 mod reason;

@@ -9,13 +9,15 @@ use local_daemon_subject::degenerate::Degenerate;
 use local_daemon_subject::{client, faults, launch};
 
 const USAGE: &str = "\
-usage: daemonspec-subject daemon --state-dir DIR [--yield] [--replace] [--allow-origin ORIGIN]... [--fault NAME]
+usage: daemonspec-subject daemon --state-dir DIR [--yield] [--replace] [--product] [--allow-origin ORIGIN]...
+                                 [--fault NAME]
        daemonspec-subject origins add|remove ORIGIN --state-dir DIR
        daemonspec-subject exit [STATUS]
        daemonspec-subject hang
        daemonspec-subject answer STATUS --state-dir DIR
 
-daemon  is the independent subject; SUBJECT_PROTOCOL names another wire protocol than its own
+daemon  is the independent subject; SUBJECT_PROTOCOL names another wire protocol than its own; a product has events of its
+        own topic, and no notes
 origins edits the list of origins that it admits
 exit    ends at once
 hang    does nothing, for ever

@@ -2,6 +2,9 @@
 
 pub(crate) mod faults;
 
+use std::iter;
+use std::net::Ipv6Addr;
+
 use crate::answer::{INVALID, MISDIRECTED, ORIGIN, Refusal};
 use crate::credential::Credential;
 use crate::fault::broken;
@@ -35,18 +38,59 @@ pub(super) fn host<'a>(
     }
     let mut hosts = request.headers("Host");
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(INVALID);
+        return Err(if broken("PER-5.misdirected") { MISDIRECTED } else { INVALID });
     };
-    let misnamed = !broken("PER-6.unread")
-        && request
-            .authority
-            .as_ref()
-            .is_some_and(|authority| !is_own_name(authority.as_bytes(), port, page));
-    if misnamed || !is_own_name(host, port, page) {
+    let target = request.authority.as_deref().map(str::as_bytes).filter(|_| !broken("PER-6.unread"));
+    let mut names = iter::once(host).chain(target);
+    if !names.clone().all(is_host) && !broken("PER-5.unparsed")
+        || broken("PER-3.invalid") && !is_own_name(host, port, page)
+    {
+        return Err(INVALID);
+    }
+    let is_foreign = request.is_of_another_scheme && !broken("PER-6.any-scheme") && !broken("PER-6.unread");
+    if is_foreign && broken("PER-6.invalid-scheme") {
+        return Err(INVALID);
+    }
+    if is_foreign || !names.all(|name| is_own_name(name, port, page)) {
         Err(MISDIRECTED)
     } else {
         Ok(host)
     }
+}
+
+/// Whether a text is a host with an optional port as RFC 3986 writes them, and the host is not empty.
+fn is_host(name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else {
+        return false;
+    };
+    let (host, port) = match name.rsplit_once(':') {
+        // The colon may be one of an address in brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (name, ""),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
+    let is_address = |address: &str| match address.strip_prefix(['v', 'V']) {
+        Some(future) => future.split_once('.').is_some_and(|(version, rest)| {
+            !version.is_empty()
+                && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+                && !rest.is_empty()
+                && rest.bytes().all(|byte| is_plain(byte) || byte == b':')
+        }),
+        None => address.parse::<Ipv6Addr>().is_ok(),
+    };
+    let is_name = |name: &str| {
+        let mut parts = name.split('%');
+        let first = parts.next().unwrap_or_default();
+        let is_encoded = |part: &str| {
+            let (digits, rest) = part.as_bytes().split_at(part.len().min(2));
+            digits.len() == 2
+                && digits.iter().all(u8::is_ascii_hexdigit)
+                && rest.iter().copied().all(is_plain)
+        };
+        !name.is_empty() && first.bytes().all(is_plain) && parts.all(is_encoded)
+    };
+    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    literal.map_or_else(|| is_name(host), is_address) && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a name has the form of a page host.
@@ -142,7 +186,10 @@ pub(super) fn authenticate(request: &Request, authority: &str, credential: &Cred
         .as_ref()
         .map(|(scheme, space)| (scheme.as_slice(), *space))
     {
-        return handshake::bears(credential, &header[7..]).then_some(Pass::Bearer);
+        // After one space or more.
+        let spaces =
+            header[7..].iter().take_while(|byte| **byte == b' ' && !broken("HS-5.one-space")).count();
+        return handshake::bears(credential, &header[7 + spaces..]).then_some(Pass::Bearer);
     }
     if header.eq_ignore_ascii_case(b"bearer") && broken("HS-7.empty") {
         return Some(Pass::Bearer);
@@ -185,7 +232,7 @@ pub(super) fn is_origin(text: &str) -> bool {
 fn is_serialised_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         // What stands for an IPv4 address is written with dots here, and by no browser.
-        return address.parse::<std::net::Ipv6Addr>().is_ok_and(|parsed| {
+        return address.parse::<Ipv6Addr>().is_ok_and(|parsed| {
             let [.., high, low] = parsed.segments();
             match parsed.to_ipv4_mapped() {
                 Some(_) => address == format!("::ffff:{high:x}:{low:x}"),

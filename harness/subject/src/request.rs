@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) query: Vec<(String, String)>,
     /// What an absolute target names.
     pub(super) authority: Option<String>,
+    /// Whether an absolute target has another scheme than the daemon's.
+    pub(super) is_of_another_scheme: bool,
     headers: Vec<(String, Vec<u8>)>,
     /// What of it is too large, though not too large to be read.
     pub(super) excess: Option<Refusal>,
@@ -99,13 +101,14 @@ impl Request {
         };
         // No client sends a fragment; many servers drop one.
         let target = target.split('#').next().unwrap_or_default();
-        let (authority, origin_form) = match target.strip_prefix("http://") {
-            Some(rest) => {
+        let (scheme, authority, origin_form) = match target.split_once("://") {
+            _ if target.starts_with('/') || (target == "*" && method == "OPTIONS") => ("http", None, target),
+            Some((scheme, rest)) if is_scheme(scheme) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
-                (Some(rest[..end].to_owned()), if end == rest.len() { "/" } else { &rest[end..] })
+                let origin_form = if end == rest.len() { "/" } else { &rest[end..] };
+                (scheme, Some(rest[..end].to_owned()), origin_form)
             }
-            None if target.starts_with('/') || (target == "*" && method == "OPTIONS") => (None, target),
-            None => return Err(INVALID),
+            _ => return Err(INVALID),
         };
         let (path, query) = origin_form.split_once('?').unwrap_or((origin_form, ""));
         let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
@@ -117,6 +120,7 @@ impl Request {
             path: path.to_owned(),
             query: query.collect(),
             authority,
+            is_of_another_scheme: !scheme.eq_ignore_ascii_case("http"),
             headers: head
                 .headers
                 .iter()
@@ -157,6 +161,12 @@ impl Request {
     pub(super) fn has_body(&self) -> bool {
         self.body_length() != Ok(Some(0))
     }
+}
+
+/// Whether a text has the form of a URL's scheme.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
 fn percent_decode(text: &str) -> String {
@@ -230,6 +240,9 @@ impl Incoming {
     /// The head of the next request.
     pub(super) fn head(&mut self) -> Result<Request, NoRequest> {
         let mut until = Instant::now() + HEAD_TIME;
+        if broken("HS-34.hurries") {
+            until = Instant::now() + Duration::from_secs(1);
+        }
         loop {
             if broken("PER-33.each-byte") || broken("PER-33.head") {
                 until = Instant::now() + HEAD_TIME * if broken("PER-33.head") { 60 } else { 1 };
@@ -259,7 +272,9 @@ impl Incoming {
             return Ok(body);
         }
         let refused = NoRequest::Refused;
-        let expects = request.header("Expect").is_some_and(|what| what.eq_ignore_ascii_case("100-continue"));
+        // A client of HTTP/1.0 takes an interim answer for the answer.
+        let expects = (request.modern || broken("PER-53.to-anybody"))
+            && request.header("Expect").is_some_and(|what| what.eq_ignore_ascii_case("100-continue"));
         let length = request.body_length().map_err(refused)?;
         let most = if broken("PER-30.any-body") { usize::MAX } else { most };
         if length.is_some_and(|length| length > most as u64) {
@@ -286,13 +301,15 @@ impl Incoming {
 
     fn chunks(&mut self, most: usize) -> Result<Vec<u8>, NoRequest> {
         let refused = NoRequest::Refused;
+        let malformed = if broken("PER-50.too-large") { TOO_LARGE } else { INVALID };
         let mut body = Vec::new();
         loop {
             let (line, size) = loop {
                 match httparse::parse_chunk_size(&self.buffer) {
                     Ok(httparse::Status::Complete(found)) => break found,
                     Ok(httparse::Status::Partial) if self.buffer.len() < 256 => {}
-                    _ => return Err(refused(INVALID)),
+                    _ if broken("PER-50.cut") => return Err(NoRequest::Closed),
+                    _ => return Err(refused(malformed)),
                 }
                 if !self.more(self.body_deadline())? {
                     return Err(refused(INVALID));
@@ -313,8 +330,8 @@ impl Incoming {
                 return Err(refused(INVALID));
             }
             body.append(&mut self.take(size)?);
-            if !self.line()?.is_empty() {
-                return Err(refused(INVALID));
+            if !self.line()?.is_empty() && !broken("PER-50.longer-chunks") {
+                return Err(refused(malformed));
             }
         }
     }

@@ -170,10 +170,25 @@ fn serve(daemon: &Arc<Daemon>, stream: Arc<TcpStream>, number: u64) {
 /// Closes a connection on which something may still arrive: without this the system throws away the answer as well.
 fn linger(mut stream: &TcpStream, most: usize) {
     let (until, mut read) = (Instant::now() + LINGER, 0);
-    let _ = stream.shutdown(Shutdown::Write);
-    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+    if broken("PER-49.at-once") {
+        return;
+    }
+    if !broken("PER-49.half-open") {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    let _ = stream.set_nonblocking(broken("PER-49.what-has-come"));
     let mut bytes = [0; 16 * 1024];
-    while read < most && Instant::now() < until {
+    while read < most {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let pause = if broken("PER-49.first-pause") {
+            left.min(Duration::from_millis(300))
+        } else {
+            left
+        };
+        let _ = stream.set_read_timeout(Some(pause));
         match stream.read(&mut bytes) {
             Ok(0) | Err(_) => return,
             Ok(count) => read += count,

@@ -124,6 +124,8 @@ impl Daemon {
         let connections = broken("CONV-8.waits-for-connections");
         let bound = if connections || broken("CONV-8.no-bound") || broken("STR-30.for-ever") {
             Duration::from_hours(1)
+        } else if broken("CONV-8.later") {
+            DRAIN + Duration::from_secs(3)
         } else {
             DRAIN
         };

@@ -1,6 +1,5 @@
 //! Chapter 11: the streams that follow the log of events.
 
-mod alike;
 pub(crate) mod faults;
 mod log;
 
@@ -10,18 +9,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-pub(crate) use self::alike::is_read_alike;
 use self::faults::{WRITER, follow_queue};
-use self::log::{BATCH, LOOK, Next, TOPICS, line_of, offset};
-pub(crate) use self::log::{Log, append_note};
+use self::log::{ABOUT, BATCH, LOOK, Next, line_of, offset};
+pub(crate) use self::log::{Log, TOPICS};
 use crate::answer::{INVALID, Refusal};
 use crate::fault::broken;
+use crate::product;
 use crate::request::Request;
 
 /// Where the daemon-wide stream is.
 pub(super) const PATH: &str = "/v1/events";
-/// The longest note, in bytes.
-pub(super) const NOTE: usize = 64 * 1024;
 /// A stream says that it is there at least this often.
 const COMMENT: Duration = Duration::from_secs(10);
 /// How long a subscriber may read nothing.
@@ -41,7 +38,8 @@ fn are_unknown(topics: &[String]) -> bool {
     let known = |topic: &String| {
         let by_prefix = |known: &&str| topic.starts_with(*known) && broken("STR-5.prefix");
         let by_letters = |known: &&str| topic.eq_ignore_ascii_case(known) && broken("STR-5.any-case");
-        TOPICS.contains(&topic.as_str()) || TOPICS.iter().any(|known| by_prefix(known) || by_letters(known))
+        let mut names = TOPICS.iter().chain(&ABOUT).filter(|name| **name != "note" || !product::is_on());
+        product::has_topic(topic) || names.any(|name| name == topic || by_prefix(name) || by_letters(name))
     };
     if broken("STR-5.ignored") {
         false
@@ -83,14 +81,22 @@ pub(super) fn wish(request: &Request, log: &Log) -> Result<Wish, Refusal> {
         return Err(INVALID);
     }
     let mut headers = request.headers("Last-Event-ID");
-    let after = match (headers.next(), headers.next()) {
+    let given = match (headers.next(), headers.next()) {
         (Some(_), Some(_)) => return Err(INVALID),
         (Some(id), None) => Some(std::str::from_utf8(id).map_err(|_| INVALID)?),
         _ => None,
     };
+    // What an engine sends that has no id.
+    let after = given.filter(|id| !id.is_empty() || broken("STR-33.refused"));
     let mut parameters = request.parameters("after");
-    let by_parameter = parameters.next();
-    let takes_garbled = broken("STR-20.from-now") || broken("STR-20.parameter-from-now");
+    let by_parameter = match parameters.next() {
+        Some("") if broken("STR-20.empty-after") => None,
+        Some(_) if given == Some("") && broken("STR-33.hides-after") => None,
+        by_parameter => by_parameter,
+    };
+    let takes_garbled = broken("STR-20.from-now")
+        || broken("STR-20.parameter-from-now")
+        || broken("STR-20.winner-alone") && after.is_some();
     let garbled = by_parameter.is_some_and(|id| event_id(id).is_none()) && !takes_garbled;
     if parameters.next().is_some() || garbled {
         return Err(INVALID);
@@ -99,7 +105,11 @@ pub(super) fn wish(request: &Request, log: &Log) -> Result<Wish, Refusal> {
         let held = log.held();
         (held.last, held.events.front().map_or(1, |event| event.seq))
     };
-    let chosen = chosen(after, by_parameter);
+    let first_of_all = log.id(0);
+    let chosen = match chosen(after, by_parameter) {
+        None if given == Some("") && broken("STR-33.beginning") => Some(&*first_of_all),
+        chosen => chosen,
+    };
     let (next, lost) = match chosen {
         None => (last + 1, None),
         Some(id) => {
@@ -168,10 +178,9 @@ pub(super) fn follow(
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(LOOK))?;
     let mut sender = Sender { stream, chunked, wanted };
-    if broken("STR-2.three-seconds") {
-        sender.send("retry: 3000\n\n")?;
-    } else if !broken("STR-2.no-retry") {
-        sender.send("retry: 500\n\n")?;
+    let opening = wish.opening(log);
+    if !opening.is_empty() {
+        sender.send(&format!("{opening}\n"))?;
     }
     if broken("STR-23.queue") {
         return follow_queue(sender, log, wish);
@@ -223,7 +232,8 @@ pub(super) fn follow(
         }
         let comment = if broken("STR-27.half-minute") { 3 * COMMENT } else { COMMENT };
         if frames.is_empty() && sent.elapsed() > comment && !broken("STR-27.never") {
-            ": still here\n\n".clone_into(&mut frames);
+            // An empty line after it would be an empty event to popular clients.
+            ":\n".clone_into(&mut frames);
         }
         if !frames.is_empty() {
             let one_at_a_time = broken("STR-25.one-writer").then(|| WRITER.lock());
@@ -247,6 +257,23 @@ pub(super) fn follow(
 }
 
 impl Wish {
+    /// Returns the lines of the block with which the stream begins.
+    fn opening(&self, log: &Log) -> String {
+        let retry = match () {
+            () if broken("STR-2.three-seconds") => "retry: 3000\n",
+            () if broken("STR-2.no-retry") => "",
+            () => "retry: 500\n",
+        };
+        if !self.from_now || broken("STR-32.unnamed") {
+            return retry.to_owned();
+        }
+        // A reader that is cut off before the first event comes back with it.
+        let before = if broken("STR-32.next") { self.next } else { self.next - 1 };
+        let before = if broken("STR-32.zero") { 0 } else { before };
+        let data = if broken("STR-32.with-data") { "data\n" } else { "" };
+        format!("{retry}id: {}\n{data}", log.id(before))
+    }
+
     fn wants(&self, topic: &str) -> bool {
         let of = |topics: &Vec<String>| {
             if broken("STR-4.first-only") {

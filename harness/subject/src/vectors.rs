@@ -6,10 +6,10 @@ use serde_json::Value;
 use crate::credential::{Credential, decode_32};
 use crate::gate::protocol;
 use crate::handshake::{Body, Claim};
+use crate::notes::is_read_alike;
 use crate::perimeter::{Origin, host, is_origin, origin};
 use crate::registration::{Record, authority};
 use crate::request::Request;
-use crate::streams::is_read_alike;
 
 fn agrees(case: &Value, accepted: bool) {
     assert_eq!(accepted, case["accept"].as_bool().unwrap(), "{}: {}", case["name"], case["why"]);

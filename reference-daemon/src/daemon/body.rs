@@ -6,7 +6,8 @@ use std::iter;
 
 use axum::body::{self, Body};
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use http_body_util::LengthLimitError;
 use local_daemon::daemon::Silent;
@@ -50,6 +51,9 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        if let Some(refused) = refuse_type(request.headers()) {
+            return Err(refused);
+        }
         let bytes = body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|error| {
             // PER-33
             if is_caused_by::<Silent>(&error) {
@@ -59,6 +63,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
                 let detail = "the body is larger than 64 KiB";
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
             } else {
+                // PER-50
                 invalid("the body cannot be read")
             }
         })?;
@@ -74,6 +79,32 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Payload<T> {
             invalid(format!("the body is not the JSON that this route takes: line {line}, column {column}"))
         })
     }
+}
+
+/// Refuses a body that says of itself that it is something other than JSON. A body that says nothing is taken for JSON.
+fn refuse_type(headers: &HeaderMap) -> Option<Response> {
+    let is_json = |value: &HeaderValue| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    };
+    if headers.get_all(CONTENT_TYPE).iter().all(is_json) {
+        refuse_coding(headers)
+    } else {
+        Some(unsupported("the route takes application/json"))
+    }
+}
+
+/// Refuses a body that is compressed.
+pub(super) fn refuse_coding(headers: &HeaderMap) -> Option<Response> {
+    let lines = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let is_plain = codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"));
+    (!is_plain).then(|| unsupported("the route takes a body without a content coding"))
+}
+
+fn unsupported(detail: &'static str) -> Response {
+    refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// Whether an error has one of type `T` among its sources.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::body::{Payload, refuse};
+use super::body::{Payload, refuse, refuse_coding};
 use super::{App, events, rfc3339};
 
 /// A request that only the credential opens: what makes tickets or takes tokens away makes itself immune (BROW-5).
@@ -223,6 +223,9 @@ pub(super) async fn page(
     headers: HeaderMap,
     form: Result<Form<Submitted>, FormRejection>,
 ) -> Response {
+    if let Some(refused) = refuse_coding(&headers) {
+        return refused;
+    }
     let Form(Submitted { ticket }) = match form {
         Ok(form) => form,
         Err(rejection) => return rejection.into_response(),

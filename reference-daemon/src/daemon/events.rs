@@ -83,6 +83,11 @@ pub(super) fn warn(app: &App, code: &str, message: &str, origin: Option<&str>) {
     append(app, "warning", &data);
 }
 
+/// Tells every subscriber what has become of the daemon itself.
+pub(super) fn change(app: &App, what: &str) {
+    append(app, "lifecycle", &json!({"what": what}));
+}
+
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     topics: Option<String>,
@@ -157,7 +162,7 @@ pub(super) async fn lifecycle(app: Arc<App>) {
         biased;
         reason = app.handle.draining() => reason,
         () = app.handle.published() => {
-            append(&app, "lifecycle", &json!({"what": "ready"}));
+            change(&app, "ready");
             app.handle.draining().await
         }
     };

@@ -39,6 +39,7 @@ impl Routes {
     ) -> Self {
         let filter = MethodFilter::try_from(method.clone()).expect("a method that HTTP defines");
         self.router = self.router.route(path, on(filter, handler));
+        // PER-54: a route that takes GET takes HEAD too.
         if method == Method::GET {
             self.methods.push((path, Method::HEAD));
         }

@@ -279,6 +279,8 @@ function sentence(topic, data) {
   switch (topic) {
     case 'lifecycle':
       if (data.what === 'ready') return 'The daemon is ready.';
+      if (data.what === 'reloaded') return 'The daemon has read its configuration again, since it had changed.';
+      if (data.what === 'credential-rotated') return 'The credential was replaced.';
       if (data.what === 'draining') return `The daemon stands down: ${REASONS[data.reason] ?? data.reason}.`;
       return `The daemon: ${data.what}.`;
     case 'warning': return `Warning: ${data.message}${data.origin ? ` (${data.origin})` : ''}`;

@@ -22,7 +22,12 @@ fn listen(home: &Home, query: &str, headers: &str) -> Raw {
     let head = raw.send(&format!("GET /v1/events{query}"), headers);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.to_ascii_lowercase().contains("content-type: text/event-stream"), "{head}");
-    assert_eq!(raw.frame().unwrap(), [("retry".to_owned(), "500".to_owned())]);
+    let opening = raw.frame().unwrap();
+    assert_eq!(field(&opening, "retry"), Some("500"));
+    // STR-32
+    let names_place = query.contains("after=") || !headers.is_empty();
+    assert_eq!(field(&opening, "id").is_none(), names_place, "{opening:?}");
+    assert_eq!(opening.len(), if names_place { 1 } else { 2 });
     raw
 }
 
@@ -88,7 +93,7 @@ fn a_note_is_bounded_and_only_a_note() {
         let (seen, problem) = Raw::connect(&home).ask("POST /v1/events", Some(&body));
         assert_eq!((seen, problem["code"].as_str()), (status, Some(code)));
     }
-    for chunks in ["0x1\r\nx\r\n", "FFFFFFFFFFFFFFFFF\r\n", "1\nx\n"] {
+    for chunks in ["ZZ\r\n", "0x1\r\nx\r\n", "FFFFFFFFFFFFFFFFF\r\n", "1\nx\n"] {
         let mut raw = Raw::connect(&home);
         raw.begin("POST /v1/events", &format!("Transfer-Encoding: chunked\r\n\r\n{chunks}"));
         assert!(raw.head().starts_with("HTTP/1.1 400"), "malformed, and not too large: {chunks:?}");
@@ -96,6 +101,64 @@ fn a_note_is_bounded_and_only_a_note() {
     let mut stream = listen(&home, "", "");
     note(&home, &json!("x".repeat(60_000)));
     assert_eq!(event(&stream.frame().unwrap()).1["data"].as_str().map(str::len), Some(60_000));
+}
+
+/// STR-32: a stream that is cut before its first event has a place to come back to.
+#[test]
+fn what_happens_after_a_cut_before_the_first_event_is_not_lost() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let before = note(&home, &json!("before"));
+    let mut raw = Raw::connect(&home);
+    raw.send("GET /v1/events?topics=note", "");
+    let opening = raw.frame().unwrap();
+    assert_eq!(field(&opening, "id"), Some(&*before));
+    raw.close();
+    let missed: Vec<String> = (0..3).map(|n| note(&home, &json!(n))).collect();
+    let mut stream = listen(&home, "?topics=note", &format!("Last-Event-ID: {before}\r\n"));
+    for id in missed {
+        assert_eq!(event(&stream.frame().unwrap()).0, Some(id));
+    }
+}
+
+/// STR-20, STR-33.
+#[test]
+fn an_empty_id_is_none_in_the_header_and_refused_in_the_query() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let id = note(&home, &json!(1));
+    for (query, header, status) in [
+        ("", "Last-Event-ID:\r\n", 200),
+        ("", "Last-Event-ID: x\r\n", 400),
+        ("?after=", "", 400),
+        ("?after", "", 400),
+        ("?after=", &format!("Last-Event-ID: {id}\r\n"), 400),
+        ("?after=x", &format!("Last-Event-ID: {id}\r\n"), 400),
+        (&format!("?after={id}"), "Last-Event-ID: x\r\n", 400),
+        (&format!("?after={id}"), "Last-Event-ID:\r\n", 200),
+    ] {
+        let head = Raw::connect(&home).send(&format!("GET /v1/events{query}"), header);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{query} {header}: {head}");
+    }
+}
+
+/// The `lifecycle` events of chapter 11 that are neither the first nor the last.
+#[test]
+fn a_changed_configuration_and_a_rotation_are_told() {
+    let home = Home::new();
+    let _daemon = home.run(&[]);
+    let opening = listen(&home, "", "");
+    let mut stream = listen(&home, "?topics=lifecycle", "");
+    assert_eq!(home.locald(&["origins", "add", "https://app.example"]).code, 0);
+    let (reloaded, what) = event(&stream.frame().unwrap());
+    assert_eq!(what["data"], json!({"what": "reloaded"}));
+    drop(opening);
+    assert_eq!(home.locald(&["credential", "rotate"]).code, 0);
+    // CRED-16: the stream ends with the credential, and what happened is read by resuming.
+    while stream.frame().is_some() {}
+    let mut resumed = listen(&home, &format!("?topics=lifecycle&after={}", reloaded.unwrap()), "");
+    let (_, what) = event(&resumed.frame().unwrap());
+    assert_eq!(what["data"], json!({"what": "credential-rotated"}));
 }
 
 /// STR-31: the notes of the vectors, and each accepted one passed on as it came.

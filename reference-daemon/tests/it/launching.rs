@@ -98,6 +98,23 @@ fn an_ignored_sigchld_is_no_failed_start() {
     assert_eq!(seen.stderr.contains("exit status 3"), cfg!(not(local_daemon_portable)), "{seen:?}");
 }
 
+/// A daemon that may only be slow is not ended: the error says that it runs on, and how to end it.
+#[test]
+fn a_start_that_fails_names_the_daemon_that_it_leaves_behind() {
+    let home = Home::new();
+    let hung = script(&home, "exec sleep 60");
+    let seen = with_daemon(&home, &["connect", "--deadline", "1"], hung);
+    assert_eq!(seen.code, 16, "{seen:?}");
+    let pid = seen.stderr.split_once("`kill ").unwrap().1.split_once('`').unwrap().0;
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    assert!(proc(pid, "cmdline").starts_with("sleep\0"), "{seen:?}");
+    kill_process(pid, Signal::KILL).unwrap();
+    until("it has ended", || has_ended(pid).then_some(()));
+    // One that has ended is not named.
+    let seen = with_daemon(&home, &["connect", "--deadline", "5"], script(&home, "exit 3"));
+    assert!(seen.code == 16 && !seen.stderr.contains("kill"), "{seen:?}");
+}
+
 /// CONN-47, CONN-48.
 #[test]
 fn a_daemon_begins_with_a_state_of_its_own() {

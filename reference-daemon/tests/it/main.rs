@@ -8,6 +8,7 @@ mod directories;
 mod doctor;
 mod events;
 mod help;
+mod http;
 mod launching;
 mod lifecycle;
 mod log;

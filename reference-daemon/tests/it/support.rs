@@ -348,6 +348,12 @@ impl Raw {
         self.reader.get_mut().write_all(request.as_bytes()).unwrap();
     }
 
+    /// Sends a request that carries nothing but `Host` and `rest`, which ends its head and may go on.
+    pub(crate) fn unframed(&mut self, line: &str, rest: &str) {
+        let request = format!("{line} HTTP/1.1\r\nHost: {}\r\n{rest}", self.authority);
+        self.reader.get_mut().write_all(request.as_bytes()).unwrap();
+    }
+
     /// Sends a request without a body, and reads the head of its answer: the status line and headers.
     pub(crate) fn send(&mut self, line: &str, headers: &str) -> String {
         self.begin(line, headers);

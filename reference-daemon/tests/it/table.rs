@@ -104,7 +104,12 @@ fn expected(route: &Route, method: &str, shows: Shows, from: Whence) -> Vec<u16>
         None => vec![405],
         Some(operation) => {
             let statuses = operation["responses"].as_object().unwrap().keys();
-            let refusals = if route.is_door(method) { vec![403] } else { vec![401, 403] };
+            let mut refusals = if route.is_door(method) { vec![403] } else { vec![401, 403] };
+            // The requests here are well-formed, short and quick, and their bodies JSON.
+            refusals.extend([408, 414, 415, 431]);
+            if operation.get("requestBody").is_none() && operation.get("parameters").is_none() {
+                refusals.push(400);
+            }
             statuses
                 .map(|status| status.parse().unwrap())
                 .filter(|status| !refusals.contains(status))

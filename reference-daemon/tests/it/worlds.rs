@@ -43,6 +43,26 @@ fn concludes_nothing(home: &Home, wrapper: &[&str], word: &str) {
     assert_eq!(home.locald(&["status"]).code, 0, "it goes on");
 }
 
+/// A host without loopback: nobody could reach the daemon, so none is published, and none is left behind.
+#[test]
+fn without_loopback_nothing_is_published_and_nothing_left_behind() {
+    let home = Home::new();
+    // With `--replace` the child is what finds out.
+    for (args, code) in [
+        (&["run"][..], 17),
+        (&["start"], 17),
+        (&["start", "--replace"], 16),
+        (&["connect"], 17),
+    ] {
+        let seen = Output::of(&mut under(&["unshare", "-rn"], &home.command(args)));
+        assert_eq!(seen.code, code, "{args:?}: {seen:?}");
+        let said = format!("{}{}", seen.stdout, seen.stderr);
+        assert!(said.contains("Network is unreachable") && !said.contains("published"), "{args:?}: {seen:?}");
+        assert!(!home.file("registration.json").exists(), "{args:?}");
+        assert_eq!(home.daemons(), [], "{args:?}");
+    }
+}
+
 /// CONN-37, CONN-38: whatever connect(2) fails with, but a refusal.
 #[test]
 fn a_failure_to_connect_is_no_answer() {

@@ -70,6 +70,32 @@ fn openapi_document_refers_to_what_is_there_and_uses_all_that_it_has() {
 }
 
 #[test]
+fn bundle_refers_to_nothing_outside_and_lacks_nothing() {
+    let (document, bundle): (serde_json::Value, serde_json::Value) = (
+        serde_json::from_str(documents::OPENAPI).unwrap(),
+        serde_json::from_str(documents::OPENAPI_BUNDLE).unwrap(),
+    );
+    assert_eq!(bundle, local_daemon_spec::bundle(), "`cargo run -p local-daemon-spec -- bundle` prints it");
+    let mut found = BTreeSet::new();
+    references(&bundle, &mut found);
+    for reference in &found {
+        let place = reference.strip_prefix('#').expect(reference);
+        assert!(place.matches('/').count() == 3 && bundle.pointer(place).is_some(), "{reference}");
+    }
+    let operations = |document: &serde_json::Value| {
+        let paths = document["paths"].as_object().unwrap().iter();
+        paths
+            .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |key| format!("{key} {path}")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(operations(&bundle), operations(&document));
+    // A schema and one of its definitions are what they were.
+    let event = &bundle["components"]["schemas"]["Event"];
+    assert_eq!(event["oneOf"][0]["properties"]["data"]["$ref"], "#/components/schemas/EventLifecycle");
+    assert_eq!(bundle["components"]["schemas"]["EventLifecycle"]["required"], serde_json::json!(["what"]));
+}
+
+#[test]
 fn every_schema_is_a_draft_2020_12_schema() {
     for (name, text) in schemas::ALL {
         let schema: serde_json::Value = serde_json::from_str(text).unwrap();

@@ -43,6 +43,8 @@ pub(crate) struct Started {
     /// The pipe on which it says that it is ready.
     pub(crate) ready: File,
     pub(crate) starter: Starter,
+    /// The daemon's own; `None` if that was not known in time.
+    pub(crate) pid: Option<Pid>,
 }
 
 /// The process that waits for the daemon. It ends with this value, and leaves no zombie (CONN-33).
@@ -138,9 +140,13 @@ fn fork_starter(start: Start<'_>, bound: Duration, is_trial: bool) -> io::Result
     drop(mask);
     let starter = Starter { pid: pid?, ended: File::from(ended) };
     drop((say_ready, say_executed, say_ended));
-    match number(&File::from(executed), bound) {
-        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-        None => Ok(Started { ready: File::from(ready), starter }),
+    let (executed, ends, mut pid) = (File::from(executed), Instant::now() + bound, None);
+    loop {
+        match number(&executed, ends.saturating_duration_since(Instant::now())) {
+            Some(negated @ ..0) => pid = negated.checked_neg().and_then(Pid::from_raw),
+            Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            None => return Ok(Started { ready: File::from(ready), starter, pid }),
+        }
     }
 }
 
@@ -235,7 +241,7 @@ struct Child {
     null: RawFd,
     log: RawFd,
     ready: RawFd,
-    /// Carries an errno if the program could not be executed, and is closed if it was.
+    /// Carries the negated pid of the daemon, and an errno if its program could not be executed; is closed if it was.
     executed: RawFd,
     /// Carries the daemon's wait status.
     ended: RawFd,
@@ -260,9 +266,7 @@ unsafe fn be_starter(child: &Child) -> ! {
             0 => be_daemon(child),
             pid => pid,
         };
-        if pid < 0 {
-            say(child.executed, errno());
-        }
+        say(child.executed, if pid < 0 { errno() } else { -pid });
         if pid < 0 || !waits && !child.is_trial {
             libc::_exit(0);
         }

@@ -19,7 +19,7 @@ async fn problems_are_text_for_those_who_ask_for_text() {
     assert_eq!(problem["streams"], 2);
     for (accept, is_text) in [
         ("text/plain", true),
-        ("TEXT/plain; charset=utf-8, application/json", true),
+        ("TEXT/plain; charset=utf-8, application/json;q=0.9", true),
         ("application/json, text/plain, */*", false),
         ("*/*", false),
     ] {
@@ -35,24 +35,56 @@ async fn problems_are_text_for_those_who_ask_for_text() {
     assert!(own.body().starts_with(b"401 Unauthorized (unauthorized): "));
 }
 
+/// PER-37
 #[test]
-fn text_is_preferred_by_weight_and_then_by_place() {
+fn text_is_preferred_by_its_quality() {
     for (accept, text) in [
         ("text/plain", true),
         ("TEXT/PLAIN; charset=utf-8", true),
-        ("text/plain, application/json", true),
+        ("text/*", true),
+        ("text/plain, application/json", false),
         ("application/json, text/plain", false),
         ("application/json;q=0.5, text/plain;q=0.6", true),
-        ("text/plain;q=0.5, application/problem+json", false),
+        ("application/json;q=0.599, text/plain;q=0.6", true),
+        ("application/json;q=0.6, text/plain;q=0.5", false),
+        ("text/plain;q=0.5, application/problem+json", true),
         ("text/plain;q=0", false),
+        ("text/plain;q=0, */*", false),
         ("text/plain;q=x", false),
+        ("text/plain;q=2", false),
+        ("text/plain;q=0.1234", false),
+        ("text/plain;q=-1", false),
+        ("text/plain;q=NaN", false),
+        // D9g of the review: JSON has the quality of the wildcard.
+        ("application/*, text/plain;q=0.5", false),
+        ("*/*, text/plain;q=0.5", false),
+        ("*/*;q=0.4, text/plain;q=0.5", true),
+        ("text/plain, */*;q=0.1", true),
+        ("application/*;q=0.4, text/plain;q=0.5", true),
+        ("application/*;q=0.4, application/json, text/plain;q=0.5", false),
+        ("application/json;q=0.1, */*", true),
+        ("application/json;q=0, */*;q=0.1", true),
+        ("application/json;q=0, text/*;q=0.1", true),
+        ("text/*, text/plain;q=0, application/json;q=0.1", false),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false),
         ("*/*", false),
         ("text/html", false),
+        ("text", false),
         ("", false),
     ] {
         let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
         assert_eq!(wants_text(&headers), text, "{accept}");
     }
+    let lines = [
+        (header::ACCEPT, "application/json;q=0.5".parse().unwrap()),
+        (header::ACCEPT, "text/plain".parse().unwrap()),
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(name, value);
+    }
+    assert!(wants_text(&headers), "several lines are one list");
+    assert!(!wants_text(&HeaderMap::new()));
 }
 
 #[tokio::test]

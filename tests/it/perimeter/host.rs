@@ -22,12 +22,13 @@ async fn hosts_are_judged_as_the_vectors_say() {
                 strings(&case["hosts"]).into_iter().map(|host| ("host", host)).collect();
             headers.extend(authorization);
             let response = ask(&service, bare("GET", case["target"].as_str().unwrap(), &headers)).await;
+            let status = response.status().as_u16();
             if case["accept"] == true {
-                assert_ne!(response.status(), StatusCode::MISDIRECTED_REQUEST, "{case}");
+                assert!(![400, 421].contains(&status), "{status}: {case}");
             } else {
-                assert_eq!(response.status(), StatusCode::MISDIRECTED_REQUEST, "{case}");
-                assert!(case["statuses"].as_array().unwrap().contains(&json!(421)), "{case}");
-                assert_eq!(code(&response), "misdirected");
+                assert_eq!(json!([status]), case["statuses"], "{case}");
+                let expected = if status == 400 { "invalid_request" } else { "misdirected" };
+                assert_eq!(code(&response), expected);
                 assert_anonymous(&response);
             }
         }
@@ -46,7 +47,6 @@ async fn absolute_target_is_judged_as_host_is() {
     for target in [
         "http://evil.test:49152/v1/status",
         "http://localhost:49153/v1/status",
-        "http://user@127.0.0.1:49152/v1/status",
         "https://127.0.0.1:49152/v1/status",
     ] {
         assert_eq!(status(target).await, StatusCode::MISDIRECTED_REQUEST, "{target}");
@@ -65,5 +65,5 @@ async fn http_2_names_its_host_in_the_target() {
             statuses.push(ask_new(request).await.status().as_u16());
         }
     }
-    assert_eq!(statuses, [200, 421, 421, 421, 421, 421]);
+    assert_eq!(statuses, [200, 421, 400, 400, 400, 400]);
 }

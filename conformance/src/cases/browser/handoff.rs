@@ -7,6 +7,7 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNLISTED, launch_listed};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
@@ -34,7 +35,7 @@ fn handoff_ticket_for_a_listed_origin(stage: &mut Stage) -> Outcome {
             let wish = ticket_ask(&live, &json!({"kind": "handoff", "origin": origin}));
             let refused = live.answered(&wish.bearer(&live), &[400])?;
             let holds = refused.json().unwrap_or_default()["ticket"].is_string();
-            ensure!(!holds, "a ticket for {origin:?}");
+            ensure!(!holds, "a ticket for {origin}", origin = in_words(&origin));
         }
         Ok(())
     })?;
@@ -91,11 +92,13 @@ fn handoff_from_elsewhere_spends_the_ticket(stage: &mut Stage) -> Outcome {
         let ticket = handoff_ticket(stage, &live, LISTED)?;
         let bare = handoff_ask(&live, &ticket);
         let elsewhere = from.into_iter().fold(bare.clone(), Ask::origin);
-        let elsewhere = elsewhere.named(format!("a live ticket from {from:?}"));
+        let elsewhere = elsewhere.named(format!("a live ticket from {from}", from = in_words(&from)));
         let refused = live.answered(&elsewhere, &[401])?;
         let tokens = tokens_in(stage, &live, &live.target.authority, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", elsewhere.what);
-        let late = bare.origin(LISTED).named(format!("the same from its origin after {from:?}"));
+        let late = bare
+            .origin(LISTED)
+            .named(format!("the same from its origin after {from}", from = in_words(&from)));
         live.answered(&late, &[401])?;
     }
     Ok(())

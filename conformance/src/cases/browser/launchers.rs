@@ -17,6 +17,7 @@ use local_daemon_harness::wait::until;
 use super::visit::{SECRET, Secret, candidates, handoff_ask, page_ask, page_ticket};
 use crate::case::case;
 use crate::fixtures::http::{LISTED, launch_listed};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
 use crate::stage::{OPENED, Opening, ReadyDaemon, Stage};
 
@@ -168,8 +169,8 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     let facts = Facts::of(&file)?;
     ensure!(
         facts.kind == EntryKind::File && facts.mode == 0o600,
-        "the launcher is {:?} of mode {:04o}",
-        facts.kind,
+        "the launcher is {} of mode {:04o}",
+        in_words(&facts.kind),
         facts.mode
     );
     let inside =
@@ -198,17 +199,25 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
             given => given?,
         };
         commands += 1;
-        stage.precondition(format!("{which:?}: a browser was started, with {} arguments", given.own.len()));
+        stage.precondition(format!(
+            "{which}: a browser was started, with {} arguments",
+            given.own.len(),
+            which = in_words(&which)
+        ));
         let holds = given.all.contains(&live.credential.text());
-        ensure!(!holds, "{which:?}: the credential is among them");
+        ensure!(!holds, "{which}: the credential is among them", which = in_words(&which));
         let named = given.all.contains(name);
-        ensure!(!named, "{which:?}: the page host is among them");
+        ensure!(!named, "{which}: the page host is among them", which = in_words(&which));
         let ticket = redeemable(&live, host, &candidates(&given.all), which)?;
-        ensure!(ticket.is_none(), "{which:?}: a live ticket is among them");
+        ensure!(ticket.is_none(), "{which}: a live ticket is among them", which = in_words(&which));
         if let Some(file) = given.file() {
             let text = std::fs::read_to_string(file)?;
             let ticket = redeemable(&live, host, &candidates(&text), which)?;
-            ensure!(ticket.is_some(), "{which:?}: no live ticket stands in the launcher");
+            ensure!(
+                ticket.is_some(),
+                "{which}: no live ticket stands in the launcher",
+                which = in_words(&which)
+            );
         }
     }
     if commands == 0 {
@@ -290,17 +299,22 @@ fn open_waits_for_its_page(stage: &mut Stage) -> Outcome {
     ensure!(ended.is_none(), "it ended before its ticket was redeemed: {}", exit);
     ensure!(
         success.is_empty() || !success.is_subset(&before),
-        "before its ticket was redeemed it said all that it says: {before:?}"
+        "before its ticket was redeemed it said all that it says: {before}",
+        before = in_words(&before)
     );
     let (command, _) = browser.start(stage, Opening::Page(None))?;
     let Some(exit) = command.wait_exit(stage.ready_deadline() + OPENED) else {
         return fail("the command does not end without a page");
     };
     let said = whole(&command);
-    stage.observed(format!("without a page: {exit}; {said:?}"));
+    stage.observed(format!("without a page: {exit}; {said}", said = in_words(&said)));
     let reports_success =
         exit.code == Some(0) && success.is_empty() || !success.is_empty() && success.is_subset(&said);
-    ensure!(!reports_success, "without a page it reports what it does for an open one: {success:?}");
+    ensure!(
+        !reports_success,
+        "without a page it reports what it does for an open one: {success}",
+        success = in_words(&success)
+    );
     Ok(())
 }
 

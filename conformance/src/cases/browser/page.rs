@@ -11,6 +11,7 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNKNOWN, UNLISTED, launch_listed};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -42,8 +43,8 @@ fn page_for_a_ticket(stage: &mut Stage) -> Outcome {
             let page = live.answered(&ask, &[200])?;
             ensure!(
                 page.media_type().as_deref() == Some("text/html"),
-                "{what}: {:?}",
-                page.header("Content-Type")
+                "{what}: {}",
+                in_words(&page.header("Content-Type"))
             );
             let page = text(&page);
             let tokens = tokens_in(stage, &live, &ticket.host, &page)?;
@@ -85,7 +86,7 @@ fn page_for_no_other_origin(stage: &mut Stage) -> Outcome {
     for origin in origins {
         let ticket = page_ticket(stage, &live)?;
         let ask = page_ask(&live, &ticket).origin(&origin);
-        let ask = ask.named(format!("a live ticket from {origin:?}"));
+        let ask = ask.named(format!("a live ticket from {origin}", origin = in_words(&origin)));
         let refused = live.answered(&ask, &[403])?;
         let tokens = tokens_in(stage, &live, &ticket.host, &text(&refused))?;
         ensure!(tokens.is_empty(), "{}: a token", ask.what);
@@ -153,8 +154,8 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
     for (what, response) in pages(stage, &live)? {
         ensure!(
             response.media_type().as_deref() == Some("text/html"),
-            "{what} is {:?}",
-            response.header("Content-Type")
+            "{what} is {}",
+            in_words(&response.header("Content-Type"))
         );
         for (name, value) in [
             ("Cache-Control", "no-store"),
@@ -166,11 +167,21 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
         ] {
             let there = response.all(name);
             let right = matches!(there[..], [one] if one.eq_ignore_ascii_case(value));
-            ensure!(right, "{what}: {name}: {there:?}, not {value:?}");
+            ensure!(
+                right,
+                "{what}: {name}: {there}, not {value}",
+                there = in_words(&there),
+                value = in_words(&value)
+            );
         }
         let clears: BTreeSet<String> = list_of(&response, "Clear-Site-Data").into_iter().collect();
         let expected: &[&str] = if what == WEAKER { &["\"cache\"", "\"storage\""] } else { &["\"cache\""] };
-        ensure!(clears.iter().eq(expected), "{what}: Clear-Site-Data: {clears:?}, not {expected:?}");
+        ensure!(
+            clears.iter().eq(expected),
+            "{what}: Clear-Site-Data: {clears}, not {expected}",
+            clears = in_words(&clears),
+            expected = in_words(&expected)
+        );
         let policies = response.all("Content-Security-Policy");
         let [policy] = policies[..] else {
             return fail(format!("{what} has {} policies", policies.len()));
@@ -184,13 +195,13 @@ fn headers_of_a_page(stage: &mut Stage) -> Outcome {
             ("frame-ancestors", "'none'"),
         ] {
             let there = has.get(name).cloned().unwrap_or_default();
-            ensure!(there == [value], "{what}: {name} is {there:?}, not {value}");
+            ensure!(there == [value], "{what}: {name} is {there}, not {value}", there = in_words(&there));
         }
         let known = ["default-src", "connect-src", "script-src", "style-src"];
         let more = has.iter().find(|(name, value)| {
             name.contains("-src") && !known.contains(&name.as_str()) && **value != ["'none'"]
         });
-        ensure!(more.is_none(), "{what}: its policy allows more: {more:?}");
+        ensure!(more.is_none(), "{what}: its policy allows more: {more}", more = in_words(&more));
         ensure!(
             nonce(&response).is_some(),
             "{what}: its policy allows scripts or styles by more than one nonce: {policy}"
@@ -224,7 +235,7 @@ fn nonce_is_new(stage: &mut Stage) -> Outcome {
             let bare = begins
                 .map(|(at, _)| text[at..].split('>').next().unwrap_or_default())
                 .find(|tag| !tag.replace('\'', "\"").contains(&bears));
-            ensure!(bare.is_none(), "{what}: {bare:?} does not bear the nonce");
+            ensure!(bare.is_none(), "{what}: {bare} does not bear the nonce", bare = in_words(&bare));
         }
         ensure!(seen.insert(nonce), "{what} has the nonce of another answer");
     }
@@ -281,7 +292,7 @@ fn no_cookie(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// `GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401,
+/// `HEAD /`, and `GET /` with cookies, `Sec-Fetch-*`, wrong and foreign authentication, at each of the daemon's names: 401,
 /// and an HTML page in which nothing opens the daemon or names its launch.
 #[case("BROW-26")]
 fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
@@ -294,6 +305,7 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
     let bare = || Ask::new(&live, "GET", "/").hosts([&*token.host]);
     let mut asks = vec![
         bare().named("nothing"),
+        bare().method("HEAD").named("HEAD"),
         bare()
             .with("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
             .named("a browser's Accept"),
@@ -328,9 +340,9 @@ fn shell_holds_nothing(stage: &mut Stage) -> Outcome {
         let shell = live.answered(ask, &[401])?;
         ensure!(
             shell.media_type().as_deref() == Some("text/html") && shell.header("WWW-Authenticate").is_some(),
-            "{}: {:?}",
+            "{}: {}",
             ask.what,
-            shell.header("Content-Type")
+            in_words(&shell.header("Content-Type"))
         );
         let text = text(&shell);
         for (what, secret) in [
@@ -373,7 +385,7 @@ fn service_worker_ends_itself(stage: &mut Stage) -> Outcome {
             let ask = origin.into_iter().fold(wants(path), Ask::origin);
             let response = live.answered(&ask, &[200])?;
             let script = response.media_type().is_some_and(|kind| kind.ends_with("/javascript"));
-            ensure!(script, "{}: {:?}", ask.what, response.header("Content-Type"));
+            ensure!(script, "{}: {}", ask.what, in_words(&response.header("Content-Type")));
             let unregisters = text(&response).contains("unregister(");
             ensure!(unregisters, "{}: a script that unregisters nothing", ask.what);
         }

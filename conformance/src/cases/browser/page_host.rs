@@ -17,6 +17,7 @@ use crate::fixtures::daemon::ensure_exclusive;
 use crate::fixtures::http::{ANSWER, Ask, Follower, METHODS, UNKNOWN, launch_listed, marker};
 use crate::fixtures::stream::id;
 use crate::fixtures::trace::{launch_under, trace, was_failed};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -291,7 +292,8 @@ fn earlier_page_host_is_readable(stage: &mut Stage) -> Outcome {
             let words = text(&page).split_whitespace().count();
             ensure!(
                 kind.as_deref() == Some("text/html") && words > 5,
-                "{path} of an earlier launch: {kind:?} of {words} words"
+                "{path} of an earlier launch: {kind} of {words} words",
+                kind = in_words(&kind)
             );
         }
     }

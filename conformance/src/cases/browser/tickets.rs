@@ -14,6 +14,7 @@ use super::visit::{
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, ensure_status, launch_listed};
 use crate::fixtures::stream::follow;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -207,7 +208,7 @@ fn refused_tickets_look_alike(stage: &mut Stage) -> Outcome {
     let used_handoff = handoff_ticket(stage, &live, LISTED)?;
     live.served(&handoff_ask(&live, &used_handoff).origin(LISTED))?;
     let mut texts: Vec<(String, String)> =
-        NEVER.iter().map(|text| (format!("{text:?}"), (*text).to_owned())).collect();
+        NEVER.iter().map(|text| (in_words(text), (*text).to_owned())).collect();
     texts.push(("a used page ticket".to_owned(), used_page.to_string()));
     texts.push(("a used handoff ticket".to_owned(), used_handoff.to_string()));
     texts.push(("the credential".to_owned(), live.credential.text()));

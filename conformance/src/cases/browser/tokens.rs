@@ -14,6 +14,7 @@ use super::visit::{
 };
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, launch_listed, marker};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -199,7 +200,7 @@ fn token_is_of_its_origin(stage: &mut Stage) -> Outcome {
                 Some(is) if is == origin => &[200],
                 Some(_) => &[401],
             };
-            let what = format!("the token of {whose} at {host} from {from:?}");
+            let what = format!("the token of {whose} at {host} from {from}", from = in_words(&from));
             let placed = |ask: Ask, how: &str| {
                 let ask = ask.hosts([host.as_str()]);
                 from.into_iter().fold(ask, Ask::origin).named(format!("{what}, {how}"))

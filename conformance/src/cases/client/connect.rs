@@ -24,6 +24,7 @@ use crate::fixtures::client::{
     squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Answer, CONNECT, Call, LATE, OUTCOMES, Stage};
 
@@ -81,7 +82,11 @@ fn json_whatever_the_outcome(stage: &mut Stage) -> Outcome {
     for (outcome, answer) in &answers {
         let word = answer.json.as_ref().filter(|json| json.is_object());
         let word = word.and_then(|json| json.pointer(&pointer)).and_then(Value::as_str);
-        ensure!(word == Some(outcome), "{outcome}: standard output says {word:?}: {answer}");
+        ensure!(
+            word == Some(outcome),
+            "{outcome}: standard output says {word}: {answer}",
+            word = in_words(&word)
+        );
     }
     Ok(())
 }

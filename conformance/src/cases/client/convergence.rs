@@ -17,6 +17,7 @@ use crate::fixtures::client::{
     Part, SOON, Spy, bystander, furnished, gone, lives, play, play_published, publish, squat, write_record,
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes, count};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::{faketime, here, other_network, other_pids};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
@@ -63,7 +64,7 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
     let events = watch.events();
     let mut changed = changes(&events, name);
     changed.extend(changes(&events, taken));
-    ensure!(changed.is_empty(), "{scene}: {}: {answer}", changed.join(", "));
+    ensure!(changed.is_empty(), "{scene}: {}: {answer}", in_words(&changed));
     Ok(())
 }
 
@@ -223,11 +224,15 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
             stage.arena().end_leaks();
             if let Some(exit) = decoy.exit() {
                 return fail(format!(
-                    "the process at the recorded pid ended ({exit}) when its record was {scene}, by {command:?}"
+                    "the process at the recorded pid ended ({exit}) when its record was {scene}, by {command}",
+                    command = in_words(&command)
                 ));
             }
         }
-        lives(&decoy, &format!("when its record was one of these, by {command:?}"))?;
+        lives(
+            &decoy,
+            &format!("when its record was one of these, by {command}", command = in_words(&command)),
+        )?;
     }
     let (_silent, record) = squat(stage, Squatter::mute())?;
     publish(stage, &record.with_pid(decoy.pid()))?;
@@ -239,7 +244,10 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
     }
     for (command, caller) in callers {
         stage.answer_by(&caller, caller.began + Duration::from_secs(12))?;
-        lives(&decoy, &format!("when its record's daemon was silent, by {command:?}"))?;
+        lives(
+            &decoy,
+            &format!("when its record's daemon was silent, by {command}", command = in_words(&command)),
+        )?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, World, furnished, settled, squat};
 use crate::fixtures::daemon::NOBODYS_PID;
 use crate::fixtures::dumps::Dumps;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::stage::{Answer, Call, Command, Stage};
 
@@ -158,12 +159,12 @@ fn replaced_in_one_step(stage: &mut Stage) -> Outcome {
             FileEventKind::Deleted,
         ];
         let in_place = written.into_iter().find(|kind| of_name(*kind));
-        ensure!(in_place.is_none(), "the credential's own name: {in_place:?}");
+        ensure!(in_place.is_none(), "the credential's own name: {in_place}", in_place = in_words(&in_place));
         let broken = report.broken + report.absent;
         ensure!(broken == 0, "{broken} of {} reads found no whole credential", report.reads);
         let loose = watch.loose();
-        let seen = loose.first().map(|event| format!("{} {:?}", event.name.display(), event.facts));
-        ensure!(loose.is_empty() && report.loose == 0, "open to others: {seen:?}");
+        let seen = loose.first().map(|event| format!("{} {}", event.name.display(), in_words(&event.facts)));
+        ensure!(loose.is_empty() && report.loose == 0, "open to others: {seen}", seen = in_words(&seen));
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path)?) & 0o7777;
         ensure!(mode == 0o600, "mode {mode:04o}");
         last = new;

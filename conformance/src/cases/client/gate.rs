@@ -6,6 +6,7 @@ use crate::case::case;
 use crate::fixtures::client::{
     Part, Played, Spy, World, furnished, not_started, play, play_published, publish,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{Call, Stage};
 
@@ -53,7 +54,12 @@ fn client_takes_its_own_protocol_alone(stage: &mut Stage) -> Outcome {
     ] {
         let _played = of(stage, &world, &other)?;
         let answer = stage.ask(Call::connect())?;
-        ensure!(answer.outcome != "ready", "{} meets {other:?}: {answer}", world.protocol);
+        ensure!(
+            answer.outcome != "ready",
+            "{} meets {other}: {answer}",
+            world.protocol,
+            other = in_words(&other)
+        );
     }
     Ok(())
 }
@@ -73,7 +79,11 @@ fn client_ignores_versions(stage: &mut Stage) -> Outcome {
         let played = play(stage, world.daemon().version(of_daemon))?;
         publish(stage, &played.record.with_version(of_record))?;
         let answer = stage.ask(Call::connect())?;
-        let before = format!("version {of_record:?} in the record, {of_daemon:?} in the answer");
+        let before = format!(
+            "version {of_record} in the record, {of_daemon} in the answer",
+            of_record = in_words(&of_record),
+            of_daemon = in_words(&of_daemon)
+        );
         answer.must_be_after("ready", &before)?;
     }
     Ok(())
@@ -93,7 +103,11 @@ fn client_asks_the_daemon_not_the_record(stage: &mut Stage) -> Outcome {
         let played = play(stage, world.daemon().protocol(of_daemon))?;
         publish(stage, &played.record.with_protocol(of_record))?;
         let answer = stage.ask(Call::connect())?;
-        let before = format!("the record says {of_record:?}, the daemon {of_daemon:?}");
+        let before = format!(
+            "the record says {of_record}, the daemon {of_daemon}",
+            of_record = in_words(&of_record),
+            of_daemon = in_words(&of_daemon)
+        );
         answer.must_be_after(outcome, &before)?;
     }
     Ok(())

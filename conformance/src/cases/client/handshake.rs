@@ -17,6 +17,7 @@ use super::outcomes::{arrange, look};
 use crate::case::case;
 use crate::fixtures::client::{SOON, at_first, furnished, play_published, publish, squat};
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::{Call, Command, PROBE, Stage};
 
@@ -50,7 +51,7 @@ fn client_waits_two_seconds(stage: &mut Stage) -> Outcome {
         let taken = actor.ledger().wait_for(caller.began + PROBE + SLACK * 2, closed);
         let length = taken.map(|taken| taken[0].closed.unwrap_or(taken[0].at) - taken[0].at);
         let in_time = length.is_some_and(|length| length <= PROBE + SLACK);
-        ensure!(in_time, "a listener that {what} was left after {length:?}");
+        ensure!(in_time, "a listener that {what} was left after {length}", length = in_words(&length));
         let answer = stage.answer(&caller)?;
         answer.must_be_ready_with(&good.daemon.id)?;
     }
@@ -111,7 +112,7 @@ fn client_keeps_its_secret(stage: &mut Stage) -> Outcome {
                 value.to_ascii_lowercase().starts_with("bearer")
             };
             let told = ledger.saw_secret(&world.credential) || ledger.requests().iter().any(bearer);
-            ensure!(!told, "{what}: the credential was sent: {:?}", caller.argv());
+            ensure!(!told, "{what}: the credential was sent: {}", in_words(&caller.argv()));
             stage.arena().end_leaks();
         }
     }
@@ -180,7 +181,8 @@ fn client_believes_nothing_unproven(stage: &mut Stage) -> Outcome {
         for proof in proofs {
             let _played = play_published(stage, daemon.clone().proof(proof))?;
             let answer = stage.ask(look().within(2))?;
-            answer.must_be_after("foreign", &format!("{what} with proof {proof:?}"))?;
+            answer
+                .must_be_after("foreign", &format!("{what} with proof {proof}", proof = in_words(&proof)))?;
         }
     }
     let twice = world.daemon();
@@ -213,7 +215,7 @@ fn another_id_is_no_answer(stage: &mut Stage) -> Outcome {
         let requests = good.actor.ledger().requests();
         let other = requests.iter().find(|seen| seen.target != HANDSHAKE);
         let other = other.map(|seen| format!("{} {}", seen.method, seen.target));
-        ensure!(other.is_none(), "a daemon of another id was sent {other:?}");
+        ensure!(other.is_none(), "a daemon of another id was sent {other}", other = in_words(&other));
     }
     Ok(())
 }
@@ -445,7 +447,7 @@ fn both_families(v4: impl Fn() -> Squatter, v6: impl Fn() -> Squatter) -> Outcom
             Err(error) => last = Some(error),
         }
     }
-    Err(Stop::Fault(format!("no port of both families: {last:?}")))
+    Err(Stop::Fault(format!("no port of both families: {last}", last = in_words(&last))))
 }
 
 type Part<'a> = &'a dyn Fn() -> Squatter;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::case::case;
 use crate::fixtures::client::{Played, bystander, furnished, lives, play_published, publish, write_record};
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure};
 use crate::stage::{Call, Stage};
 
@@ -102,7 +103,7 @@ fn client_takes_no_other_url(stage: &mut Stage) -> Outcome {
         // So that a client that takes it finds a daemon there. Numbers of their own kind, such as 080, stay.
         let url = url.replace("8080", &port.to_string());
         write_record(stage, &with_url(&good, &url))?;
-        refused(stage, &good, heard, &format!("the url {url:?} ({})", case["why"]))?;
+        refused(stage, &good, heard, &format!("the url {url} ({})", case["why"], url = in_words(&url)))?;
     }
     // The port itself, written in ways that a number's parser takes.
     for (host, port) in [
@@ -114,7 +115,7 @@ fn client_takes_no_other_url(stage: &mut Stage) -> Outcome {
     ] {
         let url = format!("http://{host}:{port}");
         write_record(stage, &with_url(&good, &url))?;
-        refused(stage, &good, heard, &format!("the url {url:?}"))?;
+        refused(stage, &good, heard, &format!("the url {url}", url = in_words(&url)))?;
     }
     Ok(())
 }
@@ -145,7 +146,7 @@ fn client_takes_every_good_url(stage: &mut Stage) -> Outcome {
         let url = Url::parse(&text).ok_or_else(|| fault("not a URL"))?;
         publish(stage, &daemon.record(actor.address()).with_url(url))?;
         let answer = stage.ask(Call::connect())?;
-        answer.must_be_after("ready", &format!("the url {text:?}"))?;
+        answer.must_be_after("ready", &format!("the url {text}", text = in_words(&text)))?;
     }
     Ok(())
 }
@@ -184,7 +185,7 @@ fn client_starts_over_a_malformed_record(stage: &mut Stage) -> Outcome {
         let answer = stage.ask(Call::spawn())?;
         let own = answer.outcome == "ready" && answer.id.as_ref() != Some(&good.daemon.id);
         let text = String::from_utf8_lossy(bytes);
-        ensure!(own, "before the record {text:?}: {answer}");
+        ensure!(own, "before the record {text}: {answer}", text = in_words(&text));
         stage.arena().end_leaks();
     }
     Ok(())

@@ -15,6 +15,7 @@ use crate::fixtures::client::{Part, Played, SOON, Spy, World, furnished, not_sta
 use crate::fixtures::component::Component;
 use crate::fixtures::refused_start::unchanged;
 use crate::fixtures::trace::{call_under, trace};
+use crate::fixtures::words::{InWords, in_words};
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Call, Command, LATE, Stage};
 
@@ -116,7 +117,11 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
             .filter(|event| event.name == name && event.kind == FileEventKind::Created)
             .find_map(|event| event.facts.clone().filter(Facts::is_loose));
         let seen = loose.map(|facts| facts.to_string());
-        ensure!(seen.is_none(), "umask {umask:03o}: the state directory was made as {seen:?}");
+        ensure!(
+            seen.is_none(),
+            "umask {umask:03o}: the state directory was made as {seen}",
+            seen = in_words(&seen)
+        );
         private(&state_dir, umask)?;
         // In one that is there, whatever is made anew is seen from its first instant.
         std::fs::remove_dir_all(&state_dir)?;
@@ -125,8 +130,10 @@ fn client_makes_it_for_its_owner_alone(stage: &mut Stage) -> Outcome {
         stage.ask(call())?;
         spy.seen_started(stage)?;
         let loose = watch.loose();
-        let seen = loose.first().map(|event| format!("{} as {:?}", event.name.display(), event.facts));
-        ensure!(seen.is_none(), "umask {umask:03o}: {seen:?}");
+        let seen = loose
+            .first()
+            .map(|event| format!("{} as {}", event.name.display(), in_words(&event.facts)));
+        ensure!(seen.is_none(), "umask {umask:03o}: {seen}", seen = in_words(&seen));
         private(&state_dir, umask)?;
         std::fs::remove_dir_all(&state_dir)?;
     }
@@ -139,8 +146,8 @@ fn private(state_dir: &Path, umask: u32) -> Outcome {
         let expected = if name.as_os_str().is_empty() { 0o700 } else { 0o600 };
         ensure!(
             entry.facts.mode == expected,
-            "umask {umask:03o}: {:?} is {}",
-            name.display().to_string(),
+            "umask {umask:03o}: {} is {}",
+            in_words(&name.display().to_string()),
             entry.facts
         );
     }
@@ -247,6 +254,16 @@ enum Checked {
     Record,
 }
 
+impl InWords for Checked {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Directory => "the state directory".to_owned(),
+            Self::Credential => "the credential".to_owned(),
+            Self::Record => "the record".to_owned(),
+        }
+    }
+}
+
 impl Checked {
     const ALL: [Self; 3] = [Self::Directory, Self::Credential, Self::Record];
 
@@ -280,7 +297,7 @@ fn refuses(
     spoil(&path)?;
     let answer = stage.ask(Call::connect())?;
     let more = played.actor.ledger().connections().len() - heard;
-    let what = format!("{checked:?}: {what}");
+    let what = format!("{checked}: {what}", checked = in_words(&checked));
     answer.must_be_after("invalid", &what)?;
     ensure!(more == 0, "{what}: the client connected all the same: {answer}");
     let named = answer.text().contains(&*path.to_string_lossy());

@@ -41,7 +41,11 @@ fn taken_record_is_published_again(stage: &mut Stage) -> Outcome {
         let record = Record::parse(&read(&stage.record_path())?);
         ensure!(
             record.as_ref().is_ok_and(|record| record.id == live.record.id),
-            "the record that came back: {record:?}"
+            "the record that came back {}",
+            record.map_or_else(
+                |fault| format!("is malformed: {fault}"),
+                |record| format!("has the id {}", record.id)
+            )
         );
         let gone = until(Instant::now() + NOTICED, || (!one.exists() && !other.exists()).then_some(()));
         ensure!(gone.is_some(), "taken files that hold its own id stay");

@@ -17,6 +17,7 @@ use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, SLACK, changes, count, exchange, exits, furnished_state_dir, further_state_dir,
     record_in, seen_draining, signal, stays, taken_files,
 };
+use crate::fixtures::words::{InWords, in_words};
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -59,18 +60,23 @@ fn stop_takes_the_record_by_rename(stage: &mut Stage) -> Outcome {
         })
         .unwrap_or_else(|| watch.events());
     let touched = changes(&events, &name);
-    stage.observed(format!("events about the record: {touched:?}"));
+    stage.observed(format!("events about the record: {touched}", touched = in_words(&touched)));
     ensure!(count(&events, FileEventKind::Deleted, &name) == 0, "the record was unlinked under its own name");
     let taken = takes(&events, &name);
     let [(_, Some(taken))] = &taken[..] else {
-        return fail(format!("the record was moved {} times: {touched:?}", taken.len()));
+        return fail(format!(
+            "the record was moved {} times: {touched}",
+            taken.len(),
+            touched = in_words(&touched)
+        ));
     };
     ensure!(is_taken_name(taken, &name, &live.record.id), "it was moved to {taken}");
     let left = taken_files(stage, stage.state_dir())?;
     ensure!(
         left.is_empty() && !stage.record_path().exists(),
-        "it left {left:?}, and the record {}",
-        stage.record_path().exists()
+        "it left {left}, and the record {}",
+        stage.record_path().exists(),
+        left = in_words(&left)
     );
     Ok(())
 }
@@ -92,6 +98,15 @@ enum Moment {
     After(Duration),
     /// So long after the stopping daemon opened its record.
     Opened(Duration),
+}
+
+impl InWords for Moment {
+    fn in_words(&self) -> String {
+        match self {
+            Self::After(length) => format!("{} µs after the signal", length.as_micros()),
+            Self::Opened(length) => format!("{} µs after it opened its record", length.as_micros()),
+        }
+    }
 }
 
 /// Waits for a time that is too short for anything that sleeps.
@@ -222,24 +237,41 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     };
     ensure!(
         count(&events, FileEventKind::Deleted, &name) == 0,
-        "{moment:?}: the record was unlinked under its own name"
+        "{moment}: the record was unlinked under its own name",
+        moment = in_words(&moment)
     );
     let put = count(&events, FileEventKind::MovedTo, &name);
-    ensure!(put == 1, "{moment:?}: beside the successor, something was renamed to the record's name");
+    ensure!(
+        put == 1,
+        "{moment}: beside the successor, something was renamed to the record's name",
+        moment = in_words(&moment)
+    );
     let taken = takes(&events, &name);
-    ensure!(taken.len() <= 1, "{moment:?}: records were moved {} times", taken.len());
+    ensure!(
+        taken.len() <= 1,
+        "{moment}: records were moved {} times",
+        taken.len(),
+        moment = in_words(&moment)
+    );
     for (_, to) in &taken {
         let to = to.clone().unwrap_or_default();
-        ensure!(is_taken_name(&to, &name, &live.record.id), "{moment:?}: the record was moved to {to:?}");
+        ensure!(
+            is_taken_name(&to, &name, &live.record.id),
+            "{moment}: the record was moved to {to}",
+            moment = in_words(&moment),
+            to = in_words(&to)
+        );
     }
     let aside = taken_files(stage, &daemon.state_dir)?;
     let theirs = |path: &Path| std::fs::read(path).is_ok_and(|found| found == rival.bytes());
     let moved = aside.iter().any(|name| theirs(&daemon.state_dir.join(name)));
     ensure!(
         moved != theirs(&path) && aside.len() == usize::from(moved),
-        "{moment:?}: the successor's record is {} at its name; taken files: {aside:?}, with it in {}",
+        "{moment}: the successor's record is {} at its name; taken files: {aside}, with it in {}",
         if theirs(&path) { "whole" } else { "not" },
-        if moved { "one" } else { "none" }
+        if moved { "one" } else { "none" },
+        moment = in_words(&moment),
+        aside = in_words(&aside)
     );
     Ok(match (moved, taken.is_empty()) {
         (true, _) => Found::Moved,
@@ -294,7 +326,11 @@ fn successor_outlives_a_stop(stage: &mut Stage) -> Outcome {
         });
         if left.is_none() {
             let left = taken_files(stage, &state_dir)?;
-            return fail(format!("offset {offset:?}: taken files stay: {left:?}"));
+            return fail(format!(
+                "offset {offset}: taken files stay: {left}",
+                offset = in_words(&offset),
+                left = in_words(&left)
+            ));
         }
         reclaimed += usize::from(count(&watch.events(), FileEventKind::MovedTo, &name) > 1);
         second.kill_group();
@@ -328,7 +364,11 @@ fn stops_without_its_record(stage: &mut Stage) -> Outcome {
         let deadline = stage.stand_down_deadline() + SLACK;
         exits(&daemon, deadline, "a stop signal, without a record that it can read")?;
         let after = Facts::of(&path);
-        ensure!(after.as_ref().is_ok_and(|after| *after == before), "{way}: {before} became {after:?}");
+        ensure!(
+            after.as_ref().is_ok_and(|after| *after == before),
+            "{way}: {before} became {after}",
+            after = in_words(&after)
+        );
     }
     Ok(())
 }
@@ -345,8 +385,8 @@ fn record_off_before_the_drain(stage: &mut Stage) -> Outcome {
     let off = watch.wait_event(at + Duration::from_secs(1), FileEventKind::MovedFrom, &name);
     let running = daemon.is_running();
     stage.observed(format!(
-        "the record was off after {:?}, the daemon {}",
-        off.as_ref().map(|event| event.at.saturating_duration_since(at)),
+        "the record was off after {}, the daemon {}",
+        in_words(&off.as_ref().map(|event| event.at.saturating_duration_since(at))),
         if running { "was still draining" } else { "had ended" }
     ));
     let what = work.what.clone();

@@ -15,6 +15,7 @@ use crate::fixtures::daemon::{
     Rival, SLACK, changes, exits, furnished_state_dir, launch_over, record_in, signal, yielding,
 };
 use crate::fixtures::trace::{launch_under, trace, was_failed};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::{alive_in, hold_alive, other_boot, other_host, other_network};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, Stage, Start};
@@ -75,7 +76,9 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     let touched = changes(&watch.events(), &name);
     ensure!(
         differences.is_empty() && touched.is_empty(),
-        "beside {whom}: {differences:?}, events {touched:?}"
+        "beside {whom}: {differences}, events {touched}",
+        differences = in_words(&differences),
+        touched = in_words(&touched)
     );
     Ok(())
 }
@@ -217,7 +220,7 @@ fn cannot_ask(stage: &mut Stage, daemon: &Daemon, watch: &Watch, before: &str) -
     stage.observed(format!("{before}: {exit}"));
     ensure!(exit.code == Some(17), "{before}: {exit}");
     let touched = changes(&watch.events(), &name);
-    ensure!(touched.is_empty(), "{before}: the record was touched: {touched:?}");
+    ensure!(touched.is_empty(), "{before}: the record was touched: {touched}", touched = in_words(&touched));
     Ok(())
 }
 
@@ -291,7 +294,11 @@ fn leaves_what_it_cannot_read(stage: &mut Stage) -> Outcome {
         stage.observed(format!("{error}: {exit}"));
         ensure!(matches!(exit.code, Some(15 | 17)), "{error}: {exit}");
         let touched = changes(&watch.events(), &name);
-        ensure!(touched.is_empty(), "{error}: the record was touched: {touched:?}");
+        ensure!(
+            touched.is_empty(),
+            "{error}: the record was touched: {touched}",
+            touched = in_words(&touched)
+        );
     }
     yields(stage, start, "a daemon whose record it can read again")
 }
@@ -372,6 +379,11 @@ fn recorded_process_is_not_signalled(stage: &mut Stage) -> Outcome {
 fn unharmed(bystander: &Subject, after: &str) -> Outcome {
     let seen = Proc::of(bystander.pid()).map(|process| process.state);
     let unharmed = bystander.is_running() && matches!(seen, Some('S' | 'R' | 'D'));
-    ensure!(unharmed, "{after}: it is in state {seen:?}, {:?}", bystander.exit());
+    ensure!(
+        unharmed,
+        "{after}: it is in state {seen}, {}",
+        in_words(&bystander.exit()),
+        seen = in_words(&seen)
+    );
     Ok(())
 }

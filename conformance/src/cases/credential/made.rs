@@ -19,6 +19,7 @@ use local_daemon_harness::wait::until;
 use super::{FOLLOWS, another, file_of};
 use crate::case::case;
 use crate::fixtures::refused_start::{between_good_starts, refused_as_it_is, sibling};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
@@ -109,10 +110,10 @@ fn whole(bytes: &[u8]) -> Sight {
 fn only_whole(report: &ReadReport) -> Outcome {
     ensure!(
         report.broken == 0,
-        "{} of {} reads were broken, such as {:?}",
+        "{} of {} reads were broken, such as {}",
         report.broken,
         report.reads,
-        report.broken_reads.first()
+        in_words(&report.broken_reads.first())
     );
     ensure!(report.whole.len() <= 1, "readers saw {} different credentials", report.whole.len());
     Ok(())
@@ -135,7 +136,11 @@ fn made_once(stage: &mut Stage, watch: &Watch, path: &Path) -> Outcome<Vec<FileE
     ensure!(appearances == 1, "the credential appeared {appearances} times: one replaced the other");
     let first = of_it.iter().find_map(|event| event.facts.as_ref()).map(|facts| facts.ino);
     let last = Facts::of(path)?.ino;
-    ensure!(first.is_none_or(|first| first == last), "the credential was file {first:?} and is file {last}");
+    ensure!(
+        first.is_none_or(|first| first == last),
+        "the credential was file {first} and is file {last}",
+        first = in_words(&first)
+    );
     Ok(of_it)
 }
 
@@ -147,7 +152,7 @@ fn never_written(of_it: &[FileEvent]) -> Outcome {
         "the credential was written under its own name: readers find it empty or in part meanwhile"
     );
     let odd = of_it.iter().filter_map(|event| event.facts.as_ref()).find(|facts| facts.len != 44);
-    ensure!(odd.is_none(), "seen in between: {odd:?}");
+    ensure!(odd.is_none(), "seen in between: {odd}", odd = in_words(&odd));
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use crate::case::case;
 use crate::cases::browser::visit;
 use crate::fixtures::http::{Follower, LISTED, launch_listed};
 use crate::fixtures::refused_start::sibling;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage, Start};
 
@@ -29,7 +30,10 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
     let answer = |stage: &Stage, token: &str| status(stage, &live.target, Some(token));
     let before = (answer(stage, &old), answer(stage, &new.text()));
     if before != (Ok(200), Ok(401)) {
-        return inconclusive(format!("before the replacement old and new are answered {before:?}"));
+        return inconclusive(format!(
+            "before the replacement old and new are answered {before}",
+            before = in_words(&before)
+        ));
     }
     stage.control("before the replacement the old credential was answered 200 and the new one 401");
     record::replace(&stage.credential_path(), &file_of(&new), 0o600)?;
@@ -44,7 +48,8 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
             Some(after) => stage.observed(format!("{which}: {wanted} after {} ms", after.as_millis())),
             None => {
                 return fail(format!(
-                    "2.5 s after the replacement the {which} credential is answered {last:?}"
+                    "2.5 s after the replacement the {which} credential is answered {last}",
+                    last = in_words(&last)
                 ));
             }
         }
@@ -57,8 +62,10 @@ fn rotation_taken_on(stage: &mut Stage) -> Outcome {
         let (with_new, with_old) = (ask(&new.text()), ask(&old));
         ensure!(
             matches!(with_new, Ok(200..=299)) && with_old == Ok(401),
-            "{} is answered {with_new:?} with the new and {with_old:?} with the old",
-            read.path
+            "{} is answered {with_new} with the new and {with_old} with the old",
+            read.path,
+            with_new = in_words(&with_new),
+            with_old = in_words(&with_old)
         );
     }
     let renewed = live.with_credential(new);
@@ -256,7 +263,12 @@ fn goes_on(stage: &mut Stage, one: &Afflicted) -> Outcome {
         (None, 401, "no authorization"),
     ] {
         let answer = status(stage, &one.live.target, token);
-        ensure!(answer == Ok(wanted), "credential {}: {what} is answered {answer:?}", one.what);
+        ensure!(
+            answer == Ok(wanted),
+            "credential {}: {what} is answered {answer}",
+            one.what,
+            answer = in_words(&answer)
+        );
     }
     Ok(())
 }

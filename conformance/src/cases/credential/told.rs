@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use local_daemon_harness::files::{EntryKind, Snapshot};
 use local_daemon_harness::http::{self, Request, Response};
 use local_daemon_harness::process::Signal;
 use local_daemon_harness::proof;
-use local_daemon_harness::wait::ms;
+use local_daemon_harness::wait::{ms, until};
 
 use crate::case::case;
 use crate::fixtures::dumps::Dumps;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, ReadyDaemon, Stage, Start};
 
@@ -159,8 +160,9 @@ fn tell_all(live: &ReadyDaemon) -> Vec<(String, Response)> {
         *statuses.entry(response.status).or_default() += 1;
     }
     live.observed(format!(
-        "{} requests that hold the credential were answered, by status: {statuses:?}; {unanswered} were not",
-        answers.len()
+        "{} requests that hold the credential were answered, by status: {statuses}; {unanswered} were not",
+        answers.len(),
+        statuses = in_words(&statuses)
     ));
     answers
 }
@@ -259,37 +261,58 @@ fn nowhere_else(live: &ReadyDaemon, when: &str) -> Outcome {
     Ok(())
 }
 
+/// What a sampler has seen.
+#[derive(Default)]
+struct Samples {
+    looks: usize,
+    strings: BTreeSet<OsString>,
+}
+
 /// Looks at the arguments and environments of a daemon's processes until it is told to stop.
 struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<(usize, BTreeSet<OsString>)>,
+    samples: Arc<Mutex<Samples>>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl Sampler {
     fn of(daemon: &Daemon) -> Self {
-        let (stop, daemon) = (Arc::new(AtomicBool::new(false)), daemon.clone());
+        let (stop, samples) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Samples::default())));
         let thread = {
-            let stop = Arc::clone(&stop);
+            let (stop, samples, daemon) = (Arc::clone(&stop), Arc::clone(&samples), daemon.clone());
             std::thread::spawn(move || {
-                let (mut looks, mut seen) = (0, BTreeSet::new());
                 while !stop.load(Ordering::Relaxed) {
-                    for process in daemon.tree() {
-                        seen.extend(process.argv());
-                        seen.extend(process.environ());
-                    }
-                    looks += 1;
+                    let processes = daemon.tree();
+                    let strings = processes
+                        .iter()
+                        .flat_map(|process| process.argv().into_iter().chain(process.environ()));
+                    let strings: Vec<OsString> = strings.collect();
+                    let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
+                    samples.strings.extend(strings);
+                    samples.looks += 1;
+                    drop(samples);
                     std::thread::yield_now();
                 }
-                (looks, seen)
             })
         };
-        Self { stop, thread }
+        Self { stop, samples, thread }
     }
 
-    /// How often it looked, and every string that it saw.
-    fn stop(self) -> (usize, BTreeSet<OsString>) {
+    fn samples(&self) -> MutexGuard<'_, Samples> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it has seen a string that ends so.
+    fn sees(&self, end: &str, deadline: Instant) -> bool {
+        let is_seen = || self.samples().strings.iter().any(|string| string.to_string_lossy().ends_with(end));
+        until(deadline, || is_seen().then_some(())).is_some()
+    }
+
+    /// Ends it; returns how often it looked, and every string that it saw.
+    fn stop(self) -> Samples {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_default()
+        let _ = self.thread.join();
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -309,14 +332,14 @@ fn not_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
             // What it answers is judged elsewhere; here it may be the reason to start something.
             let _ = live.send(&request.header("Authorization", &proof::bearer(&live.credential)));
         }
-        daemon.signal(Signal::TERM)?;
-        let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();
-        let (looks, seen) = sampler.stop();
-        // The control: the sampler sees what is there to be seen.
+        // The control: the sampler sees what is there to be seen. On a busy host it may take a while.
         let tag = stage.arena().tag().to_owned();
-        if !seen.iter().any(|string| string.to_string_lossy().ends_with(&tag)) {
+        if !sampler.sees(&tag, stage.ready_deadline()) {
             return inconclusive(format!("{launch}: the suite's own tag was not seen in any environment"));
         }
+        daemon.signal(Signal::TERM)?;
+        let ended = daemon.wait_exit(stage.stand_down_deadline()).is_some();
+        let Samples { looks, strings: seen } = sampler.stop();
         stage.control(format!(
             "{launch}: in {looks} looks at its processes the suite's own tag was seen in an environment"
         ));

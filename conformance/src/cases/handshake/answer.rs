@@ -6,6 +6,7 @@ use super::exchange::{
     answered, authorized, bad_members, bearing, ensure_state, hide_record, member, object, restore_record,
 };
 use crate::case::case;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
@@ -21,6 +22,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
     for (what, request) in [
         ("the bearer", bearing(&live)),
         ("the file's characters", from_file),
+        ("the bearer after three spaces", authorized(&live, &format!("Bearer   {}", text.trim_end()))),
     ] {
         let response = answered(&live, what, &request)?;
         stage.observed(format!("{what}: {}", response.summary(stage.transcript())));
@@ -29,7 +31,7 @@ fn bearer_answered_with_every_member(stage: &mut Stage) -> Outcome {
             Err(why) => return fail(format!("{what}: {why}")),
             Ok(body) => {
                 let bad = bad_members(&body);
-                ensure!(bad.is_empty(), "{what}: missing or of another type: {bad:?}");
+                ensure!(bad.is_empty(), "{what}: missing or of another type: {}", bad.join(", "));
             }
         }
         ensure_state(&live, what, "ready", &response)?;
@@ -67,7 +69,7 @@ fn one_exchange_whatever_the_client_is(stage: &mut Stage) -> Outcome {
             headers.iter().fold(bearing(&live), |request, (name, value)| request.header(name, value));
         let response = answered(&live, what, &request)?;
         let location = response.header("location").map(str::to_owned);
-        ensure!(location.is_none(), "{what}: redirected to {location:?}");
+        ensure!(location.is_none(), "{what}: redirected to {location}", location = in_words(&location));
         ensure!(response.status == 200, "{what}: answered {}", response.status);
         if let Err(why) = object(&response) {
             return fail(format!("{what}: {why}"));
@@ -88,7 +90,11 @@ fn id_and_pid_are_the_records(stage: &mut Stage) -> Outcome {
         let response = answered(&live, &what, &bearing(&live))?;
         let told = ["id", "pid"].map(|name| member(&response, name).unwrap_or_default());
         let recorded = [live.record.id.clone(), live.record.pid.to_string()];
-        let seen = format!("{what}: the record says {recorded:?}, the handshake {told:?}");
+        let seen = format!(
+            "{what}: the record says {recorded}, the handshake {told}",
+            recorded = in_words(&recorded),
+            told = in_words(&told)
+        );
         stage.observed(&seen);
         ensure!(told == recorded, "{seen}");
         // The record may not follow the answer either.
@@ -110,10 +116,11 @@ fn body_within_64_kib(stage: &mut Stage) -> Outcome {
     let draining = answered(&live, "with an unreadable record", &bearing(&live))?;
     restore_record(stage, &bytes)?;
     let lengths = [ready.body.len(), draining.body.len()];
-    stage.observed(format!("bodies of {lengths:?} bytes"));
+    stage.observed(format!("bodies of {lengths} bytes", lengths = in_words(&lengths)));
     ensure!(
         lengths.iter().all(|length| (1..=record::MOST_BYTES).contains(length)),
-        "bodies of {lengths:?} bytes"
+        "bodies of {lengths} bytes",
+        lengths = in_words(&lengths)
     );
     Ok(())
 }

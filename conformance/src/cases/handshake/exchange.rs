@@ -7,6 +7,7 @@ use local_daemon_harness::http::{Connection, HttpFault, Request, Response, is_pr
 use local_daemon_harness::{http, proof, record};
 use serde_json::{Map, Value};
 
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{PROBE, ReadyDaemon, Stage};
 
@@ -14,7 +15,7 @@ use crate::stage::{PROBE, ReadyDaemon, Stage};
 pub(super) fn object(response: &Response) -> Result<Map<String, Value>, String> {
     let media_type = response.media_type().unwrap_or_default();
     if media_type != "application/json" {
-        return Err(format!("Content-Type is {media_type:?}"));
+        return Err(format!("Content-Type is {media_type}", media_type = in_words(&media_type)));
     }
     record::parse_object(&response.body).map_err(|fault| format!("the body is {fault}"))
 }
@@ -73,7 +74,12 @@ pub(super) fn ensure_draining_like(
         object(response).map_or_else(|why| vec![why], |body| body.keys().cloned().collect())
     };
     let (wanted, seen) = (names(ready), names(response));
-    ensure!(wanted == seen, "{what}: members {seen:?}, of a ready answer {wanted:?}");
+    ensure!(
+        wanted == seen,
+        "{what}: members {seen}, of a ready answer {wanted}",
+        seen = in_words(&seen),
+        wanted = in_words(&wanted)
+    );
     Ok(())
 }
 

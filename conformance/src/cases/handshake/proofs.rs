@@ -1,9 +1,11 @@
 //! The cases of profile `proof`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::actors::{Bind, Squatter};
-use local_daemon_harness::http::{DaemonProof, HttpFault, ProbeAnswer, Request, Response, Target, judge};
+use local_daemon_harness::http::{
+    Connection, DaemonProof, HttpFault, ProbeAnswer, Request, Response, Target, judge,
+};
 use local_daemon_harness::proof::{self, Credential};
 use local_daemon_harness::record::{self, Record};
 use local_daemon_spec::Profile;
@@ -15,8 +17,9 @@ use super::exchange::{
 use super::wrong::{malformed_proofs, unauthorized, vector_headers, wrong_macs};
 use crate::case::case;
 use crate::fixtures::daemon::{Rival, further_state_dir, yielding};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, not_applicable};
-use crate::stage::{ReadyDaemon, Stage, Start};
+use crate::stage::{PROBE, ReadyDaemon, Stage, Start};
 
 /// The answer to the handshake with `nonce` is proven, and tells this state.
 fn ensure_proven_state(
@@ -29,8 +32,8 @@ fn ensure_proven_state(
     let answer = judge(response, &live.target, &live.credential, nonce);
     ensure!(
         answer.proof == DaemonProof::Valid,
-        "{what}: the daemon's proof is {:?}; the answer was {}",
-        answer.proof,
+        "{what}: the daemon's proof is {}; the answer was {}",
+        in_words(&answer.proof),
         answer.response.summary(live.transcript())
     );
     ensure_state(live, what, word, &answer.response)
@@ -44,7 +47,7 @@ fn between_proofs<T>(
 ) -> Outcome<T> {
     let ready = |answer: &Result<ProbeAnswer, HttpFault>| match answer {
         Ok(answer) if answer.ready().is_some_and(|body| body.id == live.record.id) => None,
-        Ok(answer) => Some(format!("status {}, proof {:?}", answer.response.status, answer.proof)),
+        Ok(answer) => Some(format!("status {}, proof {}", answer.response.status, in_words(&answer.proof))),
         Err(fault) => Some(fault.to_string()),
     };
     if let Some(why) = ready(&live.probe_with_proof()) {
@@ -83,7 +86,8 @@ fn proof_answered_with_proof(stage: &mut Stage) -> Outcome {
             altered.body = String::from_utf8_lossy(&response.body).replace("ready", "draining").into_bytes();
             ensure!(
                 matches!(coding.as_deref(), None | Some("identity")),
-                "{what}: Content-Encoding {coding:?}"
+                "{what}: Content-Encoding {coding}",
+                coding = in_words(&coding)
             );
             ensure_proven_state(&live, &what, "ready", response, &nonce)?;
             let altered = judge(altered, &live.target, &live.credential, &nonce).proof;
@@ -178,7 +182,7 @@ fn wrong_mac_refused(stage: &mut Stage) -> Outcome {
     between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
 }
 
-/// Nonces and MACs that are missing, empty, short, long, padded, twice, in hexadecimal or in another
+/// Nonces and MACs that are missing, next to a third parameter, empty, short, long, padded, twice, in hexadecimal or in another
 /// alphabet, with the right MAC over the nonce as it was sent. Each is 401 and proves nothing.
 #[case("HS-19", "HS-22")]
 fn malformed_proof_refused(stage: &mut Stage) -> Outcome {
@@ -255,9 +259,10 @@ fn proof_for_another_authority_refused(stage: &mut Stage) -> Outcome {
             let hosts = ["localhost", "[::1]", "127.0.0.1"].map(|name| format!("{name}:{port}"));
             let same_host = hosts.contains(authority).then(|| {
                 let request = Request::get(authority, &live.target.path).header("Authorization", &value);
-                (format!("MAC and Host of {authority:?}"), request)
+                (format!("MAC and Host of {authority}", authority = in_words(&authority)), request)
             });
-            std::iter::once((format!("MAC over {authority:?}"), sent)).chain(same_host)
+            std::iter::once((format!("MAC over {authority}", authority = in_words(&authority)), sent))
+                .chain(same_host)
         })
         .collect();
     between_proofs(stage, &live, |_| refused(&live, &attempts, without_proof))
@@ -307,7 +312,11 @@ fn relayed_proof_refused(stage: &mut Stage) -> Outcome {
                 return inconclusive("the relay saw no request");
             }
             let what = "a proof for the relay's port, passed on";
-            stage.observed(format!("{what}: status {}, proof {:?}", answer.response.status, answer.proof));
+            stage.observed(format!(
+                "{what}: status {}, proof {}",
+                answer.response.status,
+                in_words(&answer.proof)
+            ));
             without_proof(what, &answer.response)?;
             // The relay keeps the Host of its own port, which a daemon may refuse before it looks at anything else.
             ensure!(
@@ -458,12 +467,61 @@ fn proof_opens_no_other_route(stage: &mut Stage) -> Outcome {
         for request in &requests {
             let responses = conversation(&live, &[&own.bytes(), request], false)?;
             let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
-            ensure!(matches!(statuses[..], [200] | [200, 401]), "on a proven connection: {statuses:?}");
+            ensure!(
+                matches!(statuses[..], [200] | [200, 401]),
+                "on a proven connection: {statuses}",
+                statuses = in_words(&statuses)
+            );
         }
         served(stage, "afterwards")?;
         ensure!(daemon.is_running(), "the daemon has ended");
         Ok(())
     })
+}
+
+/// A proof is answered 200. 4 s later the connection takes another request: it is a client's only way to send the credential
+/// (HS-25).
+#[case("HS-34", idle)]
+fn a_proven_connection_stays_open(stage: &mut Stage) -> Outcome {
+    /// For so long a daemon waits for another request; what a busy host takes to send it is left out.
+    const KEPT: Duration = Duration::from_secs(5);
+    const LATER: Duration = Duration::from_secs(4);
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("an open connection, and 200 to a request with the bearer on it, 4 s after the proof");
+    let deadline = Instant::now() + KEPT + PROBE;
+    let mut connection = match Connection::open(live.target.address, deadline) {
+        Ok(connection) => connection,
+        Err(fault) => return inconclusive(fault.to_string()),
+    };
+    let nonce = proof::nonce();
+    let began = Instant::now();
+    let response = match connection.exchange(&live.target.proving(&live.credential, &nonce).bytes(), deadline)
+    {
+        Ok(response) => response,
+        Err(fault) => return fail(format!("a good proof: {fault}")),
+    };
+    let closes = response.closes;
+    ensure_proven_state(&live, "a good proof", "ready", response, &nonce)?;
+    stage.precondition("a good proof was answered 200");
+    ensure!(!closes, "the answer to a good proof says that the connection ends with it");
+    match connection.read_some(began + LATER) {
+        Err(HttpFault::TimedOut) => {}
+        Ok(_) | Err(HttpFault::Reset) => {
+            return fail(format!("the connection ended {} ms after the proof", began.elapsed().as_millis()));
+        }
+        Err(fault) => return inconclusive(fault.to_string()),
+    }
+    if began.elapsed() >= KEPT {
+        return inconclusive("this host took more than a second too long to come back to the connection");
+    }
+    match connection.exchange(&bearing(&live).bytes(), deadline) {
+        Ok(response) => {
+            let summary = response.summary(stage.transcript());
+            ensure!(response.status == 200, "the bearer on the proven connection: answered {summary}");
+            Ok(())
+        }
+        Err(fault) => fail(format!("the bearer on the proven connection: {fault}")),
+    }
 }
 
 /// A daemon that cannot read its record answers a good proof draining, with all members and a right D.
@@ -530,8 +588,8 @@ fn draining_before_it_publishes(stage: &mut Stage) -> Outcome {
         let summary = answer.response.summary(stage.transcript());
         ensure!(
             answer.proof == DaemonProof::Valid,
-            "before it has published: proof {:?}, {summary}",
-            answer.proof
+            "before it has published: proof {}, {summary}",
+            in_words(&answer.proof)
         );
         let draining = member(&answer.response, "state").as_deref() == Some("draining");
         ensure!(draining, "before it has published: {summary}");

@@ -7,6 +7,7 @@ use super::exchange::{Attempt, answered, authorized, bearing, conversation, memb
 use super::wrong::unauthorized;
 use crate::case::case;
 use crate::fixtures::malformed::wrong_bearers;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::Stage;
 
@@ -134,10 +135,11 @@ fn authentication_is_for_one_request(stage: &mut Stage) -> Outcome {
                 .map(|response| response.status)
                 .collect::<Vec<_>>();
             let how = if together { "sent together" } else { "one after another" };
-            stage.observed(format!("{how}: {statuses:?}"));
+            stage.observed(format!("{how}: {statuses}", statuses = in_words(&statuses)));
             ensure!(
                 statuses.first() == Some(&200) && statuses[1..].iter().all(|status| *status == 401),
-                "{how}: {statuses:?}"
+                "{how}: {statuses}",
+                statuses = in_words(&statuses)
             );
         }
         Ok(())

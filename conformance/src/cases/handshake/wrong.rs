@@ -159,6 +159,11 @@ pub(super) fn malformed_proofs(live: &ReadyDaemon) -> Vec<(&'static str, String)
             "two macs, the right one last",
             format!("{scheme} nonce=\"{nonce}\", mac=\"{other}\", mac=\"{mac}\""),
         ),
+        ("a third parameter at the end", format!("{}, realm=\"x\"", proof_of(&nonce, &mac))),
+        (
+            "a third parameter at the beginning",
+            format!("{scheme} realm=\"x\", nonce=\"{nonce}\", mac=\"{mac}\""),
+        ),
         ("the same mac twice", format!("{scheme} nonce=\"{nonce}\", mac=\"{mac}\", mac=\"{mac}\"")),
     ]
 }

@@ -11,6 +11,7 @@ use local_daemon_spec::vectors;
 use crate::case::case;
 use crate::fixtures::daemon::further_state_dir;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, LISTED_TOO, UNLISTED, marker};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -70,8 +71,8 @@ fn refused(live: &ReadyDaemon, origins: &[String]) -> Outcome {
             let good = read.ask(live).bearer(live).origin(origin);
             let preflight = read.ask(live).preflight(origin, "GET");
             [
-                good.named(format!("from {origin:?}")),
-                preflight.named(format!("preflight from {origin:?}")),
+                good.named(format!("from {origin}", origin = in_words(&origin))),
+                preflight.named(format!("preflight from {origin}", origin = in_words(&origin))),
             ]
         })
         .collect();
@@ -176,7 +177,12 @@ fn bad_entry_refused_at_start(stage: &mut Stage) -> Outcome {
                     refused(&live, &meant_by(&entry))?;
                     ignored += 1;
                 }
-                None => return inconclusive(format!("with {entry:?} it is neither ready nor ends")),
+                None => {
+                    return inconclusive(format!(
+                        "with {entry} it is neither ready nor ends",
+                        entry = in_words(&entry)
+                    ));
+                }
             }
         }
         daemon.kill_group();
@@ -194,12 +200,12 @@ fn bad_entry_refused_by_command(stage: &mut Stage) -> Outcome {
     live.between_controls(|| {
         for (entry, _) in entries.iter().filter(|(_, good)| !good) {
             let exit = stage.add_origin(entry)?;
-            ensure!(exit.code != Some(0), "{entry:?} was added: {exit}");
+            ensure!(exit.code != Some(0), "{entry} was added: {exit}", entry = in_words(&entry));
             refused(&live, &meant_by(entry))?;
         }
         for (entry, _) in entries.iter().filter(|(_, good)| *good) {
             let exit = stage.add_origin(entry)?;
-            ensure!(exit.code == Some(0), "{entry:?} was not added: {exit}");
+            ensure!(exit.code == Some(0), "{entry} was not added: {exit}", entry = in_words(&entry));
             admitted(&live, entry)?;
         }
         refused(&live, &[UNLISTED.to_owned(), "null".to_owned()])
@@ -270,8 +276,8 @@ fn loose_file_admits_nothing_more(stage: &mut Stage) -> Outcome {
     let ends = until(Instant::now() + SOON, || (status(LISTED) == Ok(403)).then_some(()));
     ensure!(
         ends.is_some(),
-        "5 s after the file no longer names it, {LISTED} is answered {:?}",
-        status(LISTED)
+        "5 s after the file no longer names it, {LISTED} is answered {}",
+        in_words(&status(LISTED))
     );
     refused(&live, &[LISTED.to_owned(), UNLISTED.to_owned()])?;
     set_mode(&path, 0o600)?;

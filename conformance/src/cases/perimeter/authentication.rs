@@ -6,7 +6,8 @@ use local_daemon_harness::proof::{self, Credential};
 use crate::case::case;
 use crate::fixtures::http::{Ask, METHODS, UNKNOWN, UNLISTED, launch_listed};
 use crate::fixtures::malformed::wrong_bearers;
-use crate::outcome::{Outcome, ensure};
+use crate::fixtures::words::in_words;
+use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
 /// What tells one answer from another: status, headers but `Date`, body. An answer to HEAD has no body, and what frames
@@ -32,11 +33,25 @@ fn refused_alike(live: &ReadyDaemon, asks: &[(bool, Ask)]) -> Outcome {
     let offers = first.all("www-authenticate").iter().any(|value| {
         value.to_ascii_lowercase().starts_with("bearer") || value.to_ascii_lowercase().contains(", bearer")
     });
-    ensure!(offers, "WWW-Authenticate is {:?}", first.all("www-authenticate"));
+    ensure!(offers, "WWW-Authenticate is {}", in_words(&first.all("www-authenticate")));
     for (of_head, ask) in asks {
         let response = live.answered(ask, &[401])?;
         let (wanted, seen) = (likeness(&first, *of_head), likeness(&response, *of_head));
-        ensure!(wanted == seen, "{}: answered {seen:?}, and an unknown path {wanted:?}", ask.what);
+        if wanted == seen {
+            continue;
+        }
+        let only = |one: &[(String, String)], other: &[(String, String)]| {
+            let headers = one.iter().filter(|header| !other.contains(header));
+            in_words(&headers.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>())
+        };
+        return fail(format!(
+            "{}: answered {}, with the headers {}; an unknown path {}, with the headers {}",
+            ask.what,
+            response.summary(live.transcript()),
+            only(&seen.1, &wanted.1),
+            first.summary(live.transcript()),
+            only(&wanted.1, &seen.1)
+        ));
     }
     live.observed(format!("{} requests were refused alike", asks.len()));
     Ok(())

@@ -1,5 +1,6 @@
 //! How much, how many and how slow.
 
+mod bodies;
 mod numbers;
 mod sizes;
 mod strangers;

@@ -7,6 +7,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, launch_listed, marker};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -222,7 +223,9 @@ fn each_request_of_a_connection_judged(stage: &mut Stage) -> Outcome {
             seen += statuses.len();
             ensure!(
                 statuses == wanted[..statuses.len()],
-                "together: {together}: answered {statuses:?}, not {wanted:?}"
+                "together: {together}: answered {statuses}, not {wanted}",
+                statuses = in_words(&statuses),
+                wanted = in_words(&wanted)
             );
         }
     }
@@ -322,7 +325,7 @@ fn none_appears(
         .into_iter()
         .filter_map(|(number, what)| follower.has(number).then_some(what))
         .collect();
-    ensure!(appeared.is_empty(), "refused and done all the same: {appeared:?}");
+    ensure!(appeared.is_empty(), "refused, and done anyway: {appeared}", appeared = in_words(&appeared));
     Ok(())
 }
 
@@ -343,7 +346,7 @@ fn refused_shutdown_has_no_effect(stage: &mut Stage) -> Outcome {
             live.answered(&ask, &[status])?;
         }
         let exit = daemon.exit();
-        ensure!(exit.is_none(), "the daemon ended: {exit:?}");
+        ensure!(exit.is_none(), "the daemon ended: {exit}", exit = in_words(&exit));
         Ok(())
     })
 }

@@ -28,64 +28,69 @@ fn own_names_accepted(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// The refused hosts of the vectors and some more, each with what it may be answered.
-fn foreign_hosts(live: &ReadyDaemon) -> Vec<(String, Vec<u16>)> {
-    let port = live.port().to_string();
-    let own = names(live);
-    let mut hosts = Vec::new();
+/// The refused `Host` headers of the vectors that cite a requirement, each list with the statuses that refuse it.
+fn refused_by_vectors(live: &ReadyDaemon, id: &str) -> Vec<(Vec<String>, Vec<u16>)> {
+    let (port, own) = (live.port().to_string(), names(live));
+    let mut refused = Vec::new();
     for vector in vectors::cases("hosts") {
-        let [host] = texts(&vector["hosts"])[..] else {
-            continue;
-        };
-        if vector["accept"] == true || vector["port"] != 49152 || !(cites(&vector, "PER-3")) {
+        let is_path = vector["target"].as_str().is_some_and(|target| target.starts_with('/'));
+        if vector["accept"] == true || vector["port"] != 49152 || !is_path || !cites(&vector, id) {
             continue;
         }
         let statuses = vector["statuses"].as_array().into_iter().flatten();
         let statuses = statuses.filter_map(Value::as_u64).filter_map(|n| u16::try_from(n).ok());
-        hosts.push((host.replace("49152", &port), statuses.collect()));
+        let hosts: Vec<String> =
+            texts(&vector["hosts"]).iter().map(|host| host.replace("49152", &port)).collect();
+        // A port may come to be what a vector takes for another one.
+        if hosts.len() != 1 || !own.contains(&hosts[0]) {
+            refused.push((hosts, statuses.collect()));
+        }
     }
-    let odd = [
+    refused
+}
+
+/// Texts that a careless parser takes for one of the daemon's names, and that are no host with a port.
+fn invalid_hosts(port: u16) -> [String; 11] {
+    [
         format!("127.0.0.1:{port}@evil.example"),
         format!("evil.example@127.0.0.1:{port}"),
         format!("127.0.0.1:{port}#evil.example"),
         format!("127.0.0.1:{port}?"),
         format!("127.0.0.1:{port}\\evil.example"),
-        format!("127.0.0.1%00.evil.example:{port}"),
         format!("127.0.0.1:{port},127.0.0.1:{port}"),
         format!("127.0.0.1:{port};evil.example"),
         format!("127.0.0.1:{port}:80"),
         format!("[::1]:{port}]"),
         format!("[::1]{port}"),
         format!("\"127.0.0.1:{port}\""),
-    ];
-    hosts.extend(odd.map(|host| (host, vec![400, 421])));
-    let plain = [
+    ]
+}
+
+/// Reads with the credential under every other valid name of the vectors, under names that resemble the right one, and under
+/// a foreign name next to headers that a proxy would set: 421.
+#[case("PER-3")]
+fn foreign_host_refused(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = stage.launch_ready()?;
+    stage.expect("421 for each");
+    let mut hosts = refused_by_vectors(&live, "PER-3");
+    hosts.retain(|(hosts, _)| hosts.len() == 1);
+    let port = live.port();
+    let more = [
         "example",
         "evil.test",
         "localhost.evil.test",
         "127.0.0.1.",
         "127.0.0.01",
+        "127.0.0.1%00.evil.example",
         "0x7f.1",
         "localhost.localdomain",
     ];
-    hosts.extend(plain.map(|name| (format!("{name}:{port}"), vec![421])));
-    // A port may come to be what a vector takes for another one.
-    hosts.retain(|(host, _)| !own.contains(host));
-    hosts
-}
-
-/// Reads with the credential under every other name of the vectors, under names that a parser takes for the
-/// right one, and under a foreign name beside headers that a proxy would set: 421.
-#[case("PER-3")]
-fn foreign_host_refused(stage: &mut Stage) -> Outcome {
-    let (_daemon, live) = stage.launch_ready()?;
-    stage.expect("421, or 400 where the text is no authority at all");
-    let hosts = foreign_hosts(&live);
+    hosts.extend(more.map(|name| (vec![format!("{name}:{port}")], vec![421])));
     let read = stage.read_route();
     live.between_controls(|| {
-        for (host, statuses) in &hosts {
-            let ask = read.ask(&live).hosts([&**host]).bearer(&live);
-            live.answered(&ask.named(format!("Host: {host}")), statuses)?;
+        for (hosts, statuses) in &hosts {
+            let ask = read.ask(&live).hosts([&*hosts[0]]).bearer(&live);
+            live.answered(&ask.named(format!("Host: {}", hosts[0])), statuses)?;
         }
         let foreign = format!("evil.example:{}", live.port());
         for name in ["X-Forwarded-Host", "X-Host", "X-Original-Host", "Forwarded"] {
@@ -151,19 +156,22 @@ fn page_host_is_one_more_name(stage: &mut Stage) -> Outcome {
     live.between_controls(|| live.all_answered(&asks, &[421]))
 }
 
-/// No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0
-/// without any; with the credential: 400 or 421.
+/// No Host, an empty one, two of them in every order and spelling, one folded over two lines, HTTP/1.0 without any, and texts
+/// that are no host; with the credential: 400.
 #[case("PER-5")]
-fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
+fn missing_second_or_invalid_host_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    stage.expect("400 or 421 for each");
+    stage.expect("400 for each");
     let read = stage.read_route();
     let own = live.target.authority.clone();
     let other = if own.starts_with("localhost") { "127.0.0.1" } else { "localhost" };
     let other = format!("{other}:{}", live.port());
     let asked = |hosts: &[&str]| {
         let ask = read.ask(&live).hosts(hosts.iter().copied()).bearer(&live);
-        ask.named(format!("Host: {hosts:?}"))
+        ask.named(match hosts {
+            [] => "no Host".to_owned(),
+            hosts => format!("Host: {}", hosts.join(", and Host: ")),
+        })
     };
     let raw = |what: &str, head: &str| {
         let bearer = local_daemon_harness::proof::bearer(&live.credential);
@@ -184,6 +192,11 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     ]
     .map(|ask| (ask.what.clone(), ask.bytes()))
     .into();
+    let of_vectors = refused_by_vectors(&live, "PER-5").into_iter().map(|(hosts, _)| hosts);
+    for hosts in of_vectors.chain(invalid_hosts(live.port()).map(|host| vec![host])) {
+        let ask = asked(&hosts.iter().map(String::as_str).collect::<Vec<_>>());
+        requests.push((ask.what.clone(), ask.bytes()));
+    }
     requests.extend([
         raw("HTTP/1.0 without Host", &format!("GET {path} HTTP/1.0\r\n")),
         raw("two of other letters", &format!("GET {path} HTTP/1.1\r\nHost: {own}\r\nhOST: evil.example\r\n")),
@@ -202,19 +215,19 @@ fn missing_empty_or_second_host_refused(stage: &mut Stage) -> Outcome {
     live.between_controls(|| {
         for (what, bytes) in &requests {
             let response = live.answer_to(what, bytes)?;
-            ensure_status(stage, what, &response, &[400, 421])?;
+            ensure_status(stage, what, &response, &[400])?;
         }
         stage.observed(format!("{} requests were refused", requests.len()));
         Ok(())
     })
 }
 
-/// Targets in absolute form with a foreign authority beside the right Host, and the right one beside a
-/// foreign Host: refused. With the daemon's own authority they are served.
+/// Targets in absolute form with a foreign authority next to the right Host, and the right one next to a foreign Host: refused
+/// as a Host is. With the daemon's own authority they are served.
 #[case("PER-6")]
 fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = stage.launch_ready()?;
-    stage.expect("421 for a foreign authority, 400 too where it is none; 2xx for the own");
+    stage.expect("421 for a foreign authority or another scheme, 400 for one that is no host, 2xx for the daemon's own");
     let read = stage.read_route();
     let (own, port) = (live.target.authority.clone(), live.port());
     let at = |authority: &str| {
@@ -237,23 +250,26 @@ fn absolute_target_judged(stage: &mut Stage) -> Outcome {
     .iter()
     .map(|authority| at(authority))
     .collect();
-    let odd: Vec<Ask> = [
-        format!("evil.example@127.0.0.1:{port}"),
-        format!("127.0.0.1:{port}@evil.example"),
-        format!("127.0.0.1:{port}.evil.example"),
-    ]
-    .iter()
-    .map(|authority| at(authority))
-    .chain([
+    let foreign = foreign.into_iter().chain([
         at(&own).hosts(["evil.example"]).named("own target, foreign Host"),
+        at("evil.example").hosts(["evil.example"]).named("foreign target, the same Host"),
+    ]);
+    let foreign: Vec<Ask> = foreign.collect();
+    let invalid = [
+        at(&format!("evil.example@127.0.0.1:{port}")),
+        at(&format!("127.0.0.1:{port}@evil.example")),
+        at(&format!("127.0.0.1:{port}.evil.example")),
         at(&own).hosts([]).named("own target, no Host"),
         at(&own).hosts([&*own, "evil.example"]).named("own target, two Hosts"),
-        at("evil.example").hosts(["evil.example"]).named("foreign target, the same Host"),
-    ])
-    .collect();
+    ];
+    let of_another_scheme = ["https", "ftp"].map(|scheme| {
+        let target = format!("{scheme}://{own}{}", read.path);
+        read.ask(&live).target(&target).bearer(&live).named(format!("GET {target}"))
+    });
     live.between_controls(|| {
         live.all_answered(&foreign, &[421])?;
-        live.all_answered(&odd, &[400, 421])
+        live.all_answered(&invalid, &[400])?;
+        live.all_answered(&of_another_scheme, &[421])
     })
 }
 

@@ -7,6 +7,7 @@ use crate::cases::browser::visit::page_ticket;
 use crate::fixtures::http::{
     Ask, LISTED, LISTED_TOO, UNLISTED, cites, cors, ensure_status, launch_listed, lists, texts,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -37,7 +38,7 @@ fn refused(live: &ReadyDaemon, asked: &[(String, Vec<String>)]) -> Outcome {
         .map(|(host, origins)| {
             let ask = read.ask(live).hosts([&**host]).bearer(live);
             let ask = origins.iter().fold(ask, |ask, origin| ask.origin(origin));
-            ask.named(format!("{origins:?} at {host}"))
+            ask.named(format!("{origins} at {host}", origins = in_words(&origins)))
         })
         .collect();
     live.between_controls(|| live.all_answered(&asks, &[403]))
@@ -119,7 +120,11 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
         "",
     ]
     .iter()
-    .map(|origin| ask().preflight(origin, "GET").named(format!("preflight from {origin:?}")))
+    .map(|origin| {
+        ask()
+            .preflight(origin, "GET")
+            .named(format!("preflight from {origin}", origin = in_words(&origin)))
+    })
     .collect();
     asks.push(ask().preflight(LISTED, "GET").origin(UNLISTED).named("preflight from two origins"));
     asks.push(Ask::new(&live, "OPTIONS", "/no/such/route").preflight(UNLISTED, "GET"));
@@ -129,7 +134,12 @@ fn unlisted_preflight_refused(stage: &mut Stage) -> Outcome {
         for ask in &asks {
             let response = live.answered(ask, &[403])?;
             let permissions = cors(&response);
-            ensure!(permissions.is_empty(), "{}: {permissions:?}", ask.what);
+            ensure!(
+                permissions.is_empty(),
+                "{}: {permissions}",
+                ask.what,
+                permissions = in_words(&permissions)
+            );
         }
         Ok(())
     })
@@ -228,7 +238,7 @@ fn own_page_is_another_origin(stage: &mut Stage) -> Outcome {
     refused(&live, &asked)
 }
 
-/// Requests whose answers have many statuses, and those statuses.
+/// Requests whose answers, all of them after step 1, have many statuses; and those statuses.
 fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
     let read = live.read_route();
     let good = || read.ask(live).bearer(live);
@@ -238,7 +248,8 @@ fn of_every_status(live: &ReadyDaemon) -> Vec<(Ask, u16)> {
         (read.ask(live).with("Authorization", "Bearer x"), 401),
         (good().target("/no/such/route"), 404),
         (good().method("DELETE"), 405),
-        (good().target(format!("{}?{}", read.path, "a".repeat(40 * 1024))), 414),
+        (good().hosts(["evil.example"]), 421),
+        (good().hosts([]), 400),
         (good().with("Accept", "text/plain"), 200),
     ];
     if let Ok(mutation) = live.mutation_route() {
@@ -267,15 +278,20 @@ fn no_cors_header_for_others(stage: &mut Stage) -> Outcome {
     let own = live.own_origin();
     let listed = stage.read_route().ask(&live).bearer(&live).origin(LISTED);
     let listed = live.served(&listed.named("from a listed origin"))?;
-    stage.control(format!("a listed origin's answer has {:?}", cors(&listed)));
+    stage.control(format!("a listed origin's answer has {}", in_words(&cors(&listed))));
     for (ask, status) in of_every_status(&live) {
         for origin in [None, Some(&*own), Some(UNLISTED), Some("null")] {
             let ask = origin.map_or_else(|| ask.clone(), |origin| ask.clone().origin(origin));
             let response = live.answer(&ask)?;
             // Most have the status that they are to have, and that is another case's affair.
-            let what = format!("{} from {origin:?}, answered {}", ask.what, response.status);
+            let what = format!(
+                "{} from {origin}, answered {}",
+                ask.what,
+                response.status,
+                origin = in_words(&origin)
+            );
             let headers = cors(&response);
-            ensure!(headers.is_empty(), "{what}: {headers:?}");
+            ensure!(headers.is_empty(), "{what}: {headers}", headers = in_words(&headers));
             let allowed = response.status == status || origin.is_some();
             ensure!(allowed, "{what} instead of {status}");
         }
@@ -298,14 +314,15 @@ fn listed_origin_may_read_every_answer(stage: &mut Stage) -> Outcome {
             let allowed = response.all("access-control-allow-origin");
             ensure!(
                 allowed == [origin],
-                "{} from {origin}: Access-Control-Allow-Origin is {allowed:?}",
-                ask.what
+                "{} from {origin}: Access-Control-Allow-Origin is {allowed}",
+                ask.what,
+                allowed = in_words(&allowed)
             );
             ensure!(
                 lists(&response, "vary", "origin"),
-                "{} from {origin}: Vary is {:?}",
+                "{} from {origin}: Vary is {}",
                 ask.what,
-                response.all("vary")
+                in_words(&response.all("vary"))
             );
             seen += 1;
         }
@@ -340,7 +357,7 @@ fn no_credentials_and_no_star(stage: &mut Stage) -> Outcome {
                     || header.to_ascii_lowercase().starts_with("access-control-allow-credentials")
             })
             .collect();
-        ensure!(bad.is_empty(), "{}: {bad:?}", ask.what);
+        ensure!(bad.is_empty(), "{}: {bad}", ask.what, bad = in_words(&bad));
     }
     stage.precondition(format!("{} requests of a listed origin were answered", asks.len()));
     Ok(())

@@ -5,6 +5,7 @@ use local_daemon_harness::proof::{self, Credential};
 
 use crate::case::case;
 use crate::fixtures::http::{Ask, LISTED, LISTED_TOO, UNKNOWN, launch_listed, lists};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -49,8 +50,13 @@ fn preflight_answered_without_authentication(stage: &mut Stage) -> Outcome {
                 ask.what
             );
             let told = response.all("access-control-allow-origin");
-            ensure!(told == [origin], "{}: for {told:?}", ask.what);
-            ensure!(lists(&response, "vary", "origin"), "{}: Vary is {:?}", ask.what, response.all("vary"));
+            ensure!(told == [origin], "{}: for {told}", ask.what, told = in_words(&told));
+            ensure!(
+                lists(&response, "vary", "origin"),
+                "{}: Vary is {}",
+                ask.what,
+                in_words(&response.all("vary"))
+            );
         }
     }
     Ok(())
@@ -90,21 +96,26 @@ fn preflight_lists_the_methods_of_the_route(stage: &mut Stage) -> Outcome {
             let (taken, told) = (response.status != 405, listed.iter().any(|known| known == method));
             ensure!(
                 taken == told,
-                "{path} answers {method} with {}, and its preflight lists {listed:?}",
-                response.status
+                "{path} answers {method} with {}, and its preflight lists {listed}",
+                response.status,
+                listed = in_words(&listed)
             );
         }
         let known: Vec<&String> = listed
             .iter()
             .filter(|method| !ASKED.contains(&&***method) && !matches!(&***method, "HEAD" | "OPTIONS"))
             .collect();
-        ensure!(known.is_empty(), "{path}: the preflight lists {known:?} too");
+        ensure!(known.is_empty(), "{path}: the preflight lists {known} too", known = in_words(&known));
     }
     for path in [UNKNOWN, "/health", "/v2/status"] {
         let ask = Ask::new(&live, "OPTIONS", path).preflight(LISTED, "GET");
         let response = allowed(&live, &ask.named(format!("preflight of {path}")))?;
         let told = response.all("access-control-allow-methods");
-        ensure!(told.is_empty(), "{path} is no route, and its preflight lists {told:?}");
+        ensure!(
+            told.is_empty(),
+            "{path} is no route, and its preflight lists {told}",
+            told = in_words(&told)
+        );
     }
     Ok(())
 }
@@ -126,7 +137,7 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
         let ask = read.ask(&live).preflight(LISTED, "GET");
         asks.push(
             ask.with("Access-Control-Request-Headers", headers)
-                .named(format!("preflight that asks for {headers:?}")),
+                .named(format!("preflight that asks for {headers}", headers = in_words(&headers))),
         );
     }
     for ask in &asks {
@@ -134,8 +145,9 @@ fn preflight_allows_three_headers(stage: &mut Stage) -> Outcome {
         let told = response.all("access-control-allow-headers");
         ensure!(
             told == ["authorization, content-type, last-event-id"],
-            "{}: Access-Control-Allow-Headers is {told:?}",
-            ask.what
+            "{}: Access-Control-Allow-Headers is {told}",
+            ask.what,
+            told = in_words(&told)
         );
     }
     Ok(())
@@ -150,7 +162,7 @@ fn preflight_kept_for_a_minute_at_most(stage: &mut Stage) -> Outcome {
         let response = allowed(&live, &ask)?;
         let told = response.all("access-control-max-age");
         let good = matches!(told[..], [age] if age.parse::<u64>().is_ok_and(|age| age <= 60));
-        ensure!(good, "{}: Access-Control-Max-Age is {told:?}", ask.what);
+        ensure!(good, "{}: Access-Control-Max-Age is {told}", ask.what, told = in_words(&told));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use local_daemon_harness::proof::{self, Credential};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, Follower, LISTED, UNKNOWN, UNLISTED, launch_listed, marker};
 use crate::fixtures::malformed::wrong_bearers;
+use crate::fixtures::words::in_words;
 use crate::manifest::StreamBinding;
 use crate::outcome::{Outcome, ensure, not_applicable};
 use crate::stage::Stage;
@@ -68,9 +69,10 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
                 let emit = stage.emit_route(number)?.ask(&live).parameter("token", &text);
                 let emit = headers.iter().fold(emit, |ask, (name, value)| ask.with(name, value));
                 let emit = if beside { emit.bearer(&live) } else { emit };
-                asks.push(
-                    emit.named(format!("a number by token, {headers:?}, beside the credential: {beside}")),
-                );
+                asks.push(emit.named(format!(
+                    "a number by token, {headers}, beside the credential: {beside}",
+                    headers = in_words(&headers)
+                )));
                 numbers.push(number);
             }
         }

@@ -12,8 +12,9 @@ use crate::case::case;
 use crate::fixtures::daemon::{
     NOTICED, REPEAT, Rival, changes, count, exits, further_state_dir, read, record_in, stays,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Stage, Start};
+use crate::stage::{Stage, Start, names_path};
 
 /// What one launch does to its state directory, as far as a watch shows it, up to its record.
 fn edges_of_a_launch(stage: &mut Stage, state_dir: &std::path::Path) -> Outcome<Vec<FileEvent>> {
@@ -69,8 +70,10 @@ fn killed_at_every_step_recovers(stage: &mut Stage) -> Outcome {
             steps.push(kill_at(stage, &state_dir, place)?);
             after_a_kill(stage, &state_dir, &pattern, old_record, place)?;
         }
-        let edges: Vec<String> =
-            edges.iter().map(|event| format!("{:?} {}", event.kind, event.name.display())).collect();
+        let edges: Vec<String> = edges
+            .iter()
+            .map(|event| format!("{} {}", in_words(&event.kind), event.name.display()))
+            .collect();
         stage.precondition(format!("a launch ({kind}) showed {} steps: {}", edges.len(), edges.join(", ")));
     }
     let killed = steps.iter().filter(|struck| **struck).count();
@@ -117,11 +120,12 @@ fn after_a_kill(
     match std::fs::read(&path) {
         Ok(bytes) => {
             let whole = Record::parse(&bytes);
-            ensure!(
-                whole.is_ok(),
-                "killed at step {place}, it left a record of {} bytes: {whole:?}",
-                bytes.len()
-            );
+            if let Err(fault) = whole {
+                return fail(format!(
+                    "killed at step {place}, it left a record of {} bytes: {fault}",
+                    bytes.len()
+                ));
+            }
         }
         Err(_) if !old_record => {}
         Err(error) => return fail(format!("killed at step {place}, it left no record: {error}")),
@@ -170,8 +174,7 @@ fn cannot_publish_and_says_so(stage: &mut Stage) -> Outcome {
         stderr.trim_end()
     ));
     ensure!(exit.code.is_some_and(|code| code != 0), "{exit}");
-    let path = stage.state_dir().to_string_lossy().into_owned();
-    ensure!(stderr.contains(&path), "standard error does not name the path");
+    ensure!(names_path(&stderr, stage.state_dir()), "standard error does not name the path");
     std::fs::remove_dir_all(stage.record_path())?;
     stage.launch_ready()?;
     Ok(())
@@ -255,8 +258,8 @@ fn own_record_never_rewritten(stage: &mut Stage) -> Outcome {
     stage.control("a change in the state directory was seen by the watch");
     live.between_controls(|| stays(&daemon, NOTICED, "while it owned its record"))?;
     let touched = changes(&watch.events(), &name);
-    stage.observed(format!("events about the record: {touched:?}"));
-    ensure!(touched.is_empty(), "the record was touched: {touched:?}");
+    stage.observed(format!("events about the record: {touched}", touched = in_words(&touched)));
+    ensure!(touched.is_empty(), "the record was touched: {touched}", touched = in_words(&touched));
     let same = Facts::of(&stage.record_path()).ok() == Some(facts) && read(&stage.record_path())? == before;
     ensure!(same, "the record is another file than before");
     Ok(())

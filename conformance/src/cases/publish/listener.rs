@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::case::case;
 use crate::fixtures::daemon::ensure_exclusive;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, inconclusive};
 use crate::stage::Stage;
 
@@ -13,14 +14,14 @@ fn loopback_only(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     stage.expect("every listening address is a loopback address");
     let listening = daemon.listening();
-    stage.observed(format!("the subject listens at {listening:?}"));
+    stage.observed(format!("the subject listens at {listening}", listening = in_words(&listening)));
     let port = live.target.address.port();
     if !listening.iter().any(|address| address.port() == port) {
         return inconclusive(format!("no listener at port {port} is seen among the subject's sockets"));
     }
     let open: Vec<&SocketAddr> =
         listening.iter().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
-    ensure!(open.is_empty(), "{open:?} can be reached from elsewhere");
+    ensure!(open.is_empty(), "{open} can be reached from elsewhere", open = in_words(&open));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use local_daemon_harness::record::{self, Record};
 
 use crate::case::case;
 use crate::fixtures::daemon::{REPEAT, count};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage};
 
@@ -86,19 +87,19 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
         ));
     }
     let seen = format!(
-        "{} reads beside {} publishes: {} different whole records, {} broken, {} times none, errors {:?}",
+        "{} reads beside {} publishes: {} different whole records, {} broken, {} times none, errors {}",
         report.reads,
         publishes,
         report.whole.len(),
         report.broken,
         report.absent,
-        report.errors
+        in_words(&report.errors)
     );
     stage.precondition(format!("{} reads showed whole records", report.whole.values().sum::<u64>()));
     stage.observed(seen);
-    ensure!(report.broken == 0, "broken reads: {:?}", report.broken_reads);
+    ensure!(report.broken == 0, "broken reads: {}", in_words(&report.broken_reads));
     ensure!(report.absent == 0, "{} reads found no record", report.absent);
-    ensure!(report.errors.is_empty(), "reads failed: {:?}", report.errors);
+    ensure!(report.errors.is_empty(), "reads failed: {}", in_words(&report.errors));
     Ok(())
 }
 
@@ -139,7 +140,11 @@ fn answers_from_the_first_instant(stage: &mut Stage) -> Outcome {
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     stage.precondition(format!("{} records were seen to come into place", answers.len()));
     let slowest = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).max();
-    stage.observed(format!("{} handshakes at the notification, the slowest took {slowest:?}", answers.len()));
+    stage.observed(format!(
+        "{} handshakes at the notification, the slowest took {slowest}",
+        answers.len(),
+        slowest = in_words(&slowest)
+    ));
     match answers.into_iter().find_map(|(_, answer)| answer.err()) {
         None => Ok(()),
         Some(why) => fail(why),
@@ -163,8 +168,10 @@ fn shake_at_once(
     let id = answer.response.json().and_then(|body| Some(body.pointer(pointer)?.as_str()?.to_owned()));
     if !matches!(answer.response.status, 200 | 503) || id.as_deref() != Some(&record.id) {
         return Err(format!(
-            "the handshake of record {} was answered {} by {id:?}",
-            record.id, answer.response.status
+            "the handshake of record {} was answered {} by {id}",
+            record.id,
+            answer.response.status,
+            id = in_words(&id)
         ));
     }
     Ok(began.elapsed())
@@ -204,7 +211,7 @@ fn temporary_of_its_own_renamed_into_place(stage: &mut Stage) -> Outcome {
         ensure!(created == 1, "{temporary} was created {created} times and renamed to {name}");
         ensure!(sources.insert(temporary.clone()), "{temporary} was the temporary of two publishes");
     }
-    stage.observed(format!("temporaries such as {:?}", sources.first()));
+    stage.observed(format!("temporaries such as {}", in_words(&sources.first())));
     let direct =
         count(&events, FileEventKind::Created, &name) + count(&events, FileEventKind::Modified, &name);
     ensure!(direct == 0, "{name} itself was created or written {direct} times");

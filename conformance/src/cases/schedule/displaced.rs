@@ -13,6 +13,7 @@ use local_daemon_spec::Profile;
 use super::{fault, held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, count, read, yielding};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{PROBE, Stage};
 
@@ -39,7 +40,7 @@ fn no_reread(stage: &mut Stage) -> Outcome {
     first.cont()?;
     leaves(stage, &first, "it went on")?;
     let touched = changes(&watch.events(), &name);
-    ensure!(touched.is_empty(), "it touched the record: {touched:?}");
+    ensure!(touched.is_empty(), "it touched the record: {touched}", touched = in_words(&touched));
     survives(&second, &new, "after the first one left")
 }
 
@@ -85,7 +86,7 @@ fn ready_unseen(stage: &mut Stage) -> Outcome {
                 let told = Handshake::parse(&answer.body);
                 let drains =
                     told.as_ref().is_ok_and(|told| told.state == "draining" && told.id == live.record.id);
-                let seen = format!("{how}: {} {:?}", answer.status, told.map(|told| told.state));
+                let seen = format!("{how}: {} {}", answer.status, in_words(&told.map(|told| told.state)));
                 stage.observed(&seen);
                 ensure!(answer.status == 503 && drains, "{seen}");
             }

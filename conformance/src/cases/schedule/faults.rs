@@ -11,9 +11,9 @@ use local_daemon_harness::wait::until;
 
 use super::{launch_under, trace};
 use crate::case::case;
-use crate::fixtures::daemon::{DRAIN, SLACK, exits, further_state_dir, read, record_in, signal};
+use crate::fixtures::daemon::{SLACK, exits, further_state_dir, read, record_in, signal};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
-use crate::stage::{Daemon, Stage, Start};
+use crate::stage::{Daemon, Stage, Start, names_path};
 
 /// The time in which a start that cannot publish has ended (PUB-10).
 const GIVES_UP: Duration = Duration::from_secs(5);
@@ -251,8 +251,7 @@ fn failing_disk_at_publish(stage: &mut Stage) -> Outcome {
                 let output = daemon.wait_output_end(stage.ready_deadline()).unwrap_or_default();
                 let said = String::from_utf8_lossy(&output.stderr()).trim_end().to_owned();
                 ensure!(exit.code.is_some_and(|code| code != 0), "{}: {exit}", attempt.what);
-                let place = attempt.place().to_string_lossy().into_owned();
-                ensure!(said.contains(&place), "{}: {exit}, and it said: {said}", attempt.what);
+                ensure!(names_path(&said, attempt.place()), "{}: {exit}, and it said: {said}", attempt.what);
                 let (registration, _) = names(stage);
                 let same =
                     contents(stage, attempt.place()).get(&registration) == attempt.before.get(&registration);
@@ -298,7 +297,7 @@ fn failing_disk_at_stop(stage: &mut Stage) -> Outcome {
         let mut strace = trace(stage, way, point)?;
         strace.attach(&daemon, stage.ready_deadline())?;
         signal(&daemon, Signal::TERM)?;
-        let exit = exits(&daemon, Instant::now() + DRAIN + SLACK, way)?;
+        let exit = exits(&daemon, Instant::now() + stage.manifest().daemon.drain() + SLACK, way)?;
         stage.observed(format!("{way}: {exit}"));
         let failed = strace.calls().iter().any(Call::was_failed);
         seen += usize::from(failed);

@@ -12,6 +12,7 @@ use local_daemon_spec::Profile;
 use super::{furnish, launch_held, launch_under, leaves, puts_in_place, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, SLACK, read, stays, yielding};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Daemon, PROBE, Stage, Start};
 
@@ -62,8 +63,9 @@ fn publish_before_listen(stage: &mut Stage) -> Outcome {
             let id = body.pointer(&pointer).and_then(|id| id.as_str());
             ensure!(
                 matches!(answer.status, 200 | 503) && id == Some(&live.record.id),
-                "the handshake was answered {} by {id:?}",
-                answer.status
+                "the handshake was answered {} by {id}",
+                answer.status,
+                id = in_words(&id)
             );
         }
         Err(fault) => return fail(format!("the handshake: {fault}")),
@@ -165,7 +167,7 @@ fn shared_temporary_name(stage: &mut Stage) -> Outcome {
     ensure!(in_place, "the record of {} is not the file it wrote", live.record.id);
     leaves(stage, &first, "it was displaced")?;
     let report = readers.stop();
-    ensure!(report.broken == 0, "broken reads: {:?}", report.broken_reads);
+    ensure!(report.broken == 0, "broken reads: {}", in_words(&report.broken_reads));
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::FlockOperation;
 use super::{held, leaves, survives, trace};
 use crate::case::case;
 use crate::fixtures::daemon::{NOTICED, Rival, SLACK, changes, read, signal, taken_files};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -43,7 +44,7 @@ fn nothing_taken_is_left(stage: &mut Stage) -> Outcome {
         left = taken_files(stage, stage.state_dir()).unwrap_or_default();
         left.is_empty().then_some(())
     });
-    ensure!(left.is_empty(), "taken files are left: {left:?}");
+    ensure!(left.is_empty(), "taken files are left: {left}", left = in_words(&left));
     Ok(())
 }
 
@@ -104,7 +105,10 @@ fn taken_by(stage: &mut Stage, taker: &ReadyDaemon) -> Outcome<PathBuf> {
     taken.retain(|name| name.starts_with(&prefix));
     match &taken[..] {
         [one] => Ok(stage.state_dir().join(one)),
-        _ => fail(format!("the successor's record was taken, and the taken files are {taken:?}")),
+        _ => fail(format!(
+            "the successor's record was taken, and the taken files are {taken}",
+            taken = in_words(&taken)
+        )),
     }
 }
 
@@ -134,7 +138,7 @@ fn no_reclaim(stage: &mut Stage) -> Outcome {
     leaves(stage, &first, "its stop went on")?;
     if stage.record_path().exists() {
         let touched = changes(&watch.events(), &name);
-        ensure!(touched.is_empty(), "the record was not left taken: {touched:?}");
+        ensure!(touched.is_empty(), "the record was not left taken: {touched}", touched = in_words(&touched));
         return inconclusive("the successor's record was not taken");
     }
     let taken = taken_by(stage, &old)?;

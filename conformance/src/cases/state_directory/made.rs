@@ -18,6 +18,7 @@ use local_daemon_harness::wait::ms;
 use crate::case::case;
 use crate::fixtures::refused_start::{between_good_starts, refused, sibling, unchanged};
 use crate::fixtures::trace::{launch_under, trace};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::alive_in;
 use crate::outcome::{Outcome, ensure, inconclusive, untestable};
 use crate::stage::{Stage, Start};
@@ -79,7 +80,7 @@ fn never_loose(umask: u32, watch: &Watch, looker: &Looker) -> Outcome {
     }
     let events = watch.loose().into_iter().filter_map(|event| {
         let facts = event.facts?;
-        Some(format!("{} at {:?}: {facts}", event.name.display(), event.kind))
+        Some(format!("{} at {}: {facts}", event.name.display(), in_words(&event.kind)))
     });
     let loose: Vec<String> = events.chain(looker.loose()).collect();
     ensure!(loose.is_empty(), "under umask {umask:03o}: {}", loose.join("; "));
@@ -191,7 +192,9 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
             stage.control("nobody reads a file of mode 0644 beside the state directory");
             Ok(())
         }
-        other => untestable(format!("nobody cannot even read what is open: {other:?}")),
+        other => {
+            untestable(format!("nobody cannot even read what is open: {other}", other = in_words(&other)))
+        }
     };
     control(stage)?;
     for path in [stage.record_path(), stage.credential_path()] {

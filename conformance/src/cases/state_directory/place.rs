@@ -16,6 +16,7 @@ use crate::case::case;
 use crate::fixtures::client::{Part, Spy};
 use crate::fixtures::component::Component;
 use crate::fixtures::refused_start::{sibling, unchanged};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, inconclusive, not_applicable};
 use crate::stage::{Call, Stage, Start};
 
@@ -46,7 +47,7 @@ fn launch_wins_over_the_environment(stage: &mut Stage) -> Outcome {
     unchanged("the directory that the environment names", &other, &before)?;
     let record = stage.manifest().binding.registration.clone();
     let strays = find(&stage.arena().home(), &record);
-    ensure!(strays.is_empty(), "further records in the home: {strays:?}");
+    ensure!(strays.is_empty(), "further records in the home: {strays}", strays = in_words(&strays));
     Ok(())
 }
 
@@ -73,7 +74,7 @@ fn its_own_variable_and_no_other(stage: &mut Stage) -> Outcome {
     let daemon = stage.launch_with(start)?;
     let ready = stage.ready(&daemon);
     let strays = find(&others, &stage.manifest().binding.registration);
-    ensure!(strays.is_empty(), "published at {strays:?}");
+    ensure!(strays.is_empty(), "published at {strays}", strays = in_words(&strays));
     ready.map(drop)
 }
 
@@ -135,7 +136,11 @@ fn believes_nothing_that_another_was_told(stage: &mut Stage) -> Outcome {
         Ok(length) if length > 0 => Some(String::from_utf8_lossy(&said[..length]).into_owned()),
         _ => None,
     });
-    ensure!(said.is_none(), "it wrote {said:?} into a pipe that has nothing to do with it");
+    ensure!(
+        said.is_none(),
+        "it wrote {said} into a pipe that has nothing to do with it",
+        said = in_words(&said)
+    );
     Ok(())
 }
 
@@ -168,7 +173,7 @@ fn same_in_every_session(stage: &mut Stage) -> Outcome {
     }
     let record = stage.manifest().binding.registration.clone();
     let strays = find(stage.arena().path(), &record);
-    stage.observed(format!("records in the whole world of the case: {strays:?}"));
+    stage.observed(format!("records in the whole world of the case: {strays}", strays = in_words(&strays)));
     ensure!(strays.len() == 1, "there are several records");
     Ok(())
 }
@@ -200,6 +205,6 @@ fn used_as_named(stage: &mut Stage) -> Outcome {
         state_dir.as_os_str().len(),
         live.after.as_millis()
     ));
-    ensure!(strays.is_empty(), "beside the state directory: {strays:?}");
+    ensure!(strays.is_empty(), "beside the state directory: {strays}", strays = in_words(&strays));
     Ok(())
 }

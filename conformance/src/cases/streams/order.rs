@@ -8,8 +8,7 @@ use serde_json::Value;
 use crate::case::case;
 use crate::fixtures::daemon::signal;
 use crate::fixtures::stream::{
-    ABOUT, Event, LOGGED, Poster, SEEN, break_in, brief, epoch, follow, seqs, settled, split, to_the_end,
-    until,
+    ABOUT, Event, Poster, SEEN, break_in, brief, epoch, follow, seqs, settled, split, to_the_end, until,
 };
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::Stage;
@@ -24,12 +23,12 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
         let (daemon, live) = settled(stage)?;
         let mut poster = Poster::new(&live)?;
         let mut posted = Vec::new();
-        for n in 0..12 {
-            posted.push(poster.note(&n.to_string())?);
+        for _ in 0..12 {
+            posted.push(poster.event()?);
         }
         let right = |id: &str| split(id).is_some_and(|(of, _)| of == epoch(&live));
         for id in &posted {
-            ensure!(right(id), "a note of the daemon {} was answered {id}", live.record.id);
+            ensure!(right(id), "an event of the daemon {} was answered with the id {id}", live.record.id);
         }
         let last = &posted[posted.len() - 1];
         let mut stream = live.stream_from_the_beginning("")?;
@@ -48,38 +47,40 @@ fn ids_are_epoch_and_number(stage: &mut Stage) -> Outcome {
 #[case("STR-11")]
 fn numbers_begin_at_one(stage: &mut Stage) -> Outcome {
     stage.expect("1, 2, 3 and so on, at each launch; with `topics` the same numbers, some left out");
+    let topic = stage.topic()?;
     for launch in ["first", "second"] {
         let (daemon, live) = settled(stage)?;
         let mut poster = Poster::new(&live)?;
-        let last = poster.notes(30)?;
+        let last = poster.events(30)?;
         let mut stream = live.stream_from_the_beginning("")?;
         let events = until(&mut stream, &last)?;
         let all = seqs(&live, &events)?;
-        let notes = events.iter().filter(|event| event.name == "note");
-        let notes_of_all: Vec<u64> = notes.filter_map(Event::seq).collect();
+        let of_topic = events.iter().filter(|event| event.name == topic);
+        let of_topic: Vec<u64> = of_topic.filter_map(Event::seq).collect();
         stage.observed(format!("{launch} launch: {}", brief(&events)));
         if let Some(why) = break_in(&all, 1) {
-            return fail(format!("{launch} launch: {why}: {all:?}"));
+            return fail(format!("{launch} launch: {why}: {}", brief(&events)));
         }
-        let mut notes = live.stream_from_the_beginning("&topics=note")?;
-        let events = until(&mut notes, &last)?;
+        let mut stream = live.stream_from_the_beginning(&format!("&topics={topic}"))?;
+        let events = until(&mut stream, &last)?;
         let left: Vec<u64> = seqs(&live, &events)?;
-        ensure!(left == notes_of_all, "{launch} launch, of the topic note: {left:?} of {all:?}");
+        ensure!(left == of_topic, "{launch} launch, of the topic {topic}: {}", brief(&events));
         daemon.kill_group();
     }
     Ok(())
 }
 
-/// Four clients post at once while streams are open and others are opened: on each the numbers rise, and what
-/// one client posted keeps its order.
+/// Four clients make events at once while streams are open and others are opened: on each the numbers rise, and the events of
+/// one client keep their order.
 #[case("STR-12")]
 fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
     const WRITERS: u64 = 4;
     const EACH: u64 = 40;
     let (_daemon, live) = settled(stage)?;
+    let topic = stage.topic()?;
     let mut streams = [
         live.open_stream("")?,
-        live.open_stream("?topics=note")?,
+        live.open_stream(&format!("?topics={topic}"))?,
         live.stream_from_the_beginning("")?,
     ];
     let mut posters = Vec::new();
@@ -87,35 +88,37 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
         posters.push(Poster::new(&live)?);
     }
     stage.expect(
-        "rising numbers, none twice, while four clients post at once and streams are opened meanwhile",
+        "rising numbers, none twice, while four clients make events at once and streams are opened concurrently",
     );
     let writers: Vec<_> = posters
         .into_iter()
-        .zip(1..)
-        .map(|(mut poster, writer)| {
-            std::thread::spawn(move || {
-                (0..EACH).try_for_each(|n| poster.try_note(&format!("[{writer},{n}]")).map(drop))
-            })
+        .map(|mut poster| {
+            std::thread::spawn(move || (0..EACH).map(|_| poster.try_event(0)).collect::<Result<Vec<_>, _>>())
         })
         .collect();
     let mut late = Vec::new();
     while writers.iter().any(|writer| !writer.is_finished()) {
-        late.push(live.stream_from_the_beginning("&topics=note")?);
-        let seen = follow(&mut streams[0], Instant::now() + SEEN, |event| event.name == "note");
+        late.push(live.stream_from_the_beginning(&format!("&topics={topic}"))?);
+        let seen = follow(&mut streams[0], Instant::now() + SEEN, |event| event.name == topic);
         if !seen.found {
             break;
         }
     }
+    let mut made = Vec::new();
     for writer in writers {
-        if let Ok(Err(why)) = writer.join() {
-            return inconclusive(format!("a good note: {why}"));
+        match writer.join() {
+            Ok(Ok(ids)) => made.push(ids),
+            Ok(Err(why)) => {
+                return inconclusive(format!("the request of the manifest's `binding.emit`: {why}"));
+            }
+            Err(_) => return Err(Stop::Fault("a client of the case panicked".to_owned())),
         }
     }
-    let marker = Poster::new(&live)?.note("\"the last\"")?;
+    let marker = Poster::new(&live)?.event()?;
     late.truncate(20);
     // One that has everything before it, and gets it in as few pieces as the daemon likes.
     late.push(live.stream_from_the_beginning("")?);
-    stage.observed(format!("{} streams, {} notes", 3 + late.len(), WRITERS * EACH));
+    stage.observed(format!("{} streams, {} events", 3 + late.len(), WRITERS * EACH));
     // The first was read a little before.
     for (place, stream) in streams.iter_mut().chain(&mut late).enumerate() {
         let events = until(stream, &marker)?;
@@ -123,11 +126,11 @@ fn in_order_and_none_twice(stage: &mut Stage) -> Outcome {
         if let Some([one, next]) = all.array_windows().find(|[one, next]| one >= next) {
             return fail(format!("stream {place}: {next} after {one}"));
         }
-        // What one client posted, one after the other, stays in that order.
-        for writer in 1..=WRITERS {
-            let of = events.iter().filter(|event| event.payload()[0] == writer);
-            let numbers: Vec<Option<u64>> = of.map(|event| event.payload()[1].as_u64()).collect();
-            ensure!(numbers.is_sorted(), "stream {place}: the notes of one client come as {numbers:?}");
+        // What one client made, one after the other, stays in that order.
+        for ids in &made {
+            let places =
+                ids.iter().filter_map(|id| events.iter().position(|event| event.id.as_ref() == Some(id)));
+            ensure!(places.is_sorted(), "stream {place}: the events of one client come in another order");
         }
     }
     Ok(())
@@ -140,16 +143,19 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
     let mut poster = Poster::new(&live)?;
     stage.expect("the same id, event and data at once, with other topics, and resumed later");
     let mut at_once = live.open_stream("")?;
-    let mut chosen = live.open_stream("?topics=note,lifecycle")?;
-    let first = poster.note("\"first\"")?;
-    let last = poster.notes(10)?;
+    let topic = stage.topic()?;
+    let mut topics = vec![topic.clone()];
+    topics.extend(stage.other_topics()?.into_iter().take(1));
+    let mut chosen = live.open_stream(&format!("?topics={}", topics.join(",")))?;
+    let first = poster.event()?;
+    let last = poster.events(10)?;
     let same = |event: &Event| (event.id.clone(), event.name.clone(), event.data.clone());
     let expected: Vec<_> = until(&mut at_once, &last)?.iter().map(same).collect();
     // `at` is a part of the data, and says when it happened, not when it was sent.
     let header = [("Last-Event-ID", first.as_str())];
     let mut resumed = live.resume_stream("", &header)?;
     let mut beginning = live.stream_from_the_beginning("")?;
-    let mut again = live.stream_from_the_beginning("&topics=note")?;
+    let mut again = live.stream_from_the_beginning(&format!("&topics={topic}"))?;
     for (what, stream) in [
         ("of two topics", &mut chosen),
         ("resumed", &mut resumed),
@@ -164,7 +170,9 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
         });
         let shared = events.iter().filter(|event| expected.iter().any(|known| known.0 == event.0)).count();
         if let Some(other) = other {
-            return fail(format!("a stream {what}: {other:?} is another at once"));
+            let (id, name, data) = other;
+            let id = id.as_deref().unwrap_or("without an id");
+            return fail(format!("a stream {what}: the event {id} ({name}) was another at once: {data}"));
         }
         ensure!(shared >= 10, "a stream {what} shares {shared} events");
     }
@@ -172,7 +180,7 @@ fn the_same_on_every_stream(stage: &mut Stage) -> Outcome {
 }
 
 /// What `data` of an event violates of `events.schema.json`.
-pub(super) fn invalid(event: &Event) -> Option<&'static str> {
+pub(super) fn invalid(event: &Event, topics: &[String]) -> Option<&'static str> {
     let data = &event.data;
     let text = |value: &Value| value.as_str().is_some();
     let word = |value: &Value, words: &[&str]| value.as_str().is_some_and(|value| words.contains(&value));
@@ -181,8 +189,8 @@ pub(super) fn invalid(event: &Event) -> Option<&'static str> {
     if !data.is_object() {
         return Some("no object");
     }
-    if !LOGGED.contains(&topic) && !ABOUT.contains(&topic) {
-        return Some("an unknown topic");
+    if !topics.iter().any(|known| known == topic) && !ABOUT.contains(&topic) {
+        return Some("a topic that the manifest does not name");
     }
     if !data["at"].as_str().is_some_and(is_time) {
         return Some("no time");
@@ -248,7 +256,10 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     let (daemon, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
     stage.expect("the `event` field is the `topic` in the data, and the data fit the schema");
-    let last = poster.notes(3)?;
+    let topic = stage.topic()?;
+    let mut known = stage.other_topics()?;
+    known.push(topic.clone());
+    let last = poster.events(3)?;
     let mut beginning = live.stream_from_the_beginning("")?;
     let mut lost = live.open_stream("?after=00000000-7")?;
     let mut events = until(&mut beginning, &last)?;
@@ -262,7 +273,8 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
     signal(&successor, Signal::TERM)?;
     events.extend(to_the_end(&mut stream, Instant::now() + SEEN).events);
     let topics: std::collections::BTreeSet<&str> = events.iter().map(|event| &*event.name).collect();
-    stage.observed(format!("events of {topics:?}"));
+    let names = topics.iter().copied().collect::<Vec<_>>().join(", ");
+    stage.observed(format!("events of {names}"));
     for event in &events {
         ensure!(
             event.data["topic"].as_str() == Some(&event.name),
@@ -270,14 +282,14 @@ fn frames_say_what_they_are(stage: &mut Stage) -> Outcome {
             event.name,
             event.data["topic"]
         );
-        if let Some(why) = invalid(event) {
+        if let Some(why) = invalid(event, &known) {
             return fail(format!("{why}: {} {}", event.name, event.data));
         }
     }
-    if topics.contains("note") && topics.contains("gap") {
+    if topics.contains(&*topic) && topics.contains("gap") {
         Ok(())
     } else {
-        Err(Stop::Inconclusive(format!("only {topics:?} were seen")))
+        inconclusive(format!("only events of {names} were seen"))
     }
 }
 
@@ -297,6 +309,7 @@ mod tests {
         let schema: Value = serde_json::from_str(schema.1).unwrap();
         let schema = jsonschema::validator_for(&schema).unwrap();
         let at = "2026-11-20T09:00:00Z";
+        let topics = ["lifecycle", "warning", "origins", "sessions", "proxies", "note"].map(str::to_owned);
         for (topic, at, data, good) in [
             ("note", at, json!(null), true),
             ("note", "yesterday", json!(1), false),
@@ -323,7 +336,7 @@ mod tests {
         ] {
             let data = json!({"topic": topic, "at": at, "data": data});
             let event = Event { id: None, name: topic.to_owned(), data: data.clone() };
-            assert_eq!(invalid(&event).is_none(), good, "{data}");
+            assert_eq!(invalid(&event, &topics).is_none(), good, "{data}");
             // Formats are annotations to a validator.
             assert!(schema.is_valid(&data) == good || data["at"] == "yesterday", "{data}");
         }

@@ -10,14 +10,15 @@ use crate::fixtures::stream::{
     ABOUT, Event, MOST_EVENTS, Poster, SEEN, break_in, brief, follow, id, seqs, settled, split, to_the_end,
     until,
 };
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{ReadyDaemon, Stage};
 
-/// The number of the last event, seen from the answer to a note.
+/// The number of an event, by the id in the answer to its request.
 fn number(id: &str) -> Outcome<u64> {
     match split(id) {
         Some((_, seq)) => Ok(seq),
-        None => inconclusive(format!("a note was answered the id {id:?}")),
+        None => inconclusive(format!("an event was answered with the id {id}")),
     }
 }
 
@@ -26,7 +27,7 @@ fn first_event(stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<E
     let mut seen = follow(stream, Instant::now() + SEEN, |_| true);
     match seen.events.pop() {
         Some(event) => Ok(event),
-        None => fail(format!("the stream begins with nothing, its end: {:?}", seen.ending)),
+        None => fail(format!("the stream begins with nothing{}", seen.end())),
     }
 }
 
@@ -36,7 +37,7 @@ fn first_event(stream: &mut local_daemon_harness::sse::EventStream) -> Outcome<E
 fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
-    let last = poster.notes(8)?;
+    let last = poster.events(8)?;
     let last = number(&last)?;
     stage
         .expect("the event after the named one, for every id that the log holds, by parameter and by header");
@@ -50,7 +51,7 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
         ];
         if after == last {
             // The next one is still to come.
-            poster.note("\"to come\"")?;
+            poster.event()?;
         }
         for (how, stream) in &mut streams {
             let event = first_event(stream)?;
@@ -65,7 +66,7 @@ fn resumes_exactly_after(stage: &mut Stage) -> Outcome {
 fn last_event_id_wins(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
-    let last = poster.notes(6)?;
+    let last = poster.events(6)?;
     let last = number(&last)?;
     stage.expect("the event after the one in the header, whichever is further");
     for (header, parameter) in [(last - 1, 1), (1, last - 1), (0, last), (last - 2, 0)] {
@@ -124,7 +125,7 @@ fn what_is_not_held_is_a_gap(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
     // More than a log holds, and more than one that begins anew when it is full.
-    let last = poster.notes(MOST_EVENTS + 300)?;
+    let last = poster.events(MOST_EVENTS + 300)?;
     stage.precondition(format!("more events happened than a log holds; the last is {last}"));
     stage.expect("one gap that names the oldest event that is held, and everything from there");
     let mut beginning = live.resume_stream(&format!("?after={}", id(&live, 0)), &[])?;
@@ -157,13 +158,13 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
     stage.expect("a gap that names the oldest event that is held, and everything from there");
     let (before, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
-    let of_before = poster.notes(3)?;
+    let of_before = poster.events(3)?;
     before.kill_group();
     before.wait_exit(stage.stand_down_deadline());
 
     let (_daemon, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
-    let last = poster.notes(9)?;
+    let last = poster.events(9)?;
     let mut all = live.stream_from_the_beginning("")?;
     let everything = until(&mut all, &last)?;
     let oldest = everything.first().and_then(Event::seq);
@@ -181,7 +182,11 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
                 live.resume_stream(&format!("?after={after}"), &[])?
             };
             let first = begins_with_a_gap(&live, &how, &mut stream, &last)?;
-            ensure!(Some(first) == oldest, "{how}: the gap names {first}, and the log holds {oldest:?}");
+            ensure!(
+                Some(first) == oldest,
+                "{how}: the gap names {first}, and the log holds {oldest}",
+                oldest = in_words(&oldest)
+            );
         }
     }
     Ok(())
@@ -192,7 +197,7 @@ fn another_epoch_or_the_future_is_a_gap(stage: &mut Stage) -> Outcome {
 fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     let (first, live) = settled(stage)?;
     let mut poster = Poster::new(&live)?;
-    let last = poster.notes(3)?;
+    let last = poster.events(3)?;
     stage.expect("no `id` field in a gap, superseded or shutdown event");
     let mut stream = live.open_stream("?after=00000000-7")?;
     let mut events = until(&mut stream, &last)?;
@@ -215,16 +220,18 @@ fn words_about_the_stream_have_no_id(stage: &mut Stage) -> Outcome {
     Ok(())
 }
 
-/// Sixteen texts that are no event id, in the header and in the parameter. Each is 400.
+/// Texts that are no event id, in the header and in the parameter, alone and next to a good one in the other place. Each is
+/// 400, and so is an empty parameter.
 #[case("STR-20")]
 fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
     let (_daemon, live) = settled(stage)?;
     let epoch = crate::fixtures::stream::epoch(&live).to_owned();
     stage.expect("400 to each id that is none, in the header and in the parameter; 200 to good ones");
     live.between_controls(|| {
-        for good in [id(&live, 0), "00000000-1".to_owned()] {
+        let good = id(&live, 0);
+        for good in [&good, "00000000-1"] {
             live.resume_stream(&format!("?after={good}"), &[])?;
-            live.resume_stream("", &[("Last-Event-ID", &good)])?;
+            live.resume_stream("", &[("Last-Event-ID", good)])?;
         }
         stage.control("ids of the right form open a stream");
         let garbled = [
@@ -245,19 +252,50 @@ fn garbled_ids_refused(stage: &mut Stage) -> Outcome {
             "g0000000-1".to_owned(),
             format!("{epoch}-1,{epoch}-2"),
         ];
+        let refused = |query: &str, headers: &[(&str, &str)]| -> Outcome {
+            let seen = match live.ask_stream(query, headers)? {
+                Ok(stream) => stream.head.status.to_string(),
+                Err(fault) => fault.to_string(),
+            };
+            let headers: Vec<String> =
+                headers.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
+            ensure!(seen == "400", "GET of the stream{query}{}: answered {seen}, not 400", headers.concat());
+            Ok(())
+        };
+        let good_parameter = format!("?after={good}");
         for garbled in &garbled {
-            for by_header in [true, false] {
-                let asked = if by_header {
-                    live.ask_stream("", &[("Last-Event-ID", garbled)])?
-                } else {
-                    live.ask_stream(&format!("?after={garbled}"), &[])?
-                };
-                let seen =
-                    asked.map_or_else(|fault| fault.to_string(), |stream| stream.head.status.to_string());
-                let how = if by_header { "Last-Event-ID" } else { "after" };
-                ensure!(seen == "400", "{how} {garbled:?}: {seen}");
+            for query in ["", &good_parameter] {
+                refused(query, &[("Last-Event-ID", garbled)])?;
+            }
+            for headers in [&[][..], &[("Last-Event-ID", &*good)]] {
+                refused(&format!("?after={garbled}"), headers)?;
             }
         }
-        Ok(())
+        refused("?after=", &[])
     })
+}
+
+/// Streams are asked for with an empty `Last-Event-ID`, alone and next to `after`: they open as without it, from now on or
+/// after the event of the parameter.
+#[case("STR-33")]
+fn an_empty_header_is_absent(stage: &mut Stage) -> Outcome {
+    let (_daemon, live) = settled(stage)?;
+    let mut poster = Poster::new(&live)?;
+    stage.expect("what the same request without the header gets");
+    let last = poster.events(3)?;
+    let after = number(&last)?;
+    let empty = [("Last-Event-ID", "")];
+    let mut from_now = live.resume_stream("", &empty)?;
+    let next = poster.event()?;
+    let events = until(&mut from_now, &next)?;
+    ensure!(
+        events.iter().filter_map(Event::seq).all(|seq| seq > after),
+        "a stream from now on delivers what happened before: {}",
+        brief(&events)
+    );
+    let named = id(&live, after - 2);
+    let mut resumed = live.resume_stream(&format!("?after={named}"), &empty)?;
+    let event = first_event(&mut resumed)?;
+    ensure!(event.id == Some(id(&live, after - 1)), "after={named}: begins with {}", event.brief());
+    Ok(())
 }

@@ -17,6 +17,7 @@ fn a_failure_is_repeated_from_its_file() {
     let failures = folder.path().join("failures");
     let run = [
         "run",
+        "--never-ready",
         "--case",
         FAILING,
         "--seed",

@@ -106,6 +106,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("BROW-25.shell", "sets a cookie with the shell"),
     fault("BROW-25.answers", "sets a cookie with what it answers in JSON"),
     fault("BROW-26.problem", "answers GET / as every other route"),
+    fault("BROW-26.get-alone", "answers HEAD / as every other route"),
     fault("BROW-26.open", "answers the shell with 200"),
     fault("BROW-26.id", "names its id in the shell"),
     fault("BROW-26.same-origin", "gives a token to what the engine calls same-origin"),

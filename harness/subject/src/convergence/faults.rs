@@ -4,6 +4,7 @@ use crate::fault::{Fault, fault};
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-1.notified-only", "re-reads the record only when it is notified"),
+    fault("CONV-1.too-slow", "re-reads the record every 3.5 s, and asks for no notification"),
     fault("CONV-1.slow-poll", "re-reads the record every 6 s, and asks for no notification"),
     fault("CONV-2.polls", "re-reads the record every second, and asks for no notification"),
     fault("CONV-3.whole-record", "takes a record that differs in any member for another's"),
@@ -19,6 +20,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("CONV-7.republishes", "publishes again after a pause, as its record may be old"),
     fault("CONV-7.settles", "gives the machine 5 s after a pause"),
     fault("CONV-7.goes-by-an-old-look", "publishes again when there was a pause since it read its own id"),
+    fault("CONV-8.later", "drains for three seconds more than its bound"),
     fault("CONV-8.no-bound", "waits for its streams and requests as long as they take"),
     fault("CONV-8.waits-for-connections", "waits for the end of idle connections too"),
     fault("CONV-9.unlinks", "removes the record when it is displaced"),

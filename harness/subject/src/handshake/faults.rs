@@ -13,6 +13,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-3.parent", "tells the pid of the process that started it"),
     fault("HS-4.everything", "lists all that it can do, at length"),
     fault("HS-5.proof-only", "takes no bearer"),
+    fault("HS-5.one-space", "wants exactly one space before a bearer"),
     fault("HS-6.open", "is open to everybody, for monitors"),
     fault("HS-6.forbidden", "answers 403"),
     fault("HS-6.no-challenge", "sends no WWW-Authenticate"),
@@ -55,6 +56,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-19.short-nonce", "takes a nonce of any length"),
     fault("HS-19.no-nonce", "takes an absent nonce for an empty one"),
     fault("HS-19.first-of-two", "takes the first of two nonces"),
+    fault("HS-19.third", "ignores a parameter that it does not know"),
     fault("HS-20.as-addressed", "takes the authority from Host"),
     fault("HS-20.any-authority", "takes a MAC over no authority, too"),
     fault("HS-20.record-of-now", "takes the authority of whatever record is there as well"),
@@ -69,4 +71,6 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("HS-22.for-anybody", "proves itself for any nonce"),
     fault("HS-22.to-a-bearer", "proves itself to a bearer as well, over an empty nonce"),
     fault("HS-23.everywhere", "takes a proof on every route"),
+    fault("HS-34.closes", "closes the connection after it has proven itself"),
+    fault("HS-34.hurries", "closes a connection on which nothing is asked for a second"),
 ];

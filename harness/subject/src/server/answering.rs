@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::pages;
-use super::routes::{methods, note, route, status};
+use super::routes::{methods, route, status};
 use crate::answer::{
     Answer, DRAINING, FORBIDDEN, INVALID, METHOD, MISDIRECTED, NOT_FOUND, OVERLOADED, Refusal, UNAUTHORIZED,
 };
@@ -15,6 +15,7 @@ use crate::browser;
 use crate::credential::Credential;
 use crate::fault::broken;
 use crate::handshake::{self, PROOF};
+use crate::notes;
 use crate::perimeter::{self, Origin, Pass};
 use crate::reason::Reason;
 use crate::registration::{Found, Record, authority};
@@ -82,10 +83,14 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         Err(_) => perimeter::reader(request, listed),
     };
     let mut shared = reader.map_or_else(Vec::new, |origin| {
-        vec![
+        let mut headers = vec![
             ("Access-Control-Allow-Origin", origin),
             ("Vary", "Origin".to_owned()),
-        ]
+        ];
+        if !broken("PER-51.unexposed") {
+            headers.push(("Access-Control-Expose-Headers", "local-daemon-protocol, retry-after".to_owned()));
+        }
+        headers
     });
     perimeter::faults::share(&mut shared, &origin, request);
     let origin = browser::page_origin(request, origin);
@@ -109,7 +114,10 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
                 .log
                 .append("warning", &json!({"code": "refused", "message": "A request was refused."}));
         }
-        let closes = !request.modern || request.wants("close") || !body_is_read;
+        let closes = !request.modern
+            || request.wants("close")
+            || !body_is_read
+            || request.path == handshake::PATH && broken("HS-34.closes");
         answer.write(&incoming.stream, closes, request.method != "HEAD")?;
         Ok(!closes)
     };
@@ -138,7 +146,7 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         Ok(origin) => origin,
         Err(refusal) if broken("PER-2.note-kept") && request.method == "POST" && bears() => {
             let body = incoming.body(request, BODY).unwrap_or_default();
-            let _ = note(daemon, &body);
+            let _ = notes::note(daemon, &body);
             return finish(incoming, refusal.into(), false);
         }
         Err(refusal) if broken("PER-2.shutdown-obeyed") && request.path == "/v1/shutdown" && bears() => {
@@ -307,12 +315,22 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
         if broken("PER-36.no-allow") {
             return finish(incoming, METHOD.into(), no_body);
         }
-        return finish(incoming, Answer::from(METHOD).with("Allow", methods.join(", ")), no_body);
+        let allowed = match methods {
+            [first, ..] if broken("PER-36.first-method") => (*first).to_owned(),
+            methods if broken("PER-36.more-methods") => format!("{}, DELETE", methods.join(", ")),
+            methods => methods.join(", "),
+        };
+        return finish(incoming, Answer::from(METHOD).with("Allow", allowed), no_body);
     }
     if matches!(pass, Pass::Page(_)) && browser::is_withheld(request) {
         return finish(incoming, FORBIDDEN.into(), no_body);
     }
-    if (request.method.as_str(), request.path.as_str()) == ("GET", streams::PATH) {
+    let (method, path) = (request.method.as_str(), request.path.as_str());
+    if (method, path) == ("HEAD", streams::PATH) {
+        let answer = Answer { content_type: "text/event-stream", ..Answer::empty(200) };
+        return finish(incoming, answer, no_body);
+    }
+    if (method, path) == ("GET", streams::PATH) {
         let wish = match streams::wish(request, &daemon.log) {
             Ok(_) if daemon.standing_down().is_some() && !broken("STR-6.opens") => Err(DRAINING),
             wish => wish,
@@ -341,7 +359,7 @@ pub(super) fn answer(daemon: &Arc<Daemon>, incoming: &mut Incoming, request: &Re
     } else if broken("PER-29.short-body") {
         16 * 1024
     } else if request.path == streams::PATH && !unlimited {
-        streams::NOTE
+        notes::MOST
     } else {
         BODY
     };
@@ -434,23 +452,28 @@ impl Drop for Work<'_> {
 
 /// Whether `text/plain` is preferred to JSON.
 fn prefers_plain(request: &Request) -> bool {
-    let accept = request.header("Accept").unwrap_or_default();
+    let headers = if broken("PER-37.first-header") { 1 } else { usize::MAX };
+    let accepted = request
+        .headers("Accept")
+        .take(headers)
+        .filter_map(|value| std::str::from_utf8(value).ok());
     let weight = |range: &str| {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let quality =
-            parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        (kind, quality)
+        let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let kind = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| Some(part.strip_prefix("q=")?.parse().unwrap_or(0.0)));
+        (kind, quality.unwrap_or(1.0))
     };
-    let ranges: Vec<(String, f64)> = accept.split(',').map(weight).collect();
-    let of = |kinds: &[&str]| {
-        // The first of the kinds that is named counts: the others are wider.
-        kinds
-            .iter()
-            .find_map(|kind| ranges.iter().find(|(range, _)| range == kind))
-            .map_or(0.0, |(_, quality)| *quality)
+    let ranges: Vec<(String, f64)> = accepted.flat_map(|value| value.split(',')).map(weight).collect();
+    let named = |kind: &&str| ranges.iter().find(|(range, _)| range == kind).map(|(_, quality)| *quality);
+    // The first of the kinds that is named counts: the others are wider.
+    let of = |kinds: &[&str]| kinds.iter().find_map(named).unwrap_or(0.0);
+    let json = ["application/json", "application/*", "*/*"];
+    let json = match () {
+        () if broken("PER-37.named-alone") => of(&json[..1]),
+        () if broken("PER-37.widest") => json.iter().filter_map(named).fold(0.0, f64::max),
+        () => of(&json),
     };
-    of(&["text/plain", "text/*", "*/*"]) > of(&["application/json", "application/*", "*/*"])
+    of(&["text/plain", "text/*", "*/*"]) > json
 }
 
 /// Serves the event stream.

@@ -3,17 +3,18 @@
 use std::thread;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, DRAINING, INVALID, Refusal, TOO_LARGE, UNAUTHORIZED};
+use crate::answer::{Answer, DRAINING, INVALID, Refusal, UNAUTHORIZED};
 use crate::browser;
 use crate::convergence;
 use crate::credential::Credential;
 use crate::fault::broken;
 use crate::gate;
 use crate::handshake::{self, Body, PROOF, SPEC};
+use crate::notes;
 use crate::perimeter::Pass;
+use crate::product;
 use crate::reason::Reason;
 use crate::registration::{Found, Record, VERSION, parse_object};
 use crate::request::Request;
@@ -24,14 +25,14 @@ use crate::streams;
 /// The routes, and the methods that each takes.
 const ROUTES: &[(&str, &[&str])] = &[
     (handshake::PATH, &["GET"]),
-    ("/v1/status", &["GET"]),
+    ("/v1/status", &["GET", "HEAD"]),
     ("/v1/shutdown", &["POST"]),
-    (streams::PATH, &["GET", "POST"]),
-    (browser::SHELL, &["GET"]),
+    (streams::PATH, &["GET", "HEAD", "POST"]),
+    (browser::SHELL, &["GET", "HEAD"]),
     (browser::PAGE, &["POST"]),
     (browser::TICKETS, &["POST"]),
     (browser::HANDOFF, &["POST"]),
-    (browser::TOKENS, &["GET"]),
+    (browser::TOKENS, &["GET", "HEAD"]),
 ];
 
 pub(super) fn methods(path: &str) -> Option<&'static [&'static str]> {
@@ -41,7 +42,19 @@ pub(super) fn methods(path: &str) -> Option<&'static [&'static str]> {
     if browser::ticket_of(path).is_some() {
         return Some(&["GET"]);
     }
-    ROUTES.iter().find(|(route, _)| *route == path).map(|(_, methods)| *methods)
+    if product::is_on() {
+        match path {
+            product::PATH => return Some(&["POST"]),
+            streams::PATH => return Some(&["GET", "HEAD"]),
+            _ => {}
+        }
+    }
+    let (_, methods) = ROUTES.iter().find(|(route, _)| *route == path)?;
+    Some(match methods {
+        ["GET", "HEAD"] if broken("PER-54.get-alone") => &["GET"],
+        ["GET", "HEAD", "POST"] if broken("PER-54.get-alone") => &["GET", "POST"],
+        methods => methods,
+    })
 }
 
 /// The answer of a route whose method is right and whose body was read.
@@ -113,53 +126,9 @@ pub(super) fn route(
             Ok(Answer::json(200, &status(daemon)))
         }
         "/v1/shutdown" => shut_down(daemon, body),
-        _ => note(daemon, body),
+        product::PATH if product::is_on() => product::post(daemon, body),
+        _ => notes::note(daemon, body),
     }
-}
-
-/// Appends what a client leaves for the others.
-pub(super) fn note(daemon: &Daemon, body: &[u8]) -> Result<Answer, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Note<'a> {
-        topic: String,
-        #[serde(borrow)]
-        data: &'a RawValue,
-    }
-    let lenient = streams::faults::lenient_note(body);
-    let body = lenient.as_deref().unwrap_or(body);
-    let note: Note = match serde_json::from_slice(body) {
-        Ok(note) => note,
-        Err(_) if broken("CRED-9.body-repeated") => {
-            return Ok(Answer::problem(INVALID, &json!({"detail": String::from_utf8_lossy(body)})));
-        }
-        Err(_) => return Err(INVALID),
-    };
-    // A struct may be read from an array as well.
-    if note.topic != "note" || !(body.trim_ascii_start().starts_with(b"{") || broken("STR-9.list")) {
-        if broken("STR-9.appended") {
-            daemon.log.append_text("note", note.data.get());
-        }
-        if let Some(topic) = streams::faults::foreign_topic(&note.topic) {
-            let id = daemon.log.append_text(topic, note.data.get());
-            return Ok(Answer::json(201, &json!({"id": id})));
-        }
-        return Err(INVALID);
-    }
-    if !std::str::from_utf8(body).is_ok_and(streams::is_read_alike) {
-        return Err(INVALID);
-    }
-    let length = if broken("STR-8.data-alone") { note.data.get().len() } else { body.len() };
-    if length > streams::NOTE && !broken("STR-8.megabyte") && !broken("STR-8.announced-alone") {
-        if broken("STR-8.appended") {
-            daemon.log.append_text("note", "\"too long\"");
-        }
-        return Err(TOO_LARGE);
-    }
-    if daemon.standing_down().is_some() && !broken("CONV-10.goes-on") {
-        return Err(DRAINING);
-    }
-    let id = streams::append_note(&daemon.log, note.data.get());
-    Ok(Answer::json(201, &json!({"id": id})))
 }
 
 /// Begins the end, if it is this daemon that is meant.

@@ -4,11 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
-
-use super::log::{Log, Next, TOPICS, line_of};
+use super::log::{Log, Next, line_of};
 use super::{Sender, Wish};
-use crate::fault::{Fault, broken, fault};
+use crate::fault::{Fault, fault};
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-1.plain-text", "answers a stream as plain text"),
@@ -27,31 +25,6 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-5.prefix", "compares the beginning of a topic"),
     fault("STR-5.any-case", "takes topics in any case"),
     fault("STR-6.opens", "opens streams while it stands down"),
-    fault("STR-7.floats", "reads a note's numbers as floats"),
-    fault("STR-7.cleaned", "takes line ends and zeros out of a note"),
-    fault("STR-7.raw-lines", "puts a note on the wire as it came, line ends included"),
-    fault("STR-7.large-dropped", "accepts a long note and drops it"),
-    fault("STR-7.null-dropped", "takes a note of null for none"),
-    fault("STR-7.twice", "appends a note again for the one who posted it"),
-    fault("STR-7.number-alone", "answers with the number without its epoch"),
-    fault("STR-8.megabyte", "takes notes up to the limit of any other body"),
-    fault("STR-8.announced-alone", "believes the announced length, and that there is one"),
-    fault("STR-8.data-alone", "counts the data and not the body"),
-    fault("STR-8.appended", "refuses a note that it has cut and appended"),
-    fault("STR-9.any-topic", "lets clients post to every topic"),
-    fault("STR-9.any-case", "takes the topic in any case"),
-    fault("STR-9.no-data", "takes a note without data for one of null"),
-    fault("STR-9.no-topic", "takes note for the default topic"),
-    fault("STR-9.list", "reads the members from a list too"),
-    fault("STR-9.first-value", "reads the first value of the body and ignores the rest"),
-    fault("STR-9.appended", "refuses what it has appended as a note"),
-    fault("STR-31.unread", "keeps a note as it came, without a look into it"),
-    fault("STR-31.any-depth", "counts no levels"),
-    fault("STR-31.fewer-levels", "counts the levels from 0 and refuses the 64th"),
-    fault("STR-31.half-pairs", "takes half of a surrogate pair for a character"),
-    fault("STR-31.any-number", "does not look at the size of numbers"),
-    fault("STR-31.last-of-two", "keeps an object with two equal keys"),
-    fault("STR-31.keys-as-written", "compares keys with their escapes"),
     fault("STR-10.bare-number", "numbers events without an epoch"),
     fault("STR-10.whole-id", "takes the whole id for the epoch"),
     fault("STR-10.pid", "takes the process id for the epoch"),
@@ -93,6 +66,8 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-20.from-now", "begins now for an id that it cannot read"),
     fault("STR-20.header-from-now", "ignores a header that it cannot read"),
     fault("STR-20.parameter-from-now", "ignores a parameter that it cannot read"),
+    fault("STR-20.empty-after", "takes an empty parameter for none"),
+    fault("STR-20.winner-alone", "reads the header alone if there is one"),
     fault("STR-20.lenient", "reads of an id what it can"),
     fault("STR-21.events", "holds four times as many events"),
     fault("STR-21.bytes", "bounds the number of events and not their bytes"),
@@ -123,34 +98,17 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-29.not-the-last", "sends one more event after shutdown"),
     fault("STR-29.by-topic", "says shutdown on streams of everything alone"),
     fault("STR-30.for-ever", "waits for whoever does not read"),
+    fault("STR-32.unnamed", "begins a stream without the id of the last event"),
+    fault("STR-32.next", "begins a stream with the id of the event to come"),
+    fault("STR-32.zero", "begins a stream with the number 0, whatever has happened"),
+    fault("STR-32.with-data", "begins a stream with an empty event"),
+    fault("STR-33.refused", "refuses an empty header as it refuses a garbled one"),
+    fault(
+        "STR-33.hides-after",
+        "takes an empty header for the wish to begin now, whatever the parameter says",
+    ),
+    fault("STR-33.beginning", "takes an empty header for the number 0"),
 ];
-
-/// The topic in the log by which a faulty daemon takes what is not a note.
-pub(crate) fn foreign_topic(topic: &str) -> Option<&'static str> {
-    let lower = topic.to_ascii_lowercase();
-    let known = TOPICS[..6].iter().find(|known| **known == lower).copied();
-    known.filter(|_| broken("STR-9.any-topic") || broken("STR-9.any-case") && lower == "note")
-}
-
-/// What a faulty daemon makes of a body before it reads it.
-pub(crate) fn lenient_note(body: &[u8]) -> Option<Vec<u8>> {
-    let value = || serde_json::from_slice::<Value>(body).ok();
-    if broken("STR-9.no-data") {
-        let mut value = value().filter(|value| value.is_object() && value.get("data").is_none())?;
-        value["data"] = Value::Null;
-        return Some(value.to_string().into());
-    }
-    if broken("STR-9.first-value") {
-        let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
-        return Some(values.next()?.ok()?.to_string().into());
-    }
-    if broken("STR-9.no-topic") {
-        let mut value = value().filter(|value| value.is_object() && value.get("topic").is_none())?;
-        value["topic"] = json!("note");
-        return Some(value.to_string().into());
-    }
-    None
-}
 
 /// What a faulty daemon has one of, for all subscribers.
 pub(super) static WRITER: Mutex<()> = Mutex::new(());

@@ -18,18 +18,10 @@ pub(super) const BATCH: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// How often a stream looks whether it is still wanted.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
-/// The topics in the log, and those about a stream itself.
-pub(super) const TOPICS: [&str; 9] = [
-    "lifecycle",
-    "warning",
-    "origins",
-    "sessions",
-    "proxies",
-    "note",
-    "gap",
-    "superseded",
-    "shutdown",
-];
+/// The topics in the log.
+pub(crate) const TOPICS: [&str; 6] = ["lifecycle", "warning", "origins", "sessions", "proxies", "note"];
+/// The topics of events about a stream itself.
+pub(super) const ABOUT: [&str; 3] = ["gap", "superseded", "shutdown"];
 
 /// An event in the log.
 pub(super) struct Event {
@@ -125,6 +117,11 @@ impl Log {
         } else {
             format!("{}-{seq}", self.epoch)
         }
+    }
+
+    /// Returns the id of the last event.
+    pub(crate) fn last_id(&self) -> String {
+        self.id(self.held().last)
     }
 
     /// A frame; `number` is its own in the stream, `is_old` whether it happened before the stream was opened.
@@ -259,38 +256,4 @@ pub(super) fn line_of(topic: &str, data: &str) -> String {
         data.replace(['\n', '\r'], " ")
     };
     format!(r#"{{"topic":"{topic}","at":"{at}","data":{data}}}"#)
-}
-
-/// Appends a note and gives back what is answered.
-pub(crate) fn append_note(log: &Log, data: &str) -> String {
-    let last = || log.id(log.held().last);
-    if broken("STR-7.large-dropped") && data.len() > 32 * 1024
-        || broken("STR-7.null-dropped") && data == "null"
-    {
-        return last();
-    }
-    if broken("STR-7.floats") {
-        fn floats(value: &mut Value) {
-            match value {
-                Value::Number(number) => *value = json!(number.as_f64()),
-                Value::Array(list) => list.iter_mut().for_each(floats),
-                Value::Object(members) => members.values_mut().for_each(floats),
-                _ => {}
-            }
-        }
-        let mut value: Value = serde_json::from_str(data).unwrap_or_default();
-        floats(&mut value);
-        return log.append("note", &value);
-    }
-    if broken("STR-7.cleaned") {
-        return log.append_text("note", &data.replace("\\n", " ").replace("\\u0000", ""));
-    }
-    let id = log.append_text("note", data);
-    if broken("STR-7.twice") {
-        log.append_text("note", data);
-    }
-    if broken("STR-7.number-alone") {
-        return id.rsplit('-').next().unwrap_or_default().to_owned();
-    }
-    id
 }

@@ -14,6 +14,7 @@ use super::scene::{
 use crate::case::case;
 use crate::cases::browser::visit::{Secret, handoff_ticket, page_ticket, page_ticket_at};
 use crate::fixtures::http::marker;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, deviation, ensure, fail, inconclusive};
 use crate::stage::Stage;
 
@@ -178,7 +179,7 @@ fn own_page_by_its_address(stage: &mut Stage) -> Outcome {
     let program = program.and_then(|program| program.rsplit('/').next().map(str::to_owned));
     let text = kept["text"].as_str().unwrap_or_default();
     let tells = !text.is_empty() && program.is_none_or(|program| text.contains(&program));
-    ensure!(tells, "without a token the page does not say what opens it: {text:?}");
+    ensure!(tells, "without a token the page does not say what opens it: {text}", text = in_words(&text));
     let shell = scene.arrived(SHELL);
     let statuses: Vec<_> = shell.iter().map(|arrived| arrived.status).collect();
     ensure!(statuses.iter().all(|status| *status == Some(401)), "{}", brief(&shell));

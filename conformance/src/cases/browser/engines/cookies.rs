@@ -55,7 +55,7 @@ fn cookies_open_nothing(stage: &mut Stage) -> Outcome {
     stage.expect("the cookies arrive, and every request is refused");
     scene.visit(stage, &baker)?;
     let script = "const init = { credentials: 'include' };
-                  const bare = `${arg.stream ?? arg.read}?topics=note`;
+                  const bare = `${arg.stream ?? arg.read}?topics=${arg.topic}`;
                   new EventSource(bare, { withCredentials: true });
                   new WebSocket(bare.replace('http:', 'ws:'));
                   const add = (kind, by) => {

@@ -24,13 +24,17 @@ async function until(look, what) {
     }
 }
 
+// The topic that a stream's address asks for, and the number that the suite has put into an event.
+const topicOf = url => new URL(url).searchParams.get('topics');
+const numberOf = event => Number(/\d+/.exec(JSON.stringify(JSON.parse(event.data).data)));
+
 // Opens an event stream and remembers what it sees, under a name.
 function follow(name, url) {
     const source = new EventSource(url);
     const seen = { source, numbers: [], gaps: 0, opened: 0, errors: 0 };
     source.onopen = () => { seen.opened += 1; };
     source.onerror = () => { seen.errors += 1; };
-    source.addEventListener('note', event => seen.numbers.push(JSON.parse(event.data).data.n));
+    source.addEventListener(topicOf(url), event => seen.numbers.push(numberOf(event)));
     source.addEventListener('gap', () => { seen.gaps += 1; });
     (window.streams ??= {})[name] = seen;
     return seen;

@@ -182,7 +182,11 @@ impl Scene {
         let (scheme, token) = bearer.split_once(' ').unwrap_or_default();
         let query_token = query_token(stage);
         let stream = stage.stream_route().ok().map(|stream| format!("{daemon}{}", stream.path));
+        let topic = stage.topic().ok();
         let notes = stream.as_ref().zip(query_token.as_ref());
+        let notes = notes.map(|(stream, parameter)| {
+            format!("{stream}?topics={}&{parameter}={token}", topic.as_deref().unwrap_or_default())
+        });
         Ok(json!({
             "daemon": daemon,
             "scheme": scheme,
@@ -190,7 +194,8 @@ impl Scene {
             "read": format!("{daemon}{}", read.path),
             "read_method": read.method,
             "stream": stream,
-            "notes": notes.map(|(stream, parameter)| format!("{stream}?topics=note&{parameter}={token}")),
+            "topic": topic,
+            "notes": notes,
             "query_token": query_token,
             "emit": format!("{daemon}{}", emit.path),
             "emit_method": emit.method,

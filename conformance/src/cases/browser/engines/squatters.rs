@@ -13,6 +13,7 @@ use super::admitted::{ensure_kept, open_by_launcher, wait_for_page};
 use super::scene::{SEEN, Scene, at, origin, own_page, path_of};
 use crate::case::case;
 use crate::cases::browser::visit::{Secret, page_ticket, page_ticket_at};
+use crate::fixtures::words::{InWords, in_words};
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive, untestable};
 use crate::stage::Stage;
 
@@ -108,6 +109,16 @@ enum Planting {
     Many,
 }
 
+impl InWords for Planting {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Plain => "by a visit".to_owned(),
+            Self::Cached => "by a cached script".to_owned(),
+            Self::Many => "on many ports".to_owned(),
+        }
+    }
+}
+
 /// Plants workers, and returns the squatter whose port the daemon is to get; `None` if in this engine the worker of a frame does
 /// not control pages.
 fn plant(
@@ -156,7 +167,10 @@ fn plant(
     if !answers {
         return inconclusive("the worker does not answer instead of its server");
     }
-    stage.precondition(format!("{planting:?}: a worker answers at the port that the daemon gets"));
+    stage.precondition(format!(
+        "{planting}: a worker answers at the port that the daemon gets",
+        planting = in_words(&planting)
+    ));
     Ok(Some(chosen))
 }
 
@@ -201,7 +215,8 @@ fn foreign_worker_gets_nothing(stage: &mut Stage) -> Outcome {
         ensure_not_shown(stage, &scene, "the second tab")?;
         accomplice.ensure_received_nothing("at the end", &ticket, Some(&token))?;
         stage.observed(format!(
-            "{planting:?}: the page, its reload and a second tab, and nothing for the worker"
+            "{planting}: the page, its reload and a second tab, and nothing for the worker",
+            planting = in_words(&planting)
         ));
     }
     Ok(())

@@ -230,7 +230,7 @@ fn at_daemon(scene: &Scene) -> String {
 
 /// A tab holds six streams, all that an engine opens to one host: each delivers, and what waits for a
 /// connection is served once one is free.
-#[case("STR-7")]
+#[case("STR-3")]
 fn six_streams_in_a_tab(stage: &mut Stage) -> Outcome {
     let scene = Scene::set_following(stage)?;
     let arg = scene.arg(stage, 0)?;

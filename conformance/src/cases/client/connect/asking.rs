@@ -20,6 +20,7 @@ use crate::fixtures::client::{
 };
 use crate::fixtures::daemon::{DeadPort, NOBODYS_PID, changes};
 use crate::fixtures::trace::{call_under, trace, was_failed};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::sandbox;
 use crate::outcome::{Outcome, Stop, ensure, inconclusive};
 use crate::stage::{Answer, Call, Command, Stage};
@@ -112,7 +113,7 @@ fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
     ];
     for obstacle in [OBSTACLES[0], OBSTACLES[2], OBSTACLES[4]] {
         for (command, _) in commands.into_iter().filter(|(_, there)| *there) {
-            let what = format!("{command:?}-{}", obstacle.1);
+            let what = format!("{command}-{}", obstacle.1, command = in_words(&command));
             let call = Call::new(command);
             let call = match &spy {
                 Some(spy) => call.stand(spy.program()),
@@ -121,7 +122,7 @@ fn concludes_nothing_when_it_cannot_ask(stage: &mut Stage) -> Outcome {
             let watch = Watch::on(stage.state_dir())?;
             let answer = hinder(stage, &what, &good, obstacle, call)?;
             let changed = changes(&watch.events(), &name);
-            ensure!(changed.is_empty(), "{what}: {}: {answer}", changed.join(", "));
+            ensure!(changed.is_empty(), "{what}: {}: {answer}", in_words(&changed));
             if let Some(spy) = &spy {
                 not_started(stage, spy, &what)?;
             }

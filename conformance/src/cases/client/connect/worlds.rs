@@ -6,6 +6,7 @@ use local_daemon_harness::world::World as Told;
 use crate::case::case;
 use crate::fixtures::client::{Part, Played, Spy, furnished, not_started, publish};
 use crate::fixtures::trace::{call_under, trace, was_failed};
+use crate::fixtures::words::in_words;
 use crate::fixtures::worlds::{here, hold_alive, other_boot, other_host, other_network, other_pids};
 use crate::outcome::{Outcome, ensure};
 use crate::stage::{Answer, Call, Stage};
@@ -57,7 +58,7 @@ fn starts_another(stage: &mut Stage, good: &Played, world: Told, what: &str) -> 
     let answer = concludes(stage, good, world, what, "ready", Call::spawn())?;
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let own = now.as_ref().is_ok_and(|id| *id != good.daemon.id && answer.id.as_ref() == Some(id));
-    ensure!(own, "{what}: not ready with a daemon of its own: {answer}, {now:?}");
+    ensure!(own, "{what}: not ready with a daemon of its own: {answer}, {now}", now = in_words(&now));
     Ok(())
 }
 
@@ -147,7 +148,7 @@ fn replaces_what_it_cannot_ask(stage: &mut Stage) -> Outcome {
 fn replaced(stage: &mut Stage, good: &Played, what: &str, answer: &Answer) -> Outcome {
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let other = now.as_ref().is_ok_and(|id| *id != good.daemon.id);
-    ensure!(other, "{what}: no other daemon is ready: {now:?}, after {answer}");
+    ensure!(other, "{what}: no other daemon is ready: {now}, after {answer}", now = in_words(&now));
     stage.arena().end_leaks();
     Ok(())
 }

@@ -11,6 +11,7 @@ use local_daemon_harness::wait::until;
 use super::{bounded, make_room};
 use crate::case::case;
 use crate::fixtures::http::ANSWER;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, untestable};
 use crate::stage::{ReadyDaemon, Stage, Start};
 
@@ -36,7 +37,7 @@ fn many_connections_served(stage: &mut Stage) -> Outcome {
     for (place, connection) in open.iter_mut().enumerate() {
         let answer = connection.exchange(second, Instant::now() + ANSWER);
         let status = answer.as_ref().map(|answer| answer.status);
-        ensure!(status == Ok(200), "connection {}: {status:?}", place + 1);
+        ensure!(status == Ok(200), "connection {}: {status}", place + 1, status = in_words(&status));
     }
     Ok(())
 }
@@ -125,7 +126,7 @@ fn many_handshakes_served(stage: &mut Stage) -> Outcome {
         began.elapsed().as_millis()
     ));
     let other = answers.iter().find(|answer| **answer != Ok(200));
-    ensure!(good == MANY, "{good} of {MANY} were answered 200; another: {other:?}");
+    ensure!(good == MANY, "{good} of {MANY} were answered 200; another: {other}", other = in_words(&other));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Of one request.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use local_daemon_harness::http::{Connection, HttpFault, Response};
 
@@ -165,14 +165,14 @@ fn oversized_body_refused(stage: &mut Stage) -> Outcome {
     })
 }
 
-/// Request lines and header sections without end on eight connections: each is cut off before 16 MiB, and the
-/// daemon's memory grows by less than that.
+/// Request lines and header sections without end on eight connections, up to 16 MiB each: the daemon's memory never grows by
+/// 16 MiB. How much of them it discards, and how soon it closes the connections, is its own affair here.
 #[case("PER-30")]
 fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
     const MOST: usize = 16 << 20;
     const LANES: usize = 8;
     let (daemon, live) = stage.launch_ready()?;
-    stage.expect("each connection is cut off before 16 MiB were taken, and memory grows by less");
+    stage.expect("memory that grows by less than 16 MiB, as long as the connections last");
     let own = live.target.authority.clone();
     let piece = "a".repeat(64 << 10);
     let header = format!("x-a: {}\r\n", "a".repeat(1_000)).repeat(64);
@@ -184,6 +184,7 @@ fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
     ];
     live.between_controls(|| {
         let before = resident(&daemon);
+        let mut most = before;
         let taken: Vec<(&str, usize)> = std::thread::scope(|scope| {
             let lanes: Vec<_> = (0..LANES)
                 .map(|lane| {
@@ -192,13 +193,16 @@ fn endless_head_is_not_kept(stage: &mut Stage) -> Outcome {
                     scope.spawn(move || (*what, flood_head(live, start, more, MOST)))
                 })
                 .collect();
+            while lanes.iter().any(|lane| !lane.is_finished()) {
+                most = most.max(resident(&daemon));
+                std::thread::sleep(Duration::from_millis(5));
+            }
             lanes.into_iter().filter_map(|lane| lane.join().ok()).collect()
         });
-        let grown = resident(&daemon).saturating_sub(before);
-        for (what, taken) in &taken {
-            ensure!(*taken < MOST, "{what}: {taken} bytes were taken");
-        }
-        stage.observed(format!("taken: {taken:?}; memory grew by {grown} bytes"));
+        let grown = most.max(resident(&daemon)).saturating_sub(before);
+        let taken: Vec<String> =
+            taken.iter().map(|(what, taken)| format!("{taken} bytes of {what}")).collect();
+        stage.observed(format!("sent: {}; memory grew by {grown} bytes at most", taken.join(", ")));
         ensure!(grown < MOST as u64, "memory grew by {grown} bytes");
         Ok(())
     })

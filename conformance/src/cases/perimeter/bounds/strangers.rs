@@ -20,6 +20,7 @@ use crate::cases::browser::visit::spent_ticket;
 use crate::fixtures::http::{ANSWER, Ask, UNKNOWN, UNLISTED};
 use crate::fixtures::malformed::broken_requests;
 use crate::fixtures::stream::{brief, follow};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable, untestable};
 use crate::stage::{Call, Daemon, ReadyDaemon, Stage, Start};
 
@@ -316,13 +317,13 @@ fn slow_unauthenticated_body_ended(stage: &mut Stage) -> Outcome {
             lanes.into_iter().map(end).collect()
         });
         for (what, end) in ends {
-            stage.observed(format!("{what}: {end:?}"));
+            stage.observed(format!("{what}: {end}", end = in_words(&end)));
             let in_time = match end {
                 End::Closed(after) => after <= BOUND + LATE,
                 End::Answered(status, after) => status >= 400 && after <= BOUND + LATE,
                 End::Open => false,
             };
-            ensure!(in_time, "{what}: {end:?}");
+            ensure!(in_time, "{what}: {end}", end = in_words(&end));
         }
         Ok(())
     })
@@ -363,8 +364,12 @@ fn stranger_does_not_delay_the_end(stage: &mut Stage) -> Outcome {
         }
         took.push(began.elapsed());
     }
-    stage.observed(format!("it ended after {took:?}, without and with strangers"));
-    ensure!(took[1] <= took[0] + MORE, "it ended after {took:?}, without and with strangers");
+    stage.observed(format!("it ended after {took}, without and with strangers", took = in_words(&took)));
+    ensure!(
+        took[1] <= took[0] + MORE,
+        "it ended after {took}, without and with strangers",
+        took = in_words(&took)
+    );
     Ok(())
 }
 

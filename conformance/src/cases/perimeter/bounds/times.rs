@@ -10,6 +10,7 @@ use super::{LATE, padded};
 use crate::case::case;
 use crate::fixtures::http::{ANSWER, Ask, UNLISTED};
 use crate::fixtures::malformed::broken_requests;
+use crate::fixtures::words::{InWords, in_words};
 use crate::outcome::{Outcome, ensure, fail, inconclusive};
 use crate::stage::{Daemon, ReadyDaemon, Stage};
 
@@ -19,6 +20,16 @@ pub(super) enum End {
     Closed(Duration),
     Answered(u16, Duration),
     Open,
+}
+
+impl InWords for End {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Closed(after) => format!("closed after {} ms", after.as_millis()),
+            Self::Answered(status, after) => format!("answered {status} after {} ms", after.as_millis()),
+            Self::Open => "still open".to_owned(),
+        }
+    }
 }
 
 impl End {
@@ -118,7 +129,9 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
     const HEAD: Duration = Duration::from_secs(10);
     const REST: Duration = Duration::from_secs(30);
     let (daemon, live) = stage.launch_ready()?;
-    stage.expect("header sections are ended after 10 s, an unfinished body and an unread answer after 30 s");
+    stage.expect(
+        "408, or a closed connection: within 10 s for a header section, and 30 s for an unfinished body and an unread answer",
+    );
     let read = stage.read_route();
     let good = read.ask(&live).bearer(&live).bytes();
     let half = good[..good.len() - 2].to_vec();
@@ -143,17 +156,17 @@ fn slow_connections_ended(stage: &mut Stage) -> Outcome {
             (heads, body, reader.join().unwrap_or(Ok(End::Open)))
         });
         for (what, end) in &heads {
-            stage.observed(format!("{what}: {end:?}"));
-            ensure!(end.in_time(HEAD), "{what}: {end:?}");
+            stage.observed(format!("{what}: {end}", end = in_words(&end)));
+            ensure!(end.in_time(HEAD), "{what}: {end}", end = in_words(&end));
         }
         if let Some(end) = body {
-            stage.observed(format!("a body that stops: {end:?}"));
-            ensure!(end.in_time(REST), "a body that stops: {end:?}");
+            stage.observed(format!("a body that stops: {end}", end = in_words(&end)));
+            ensure!(end.in_time(REST), "a body that stops: {end}", end = in_words(&end));
         }
         match reader {
             Ok(end) => {
-                stage.observed(format!("a client that reads nothing: {end:?}"));
-                ensure!(end.in_time(REST), "a client that reads nothing: {end:?}");
+                stage.observed(format!("a client that reads nothing: {end}", end = in_words(&end)));
+                ensure!(end.in_time(REST), "a client that reads nothing: {end}", end = in_words(&end));
                 Ok(())
             }
             Err(why) => inconclusive(why),

@@ -10,6 +10,7 @@ use super::replacing::restarted;
 use super::{not_executable, running, stale, with};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, settled};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, inconclusive, not_applicable};
 use crate::stage::{Call, Command, Stage};
 
@@ -85,7 +86,11 @@ fn judges_a_start_without_sigchld(stage: &mut Stage) -> Outcome {
     let spy = Spy::new(stage, Part::Ends(1, words))?;
     let answer = stage.ask(with(&spy).setup(childless()))?;
     answer.must_be_after("spawn-failed", "a child that fails, with SIGCHLD ignored")?;
-    ensure!(answer.text().contains(words), "the child said {words:?}, the client {answer}");
+    ensure!(
+        answer.text().contains(words),
+        "the child said {words}, the client {answer}",
+        words = in_words(&words)
+    );
     for (what, program) in not_executable(stage)? {
         let answer = stage.ask(Call::spawn().stand(program).setup(childless()))?;
         answer.must_be_after("spawn-failed", what)?;
@@ -122,7 +127,11 @@ fn the_daemon_begins_with_a_strict_umask(stage: &mut Stage) -> Outcome {
     let _caller = stage.call(with(&spy).within(2).setup(setup))?;
     let pid = spy.seen_started(stage)?;
     let umask = settled(pid).and_then(|child| child.status("Umask"));
-    ensure!(umask.as_deref() == Some("0077"), "the daemon begins with the umask {umask:?}");
+    ensure!(
+        umask.as_deref() == Some("0077"),
+        "the daemon begins with the umask {umask}",
+        umask = in_words(&umask)
+    );
     Ok(())
 }
 
@@ -146,8 +155,10 @@ fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
     if before.is_empty() {
         return inconclusive("no limit can be lowered");
     }
-    stage
-        .precondition(format!("another process with the setup of the client had lowered limits: {before:?}"));
+    stage.precondition(format!(
+        "another process with the setup of the client had lowered limits: {before}",
+        before = in_words(&before)
+    ));
     let spy = Spy::new(stage, Part::Hangs)?;
     let _caller = stage.call(with(&spy).within(2).under(&under))?;
     let pid = spy.seen_started(stage)?;
@@ -155,6 +166,6 @@ fn the_daemon_begins_with_raised_limits(stage: &mut Stage) -> Outcome {
         return Err(Stop::Fault("the spy is not there".to_owned()));
     };
     let low = lowered(&child);
-    ensure!(low.is_empty(), "the daemon begins with lowered limits: {low:?}");
+    ensure!(low.is_empty(), "the daemon begins with lowered limits: {low}", low = in_words(&low));
     Ok(())
 }

@@ -10,6 +10,7 @@ use local_daemon_harness::wait::until;
 use super::{process_of, stale, with};
 use crate::case::case;
 use crate::fixtures::client::{Part, SOON, Spy, furnished, settled};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail};
 use crate::stage::{Call, LATE, Stage};
 
@@ -105,7 +106,7 @@ fn the_daemon_works_in_the_root(stage: &mut Stage) -> Outcome {
     let pid = spy.seen_started(stage)?;
     let cwd = settled(pid).and_then(|child| child.cwd());
     let root = cwd.as_deref() == Some(Path::new("/"));
-    ensure!(root, "the daemon works in {cwd:?}");
+    ensure!(root, "the daemon works in {cwd}", cwd = in_words(&cwd));
     Ok(())
 }
 

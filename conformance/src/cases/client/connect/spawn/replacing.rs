@@ -10,6 +10,7 @@ use super::{not_executable, running};
 use crate::case::case;
 use crate::fixtures::client::{SOON, World, bystander, furnished, lives, play_published};
 use crate::fixtures::daemon::count;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, inconclusive, not_applicable};
 use crate::stage::{Answer, Call, Command, ReadyDaemon, Stage};
 
@@ -34,7 +35,7 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     );
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
-    ensure!(its_own, "no daemon of the answered id is there: {now:?}");
+    ensure!(its_own, "no daemon of the answered id is there: {now}", now = in_words(&now));
     lives(&decoy, "when the client displaced its daemon")?;
     let name = stage.manifest().binding.registration.clone();
     let events = watch.events();
@@ -43,7 +44,7 @@ fn displaces_by_publishing_alone(stage: &mut Stage) -> Outcome {
     ensure!(free == 0, "the old record was removed before the new one came");
     let handshake = stage.manifest().binding.handshake.path.clone();
     let other = old.actor.ledger().requests().into_iter().find(|seen| seen.target != handshake);
-    ensure!(other.is_none(), "the old daemon was sent {:?}", other.map(|seen| seen.target));
+    ensure!(other.is_none(), "the old daemon was sent {}", in_words(&other.map(|seen| seen.target)));
     Ok(())
 }
 
@@ -61,7 +62,7 @@ fn displaces_when_told_to(stage: &mut Stage) -> Outcome {
     ensure!(own, "not ready with a daemon of its own but {answer}");
     let now = stage.find(stage.state_dir()).map(|live| live.record.id);
     let its_own = now.is_ok() && now.as_ref().ok() == answer.id.as_ref();
-    ensure!(its_own, "no daemon of the answered id is there: {now:?}");
+    ensure!(its_own, "no daemon of the answered id is there: {now}", now = in_words(&now));
     let name = stage.manifest().binding.registration.clone();
     let events = watch.events();
     let free =
@@ -95,7 +96,12 @@ fn private_leaves_no_trace(stage: &mut Stage) -> Outcome {
             let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
             name == stage.manifest().binding.registration || name == stage.manifest().binding.credential
         });
-        ensure!(left.is_none(), "left behind: {}/{:?}", place, left.map(|path| path.display().to_string()));
+        ensure!(
+            left.is_none(),
+            "left behind: {}/{}",
+            place,
+            in_words(&left.map(|path| path.display().to_string()))
+        );
     }
     Ok(())
 }

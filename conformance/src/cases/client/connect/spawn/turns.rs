@@ -15,6 +15,7 @@ use crate::fixtures::client::{
     Part, SOON, Spy, World, at_first, furnished, not_started, play, play_published, publish, publisher, squat,
 };
 use crate::fixtures::daemon::{NOBODYS_PID, SLACK, count};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail, not_applicable};
 use crate::stage::{Call, LATE, Stage};
 
@@ -95,10 +96,11 @@ fn many_callers_one_daemon(stage: &mut Stage) -> Outcome {
             answer.must_be_after("ready", scene)?;
             ids.insert(answer.id.unwrap_or_default());
         }
-        ensure!(ids.len() == 1, "{scene}: {} ids: {ids:?}", ids.len());
+        ensure!(ids.len() == 1, "{scene}: {} ids: {ids}", ids.len(), ids = in_words(&ids));
         let live = stage.find(stage.state_dir());
         let there = live.as_ref().is_ok_and(|live| ids.contains(&live.record.id));
-        ensure!(there, "{scene}: the daemon of the record is another or none: {live:?}");
+        let seen = live.as_ref().map_or_else(String::as_str, |live| &live.record.id);
+        ensure!(there, "{scene}: the daemon of the record is another or none: {seen}");
         stage.arena().end_leaks();
     }
     Ok(())

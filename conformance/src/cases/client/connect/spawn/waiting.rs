@@ -15,6 +15,7 @@ use crate::fixtures::client::{
     Part, SOON, Spy, World, furnished, gone, not_started, play, play_published, publish, squat,
 };
 use crate::fixtures::daemon::count;
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, Stop, ensure, fail, inconclusive};
 use crate::stage::{Call, Caller, LATE, Stage};
 
@@ -250,6 +251,6 @@ fn repeats_the_childs_error(stage: &mut Stage) -> Outcome {
     let answer = stage.ask(with(&spy))?;
     spy.seen_started(stage)?;
     let said = answer.text().contains(words);
-    ensure!(said, "the child said {words:?}, the client {answer}");
+    ensure!(said, "the child said {words}, the client {answer}", words = in_words(&words));
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! Notes: what a client may put into the log.
+//! Notes: chapter 18.
 
 use local_daemon_harness::http::Request;
 use serde_json::{Value, json};
 
 use crate::case::case;
-use crate::fixtures::stream::{LARGE, LONGEST_NOTE, Poster, brief, id, settled, split, until};
+use crate::fixtures::stream::{LONGEST_NOTE, Poster, brief, id, settled, split, until};
+use crate::fixtures::words::in_words;
 use crate::outcome::{Outcome, ensure, fail};
 use crate::stage::{ReadyDaemon, Stage};
 
@@ -18,7 +19,7 @@ fn data() -> Vec<String> {
         json!(""),
         json!(false),
         json!(0),
-        json!("x".repeat(LARGE)),
+        json!("x".repeat(60_000)),
     ];
     let mut data: Vec<String> = texts.iter().map(Value::to_string).collect();
     // As they stand: null, numbers that need all their digits, and white space between tokens.
@@ -49,7 +50,7 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
     let mut streams = [
         ("of everything", live.open_stream("")?),
         ("of notes", live.open_stream("?topics=note")?),
-        ("of two topics", live.open_stream("?topics=sessions,note")?),
+        ("of two topics", live.open_stream("?topics=lifecycle,note")?),
     ];
     let data = data();
     let mut posted = Vec::new();
@@ -58,7 +59,7 @@ fn a_note_reaches_every_stream(stage: &mut Stage) -> Outcome {
             Ok(id) => posted.push((id, serde_json::from_str::<Value>(data).unwrap_or_default())),
             Err(why) => {
                 let data = &data[..data.floor_char_boundary(60)];
-                return fail(format!("a note of {data:?}: {why}"));
+                return fail(format!("a note of {data}: {why}", data = in_words(&data)));
             }
         }
     }
@@ -138,16 +139,16 @@ fn a_note_too_long_refused(stage: &mut Stage) -> Outcome {
         let announced = [LONGEST_NOTE + 1, LONGEST_NOTE + 1024, 1024 * 1024 - 1];
         let mut requests: Vec<_> = announced
             .iter()
-            .map(|length| (format!("{length} bytes"), poster.request(of_length(*length))))
+            .map(|length| (format!("{length} bytes"), poster.note_request(of_length(*length))))
             .collect();
         // Its length is in no header: it must be counted as it comes.
         let body = of_length(LONGEST_NOTE + 1);
         let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-        let chunked = poster.request(chunks).unframed().header("Transfer-Encoding", "chunked");
+        let chunked = poster.note_request(chunks).unframed().header("Transfer-Encoding", "chunked");
         requests.push((format!("{} bytes in a chunk", body.len()), chunked));
         // White space counts: the body is what is measured.
         let padded = format!("{}{}", of_length(100), " ".repeat(LONGEST_NOTE));
-        requests.push(("a short note and 64 KiB of spaces".to_owned(), poster.request(padded)));
+        requests.push(("a short note and 64 KiB of spaces".to_owned(), poster.note_request(padded)));
         requests
     })
 }
@@ -177,7 +178,7 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
     ] {
         if let Err(why) = poster.try_note(data) {
             let data = &data[..data.floor_char_boundary(60)];
-            return fail(format!("a note of {data:?}: {why}"));
+            return fail(format!("a note of {data}: {why}", data = in_words(&data)));
         }
     }
     stage.control("notes just within each bound were answered 201");
@@ -209,8 +210,8 @@ fn notes_that_every_reader_reads(stage: &mut Stage) -> Outcome {
             .map(str::to_owned),
         );
         let request = |body: String| {
-            let what = format!("{:?}", &body[..body.floor_char_boundary(60)]);
-            (what, poster.request(body))
+            let what = in_words(&body[..body.floor_char_boundary(60)]);
+            (what, poster.note_request(body))
         };
         bodies.into_iter().map(request).collect()
     })
@@ -260,7 +261,7 @@ fn only_notes_can_be_posted(stage: &mut Stage) -> Outcome {
         ] {
             bodies.push(format!(r#"{{"topic":"{topic}","data":{data}}}"#));
         }
-        let request = |body: String| (format!("{body:?}"), poster.request(body));
+        let request = |body: String| (in_words(&body), poster.note_request(body));
         bodies.into_iter().map(request).collect()
     })
 }

@@ -1,4 +1,4 @@
-//! Chapter 11: JSON that readers in other languages refuse or read differently.
+//! Chapter 18: JSON that readers in other languages refuse or read differently.
 
 use std::collections::HashSet;
 
