@@ -38,7 +38,9 @@ pub(super) struct Right {
 impl Right {
     /// Whether it has ended. A channel that is closed means that the daemon is gone.
     fn has_ended(&mut self) -> bool {
-        self.credential.as_ref().is_some_and(|credential| credential.has_changed().unwrap_or(true))
+        self.credential
+            .as_ref()
+            .is_some_and(|credential| credential.has_changed().unwrap_or(true))
             || self.token.as_ref().is_some_and(Accepted::is_revoked)
             || self.reader.as_mut().is_some_and(Listed::is_removed)
     }
