@@ -47,6 +47,11 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
+    /// Whether the token is revoked (BROW-13).
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.life.has_changed().is_err()
+    }
+
     /// Ends when the token is revoked (BROW-13).
     pub(crate) async fn revoked(mut self) {
         while self.life.changed().await.is_ok() {}

@@ -36,8 +36,6 @@ use crate::platform::{self, Peers};
 /// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11). It is also how
 /// long a connection waits for its next request: longer than the 5 s of HS-34.
 const HEAD_BOUND: Duration = Duration::from_secs(10);
-/// The most headers of a request: as many as fit into the 8 KiB that are served (PER-29).
-const MOST_HEADERS: usize = 2048;
 /// After this many concurrent connections have closed, memory is returned to the system.
 const TRIM_THRESHOLD: usize = 256;
 /// How many connections the kernel keeps until they are accepted: the more, the later it drops those of the daemon's user.
@@ -379,9 +377,9 @@ impl Connection {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_BOUND)
-            // PER-30: what does not fit is 431 or 414, and no more than this of it is held.
+            // PER-30: what does not fit is 431 or 414, and no more than this of it is held. `hyper` takes 100 header lines (PER-29)
+            // unless it is given another number, for which it allocates at each request.
             .max_buf_size(MAX_BYTES)
-            .max_headers(MOST_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let evicted = async {

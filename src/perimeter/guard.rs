@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use local_daemon_proto::handshake::{self, Handshake};
 use local_daemon_proto::{Credential, Protocol};
@@ -12,12 +12,12 @@ use tokio::sync::watch;
 
 use super::caller::{Caller, Door, Evidence};
 use super::origin::{Listed, Origins};
-use super::problem::accepts_html;
+use super::problem::{accepts_html, wants_text};
 use super::rate_limit::Budget;
 use super::refusal::Refusal;
 use super::request::{
-    has_page_host_form, is_own_origin, is_plain_or_chunked, is_worker, named_host, only, own_host, sender,
-    tokens_of,
+    Field, Named, has_page_host_form, is_own_origin, is_plain_or_chunked, is_worker, named_host, own_host,
+    sender, tokens_of,
 };
 use super::response::{Dress, PROTOCOL_HEADER};
 use crate::browser::{Host, PageHost, PageTokens};
@@ -125,7 +125,9 @@ impl Guard {
         dress: &mut Dress,
     ) -> Result<Admission, Refusal> {
         let headers = request.headers();
-        dress.origin = self.listed_origin(headers);
+        let named = Named::of(headers);
+        dress.text = named.accept.is_present() && wants_text(headers);
+        dress.origin = self.listed_origin(named.origin);
 
         // PER-30
         if request
@@ -135,12 +137,11 @@ impl Guard {
         {
             return Err(Refusal::TargetTooLong);
         }
-        let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-        if headers.iter().map(line).sum::<usize>() > MAX_HEADER_BYTES {
+        if named.length > MAX_HEADER_BYTES {
             return Err(Refusal::HeadersTooLarge);
         }
         // An intermediary would see another end of such a body.
-        if !is_plain_or_chunked(headers) {
+        if !is_plain_or_chunked(headers, &named) {
             return Err(Refusal::UnknownCoding);
         }
         // PER-7: whatever the path and the method are.
@@ -151,7 +152,7 @@ impl Guard {
             let target = request.uri().authority().map(|target| own(target.as_str().as_bytes()));
             target.is_none_or(|target| target.is_some_and(|it| (it == Host::Page) == (*name == Host::Page)))
         };
-        let host = named_host(request)?;
+        let host = named_host(request, &named)?;
         let name = match own(host).filter(is_same) {
             Some(name) => name,
             // BROW-43
@@ -168,7 +169,8 @@ impl Guard {
         let door = self.page_tokens.as_ref().and_then(|_| Door::of(request));
         if door == Some(Door::Page) {
             // BROW-19, BROW-20: the launcher is a local file, and no allowlisted page gets the token of this origin.
-            if !is_own_origin(headers, host) && only(headers, ORIGIN).is_none_or(|origin| origin != "null") {
+            if !is_own_origin(named.origin, host) && named.origin.only().is_none_or(|origin| origin != "null")
+            {
                 return Err(Refusal::ForeignOrigin);
             }
         } else if dress.origin.is_some() {
@@ -176,17 +178,17 @@ impl Guard {
             if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
                 return Ok(Admission::Preflight);
             }
-        } else if !is_own_origin(headers, host) {
+        } else if !is_own_origin(named.origin, host) {
             return Err(Refusal::ForeignOrigin);
         }
 
-        if self.page_tokens.is_some() && is_worker(request) {
+        if self.page_tokens.is_some() && is_worker(request, &named) {
             return Ok(Admission::EndOfWorker);
         }
 
         // PER-23: nowhere else is a token looked for.
         let mut credential = self.identity.credential();
-        let evidence = self.authenticate(request, host, name, &credential.borrow_and_update());
+        let evidence = self.authenticate(request, &named, host, name, &credential.borrow_and_update());
         dress.credential = Some(credential);
         let evidence = match evidence {
             Some(evidence) => evidence,
@@ -207,6 +209,7 @@ impl Guard {
         }
         // CTL-2. The handshake stands before it (HS-1): there, a client of another protocol learns which is spoken.
         if dress.protocol.is_some()
+            && named.protocol.is_present()
             && headers.get_all(PROTOCOL_HEADER).iter().any(|named| named != self.protocol)
         {
             return Err(Refusal::ProtocolMismatch);
@@ -230,8 +233,8 @@ impl Guard {
     }
 
     /// The request's origin where it is one on the list of this moment, as a whole string (PER-10, PER-19).
-    fn listed_origin(&self, headers: &HeaderMap) -> Option<Listed> {
-        let origin = only(headers, ORIGIN)?;
+    fn listed_origin(&self, origin: Field<'_>) -> Option<Listed> {
+        let origin = origin.only()?;
         let list = self.identity.origins();
         let is_listed = list.borrow().contains(origin.to_str().ok()?);
         is_listed.then(|| Listed { origin: origin.clone(), list })
@@ -246,6 +249,7 @@ impl Guard {
     fn authenticate<B>(
         &self,
         request: &Request<B>,
+        named: &Named<'_>,
         host: &[u8],
         name: Host,
         credential: &Credential,
@@ -257,7 +261,7 @@ impl Guard {
                 return Some(Evidence::Credential);
             }
             // BROW-11; BROW-4: a ticket is neither.
-            let (tokens, origin) = (self.page_tokens.as_ref()?, sender(request.headers(), host)?);
+            let (tokens, origin) = (self.page_tokens.as_ref()?, sender(named.origin, host)?);
             let accepted = tokens.accept(text, &origin, SystemTime::now());
             accepted.map(Evidence::PageToken)
         };
@@ -270,10 +274,9 @@ impl Guard {
             }
             Some(_) => return None,
         };
-        let Some(authorization) = only(request.headers(), AUTHORIZATION) else {
+        let Some(authorization) = named.authorization.only() else {
             // PER-24
-            let is_absent = !request.headers().contains_key(AUTHORIZATION);
-            return from_query.filter(|_| is_absent);
+            return from_query.filter(|_| !named.authorization.is_present());
         };
         let authorization = authorization.to_str().ok()?;
         let (scheme, bearer) = authorization.split_once(' ')?;

@@ -164,7 +164,28 @@ impl FromIterator<Origin> for Origins {
 }
 
 /// An origin of the list, and the list as it changes.
+#[derive(Clone)]
 pub(super) struct Listed {
     pub(super) origin: HeaderValue,
     pub(super) list: watch::Receiver<Origins>,
+}
+
+impl Listed {
+    /// Whether the origin was taken off the list (PER-42), or the daemon is gone.
+    pub(super) fn is_removed(&mut self) -> bool {
+        match self.list.has_changed() {
+            Ok(false) => false,
+            Ok(true) => !is_on(&self.origin, &self.list.borrow_and_update()),
+            Err(_) => true,
+        }
+    }
+
+    /// Ends when the origin was taken off the list, or the daemon is gone.
+    pub(super) async fn removed(mut self) {
+        let _ = self.list.wait_for(|list| !is_on(&self.origin, list)).await;
+    }
+}
+
+fn is_on(origin: &HeaderValue, list: &Origins) -> bool {
+    origin.to_str().is_ok_and(|origin| list.contains(origin))
 }

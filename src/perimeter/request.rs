@@ -3,35 +3,85 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{ACCEPT, AUTHORIZATION, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::refusal::Refusal;
+use super::response::PROTOCOL_HEADER;
 use crate::browser::{Host, PageHost};
 
-/// The header's value where it is there exactly once.
-pub(super) fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
+/// The headers that decide about a request, found in one pass.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Named<'a> {
+    /// The length of the header section, in bytes.
+    pub(super) length: usize,
+    pub(super) accept: Field<'a>,
+    pub(super) authorization: Field<'a>,
+    pub(super) host: Field<'a>,
+    pub(super) origin: Field<'a>,
+    pub(super) protocol: Field<'a>,
+    pub(super) service_worker: Field<'a>,
+    pub(super) transfer_encoding: Field<'a>,
+}
+
+/// A header, which may be there more than once.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Field<'a> {
+    first: Option<&'a HeaderValue>,
+    is_repeated: bool,
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn is_present(self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Returns the value if the header is there exactly once.
+    pub(super) fn only(self) -> Option<&'a HeaderValue> {
+        self.first.filter(|_| !self.is_repeated)
+    }
+}
+
+impl<'a> Named<'a> {
+    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+        const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
+        let mut named = Self::default();
+        for (name, value) in headers {
+            named.length += name.as_str().len() + value.len() + 4;
+            let field = match name {
+                name if *name == ACCEPT => &mut named.accept,
+                name if *name == AUTHORIZATION => &mut named.authorization,
+                name if *name == HOST => &mut named.host,
+                name if *name == ORIGIN => &mut named.origin,
+                name if *name == TRANSFER_ENCODING => &mut named.transfer_encoding,
+                name if *name == PROTOCOL_HEADER => &mut named.protocol,
+                name if *name == SERVICE_WORKER => &mut named.service_worker,
+                _ => continue,
+            };
+            field.is_repeated = field.first.is_some();
+            field.first = field.first.or(Some(value));
+        }
+        named
+    }
 }
 
 /// Whether the request has no transfer coding, or `chunked` alone and once (RFC 9112, 6.1). Several header lines are one
 /// list, in which empty elements count for nothing (RFC 9110, 5.3 and 5.6.1).
-pub(super) fn is_plain_or_chunked(headers: &HeaderMap) -> bool {
+pub(super) fn is_plain_or_chunked(headers: &HeaderMap, named: &Named<'_>) -> bool {
+    if !named.transfer_encoding.is_present() {
+        return true;
+    }
     let lines = headers.get_all(TRANSFER_ENCODING).iter();
     let elements = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let mut named = elements.filter(|coding| !coding.is_empty());
-    match named.next() {
-        Some(coding) => coding.eq_ignore_ascii_case(b"chunked") && named.next().is_none(),
-        None => !headers.contains_key(TRANSFER_ENCODING),
-    }
+    named.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && named.next().is_none()
 }
 
 /// Whether the request names no origin, or one: `http://` and its own `Host` (PER-8, PER-11, PER-12).
-pub(super) fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
+pub(super) fn is_own_origin(origin: Field<'_>, host: &[u8]) -> bool {
     let is_host = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == Some(host);
-    !headers.contains_key(ORIGIN) || only(headers, ORIGIN).is_some_and(is_host)
+    !origin.is_present() || origin.only().is_some_and(is_host)
 }
 
 /// Returns the host that a request names, with its port: its one `Host` header (PER-5). In HTTP/2 the target stands for an
@@ -40,13 +90,13 @@ pub(super) fn is_own_origin(headers: &HeaderMap, host: &[u8]) -> bool {
 /// # Errors
 /// Fails if there is no such header or more than one, if it or the authority of the target is no valid host, or if the target
 /// is no URL of HTTP.
-pub(super) fn named_host<B>(request: &Request<B>) -> Result<&[u8], Refusal> {
-    let (uri, headers) = (request.uri(), request.headers());
+pub(super) fn named_host<'a, B>(request: &'a Request<B>, named: &Named<'a>) -> Result<&'a [u8], Refusal> {
+    let uri = request.uri();
     let target = uri.authority().map(|target| target.as_str().as_bytes());
-    let host = if request.version() >= Version::HTTP_2 && !headers.contains_key(HOST) {
+    let host = if request.version() >= Version::HTTP_2 && !named.host.is_present() {
         target
     } else {
-        only(headers, HOST).map(HeaderValue::as_bytes)
+        named.host.only().map(HeaderValue::as_bytes)
     };
     let host = host.filter(|host| is_host(host)).ok_or(Refusal::InvalidHost)?;
     // PER-6
@@ -133,23 +183,21 @@ pub(super) fn parse_port(digits: &str) -> Option<u16> {
 }
 
 /// The origin of the page that sends a request: engines name it with each request but the same-origin GET (BROW-10).
-pub(super) fn sender<'a>(headers: &'a HeaderMap, host: &[u8]) -> Option<Cow<'a, str>> {
-    if headers.contains_key(ORIGIN) {
-        return only(headers, ORIGIN)?.to_str().ok().map(Cow::Borrowed);
+pub(super) fn sender<'a>(origin: Field<'a>, host: &[u8]) -> Option<Cow<'a, str>> {
+    if origin.is_present() {
+        return origin.only()?.to_str().ok().map(Cow::Borrowed);
     }
     Some(Cow::Owned(format!("http://{}", str::from_utf8(host).ok()?)))
 }
 
 /// Whether an engine asks for the script of a service worker.
-pub(super) fn is_worker<B>(request: &Request<B>) -> bool {
-    request.method() == Method::GET
-        && only(request.headers(), HeaderName::from_static("service-worker"))
-            .is_some_and(|value| value == "script")
+pub(super) fn is_worker<B>(request: &Request<B>, named: &Named<'_>) -> bool {
+    request.method() == Method::GET && named.service_worker.only().is_some_and(|value| value == "script")
 }
 
 /// The values of a target's `token` parameters.
 pub(super) fn tokens_of(uri: &Uri) -> impl Iterator<Item = Cow<'_, [u8]>> {
-    uri.query().unwrap_or_default().split('&').filter_map(as_token)
+    uri.query().into_iter().flat_map(|query| query.split('&')).filter_map(as_token)
 }
 
 /// The value of a `token` parameter, both as whatever reads the query behind the guard would decode them.

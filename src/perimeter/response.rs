@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::origin::Listed;
 use super::problem::{PROBLEM_JSON, Problem, problem};
 use super::refusal::Refusal;
-use super::revocable::Revocable;
+use super::revocable::{Revocable, Right};
 use crate::browser::Accepted;
 
 /// The header by which every answer to an authenticated request names the wire protocol, and by which a request
@@ -123,7 +123,8 @@ impl Dress {
         response.map(|body| match body {
             Either::Left(own) => Either::Left(own),
             Either::Right(body) => {
-                Either::Right(Revocable::new(body, self.origin, self.page, self.credential))
+                let right = Right { reader: self.origin, token: self.page, credential: self.credential };
+                Either::Right(Revocable::new(body, right))
             }
         })
     }

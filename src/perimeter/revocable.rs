@@ -1,5 +1,6 @@
 //! Bodies that last no longer than the right to read them.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,7 +9,7 @@ use local_daemon_proto::Credential;
 use pin_project_lite::pin_project;
 use tokio::sync::watch;
 
-use super::origin::{Listed, Origins};
+use super::origin::Listed;
 use crate::browser::Accepted;
 
 pin_project! {
@@ -17,40 +18,66 @@ pin_project! {
     pub struct Revocable<R> {
         #[pin]
         body: R,
-        revoked: Vec<Revoked>,
+        right: Right,
+        // Wakes a reader that waits when its right ends. Most bodies are there at once, and none waits for them.
+        ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     }
 }
 
-/// Ends when the right to read has ended.
-type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// By what an answer may be read; what is `None` cannot end.
+#[derive(Clone)]
+pub(super) struct Right {
+    /// The page of a listed origin that reads it.
+    pub(super) reader: Option<Listed>,
+    /// The page token that opened it.
+    pub(super) token: Option<Accepted>,
+    /// The credential that was current when it began, and each later one.
+    pub(super) credential: Option<watch::Receiver<Credential>>,
+}
+
+impl Right {
+    /// Whether it has ended. A channel that is closed means that the daemon is gone.
+    fn has_ended(&mut self) -> bool {
+        self.credential
+            .as_ref()
+            .is_some_and(|credential| credential.has_changed().unwrap_or(true))
+            || self.token.as_ref().is_some_and(Accepted::is_revoked)
+            || self.reader.as_mut().is_some_and(Listed::is_removed)
+    }
+
+    async fn ended(self) {
+        let Self { reader, token, credential } = self;
+        let replaced = async {
+            match credential {
+                Some(mut credential) => drop(credential.changed().await),
+                None => pending().await,
+            }
+        };
+        let revoked = async {
+            match token {
+                Some(token) => token.revoked().await,
+                None => pending().await,
+            }
+        };
+        let removed = async {
+            match reader {
+                Some(reader) => reader.removed().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = replaced => {}
+            () = revoked => {}
+            () = removed => {}
+        }
+    }
+}
 
 impl<R> Revocable<R> {
-    /// Wraps the body of an answer to `reader` if that is a page of a listed origin, opened with `token` if it has one, while
-    /// `credential` was current.
-    pub(super) fn new(
-        body: R,
-        reader: Option<Listed>,
-        token: Option<Accepted>,
-        credential: Option<watch::Receiver<Credential>>,
-    ) -> Self {
-        let removed = reader.map(|Listed { origin, mut list }| -> Revoked {
-            Box::pin(async move {
-                let is_off = |list: &Origins| !origin.to_str().is_ok_and(|origin| list.contains(origin));
-                // Without a list there is no daemon any more either.
-                let _ = list.wait_for(is_off).await;
-            })
-        });
-        let revoked = token.map(|token| -> Revoked { Box::pin(token.revoked()) });
-        let replaced = credential.map(|mut credential| -> Revoked {
-            Box::pin(async move {
-                // An error means that the daemon is gone.
-                let _ = credential.changed().await;
-            })
-        });
-        Self {
-            body,
-            revoked: removed.into_iter().chain(revoked).chain(replaced).collect(),
-        }
+    /// Wraps a body that is read by `right`.
+    pub(super) fn new(body: R, right: Right) -> Self {
+        Self { body, right, ended: None }
     }
 }
 
@@ -63,11 +90,17 @@ impl<R: Body> Body for Revocable<R> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
-        let mut revoked = this.revoked.iter_mut();
-        if revoked.any(|revoked| revoked.as_mut().poll(context).is_ready()) {
+        if this.right.has_ended() {
             return Poll::Ready(None);
         }
-        this.body.poll_frame(context)
+        let frame = this.body.poll_frame(context);
+        if frame.is_pending() {
+            let ended = this.ended.get_or_insert_with(|| Box::pin(this.right.clone().ended()));
+            if ended.as_mut().poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

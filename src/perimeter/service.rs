@@ -1,6 +1,7 @@
 //! The guard as a `tower` layer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +17,6 @@ use tower_service::Service;
 
 use super::caller::Caller;
 use super::guard::{Admission, Guard};
-use super::problem::wants_text;
 use super::refusal::Refusal;
 use super::request::without_token;
 use super::response::{Dress, Tamed, tame};
@@ -29,14 +29,15 @@ impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { guard: self.clone(), inner }
+        Guarded { guard: Arc::new(self.clone()), inner }
     }
 }
 
 /// A service behind a [`Guard`]. The inner service takes bodies that end with an error at the guard's limit.
 #[derive(Clone)]
 pub struct Guarded<S> {
-    guard: Guard,
+    // A server clones the service for each request.
+    guard: Arc<Guard>,
     inner: S,
 }
 
@@ -56,7 +57,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut dress = Dress {
-            text: wants_text(request.headers()),
+            text: false,
             origin: None,
             protocol: None,
             page: None,

@@ -111,15 +111,18 @@ export class Server {
       return false;
     }
     this.working += 1;
+    let most;
     try {
       answer = await this.#answer(connection, request);
+      most = this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER;
+      request.closes ||= request.announced > most; // PER-55
       if (answer.pieces) await this.#stream(connection, answer, request);
       else await this.#send(connection, answer, request, request.closes);
     } finally {
       this.working -= 1;
     }
     // A body that was not read is in front of the next request.
-    if (!request.closes) await request.wholeBody(this.#known.has(connection) ? MOST_BODY : MOST_OF_A_STRANGER);
+    if (!request.closes) await request.wholeBody(most);
     return !request.closes;
   }
 

@@ -149,6 +149,8 @@ class Server:
                 self.working += 1
             try:
                 answer = self.answer(connection, request)
+                most = http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER
+                request.closes |= request.length > most  # PER-55
                 if answer.pieces:
                     self.stream(connection, answer, request)
                 else:
@@ -158,7 +160,7 @@ class Server:
                     self.working -= 1
             if not request.closes:
                 # A body that was not read is in front of the next request.
-                request.whole_body(http1.MOST_BODY if self.connections.get(connection) else MOST_OF_A_STRANGER)
+                request.whole_body(most)
             return not request.closes
         self.send(connection, answer, request, True)
         return False

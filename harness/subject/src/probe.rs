@@ -236,6 +236,8 @@ fn dial(address: SocketAddr, until: Instant) -> Result<TcpStream, Fault> {
     TcpStream::connect_timeout(&address, left(until)?).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::Refused(error.to_string()),
         io::ErrorKind::TimedOut => Fault::Late,
+        // Something listened, and closed before it accepted.
+        io::ErrorKind::ConnectionReset => error.into(),
         _ => faults::misread(&error).unwrap_or(Fault::Unreachable(error)),
     })
 }

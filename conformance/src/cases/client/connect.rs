@@ -402,7 +402,7 @@ fn invalid_credential_without_a_record(stage: &mut Stage) -> Outcome {
 }
 
 /// The record's daemon drains for ever; the caller set no deadline.
-#[case("CONN-10")]
+#[case("CONN-10", idle)]
 fn ends_by_its_own_deadline(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("an answer within 10 s");

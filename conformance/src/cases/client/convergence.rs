@@ -71,7 +71,7 @@ fn untouched(stage: &mut Stage, name: &str, taken: &str, scene: &str, call: Call
 /// A repair meets a record whose daemon does not answer, breaks off, is draining, cannot be asked or is gone with
 /// its network namespace, and whose address answers as a stranger: none of these was refused, and the record stays
 /// (reddb-io/red-skills#3186).
-#[case("CONV-29", "CONV-30")]
+#[case("CONV-29", "CONV-30", idle)]
 fn repair_leaves_what_answers_or_is_silent(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the record as it was");
@@ -254,7 +254,7 @@ fn clients_signal_nobody(stage: &mut Stage) -> Outcome {
 
 /// A proven daemon gives another pid than its record, and does not stop: a forced stop signals neither the
 /// recorded nor the told process.
-#[case("CONV-31")]
+#[case("CONV-31", idle)]
 fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("both processes live");
@@ -286,7 +286,7 @@ fn a_forced_stop_needs_the_proven_pid(stage: &mut Stage) -> Outcome {
 
 /// A proven daemon takes the request to stop and stays, and its record names a bystander as it does: a forced stop
 /// ends that process if the record is of the client's own pid namespace, and not if it is of another one.
-#[case("CONV-36", deadline_s = 60)]
+#[case("CONV-36", idle, deadline_s = 60)]
 fn a_forced_stop_stays_in_its_pid_namespace(stage: &mut Stage) -> Outcome {
     let (world, _good) = furnished(stage)?;
     stage.expect("the process at the pid of another namespace lives");

@@ -72,7 +72,7 @@ fn successor_is_left_alone(first: &Daemon, new: &ReadyDaemon) -> Outcome {
 
 /// A daemon is displaced with a stream that nobody reads, a request that never ends, an idle connection and
 /// half a request head open. Stems from OpenCoven/coven#242 and buck2@13baa8a1d1.
-#[case("CONV-8", deadline_s = 60)]
+#[case("CONV-8", idle, deadline_s = 60)]
 fn displaced_exits_with_work_open(stage: &mut Stage) -> Outcome {
     let (daemon, live) = stage.launch_ready()?;
     let idle = live.open(b"")?;

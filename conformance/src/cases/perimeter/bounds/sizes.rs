@@ -28,7 +28,7 @@ fn ordinary_sizes_served(stage: &mut Stage) -> Outcome {
     let target = format!("{target}{}", "a".repeat(TARGET - target.len()));
     served_bytes(stage, "a target of 4 KiB", &good.clone().target(target).bytes())?;
     served_bytes(stage, "8 KiB of headers in one", &padded(&good, SECTION, 1))?;
-    served_bytes(stage, "8 KiB of headers in 64", &padded(&good, SECTION, 64))?;
+    served_bytes(stage, "8 KiB of headers in 96", &padded(&good, SECTION, 96))?;
     if let Ok(mutation) = stage.mutation_route() {
         let body = mutation.body.clone().unwrap_or_else(|| "{}".to_owned());
         // White space at the end of JSON says nothing.
