@@ -154,6 +154,11 @@ impl<W> Hub<W> {
         self.topics
     }
 
+    /// Returns the last event, or number 0 before the first one. A log that is kept in a file goes on after it.
+    pub fn last(&self) -> EventId {
+        self.inner().log.last()
+    }
+
     /// How many subscribers there are (STR-24).
     pub fn subscribers(&self) -> usize {
         self.inner().seats.len()

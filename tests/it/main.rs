@@ -5,6 +5,8 @@
 #[cfg(feature = "daemon")]
 mod end_to_end;
 #[cfg(feature = "daemon")]
+mod events;
+#[cfg(feature = "daemon")]
 mod journal;
 #[cfg(feature = "daemon")]
 mod loom;

@@ -1,0 +1,312 @@
+//! Streams that are cut, and daemons that are restarted and displaced, read by the crate's own client.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body as AxumBody;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use local_daemon::client::{Connection, EventsError};
+use local_daemon::daemon::Handle;
+use local_daemon::events::{EventId, Item};
+use local_daemon::streams::{End, EventBody, Hub, Limits, Selection};
+use local_daemon::{Client, Daemon, StateDir};
+use tokio::sync::watch;
+
+const EPOCH: u32 = 0xa;
+const TOPICS: &[&str] = &["n"];
+const BOUND: Duration = Duration::from_secs(30);
+
+/// What the daemons of one test share.
+struct World {
+    home: tempfile::TempDir,
+    /// How many numbers there are.
+    total: u64,
+    /// How many of them the reader has seen; the writer is only a little ahead.
+    seen: watch::Sender<u64>,
+    /// How many streams may still be cut.
+    cuts: Arc<AtomicUsize>,
+    /// Whether events survive a restart.
+    is_kept: bool,
+}
+
+impl World {
+    fn new(total: u64, cuts: usize, is_kept: bool) -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            total,
+            seen: watch::channel(0).0,
+            cuts: Arc::new(AtomicUsize::new(cuts)),
+            is_kept,
+        }
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
+    fn client(&self) -> Client {
+        Client::new("acme", "acme/1").unwrap().state_dir(self.state_dir())
+    }
+
+    /// Starts a daemon, which displaces the one that runs.
+    fn start(&self) -> Running {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (state_dir, total, is_kept) = (self.state_dir(), self.total, self.is_kept);
+        let (seen, cuts) = (self.seen.subscribe(), self.cuts.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let builder = Daemon::builder("acme", "acme/1").state_dir(&state_dir).stop_on_signals(false);
+                let daemon = builder.stream_routes(["/v1/events"]).start().await.unwrap();
+                let handle = daemon.handle();
+                let (hub, opened) = watch::channel(None);
+                let epoch = handle.id().epoch();
+                tokio::spawn(run(
+                    handle.clone(),
+                    hub,
+                    seen,
+                    total,
+                    state_dir.clone(),
+                    if is_kept { EPOCH } else { epoch },
+                    is_kept,
+                ));
+                sender.send(handle).unwrap();
+                let router = Router::new().route("/v1/events", get(subscribe)).with_state((opened, cuts));
+                daemon.serve(router).await.unwrap();
+            });
+        });
+        let handle = receiver.recv_timeout(BOUND).expect("the daemon started");
+        Running { handle, thread }
+    }
+}
+
+struct Running {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn stop(self) {
+        self.handle.stop();
+        self.ended();
+    }
+
+    fn ended(self) {
+        self.thread.join().unwrap();
+    }
+}
+
+fn open(path: &Path, epoch: u32, is_kept: bool) -> Option<Hub> {
+    let limits = Limits { events: 2_000_000, bytes: 1 << 30 };
+    if !is_kept {
+        return Some(Hub::new(epoch, TOPICS, limits));
+    }
+    // Until the predecessor has given it up.
+    Hub::open(path, epoch, TOPICS, limits).ok()
+}
+
+/// Counts on from where the last daemon was, until the streams end.
+async fn run(
+    handle: Handle,
+    opened: watch::Sender<Option<Arc<Hub>>>,
+    mut seen: watch::Receiver<u64>,
+    total: u64,
+    state_dir: PathBuf,
+    epoch: u32,
+    is_kept: bool,
+) {
+    let path = state_dir.join("events.log");
+    let hub = loop {
+        match open(&path, epoch, is_kept) {
+            Some(hub) => break Arc::new(hub),
+            None => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    };
+    opened.send_replace(Some(hub.clone()));
+    let ending = {
+        let (handle, hub) = (handle.clone(), hub.clone());
+        tokio::spawn(
+            async move { hub.end(End::of(handle.draining().await, &StateDir::at(handle.state_dir()))) },
+        )
+    };
+    let first = if is_kept { hub.last().seq + 1 } else { *seen.borrow() + 1 };
+    for number in first..=total {
+        if seen.wait_for(|seen| number < seen + 2000).await.is_err() {
+            break;
+        }
+        if number % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+        if !matches!(hub.append("n", &number), Ok(Some(_))) {
+            break;
+        }
+    }
+    ending.await.unwrap();
+}
+
+type Shared = (watch::Receiver<Option<Arc<Hub>>>, Arc<AtomicUsize>);
+
+async fn subscribe(
+    State((mut opened, cuts)): State<Shared>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> axum::response::Response {
+    let hub = match opened.wait_for(Option::is_some).await {
+        Ok(hub) => hub.clone().expect("it is there"),
+        Err(_) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    };
+    let last = headers.get_all("last-event-id").iter().map(HeaderValue::as_bytes);
+    let Ok(selection) = Selection::parse(query.get("topics").map(String::as_str), None, last) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match hub.subscribe((), &selection) {
+        Ok(subscriber) => {
+            let (head, body) = subscriber.into_response().into_parts();
+            let left = cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            // Some in the first frame, some between frames, some in the middle of one.
+            let length = left.map_or(usize::MAX, |left| left * 7919 % 16_000);
+            Response::from_parts(
+                head,
+                AxumBody::new(Cut { body, left: length, is_begun: false, is_flushed: false }),
+            )
+        }
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// A body that breaks after so many bytes.
+struct Cut {
+    body: EventBody,
+    left: usize,
+    is_begun: bool,
+    is_flushed: bool,
+}
+
+impl Body for Cut {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if !self.is_begun {
+            self.is_begun = true;
+            // The readers of a test come back sooner.
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"retry: 4\n\n")))));
+        }
+        if self.left == 0 {
+            // What was written before leaves first.
+            if !std::mem::replace(&mut self.is_flushed, true) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(None) };
+        let mut data = frame.into_data().expect("a stream has no trailers");
+        if data.starts_with(b"retry") {
+            data = Bytes::from_static(b":\n\n");
+        }
+        data.truncate(self.left);
+        self.left -= data.len();
+        Poll::Ready(Some(Ok::<_, Infallible>(Frame::data(data)).map_err(|never| match never {})))
+    }
+}
+
+/// What a reader saw.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Seen {
+    gaps: Vec<(EventId, Option<EventId>)>,
+    superseded: usize,
+    shutdown: usize,
+}
+
+/// Reads all numbers, each of which must come once and in order.
+fn read(connection: &Connection, from: EventId, world: &World) -> Result<Seen, EventsError> {
+    let mut seen = Seen::default();
+    let mut events = connection.events("/v1/events").after(from);
+    let mut number = 0;
+    while number < world.total {
+        match events.next_within(BOUND)?.expect("something happens in time") {
+            Item::Event(event) => {
+                let next: u64 = event.json().unwrap();
+                assert_eq!(next, number + 1, "after {:?}", events.last_id());
+                number = next;
+                if number % 50 == 0 || number == world.total {
+                    world.seen.send_replace(number);
+                }
+            }
+            Item::Gap { first, after } => seen.gaps.push((first, after)),
+            Item::Superseded { .. } => seen.superseded += 1,
+            Item::Shutdown => seen.shutdown += 1,
+            item => panic!("{item:?}"),
+        }
+    }
+    Ok(seen)
+}
+
+fn connect(world: &World) -> Connection {
+    let ends = std::time::Instant::now() + BOUND;
+    loop {
+        match world.client().connect() {
+            Ok(connection) => return connection,
+            Err(failure) => assert!(std::time::Instant::now() < ends, "{failure}"),
+        }
+    }
+}
+
+/// How many numbers: `EVENTS=1000000` for more than a test run has time for.
+fn total() -> u64 {
+    std::env::var("EVENTS").map_or(30_000, |text| text.parse().expect("EVENTS is a number"))
+}
+
+#[test]
+fn a_reader_sees_each_event_once_over_cuts_restarts_and_displacements() {
+    const GENERATIONS: u64 = 14;
+    let world = World::new(total(), 200, true);
+    let mut running = world.start();
+    let connection = connect(&world);
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&connection, EventId { epoch: EPOCH, seq: 0 }, &world));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut progress = world.seen.subscribe();
+        for generation in 1..GENERATIONS {
+            let due = generation * world.total / GENERATIONS;
+            let waited =
+                async { tokio::time::timeout(BOUND, progress.wait_for(|seen| *seen >= due)).await.is_ok() };
+            assert!(runtime.block_on(waited), "the reader is at {}", *world.seen.borrow());
+            // Three displacements, ten restarts.
+            if generation % 4 == 0 {
+                let displaced = std::mem::replace(&mut running, world.start());
+                displaced.ended();
+            } else {
+                running.stop();
+                running = world.start();
+            }
+        }
+        let seen = reader.join().unwrap().unwrap();
+        running.stop();
+        seen
+    });
+    assert_eq!(world.cuts.load(Ordering::SeqCst), 0, "all cuts were made");
+    assert_eq!(seen.gaps, []);
+    // A stream that was cut did not deliver its last event.
+    assert!(seen.superseded <= 3 && seen.shutdown <= 10, "{seen:?}");
+    println!("{} numbers, {seen:?}", world.total);
+}
