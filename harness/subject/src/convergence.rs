@@ -84,7 +84,8 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
     let mut since = Instant::now();
     loop {
         daemon.follow_files();
-        // Wherever it was stopped, this comes before its next look.
+        let found = look(daemon);
+        // Wherever it was stopped, this comes before it acts on what it has found.
         if since.elapsed() > Duration::from_millis(400) {
             if broken("CONV-7.republishes") {
                 let _ = publish(&daemon.directory, &daemon.record, || false);
@@ -93,7 +94,7 @@ pub(super) fn watch(daemon: &Daemon) -> Reason {
             }
         }
         since = Instant::now();
-        if let Some(reason) = look(daemon) {
+        if let Some(reason) = found {
             daemon.stand_down(reason);
         }
         if let Some(reason) = daemon.standing_down() {
