@@ -65,12 +65,11 @@ impl World {
         Client::new("acme", "acme/1").unwrap().state_dir(self.state_dir())
     }
 
-    /// Starts a daemon, which displaces the one that runs.
-    fn start(&self) -> Running {
+    /// Starts a daemon, which displaces the one that runs. It counts up to `last`.
+    fn start(&self, last: u64) -> Running {
         let (sender, receiver) = std::sync::mpsc::channel();
         let (state_dir, cuts) = (self.state_dir(), self.cuts.clone());
-        let (seen, appended, total, is_kept) =
-            (self.seen.subscribe(), self.appended.clone(), self.total, self.is_kept);
+        let (seen, appended, is_kept) = (self.seen.subscribe(), self.appended.clone(), self.is_kept);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -78,9 +77,7 @@ impl World {
                 let daemon = builder.stream_routes(["/v1/events"]).start().await.unwrap();
                 let handle = daemon.handle();
                 let (opening, opened) = watch::channel(None);
-                tokio::spawn(
-                    Writer { handle: handle.clone(), opening, seen, appended, total, is_kept }.run(),
-                );
+                tokio::spawn(Writer { handle: handle.clone(), opening, seen, appended, last, is_kept }.run());
                 sender.send(handle).unwrap();
                 let router = Router::new().route("/v1/events", get(subscribe)).with_state((opened, cuts));
                 daemon.serve(router).await.unwrap();
@@ -113,7 +110,7 @@ struct Writer {
     opening: watch::Sender<Option<Arc<Hub>>>,
     seen: watch::Receiver<u64>,
     appended: Arc<AtomicU64>,
-    total: u64,
+    last: u64,
     is_kept: bool,
 }
 
@@ -142,9 +139,8 @@ impl Writer {
                 async move { hub.end(End::of(handle.draining().await, &StateDir::at(handle.state_dir()))) };
             tokio::spawn(end)
         };
-        for number in self.appended.load(Ordering::SeqCst) + 1..=self.total {
-            let ahead = if self.is_kept { 2000 } else { 100 };
-            if self.seen.wait_for(|seen| number < seen + ahead).await.is_err() {
+        for number in self.appended.load(Ordering::SeqCst) + 1..=self.last {
+            if self.seen.wait_for(|seen| number < seen + 2000).await.is_err() {
                 break;
             }
             if number % 100 == 0 {
@@ -250,9 +246,7 @@ fn read(connection: &Connection, from: EventId, world: &World) -> Result<Seen, E
                 assert_eq!(next, number + 1, "after {:?}", events.last_id());
                 number = next;
                 last = Some(event.id);
-                if number % 50 == 0 || number == world.total {
-                    world.seen.send_replace(number);
-                }
+                world.seen.send_replace(number);
             }
             Item::Gap { first, after } => {
                 seen.gaps += 1;
@@ -287,7 +281,10 @@ fn total() -> u64 {
 
 /// Reads all numbers while daemons are stopped and started `generations - 1` times, every `displacing`th time by displacement.
 fn read_over(world: &World, generations: u64, displacing: u64) -> Seen {
-    let mut running = world.start();
+    let due = |generation| generation * world.total / generations;
+    // A log in memory loses what no one has read when its daemon ends.
+    let last = |generation| if world.is_kept { world.total } else { due(generation) };
+    let mut running = world.start(last(1));
     let connection = connect(world);
     let epoch = if world.is_kept { EPOCH } else { running.handle.id().epoch() };
     std::thread::scope(|scope| {
@@ -295,16 +292,15 @@ fn read_over(world: &World, generations: u64, displacing: u64) -> Seen {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut progress = world.seen.subscribe();
         for generation in 1..generations {
-            let due = generation * world.total / generations;
-            let waited =
-                async { tokio::time::timeout(BOUND, progress.wait_for(|seen| *seen >= due)).await.is_ok() };
+            let is_due = progress.wait_for(|seen| *seen >= due(generation));
+            let waited = async { tokio::time::timeout(BOUND, is_due).await.is_ok() };
             assert!(runtime.block_on(waited), "the reader is at {}", *world.seen.borrow());
             if generation % displacing == 0 {
-                let displaced = std::mem::replace(&mut running, world.start());
+                let displaced = std::mem::replace(&mut running, world.start(last(generation + 1)));
                 displaced.ended();
             } else {
                 running.stop();
-                running = world.start();
+                running = world.start(last(generation + 1));
             }
         }
         let seen = reader.join().unwrap().unwrap();
