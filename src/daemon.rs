@@ -11,6 +11,7 @@ mod patience;
 mod serve;
 mod shared;
 mod strangers;
+mod timer;
 mod sync {
     pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
 }

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use local_daemon_proto::handshake;
 use local_daemon_proto::registration::MAX_BYTES;
 use pin_project_lite::pin_project;
@@ -30,6 +30,7 @@ use tower_service::Service;
 use super::patience::{Patient, RequestBody, discard_arrived, linger};
 use super::shared::{FLUSH_BOUND, Shared};
 use super::strangers::{Limits, Place, Strangers, User, Verdict};
+use super::timer::Timer;
 use crate::perimeter::{self, Caller, Guarded};
 use crate::platform::{self, Peers};
 
@@ -375,7 +376,7 @@ impl Connection {
         let (stream, mut half_closed) = Patient::new(stream);
         // `hyper` adds `Date` (PER-52), and sends no interim answer to an HTTP/1.0 client (PER-53).
         let served = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Timer::default())
             .header_read_timeout(HEAD_BOUND)
             // PER-30: what does not fit is 431 or 414, and no more than this of it is held. `hyper` takes 100 header lines (PER-29)
             // unless it is given another number, for which it allocates at each request.
