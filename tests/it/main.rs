@@ -13,6 +13,8 @@ mod loom;
 #[cfg(feature = "daemon")]
 mod perimeter;
 #[cfg(feature = "daemon")]
+mod requests;
+#[cfg(feature = "daemon")]
 mod streams;
 #[cfg(feature = "daemon")]
 mod tickets;
