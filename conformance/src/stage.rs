@@ -75,6 +75,18 @@ impl Stage {
         }
     }
 
+    /// A stage of what is no case and drives no engine.
+    pub(crate) fn without_engine(
+        name: &'static str,
+        manifest: &Arc<Manifest>,
+        arena: &Arc<Arena>,
+        notes: &Arc<Notes>,
+        seed: u64,
+    ) -> Self {
+        let (manifest, arena, notes) = (Arc::clone(manifest), Arc::clone(arena), Arc::clone(notes));
+        Self::new(name, None, manifest, arena, notes, Engines::default(), seed)
+    }
+
     /// Random choices that return with the same `--seed` and case name.
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng

@@ -25,8 +25,7 @@ fn displace(stage: &mut Stage, rival: &Rival) -> Outcome<Instant> {
 }
 
 /// Displaces a daemon with work open and waits until it has begun to stand down, and is still there: its event stream says so,
-/// or it must have noticed. (That a handshake is answered `draining` says less: it is answered by what the record holds at that
-/// moment.)
+/// or it must have noticed. (A handshake with `draining` shows less: its state is that of the record at that moment.)
 fn displaced_for_good(stage: &mut Stage, daemon: &Daemon, live: &ReadyDaemon, work: &Work) -> Outcome {
     let at = displace(stage, &Rival::new()?)?;
     let is_there = if work.is_told(at + NOTICED) {

@@ -27,7 +27,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Everything that needs a look and is not known, grouped by what was observed.
+/// Returns the results that need attention and are not known failures, grouped by what was observed.
 pub fn groups(report: &Report) -> Vec<Group<'_>> {
     let mut groups: Vec<(String, Group<'_>)> = Vec::new();
     for result in report

@@ -12,7 +12,6 @@ use local_daemon_spec::Role;
 
 use super::Stopper;
 use crate::case::Case;
-use crate::engines::Engines;
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Stop};
 use crate::report::CaseResult;
@@ -63,15 +62,7 @@ pub fn first_launch(
     let notes = Arc::new(Notes::default());
     let (words, _heard) = mpsc::channel();
     stopper.register(&notes, &words);
-    let mut stage = Stage::new(
-        NAME,
-        None,
-        Arc::clone(manifest),
-        Arc::clone(&arena),
-        Arc::clone(&notes),
-        Engines::default(),
-        seed,
-    );
+    let mut stage = Stage::without_engine(NAME, manifest, &arena, &notes, seed);
     let seen = look(&mut stage, stopper);
     notes.end();
     notes.hide_credentials(manifest, arena.transcript());

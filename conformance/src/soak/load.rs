@@ -18,7 +18,6 @@ use self::traffic::{Shared, listens, posts, reads, shakes_hands, watches};
 use super::Plan;
 use super::connections::open_stream;
 use super::strikes::{STRIKES, Strike};
-use crate::engines::Engines;
 use crate::fixtures::stream::Poster;
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Stop, ensure, fail};
@@ -139,15 +138,7 @@ pub(super) fn run(
         Err(error) => return (Err(format!("cannot make a directory: {error}")), Vec::new()),
     };
     let notes = Arc::new(Notes::default());
-    let mut stage = Stage::new(
-        NAME,
-        None,
-        Arc::clone(manifest),
-        Arc::clone(&arena),
-        Arc::clone(&notes),
-        Engines::default(),
-        plan.seed,
-    );
+    let mut stage = Stage::without_engine(NAME, manifest, &arena, &notes, plan.seed);
     let strikes = STRIKES.iter().copied();
     let mut striker = Striker {
         strikes: strikes.filter(|(name, _)| plan.faults.contains(name)).collect(),

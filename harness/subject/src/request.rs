@@ -76,7 +76,7 @@ impl Request {
             return Ok(None);
         }
         let line = bytes.iter().position(|byte| *byte == b'\n');
-        let most = if broken("PER-29.few-headers") { 96 } else { 2048 };
+        let most = if broken("PER-29.few-headers") { 99 } else { 2048 };
         let mut headers = vec![httparse::EMPTY_HEADER; most];
         let mut head = httparse::Request::new(&mut headers);
         let length = match head.parse(bytes) {

@@ -179,7 +179,7 @@ fn launcher_file_hands_over_the_ticket(stage: &mut Stage) -> Outcome {
     ensure!(inside, "the launcher is not in the state directory: {}", file.display());
     let text = std::fs::read_to_string(&file)?;
     let ticket = redeemable(&live, &host, &candidates(&text), Opening::Page(None))?;
-    ensure!(ticket.is_some(), "no live ticket stands in the launcher");
+    ensure!(ticket.is_some(), "the launcher contains no live ticket");
     Ok(())
 }
 
@@ -215,7 +215,7 @@ fn no_secret_in_arguments_or_environment(stage: &mut Stage) -> Outcome {
             let ticket = redeemable(&live, host, &candidates(&text), which)?;
             ensure!(
                 ticket.is_some(),
-                "{which}: no live ticket stands in the launcher",
+                "{which}: the launcher contains no live ticket",
                 which = in_words(&which)
             );
         }

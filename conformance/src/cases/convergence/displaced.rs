@@ -287,7 +287,7 @@ fn eight_at_once(stage: &mut Stage) -> Outcome {
         .filter(|change| *change != FileEventKind::MovedTo)
         .collect();
     stage.observed(format!(
-        "{} stayed; beside the publishes: {others}",
+        "{} stayed; changes other than the publishes: {others}",
         survivor.name,
         others = in_words(&others)
     ));

@@ -243,7 +243,7 @@ fn after_the_interleaving(stage: &mut Stage, interleaving: &Interleaving, moment
     let put = count(&events, FileEventKind::MovedTo, &name);
     ensure!(
         put == 1,
-        "{moment}: beside the successor, something was renamed to the record's name",
+        "{moment}: something other than the successor's record was renamed to the record's name",
         moment = in_words(&moment)
     );
     let taken = takes(&events, &name);

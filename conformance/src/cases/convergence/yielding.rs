@@ -66,17 +66,17 @@ fn yields(stage: &mut Stage, start: Start, whom: &str) -> Outcome {
     let before = Snapshot::of(stage.state_dir())?;
     let watch = Watch::on(stage.state_dir())?;
     let daemon = stage.launch_with(start)?;
-    stage.precondition(format!("a daemon was told to yield beside {whom}"));
+    stage.precondition(format!("a daemon was told to yield to {whom}"));
     let deadline = stage.ready_deadline();
-    let exit = exits(&daemon, deadline, &format!("it was told to yield beside {whom}"))?;
-    stage.observed(format!("beside {whom}: {exit}"));
-    ensure!(exit.code == Some(0), "beside {whom}: {exit}");
+    let exit = exits(&daemon, deadline, &format!("it was told to yield to {whom}"))?;
+    stage.observed(format!("with {whom}: {exit}"));
+    ensure!(exit.code == Some(0), "with {whom}: {exit}");
     let differences: Vec<String> =
         before.diff(&Snapshot::of(stage.state_dir())?).iter().map(ToString::to_string).collect();
     let touched = changes(&watch.events(), &name);
     ensure!(
         differences.is_empty() && touched.is_empty(),
-        "beside {whom}: {differences}, events {touched}",
+        "with {whom}: {differences}, events {touched}",
         differences = in_words(&differences),
         touched = in_words(&touched)
     );
@@ -193,7 +193,7 @@ fn yields_to_nothing_else(stage: &mut Stage) -> Outcome {
             started.push((*what, daemon, watch, began));
         }
         for (what, daemon, watch, began) in &started {
-            stage.precondition(format!("{} was told to yield beside {what}", daemon.name));
+            stage.precondition(format!("{} was told to yield to {what}", daemon.name));
             let published = watch.wait_event(*began + Duration::from_secs(5), FileEventKind::MovedTo, &name);
             let Some(published) = published else {
                 let how = daemon.exit().map_or_else(|| "it runs".to_owned(), |exit| exit.to_string());

@@ -15,6 +15,7 @@ use crate::stage::Daemon;
 const BODY: usize = 64 << 10;
 const TARGET: usize = 4 << 10;
 const SECTION: usize = 8 << 10;
+const LINES: usize = 100;
 /// How late a busy host may show what happened in time.
 const LATE: Duration = Duration::from_secs(5);
 

@@ -70,7 +70,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
                 let emit = headers.iter().fold(emit, |ask, (name, value)| ask.with(name, value));
                 let emit = if beside { emit.bearer(&live) } else { emit };
                 asks.push(emit.named(format!(
-                    "a number by token, {headers}, beside the credential: {beside}",
+                    "a number by token, {headers}, also with the credential: {beside}",
                     headers = in_words(&headers)
                 )));
                 numbers.push(number);

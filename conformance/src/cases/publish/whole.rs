@@ -87,7 +87,7 @@ fn partial_record_never_observed(stage: &mut Stage) -> Outcome {
         ));
     }
     let seen = format!(
-        "{} reads beside {} publishes: {} different whole records, {} broken, {} times none, errors {}",
+        "{} reads during {} publishes: {} different whole records, {} broken, {} times none, errors {}",
         report.reads,
         publishes,
         report.whole.len(),

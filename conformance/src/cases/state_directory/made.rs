@@ -192,9 +192,10 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
             stage.control("nobody reads a file of mode 0644 beside the state directory");
             Ok(())
         }
-        other => {
-            untestable(format!("nobody cannot even read what is open: {other}", other = in_words(&other)))
-        }
+        other => untestable(format!(
+            "the user nobody cannot read a file that all may read: {other}",
+            other = in_words(&other)
+        )),
     };
     control(stage)?;
     for path in [stage.record_path(), stage.credential_path()] {

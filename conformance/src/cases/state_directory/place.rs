@@ -205,6 +205,6 @@ fn used_as_named(stage: &mut Stage) -> Outcome {
         state_dir.as_os_str().len(),
         live.after.as_millis()
     ));
-    ensure!(strays.is_empty(), "beside the state directory: {strays}", strays = in_words(&strays));
+    ensure!(strays.is_empty(), "outside the state directory: {strays}", strays = in_words(&strays));
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("STR-9.no-topic", "takes note for the default topic"),
     fault("STR-9.list", "reads the members from a list too"),
     fault("STR-9.first-value", "reads the first value of the body and ignores the rest"),
-    fault("STR-9.appended", "refuses what it has appended as a note"),
+    fault("STR-9.appended", "appends a note that it refuses"),
     fault("STR-31.unread", "keeps a note as it came, without a look into it"),
     fault("STR-31.any-depth", "counts no levels"),
     fault("STR-31.fewer-levels", "counts the levels from 0 and refuses the 64th"),

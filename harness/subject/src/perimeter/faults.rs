@@ -111,7 +111,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("PER-28.origin", "does not look at the origin of an upgrade"),
     fault("PER-28.no-authentication", "answers an upgrade before it asks for the credential"),
     fault("PER-29.short-target", "takes targets of 2 KiB"),
-    fault("PER-29.few-headers", "takes 96 headers"),
+    fault("PER-29.few-headers", "takes 99 headers"),
     fault("PER-29.short-body", "takes bodies of 16 KiB"),
     fault("PER-29.few-connections", "takes 64 connections"),
     fault("PER-29.few-handshakes", "takes 100 handshakes in a second"),
