@@ -19,6 +19,8 @@ pub use self::answer::{CLEAR_SITE_DATA, html};
 pub(crate) use self::answer::{end_of_worker, former_page};
 pub use self::host::{Host, PageHost};
 pub use self::secret::Secret;
-pub use self::ticket::{IssuedTicket, MAX_TICKETS, Purpose, Refused, TICKET_LIFETIME, TicketState, Tickets};
+pub use self::ticket::{
+    IssuedTicket, MAX_TICKETS, Purpose, RedeemError, TICKET_LIFETIME, TicketState, Tickets,
+};
 pub(crate) use self::token::Accepted;
 pub use self::token::{PageToken, PageTokens};

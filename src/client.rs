@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fmt, io};
 
-use local_daemon_proto::connect::Outcome;
-use local_daemon_proto::gate::{NotAProtocol, Protocol};
+use local_daemon_proto::connect::ConnectOutcome;
+use local_daemon_proto::gate::{ParseProtocolError, Protocol};
 use local_daemon_proto::registration::World;
 
 use self::attempt::Attempt;
@@ -24,8 +24,8 @@ pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{ask_daemon, look_at_world};
 pub use self::request::{BodyReader, MAX_ANSWER, Problem, Request, RequestError, RequestErrorKind, Response};
-use crate::exchange::Fault;
-use crate::state_directory::{Component, NoHome, NotAComponent, StateDir};
+use crate::exchange::ExchangeError;
+use crate::state_directory::{Component, NoHomeError, ParseComponentError, StateDir};
 use crate::{loopback, platform};
 
 /// How long a whole connect may take unless told otherwise (CONN-10).
@@ -41,13 +41,13 @@ pub fn world() -> World {
 pub enum SetupError {
     /// The name of the component is not one.
     #[error(transparent)]
-    Component(#[from] NotAComponent),
+    Component(#[from] ParseComponentError),
     /// The protocol identifier is not one.
     #[error(transparent)]
-    Protocol(#[from] NotAProtocol),
+    Protocol(#[from] ParseProtocolError),
     /// There is no home directory.
     #[error(transparent)]
-    Home(#[from] NoHome),
+    Home(#[from] NoHomeError),
 }
 
 /// How to start a daemon that is not there: a command that runs it in the foreground and lets it yield.
@@ -175,19 +175,19 @@ impl Client {
     /// Connects to the daemon that runs; starts nothing.
     ///
     /// # Errors
-    /// [`Failure`] with any outcome but `ready` and `spawn-failed`.
-    pub fn connect(&self) -> Result<Connection, Failure> {
+    /// [`ConnectError`] with any outcome but `ready` and `spawn-failed`.
+    pub fn connect(&self) -> Result<Connection, ConnectError> {
         Attempt::new(self, None).drive()
     }
 
     /// Connects to the daemon, starting one where none answers (CONN-15). N clients converge on one daemon.
     ///
     /// # Errors
-    /// [`Failure`]; `spawn-failed` carries the child's own error.
-    pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, Failure> {
+    /// [`ConnectError`]; `spawn-failed` carries the child's own error.
+    pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, ConnectError> {
         self.state_dir
             .create()
-            .map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))?;
+            .map_err(|fault| self.failure(ConnectOutcome::Invalid, fault.to_string()))?;
         Attempt::new(self, Some(launch)).drive()
     }
 
@@ -195,39 +195,40 @@ impl Client {
     /// can be executed, and the log can be opened. A restart calls this before it ends the running daemon (CONN-50).
     ///
     /// # Errors
-    /// [`Failure`] with the outcome `spawn-failed`, `invalid` or `unreachable`.
-    pub fn check_launch(&self, launch: &Launch) -> Result<(), Failure> {
-        let unreachable =
-            |fault: Fault| self.failure(Outcome::Unreachable, format!("nothing could be asked: {fault}"));
+    /// [`ConnectError`] with the outcome `spawn-failed`, `invalid` or `unreachable`.
+    pub fn check_launch(&self, launch: &Launch) -> Result<(), ConnectError> {
+        let unreachable = |fault: ExchangeError| {
+            self.failure(ConnectOutcome::Unreachable, format!("nothing could be asked: {fault}"))
+        };
         loopback::can_listen().map_err(unreachable)?;
         let opened = self.state_dir.create().and_then(|()| self.state_dir.open_log());
-        let log = opened.map_err(|fault| self.failure(Outcome::Invalid, fault.to_string()))?;
+        let log = opened.map_err(|fault| self.failure(ConnectOutcome::Invalid, fault.to_string()))?;
         let tried = launch
             .prepare(self, &log)
             .and_then(|start| platform::try_to_execute(start, self.deadline));
-        tried.map_err(|error| self.failure(Outcome::SpawnFailed, launch.error(&error)))
+        tried.map_err(|error| self.failure(ConnectOutcome::SpawnFailed, launch.error(&error)))
     }
 
-    fn failure(&self, outcome: Outcome, detail: String) -> Failure {
-        Failure { outcome, detail, state_dir: self.state_dir.path().to_owned() }
+    fn failure(&self, outcome: ConnectOutcome, detail: String) -> ConnectError {
+        ConnectError { outcome, detail, state_dir: self.state_dir.path().to_owned() }
     }
 }
 
 /// A connect that did not end in `ready`.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct ConnectError {
     /// Which way it failed.
-    pub outcome: Outcome,
+    pub outcome: ConnectOutcome,
     /// What was seen: the path or URL, and what is wrong there.
     pub detail: String,
     /// The state directory that was looked at.
     pub state_dir: PathBuf,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for ConnectError {}

@@ -27,7 +27,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
 use local_daemon_proto::claim::Reason;
-use local_daemon_proto::gate::NotAProtocol;
+use local_daemon_proto::gate::ParseProtocolError;
 use local_daemon_proto::registration::LoopbackUrl;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -43,7 +43,7 @@ pub use self::shared::Handle;
 use self::shared::Shared;
 use crate::perimeter::{Guard, RouteMethods};
 use crate::platform::{self, Watch};
-use crate::state_directory::{Fault, NoHome, NotAComponent};
+use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -53,16 +53,16 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub enum Error {
     /// The name of the component is not one.
     #[error(transparent)]
-    Component(#[from] NotAComponent),
+    Component(#[from] ParseComponentError),
     /// The protocol identifier is not one.
     #[error(transparent)]
-    Protocol(#[from] NotAProtocol),
+    Protocol(#[from] ParseProtocolError),
     /// There is no home directory.
     #[error(transparent)]
-    Home(#[from] NoHome),
+    Home(#[from] NoHomeError),
     /// The state directory or a file in it must not be trusted, or cannot be written.
     #[error(transparent)]
-    State(#[from] Fault),
+    State(#[from] FileError),
     /// No loopback port could be bound.
     #[error("no loopback port could be bound: {0}")]
     Listen(#[source] io::Error),

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum ExchangeError {
     /// ECONNREFUSED from connect(2), and nothing else.
     #[error("the connection was refused")]
     Refused,
@@ -36,7 +36,7 @@ pub(crate) enum Fault {
     },
 }
 
-impl Fault {
+impl ExchangeError {
     /// The same fault after part of an answer has come.
     fn after_an_answer(self) -> Self {
         match self {
@@ -179,9 +179,10 @@ enum Left {
 }
 
 impl Wire {
-    pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, Fault> {
-        let stream = TcpStream::connect_timeout(&address, left(deadline)?).map_err(Fault::of_connect)?;
-        stream.set_nodelay(true).map_err(Fault::of)?;
+    pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, ExchangeError> {
+        let stream =
+            TcpStream::connect_timeout(&address, left(deadline)?).map_err(ExchangeError::of_connect)?;
+        stream.set_nodelay(true).map_err(ExchangeError::of)?;
         Ok(Self {
             stream,
             buffer: Vec::new(),
@@ -209,7 +210,7 @@ impl Wire {
         request: &Zeroizing<Vec<u8>>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, ExchangeError> {
         self.send(request, deadline)?;
         let mut answer = self.answer(limit, deadline)?;
         self.whole_body(&mut answer.body, limit, deadline)?;
@@ -217,10 +218,10 @@ impl Wire {
     }
 
     /// Sends a part of a request.
-    pub(crate) fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Fault> {
+    pub(crate) fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), ExchangeError> {
         self.keep = false;
-        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
-        self.stream.write_all(bytes).map_err(Fault::of)
+        self.stream.set_write_timeout(Some(left(deadline)?)).map_err(ExchangeError::of)?;
+        self.stream.write_all(bytes).map_err(ExchangeError::of)
     }
 
     /// Whether an answer comes before the whole request was sent, or the connection has ended.
@@ -230,12 +231,12 @@ impl Wire {
     }
 
     /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is more.
-    pub(crate) fn answer(&mut self, framing: usize, deadline: Instant) -> Result<Answer, Fault> {
+    pub(crate) fn answer(&mut self, framing: usize, deadline: Instant) -> Result<Answer, ExchangeError> {
         self.framing_left = framing.max(MAX_BYTES);
         let mut answer = self.head(deadline)?;
         // An interim answer is part of an answer.
         while answer.status < 200 {
-            answer = self.head(deadline).map_err(Fault::after_an_answer)?;
+            answer = self.head(deadline).map_err(ExchangeError::after_an_answer)?;
         }
         self.left = Self::framing(&answer)?;
         let is_closed = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
@@ -249,14 +250,14 @@ impl Wire {
         body: &mut Vec<u8>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ExchangeError> {
         if matches!(self.left, Left::Length(length) if length > limit) {
-            return Err(Fault::TooLarge);
+            return Err(ExchangeError::TooLarge);
         }
         while let Some(part) = self.part(limit.saturating_add(1) - body.len(), deadline)? {
             body.extend_from_slice(&part);
             if body.len() > limit {
-                return Err(Fault::TooLarge);
+                return Err(ExchangeError::TooLarge);
             }
         }
         Ok(())
@@ -267,7 +268,7 @@ impl Wire {
         self.framing_left = MAX_BYTES;
     }
 
-    fn head(&mut self, deadline: Instant) -> Result<Answer, Fault> {
+    fn head(&mut self, deadline: Instant) -> Result<Answer, ExchangeError> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 64];
             let mut response = httparse::Response::new(&mut headers);
@@ -276,7 +277,7 @@ impl Wire {
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                     let headers: Vec<_> =
                         response.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
-                    let status = response.code.ok_or(Fault::Garbage)?;
+                    let status = response.code.ok_or(ExchangeError::Garbage)?;
                     self.keep = response.version == Some(1);
                     let answer = Answer { status, headers, body: Vec::new() };
                     self.buffer.drain(..length);
@@ -284,18 +285,18 @@ impl Wire {
                     return Ok(answer);
                 }
                 Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {}
-                _ => return Err(Fault::Garbage),
+                _ => return Err(ExchangeError::Garbage),
             }
             let answered = !self.buffer.is_empty();
             match self.fill(self.framing_left, deadline) {
-                Ok(0) | Err(Fault::Broken { .. }) => return Err(Fault::Broken { answered }),
+                Ok(0) | Err(ExchangeError::Broken { .. }) => return Err(ExchangeError::Broken { answered }),
                 filled => filled?,
             };
         }
     }
 
     /// Returns how the body of this answer is framed.
-    fn framing(answer: &Answer) -> Result<Left, Fault> {
+    fn framing(answer: &Answer) -> Result<Left, ExchangeError> {
         if matches!(answer.status, 204 | 304) {
             return Ok(Left::Nothing);
         }
@@ -305,12 +306,14 @@ impl Wire {
             .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
         match (count("content-length"), count("transfer-encoding")) {
             (0, 1) if is_chunked => Ok(Left::ChunkLine),
-            (1, 0) => match answer.header("content-length").and_then(parse_length).ok_or(Fault::Garbage)? {
-                0 => Ok(Left::Nothing),
-                length => Ok(Left::Length(length)),
-            },
+            (1, 0) => {
+                match answer.header("content-length").and_then(parse_length).ok_or(ExchangeError::Garbage)? {
+                    0 => Ok(Left::Nothing),
+                    length => Ok(Left::Length(length)),
+                }
+            }
             (0, 0) => Ok(Left::UntilClose),
-            _ => Err(Fault::Garbage),
+            _ => Err(ExchangeError::Garbage),
         }
     }
 
@@ -326,15 +329,15 @@ impl Wire {
     }
 
     /// Reads the next part of the body, of at most `most` bytes; `None` at its end.
-    pub(crate) fn part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, Fault> {
-        let part = self.framed_part(most, deadline).map_err(Fault::after_an_answer);
+    pub(crate) fn part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, ExchangeError> {
+        let part = self.framed_part(most, deadline).map_err(ExchangeError::after_an_answer);
         if part.is_err() {
             self.keep = false;
         }
         part
     }
 
-    fn framed_part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, Fault> {
+    fn framed_part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, ExchangeError> {
         if self.left == Left::ChunkLine {
             self.left = self.chunk_line(deadline)?;
         }
@@ -342,12 +345,12 @@ impl Wire {
             Left::Nothing => return Ok(None),
             Left::UntilClose => usize::MAX,
             Left::Length(length) | Left::Chunk(length) => length,
-            Left::ChunkLine => return Err(Fault::Garbage),
+            Left::ChunkLine => return Err(ExchangeError::Garbage),
         };
         let most = most.min(length).max(1);
         if self.buffer.is_empty() && self.fill(most.min(MAX_BYTES), deadline)? == 0 {
             if self.left != Left::UntilClose {
-                return Err(Fault::Broken { answered: true });
+                return Err(ExchangeError::Broken { answered: true });
             }
             self.left = Left::Nothing;
             return Ok(None);
@@ -366,61 +369,61 @@ impl Wire {
         Ok(Some(part))
     }
 
-    fn chunk_line(&mut self, deadline: Instant) -> Result<Left, Fault> {
+    fn chunk_line(&mut self, deadline: Instant) -> Result<Left, ExchangeError> {
         loop {
             let (start, size) = match httparse::parse_chunk_size(&self.buffer) {
                 Ok(httparse::Status::Complete(found)) => found,
                 Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {
                     if self.fill(self.framing_left, deadline)? == 0 {
-                        return Err(Fault::Broken { answered: true });
+                        return Err(ExchangeError::Broken { answered: true });
                     }
                     continue;
                 }
-                _ => return Err(Fault::Garbage),
+                _ => return Err(ExchangeError::Garbage),
             };
-            self.framing_left = self.framing_left.checked_sub(start + 2).ok_or(Fault::Garbage)?;
+            self.framing_left = self.framing_left.checked_sub(start + 2).ok_or(ExchangeError::Garbage)?;
             self.buffer.drain(..start);
             if size == 0 {
                 self.chunk_end(deadline)?;
                 return Ok(Left::Nothing);
             }
-            return usize::try_from(size).map(Left::Chunk).map_err(|_| Fault::Garbage);
+            return usize::try_from(size).map(Left::Chunk).map_err(|_| ExchangeError::Garbage);
         }
     }
 
     /// Reads the end of a chunk. No trailers: a server of this protocol sends none, and what follows would not be understood.
-    fn chunk_end(&mut self, deadline: Instant) -> Result<(), Fault> {
+    fn chunk_end(&mut self, deadline: Instant) -> Result<(), ExchangeError> {
         self.fill_to(2, deadline)?;
         if !self.buffer.starts_with(b"\r\n") {
-            return Err(Fault::Garbage);
+            return Err(ExchangeError::Garbage);
         }
         self.buffer.drain(..2);
         Ok(())
     }
 
-    fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), Fault> {
+    fn fill_to(&mut self, length: usize, deadline: Instant) -> Result<(), ExchangeError> {
         while self.buffer.len() < length {
             if self.fill(length, deadline)? == 0 {
-                return Err(Fault::Broken { answered: true });
+                return Err(ExchangeError::Broken { answered: true });
             }
         }
         Ok(())
     }
 
     /// Reads some bytes, so that the buffer holds at most `most`. Returns how many; 0 means that the other side has closed.
-    fn fill(&mut self, most: usize, deadline: Instant) -> Result<usize, Fault> {
+    fn fill(&mut self, most: usize, deadline: Instant) -> Result<usize, ExchangeError> {
         let mut chunk = [0; 4096];
         let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
         let chunk = &mut chunk[..wanted];
         loop {
-            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(Fault::of)?;
+            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(ExchangeError::of)?;
             match self.stream.read(chunk) {
                 Ok(read) => {
                     self.buffer.extend_from_slice(&chunk[..read]);
                     return Ok(read);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault::of(e)),
+                Err(e) => return Err(ExchangeError::of(e)),
             }
         }
     }
@@ -435,10 +438,10 @@ pub(crate) fn deadline_in(bound: Duration) -> Instant {
     Instant::now() + bound.min(Duration::from_hours(100 * 365 * 24))
 }
 
-fn left(deadline: Instant) -> Result<Duration, Fault> {
+fn left(deadline: Instant) -> Result<Duration, ExchangeError> {
     // A zero time-out means "none" to the socket.
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(Fault::TimedOut) } else { Ok(left) }
+    if left.is_zero() { Err(ExchangeError::TimedOut) } else { Ok(left) }
 }
 
 #[cfg(test)]
@@ -473,7 +476,7 @@ mod tests {
         Zeroizing::new(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec())
     }
 
-    fn one(answer: &[u8], limit: usize) -> Result<Answer, Fault> {
+    fn one(answer: &[u8], limit: usize) -> Result<Answer, ExchangeError> {
         Wire::connect(serve(vec![answer.to_vec()]), soon())?.exchange(&request(), limit, soon())
     }
 
@@ -508,7 +511,7 @@ mod tests {
         ] {
             let refused = one(answer, 6).unwrap_err();
             assert!(
-                matches!(refused, Fault::Garbage | Fault::TooLarge),
+                matches!(refused, ExchangeError::Garbage | ExchangeError::TooLarge),
                 "{:?}: {refused}",
                 String::from_utf8_lossy(answer)
             );
@@ -534,7 +537,11 @@ mod tests {
             (answer(0, 0, MAX_BYTES), false),
         ] {
             let seen = one(answer.as_bytes(), 10);
-            let as_expected = if is_taken { seen.is_ok() } else { matches!(seen, Err(Fault::Garbage)) };
+            let as_expected = if is_taken {
+                seen.is_ok()
+            } else {
+                matches!(seen, Err(ExchangeError::Garbage))
+            };
             assert!(as_expected, "{} bytes: {seen:?}", answer.len());
         }
     }
@@ -549,7 +556,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", true),
         ] {
             let broken = one(answer, 6).unwrap_err();
-            let as_expected = matches!(broken, Fault::Broken { answered } if answered == came);
+            let as_expected = matches!(broken, ExchangeError::Broken { answered } if answered == came);
             assert!(as_expected, "{:?}: {broken:?}", String::from_utf8_lossy(answer));
         }
     }
@@ -577,11 +584,15 @@ mod tests {
             (Errno::NOSYS, false, false, false),
             (Errno::INVAL, false, false, false),
         ] {
-            let fault = Fault::of_connect(errno.into());
-            assert_eq!(matches!(fault, Fault::Refused), refused, "{errno:?}");
-            assert_eq!(matches!(fault, Fault::TimedOut), late, "{errno:?}");
-            assert_eq!(matches!(fault, Fault::Broken { .. }), broken, "{errno:?}");
-            assert_eq!(matches!(fault, Fault::Unreachable { .. }), !(refused || late || broken), "{errno:?}");
+            let fault = ExchangeError::of_connect(errno.into());
+            assert_eq!(matches!(fault, ExchangeError::Refused), refused, "{errno:?}");
+            assert_eq!(matches!(fault, ExchangeError::TimedOut), late, "{errno:?}");
+            assert_eq!(matches!(fault, ExchangeError::Broken { .. }), broken, "{errno:?}");
+            assert_eq!(
+                matches!(fault, ExchangeError::Unreachable { .. }),
+                !(refused || late || broken),
+                "{errno:?}"
+            );
         }
     }
 
@@ -592,7 +603,7 @@ mod tests {
         let ends = began + Duration::from_millis(50);
         let seen =
             Wire::connect(mute.local_addr().unwrap(), ends).and_then(|mut w| w.exchange(&request(), 9, ends));
-        assert!(matches!(seen, Err(Fault::TimedOut)));
+        assert!(matches!(seen, Err(ExchangeError::TimedOut)));
         assert!(began.elapsed() >= Duration::from_millis(50));
     }
 

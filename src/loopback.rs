@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::exchange::{Fault, Wire};
+use crate::exchange::{ExchangeError, Wire};
 use crate::platform;
 
 /// How long a connection to a port of this process's own may take.
@@ -16,7 +16,7 @@ const OWN_BOUND: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// Fails with the first of these that it cannot do. A host without IPv4 is not checked.
-pub(crate) fn can_listen() -> Result<(), Fault> {
+pub(crate) fn can_listen() -> Result<(), ExchangeError> {
     let Some(listener) = checked(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))? else {
         return Ok(());
     };
@@ -28,12 +28,12 @@ pub(crate) fn can_listen() -> Result<(), Fault> {
 ///
 /// # Errors
 /// Fails if no port can be reserved, or not even a refusal comes. A host without IPv4 is not checked.
-pub(crate) fn can_connect() -> Result<(), Fault> {
+pub(crate) fn can_connect() -> Result<(), ExchangeError> {
     let Some((_reserved, address)) = checked(platform::reserve_port())? else {
         return Ok(());
     };
     match Wire::connect(address, Instant::now() + OWN_BOUND) {
-        Ok(_) | Err(Fault::Refused) => Ok(()),
+        Ok(_) | Err(ExchangeError::Refused) => Ok(()),
         Err(fault) => Err(fault),
     }
 }
@@ -42,12 +42,12 @@ pub(crate) fn can_connect() -> Result<(), Fault> {
 ///
 /// # Errors
 /// Fails if that cannot be reached either. A process that cannot listen learns nothing.
-pub(crate) fn can_be_reached() -> Result<(), Fault> {
+pub(crate) fn can_be_reached() -> Result<(), ExchangeError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_or(Ok(()), reach)
 }
 
-fn reach(listener: TcpListener) -> Result<(), Fault> {
-    let address = listener.local_addr().map_err(|error| Fault::Unreachable { error })?;
+fn reach(listener: TcpListener) -> Result<(), ExchangeError> {
+    let address = listener.local_addr().map_err(|error| ExchangeError::Unreachable { error })?;
     let wire = Wire::connect(address, Instant::now() + OWN_BOUND)?;
     // In this order the connection is reset, and keeps no port.
     drop(listener);
@@ -56,11 +56,11 @@ fn reach(listener: TcpListener) -> Result<(), Fault> {
 }
 
 /// Returns what was bound; `None` if this host has no IPv4 loopback.
-fn checked<T>(bound: io::Result<T>) -> Result<Option<T>, Fault> {
+fn checked<T>(bound: io::Result<T>) -> Result<Option<T>, ExchangeError> {
     match bound {
         Ok(bound) => Ok(Some(bound)),
         Err(error) if is_missing_family(&error) => Ok(None),
-        Err(error) => Err(Fault::Unreachable { error }),
+        Err(error) => Err(ExchangeError::Unreachable { error }),
     }
 }
 

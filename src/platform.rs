@@ -1,8 +1,8 @@
 //! What differs between operating systems, behind one face: owner-only files, directories, detached children,
 //! readiness pipes, locks. Windows (DIR-15) has its seam here and no code.
 
-mod refused;
-pub use refused::Refused;
+mod file_error;
+pub use file_error::FileErrorKind;
 
 #[cfg(unix)]
 mod unix;

@@ -12,11 +12,11 @@ use std::{env, fmt, fs};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::connect::Budget;
-use local_daemon_proto::registration::{ClaimId, Invalid, Registration, Sight};
+use local_daemon_proto::registration::{ClaimId, ParseRegistrationError, RecordRead, Registration};
 
 use crate::platform;
 
-pub use crate::platform::Refused;
+pub use crate::platform::FileErrorKind;
 
 /// The registration's file name.
 pub const REGISTRATION: &str = "registration.json";
@@ -42,24 +42,24 @@ const FAILURES: &str = "spawn-failures.json";
 const TAKEN: &str = "registration.json.taken-";
 const TEMPORARY: &str = ".tmp-";
 
-/// A [`Refused`] and the path that it is about (DIR-11).
+/// A [`FileErrorKind`] and the path that it is about (DIR-11).
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {why}", path.display())]
-pub struct Fault {
+#[error("{}: {kind}", path.display())]
+pub struct FileError {
     /// The file or directory.
     pub path: PathBuf,
     /// What is wrong with it.
-    pub why: Refused,
+    pub kind: FileErrorKind,
 }
 
-impl Fault {
+impl FileError {
     /// Whether the file was not judged at all: the system failed, and says nothing about it.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(&self.why, Refused::Io(error) if error.kind() != ErrorKind::PermissionDenied)
+        matches!(&self.kind, FileErrorKind::Io(error) if error.kind() != ErrorKind::PermissionDenied)
     }
 
     pub(crate) fn io(path: &Path, error: io::Error) -> Self {
-        Self { path: path.to_owned(), why: Refused::Io(error) }
+        Self { path: path.to_owned(), kind: FileErrorKind::Io(error) }
     }
 }
 
@@ -91,18 +91,18 @@ impl fmt::Display for Component {
     "{0:?} is not the name of a component: expected a lower-case letter, then lower-case letters, digits or `-`, 64 at most, \
      such as acme"
 )]
-pub struct NotAComponent(pub String);
+pub struct ParseComponentError(pub String);
 
 impl FromStr for Component {
-    type Err = NotAComponent;
+    type Err = ParseComponentError;
 
-    fn from_str(text: &str) -> Result<Self, NotAComponent> {
+    fn from_str(text: &str) -> Result<Self, ParseComponentError> {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
         if begins && text.len() <= 64 && text.bytes().all(inner) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NotAComponent(text.chars().take(80).collect()))
+            Err(ParseComponentError(text.chars().take(80).collect()))
         }
     }
 }
@@ -110,7 +110,7 @@ impl FromStr for Component {
 /// No place for the state directory could be found.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("there is no home directory to keep state in; name a directory with --state-dir or {variable}")]
-pub struct NoHome {
+pub struct NoHomeError {
     /// The variable that may name one.
     pub variable: String,
 }
@@ -130,7 +130,7 @@ impl fmt::Debug for StateDir {
 impl StateDir {
     /// Returns the directory for `component`: the given one, else the one that the client named which started this process,
     /// else `$<COMPONENT>_STATE_DIR`, else the platform's per-user one (DIR-1, DIR-2, DIR-3, DIR-17). Touches nothing.
-    pub fn locate(given: Option<&Path>, component: &Component) -> Result<Self, NoHome> {
+    pub fn locate(given: Option<&Path>, component: &Component) -> Result<Self, NoHomeError> {
         let launched = || platform::launched_directory(component.as_str());
         let given = given.map(Path::to_owned).or_else(launched);
         Self::locate_in(given, component, &|name| env::var_os(name))
@@ -140,11 +140,11 @@ impl StateDir {
         given: Option<PathBuf>,
         component: &Component,
         env: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, NoHome> {
+    ) -> Result<Self, NoHomeError> {
         let variable = component.variable();
         let named = given.or_else(|| env(&variable).filter(|value| !value.is_empty()).map(PathBuf::from));
         let path = named.or_else(|| Some(platform::state_home(env)?.join(component.as_str())));
-        Ok(Self::at(&path.ok_or(NoHome { variable })?))
+        Ok(Self::at(&path.ok_or(NoHomeError { variable })?))
     }
 
     /// The directory at `path`.
@@ -167,38 +167,40 @@ impl StateDir {
 
     /// Makes sure that the directory is there, is this user's alone, and is local (DIR-4, DIR-10, DIR-12, DIR-13, DIR-16,
     /// DIR-22, DIR-23).
-    pub fn create(&self) -> Result<(), Fault> {
+    pub fn create(&self) -> Result<(), FileError> {
         if !self.check()? {
-            platform::create_directory(&self.path).map_err(|(path, why)| Fault { path, why })?;
+            platform::create_directory(&self.path).map_err(|(path, kind)| FileError { path, kind })?;
             self.check()?;
         }
         if platform::is_network_filesystem(&self.path) {
-            return Err(Fault { path: self.path.clone(), why: Refused::Network });
+            return Err(FileError { path: self.path.clone(), kind: FileErrorKind::Network });
         }
         Ok(())
     }
 
     /// Checks the directory as every reader does (DIR-14); returns `false` if it does not exist. If this user may not search a
     /// directory above it, the fault names that one.
-    pub fn check(&self) -> Result<bool, Fault> {
-        platform::check_directory(&self.path).map_err(|why| match why {
-            Refused::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
-            why => Fault { path: self.path.clone(), why },
+    pub fn check(&self) -> Result<bool, FileError> {
+        platform::check_directory(&self.path).map_err(|kind| match kind {
+            FileErrorKind::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
+            kind => FileError { path: self.path.clone(), kind },
         })
     }
 
     /// Names the directory that this user may not search.
-    fn denied(&self, error: io::Error) -> Fault {
+    fn denied(&self, error: io::Error) -> FileError {
         match platform::first_unsearchable(&self.path) {
-            None => Fault::io(&self.path, error),
-            Some((path, owner)) if owner == platform::user() => Fault::io(&path, error),
-            Some((path, owner)) => Fault { path, why: Refused::Owner { owner, me: platform::user() } },
+            None => FileError::io(&self.path, error),
+            Some((path, owner)) if owner == platform::user() => FileError::io(&path, error),
+            Some((path, owner)) => {
+                FileError { path, kind: FileErrorKind::Owner { owner, me: platform::user() } }
+            }
         }
     }
 
     /// Checks that [`create`](Self::create) would create nothing in another user's directory (DIR-22).
-    pub fn check_creatable(&self) -> Result<(), Fault> {
-        platform::check_creatable(&self.path).map_err(|(path, why)| Fault { path, why })
+    pub fn check_creatable(&self) -> Result<(), FileError> {
+        platform::check_creatable(&self.path).map_err(|(path, kind)| FileError { path, kind })
     }
 
     /// Removes the permission bits of group and others from a file or directory of this user, through its descriptor: for a
@@ -206,42 +208,44 @@ impl StateDir {
     ///
     /// # Errors
     /// Fails if the file is missing, is a link, or belongs to another user, or if the system does not allow it.
-    pub fn close_to_others(path: &Path) -> Result<(), Fault> {
-        platform::close_to_others(path).map_err(|why| Fault { path: path.to_owned(), why })
+    pub fn close_to_others(path: &Path) -> Result<(), FileError> {
+        platform::close_to_others(path).map_err(|kind| FileError { path: path.to_owned(), kind })
     }
 
     /// Reads the record, and says what was wrong with it where it is not a valid one.
-    pub fn read_record(&self) -> (Sight, Option<Diagnostic>) {
+    pub fn read_record(&self) -> (RecordRead, Option<Diagnostic>) {
         match self.check() {
             Ok(true) => self.read_registration(&self.file(REGISTRATION)),
-            Ok(false) => (Sight::DirectoryGone, None),
-            Err(fault) => (Sight::Unreadable, Some(Diagnostic::Fault(fault))),
+            Ok(false) => (RecordRead::DirectoryGone, None),
+            Err(fault) => (RecordRead::Unreadable, Some(Diagnostic::File(fault))),
         }
     }
 
-    fn read_registration(&self, path: &Path) -> (Sight, Option<Diagnostic>) {
+    fn read_registration(&self, path: &Path) -> (RecordRead, Option<Diagnostic>) {
         match platform::read_checked(path) {
             Ok(Some(bytes)) => match Registration::parse(&bytes) {
-                Ok(record) => (Sight::Record(record), None),
+                Ok(record) => (RecordRead::Record(record), None),
                 Err(why) => {
-                    let sight = Sight::Malformed(Registration::id_of(&bytes));
+                    let sight = RecordRead::Malformed(Registration::id_of(&bytes));
                     (sight, Some(Diagnostic::Malformed { path: path.to_owned(), why }))
                 }
             },
             // The directory may have gone between its check and the read.
             Ok(None) => match self.check() {
-                Ok(true) => (Sight::Missing, None),
-                Ok(false) => (Sight::DirectoryGone, None),
-                Err(fault) => (Sight::Unreadable, Some(Diagnostic::Fault(fault))),
+                Ok(true) => (RecordRead::Missing, None),
+                Ok(false) => (RecordRead::DirectoryGone, None),
+                Err(fault) => (RecordRead::Unreadable, Some(Diagnostic::File(fault))),
             },
-            Err(why) => (Sight::Unreadable, Some(Diagnostic::Fault(Fault { path: path.to_owned(), why }))),
+            Err(kind) => {
+                (RecordRead::Unreadable, Some(Diagnostic::File(FileError { path: path.to_owned(), kind })))
+            }
         }
     }
 
     /// Reads the credential; `None`: there is none yet.
-    pub fn read_credential(&self) -> Result<Option<Credential>, Fault> {
+    pub fn read_credential(&self) -> Result<Option<Credential>, FileError> {
         let path = self.file(CREDENTIAL);
-        let fault = |why| Fault { path: path.clone(), why };
+        let fault = |kind| FileError { path: path.clone(), kind };
         match platform::read_checked(&path).map_err(fault)? {
             None => Ok(None),
             Some(bytes) => {
@@ -253,98 +257,99 @@ impl StateDir {
 
     /// Creates the credential by link-without-replace of a finished file; whoever is first wins, and the caller reads
     /// back what is there (CRED-3, CRED-4, CRED-5).
-    pub fn create_credential(&self) -> Result<(), Fault> {
+    pub fn create_credential(&self) -> Result<(), FileError> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
         let linked = fs::hard_link(&temporary, &path);
         let removed = fs::remove_file(&temporary);
         match linked {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Fault::io(&path, e)),
-            _ => removed.map_err(|e| Fault::io(&temporary, e)),
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(FileError::io(&path, e)),
+            _ => removed.map_err(|e| FileError::io(&temporary, e)),
         }
     }
 
     /// Replaces the credential on request, by a rename (CRED-14): every client reads the new one at its next connect.
-    pub fn rotate_credential(&self) -> Result<(), Fault> {
+    pub fn rotate_credential(&self) -> Result<(), FileError> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
         fs::rename(&temporary, &path).map_err(|e| {
             let _ = fs::remove_file(&temporary);
-            Fault::io(&path, e)
+            FileError::io(&path, e)
         })
     }
 
-    fn write_credential(&self) -> Result<PathBuf, Fault> {
+    fn write_credential(&self) -> Result<PathBuf, FileError> {
         let temporary = self.file(&format!("{CREDENTIAL}{TEMPORARY}{:032x}", random()));
         let mut text = Credential::from_bytes(random_bytes()).expose();
         text.push('\n');
-        platform::create_owner_only(&temporary, text.as_bytes()).map_err(|e| Fault::io(&temporary, e))?;
+        platform::create_owner_only(&temporary, text.as_bytes()).map_err(|e| FileError::io(&temporary, e))?;
         Ok(temporary)
     }
 
     /// Reads a file of the directory that is checked as the credential is; `None`: there is none.
-    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         let path = self.file(name);
-        platform::read_checked(&path).map_err(|why| Fault { path, why })
+        platform::read_checked(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Reads a file of the directory as [`read`](Self::read) does, but whatever its mode is. Others may have written it, so it
     /// may take rights away and grant none (PER-48).
-    pub fn read_of_any_mode(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    pub fn read_of_any_mode(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         let path = self.file(name);
-        platform::read_own(&path).map_err(|why| Fault { path, why })
+        platform::read_own(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Replaces a file of the directory by a rename: every reader sees the old content or the new.
-    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), Fault> {
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), FileError> {
         let path = self.file(name);
         let temporary = self.file(&format!("{name}{TEMPORARY}{:032x}", random()));
-        platform::create_owner_only(&temporary, content).map_err(|e| Fault::io(&temporary, e))?;
+        platform::create_owner_only(&temporary, content).map_err(|e| FileError::io(&temporary, e))?;
         fs::rename(&temporary, &path).map_err(|e| {
             let _ = fs::remove_file(&temporary);
-            Fault::io(&path, e)
+            FileError::io(&path, e)
         })
     }
 
     /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-5, PUB-6). What a launch that
     /// was killed left behind has another name and is in nobody's way (PUB-9).
-    pub fn write_temporary(&self, record: &Registration) -> Result<PathBuf, Fault> {
+    pub fn write_temporary(&self, record: &Registration) -> Result<PathBuf, FileError> {
         let temporary = self.file(&format!("{REGISTRATION}{TEMPORARY}{:032x}", random()));
-        platform::create_owner_only(&temporary, &record.to_bytes()).map_err(|e| Fault::io(&temporary, e))?;
+        platform::create_owner_only(&temporary, &record.to_bytes())
+            .map_err(|e| FileError::io(&temporary, e))?;
         Ok(temporary)
     }
 
     /// Renames a finished temporary file over the registration, whatever stands there (PUB-3, PUB-7).
-    pub fn publish(&self, temporary: &Path) -> Result<(), Fault> {
+    pub fn publish(&self, temporary: &Path) -> Result<(), FileError> {
         let path = self.file(REGISTRATION);
-        fs::rename(temporary, &path).map_err(|e| Fault::io(&path, e))
+        fs::rename(temporary, &path).map_err(|e| FileError::io(&path, e))
     }
 
     /// Removes a temporary file that is not needed after all.
-    pub fn drop_temporary(&self, temporary: &Path) -> Result<(), Fault> {
-        fs::remove_file(temporary).map_err(|e| Fault::io(temporary, e))
+    pub fn drop_temporary(&self, temporary: &Path) -> Result<(), FileError> {
+        fs::remove_file(temporary).map_err(|e| FileError::io(temporary, e))
     }
 
     /// Renames the registration to this id's taken name; `None`: there was none (CONV-15).
-    pub fn take(&self, id: ClaimId) -> Result<Option<PathBuf>, Fault> {
+    pub fn take(&self, id: ClaimId) -> Result<Option<PathBuf>, FileError> {
         let path = self.file(REGISTRATION);
         let taken = self.file(&format!("{TAKEN}{id}-{:032x}", random()));
         match fs::rename(&path, &taken) {
             Ok(()) => Ok(Some(taken)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Fault::io(&path, e)),
+            Err(e) => Err(FileError::io(&path, e)),
         }
     }
 
     /// Reads a file that [`take`](Self::take) made.
-    pub fn read_taken(&self, taken: &Path) -> Sight {
+    pub fn read_taken(&self, taken: &Path) -> RecordRead {
         self.read_registration(taken).0
     }
 
     /// Unlinks a taken file that holds the own id.
-    pub fn unlink_taken(&self, taken: &Path) -> Result<(), Fault> {
+    pub fn unlink_taken(&self, taken: &Path) -> Result<(), FileError> {
         match fs::remove_file(taken) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(Fault::io(taken, e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::io(taken, e)),
             _ => Ok(()),
         }
     }
@@ -354,13 +359,13 @@ impl StateDir {
     /// # Errors
     /// Fails if none was found, and one file could not be read for a reason such as a lack of descriptors: it may be the one
     /// with this id.
-    pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, Fault> {
+    pub fn taken_of(&self, id: ClaimId) -> Result<Vec<PathBuf>, FileError> {
         let (mut mine, mut unread) = (Vec::new(), None);
         for path in self.list(TAKEN)? {
             let (sight, diagnostic) = self.read_registration(&path);
             if sight.id() == Some(id) {
                 mine.push(path);
-            } else if let Some(Diagnostic::Fault(fault)) = diagnostic
+            } else if let Some(Diagnostic::File(fault)) = diagnostic
                 && fault.is_passing()
             {
                 unread = Some(fault);
@@ -379,7 +384,7 @@ impl StateDir {
     }
 
     /// Files that launches or removals which were killed left behind: temporary and taken files.
-    pub fn leftovers(&self) -> Result<Vec<PathBuf>, Fault> {
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, FileError> {
         let mut left = self.list(TAKEN)?;
         for name in [REGISTRATION, CREDENTIAL, FAILURES] {
             left.extend(self.list(&format!("{name}{TEMPORARY}"))?);
@@ -388,12 +393,12 @@ impl StateDir {
     }
 
     /// The launcher files that are there.
-    pub fn launchers(&self) -> Result<Vec<PathBuf>, Fault> {
+    pub fn launchers(&self) -> Result<Vec<PathBuf>, FileError> {
         self.list(LAUNCHER)
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<PathBuf>, Fault> {
-        let fault = |e| Fault::io(&self.path, e);
+    fn list(&self, prefix: &str) -> Result<Vec<PathBuf>, FileError> {
+        let fault = |e| FileError::io(&self.path, e);
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(fault)? {
             let entry = entry.map_err(fault)?;
@@ -406,15 +411,15 @@ impl StateDir {
 
     /// Takes the life lock, shared with others; it is released when the file is dropped (REG-15).
     #[cfg(feature = "daemon")]
-    pub(crate) fn hold_life_lock(&self) -> Result<fs::File, Fault> {
+    pub(crate) fn hold_life_lock(&self) -> Result<fs::File, FileError> {
         let path = self.file(ALIVE);
-        platform::hold_life_lock(&path).map_err(|why| Fault { path, why })
+        platform::hold_life_lock(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Whether a daemon of this directory runs in any namespace of this host, as the life lock tells (CONN-41).
-    pub(crate) fn has_living_daemon(&self) -> Result<bool, Fault> {
+    pub(crate) fn has_living_daemon(&self) -> Result<bool, FileError> {
         let path = self.file(ALIVE);
-        platform::is_life_lock_held(&path).map_err(|why| Fault { path, why })
+        platform::is_life_lock_held(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Takes the advisory lock, waiting at most `bound`; it is given back when the file is dropped.
@@ -426,11 +431,11 @@ impl StateDir {
 /// What a client keeps there besides: the log of what it starts, and how often that failed.
 impl StateDir {
     /// Opens the log of a detached daemon, and checks it like every file (DIR-20). A full log is set aside first (LIFE-38).
-    pub(crate) fn open_log(&self) -> Result<fs::File, Fault> {
+    pub(crate) fn open_log(&self) -> Result<fs::File, FileError> {
         let path = self.file(LOG);
-        let open = || platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why });
+        let open = || platform::open_to_append(&path).map_err(|kind| FileError { path: path.clone(), kind });
         let log = open()?;
-        if log.metadata().map_err(|error| Fault::io(&path, error))?.len() <= MAX_LOG_BYTES {
+        if log.metadata().map_err(|error| FileError::io(&path, error))?.len() <= MAX_LOG_BYTES {
             return Ok(log);
         }
         self.set_log_aside()?;
@@ -438,11 +443,11 @@ impl StateDir {
     }
 
     /// Renames the log to `daemon.log.1`, and that to `daemon.log.2`.
-    fn set_log_aside(&self) -> Result<(), Fault> {
+    fn set_log_aside(&self) -> Result<(), FileError> {
         for [from, to] in [[LOG_1, LOG_2], [LOG, LOG_1]] {
             let from = self.file(from);
             match fs::rename(&from, self.file(to)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(Fault::io(&from, error)),
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(FileError::io(&from, error)),
                 _ => {}
             }
         }
@@ -460,14 +465,14 @@ impl StateDir {
     /// # Errors
     /// Fails if a log cannot be looked at, renamed or created, or if the new one is refused (DIR-20).
     #[cfg(feature = "daemon")]
-    pub fn rotate_log(&self) -> Result<(), Fault> {
+    pub fn rotate_log(&self) -> Result<(), FileError> {
         /// The log that standard error was seen to be. It is also replaced when full if its file was removed.
         static OURS: Mutex<Option<PathBuf>> = Mutex::new(None);
         // The path is replaced whole. Two threads take turns, so that neither sets the other's new log aside.
         let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.file(LOG);
         let stderr = rustix::stdio::stderr();
-        let io = |error| Fault::io(&path, error);
+        let io = |error| FileError::io(&path, error);
         let is_named = platform::is_at(stderr, &path).map_err(io)?;
         // Another process, such as a client that starts a daemon, may have set it aside.
         if is_named || platform::is_at(stderr, &self.file(LOG_1)).map_err(io)? {
@@ -480,7 +485,7 @@ impl StateDir {
         if is_named {
             self.set_log_aside()?;
         }
-        let log = platform::open_to_append(&path).map_err(|why| Fault { path: path.clone(), why })?;
+        let log = platform::open_to_append(&path).map_err(|kind| FileError { path: path.clone(), kind })?;
         rustix::stdio::dup2_stderr(&log).map_err(|error| io(error.into()))
     }
 
@@ -553,14 +558,14 @@ impl fmt::Display for HeldBack {
 pub enum Diagnostic {
     /// The file or the directory must not be trusted.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    File(#[from] FileError),
     /// The file was read, and is no valid record.
     #[error("{}: {why}; it counts as absent", path.display())]
     Malformed {
         /// The record's path.
         path: PathBuf,
         /// What is wrong with it.
-        why: Invalid,
+        why: ParseRegistrationError,
     },
 }
 

@@ -15,13 +15,13 @@ mod sync {
 
 use local_daemon_proto::ClaimId;
 use local_daemon_proto::claim::Reason;
-pub use local_daemon_proto::events::{EventId, NotAnEventId};
-use local_daemon_proto::registration::Sight;
+pub use local_daemon_proto::events::{EventId, ParseEventIdError};
+use local_daemon_proto::registration::RecordRead;
 
 use crate::state_directory::StateDir;
 
 pub use self::body::{BEAT, EventBody};
-pub use self::hub::{Hub, Next, Refused, Selection, Subscriber};
+pub use self::hub::{Hub, Next, Selection, SubscribeError, Subscriber};
 pub use self::log::Limits;
 
 /// The last event of every stream.
@@ -43,7 +43,7 @@ impl End {
             return Self::Shutdown;
         }
         let successor = match state_dir.read_record().0 {
-            Sight::Record(record) => Some(record.id),
+            RecordRead::Record(record) => Some(record.id),
             _ => None,
         };
         Self::Superseded { successor }

@@ -1,9 +1,9 @@
 //! `Claim`, told anything: whatever the world answers, also what makes no sense, what the model's properties demand of one
 //! daemon holds after each step.
 
-use local_daemon_proto::claim::{Claim, Effect, Outcome, PARSE_RETRIES, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, PARSE_RETRIES, Reason};
 use local_daemon_proto::handshake::{Probe, State};
-use local_daemon_proto::registration::{Registration, Sight};
+use local_daemon_proto::registration::{RecordRead, Registration};
 
 use crate::Seed;
 use crate::script::{Choices, id, probes, protocol, record, sights};
@@ -12,19 +12,19 @@ use crate::script::{Choices, id, probes, protocol, record, sights};
 const LAST_STEPS: usize = 12;
 
 /// Everything that a claim can be told, in the order of the bytes.
-fn outcomes() -> Vec<Outcome> {
+fn outcomes() -> Vec<ClaimEvent> {
     let simple = [
-        Outcome::Done,
-        Outcome::Missing,
-        Outcome::Failed,
-        Outcome::Taken(true),
-        Outcome::Taken(false),
+        ClaimEvent::Done,
+        ClaimEvent::Missing,
+        ClaimEvent::Failed,
+        ClaimEvent::Taken(true),
+        ClaimEvent::Taken(false),
     ];
-    let sights = sights().into_iter().map(Outcome::Record);
+    let sights = sights().into_iter().map(ClaimEvent::Record);
     simple
         .into_iter()
         .chain(sights)
-        .chain(probes().into_iter().map(Outcome::Probed))
+        .chain(probes().into_iter().map(ClaimEvent::Probed))
         .collect()
 }
 
@@ -41,7 +41,7 @@ struct Watched {
     has_temporary: bool,
     published: bool,
     /// What the step before showed, where it was a look.
-    last: Option<Outcome>,
+    last: Option<ClaimEvent>,
     /// How many unparsable records in a row.
     unparsable: u8,
 }
@@ -69,17 +69,17 @@ impl Watched {
     }
 
     fn saw_own(&self) -> bool {
-        matches!(&self.last, Some(Outcome::Record(sight)) if sight.id() == Some(id(1)))
+        matches!(&self.last, Some(ClaimEvent::Record(sight)) if sight.id() == Some(id(1)))
     }
 
     /// One step; `false`: the daemon has exited.
-    fn step(&mut self, outcome: Outcome) -> bool {
-        let Some(effect) = self.claim.next() else {
+    fn step(&mut self, outcome: ClaimEvent) -> bool {
+        let Some(effect) = self.claim.effect() else {
             return false;
         };
         let before = self.claim.reason();
         self.may_want(&effect, before);
-        self.claim.on(outcome.clone());
+        self.claim.handle(outcome.clone());
         let after = self.claim.reason();
         assert!(before.is_none() || after == before, "a reason is given once");
         self.note(&effect, &outcome);
@@ -94,57 +94,59 @@ impl Watched {
         true
     }
 
-    fn may_want(&self, effect: &Effect, reason: Option<Reason>) {
+    fn may_want(&self, effect: &ClaimEffect, reason: Option<Reason>) {
         match effect {
-            Effect::Publish => {
+            ClaimEffect::Publish => {
                 assert!(self.listens && self.has_credential, "PUB-4: listen first");
                 assert!(self.has_temporary, "there is nothing to rename");
                 assert!(!self.is_stopped || reason.is_none(), "CONV-11");
-                let bars = matches!(&self.last, Some(Outcome::Record(Sight::Record(seen))) if self.unreachable.as_ref() == Some(seen))
-                    || matches!(self.last, Some(Outcome::Probed(Probe::Unreachable)));
+                let bars = matches!(&self.last, Some(ClaimEvent::Record(RecordRead::Record(seen))) if self.unreachable.as_ref() == Some(seen))
+                    || matches!(self.last, Some(ClaimEvent::Probed(Probe::Unreachable)));
                 assert!(
                     !bars || self.published || self.replaces,
                     "CONV-35: over a daemon that was not asked"
                 );
             }
             // own-removal, CONV-15: only what was seen to be its own in the step before.
-            Effect::Take | Effect::UnlinkOwn => {
-                assert!(self.saw_own() || matches!(effect, Effect::UnlinkOwn) && self.saw_own());
+            ClaimEffect::Take | ClaimEffect::UnlinkOwn => {
+                assert!(self.saw_own() || matches!(effect, ClaimEffect::UnlinkOwn) && self.saw_own());
             }
-            Effect::Probe(other) => {
+            ClaimEffect::Probe(other) => {
                 assert!(self.yields && other.id != id(1));
-                assert!(matches!(&self.last, Some(Outcome::Record(Sight::Record(seen))) if seen == other));
+                assert!(
+                    matches!(&self.last, Some(ClaimEvent::Record(RecordRead::Record(seen))) if seen == other)
+                );
             }
-            Effect::DropTemporary => assert!(self.has_temporary),
+            ClaimEffect::DropTemporary => assert!(self.has_temporary),
             _ => {}
         }
         if reason.is_some() {
             let leaving = matches!(
                 effect,
-                Effect::ReadRecord
-                    | Effect::Take
-                    | Effect::ReadTaken
-                    | Effect::UnlinkOwn
-                    | Effect::DropTemporary
-                    | Effect::Drain
-                    | Effect::Close
+                ClaimEffect::ReadRecord
+                    | ClaimEffect::Take
+                    | ClaimEffect::ReadTaken
+                    | ClaimEffect::UnlinkOwn
+                    | ClaimEffect::DropTemporary
+                    | ClaimEffect::Drain
+                    | ClaimEffect::Close
             );
             assert!(leaving, "CONV-11: {effect:?} while it stands down");
         }
     }
 
-    fn note(&mut self, effect: &Effect, outcome: &Outcome) {
-        let done = *outcome == Outcome::Done;
+    fn note(&mut self, effect: &ClaimEffect, outcome: &ClaimEvent) {
+        let done = *outcome == ClaimEvent::Done;
         match effect {
-            Effect::Listen => self.listens |= done,
-            Effect::ReadCredential => self.has_credential |= done,
-            Effect::WriteTemporary => self.has_temporary |= done,
-            Effect::DropTemporary => self.has_temporary = false,
-            Effect::Probe(record) => {
-                let is_unreachable = *outcome == Outcome::Probed(Probe::Unreachable);
+            ClaimEffect::Listen => self.listens |= done,
+            ClaimEffect::ReadCredential => self.has_credential |= done,
+            ClaimEffect::WriteTemporary => self.has_temporary |= done,
+            ClaimEffect::DropTemporary => self.has_temporary = false,
+            ClaimEffect::Probe(record) => {
+                let is_unreachable = *outcome == ClaimEvent::Probed(Probe::Unreachable);
                 self.unreachable = is_unreachable.then(|| record.clone());
             }
-            Effect::Publish if done => {
+            ClaimEffect::Publish if done => {
                 self.published = true;
                 self.has_temporary = false;
                 self.unparsable = 0;
@@ -156,39 +158,41 @@ impl Watched {
     /// What a look at the record has to lead to in a daemon that serves.
     fn must_have_judged(
         &mut self,
-        effect: &Effect,
-        outcome: &Outcome,
+        effect: &ClaimEffect,
+        outcome: &ClaimEvent,
         before: Option<Reason>,
         after: Option<Reason>,
     ) {
         if after == Some(Reason::Yielded) && before.is_none() {
             // spared, CONV-26
-            let proven = matches!((effect, outcome), (Effect::Probe(record), Outcome::Probed(Probe::Proven(theirs)))
+            let proven = matches!((effect, outcome), (ClaimEffect::Probe(record), ClaimEvent::Probed(Probe::Proven(theirs)))
                 if theirs.id == record.id && theirs.state == State::Ready && theirs.protocol == protocol(2));
             assert!(proven && !self.published, "it left for nobody");
         }
         if after == Some(Reason::Unreachable) && before.is_none() {
-            let unread = *effect == Effect::ReadRecord && !matches!(outcome, Outcome::Record(_));
+            let unread = *effect == ClaimEffect::ReadRecord && !matches!(outcome, ClaimEvent::Record(_));
             assert!((self.unreachable.is_some() || unread) && !self.replaces && !self.published, "CONV-35");
         }
-        let (Effect::ReadRecord, Outcome::Record(sight)) = (effect, outcome) else {
+        let (ClaimEffect::ReadRecord, ClaimEvent::Record(sight)) = (effect, outcome) else {
             return;
         };
         if !self.published || before.is_some() || self.is_stopped {
             return;
         }
-        let is_unparsable = *sight == Sight::Malformed(None);
+        let is_unparsable = *sight == RecordRead::Malformed(None);
         let expected = match (sight.id(), sight) {
             (Some(owner), _) => (owner != id(1)).then_some(Reason::Displaced), // CONV-3, CONV-9
-            (None, Sight::DirectoryGone) => Some(Reason::DirectoryGone),       // CONV-24
+            (None, RecordRead::DirectoryGone) => Some(Reason::DirectoryGone),  // CONV-24
             // CONV-4, CONV-5
-            (None, Sight::Malformed(_)) => (self.unparsable == PARSE_RETRIES).then_some(Reason::Displaced),
+            (None, RecordRead::Malformed(_)) => {
+                (self.unparsable == PARSE_RETRIES).then_some(Reason::Displaced)
+            }
             (None, _) => None,
         };
         assert_eq!(after, expected, "{sight:?}");
         match sight {
-            Sight::Missing => {
-                assert_eq!(self.claim.next(), Some(Effect::ListTaken), "no-collateral, CONV-21");
+            RecordRead::Missing => {
+                assert_eq!(self.claim.effect(), Some(ClaimEffect::ListTaken), "no-collateral, CONV-21");
             }
             _ if is_unparsable => self.unparsable += 1,
             _ if sight.id() == Some(id(1)) => self.unparsable = 0,
@@ -216,11 +220,11 @@ pub fn run(data: &[u8]) {
     }
     // not-stuck: once it is to stop, it is gone after a few steps, whether they succeed or fail.
     watched.stop();
-    let last = if first % 4 < 2 { Outcome::Done } else { Outcome::Failed };
+    let last = if first % 4 < 2 { ClaimEvent::Done } else { ClaimEvent::Failed };
     for _ in 0..LAST_STEPS {
         watched.step(last.clone());
     }
-    assert_eq!(watched.claim.next(), None, "it does not leave");
+    assert_eq!(watched.claim.effect(), None, "it does not leave");
     let reason = watched.claim.reason().expect("it has left for a reason");
     assert!(watched.published || !matches!(reason, Reason::Displaced | Reason::RecordRemoved));
     assert!(!watched.has_temporary, "PUB-13: its temporary file is left");
@@ -229,21 +233,21 @@ pub fn run(data: &[u8]) {
 /// A start, a stop, a displacement, a reclaim, a yield.
 pub fn seeds() -> Vec<Seed> {
     let all = outcomes();
-    let byte = |wanted: &Outcome| {
+    let byte = |wanted: &ClaimEvent| {
         let at = all.iter().position(|outcome| outcome == wanted).expect("it is one of them");
         u8::try_from(at).expect("a table of a few dozen")
     };
-    let done = byte(&Outcome::Done);
-    let own = byte(&Outcome::Record(Sight::Record(record(1))));
-    let other = byte(&Outcome::Record(Sight::Record(record(2))));
-    let missing = byte(&Outcome::Record(Sight::Missing));
+    let done = byte(&ClaimEvent::Done);
+    let own = byte(&ClaimEvent::Record(RecordRead::Record(record(1))));
+    let other = byte(&ClaimEvent::Record(RecordRead::Record(record(2))));
+    let missing = byte(&ClaimEvent::Record(RecordRead::Missing));
     let ready = probes().into_iter().find(|probe| {
         matches!(probe, Probe::Proven(theirs)
             if theirs.id == id(2) && theirs.state == State::Ready && theirs.protocol == protocol(2))
     });
-    let ready = byte(&Outcome::Probed(ready.expect("it is one of them")));
-    let start = [0, done, byte(&Outcome::Missing), done, done, done, done];
-    let unreachable = byte(&Outcome::Probed(Probe::Unreachable));
+    let ready = byte(&ClaimEvent::Probed(ready.expect("it is one of them")));
+    let start = [0, done, byte(&ClaimEvent::Missing), done, done, done, done];
+    let unreachable = byte(&ClaimEvent::Probed(Probe::Unreachable));
     let with = |more: &[u8]| [&start, more].concat();
     // The lowest byte that stops and stands for `Done`.
     let stop = (240..=255_u8)
@@ -252,9 +256,9 @@ pub fn seeds() -> Vec<Seed> {
     [
         ("stop", with(&[stop, own, done, own, done, done, done])),
         ("displaced", with(&[done, own, done, other, done, done])),
-        ("reclaim", with(&[done, missing, byte(&Outcome::Taken(true)), done, done, done])),
-        ("removed", with(&[done, missing, byte(&Outcome::Taken(false)), done, done])),
-        ("unparsable", with(&[done, byte(&Outcome::Record(Sight::Malformed(None)))].repeat(7))),
+        ("reclaim", with(&[done, missing, byte(&ClaimEvent::Taken(true)), done, done, done])),
+        ("removed", with(&[done, missing, byte(&ClaimEvent::Taken(false)), done, done])),
+        ("unparsable", with(&[done, byte(&ClaimEvent::Record(RecordRead::Malformed(None)))].repeat(7))),
         ("yield", vec![1, done, done, done, other, ready, done, done]),
         (
             "late-yield",
@@ -264,7 +268,7 @@ pub fn seeds() -> Vec<Seed> {
                 done,
                 done,
                 other,
-                byte(&Outcome::Probed(Probe::Foreign)),
+                byte(&ClaimEvent::Probed(Probe::Foreign)),
                 own,
                 done,
             ],

@@ -4,30 +4,30 @@
 use std::time::Duration;
 
 use local_daemon_proto::connect::{
-    Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, POLL_FIRST, POLL_LAST, Policy,
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, POLL_FIRST, POLL_LAST, Policy,
 };
 use local_daemon_proto::handshake::{Probe, State};
-use local_daemon_proto::registration::{Registration, Sight};
+use local_daemon_proto::registration::{RecordRead, Registration};
 
 use crate::Seed;
 use crate::script::{Choices, id, probes, protocol, record, sights};
 
 /// Everything that a call can observe, in the order of the bytes.
-fn observations() -> Vec<Observed> {
+fn observations() -> Vec<ConnectEvent> {
     let mut all = vec![
-        Observed::Locked(true),
-        Observed::Locked(false),
-        Observed::Unlocked,
-        Observed::Spawned,
-        Observed::SpawnFailed,
-        Observed::Unreachable,
-        Observed::SpawnRefused,
+        ConnectEvent::Locked(true),
+        ConnectEvent::Locked(false),
+        ConnectEvent::Unlocked,
+        ConnectEvent::Spawned,
+        ConnectEvent::SpawnFailed,
+        ConnectEvent::Unreachable,
+        ConnectEvent::SpawnRefused,
     ];
     for child in [Child::Silent, Child::Done, Child::Failed] {
-        all.extend([3, 25, 600].map(|ms| Observed::Woken(child, Duration::from_millis(ms))));
+        all.extend([3, 25, 600].map(|ms| ConnectEvent::Woken(child, Duration::from_millis(ms))));
     }
-    all.extend(sights().into_iter().map(Observed::Record));
-    all.extend(probes().into_iter().map(Observed::Probed));
+    all.extend(sights().into_iter().map(ConnectEvent::Record));
+    all.extend(probes().into_iter().map(ConnectEvent::Probed));
     all
 }
 
@@ -52,54 +52,54 @@ struct Watched {
 
 #[derive(Clone, Debug)]
 enum Look {
-    Record(Sight),
+    Record(RecordRead),
     Probe(Registration, Probe),
 }
 
 impl Watched {
-    fn step(&mut self, observed: Observed) -> bool {
-        let Some(effect) = self.connect.next() else {
+    fn step(&mut self, observed: ConnectEvent) -> bool {
+        let Some(effect) = self.connect.effect() else {
             return false;
         };
         self.may_want(&effect);
         let fits = self.note(&effect, &observed);
         let before = self.connect.clone();
-        self.connect.on(observed);
+        self.connect.handle(observed);
         assert!(fits || self.connect == before, "what does not fit is ignored");
         true
     }
 
-    fn may_want(&self, effect: &Effect) {
+    fn may_want(&self, effect: &ConnectEffect) {
         match effect {
-            Effect::Spawn => {
+            ConnectEffect::Spawn => {
                 assert!(self.policy.spawn && self.tried == 0, "CONN-20: one, and with leave");
                 assert!(self.asked_for_the_lock, "CONN-16");
                 assert!(!self.is_barred(), "GATE-8, CONN-38: past {:?}", self.last);
             }
-            Effect::Probe(record) => {
+            ConnectEffect::Probe(record) => {
                 assert!(
-                    matches!(&self.last, Some(Look::Record(Sight::Record(seen))) if seen == record),
+                    matches!(&self.last, Some(Look::Record(RecordRead::Record(seen))) if seen == record),
                     "CONN-11"
                 );
             }
-            Effect::Await(bound) => {
+            ConnectEffect::Await(bound) => {
                 assert!((POLL_FIRST..=POLL_LAST).contains(bound));
                 assert!(!self.locked || self.held < LOCK_BOUND, "CONN-19: held for {:?}", self.held);
             }
-            Effect::Lock => assert!(self.policy.spawn && !self.locked && self.tried == 0),
-            Effect::Unlock => {
+            ConnectEffect::Lock => assert!(self.policy.spawn && !self.locked && self.tried == 0),
+            ConnectEffect::Unlock => {
                 assert!(self.locked);
                 let is_early = self.connect.outcome().is_none() && self.held < LOCK_BOUND && !self.drained;
                 assert!(!is_early || self.is_over(), "CONN-19: held for {:?} alone", self.held);
             }
-            Effect::ReadRecord => {}
+            ConnectEffect::ReadRecord => {}
         }
     }
 
     /// Whether nothing but the lock is owed.
     fn is_over(&self) -> bool {
         let mut after = self.connect.clone();
-        after.on(Observed::Unlocked);
+        after.handle(ConnectEvent::Unlocked);
         after.outcome().is_some()
     }
 
@@ -115,39 +115,41 @@ impl Watched {
     }
 
     /// Whether the observation is one of this effect.
-    fn note(&mut self, effect: &Effect, observed: &Observed) -> bool {
+    fn note(&mut self, effect: &ConnectEffect, observed: &ConnectEvent) -> bool {
         match (effect, observed) {
-            (Effect::ReadRecord, Observed::Record(sight)) => self.last = Some(Look::Record(sight.clone())),
-            (Effect::Probe(record), Observed::Probed(probe)) => {
+            (ConnectEffect::ReadRecord, ConnectEvent::Record(sight)) => {
+                self.last = Some(Look::Record(sight.clone()))
+            }
+            (ConnectEffect::Probe(record), ConnectEvent::Probed(probe)) => {
                 self.drained = matches!(probe, Probe::Proven(theirs)
                     if theirs.id == record.id && theirs.state == State::Draining);
                 self.last = Some(Look::Probe(record.clone(), probe.clone()));
             }
-            (Effect::Lock, Observed::Locked(locked)) => {
+            (ConnectEffect::Lock, ConnectEvent::Locked(locked)) => {
                 (self.locked, self.asked_for_the_lock, self.held) = (*locked, true, Duration::ZERO);
             }
-            (Effect::Unlock, Observed::Unlocked) => self.locked = false,
-            (Effect::Spawn, Observed::Spawned) => {
+            (ConnectEffect::Unlock, ConnectEvent::Unlocked) => self.locked = false,
+            (ConnectEffect::Spawn, ConnectEvent::Spawned) => {
                 self.tried += 1;
                 self.spawned = true;
             }
-            (Effect::Spawn, Observed::SpawnFailed) => self.tried += 1,
-            (Effect::Spawn, Observed::Unreachable) => self.could_not_ask = true,
-            (Effect::Spawn, Observed::SpawnRefused) => self.refused = true,
-            (Effect::Await(_), Observed::Woken(_, waited)) => self.held += *waited,
+            (ConnectEffect::Spawn, ConnectEvent::SpawnFailed) => self.tried += 1,
+            (ConnectEffect::Spawn, ConnectEvent::Unreachable) => self.could_not_ask = true,
+            (ConnectEffect::Spawn, ConnectEvent::SpawnRefused) => self.refused = true,
+            (ConnectEffect::Await(_), ConnectEvent::Woken(_, waited)) => self.held += *waited,
             _ => return false,
         }
         true
     }
 
     /// Whether this is the outcome of what was seen last (CONN-4 to CONN-9).
-    fn accounts_for(&self, outcome: &Outcome) -> bool {
+    fn accounts_for(&self, outcome: &ConnectOutcome) -> bool {
         match (outcome, &self.last) {
-            (Outcome::SpawnFailed, _) => self.tried > 0,
-            (Outcome::Invalid, _) if self.refused => self.tried == 0,
-            (Outcome::Unreachable, _) if self.could_not_ask => self.tried == 0,
-            (Outcome::Unreachable, Some(Look::Probe(_, probe))) => *probe == Probe::Unreachable,
-            (Outcome::Ready(found), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
+            (ConnectOutcome::SpawnFailed, _) => self.tried > 0,
+            (ConnectOutcome::Invalid, _) if self.refused => self.tried == 0,
+            (ConnectOutcome::Unreachable, _) if self.could_not_ask => self.tried == 0,
+            (ConnectOutcome::Unreachable, Some(Look::Probe(_, probe))) => *probe == Probe::Unreachable,
+            (ConnectOutcome::Ready(found), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
                 let (of, said) = &**found;
                 of == record
                     && said == theirs
@@ -155,23 +157,25 @@ impl Watched {
                     && theirs.state == State::Ready
                     && theirs.protocol == self.policy.protocol
             }
-            (Outcome::Absent, None) => true,
+            (ConnectOutcome::Absent, None) => true,
             // A record that was read and not yet probed leaves the outcome to the look before.
-            (outcome, Some(Look::Record(Sight::Record(_)))) => !matches!(outcome, Outcome::Ready(_)),
-            (Outcome::Absent, Some(Look::Record(sight))) => *sight != Sight::Unreadable,
-            (Outcome::Invalid, Some(Look::Record(sight))) => *sight == Sight::Unreadable,
-            (Outcome::Stale, Some(Look::Probe(record, probe))) => match probe {
+            (outcome, Some(Look::Record(RecordRead::Record(_)))) => {
+                !matches!(outcome, ConnectOutcome::Ready(_))
+            }
+            (ConnectOutcome::Absent, Some(Look::Record(sight))) => *sight != RecordRead::Unreadable,
+            (ConnectOutcome::Invalid, Some(Look::Record(sight))) => *sight == RecordRead::Unreadable,
+            (ConnectOutcome::Stale, Some(Look::Probe(record, probe))) => match probe {
                 Probe::Refused => true,
                 Probe::Proven(theirs) => theirs.id != record.id,
                 _ => false,
             },
-            (Outcome::Busy, Some(Look::Probe(_, probe))) => *probe == Probe::TimedOut || self.drained,
-            (Outcome::Foreign, Some(Look::Probe(_, probe))) => *probe == Probe::Foreign,
-            (Outcome::Incompatible(None), Some(Look::Probe(_, probe))) => *probe == Probe::OtherSpec,
-            (Outcome::Incompatible(Some(said)), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
+            (ConnectOutcome::Busy, Some(Look::Probe(_, probe))) => *probe == Probe::TimedOut || self.drained,
+            (ConnectOutcome::Foreign, Some(Look::Probe(_, probe))) => *probe == Probe::Foreign,
+            (ConnectOutcome::Incompatible(None), Some(Look::Probe(_, probe))) => *probe == Probe::OtherSpec,
+            (ConnectOutcome::Incompatible(Some(said)), Some(Look::Probe(record, Probe::Proven(theirs)))) => {
                 theirs.id == record.id && theirs.protocol == *said && *said != self.policy.protocol
             }
-            (Outcome::Invalid, Some(Look::Probe(_, probe))) => {
+            (ConnectOutcome::Invalid, Some(Look::Probe(_, probe))) => {
                 matches!(probe, Probe::NoCredential | Probe::CredentialRefused)
             }
             _ => false,
@@ -207,10 +211,10 @@ pub fn run(data: &[u8]) {
     }
     // not-stuck
     watched.connect.expire();
-    if watched.connect.next() == Some(Effect::Unlock) {
-        watched.step(Observed::Unlocked);
+    if watched.connect.effect() == Some(ConnectEffect::Unlock) {
+        watched.step(ConnectEvent::Unlocked);
     }
-    assert_eq!(watched.connect.next(), None, "nothing but the lock is owed after the deadline");
+    assert_eq!(watched.connect.effect(), None, "nothing but the lock is owed after the deadline");
     assert!(!watched.locked, "CONN-19: the lock is kept");
     let outcome = watched.connect.outcome().expect("the call is over");
     assert!(watched.accounts_for(outcome), "{outcome:?} after {:?}", watched.last);
@@ -219,8 +223,8 @@ pub fn run(data: &[u8]) {
 /// A warm call, a cold one, one that waits for a successor, one whose child fails, one that meets a newer daemon.
 pub fn seeds() -> Vec<Seed> {
     let all = observations();
-    let bytes = |first: u8, steps: &[Observed]| {
-        let byte = |wanted: &Observed| {
+    let bytes = |first: u8, steps: &[ConnectEvent]| {
+        let byte = |wanted: &ConnectEvent| {
             let at = all.iter().position(|observed| observed == wanted).expect("it is one of them");
             u8::try_from(at).expect("a table of a few dozen")
         };
@@ -231,13 +235,18 @@ pub fn seeds() -> Vec<Seed> {
             matches!(probe, Probe::Proven(theirs)
                 if theirs.id == id(2) && theirs.state == state && theirs.protocol == protocol(number))
         };
-        Observed::Probed(probes().into_iter().find(is_it).expect("it is one of them"))
+        ConnectEvent::Probed(probes().into_iter().find(is_it).expect("it is one of them"))
     };
-    let there = || Observed::Record(Sight::Record(record(2)));
-    let missing = || Observed::Record(Sight::Missing);
-    let woken = |child| Observed::Woken(child, Duration::from_millis(25));
-    let cold = [missing(), Observed::Locked(true), missing(), Observed::Spawned];
-    let then = |more: &[Observed]| bytes(1, &[&cold, more].concat());
+    let there = || ConnectEvent::Record(RecordRead::Record(record(2)));
+    let missing = || ConnectEvent::Record(RecordRead::Missing);
+    let woken = |child| ConnectEvent::Woken(child, Duration::from_millis(25));
+    let cold = [
+        missing(),
+        ConnectEvent::Locked(true),
+        missing(),
+        ConnectEvent::Spawned,
+    ];
+    let then = |more: &[ConnectEvent]| bytes(1, &[&cold, more].concat());
     [
         ("warm", bytes(0, &[there(), proven(2, State::Ready)])),
         (
@@ -246,16 +255,16 @@ pub fn seeds() -> Vec<Seed> {
                 woken(Child::Done),
                 there(),
                 proven(2, State::Ready),
-                Observed::Unlocked,
+                ConnectEvent::Unlocked,
             ]),
         ),
-        ("failed", then(&[woken(Child::Failed), missing(), Observed::Unlocked])),
+        ("failed", then(&[woken(Child::Failed), missing(), ConnectEvent::Unlocked])),
         (
             "slow",
             then(&[
-                Observed::Woken(Child::Silent, Duration::from_millis(600)),
+                ConnectEvent::Woken(Child::Silent, Duration::from_millis(600)),
                 missing(),
-                Observed::Woken(Child::Silent, Duration::from_millis(600)),
+                ConnectEvent::Woken(Child::Silent, Duration::from_millis(600)),
                 missing(),
             ]),
         ),
@@ -280,7 +289,7 @@ pub fn seeds() -> Vec<Seed> {
                     there(),
                     proven(1, State::Ready),
                     there(),
-                    Observed::Locked(false),
+                    ConnectEvent::Locked(false),
                     missing(),
                 ],
             ),
@@ -291,9 +300,9 @@ pub fn seeds() -> Vec<Seed> {
                 1,
                 &[
                     missing(),
-                    Observed::Locked(false),
+                    ConnectEvent::Locked(false),
                     missing(),
-                    Observed::SpawnFailed,
+                    ConnectEvent::SpawnFailed,
                 ],
             ),
         ),

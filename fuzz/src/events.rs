@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use local_daemon::streams::{EventId, Hub, Limits, Next, Refused, Selection, Subscriber};
+use local_daemon::streams::{EventId, Hub, Limits, Next, Selection, SubscribeError, Subscriber};
 use local_daemon_harness::sse::Parser;
 
 use crate::Seed;
@@ -159,7 +159,7 @@ fn subscribe(hub: &Arc<Hub>, naive: &Naive, argument: usize) -> Option<Reader> {
     let subscriber = match hub.subscribe((), &selection) {
         Ok(subscriber) => subscriber,
         Err(refused) => {
-            assert!(naive.ended && refused == Refused::Ended, "STR-6: {refused:?}");
+            assert!(naive.ended && refused == SubscribeError::Ended, "STR-6: {refused:?}");
             return None;
         }
     };

@@ -2,7 +2,7 @@
 
 use local_daemon_harness::http;
 use local_daemon_proto::handshake::{Handshake, SPEC, State};
-use local_daemon_proto::registration::{Invalid, MAX_BYTES};
+use local_daemon_proto::registration::{MAX_BYTES, ParseRegistrationError};
 use local_daemon_spec::vectors::{bytes, text};
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
     let is_ours = suites.as_ref().is_ok_and(|suites| suites.spec == SPEC);
     assert_eq!(read.is_ok(), is_ours, "{read:?}, by the suite {suites:?}");
     if suites.is_ok() && !is_ours {
-        assert_eq!(read, Err(Invalid::Spec), "GATE-7");
+        assert_eq!(read, Err(ParseRegistrationError::Spec), "GATE-7");
     }
     let (Ok(read), Ok(suites)) = (read, suites) else {
         return;

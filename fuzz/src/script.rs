@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use local_daemon_proto::Protocol;
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{self, ClaimId, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, RecordRead, Registration};
 
 /// The bytes of an input one by one, each as a choice.
 pub(crate) struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -47,15 +47,15 @@ pub(crate) fn record(n: u8) -> Registration {
 }
 
 /// Every kind of look at the registration, with three daemons.
-pub(crate) fn sights() -> Vec<Sight> {
+pub(crate) fn sights() -> Vec<RecordRead> {
     let ids = [1, 2, 3];
-    let records = ids.map(|n| Sight::Record(record(n))).into_iter();
-    let malformed = ids.map(|n| Sight::Malformed(Some(id(n))));
+    let records = ids.map(|n| RecordRead::Record(record(n))).into_iter();
+    let malformed = ids.map(|n| RecordRead::Malformed(Some(id(n))));
     let others = [
-        Sight::Missing,
-        Sight::DirectoryGone,
-        Sight::Malformed(None),
-        Sight::Unreadable,
+        RecordRead::Missing,
+        RecordRead::DirectoryGone,
+        RecordRead::Malformed(None),
+        RecordRead::Unreadable,
     ];
     records.chain(malformed).chain(others).collect()
 }

@@ -1,7 +1,7 @@
 //! The daemon's side of publishing and convergence, as a machine. No I/O, no clock.
 //!
-//! [`Claim::next`] names the one effect that is wanted now, each a single system call or exchange as far as others
-//! can tell, and [`Claim::on`] takes what came of it. Time comes in as the outcome of an awaited effect. The
+//! [`Claim::effect`] names the one effect that is wanted now, each a single system call or exchange as far as others
+//! can tell, and [`Claim::handle`] takes what came of it. Time comes in as the outcome of an awaited effect. The
 //! runtime, the formal model and the fuzzers all drive this type. No rule here looks at a pid (CONV-28), and the daemon
 //! takes no lock (PUB-8); that one of many remains (CONV-13) follows from all of them together.
 
@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use crate::gate::Protocol;
 use crate::handshake::{Probe, State};
-use crate::registration::{ClaimId, Registration, Sight};
+use crate::registration::{ClaimId, RecordRead, Registration};
 
 /// How often a running daemon reads the record again at least (CONV-1).
 pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -20,12 +20,12 @@ pub const PARSE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the machine wants done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
+pub enum ClaimEffect {
     /// Bind loopback exclusively and serve; the handshake answers `draining` until the record is owned.
     Listen,
-    /// Read the credential: [`Outcome::Done`], [`Outcome::Missing`] or [`Outcome::Failed`].
+    /// Read the credential: [`ClaimEvent::Done`], [`ClaimEvent::Missing`] or [`ClaimEvent::Failed`].
     ReadCredential,
-    /// Write a temporary file and link it to the credential's name without replacing: [`Outcome::Done`] also where
+    /// Write a temporary file and link it to the credential's name without replacing: [`ClaimEvent::Done`] also where
     /// another was first.
     CreateCredential,
     /// Write the own record to a temporary file of a unique name and flush it to disk.
@@ -60,7 +60,7 @@ pub enum Effect {
 
 /// What came of an effect.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Outcome {
+pub enum ClaimEvent {
     /// It was done, or the wait is over.
     Done,
     /// There was no such file.
@@ -68,7 +68,7 @@ pub enum Outcome {
     /// It failed; the runtime keeps the error.
     Failed,
     /// A read of the record or of a taken file.
-    Record(Sight),
+    Record(RecordRead),
     /// A probe.
     Probed(Probe),
     /// Whether taken files hold the own id.
@@ -214,7 +214,7 @@ impl Claim {
     }
 
     /// What a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-13, HS-16).
-    pub fn state(&self, sight: &Sight) -> State {
+    pub fn state(&self, sight: &RecordRead) -> State {
         if self.is_serving() && !self.stop && sight.id() == Some(self.id) {
             State::Ready
         } else {
@@ -229,65 +229,64 @@ impl Claim {
     }
 
     /// The effect that is wanted now; `None` when it has exited.
-    pub fn next(&self) -> Option<Effect> {
+    pub fn effect(&self) -> Option<ClaimEffect> {
         Some(match &self.phase {
-            Phase::Listen => Effect::Listen,
-            Phase::ReadCredential | Phase::AdoptCredential => Effect::ReadCredential,
-            Phase::CreateCredential => Effect::CreateCredential,
-            Phase::WriteTemporary | Phase::RewriteTemporary => Effect::WriteTemporary,
-            Phase::YieldRead(_) | Phase::Read | Phase::VerifyOwner => Effect::ReadRecord,
-            Phase::YieldProbe { other, .. } => Effect::Probe(other.clone()),
-            Phase::Publish => Effect::Publish,
-            Phase::Serve => Effect::Await(REREAD_INTERVAL),
-            Phase::Retry => Effect::Pause(PARSE_PAUSE),
-            Phase::ListTaken => Effect::ListTaken,
-            Phase::UnlinkTaken => Effect::UnlinkTaken,
-            Phase::DropTemporary => Effect::DropTemporary,
-            Phase::Take => Effect::Take,
-            Phase::ReadTaken => Effect::ReadTaken,
-            Phase::UnlinkOwn => Effect::UnlinkOwn,
-            Phase::Drain => Effect::Drain,
-            Phase::Close => Effect::Close,
+            Phase::Listen => ClaimEffect::Listen,
+            Phase::ReadCredential | Phase::AdoptCredential => ClaimEffect::ReadCredential,
+            Phase::CreateCredential => ClaimEffect::CreateCredential,
+            Phase::WriteTemporary | Phase::RewriteTemporary => ClaimEffect::WriteTemporary,
+            Phase::YieldRead(_) | Phase::Read | Phase::VerifyOwner => ClaimEffect::ReadRecord,
+            Phase::YieldProbe { other, .. } => ClaimEffect::Probe(other.clone()),
+            Phase::Publish => ClaimEffect::Publish,
+            Phase::Serve => ClaimEffect::Await(REREAD_INTERVAL),
+            Phase::Retry => ClaimEffect::Pause(PARSE_PAUSE),
+            Phase::ListTaken => ClaimEffect::ListTaken,
+            Phase::UnlinkTaken => ClaimEffect::UnlinkTaken,
+            Phase::DropTemporary => ClaimEffect::DropTemporary,
+            Phase::Take => ClaimEffect::Take,
+            Phase::ReadTaken => ClaimEffect::ReadTaken,
+            Phase::UnlinkOwn => ClaimEffect::UnlinkOwn,
+            Phase::Drain => ClaimEffect::Drain,
+            Phase::Close => ClaimEffect::Close,
             Phase::Exited => return None,
         })
     }
 
     /// Takes the outcome of the effect that [`next`](Self::next) named. An outcome that does not fit it counts as
     /// its failure.
-    pub fn on(&mut self, outcome: Outcome) {
+    pub fn handle(&mut self, outcome: ClaimEvent) {
         if self.stop && self.reason.is_none() {
             self.phase = self.stop_now(&outcome);
             return;
         }
         self.phase = match (core::mem::replace(&mut self.phase, Phase::Exited), outcome) {
             // CRED-4: one credential, whoever is first.
-            (Phase::Listen, Outcome::Done) => Phase::ReadCredential,
-            (Phase::ReadCredential, Outcome::Missing) => Phase::CreateCredential,
-            (Phase::CreateCredential, Outcome::Done) => Phase::AdoptCredential,
-            (Phase::ReadCredential | Phase::AdoptCredential, Outcome::Done) => Phase::WriteTemporary,
+            (Phase::Listen, ClaimEvent::Done) => Phase::ReadCredential,
+            (Phase::ReadCredential, ClaimEvent::Missing) => Phase::CreateCredential,
+            (Phase::CreateCredential, ClaimEvent::Done) => Phase::AdoptCredential,
+            (Phase::ReadCredential | Phase::AdoptCredential, ClaimEvent::Done) => Phase::WriteTemporary,
 
             // PUB-4: listen first, publish second.
-            (Phase::WriteTemporary, Outcome::Done) => {
+            (Phase::WriteTemporary, ClaimEvent::Done) => {
                 self.temporary = true;
                 if self.yields { Phase::YieldRead(None) } else { Phase::Publish }
             }
-            (Phase::YieldRead(asked), Outcome::Record(Sight::Record(other)))
+            (Phase::YieldRead(asked), ClaimEvent::Record(RecordRead::Record(other)))
                 if other.id != self.id && asked.is_none_or(|asked| asked.id != other.id) =>
             {
                 Phase::YieldProbe { other, again: asked.is_some() }
             }
             // CONV-35
-            (Phase::YieldRead(Some(Asked { bars: true, .. })), Outcome::Record(Sight::Record(other)))
-                if other.id != self.id =>
-            {
-                self.abandon(Reason::Unreachable)
-            }
-            (Phase::YieldRead(_), Outcome::Record(_)) => Phase::Publish,
+            (
+                Phase::YieldRead(Some(Asked { bars: true, .. })),
+                ClaimEvent::Record(RecordRead::Record(other)),
+            ) if other.id != self.id => self.abandon(Reason::Unreachable),
+            (Phase::YieldRead(_), ClaimEvent::Record(_)) => Phase::Publish,
             // CONV-37
             (Phase::YieldRead(_), _) if !self.replaces => self.abandon(Reason::Unreachable),
             (Phase::YieldRead(_), _) => Phase::Publish,
             // CONV-26, and CONV-27 for everything else.
-            (Phase::YieldProbe { other, .. }, Outcome::Probed(Probe::Proven(theirs)))
+            (Phase::YieldProbe { other, .. }, ClaimEvent::Probed(Probe::Proven(theirs)))
                 if theirs.id == other.id
                     && theirs.state == State::Ready
                     && self.protocol.accepts(&theirs.protocol) =>
@@ -302,7 +301,7 @@ impl Claim {
                 self.abandon(Reason::Unreachable)
             }
             (Phase::YieldProbe { .. }, _) => Phase::Publish,
-            (Phase::Publish, Outcome::Done) => {
+            (Phase::Publish, ClaimEvent::Done) => {
                 self.temporary = false;
                 self.published = true;
                 self.retries = 0;
@@ -311,14 +310,14 @@ impl Claim {
 
             // CONV-1, CONV-7, CONV-25: whose record is it? While it is its own, nothing is written (PUB-12).
             (Phase::Serve | Phase::Retry, _) => Phase::Read,
-            (Phase::Read, Outcome::Record(sight)) => self.judge(&sight),
+            (Phase::Read, ClaimEvent::Record(sight)) => self.judge(&sight),
             (Phase::Read, _) => Phase::Serve,
             // CONV-21, CONV-22: somebody took it by mistake.
-            (Phase::ListTaken, Outcome::Taken(true)) => Phase::RewriteTemporary,
+            (Phase::ListTaken, ClaimEvent::Taken(true)) => Phase::RewriteTemporary,
             // CONV-23: the administrative stand-down.
-            (Phase::ListTaken, Outcome::Taken(false)) => self.stand_down(Reason::RecordRemoved),
+            (Phase::ListTaken, ClaimEvent::Taken(false)) => self.stand_down(Reason::RecordRemoved),
             (Phase::ListTaken, _) => Phase::Serve,
-            (Phase::RewriteTemporary, Outcome::Done) => {
+            (Phase::RewriteTemporary, ClaimEvent::Done) => {
                 self.temporary = true;
                 Phase::UnlinkTaken
             }
@@ -332,9 +331,9 @@ impl Claim {
 
             // Removal: take, verify, leave (CONV-14, CONV-15, CONV-16, CONV-17, CONV-19). Any error ends it (CONV-18);
             // a leftover record is only stale.
-            (Phase::VerifyOwner, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::Take,
-            (Phase::Take, Outcome::Done) => Phase::ReadTaken,
-            (Phase::ReadTaken, Outcome::Record(sight)) if sight.id() == Some(self.id) => Phase::UnlinkOwn,
+            (Phase::VerifyOwner, ClaimEvent::Record(sight)) if sight.id() == Some(self.id) => Phase::Take,
+            (Phase::Take, ClaimEvent::Done) => Phase::ReadTaken,
+            (Phase::ReadTaken, ClaimEvent::Record(sight)) if sight.id() == Some(self.id) => Phase::UnlinkOwn,
             (Phase::VerifyOwner | Phase::Take | Phase::ReadTaken | Phase::UnlinkOwn, _) => Phase::Drain,
             (Phase::Drain, _) => Phase::Close,
             (Phase::DropTemporary, _) => {
@@ -360,11 +359,11 @@ impl Claim {
         };
     }
 
-    fn is_barred(&self, outcome: &Outcome) -> bool {
-        !self.replaces && *outcome == Outcome::Probed(Probe::Unreachable)
+    fn is_barred(&self, outcome: &ClaimEvent) -> bool {
+        !self.replaces && *outcome == ClaimEvent::Probed(Probe::Unreachable)
     }
 
-    fn judge(&mut self, sight: &Sight) -> Phase {
+    fn judge(&mut self, sight: &RecordRead) -> Phase {
         // CONV-3: the id alone tells whose record it is.
         match (sight.id(), sight) {
             (Some(id), _) if id == self.id => {
@@ -373,18 +372,18 @@ impl Claim {
             }
             // CONV-9, GATE-3: whoever it is, whatever it speaks.
             (Some(_), _) => self.stand_down(Reason::Displaced),
-            (None, Sight::Missing) => Phase::ListTaken,
+            (None, RecordRead::Missing) => Phase::ListTaken,
             // CONV-24
-            (None, Sight::DirectoryGone) => self.stand_down(Reason::DirectoryGone),
+            (None, RecordRead::DirectoryGone) => self.stand_down(Reason::DirectoryGone),
             // CONV-4: an editor may be writing in place.
-            (None, Sight::Malformed(_)) if self.retries < PARSE_RETRIES => {
+            (None, RecordRead::Malformed(_)) if self.retries < PARSE_RETRIES => {
                 self.retries += 1;
                 Phase::Retry
             }
             // CONV-5
-            (None, Sight::Malformed(_)) => self.stand_down(Reason::Displaced),
+            (None, RecordRead::Malformed(_)) => self.stand_down(Reason::Displaced),
             // CONV-6: that says nothing about who owns the record.
-            (None, Sight::Unreadable | Sight::Record(_)) => Phase::Serve,
+            (None, RecordRead::Unreadable | RecordRead::Record(_)) => Phase::Serve,
         }
     }
 
@@ -401,13 +400,13 @@ impl Claim {
         if self.temporary { Phase::DropTemporary } else { Phase::Close }
     }
 
-    fn stop_now(&mut self, outcome: &Outcome) -> Phase {
+    fn stop_now(&mut self, outcome: &ClaimEvent) -> Phase {
         match (&self.phase, outcome) {
-            (Phase::Publish, Outcome::Done) => {
+            (Phase::Publish, ClaimEvent::Done) => {
                 self.temporary = false;
                 self.published = true;
             }
-            (Phase::WriteTemporary | Phase::RewriteTemporary, Outcome::Done) => self.temporary = true,
+            (Phase::WriteTemporary | Phase::RewriteTemporary, ClaimEvent::Done) => self.temporary = true,
             (Phase::DropTemporary, _) => self.temporary = false,
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! The client's side, connect-or-spawn, as a machine. No I/O, no clock.
 //!
-//! [`Connect::next`] names the one effect that is wanted now and [`Connect::on`] takes what was observed. Time comes
+//! [`Connect::effect`] names the one effect that is wanted now and [`Connect::handle`] takes what was observed. Time comes
 //! in with the end of a wait; the whole deadline is the driver's, who calls [`Connect::expire`].
 
 use alloc::borrow::ToOwned;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gate::Protocol;
 use crate::handshake::{Handshake, Probe, State};
-use crate::registration::{Registration, Sight};
+use crate::registration::{RecordRead, Registration};
 
 /// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).
 pub const LOCK_BOUND: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub struct Policy {
 
 /// What the machine wants done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
+pub enum ConnectEffect {
     /// Read the registration.
     ReadRecord,
     /// Probe this record's daemon.
@@ -52,9 +52,9 @@ pub enum Effect {
 
 /// What was observed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Observed {
+pub enum ConnectEvent {
     /// A read of the record.
-    Record(Sight),
+    Record(RecordRead),
     /// A probe.
     Probed(Probe),
     /// Whether the lock came in time.
@@ -86,7 +86,7 @@ pub enum Child {
 
 /// The outcome of a connect (CONN-1).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Outcome {
+pub enum ConnectOutcome {
     /// Proven, of the record's id, compatible, taking work (CONN-4).
     Ready(Box<(Registration, Handshake)>),
     /// No record, or a malformed one (CONN-5).
@@ -108,7 +108,7 @@ pub enum Outcome {
     Unreachable,
 }
 
-impl Outcome {
+impl ConnectOutcome {
     /// The word in JSON (CONN-3).
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -199,7 +199,7 @@ pub struct Connect {
     policy: Policy,
     phase: Phase,
     /// What the last look showed; the outcome where nothing better comes.
-    outcome: Outcome,
+    outcome: ConnectOutcome,
     /// The record that was probed last and cannot become ready: not waited on (CONN-23).
     dead: Option<Registration>,
     locked: bool,
@@ -216,7 +216,7 @@ impl Connect {
         Self {
             policy,
             phase: Phase::Read,
-            outcome: Outcome::Absent,
+            outcome: ConnectOutcome::Absent,
             dead: None,
             locked: false,
             spawned: false,
@@ -227,29 +227,29 @@ impl Connect {
     }
 
     /// The outcome, once the call is over.
-    pub fn outcome(&self) -> Option<&Outcome> {
+    pub fn outcome(&self) -> Option<&ConnectOutcome> {
         (self.phase == Phase::Finished && !self.locked).then_some(&self.outcome)
     }
 
     /// The effect that is wanted now; `None` when the call is over.
-    pub fn next(&self) -> Option<Effect> {
+    pub fn effect(&self) -> Option<ConnectEffect> {
         Some(match &self.phase {
             Phase::Read
             | Phase::Reread(_)
             | Phase::LockedRead
             | Phase::WaitRead
             | Phase::LastRead
-            | Phase::LastReread(_) => Effect::ReadRecord,
+            | Phase::LastReread(_) => ConnectEffect::ReadRecord,
             Phase::Probe(record)
             | Phase::ProbeAgain(record)
             | Phase::LockedProbe(record)
             | Phase::WaitProbe(record)
-            | Phase::LastProbe(record) => Effect::Probe(record.clone()),
-            Phase::Lock => Effect::Lock,
-            Phase::Spawn => Effect::Spawn,
-            Phase::Await => Effect::Await(self.poll),
-            Phase::Unlock => Effect::Unlock,
-            Phase::Finished if self.locked => Effect::Unlock,
+            | Phase::LastProbe(record) => ConnectEffect::Probe(record.clone()),
+            Phase::Lock => ConnectEffect::Lock,
+            Phase::Spawn => ConnectEffect::Spawn,
+            Phase::Await => ConnectEffect::Await(self.poll),
+            Phase::Unlock => ConnectEffect::Unlock,
+            Phase::Finished if self.locked => ConnectEffect::Unlock,
             Phase::Finished => return None,
         })
     }
@@ -257,88 +257,88 @@ impl Connect {
     /// The whole deadline has passed: the call ends with what it saw last.
     pub fn expire(&mut self) {
         if self.phase != Phase::Finished {
-            if self.spawned && !matches!(self.outcome, Outcome::Busy | Outcome::Unreachable) {
-                self.outcome = Outcome::SpawnFailed;
+            if self.spawned && !matches!(self.outcome, ConnectOutcome::Busy | ConnectOutcome::Unreachable) {
+                self.outcome = ConnectOutcome::SpawnFailed;
             }
             self.phase = Phase::Finished;
         }
     }
 
     /// Takes what the effect that [`next`](Self::next) named led to. What does not fit is ignored.
-    pub fn on(&mut self, observed: Observed) {
+    pub fn handle(&mut self, observed: ConnectEvent) {
         let phase = core::mem::replace(&mut self.phase, Phase::Finished);
         self.phase = match (phase, observed) {
-            (Phase::Unlock, Observed::Unlocked) => {
+            (Phase::Unlock, ConnectEvent::Unlocked) => {
                 self.locked = false;
                 Phase::Await
             }
-            (Phase::Finished, Observed::Unlocked) => {
+            (Phase::Finished, ConnectEvent::Unlocked) => {
                 self.locked = false;
                 Phase::Finished
             }
 
             // Read (CONN-11), probe, and read once more before anything is started (CONN-14). Neither the record nor its
             // pid counts for anything by itself (REG-13).
-            (Phase::Read, Observed::Record(sight)) => match self.see(sight) {
+            (Phase::Read, ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) => Phase::Probe(record),
                 Seen::Nothing => self.spawn_path(),
                 Seen::Untrusted => Phase::Finished,
             },
-            (Phase::Probe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+            (Phase::Probe(record), ConnectEvent::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => Phase::Await,
                 Look::Dead(record) => Phase::Reread(record),
             },
-            (Phase::Reread(before), Observed::Record(sight)) => match self.see(sight) {
+            (Phase::Reread(before), ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) if record != before => Phase::ProbeAgain(record),
                 Seen::Record(_) | Seen::Nothing => self.spawn_path(),
                 Seen::Untrusted => Phase::Finished,
             },
-            (Phase::ProbeAgain(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+            (Phase::ProbeAgain(record), ConnectEvent::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => Phase::Await,
                 Look::Dead(_) => self.spawn_path(),
             },
 
             // The lock spares churn (CONN-16); without it the call goes on all the same (CONN-17, CONN-18).
-            (Phase::Lock, Observed::Locked(locked)) => {
+            (Phase::Lock, ConnectEvent::Locked(locked)) => {
                 self.locked = locked;
                 self.held = Duration::ZERO; // CONN-19: what it waited before does not count.
                 Phase::LockedRead
             }
-            (Phase::LockedRead, Observed::Record(sight)) => match self.see(sight) {
+            (Phase::LockedRead, ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) => Phase::LockedProbe(record),
                 Seen::Nothing => Phase::Spawn,
                 Seen::Untrusted => Phase::Finished,
             },
-            (Phase::LockedProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+            (Phase::LockedProbe(record), ConnectEvent::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => self.unlock_and_wait(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
                 Look::Dead(_) => Phase::Spawn,
             },
-            (Phase::Spawn, Observed::Spawned) => {
+            (Phase::Spawn, ConnectEvent::Spawned) => {
                 // CONN-20: the one spawn of this call, told to yield (CONN-22, CONN-34).
                 self.spawned = true;
                 self.poll = POLL_FIRST;
                 Phase::Await
             }
-            (Phase::Spawn, Observed::SpawnFailed) => {
-                self.outcome = Outcome::SpawnFailed;
+            (Phase::Spawn, ConnectEvent::SpawnFailed) => {
+                self.outcome = ConnectOutcome::SpawnFailed;
                 Phase::Finished
             }
-            (Phase::Spawn, Observed::Unreachable) => {
-                self.outcome = Outcome::Unreachable;
+            (Phase::Spawn, ConnectEvent::Unreachable) => {
+                self.outcome = ConnectOutcome::Unreachable;
                 Phase::Finished
             }
-            (Phase::Spawn, Observed::SpawnRefused) => {
-                self.outcome = Outcome::Invalid;
+            (Phase::Spawn, ConnectEvent::SpawnRefused) => {
+                self.outcome = ConnectOutcome::Invalid;
                 Phase::Finished
             }
 
             // Wait for a record that is new, whoever wrote it (CONN-24, CONN-25), or for a draining daemon's successor
             // (CONN-13, HS-33).
-            (Phase::Await, Observed::Woken(child, waited)) => {
+            (Phase::Await, ConnectEvent::Woken(child, waited)) => {
                 self.held += waited;
                 if waited >= self.poll {
                     self.poll = (self.poll * 2).min(POLL_LAST);
@@ -353,48 +353,51 @@ impl Connect {
                     Child::Silent | Child::Failed => Phase::WaitRead,
                 }
             }
-            (Phase::WaitRead, Observed::Record(sight)) => match self.see(sight) {
+            (Phase::WaitRead, ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) if self.dead.as_ref() == Some(&record) => self.wait_on(),
                 Seen::Record(record) => Phase::WaitProbe(record),
                 Seen::Nothing if self.spawned => self.wait_on(),
                 Seen::Nothing => self.spawn_path(),
                 Seen::Untrusted => Phase::Finished,
             },
-            (Phase::WaitProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+            (Phase::WaitProbe(record), ConnectEvent::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready | Look::Refused => Phase::Finished,
                 Look::Draining => self.wait_on(),
                 Look::Dead(_) if !self.spawned => self.spawn_path(),
                 // The child judges by its own world, and has not said yet what it found.
-                Look::Dead(_) if self.outcome == Outcome::Unreachable && !self.told => self.wait_on(),
+                Look::Dead(_) if self.outcome == ConnectOutcome::Unreachable && !self.told => self.wait_on(),
                 Look::Dead(_) if self.barred() => Phase::Finished,
                 // This call's one spawn is used up (CONN-20), and no other daemon will come: another one displaced the
                 // child, or the child cannot be asked either.
                 Look::Dead(_)
                     if self.told
-                        && matches!(self.outcome, Outcome::Incompatible(_) | Outcome::Unreachable) =>
+                        && matches!(
+                            self.outcome,
+                            ConnectOutcome::Incompatible(_) | ConnectOutcome::Unreachable
+                        ) =>
                 {
                     Phase::Finished
                 }
                 Look::Dead(_) => {
                     // A new daemon on a loaded machine may need more than one bounded look.
-                    self.dead = self.dead.take().filter(|_| self.outcome != Outcome::Busy);
+                    self.dead = self.dead.take().filter(|_| self.outcome != ConnectOutcome::Busy);
                     self.wait_on()
                 }
             },
 
             // The child failed; somebody else's may be there.
-            (Phase::LastRead, Observed::Record(sight)) => match self.see(sight) {
+            (Phase::LastRead, ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) => Phase::LastProbe(record),
                 Seen::Nothing | Seen::Untrusted => self.child_failed(),
             },
-            (Phase::LastProbe(record), Observed::Probed(probe)) => match self.judge(record, probe) {
+            (Phase::LastProbe(record), ConnectEvent::Probed(probe)) => match self.judge(record, probe) {
                 Look::Ready => Phase::Finished,
                 Look::Dead(record) => Phase::LastReread(record),
                 Look::Draining | Look::Refused => self.child_failed(),
             },
-            (Phase::LastReread(before), Observed::Record(sight)) => match self.see(sight) {
+            (Phase::LastReread(before), ConnectEvent::Record(sight)) => match self.see(sight) {
                 Seen::Record(record) if record != before => Phase::LastProbe(record),
-                Seen::Record(_) if self.outcome == Outcome::Unreachable => Phase::Finished,
+                Seen::Record(_) if self.outcome == ConnectOutcome::Unreachable => Phase::Finished,
                 Seen::Record(_) | Seen::Nothing | Seen::Untrusted => self.child_failed(),
             },
 
@@ -402,12 +405,14 @@ impl Connect {
         };
     }
 
-    fn see(&mut self, sight: Sight) -> Seen {
+    fn see(&mut self, sight: RecordRead) -> Seen {
         let (outcome, seen) = match sight {
-            Sight::Record(record) => return Seen::Record(record),
+            RecordRead::Record(record) => return Seen::Record(record),
             // REG-11: a malformed record counts as absent.
-            Sight::Missing | Sight::DirectoryGone | Sight::Malformed(_) => (Outcome::Absent, Seen::Nothing),
-            Sight::Unreadable => (Outcome::Invalid, Seen::Untrusted),
+            RecordRead::Missing | RecordRead::DirectoryGone | RecordRead::Malformed(_) => {
+                (ConnectOutcome::Absent, Seen::Nothing)
+            }
+            RecordRead::Unreadable => (ConnectOutcome::Invalid, Seen::Untrusted),
         };
         self.outcome = outcome;
         seen
@@ -416,24 +421,24 @@ impl Connect {
     fn judge(&mut self, record: Registration, probe: Probe) -> Look {
         self.outcome = match probe {
             // HS-27: the credential's holder, and another daemon than the record's, which is stale.
-            Probe::Proven(theirs) if theirs.id != record.id => Outcome::Stale,
+            Probe::Proven(theirs) if theirs.id != record.id => ConnectOutcome::Stale,
             Probe::Proven(theirs) if theirs.state == State::Draining => {
-                self.outcome = Outcome::Busy;
+                self.outcome = ConnectOutcome::Busy;
                 return Look::Draining;
             }
             Probe::Proven(theirs) if self.policy.protocol.accepts(&theirs.protocol) => {
-                self.outcome = Outcome::Ready(Box::new((record, theirs)));
+                self.outcome = ConnectOutcome::Ready(Box::new((record, theirs)));
                 return Look::Ready;
             }
-            Probe::Proven(theirs) => Outcome::Incompatible(Some(theirs.protocol)),
-            Probe::OtherSpec => Outcome::Incompatible(None),
-            Probe::Refused => Outcome::Stale,
-            Probe::TimedOut => Outcome::Busy,
-            Probe::Unreachable => Outcome::Unreachable,
-            Probe::Foreign => Outcome::Foreign,
-            Probe::NoCredential => Outcome::Invalid,
+            Probe::Proven(theirs) => ConnectOutcome::Incompatible(Some(theirs.protocol)),
+            Probe::OtherSpec => ConnectOutcome::Incompatible(None),
+            Probe::Refused => ConnectOutcome::Stale,
+            Probe::TimedOut => ConnectOutcome::Busy,
+            Probe::Unreachable => ConnectOutcome::Unreachable,
+            Probe::Foreign => ConnectOutcome::Foreign,
+            Probe::NoCredential => ConnectOutcome::Invalid,
             Probe::CredentialRefused => {
-                self.outcome = Outcome::Invalid;
+                self.outcome = ConnectOutcome::Invalid;
                 return Look::Refused;
             }
         };
@@ -444,8 +449,8 @@ impl Connect {
     /// Whether a daemon was seen that this client must not displace (GATE-8) or could not ask (CONN-38).
     fn barred(&self) -> bool {
         let may = match &self.outcome {
-            Outcome::Incompatible(Some(theirs)) => self.policy.protocol.may_displace(theirs),
-            Outcome::Incompatible(None) | Outcome::Unreachable => false,
+            ConnectOutcome::Incompatible(Some(theirs)) => self.policy.protocol.may_displace(theirs),
+            ConnectOutcome::Incompatible(None) | ConnectOutcome::Unreachable => false,
             _ => true,
         };
         !self.policy.replace && !may
@@ -470,7 +475,7 @@ impl Connect {
     }
 
     fn child_failed(&mut self) -> Phase {
-        self.outcome = Outcome::SpawnFailed;
+        self.outcome = ConnectOutcome::SpawnFailed;
         Phase::Finished
     }
 }

@@ -35,10 +35,10 @@ impl Credential {
     /// Parses a credential's text: 43 characters of base64url, with or without one final newline (CRED-1, CRED-6).
     ///
     /// # Errors
-    /// [`NotACredential`], which repeats nothing of the text.
-    pub fn parse(text: &[u8]) -> Result<Self, NotACredential> {
+    /// [`ParseCredentialError`], which repeats nothing of the text.
+    pub fn parse(text: &[u8]) -> Result<Self, ParseCredentialError> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
-        decode_32(text).map(|bytes| Self::from_bytes(*bytes)).ok_or(NotACredential)
+        decode_32(text).map(|bytes| Self::from_bytes(*bytes)).ok_or(ParseCredentialError)
     }
 
     /// The 43 characters that stand in the file and in a bearer header. The caller keeps them out of every log.
@@ -90,4 +90,4 @@ pub(crate) fn decode_32(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
 /// A text that is not a credential.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("it is not 43 characters of base64url and a newline")]
-pub struct NotACredential;
+pub struct ParseCredentialError;

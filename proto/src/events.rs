@@ -43,20 +43,20 @@ impl fmt::Display for EventId {
 /// The text is no event id (STR-20).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("an event id is 8 hexadecimal digits, a hyphen and a number")]
-pub struct NotAnEventId;
+pub struct ParseEventIdError;
 
 impl FromStr for EventId {
-    type Err = NotAnEventId;
+    type Err = ParseEventIdError;
 
-    fn from_str(text: &str) -> Result<Self, NotAnEventId> {
-        let (epoch, seq) = text.split_once('-').ok_or(NotAnEventId)?;
+    fn from_str(text: &str) -> Result<Self, ParseEventIdError> {
+        let (epoch, seq) = text.split_once('-').ok_or(ParseEventIdError)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         let number = !seq.is_empty() && seq.bytes().all(|b| b.is_ascii_digit());
         if epoch.len() != 8 || !epoch.bytes().all(hex) || !number || seq.len() > 1 && seq.starts_with('0') {
-            return Err(NotAnEventId);
+            return Err(ParseEventIdError);
         }
         Ok(Self {
-            epoch: u32::from_str_radix(epoch, 16).map_err(|_| NotAnEventId)?,
+            epoch: u32::from_str_radix(epoch, 16).map_err(|_| ParseEventIdError)?,
             // A number beyond what can be counted is higher than the last (STR-18), and no mistake of form.
             seq: seq.parse().unwrap_or(u64::MAX),
         })

@@ -43,13 +43,13 @@ impl fmt::Display for Protocol {
 /// A text that is not a protocol identifier.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0:?} is not a protocol identifier: expected name/N, such as acme/1")]
-pub struct NotAProtocol(pub String);
+pub struct ParseProtocolError(pub String);
 
 impl FromStr for Protocol {
-    type Err = NotAProtocol;
+    type Err = ParseProtocolError;
 
-    fn from_str(text: &str) -> Result<Self, NotAProtocol> {
-        let refuse = || NotAProtocol(text.chars().take(80).collect());
+    fn from_str(text: &str) -> Result<Self, ParseProtocolError> {
+        let refuse = || ParseProtocolError(text.chars().take(80).collect());
         let (name, number) = text.split_once('/').ok_or_else(refuse)?;
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
         let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::credential::{Credential, decode_32};
 use crate::gate::Protocol;
-use crate::registration::{self, ClaimId, Invalid};
+use crate::registration::{self, ClaimId, ParseRegistrationError};
 
 /// The contract's name in the handshake.
 pub const SPEC: &str = "local-daemon/1";
@@ -181,28 +181,31 @@ impl Handshake {
     /// Parses a body whose proof was checked.
     ///
     /// # Errors
-    /// [`Invalid`] names the member that is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+    /// [`ParseRegistrationError`] names the member that is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseRegistrationError> {
         let object = registration::parse_object(bytes)?;
         if registration::string(&object, "spec")? != SPEC {
-            return Err(Invalid::Spec);
+            return Err(ParseRegistrationError::Spec);
         }
-        let capabilities = object.get("capabilities").ok_or(Invalid::Missing("capabilities"))?;
+        let capabilities =
+            object.get("capabilities").ok_or(ParseRegistrationError::Missing("capabilities"))?;
         let capabilities = capabilities.as_array().and_then(|items| {
             let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
             texts.collect::<Option<_>>()
         });
         Ok(Self {
-            protocol: registration::string(&object, "protocol")?.parse().map_err(|_| Invalid::Protocol)?,
+            protocol: registration::string(&object, "protocol")?
+                .parse()
+                .map_err(|_| ParseRegistrationError::Protocol)?,
             id: registration::string(&object, "id")?.parse()?,
             pid: registration::pid(&object)?,
             version: registration::string(&object, "version")?.to_owned(),
             state: match registration::string(&object, "state")? {
                 "ready" => State::Ready,
                 "draining" => State::Draining,
-                _ => return Err(Invalid::State),
+                _ => return Err(ParseRegistrationError::State),
             },
-            capabilities: capabilities.ok_or(Invalid::Type("capabilities"))?,
+            capabilities: capabilities.ok_or(ParseRegistrationError::Type("capabilities"))?,
         })
     }
 }

@@ -51,14 +51,14 @@ impl fmt::Debug for ClaimId {
 }
 
 impl FromStr for ClaimId {
-    type Err = Invalid;
+    type Err = ParseRegistrationError;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ParseRegistrationError> {
         let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if text.len() != 32 || !text.bytes().all(lower_hex) {
-            return Err(Invalid::Id);
+            return Err(ParseRegistrationError::Id);
         }
-        u128::from_str_radix(text, 16).map(Self).map_err(|_| Invalid::Id)
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| ParseRegistrationError::Id)
     }
 }
 
@@ -91,13 +91,13 @@ impl LoopbackHost {
 }
 
 impl FromStr for LoopbackHost {
-    type Err = Invalid;
+    type Err = ParseRegistrationError;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, ParseRegistrationError> {
         [Self::V4, Self::V6, Self::Localhost]
             .into_iter()
             .find(|host| host.as_str() == text)
-            .ok_or(Invalid::Url)
+            .ok_or(ParseRegistrationError::Url)
     }
 }
 
@@ -144,18 +144,18 @@ impl fmt::Debug for LoopbackUrl {
 }
 
 impl FromStr for LoopbackUrl {
-    type Err = Invalid;
+    type Err = ParseRegistrationError;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let rest = text.strip_prefix("http://").ok_or(Invalid::Url)?;
+    fn from_str(text: &str) -> Result<Self, ParseRegistrationError> {
+        let rest = text.strip_prefix("http://").ok_or(ParseRegistrationError::Url)?;
         let (rest, slash) = rest.strip_suffix('/').map_or((rest, false), |rest| (rest, true));
-        let (host, digits) = rest.rsplit_once(':').ok_or(Invalid::Url)?;
+        let (host, digits) = rest.rsplit_once(':').ok_or(ParseRegistrationError::Url)?;
         let host = host.parse()?;
         // `u16::from_str` takes a sign and leading zeros; a URL's text here does not.
         if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Invalid::Url);
+            return Err(ParseRegistrationError::Url);
         }
-        let port = digits.parse().map_err(|_| Invalid::Url)?;
+        let port = digits.parse().map_err(|_| ParseRegistrationError::Url)?;
         Ok(Self { host, port, slash })
     }
 }
@@ -268,8 +268,8 @@ impl Registration {
     /// Parses the bytes of a record (REG-9); members that it does not know are left aside (REG-12).
     ///
     /// # Errors
-    /// [`Invalid`] says what a reader has to refuse; such a record counts as absent.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
+    /// [`ParseRegistrationError`] says what a reader has to refuse; such a record counts as absent.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseRegistrationError> {
         let object = parse_object(bytes)?;
         Ok(Self {
             id: string(&object, "id")?.parse()?,
@@ -301,9 +301,9 @@ impl Registration {
     }
 }
 
-/// What a read of the record showed. Only [`Sight::Missing`] means "no such file".
+/// What a read of the record showed. Only [`RecordRead::Missing`] means "no such file".
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Sight {
+pub enum RecordRead {
     /// No such file, in a directory that is there.
     Missing,
     /// The state directory itself is gone.
@@ -316,7 +316,7 @@ pub enum Sight {
     Unreadable,
 }
 
-impl Sight {
+impl RecordRead {
     /// The id that stands in it, as far as it could be read.
     pub fn id(&self) -> Option<ClaimId> {
         match self {
@@ -329,7 +329,7 @@ impl Sight {
 
 /// Why a record or a handshake body is not valid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Invalid {
+pub enum ParseRegistrationError {
     /// Larger than [`MAX_BYTES`].
     #[error("it is larger than 64 KiB")]
     TooLarge,
@@ -363,33 +363,43 @@ pub enum Invalid {
 }
 
 /// Parses one JSON object in which no key stands twice, at any depth.
-pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Invalid> {
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, ParseRegistrationError> {
     if bytes.len() > MAX_BYTES {
-        return Err(Invalid::TooLarge);
+        return Err(ParseRegistrationError::TooLarge);
     }
-    match json::parse(bytes, usize::MAX).map_err(|e| Invalid::Json(e.to_string()))? {
+    match json::parse(bytes, usize::MAX).map_err(|e| ParseRegistrationError::Json(e.to_string()))? {
         Value::Object(object) => Ok(object),
-        _ => Err(Invalid::Json("the top is not an object".to_owned())),
+        _ => Err(ParseRegistrationError::Json("the top is not an object".to_owned())),
     }
 }
 
-pub(crate) fn string<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a str, Invalid> {
-    object.get(key).ok_or(Invalid::Missing(key))?.as_str().ok_or(Invalid::Type(key))
+pub(crate) fn string<'a>(
+    object: &'a Map<String, Value>,
+    key: &'static str,
+) -> Result<&'a str, ParseRegistrationError> {
+    object
+        .get(key)
+        .ok_or(ParseRegistrationError::Missing(key))?
+        .as_str()
+        .ok_or(ParseRegistrationError::Type(key))
 }
 
-pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, Invalid> {
-    let value = object.get("pid").ok_or(Invalid::Missing("pid"))?;
+pub(crate) fn pid(object: &Map<String, Value>) -> Result<NonZeroU32, ParseRegistrationError> {
+    let value = object.get("pid").ok_or(ParseRegistrationError::Missing("pid"))?;
     if !value.is_number() {
-        return Err(Invalid::Type("pid"));
+        return Err(ParseRegistrationError::Type("pid"));
     }
-    let number = value.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or(Invalid::Pid)?;
-    NonZeroU32::new(number.unsigned_abs()).ok_or(Invalid::Pid)
+    let number = value.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or(ParseRegistrationError::Pid)?;
+    NonZeroU32::new(number.unsigned_abs()).ok_or(ParseRegistrationError::Pid)
 }
 
-fn optional_string(object: &Map<String, Value>, key: &'static str) -> Result<Option<String>, Invalid> {
+fn optional_string(
+    object: &Map<String, Value>,
+    key: &'static str,
+) -> Result<Option<String>, ParseRegistrationError> {
     match object.get(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Invalid::Type(key)),
+        Some(_) => Err(ParseRegistrationError::Type(key)),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use local_daemon::StateDir;
 use local_daemon::perimeter::{Origin, Origins};
-use local_daemon::state_directory::{CONFIG, Fault, Refused};
+use local_daemon::state_directory::{CONFIG, FileError, FileErrorKind};
 use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub(crate) enum News {
     /// It was read again, since it had changed.
     Reloaded,
     /// A fault of it, once when it begins (LIFE-37, LIFE-40).
-    Fault(String),
+    FileError(String),
 }
 
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Allowlist {
     fn refresh(&self, known: &mut Known, stamp: Option<Stamp>) {
         let mut faults = Vec::new();
         let (read, is_trusted) = match listed(&self.directory) {
-            Err(Error::StateDir(fault @ Fault { why: Refused::Mode(_), .. })) => {
+            Err(Error::StateDir(fault @ FileError { kind: FileErrorKind::Mode(_), .. })) => {
                 faults.push(format!("{fault}; until then it can only remove origins from the list"));
                 (entries(&self.directory, StateDir::read_of_any_mode), false)
             }
@@ -125,12 +125,12 @@ impl Allowlist {
             }
         }
         // A file that the system failed to read is read again next time.
-        if !matches!(read, Err(Error::StateDir(Fault { why: Refused::Io(_), .. }))) {
+        if !matches!(read, Err(Error::StateDir(FileError { kind: FileErrorKind::Io(_), .. }))) {
             known.stamp = stamp;
         }
         faults.truncate(MAX_FAULTS);
         for fault in faults.iter().filter(|fault| !known.faults.contains(fault)) {
-            (self.report)(News::Fault(fault.clone()));
+            (self.report)(News::FileError(fault.clone()));
         }
         known.faults = faults;
     }
@@ -200,7 +200,7 @@ fn edit(directory: &StateDir, change: impl FnOnce(&mut Array) -> bool) -> Result
 }
 
 /// How a file of the directory is read.
-type ReadFile = fn(&StateDir, &str) -> Result<Option<Vec<u8>>, Fault>;
+type ReadFile = fn(&StateDir, &str) -> Result<Option<Vec<u8>>, FileError>;
 
 fn read(directory: &StateDir, read_file: ReadFile) -> Result<DocumentMut, Error> {
     let text = read_file(directory, CONFIG)?.unwrap_or_default();
@@ -257,7 +257,7 @@ mod tests {
     fn watched(directory: &StateDir, given: Vec<Origin>) -> (Allowlist, Receiver<String>) {
         let (sender, reported) = mpsc::channel();
         let report = move |news| {
-            if let News::Fault(fault) = news {
+            if let News::FileError(fault) = news {
                 sender.send(fault).unwrap();
             }
         };
@@ -359,7 +359,7 @@ mod tests {
         write(&directory, "[origins]\nallow = ['https://a.example']\n");
         assert_eq!(news(), [News::Reloaded]);
         write(&directory, "[origins");
-        assert!(matches!(&news()[..], [News::Fault(_)]), "it keeps what it has");
+        assert!(matches!(&news()[..], [News::FileError(_)]), "it keeps what it has");
         fs::remove_file(directory.file(CONFIG)).unwrap();
         assert_eq!(news(), [News::Reloaded]);
     }

@@ -152,7 +152,7 @@ async fn report_config(app: Arc<App>, mut news: UnboundedReceiver<News>) {
     while let Some(news) = news.recv().await {
         match news {
             News::Reloaded => events::change(&app, "reloaded"),
-            News::Fault(fault) => events::warn(&app, "config_invalid", &fault, None),
+            News::FileError(fault) => events::warn(&app, "config_invalid", &fault, None),
         }
     }
 }

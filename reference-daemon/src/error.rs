@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use local_daemon::client::{Failure, RequestError, SetupError};
-use local_daemon::connect::Outcome;
+use local_daemon::client::{ConnectError, RequestError, SetupError};
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon;
 use local_daemon::perimeter::Origin;
-use local_daemon::state_directory::{Fault, NoHome};
+use local_daemon::state_directory::{FileError, NoHomeError};
 use miette::Diagnostic;
 
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -17,7 +17,7 @@ pub(crate) enum Error {
     /// A connect that did not end in `ready`.
     #[error("{failure}")]
     Connect {
-        failure: Box<Failure>,
+        failure: Box<ConnectError>,
         #[help]
         help: &'static str,
     },
@@ -29,12 +29,12 @@ pub(crate) enum Error {
 
     #[error(transparent)]
     #[diagnostic(help("name a directory with --state-dir"))]
-    Home(#[from] NoHome),
+    Home(#[from] NoHomeError),
 
     /// The state directory, or a file in it, must not be trusted.
     #[error(transparent)]
     #[diagnostic(help("`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"))]
-    StateDir(#[from] Fault),
+    StateDir(#[from] FileError),
 
     #[error("{}: there is no credential yet", .0.display())]
     #[diagnostic(help("the first `locald start` makes one"))]
@@ -148,11 +148,11 @@ impl Error {
         match self {
             Self::Connect { failure, .. } => failure.outcome.exit_code(),
             Self::Usage(_) | Self::NotListed(_) => 2,
-            Self::Home(_) | Self::StateDir(_) => Outcome::Invalid.exit_code(),
-            Self::NoCredential(_) => Outcome::Absent.exit_code(),
-            Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.exit_code(),
+            Self::Home(_) | Self::StateDir(_) => ConnectOutcome::Invalid.exit_code(),
+            Self::NoCredential(_) => ConnectOutcome::Absent.exit_code(),
+            Self::StillRuns { .. } | Self::InUse { .. } => ConnectOutcome::Busy.exit_code(),
             Self::NotOpened { .. } | Self::NoPageHost => 19,
-            Self::TakenPort { .. } => Outcome::Foreign.exit_code(),
+            Self::TakenPort { .. } => ConnectOutcome::Foreign.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
             _ => 1,
         }
@@ -165,23 +165,23 @@ impl Error {
             Self::Home(_)
             | Self::StateDir(_)
             | Self::Daemon { error: daemon::Error::Home(_) | daemon::Error::State(_), .. } => {
-                Outcome::Invalid.as_str()
+                ConnectOutcome::Invalid.as_str()
             }
             Self::Daemon {
                 error: daemon::Error::Unreachable { .. } | daemon::Error::NoLoopback(_),
                 ..
-            } => Outcome::Unreachable.as_str(),
-            Self::NoCredential(_) => Outcome::Absent.as_str(),
-            Self::StillRuns { .. } | Self::InUse { .. } => Outcome::Busy.as_str(),
+            } => ConnectOutcome::Unreachable.as_str(),
+            Self::NoCredential(_) => ConnectOutcome::Absent.as_str(),
+            Self::StillRuns { .. } | Self::InUse { .. } => ConnectOutcome::Busy.as_str(),
             Self::NotOpened { .. } | Self::NoPageHost => "not-opened",
-            Self::TakenPort { .. } => Outcome::Foreign.as_str(),
+            Self::TakenPort { .. } => ConnectOutcome::Foreign.as_str(),
             _ => "error",
         }
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<ConnectError> for Error {
+    fn from(failure: ConnectError) -> Self {
         let help = advice(&failure.outcome);
         Self::Connect { failure: Box::new(failure), help }
     }
@@ -197,7 +197,7 @@ impl From<daemon::Error> for Error {
                 "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"
             }
             daemon::Error::Listen(_) => "see whether this host has a loopback interface and free ports",
-            daemon::Error::Unreachable { .. } => advice(&Outcome::Unreachable),
+            daemon::Error::Unreachable { .. } => advice(&ConnectOutcome::Unreachable),
             daemon::Error::NoLoopback(_) => "see whether the interface `lo` of this network namespace is up",
             daemon::Error::Signals(_) => "this host may be out of file descriptors",
         };
@@ -216,21 +216,21 @@ impl From<SetupError> for Error {
 }
 
 /// What to do about an outcome.
-pub(crate) fn advice(outcome: &Outcome) -> &'static str {
+pub(crate) fn advice(outcome: &ConnectOutcome) -> &'static str {
     match outcome {
-        Outcome::Ready(..) => "nothing needs doing",
-        Outcome::Absent => "run `locald start`",
-        Outcome::Stale => "run `locald start`; it replaces the stale record",
-        Outcome::Busy => "try again in a moment; `locald restart` puts a new daemon in its place",
-        Outcome::Foreign => {
+        ConnectOutcome::Ready(..) => "nothing needs doing",
+        ConnectOutcome::Absent => "run `locald start`",
+        ConnectOutcome::Stale => "run `locald start`; it replaces the stale record",
+        ConnectOutcome::Busy => "try again in a moment; `locald restart` puts a new daemon in its place",
+        ConnectOutcome::Foreign => {
             "run `locald start`; the new daemon takes another port and leaves the stranger alone"
         }
-        Outcome::Incompatible(_) => {
+        ConnectOutcome::Incompatible(_) => {
             "use the locald it belongs to, or `locald connect --replace` to displace it"
         }
-        Outcome::Invalid => "run `locald doctor`; with --fix it sets modes right",
-        Outcome::SpawnFailed => "run `locald run` to see the daemon start in the foreground",
-        Outcome::Unreachable => {
+        ConnectOutcome::Invalid => "run `locald doctor`; with --fix it sets modes right",
+        ConnectOutcome::SpawnFailed => "run `locald run` to see the daemon start in the foreground",
+        ConnectOutcome::Unreachable => {
             "run this where the daemon runs; if that is gone for good, `locald start --replace` starts a new one in its place"
         }
     }

@@ -34,7 +34,7 @@ pub enum Purpose {
 
 /// Why a ticket does not admit. Both are answered alike (BROW-6).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
+pub enum RedeemError {
     /// It was presented once before: the user ought to know that another process may have it (BROW-34).
     #[error("the ticket was used")]
     Used(Purpose),
@@ -133,7 +133,7 @@ impl Tickets {
     /// # Errors
     ///
     /// Fails if the ticket was used, is late or for another purpose, or never existed.
-    pub fn redeem(&self, text: &str, purpose: &Purpose, now: Instant) -> Result<(), Refused> {
+    pub fn redeem(&self, text: &str, purpose: &Purpose, now: Instant) -> Result<(), RedeemError> {
         let mut held = self.held();
         // Every ticket is compared, each in constant time: how long it takes tells nothing about any of them.
         let mut found = None;
@@ -142,17 +142,17 @@ impl Tickets {
                 found = Some(ticket);
             }
         }
-        let ticket = found.ok_or(Refused::Unknown)?;
+        let ticket = found.ok_or(RedeemError::Unknown)?;
         match ticket.presented {
             Presented::Never => ticket.presented = Presented::Once,
             Presented::Once => {
                 ticket.presented = Presented::Again;
-                return Err(Refused::Used(ticket.state.purpose.clone()));
+                return Err(RedeemError::Used(ticket.state.purpose.clone()));
             }
-            Presented::Again => return Err(Refused::Unknown),
+            Presented::Again => return Err(RedeemError::Unknown),
         }
         if ticket.is_late(now) || ticket.state.purpose != *purpose {
-            return Err(Refused::Unknown);
+            return Err(RedeemError::Unknown);
         }
         ticket.state.is_redeemed = true;
         Ok(())

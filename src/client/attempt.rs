@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::claim::Reason;
-use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon_proto::connect::{
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+};
 use local_daemon_proto::handshake::Probe;
-use local_daemon_proto::registration::{Registration, Sight};
+use local_daemon_proto::registration::{RecordRead, Registration};
 use rustix::process::Pid;
 
 use super::connection::Connection;
 use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
-use super::{Client, Failure, Launch};
-use crate::exchange::{Fault, Wire};
+use super::{Client, ConnectError, Launch};
+use crate::exchange::{ExchangeError, Wire};
 use crate::{loopback, platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
@@ -87,18 +89,18 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    pub(super) fn drive(mut self) -> Result<Connection, Failure> {
-        while let Some(effect) = self.machine.next() {
-            if Instant::now() >= self.ends && effect != Effect::Unlock {
+    pub(super) fn drive(mut self) -> Result<Connection, ConnectError> {
+        while let Some(effect) = self.machine.effect() {
+            if Instant::now() >= self.ends && effect != ConnectEffect::Unlock {
                 self.machine.expire();
                 continue;
             }
             let observed = self.perform(effect);
-            self.machine.on(observed);
+            self.machine.handle(observed);
         }
-        let outcome = self.machine.outcome().cloned().unwrap_or(Outcome::Busy);
+        let outcome = self.machine.outcome().cloned().unwrap_or(ConnectOutcome::Busy);
         match (outcome, self.proven.take()) {
-            (Outcome::Ready(found), Some((wire, credential))) => {
+            (ConnectOutcome::Ready(found), Some((wire, credential))) => {
                 let (registration, handshake) = *found;
                 if self.child == Child::Done {
                     self.client.state_dir.clear_budget();
@@ -115,48 +117,48 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn perform(&mut self, effect: Effect) -> Observed {
+    fn perform(&mut self, effect: ConnectEffect) -> ConnectEvent {
         let state_dir = &self.client.state_dir;
         match effect {
-            Effect::ReadRecord => {
+            ConnectEffect::ReadRecord => {
                 let (sight, diagnostic) = state_dir.read_record();
                 // The detail of the last probe still holds if the record is still there.
-                if !matches!(sight, Sight::Record(_)) {
+                if !matches!(sight, RecordRead::Record(_)) {
                     self.detail = diagnostic.map(|diagnostic| diagnostic.to_string());
                 }
-                if matches!(sight, Sight::Record(_) | Sight::Unreadable) {
-                    return Observed::Record(sight);
+                if matches!(sight, RecordRead::Record(_) | RecordRead::Unreadable) {
+                    return ConnectEvent::Record(sight);
                 }
                 // CONN-9: a child would meet the same fault.
-                Observed::Record(match state_dir.read_credential() {
+                ConnectEvent::Record(match state_dir.read_credential() {
                     Ok(_) => sight,
                     Err(fault) => {
                         self.detail = Some(fault.to_string());
-                        Sight::Unreadable
+                        RecordRead::Unreadable
                     }
                 })
             }
-            Effect::Probe(record) => Observed::Probed(self.probe(&record)),
-            Effect::Lock => {
+            ConnectEffect::Probe(record) => ConnectEvent::Probed(self.probe(&record)),
+            ConnectEffect::Lock => {
                 let bound = LOCK_BOUND.min(self.left());
                 self.lock = state_dir.lock(bound);
-                Observed::Locked(self.lock.is_some())
+                ConnectEvent::Locked(self.lock.is_some())
             }
-            Effect::Unlock => {
+            ConnectEffect::Unlock => {
                 self.lock = None;
-                Observed::Unlocked
+                ConnectEvent::Unlocked
             }
-            Effect::Spawn if let Err(fault) = self.can_ask() => {
+            ConnectEffect::Spawn if let Err(fault) = self.can_ask() => {
                 self.detail = Some(fault.to_string());
-                Observed::Unreachable
+                ConnectEvent::Unreachable
             }
-            Effect::Spawn => self.spawn(),
-            Effect::Await(bound) => self.wait(bound),
+            ConnectEffect::Spawn => self.spawn(),
+            ConnectEffect::Await(bound) => self.wait(bound),
         }
     }
 
     /// Checks before a spawn whether this process could ask the daemon that it starts (CONN-38).
-    fn can_ask(&self) -> Result<(), Fault> {
+    fn can_ask(&self) -> Result<(), ExchangeError> {
         if self.client.replace || self.is_refused {
             Ok(())
         } else {
@@ -197,18 +199,18 @@ impl<'a> Attempt<'a> {
         probe
     }
 
-    fn spawn(&mut self) -> Observed {
+    fn spawn(&mut self) -> ConnectEvent {
         match self.try_to_spawn() {
             Ok(observed) => observed,
             Err(error) => {
                 self.spawn_error = Some(error);
-                Observed::SpawnFailed
+                ConnectEvent::SpawnFailed
             }
         }
     }
 
     /// What fails here failed before the child's program ran, and does not count against the restart budget (CONN-42).
-    fn try_to_spawn(&mut self) -> Result<Observed, String> {
+    fn try_to_spawn(&mut self) -> Result<ConnectEvent, String> {
         let launch = self.launch.ok_or("there is nothing to start")?;
         let client = self.client;
         let held_back = client.state_dir.held_back().filter(|_| !client.ignore_budget);
@@ -219,7 +221,7 @@ impl<'a> Attempt<'a> {
             Ok(log) => log,
             Err(fault) => {
                 self.detail = Some(fault.to_string());
-                return Ok(Observed::SpawnRefused);
+                return Ok(ConnectEvent::SpawnRefused);
             }
         };
         let length = log.metadata().map_or(u64::MAX, |log| log.len());
@@ -230,7 +232,7 @@ impl<'a> Attempt<'a> {
         self.starter = Some(started.starter);
         self.pid = started.pid;
         self.log = Some((log, length));
-        Ok(Observed::Spawned)
+        Ok(ConnectEvent::Spawned)
     }
 
     fn watch(&self) -> Option<&platform::Watch> {
@@ -239,7 +241,7 @@ impl<'a> Attempt<'a> {
         watch.as_ref()
     }
 
-    fn wait(&mut self, bound: Duration) -> Observed {
+    fn wait(&mut self, bound: Duration) -> ConnectEvent {
         let bound = bound.min(self.left());
         let began = Instant::now();
         // A child tells by its pipe whatever becomes of the record, and giving a watch back can take Linux 10 ms.
@@ -262,7 +264,7 @@ impl<'a> Attempt<'a> {
             Some(Word::Unreachable(error)) => self.fail(error),
             None => {}
         }
-        Observed::Woken(self.child, began.elapsed())
+        ConnectEvent::Woken(self.child, began.elapsed())
     }
 
     fn fail(&mut self, error: String) {
@@ -306,34 +308,34 @@ impl<'a> Attempt<'a> {
         word(format!("the daemon ended before it was ready ({status}log: {}): {said}", log.display()))
     }
 
-    fn failure(&mut self, outcome: Outcome) -> Failure {
+    fn failure(&mut self, outcome: ConnectOutcome) -> ConnectError {
         let state_dir = self.client.state_dir.path();
         let record = match self.client.state_dir.read_record().0 {
-            Sight::Record(record) => Some(record),
+            RecordRead::Record(record) => Some(record),
             _ => None,
         };
         let is_registered = record.is_some();
         let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
         let seen = self.detail.take();
         let detail = match &outcome {
-            Outcome::Ready(..) => format!("{place}: the proven connection was lost"),
-            Outcome::Absent => seen.unwrap_or_else(|| format!("no daemon is registered in {place}")),
-            Outcome::Stale => format!("{place}: the registered daemon is gone"),
-            Outcome::Busy => format!("{place}: the daemon did not answer in time, or is draining"),
-            Outcome::Foreign => {
+            ConnectOutcome::Ready(..) => format!("{place}: the proven connection was lost"),
+            ConnectOutcome::Absent => seen.unwrap_or_else(|| format!("no daemon is registered in {place}")),
+            ConnectOutcome::Stale => format!("{place}: the registered daemon is gone"),
+            ConnectOutcome::Busy => format!("{place}: the daemon did not answer in time, or is draining"),
+            ConnectOutcome::Foreign => {
                 format!(
                     "{place}: something answers there that is not the registered daemon; it was told nothing"
                 )
             }
-            Outcome::Incompatible(theirs) => format!(
+            ConnectOutcome::Incompatible(theirs) => format!(
                 "{place}: the daemon speaks {}, and this client speaks {}; --replace displaces it",
                 theirs.as_ref().map_or_else(|| "by another contract".to_owned(), ToString::to_string),
                 self.client.protocol
             ),
-            Outcome::Invalid => seen.unwrap_or_else(|| {
+            ConnectOutcome::Invalid => seen.unwrap_or_else(|| {
                 format!("{}: there is no credential to prove anything with", state_dir.display())
             }),
-            Outcome::Unreachable => {
+            ConnectOutcome::Unreachable => {
                 let why = seen.unwrap_or_default();
                 if is_registered {
                     format!("{place}: the daemon cannot be asked: {why}")
@@ -343,7 +345,7 @@ impl<'a> Attempt<'a> {
                     )
                 }
             }
-            Outcome::SpawnFailed => self
+            ConnectOutcome::SpawnFailed => self
                 .spawn_error
                 .take()
                 .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),

@@ -14,7 +14,7 @@ use super::request::{
     BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response, SendError,
 };
 use super::{Client, DEADLINE};
-use crate::exchange::{Fault, Wire};
+use crate::exchange::{ExchangeError, Wire};
 use crate::platform;
 use crate::state_directory::StateDir;
 
@@ -94,7 +94,7 @@ impl Connection {
     }
 
     /// Reads the body of an answer that was begun.
-    pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), Fault> {
+    pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), ExchangeError> {
         let Some(wire) = &mut self.wire else { return Ok(()) };
         wire.whole_body(&mut response.body, MAX_ANSWER, Instant::now() + DEADLINE)
     }
@@ -102,10 +102,10 @@ impl Connection {
     fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
         let (kind, source): (_, Option<BoxError>) = match error {
             SendError::Body(error) => (RequestErrorKind::Body, Some(error.into())),
-            SendError::Fault(Fault::Unreachable { error }) => {
+            SendError::ExchangeError(ExchangeError::Unreachable { error }) => {
                 (RequestErrorKind::Unreachable, Some(error.into()))
             }
-            SendError::Fault(fault) => (RequestErrorKind::of(&fault), None),
+            SendError::ExchangeError(fault) => (RequestErrorKind::of(&fault), None),
         };
         request.error(&self.registration.url.to_string(), kind, source)
     }

@@ -4,13 +4,13 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use local_daemon_proto::connect::Outcome;
+use local_daemon_proto::connect::ConnectOutcome;
 use local_daemon_proto::events::{EventId, Item, Reader, StreamError};
 
 use super::connection::Connection;
 use super::request::{Problem, Request, RequestError, Response};
-use super::{Client, Failure};
-use crate::exchange::{Fault, Wire, deadline_in};
+use super::{Client, ConnectError};
+use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 use crate::state_directory::random_word;
 
@@ -129,7 +129,7 @@ impl Events {
                 self.spoke = Instant::now();
             }
             // It may go on later.
-            Err(Fault::TimedOut) if Instant::now() < silent => {}
+            Err(ExchangeError::TimedOut) if Instant::now() < silent => {}
             Ok(None) | Err(_) => self.cut(),
         }
     }
@@ -149,7 +149,10 @@ impl Events {
                 self.cut();
                 return match failure.outcome {
                     // It may come, or answer later.
-                    Outcome::Absent | Outcome::Stale | Outcome::Busy | Outcome::Unreachable => Ok(()),
+                    ConnectOutcome::Absent
+                    | ConnectOutcome::Stale
+                    | ConnectOutcome::Busy
+                    | ConnectOutcome::Unreachable => Ok(()),
                     _ => Err(EventsError::Connect(failure)),
                 };
             }
@@ -236,7 +239,7 @@ pub enum EventsError {
     },
     /// The daemon cannot be reached, and waiting does not help: it is foreign, incompatible, or its files are refused.
     #[error(transparent)]
-    Connect(Failure),
+    Connect(ConnectError),
     /// What comes is no stream of this protocol.
     #[error(transparent)]
     Stream(StreamError),

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
-use local_daemon_proto::registration::{Invalid, LoopbackUrl, MAX_BYTES, Place, Registration};
+use local_daemon_proto::registration::{LoopbackUrl, MAX_BYTES, ParseRegistrationError, Place, Registration};
 
-use crate::exchange::{self, Fault, Wire};
+use crate::exchange::{self, ExchangeError, Wire};
 use crate::state_directory::{self, StateDir};
 use crate::{loopback, platform};
 
@@ -97,8 +97,9 @@ pub fn is_refused(url: LoopbackUrl, bound: Duration) -> bool {
     if addresses.len() > 1 {
         addresses.retain(|address| !loopback::is_absent(*address));
     }
-    let is_refused =
-        |address: &SocketAddr| matches!(Wire::connect(*address, Instant::now() + bound), Err(Fault::Refused));
+    let is_refused = |address: &SocketAddr| {
+        matches!(Wire::connect(*address, Instant::now() + bound), Err(ExchangeError::Refused))
+    };
     !addresses.is_empty() && addresses.iter().all(is_refused)
 }
 
@@ -118,16 +119,18 @@ pub(super) fn probe(record: &Registration, credential: &Credential, bound: Durat
         let ends = Instant::now() + each;
         let found = match ask(*address, record, credential, ends) {
             Ok((Probe::Foreign, _))
-            | Err(Fault::Garbage | Fault::TooLarge | Fault::Broken { answered: true }) => {
-                Seen::only(Probe::Foreign)
-            }
+            | Err(
+                ExchangeError::Garbage | ExchangeError::TooLarge | ExchangeError::Broken { answered: true },
+            ) => Seen::only(Probe::Foreign),
             Ok((proven, wire)) => return Seen { probe: proven, wire: Some(wire), detail: None },
-            Err(Fault::TimedOut | Fault::Broken { .. }) => Seen::only(Probe::TimedOut),
-            Err(Fault::Unreachable { .. }) if addresses.len() > 1 && loopback::is_absent(*address) => {
+            Err(ExchangeError::TimedOut | ExchangeError::Broken { .. }) => Seen::only(Probe::TimedOut),
+            Err(ExchangeError::Unreachable { .. })
+                if addresses.len() > 1 && loopback::is_absent(*address) =>
+            {
                 continue;
             }
-            Err(fault @ Fault::Unreachable { .. }) => Seen::unreachable(&fault),
-            Err(Fault::Refused) => Seen::only(Probe::Refused),
+            Err(fault @ ExchangeError::Unreachable { .. }) => Seen::unreachable(&fault),
+            Err(ExchangeError::Refused) => Seen::only(Probe::Refused),
         };
         if seen.as_ref().is_none_or(|seen| rank(&found) > rank(seen)) {
             seen = Some(found);
@@ -142,13 +145,13 @@ fn ask(
     record: &Registration,
     credential: &Credential,
     ends: Instant,
-) -> Result<(Probe, Wire), Fault> {
+) -> Result<(Probe, Wire), ExchangeError> {
     let once = || {
         let mut wire = Wire::connect(address, ends)?;
         Ok((prove(&mut wire, record, credential, ends)?, wire))
     };
     match once() {
-        Err(Fault::Broken { .. }) => once(),
+        Err(ExchangeError::Broken { .. }) => once(),
         asked => asked,
     }
 }
@@ -159,7 +162,7 @@ fn prove(
     record: &Registration,
     credential: &Credential,
     ends: Instant,
-) -> Result<Probe, Fault> {
+) -> Result<Probe, ExchangeError> {
     let authority = record.url.authority();
     let nonce = Nonce::from_bytes(state_directory::random_bytes());
     let authorization =
@@ -177,7 +180,7 @@ fn prove(
     Ok(match Handshake::parse(&answer.body) {
         Ok(handshake) => Probe::Proven(handshake),
         // GATE-7
-        Err(Invalid::Spec) => Probe::OtherSpec,
+        Err(ParseRegistrationError::Spec) => Probe::OtherSpec,
         Err(_) => Probe::Foreign,
     })
 }

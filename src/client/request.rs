@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::DEADLINE;
-use crate::exchange::{Fault, Wire, deadline_in};
+use crate::exchange::{ExchangeError, Wire, deadline_in};
 
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
@@ -217,7 +217,7 @@ impl<'a> Request<'a> {
         };
         let is_whole = match sent {
             // The daemon may have answered before it ended the connection.
-            Err(SendError::Fault(Fault::Broken { .. })) => false,
+            Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => false,
             sent => sent?,
         };
         let answer = wire.answer(0, ends)?;
@@ -235,7 +235,7 @@ impl<'a> Request<'a> {
         wire: &mut Wire,
         response: &mut Response,
         ends: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ExchangeError> {
         wire.whole_body(&mut response.body, self.max_answer, ends)
     }
 
@@ -246,13 +246,13 @@ impl<'a> Request<'a> {
 
 /// Why a request was not sent, or not answered.
 pub(super) enum SendError {
-    Fault(Fault),
+    ExchangeError(ExchangeError),
     Body(io::Error),
 }
 
-impl From<Fault> for SendError {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<ExchangeError> for SendError {
+    fn from(fault: ExchangeError) -> Self {
+        Self::ExchangeError(fault)
     }
 }
 
@@ -379,7 +379,7 @@ impl Read for BodyReader<'_> {
                 return Ok(0);
             };
             wire.renew_framing();
-            let part = wire.part(PIECE, deadline_in(self.part_deadline)).map_err(Fault::into_io)?;
+            let part = wire.part(PIECE, deadline_in(self.part_deadline)).map_err(ExchangeError::into_io)?;
             let Some(part) = part else {
                 *self.home = self.wire.take();
                 return Ok(0);
@@ -445,14 +445,14 @@ pub enum RequestErrorKind {
 }
 
 impl RequestErrorKind {
-    pub(super) fn of(fault: &Fault) -> Self {
+    pub(super) fn of(fault: &ExchangeError) -> Self {
         match fault {
-            Fault::Refused => Self::Gone,
-            Fault::Broken { .. } => Self::Broken,
-            Fault::TimedOut => Self::TimedOut,
-            Fault::Garbage => Self::Malformed,
-            Fault::TooLarge => Self::TooLarge,
-            Fault::Unreachable { .. } => Self::Unreachable,
+            ExchangeError::Refused => Self::Gone,
+            ExchangeError::Broken { .. } => Self::Broken,
+            ExchangeError::TimedOut => Self::TimedOut,
+            ExchangeError::Garbage => Self::Malformed,
+            ExchangeError::TooLarge => Self::TooLarge,
+            ExchangeError::Unreachable { .. } => Self::Unreachable,
         }
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
-use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
 use local_daemon_proto::gate::Protocol;
 use tokio::sync::{Notify, watch};
 use tower_service::Service;
@@ -24,7 +24,7 @@ use super::{DRAIN, Daemon, Error, Readiness};
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::perimeter::{Origins, RouteMethods};
 use crate::platform;
-use crate::state_directory::{self, Fault, StateDir};
+use crate::state_directory::{self, FileError, StateDir};
 
 /// How a daemon is to run.
 pub struct Builder {
@@ -204,16 +204,18 @@ impl Builder {
         let (mut bound, mut credential) = (None, None);
         let (bound, credential) = loop {
             // PUB-4: the machine listens before it asks for anything to be written.
-            let outcome = match claim.next() {
-                Some(Effect::Listen) => {
+            let outcome = match claim.effect() {
+                Some(ClaimEffect::Listen) => {
                     bound = Some(bind(self.page_tokens.is_some()).await?);
-                    Outcome::Done
+                    ClaimEvent::Done
                 }
-                Some(Effect::ReadCredential) => {
+                Some(ClaimEffect::ReadCredential) => {
                     credential = state_dir.read_credential()?;
-                    if credential.is_some() { Outcome::Done } else { Outcome::Missing }
+                    if credential.is_some() { ClaimEvent::Done } else { ClaimEvent::Missing }
                 }
-                Some(Effect::CreateCredential) => state_dir.create_credential().map(|()| Outcome::Done)?,
+                Some(ClaimEffect::CreateCredential) => {
+                    state_dir.create_credential().map(|()| ClaimEvent::Done)?
+                }
                 _ => {
                     let Some(bound) = bound.take() else {
                         continue;
@@ -221,12 +223,12 @@ impl Builder {
                     let Some(credential) = credential.take() else {
                         // It was removed between its creation and its reading.
                         let path = state_dir.file(state_directory::CREDENTIAL);
-                        return Err(Fault { path, why: state_directory::Refused::Missing }.into());
+                        return Err(FileError { path, kind: state_directory::FileErrorKind::Missing }.into());
                     };
                     break (bound, credential);
                 }
             };
-            claim.on(outcome);
+            claim.handle(outcome);
         };
         let shared = Shared {
             id,

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use local_daemon_proto::claim::{Effect, Outcome, Reason};
+use local_daemon_proto::claim::{ClaimEffect, ClaimEvent, Reason};
 use tokio::io::unix::AsyncFd;
 
 use super::shared::Shared;
 use super::{Error, Readiness};
 use crate::platform::Watch;
-use crate::state_directory::{Fault, StateDir};
+use crate::state_directory::{FileError, StateDir};
 
 /// Performs the effects of the claim until it has exited. A daemon that cannot publish ends with the error (PUB-10) and
 /// has changed no file of another's (PUB-11).
@@ -26,45 +26,45 @@ pub(super) async fn drive(
     let mut failure = None;
     let mut unreachable = None;
     loop {
-        let Some(effect) = shared.claim().next() else {
+        let Some(effect) = shared.claim().effect() else {
             break;
         };
         let outcome = match effect {
-            Effect::Await(bound) => {
+            ClaimEffect::Await(bound) => {
                 shared.wait(bound.min(shared.patience())).await;
                 shared.look_at_origins();
                 // Binds the port on a family that has come up meanwhile.
                 shared.other_family.try_hold();
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Pause(bound) => {
+            ClaimEffect::Pause(bound) => {
                 shared.pause(bound).await;
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Drain => {
+            ClaimEffect::Drain => {
                 shared.drain(drain).await;
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Probe(record) => {
+            ClaimEffect::Probe(record) => {
                 let url = record.url;
                 let (outcome, detail) = shared.probe(record).await;
                 unreachable = detail.map(|detail| Error::Unreachable { url, detail });
                 outcome
             }
-            Effect::Close => Outcome::Done,
+            ClaimEffect::Close => ClaimEvent::Done,
             effect => {
                 let performed = files.perform(shared, &effect);
                 let why = performed.as_ref().err().map(ToString::to_string);
                 shared.conditions.note(&format!("the state directory does not allow {effect:?}"), why);
                 performed.unwrap_or_else(|fault| {
                     failure = Some(fault);
-                    Outcome::Failed
+                    ClaimEvent::Failed
                 })
             }
         };
         let (serving, reason) = {
             let mut claim = shared.claim();
-            claim.on(outcome);
+            claim.handle(outcome);
             (claim.is_serving(), claim.reason())
         };
         if serving && !shared.published.send_replace(true) {
@@ -116,64 +116,64 @@ struct Files {
 }
 
 impl Files {
-    fn perform(&mut self, shared: &Shared, effect: &Effect) -> Result<Outcome, Fault> {
+    fn perform(&mut self, shared: &Shared, effect: &ClaimEffect) -> Result<ClaimEvent, FileError> {
         let state_dir = &shared.state_dir;
         Ok(match effect {
-            Effect::WriteTemporary => {
+            ClaimEffect::WriteTemporary => {
                 self.drop_temporary(state_dir)?;
                 self.temporary = Some(state_dir.write_temporary(&shared.registration())?);
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::DropTemporary => {
+            ClaimEffect::DropTemporary => {
                 self.drop_temporary(state_dir)?;
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::ReadRecord => Outcome::Record(shared.look()?),
-            Effect::Publish => match self.temporary.take() {
+            ClaimEffect::ReadRecord => ClaimEvent::Record(shared.look()?),
+            ClaimEffect::Publish => match self.temporary.take() {
                 Some(temporary) => {
                     let temporary = self.hold_life_lock(shared, temporary)?;
                     state_dir.publish(&temporary).inspect_err(|_| self.temporary = Some(temporary))?;
                     tracing::info!(id = %shared.id, url = %shared.url, path = %state_dir.path().display(), "published");
-                    Outcome::Done
+                    ClaimEvent::Done
                 }
-                None => Outcome::Failed,
+                None => ClaimEvent::Failed,
             },
-            Effect::ListTaken => Outcome::Taken(!state_dir.taken_of(shared.id)?.is_empty()),
-            Effect::UnlinkTaken => {
+            ClaimEffect::ListTaken => ClaimEvent::Taken(!state_dir.taken_of(shared.id)?.is_empty()),
+            ClaimEffect::UnlinkTaken => {
                 for taken in state_dir.taken_of(shared.id)? {
                     state_dir.unlink_taken(&taken)?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Take => {
+            ClaimEffect::Take => {
                 self.taken = state_dir.take(shared.id)?;
-                if self.taken.is_some() { Outcome::Done } else { Outcome::Missing }
+                if self.taken.is_some() { ClaimEvent::Done } else { ClaimEvent::Missing }
             }
-            Effect::ReadTaken => match &self.taken {
-                Some(taken) => Outcome::Record(state_dir.read_taken(taken)),
-                None => Outcome::Missing,
+            ClaimEffect::ReadTaken => match &self.taken {
+                Some(taken) => ClaimEvent::Record(state_dir.read_taken(taken)),
+                None => ClaimEvent::Missing,
             },
-            Effect::UnlinkOwn => {
+            ClaimEffect::UnlinkOwn => {
                 if let Some(taken) = self.taken.take() {
                     state_dir.unlink_taken(&taken)?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
             // What the driver or the launch performs.
-            Effect::Listen
-            | Effect::ReadCredential
-            | Effect::CreateCredential
-            | Effect::Probe(_)
-            | Effect::Await(_)
-            | Effect::Pause(_)
-            | Effect::Drain
-            | Effect::Close => Outcome::Failed,
+            ClaimEffect::Listen
+            | ClaimEffect::ReadCredential
+            | ClaimEffect::CreateCredential
+            | ClaimEffect::Probe(_)
+            | ClaimEffect::Await(_)
+            | ClaimEffect::Pause(_)
+            | ClaimEffect::Drain
+            | ClaimEffect::Close => ClaimEvent::Failed,
         })
     }
 
     /// Takes a share of the life lock, once. A daemon that cannot have it leaves `netns` and `boot` out of its record, whose
     /// temporary file is written again (REG-15).
-    fn hold_life_lock(&mut self, shared: &Shared, temporary: PathBuf) -> Result<PathBuf, Fault> {
+    fn hold_life_lock(&mut self, shared: &Shared, temporary: PathBuf) -> Result<PathBuf, FileError> {
         if self.life_lock.is_some() || shared.world.netns.is_none() {
             return Ok(temporary);
         }
@@ -194,7 +194,7 @@ impl Files {
         shared.state_dir.write_temporary(&record)
     }
 
-    fn drop_temporary(&mut self, state_dir: &StateDir) -> Result<(), Fault> {
+    fn drop_temporary(&mut self, state_dir: &StateDir) -> Result<(), FileError> {
         self.temporary.take().map_or(Ok(()), |temporary| state_dir.drop_temporary(&temporary))
     }
 }

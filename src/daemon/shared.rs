@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use local_daemon_proto::claim::{Claim, Outcome, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEvent, Reason};
 use local_daemon_proto::handshake::{Handshake, State};
-use local_daemon_proto::registration::{ClaimId, LoopbackUrl, Registration, Sight, World};
+use local_daemon_proto::registration::{ClaimId, LoopbackUrl, RecordRead, Registration, World};
 use local_daemon_proto::{Credential, Protocol};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ use super::conditions::Conditions;
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
-use crate::state_directory::{Diagnostic, Fault, StateDir};
+use crate::state_directory::{Diagnostic, FileError, StateDir};
 
 /// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
 /// notification.
@@ -107,13 +107,13 @@ impl Shared {
     ///
     /// # Errors
     /// Fails if the record could not be read for a reason that is not its own, such as a lack of descriptors.
-    pub(super) fn look(&self) -> Result<Sight, Fault> {
-        let text = |fault: Fault| fault.to_string();
+    pub(super) fn look(&self) -> Result<RecordRead, FileError> {
+        let text = |fault: FileError| fault.to_string();
         self.conditions
             .note("the log cannot be rotated", self.state_dir.rotate_log().err().map(text));
         let (sight, diagnostic) = self.state_dir.read_record();
         let unusable = match diagnostic {
-            Some(Diagnostic::Fault(fault)) if fault.is_passing() => return Err(fault),
+            Some(Diagnostic::File(fault)) if fault.is_passing() => return Err(fault),
             diagnostic => diagnostic.map(|diagnostic| diagnostic.to_string()),
         };
         self.conditions.note("the registration cannot be used", unusable);
@@ -225,7 +225,7 @@ impl Shared {
     }
 
     /// Probes another daemon before this one yields, and returns why that could not be asked. A stop ends the wait.
-    pub(super) async fn probe(&self, record: Registration) -> (Outcome, Option<String>) {
+    pub(super) async fn probe(&self, record: Registration) -> (ClaimEvent, Option<String>) {
         let credential = self.credential.borrow().clone();
         let state_dir = self.state_dir.clone();
         let look = move || {
@@ -233,12 +233,12 @@ impl Shared {
             let seen = seen.unwrap_or_else(|| {
                 client::ask_daemon(&state_dir, &record, &credential, client::SPAWN_PROBE_BOUND)
             });
-            (Outcome::Probed(seen.probe), seen.detail)
+            (ClaimEvent::Probed(seen.probe), seen.detail)
         };
         let mut stops = self.stops.subscribe();
         tokio::select! {
-            looked = tokio::task::spawn_blocking(look) => looked.unwrap_or((Outcome::Failed, None)),
-            _ = stops.wait_for(|stops| *stops > 0) => (Outcome::Failed, None),
+            looked = tokio::task::spawn_blocking(look) => looked.unwrap_or((ClaimEvent::Failed, None)),
+            _ = stops.wait_for(|stops| *stops > 0) => (ClaimEvent::Failed, None),
         }
     }
 }

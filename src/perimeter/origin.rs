@@ -37,7 +37,7 @@ impl Borrow<str> for Origin {
 
 /// Why a text is not an [`Origin`] that can be listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotAnOrigin {
+pub enum ParseOriginError {
     /// Sandboxed frames, `data:` and `file:` pages of anybody all call themselves `null`.
     #[error("\"null\" is the origin of every sandboxed and every local page")]
     Null,
@@ -71,32 +71,32 @@ pub enum NotAnOrigin {
 }
 
 impl FromStr for Origin {
-    type Err = NotAnOrigin;
+    type Err = ParseOriginError;
 
-    fn from_str(text: &str) -> Result<Self, NotAnOrigin> {
+    fn from_str(text: &str) -> Result<Self, ParseOriginError> {
         if text == "null" {
-            return Err(NotAnOrigin::Null);
+            return Err(ParseOriginError::Null);
         }
         if text.contains('*') {
-            return Err(NotAnOrigin::Pattern);
+            return Err(ParseOriginError::Pattern);
         }
         if text.contains(|c: char| c.is_ascii_uppercase()) {
-            return Err(NotAnOrigin::UpperCase);
+            return Err(ParseOriginError::UpperCase);
         }
-        let (scheme, rest) = text.split_once("://").ok_or(NotAnOrigin::Scheme)?;
+        let (scheme, rest) = text.split_once("://").ok_or(ParseOriginError::Scheme)?;
         let in_scheme = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
         if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.chars().all(in_scheme) {
-            return Err(NotAnOrigin::Scheme);
+            return Err(ParseOriginError::Scheme);
         }
         // PER-40
         if matches!(scheme, "file" | "ftp" | "ws" | "wss") {
-            return Err(NotAnOrigin::NoPage);
+            return Err(ParseOriginError::NoPage);
         }
         if rest.contains(['/', '?', '#', '\\']) {
-            return Err(NotAnOrigin::Path);
+            return Err(ParseOriginError::Path);
         }
         if rest.contains('@') {
-            return Err(NotAnOrigin::UserInfo);
+            return Err(ParseOriginError::UserInfo);
         }
         // The colons of an IPv6 address stand before its closing bracket.
         let (host, port) = match rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
@@ -104,12 +104,12 @@ impl FromStr for Origin {
             None => (rest, None),
         };
         if !is_serialised_host(host) {
-            return Err(NotAnOrigin::Host);
+            return Err(ParseOriginError::Host);
         }
         if let Some(digits) = port {
-            let port = parse_port(digits).ok_or(NotAnOrigin::Port)?;
+            let port = parse_port(digits).ok_or(ParseOriginError::Port)?;
             if matches!((scheme, port), ("http", 80) | ("https", 443)) {
-                return Err(NotAnOrigin::DefaultPort);
+                return Err(ParseOriginError::DefaultPort);
             }
         }
         Ok(Self(text.to_owned()))

@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 
 #[cfg(feature = "daemon")]
 use super::Watch;
-use super::{Refused, system};
+use super::{FileErrorKind, system};
 
 pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
@@ -56,63 +56,67 @@ pub(crate) fn state_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathB
 
 /// Reads a file that has to be a regular file of this user, without group or other bits, of at most 64 KiB
 /// (DIR-6, DIR-7, DIR-8, DIR-9). `Ok(None)` is "no such file" and nothing else.
-pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
+pub(crate) fn read_checked(path: &Path) -> Result<Option<Vec<u8>>, FileErrorKind> {
     read(open_checked(path, OFlags::RDONLY))
 }
 
 /// Reads a file as [`read_checked`] does, whatever its group and other bits.
-pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, Refused> {
+pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, FileErrorKind> {
     read(open_own(path, OFlags::RDONLY))
 }
 
-fn read(opened: Result<File, Refused>) -> Result<Option<Vec<u8>>, Refused> {
+fn read(opened: Result<File, FileErrorKind>) -> Result<Option<Vec<u8>>, FileErrorKind> {
     let file = match opened {
-        Err(Refused::Missing) => return Ok(None),
+        Err(FileErrorKind::Missing) => return Ok(None),
         opened => opened?,
     };
     let mut bytes = Vec::with_capacity(512);
-    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Refused::Io)?;
-    if bytes.len() > MAX_BYTES { Err(Refused::TooLarge) } else { Ok(Some(bytes)) }
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(FileErrorKind::Io)?;
+    if bytes.len() > MAX_BYTES {
+        Err(FileErrorKind::TooLarge)
+    } else {
+        Ok(Some(bytes))
+    }
 }
 
-fn open_checked(path: &Path, flags: OFlags) -> Result<File, Refused> {
+fn open_checked(path: &Path, flags: OFlags) -> Result<File, FileErrorKind> {
     let (file, stat) = open_regular(path, flags)?;
     check_owner_only(&stat)?;
     Ok(file)
 }
 
 /// Opens a regular file of this user, whatever its mode.
-fn open_own(path: &Path, flags: OFlags) -> Result<File, Refused> {
+fn open_own(path: &Path, flags: OFlags) -> Result<File, FileErrorKind> {
     check_owner(open_regular(path, flags)?)
 }
 
 /// Returns the file if it belongs to this user, whatever its mode.
-fn check_owner((file, stat): (File, Stat)) -> Result<File, Refused> {
+fn check_owner((file, stat): (File, Stat)) -> Result<File, FileErrorKind> {
     match check_owner_only(&stat) {
-        Err(refused @ Refused::Owner { .. }) => Err(refused),
+        Err(refused @ FileErrorKind::Owner { .. }) => Err(refused),
         _ => Ok(file),
     }
 }
 
-fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
+fn open_regular(path: &Path, flags: OFlags) -> Result<(File, Stat), FileErrorKind> {
     // O_NONBLOCK: opening a FIFO that somebody put there must not hang.
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = match rustix::fs::open(path, flags, OWNER_ONLY) {
         Ok(fd) => fd,
-        Err(Errno::NOENT) => return Err(Refused::Missing),
-        Err(Errno::LOOP) => return Err(Refused::Symlink),
-        Err(Errno::NXIO) => return Err(Refused::NotAFile),
-        Err(e) => return Err(Refused::Io(e.into())),
+        Err(Errno::NOENT) => return Err(FileErrorKind::Missing),
+        Err(Errno::LOOP) => return Err(FileErrorKind::Symlink),
+        Err(Errno::NXIO) => return Err(FileErrorKind::NotAFile),
+        Err(e) => return Err(FileErrorKind::Io(e.into())),
     };
-    let stat = rustix::fs::fstat(&fd).map_err(|e| Refused::Io(e.into()))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| FileErrorKind::Io(e.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Refused::NotAFile);
+        return Err(FileErrorKind::NotAFile);
     }
     Ok((File::from(fd), stat))
 }
 
 /// Opens a file to read it and append to it, checked like one that is read; creates it if it is missing.
-pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
+pub(crate) fn open_to_append(path: &Path) -> Result<File, FileErrorKind> {
     let (file, stat) = open_or_create(path, OFlags::RDWR | OFlags::APPEND)?;
     check_owner_only(&stat)?;
     Ok(file)
@@ -120,18 +124,18 @@ pub(crate) fn open_to_append(path: &Path) -> Result<File, Refused> {
 
 /// Opens a regular file, and creates it with mode 0600 if it is missing (DIR-5, DIR-16). An existing one keeps its mode
 /// (DIR-21).
-fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), Refused> {
+fn open_or_create(path: &Path, flags: OFlags) -> Result<(File, Stat), FileErrorKind> {
     loop {
         match open_regular(path, flags) {
-            Err(Refused::Missing) => {}
+            Err(FileErrorKind::Missing) => {}
             opened => return opened,
         }
         match open_regular(path, flags | OFlags::CREATE | OFlags::EXCL) {
             // Another process was faster.
-            Err(Refused::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(FileErrorKind::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Ok((file, stat)) => {
                 // A umask that takes the owner's bits would leave a file that cannot be opened again.
-                rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| Refused::Io(e.into()))?;
+                rustix::fs::fchmod(&file, OWNER_ONLY).map_err(|e| FileErrorKind::Io(e.into()))?;
                 return Ok((file, stat));
             }
             Err(refused) => return Err(refused),
@@ -151,16 +155,16 @@ pub(crate) fn is_at(file: impl AsFd, path: &Path) -> io::Result<bool> {
 }
 
 /// Checks that a directory is one, is this user's, and has no group or other bits. `Ok(false)`: it is not there.
-pub(crate) fn check_directory(path: &Path) -> Result<bool, Refused> {
+pub(crate) fn check_directory(path: &Path) -> Result<bool, FileErrorKind> {
     let stat = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(false),
-        Err(e) => return Err(Refused::Io(e.into())),
+        Err(e) => return Err(FileErrorKind::Io(e.into())),
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => check_owner_only(&stat).map(|()| true),
-        FileType::Symlink => Err(Refused::Symlink),
-        _ => Err(Refused::NotADirectory),
+        FileType::Symlink => Err(FileErrorKind::Symlink),
+        _ => Err(FileErrorKind::NotADirectory),
     }
 }
 
@@ -169,15 +173,15 @@ pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
+fn check_owner_only(stat: &Stat) -> Result<(), FileErrorKind> {
     let me = user();
     if stat.st_uid != me {
-        return Err(Refused::Owner { owner: stat.st_uid, me });
+        return Err(FileErrorKind::Owner { owner: stat.st_uid, me });
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
         #[allow(clippy::useless_conversion, reason = "a mode has 16 bits on some systems")]
-        return Err(Refused::Mode(u32::from(mode.bits()) & 0o777));
+        return Err(FileErrorKind::Mode(u32::from(mode.bits()) & 0o777));
     }
     Ok(())
 }
@@ -187,12 +191,13 @@ fn check_owner_only(stat: &Stat) -> Result<(), Refused> {
 ///
 /// # Errors
 /// Fails with the path that is refused or cannot be created.
-pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, FileErrorKind)> {
     let Parent { mut directory, path: mut at, missing } = existing_parent(path)?;
     for name in missing {
-        check_parent(&directory).map_err(|why| (at.clone(), why))?;
+        check_parent(&directory).map_err(|kind| (at.clone(), kind))?;
         at.push(name);
-        directory = make_directory(&directory, name).map_err(|error| (at.clone(), Refused::Io(error)))?;
+        directory =
+            make_directory(&directory, name).map_err(|error| (at.clone(), FileErrorKind::Io(error)))?;
     }
     Ok(())
 }
@@ -201,9 +206,9 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), (PathBuf, Refused)> {
 ///
 /// # Errors
 /// Fails with the path of that directory.
-pub(crate) fn check_creatable(path: &Path) -> Result<(), (PathBuf, Refused)> {
+pub(crate) fn check_creatable(path: &Path) -> Result<(), (PathBuf, FileErrorKind)> {
     let Parent { directory, path, .. } = existing_parent(path)?;
-    check_parent(&directory).map_err(|why| (path, why))
+    check_parent(&directory).map_err(|kind| (path, kind))
 }
 
 /// An existing directory, and what is missing below it.
@@ -215,7 +220,7 @@ struct Parent<'a> {
 }
 
 /// Returns the nearest parent that exists, or the path itself. It may be a link: that is the user's choice.
-fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
+fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, FileErrorKind)> {
     let mut missing = Vec::new();
     let mut existing = path;
     loop {
@@ -233,20 +238,20 @@ fn existing_parent(path: &Path) -> Result<Parent<'_>, (PathBuf, Refused)> {
                     missing.push(name.as_os_str());
                     existing = parent;
                 }
-                _ => return Err((existing.to_owned(), Refused::Io(error.into()))),
+                _ => return Err((existing.to_owned(), FileErrorKind::Io(error.into()))),
             },
         }
     }
 }
 
 /// Checks that a directory belongs to this user or to root (DIR-22).
-fn check_parent(directory: &OwnedFd) -> Result<(), Refused> {
-    let owner = rustix::fs::fstat(directory).map_err(|e| Refused::Io(e.into()))?.st_uid;
+fn check_parent(directory: &OwnedFd) -> Result<(), FileErrorKind> {
+    let owner = rustix::fs::fstat(directory).map_err(|e| FileErrorKind::Io(e.into()))?.st_uid;
     let me = user();
     if owner == me || owner == 0 {
         Ok(())
     } else {
-        Err(Refused::OwnerOfParent { owner, me })
+        Err(FileErrorKind::OwnerOfParent { owner, me })
     }
 }
 
@@ -286,13 +291,13 @@ pub(crate) fn first_unsearchable(path: &Path) -> Option<(PathBuf, u32)> {
 }
 
 /// Removes the permission bits of group and others from a file or directory of this user, through its descriptor.
-pub(crate) fn close_to_others(path: &Path) -> Result<(), Refused> {
-    let io = |e: Errno| Refused::Io(e.into());
+pub(crate) fn close_to_others(path: &Path) -> Result<(), FileErrorKind> {
+    let io = |e: Errno| FileErrorKind::Io(e.into());
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io)?;
     let stat = rustix::fs::fstat(&file).map_err(io)?;
     match check_owner_only(&stat) {
-        Err(Refused::Mode(_)) => {
+        Err(FileErrorKind::Mode(_)) => {
             let mode = Mode::from_raw_mode(stat.st_mode) & Mode::RWXU;
             rustix::fs::fchmod(&file, mode).map_err(io)
         }
@@ -361,29 +366,32 @@ const LIFE_LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Opens the life lock, creates it if it is missing, and takes it shared. No process that this one starts inherits it
 /// (REG-16).
 #[cfg(feature = "daemon")]
-pub(crate) fn hold_life_lock(path: &Path) -> Result<File, Refused> {
+pub(crate) fn hold_life_lock(path: &Path) -> Result<File, FileErrorKind> {
     // The file is empty, and others may read that. A descriptor that can write would keep the file system from being
     // mounted read-only.
     let file = check_owner(open_or_create(path, OFlags::RDONLY)?)?;
     if try_life_lock(&file, FlockOperation::NonBlockingLockShared)? {
         Ok(file)
     } else {
-        Err(Refused::Io(io::Error::new(io::ErrorKind::WouldBlock, "another process holds it exclusively")))
+        Err(FileErrorKind::Io(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "another process holds it exclusively",
+        )))
     }
 }
 
 /// Whether any process holds the life lock.
-pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, Refused> {
+pub(crate) fn is_life_lock_held(path: &Path) -> Result<bool, FileErrorKind> {
     match open_own(path, OFlags::RDONLY) {
         // The lock is given back when the file is dropped.
         Ok(file) => Ok(!try_life_lock(&file, FlockOperation::NonBlockingLockExclusive)?),
-        Err(Refused::Missing) => Ok(false),
+        Err(FileErrorKind::Missing) => Ok(false),
         Err(refused) => Err(refused),
     }
 }
 
 /// Tries to take the lock for a moment: another process that only tests it releases it sooner, a daemon does not.
-fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, Refused> {
+fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, FileErrorKind> {
     let ends = Instant::now() + LIFE_LOCK_BOUND;
     loop {
         match rustix::fs::flock(file, operation) {
@@ -391,7 +399,7 @@ fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, Refused
             Err(Errno::WOULDBLOCK) if Instant::now() >= ends => return Ok(false),
             Err(Errno::WOULDBLOCK) => std::thread::sleep(LIFE_LOCK_PAUSE),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(Refused::Io(error.into())),
+            Err(error) => return Err(FileErrorKind::Io(error.into())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::{fmt, io};
 
 use bytes::Bytes;
-use local_daemon_proto::events::{EventId, NotAnEventId};
+use local_daemon_proto::events::{EventId, ParseEventIdError};
 
 use super::log::{Cursor, Limits, Log, Piece, Topics};
 use super::sync::{Mutex, MutexGuard};
@@ -84,13 +84,13 @@ impl Selection {
         topics: Option<&str>,
         after: Option<&str>,
         last_event_id: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Self, NotAnEventId> {
+    ) -> Result<Self, ParseEventIdError> {
         let after: Option<EventId> = after.map(str::parse).transpose()?;
         let mut headers = last_event_id.into_iter().filter(|id| !id.is_empty());
         let last = match (headers.next(), headers.next()) {
             (None, _) => None,
-            (Some(id), None) => Some(str::from_utf8(id).map_err(|_| NotAnEventId)?.parse()?),
-            (Some(_), Some(_)) => return Err(NotAnEventId),
+            (Some(id), None) => Some(str::from_utf8(id).map_err(|_| ParseEventIdError)?.parse()?),
+            (Some(_), Some(_)) => return Err(ParseEventIdError),
         };
         Ok(Self {
             topics: topics.map(|topics| topics.split(',').map(str::to_owned).collect()),
@@ -101,7 +101,7 @@ impl Selection {
 
 /// Why a stream cannot be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
+pub enum SubscribeError {
     /// There is no such topic (STR-5).
     #[error("there is no such topic")]
     UnknownTopic,
@@ -228,17 +228,21 @@ impl<W> Hub<W> {
     /// # Errors
     ///
     /// An unknown topic (STR-5); the streams have ended (STR-6).
-    pub fn subscribe(self: &Arc<Self>, who: W, selection: &Selection) -> Result<Subscriber<W>, Refused> {
+    pub fn subscribe(
+        self: &Arc<Self>,
+        who: W,
+        selection: &Selection,
+    ) -> Result<Subscriber<W>, SubscribeError> {
         let topics = match &selection.topics {
             None => Topics::ALL,
             Some(names) => names.iter().try_fold(Topics(0), |topics, name| {
-                let place = self.place(name).ok_or(Refused::UnknownTopic)?;
+                let place = self.place(name).ok_or(SubscribeError::UnknownTopic)?;
                 Ok(Topics(topics.0 | 1 << place))
             })?,
         };
         let mut inner = self.inner();
         if inner.end.is_some() {
-            return Err(Refused::Ended);
+            return Err(SubscribeError::Ended);
         }
         let (number, cursor) = (inner.count, inner.log.cursor(selection.after, topics));
         let begin = selection.after.is_none().then(|| inner.log.last());

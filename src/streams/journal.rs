@@ -15,7 +15,7 @@ use super::hub::Keep;
 use super::log::{Log, Piece, Topics};
 use super::{EventId, Hub, Limits};
 use crate::platform;
-use crate::state_directory::{Fault, Refused};
+use crate::state_directory::{FileError, FileErrorKind};
 
 /// The longest file that is read, in bytes, unless the log may hold more than a quarter of that. A file grows longer than that
 /// only if replacing it failed for a long time.
@@ -38,9 +38,9 @@ impl<W> Hub<W> {
     ///
     /// # Errors
     ///
-    /// The file is not this user's alone, another process appends to it ([`Refused::Locked`]: whoever takes over from
-    /// that one tries again), it holds something else than this log ([`Refused::Foreign`]), it is longer than 64 MiB and
-    /// than four times what the log may hold ([`Refused::Longer`]), or it cannot be read and written.
+    /// The file is not this user's alone, another process appends to it ([`FileErrorKind::Locked`]: whoever takes over from
+    /// that one tries again), it holds something else than this log ([`FileErrorKind::Foreign`]), it is longer than 64 MiB and
+    /// than four times what the log may hold ([`FileErrorKind::Longer`]), or it cannot be read and written.
     ///
     /// # Panics
     ///
@@ -50,7 +50,7 @@ impl<W> Hub<W> {
         epoch: u32,
         topics: &'static [&'static str],
         limits: Limits,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, FileError> {
         let mut log = Log::new(epoch, limits);
         let journal = Journal::open(path, &mut log, topics)?;
         Ok(Self::of(log, topics, Some(Box::new(journal))))
@@ -73,18 +73,18 @@ struct Journal {
 
 impl Journal {
     /// Opens the file of a log that is empty, and reads it back.
-    fn open(path: &Path, log: &mut Log, topics: &[&str]) -> Result<Self, Fault> {
-        let fault = |why| Fault { path: path.to_owned(), why };
+    fn open(path: &Path, log: &mut Log, topics: &[&str]) -> Result<Self, FileError> {
+        let fault = |kind| FileError { path: path.to_owned(), kind };
         let mut file = take(path).map_err(fault)?;
         // What is left of a process that was killed while it replaced the file.
         let _ = fs::remove_file(beside(path));
         let longest = MAX_FILE_BYTES.max((log.limits().bytes as u64).saturating_mul(4));
         let mut text = Vec::new();
         let read = (&mut file).take(longest.saturating_add(1)).read_to_end(&mut text);
-        if read.map_err(|error| fault(Refused::Io(error)))? as u64 > longest {
-            return Err(fault(Refused::Longer(longest)));
+        if read.map_err(|error| fault(FileErrorKind::Io(error)))? as u64 > longest {
+            return Err(fault(FileErrorKind::Longer(longest)));
         }
-        let found = recover(log, topics, &text).ok_or_else(|| fault(Refused::Foreign))?;
+        let found = recover(log, topics, &text).ok_or_else(|| fault(FileErrorKind::Foreign))?;
         let mut journal = Self {
             path: path.to_owned(),
             file,
@@ -97,7 +97,7 @@ impl Journal {
             tracing::warn!(path = %path.display(), %next, "a log is damaged; what is whole at its end is kept");
             journal.replace(log)?;
         }
-        journal.mend().map_err(|error| fault(Refused::Io(error)))?;
+        journal.mend().map_err(|error| fault(FileErrorKind::Io(error)))?;
         Ok(journal)
     }
 
@@ -111,16 +111,16 @@ impl Journal {
     }
 
     /// Puts a file in place of this one that holds what the log does.
-    fn replace(&mut self, log: &Log) -> Result<(), Fault> {
+    fn replace(&mut self, log: &Log) -> Result<(), FileError> {
         let temporary = beside(&self.path);
         let replaced = copy(log, &temporary).and_then(|replacement| {
-            fs::rename(&temporary, &self.path).map_err(Refused::Io)?;
+            fs::rename(&temporary, &self.path).map_err(FileErrorKind::Io)?;
             Ok(replacement)
         });
-        (self.file, self.length) = replaced.map_err(|why| {
+        (self.file, self.length) = replaced.map_err(|kind| {
             let _ = fs::remove_file(&temporary);
             let path = temporary;
-            Fault { path, why }
+            FileError { path, kind }
         })?;
         (self.is_torn, self.patience) = (false, 0);
         Ok(())
@@ -140,7 +140,7 @@ impl Keep for Journal {
             self.is_torn = true;
             // Where this fails too, it is tried again before the next frame.
             let _ = self.mend();
-            return Err(io::Error::new(error.kind(), Fault::io(&self.path, error)));
+            return Err(io::Error::new(error.kind(), FileError::io(&self.path, error)));
         }
         self.length += frame.len() as u64;
         Ok(())
@@ -165,23 +165,23 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// Opens a file and locks it.
-fn take(path: &Path) -> Result<File, Refused> {
+fn take(path: &Path) -> Result<File, FileErrorKind> {
     loop {
         let file = platform::open_to_append(path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Refused::Locked),
-            Err(TryLockError::Error(error)) => return Err(Refused::Io(error)),
+            Err(TryLockError::WouldBlock) => return Err(FileErrorKind::Locked),
+            Err(TryLockError::Error(error)) => return Err(FileErrorKind::Io(error)),
         }
         // Its last owner may have replaced it between the two.
-        if platform::is_at(&file, path).map_err(Refused::Io)? {
+        if platform::is_at(&file, path).map_err(FileErrorKind::Io)? {
             return Ok(file);
         }
     }
 }
 
 /// A locked file that holds what the log does, and its length. The lock comes before the name does.
-fn copy(log: &Log, temporary: &Path) -> Result<(File, u64), Refused> {
+fn copy(log: &Log, temporary: &Path) -> Result<(File, u64), FileErrorKind> {
     let mut file = take(temporary)?;
     let first = log.first();
     let mut written = || {
@@ -197,7 +197,7 @@ fn copy(log: &Log, temporary: &Path) -> Result<(File, u64), Refused> {
         }
         Ok(length)
     };
-    let length = written().map_err(Refused::Io)?;
+    let length = written().map_err(FileErrorKind::Io)?;
     Ok((file, length))
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use local_daemon::claim::Reason;
-use local_daemon::client::Failure;
-use local_daemon::connect::Outcome;
+use local_daemon::client::ConnectError;
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::{Error, Handle};
 use local_daemon::{Client, Daemon};
 
@@ -78,7 +78,7 @@ fn connect(state_dir: &Path, running: &Running) -> local_daemon::client::Connect
     }
 }
 
-fn outcome(result: Result<local_daemon::client::Connection, Failure>) -> Outcome {
+fn outcome(result: Result<local_daemon::client::Connection, ConnectError>) -> ConnectOutcome {
     match result {
         Ok(_) => panic!("it connected"),
         Err(failure) => failure.outcome,
@@ -89,7 +89,7 @@ fn outcome(result: Result<local_daemon::client::Connection, Failure>) -> Outcome
 fn found_proven_used_and_gone() {
     let home = tempfile::tempdir().unwrap();
     let state_dir = home.path().join("state with spaces");
-    assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
+    assert_eq!(outcome(client(&state_dir).connect()), ConnectOutcome::Absent);
     assert!(!state_dir.exists(), "a connect that does not spawn creates nothing");
 
     let running = Running::start(&state_dir);
@@ -99,7 +99,7 @@ fn found_proven_used_and_gone() {
         assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
     }
     assert_eq!(running.stop(), Reason::Stopped);
-    assert_eq!(outcome(client(&state_dir).connect()), Outcome::Absent);
+    assert_eq!(outcome(client(&state_dir).connect()), ConnectOutcome::Absent);
     let mut left: Vec<_> = std::fs::read_dir(&state_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     // Only a system that tells its world has the life lock.
@@ -164,7 +164,7 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     let running = Running::start(path);
     drop(connect(path, &running));
     let other = Client::new("acme", "acme/2").unwrap().state_dir(path);
-    let Outcome::Incompatible(Some(theirs)) = outcome(other.connect()) else {
+    let ConnectOutcome::Incompatible(Some(theirs)) = outcome(other.connect()) else {
         panic!("another protocol")
     };
     assert_eq!(theirs.to_string(), "acme/1");
@@ -179,23 +179,23 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     };
     // Port 1 is nobody's on a test machine, and no test may take a free port and give it back.
     write_record("http://127.0.0.1:1");
-    assert_eq!(outcome(client(path).connect()), Outcome::Stale);
+    assert_eq!(outcome(client(path).connect()), ConnectOutcome::Stale);
 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     write_record(&format!("http://{}", mute.local_addr().unwrap()));
     let began = Instant::now();
-    assert_eq!(outcome(client(path).deadline(Duration::from_millis(300)).connect()), Outcome::Busy);
+    assert_eq!(outcome(client(path).deadline(Duration::from_millis(300)).connect()), ConnectOutcome::Busy);
     assert!(began.elapsed() < Duration::from_secs(2), "the caller's deadline ends a probe");
 
     write_record("http://127.0.0.1:1/path");
     let failure = client(path).connect().unwrap_err();
-    assert_eq!(failure.outcome, Outcome::Absent);
+    assert_eq!(failure.outcome, ConnectOutcome::Absent);
     assert!(failure.detail.contains("url"), "{failure}");
 
     write_record("http://127.0.0.1:1");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(path.join("registration.json"), open).unwrap();
     let failure = client(path).connect().unwrap_err();
-    assert_eq!(failure.outcome, Outcome::Invalid);
+    assert_eq!(failure.outcome, ConnectOutcome::Invalid);
     assert!(failure.detail.contains("registration.json") && failure.detail.contains("0644"), "{failure}");
 }

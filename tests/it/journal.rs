@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use local_daemon::state_directory::{Fault, Refused};
+use local_daemon::state_directory::{FileError, FileErrorKind};
 use local_daemon::streams::{End, EventId, Hub, Limits, Next, Selection, Subscriber};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,7 +30,7 @@ fn place() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-fn try_open(path: &Path, limits: Limits) -> Result<Arc<Hub>, Fault> {
+fn try_open(path: &Path, limits: Limits) -> Result<Arc<Hub>, FileError> {
     Hub::open(path, EPOCH, TOPICS, limits).map(Arc::new)
 }
 
@@ -312,24 +312,24 @@ fn what_is_no_file_of_this_log_is_refused_and_left() {
     let refused = |path: &Path| {
         let fault = try_open(path, Limits::default()).unwrap_err();
         assert!(fault.to_string().starts_with(&path.display().to_string()), "{fault}");
-        fault.why
+        fault.kind
     };
     let other = frame(1, 0, "1").replace("5f0c2a9b", "00000007");
     for text in [&other, &other[..20], "a diary", "a diary\n\nof somebody"] {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(refused(&path), Refused::Foreign), "{text}");
+        assert!(matches!(refused(&path), FileErrorKind::Foreign), "{text}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
     fs::File::options().write(true).open(&path).unwrap().set_len((64 << 20) + 1).unwrap();
-    assert!(matches!(refused(&path), Refused::Longer(longest) if longest == 64 << 20));
+    assert!(matches!(refused(&path), FileErrorKind::Longer(longest) if longest == 64 << 20));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(refused(&path), Refused::Mode(0o640)));
+    assert!(matches!(refused(&path), FileErrorKind::Mode(0o640)));
     let link = directory.path().join("link");
     symlink(&path, &link).unwrap();
-    assert!(matches!(refused(&link), Refused::Symlink));
+    assert!(matches!(refused(&link), FileErrorKind::Symlink));
     let missing = directory.path().join("nowhere/log");
-    assert!(matches!(refused(&missing), Refused::Missing));
+    assert!(matches!(refused(&missing), FileErrorKind::Missing));
 }
 
 /// CTL-22
@@ -340,7 +340,7 @@ fn a_file_has_one_writer_until_its_streams_end() {
     let hub = try_open(&path, limits).unwrap();
     for _ in 0..2 {
         let fault = try_open(&path, limits).unwrap_err();
-        assert!(matches!(fault.why, Refused::Locked), "{fault}");
+        assert!(matches!(fault.kind, FileErrorKind::Locked), "{fault}");
         // The lock is on the file that takes its place, too.
         let before = fs::metadata(&path).unwrap().len();
         append(&hub, 0, &"x".repeat(5_000));
@@ -389,7 +389,7 @@ fn a_number_is_one_writers_alone() {
                             numbers.lock().unwrap().extend(seqs);
                             turns += 1;
                         }
-                        Err(fault) => assert!(matches!(fault.why, Refused::Locked), "{fault}"),
+                        Err(fault) => assert!(matches!(fault.kind, FileErrorKind::Locked), "{fault}"),
                     }
                 }
             });

@@ -32,7 +32,7 @@ use loom::future::block_on;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use ticket::{Purpose, Refused, Tickets};
+use ticket::{Purpose, RedeemError, Tickets};
 
 const PAGE: Purpose = Purpose::Page { host: Host::Page };
 
@@ -226,6 +226,6 @@ fn a_ticket_admits_one_of_two() {
         });
         let one = tickets.redeem(ticket.expose(), &PAGE, now);
         let both = [one, other.join().unwrap()];
-        assert!(both.contains(&Ok(())) && both.contains(&Err(Refused::Used(PAGE))), "{both:?}");
+        assert!(both.contains(&Ok(())) && both.contains(&Err(RedeemError::Used(PAGE))), "{both:?}");
     });
 }

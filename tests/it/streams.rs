@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use http_body::Body;
 use local_daemon::streams::{
-    BEAT, End, EventBody, EventId, Hub, Limits, Next, Refused, Selection, Subscriber,
+    BEAT, End, EventBody, EventId, Hub, Limits, Next, Selection, SubscribeError, Subscriber,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -231,7 +231,7 @@ fn a_request_is_read_with_the_header_first() {
     assert_eq!(parse(None, None, &["", "5f0c2a9b-2"]), Ok(after(2)));
     let topics = parse(Some("note,x"), None, &[]).unwrap();
     let refused = hub(Limits::default()).subscribe((), &topics).unwrap_err();
-    assert_eq!(refused, Refused::UnknownTopic);
+    assert_eq!(refused, SubscribeError::UnknownTopic);
 }
 
 /// A line break in the data would end its frame, for readers and in the file.
@@ -323,7 +323,7 @@ fn what_is_appended_after_the_end_was_never_there() {
         matches!(next(&mut reader), Some(Next::End(frame)) if frame.starts_with(b"event: shutdown\ndata: {"))
     );
     assert_eq!(next(&mut reader), Some(Next::Closed));
-    assert_eq!(hub.subscribe((), &Selection::default()).unwrap_err(), Refused::Ended);
+    assert_eq!(hub.subscribe((), &Selection::default()).unwrap_err(), SubscribeError::Ended);
 }
 
 fn poll(body: &mut EventBody) -> Poll<Option<Bytes>> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use local_daemon::browser::{
-    Host, IssuedTicket, MAX_TICKETS, Purpose, Refused, TICKET_LIFETIME, TicketState, Tickets,
+    Host, IssuedTicket, MAX_TICKETS, Purpose, RedeemError, TICKET_LIFETIME, TicketState, Tickets,
 };
 use local_daemon::registration::LoopbackHost;
 
@@ -25,21 +25,21 @@ fn a_ticket_admits_once_and_in_time() {
         &ticket.secret.expose()[..42],
         &format!("{}A", ticket.secret.expose()),
     ] {
-        assert_eq!(redeem(guess, now), Err(Refused::Unknown));
+        assert_eq!(redeem(guess, now), Err(RedeemError::Unknown));
     }
     assert_eq!(redeem(ticket.secret.expose(), now + TICKET_LIFETIME), Ok(()));
     // A second use is reported, however late it is, and once (BROW-34, BROW-47).
     assert_eq!(
         redeem(ticket.secret.expose(), now + 9 * TICKET_LIFETIME),
-        Err(Refused::Used(handoff(ORIGIN)))
+        Err(RedeemError::Used(handoff(ORIGIN)))
     );
     for _ in 0..3 {
-        assert_eq!(redeem(ticket.secret.expose(), now), Err(Refused::Unknown));
+        assert_eq!(redeem(ticket.secret.expose(), now), Err(RedeemError::Unknown));
     }
 
     let late = tickets.issue(handoff(ORIGIN), now);
     let after = now + TICKET_LIFETIME + Duration::from_nanos(1);
-    assert_eq!(redeem(late.secret.expose(), after), Err(Refused::Unknown));
+    assert_eq!(redeem(late.secret.expose(), after), Err(RedeemError::Unknown));
 }
 
 /// BROW-4, BROW-33: whoever presents it for something else has found it, and spends it.
@@ -52,8 +52,8 @@ fn another_purpose_spends_a_ticket() {
         for other in purposes.iter().filter(|other| *other != own) {
             let ticket = tickets.issue(own.clone(), now);
             let redeem = |purpose| tickets.redeem(ticket.secret.expose(), purpose, now);
-            assert_eq!(redeem(other), Err(Refused::Unknown));
-            assert_eq!(redeem(own), Err(Refused::Used(own.clone())));
+            assert_eq!(redeem(other), Err(RedeemError::Unknown));
+            assert_eq!(redeem(own), Err(RedeemError::Used(own.clone())));
         }
     }
 }
@@ -63,7 +63,7 @@ fn the_number_of_tickets_is_bounded_and_the_newest_work() {
     let (tickets, now) = (Tickets::new(), Instant::now());
     let all: Vec<IssuedTicket> = (0..=MAX_TICKETS).map(|_| tickets.issue(PAGE, now)).collect();
     let redeem = |ticket: &IssuedTicket| tickets.redeem(ticket.secret.expose(), &PAGE, now);
-    assert_eq!(redeem(&all[0]), Err(Refused::Unknown));
+    assert_eq!(redeem(&all[0]), Err(RedeemError::Unknown));
     assert!(all[1..].iter().all(|ticket| redeem(ticket).is_ok()));
 }
 
@@ -75,7 +75,10 @@ fn a_revoked_ticket_admits_nothing_and_a_used_one_stays_known() {
     let redeem = |ticket: &IssuedTicket| tickets.redeem(ticket.secret.expose(), &handoff(ORIGIN), now);
     assert_eq!(redeem(&used), Ok(()));
     tickets.revoke();
-    assert_eq!((redeem(&fresh), redeem(&used)), (Err(Refused::Unknown), Err(Refused::Used(handoff(ORIGIN)))));
+    assert_eq!(
+        (redeem(&fresh), redeem(&used)),
+        (Err(RedeemError::Unknown), Err(RedeemError::Used(handoff(ORIGIN))))
+    );
     assert_eq!(redeem(&tickets.issue(handoff(ORIGIN), now)), Ok(()));
 }
 
@@ -98,7 +101,7 @@ fn the_state_of_a_ticket_is_known_by_its_id() {
         (live(false), None, None)
     );
     assert_eq!(tickets.redeem(ticket.secret.expose(), &PAGE, now), Ok(()));
-    assert_eq!(tickets.redeem(spent.secret.expose(), &handoff(ORIGIN), now), Err(Refused::Unknown));
+    assert_eq!(tickets.redeem(spent.secret.expose(), &handoff(ORIGIN), now), Err(RedeemError::Unknown));
     assert_eq!((state(&ticket.id, now + TICKET_LIFETIME), state(&spent.id, now)), (live(true), live(false)));
     assert_eq!(state(&ticket.id, now + TICKET_LIFETIME + Duration::from_nanos(1)), None);
 }

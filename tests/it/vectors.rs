@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use local_daemon::StateDir;
-use local_daemon::registration::Sight;
-use local_daemon::state_directory::Refused;
+use local_daemon::registration::RecordRead;
+use local_daemon::state_directory::FileErrorKind;
 use local_daemon_spec::vectors::{cases, text};
 use serde_json::Value;
 
@@ -71,12 +71,12 @@ fn is_read(case: &Value) -> Option<bool> {
     let content: &[u8] = if object == "record" { record } else { secret };
     arrange(&home.path().join(name), case, content)?;
     Some(if object == "record" {
-        !matches!(state_dir.read_record().0, Sight::Unreadable)
+        !matches!(state_dir.read_record().0, RecordRead::Unreadable)
     } else {
         // What a file of the right kind holds is judged elsewhere.
         match state_dir.read_credential() {
             Ok(found) => found.is_some(),
-            Err(fault) => matches!(fault.why, Refused::Credential(_)),
+            Err(fault) => matches!(fault.kind, FileErrorKind::Credential(_)),
         }
     })
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use local_daemon_proto::Protocol;
-use local_daemon_proto::claim::{self, Claim, Reason};
-use local_daemon_proto::connect::{self, Budget, Child, Connect, Observed, Policy};
+use local_daemon_proto::claim::{self, Claim, ClaimEffect, ClaimEvent, Reason};
+use local_daemon_proto::connect::{
+    self, Budget, Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, Policy,
+};
 use local_daemon_proto::handshake::{self, Handshake, Probe, State};
-use local_daemon_proto::registration::{ClaimId, Registration, Sight, World};
+use local_daemon_proto::registration::{ClaimId, RecordRead, Registration, World};
 
 fn id(n: u8) -> ClaimId {
     ClaimId::from_bits(u128::from(n))
@@ -41,16 +43,16 @@ fn proven(n: u8, speaks: u8, state: State) -> Probe {
 }
 
 /// Feeds `steps` to a claim: what it must want, and what comes of it.
-fn walk_claim(claim: &mut Claim, steps: &[(claim::Effect, claim::Outcome)]) {
+fn walk_claim(claim: &mut Claim, steps: &[(ClaimEffect, ClaimEvent)]) {
     for (effect, outcome) in steps {
-        assert_eq!(claim.next().as_ref(), Some(effect));
-        claim.on(outcome.clone());
+        assert_eq!(claim.effect().as_ref(), Some(effect));
+        claim.handle(outcome.clone());
     }
 }
 
 fn serving(yields: bool) -> Claim {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = Claim::new(id(1), protocol(1), yields);
     walk_claim(
         &mut claim,
@@ -63,22 +65,22 @@ fn serving(yields: bool) -> Claim {
     );
     walk_claim(&mut claim, &[(WriteTemporary, Done)]);
     if yields {
-        walk_claim(&mut claim, &[(ReadRecord, Record(Sight::Missing))]);
+        walk_claim(&mut claim, &[(ReadRecord, Record(RecordRead::Missing))]);
     }
     walk_claim(&mut claim, &[(Publish, Done)]);
     assert!(claim.is_serving());
     claim
 }
 
-fn wait() -> claim::Effect {
-    claim::Effect::Await(claim::REREAD_INTERVAL)
+fn wait() -> ClaimEffect {
+    ClaimEffect::Await(claim::REREAD_INTERVAL)
 }
 
 #[test]
 fn a_daemon_that_is_to_yield_leaves_the_record_of_one_that_cannot_be_asked() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
-    let other = || Record(Sight::Record(record(2)));
+    use ClaimEffect::*;
+    use ClaimEvent::*;
+    let other = || Record(RecordRead::Record(record(2)));
     for (replaces, reads) in [(false, true), (true, true), (false, false)] {
         let mut claim = Claim::new(id(1), protocol(1), true).replaces(replaces);
         walk_claim(&mut claim, &[(Listen, Done), (ReadCredential, Done), (WriteTemporary, Done)]);
@@ -90,25 +92,25 @@ fn a_daemon_that_is_to_yield_leaves_the_record_of_one_that_cannot_be_asked() {
             ],
         );
         // CONV-34: what was published meanwhile is another question.
-        let again = if reads { other() } else { Record(Sight::Record(record(3))) };
+        let again = if reads { other() } else { Record(RecordRead::Record(record(3))) };
         walk_claim(&mut claim, &[(ReadRecord, again)]);
         if replaces {
-            assert_eq!(claim.next(), Some(Publish));
+            assert_eq!(claim.effect(), Some(Publish));
             continue;
         }
         if !reads {
             walk_claim(&mut claim, &[(Probe(record(3)), Probed(handshake::Probe::Unreachable))]);
         }
         walk_claim(&mut claim, &[(DropTemporary, Done), (Close, Done)]);
-        assert_eq!((claim.next(), claim.reason()), (None, Some(Reason::Unreachable)));
+        assert_eq!((claim.effect(), claim.reason()), (None, Some(Reason::Unreachable)));
     }
 }
 
 #[test]
 fn a_client_that_cannot_ask_starts_nothing_unless_it_replaces() {
-    use connect::Effect::*;
-    let seen = || Observed::Record(Sight::Record(record(1)));
-    let blind = || Observed::Probed(handshake::Probe::Unreachable);
+    use ConnectEffect::*;
+    let seen = || ConnectEvent::Record(RecordRead::Record(record(1)));
+    let blind = || ConnectEvent::Probed(handshake::Probe::Unreachable);
     for replace in [false, true] {
         let mut connect = Connect::new(Policy { protocol: protocol(1), spawn: true, replace });
         walk_connect(
@@ -120,29 +122,29 @@ fn a_client_that_cannot_ask_starts_nothing_unless_it_replaces() {
             ],
         );
         if replace {
-            walk_connect(&mut connect, &[(Lock, Observed::Locked(true)), (ReadRecord, seen())]);
+            walk_connect(&mut connect, &[(Lock, ConnectEvent::Locked(true)), (ReadRecord, seen())]);
             walk_connect(&mut connect, &[(Probe(record(1)), blind())]);
-            assert_eq!(connect.next(), Some(Spawn));
+            assert_eq!(connect.effect(), Some(Spawn));
         } else {
-            assert_eq!(connect.outcome(), Some(&connect::Outcome::Unreachable));
+            assert_eq!(connect.outcome(), Some(&ConnectOutcome::Unreachable));
         }
     }
     let mut connect = Connect::new(Policy { protocol: protocol(1), spawn: true, replace: false });
     walk_connect(
         &mut connect,
         &[
-            (ReadRecord, Observed::Record(Sight::Missing)),
-            (Lock, Observed::Locked(false)),
+            (ReadRecord, ConnectEvent::Record(RecordRead::Missing)),
+            (Lock, ConnectEvent::Locked(false)),
         ],
     );
     walk_connect(
         &mut connect,
         &[
-            (ReadRecord, Observed::Record(Sight::Missing)),
-            (Spawn, Observed::Unreachable),
+            (ReadRecord, ConnectEvent::Record(RecordRead::Missing)),
+            (Spawn, ConnectEvent::Unreachable),
         ],
     );
-    assert_eq!(connect.outcome(), Some(&connect::Outcome::Unreachable));
+    assert_eq!(connect.outcome(), Some(&ConnectOutcome::Unreachable));
 }
 
 #[test]
@@ -177,13 +179,13 @@ fn a_record_of_another_world_is_told_by_what_both_sides_know() {
 
 #[test]
 fn a_graceful_stop_takes_verifies_and_unlinks_its_own_record() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = serving(false);
-    assert_eq!(claim.state(&Sight::Record(record(1))), State::Ready);
+    assert_eq!(claim.state(&RecordRead::Record(record(1))), State::Ready);
     claim.stop();
-    assert_eq!(claim.state(&Sight::Record(record(1))), State::Draining, "before anything else");
-    let own = || Record(Sight::Record(record(1)));
+    assert_eq!(claim.state(&RecordRead::Record(record(1))), State::Draining, "before anything else");
+    let own = || Record(RecordRead::Record(record(1)));
     walk_claim(
         &mut claim,
         &[
@@ -194,44 +196,44 @@ fn a_graceful_stop_takes_verifies_and_unlinks_its_own_record() {
         ],
     );
     walk_claim(&mut claim, &[(UnlinkOwn, Done), (Drain, Done), (Close, Done)]);
-    assert_eq!((claim.next(), claim.reason()), (None, Some(Reason::Stopped)));
+    assert_eq!((claim.effect(), claim.reason()), (None, Some(Reason::Stopped)));
 }
 
 #[test]
 fn a_record_that_turned_out_to_be_a_successors_is_left_where_it_was_taken_to() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = serving(false);
     claim.stop();
     walk_claim(
         &mut claim,
         &[
             (wait(), Done),
-            (ReadRecord, Record(Sight::Record(record(1)))),
+            (ReadRecord, Record(RecordRead::Record(record(1)))),
             (Take, Done),
         ],
     );
     walk_claim(
         &mut claim,
         &[
-            (ReadTaken, Record(Sight::Record(record(2)))),
+            (ReadTaken, Record(RecordRead::Record(record(2)))),
             (Drain, Done),
             (Close, Done),
         ],
     );
-    assert_eq!(claim.next(), None);
+    assert_eq!(claim.effect(), None);
 }
 
 #[test]
 fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_nobody_did() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = serving(false);
     walk_claim(
         &mut claim,
         &[
             (wait(), Done),
-            (ReadRecord, Record(Sight::Missing)),
+            (ReadRecord, Record(RecordRead::Missing)),
             (ListTaken, Taken(true)),
         ],
     );
@@ -247,7 +249,7 @@ fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_n
     walk_claim(
         &mut claim,
         &[
-            (ReadRecord, Record(Sight::Missing)),
+            (ReadRecord, Record(RecordRead::Missing)),
             (ListTaken, Taken(false)),
             (Drain, Done),
         ],
@@ -257,21 +259,21 @@ fn a_missing_record_is_reclaimed_where_somebody_took_it_and_a_stand_down_where_n
 
 #[test]
 fn a_reclaim_that_fails_leaves_no_temporary_file() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = serving(false);
     walk_claim(
         &mut claim,
         &[
             (wait(), Done),
-            (ReadRecord, Record(Sight::Missing)),
+            (ReadRecord, Record(RecordRead::Missing)),
             (ListTaken, Taken(true)),
             (WriteTemporary, Done),
             (UnlinkTaken, Done),
             (Publish, Failed),
             (DropTemporary, Done),
             (wait(), Done),
-            (ReadRecord, Record(Sight::Record(record(2)))),
+            (ReadRecord, Record(RecordRead::Record(record(2)))),
             (Drain, Done),
         ],
     );
@@ -279,19 +281,19 @@ fn a_reclaim_that_fails_leaves_no_temporary_file() {
 
 #[test]
 fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever() {
-    use claim::Effect::*;
-    use claim::Outcome::*;
+    use ClaimEffect::*;
+    use ClaimEvent::*;
     let mut claim = serving(false);
     for _ in 0..20 {
-        walk_claim(&mut claim, &[(wait(), Done), (ReadRecord, Record(Sight::Unreadable))]);
+        walk_claim(&mut claim, &[(wait(), Done), (ReadRecord, Record(RecordRead::Unreadable))]);
     }
-    assert_eq!(claim.state(&Sight::Unreadable), State::Draining);
+    assert_eq!(claim.state(&RecordRead::Unreadable), State::Draining);
     walk_claim(&mut claim, &[(wait(), Done)]);
     for _ in 0..claim::PARSE_RETRIES {
         walk_claim(
             &mut claim,
             &[
-                (ReadRecord, Record(Sight::Malformed(None))),
+                (ReadRecord, Record(RecordRead::Malformed(None))),
                 (Pause(claim::PARSE_PAUSE), Done),
             ],
         );
@@ -299,7 +301,7 @@ fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever(
     walk_claim(
         &mut claim,
         &[
-            (ReadRecord, Record(Sight::Malformed(None))),
+            (ReadRecord, Record(RecordRead::Malformed(None))),
             (Drain, Done),
             (Close, Done),
         ],
@@ -309,18 +311,17 @@ fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever(
 
 #[test]
 fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
-    use claim::Effect;
-    use claim::Outcome::*;
+    use ClaimEvent::*;
     let start = || {
         let mut claim = Claim::new(id(1), protocol(1), true);
-        walk_claim(&mut claim, &[(Effect::Listen, Done), (Effect::ReadCredential, Done)]);
-        walk_claim(&mut claim, &[(Effect::WriteTemporary, Done)]);
-        walk_claim(&mut claim, &[(Effect::ReadRecord, Record(Sight::Record(record(2))))]);
+        walk_claim(&mut claim, &[(ClaimEffect::Listen, Done), (ClaimEffect::ReadCredential, Done)]);
+        walk_claim(&mut claim, &[(ClaimEffect::WriteTemporary, Done)]);
+        walk_claim(&mut claim, &[(ClaimEffect::ReadRecord, Record(RecordRead::Record(record(2))))]);
         claim
     };
     let mut claim = start();
-    claim.on(Probed(proven(2, 1, State::Ready)));
-    walk_claim(&mut claim, &[(Effect::DropTemporary, Done), (Effect::Close, Done)]);
+    claim.handle(Probed(proven(2, 1, State::Ready)));
+    walk_claim(&mut claim, &[(ClaimEffect::DropTemporary, Done), (ClaimEffect::Close, Done)]);
     assert_eq!(claim.reason(), Some(Reason::Yielded));
     let others = [
         proven(2, 1, State::Draining),
@@ -334,46 +335,45 @@ fn it_yields_only_to_a_ready_compatible_daemon_of_the_records_id() {
     ];
     for other in others {
         let mut claim = start();
-        claim.on(Probed(other.clone()));
-        let unchanged = (Effect::ReadRecord, Record(Sight::Record(record(2))));
+        claim.handle(Probed(other.clone()));
+        let unchanged = (ClaimEffect::ReadRecord, Record(RecordRead::Record(record(2))));
         walk_claim(&mut claim, &[unchanged]);
-        assert_eq!(claim.next(), Some(Effect::Publish), "{other:?}");
+        assert_eq!(claim.effect(), Some(ClaimEffect::Publish), "{other:?}");
     }
 }
 
 #[test]
 fn it_yields_to_who_published_during_the_probe_and_asks_no_third() {
-    use claim::Effect;
-    use claim::Outcome::*;
+    use ClaimEvent::*;
     let start = || {
         let mut claim = Claim::new(id(1), protocol(1), true);
         walk_claim(
             &mut claim,
             &[
-                (Effect::Listen, Done),
-                (Effect::ReadCredential, Done),
-                (Effect::WriteTemporary, Done),
-                (Effect::ReadRecord, Record(Sight::Record(record(2)))),
-                (Effect::Probe(record(2)), Probed(Probe::Foreign)),
-                (Effect::ReadRecord, Record(Sight::Record(record(3)))),
+                (ClaimEffect::Listen, Done),
+                (ClaimEffect::ReadCredential, Done),
+                (ClaimEffect::WriteTemporary, Done),
+                (ClaimEffect::ReadRecord, Record(RecordRead::Record(record(2)))),
+                (ClaimEffect::Probe(record(2)), Probed(Probe::Foreign)),
+                (ClaimEffect::ReadRecord, Record(RecordRead::Record(record(3)))),
             ],
         );
-        assert_eq!(claim.next(), Some(Effect::Probe(record(3))));
+        assert_eq!(claim.effect(), Some(ClaimEffect::Probe(record(3))));
         claim
     };
     let mut claim = start();
-    claim.on(Probed(proven(3, 1, State::Ready)));
+    claim.handle(Probed(proven(3, 1, State::Ready)));
     assert_eq!(claim.reason(), Some(Reason::Yielded));
     let mut claim = start();
-    claim.on(Probed(Probe::TimedOut));
-    assert_eq!(claim.next(), Some(Effect::Publish));
+    claim.handle(Probed(Probe::TimedOut));
+    assert_eq!(claim.effect(), Some(ClaimEffect::Publish));
 }
 
 /// Feeds `steps` to a connect.
-fn walk_connect(connect: &mut Connect, steps: &[(connect::Effect, Observed)]) {
+fn walk_connect(connect: &mut Connect, steps: &[(ConnectEffect, ConnectEvent)]) {
     for (effect, observed) in steps {
-        assert_eq!(connect.next().as_ref(), Some(effect));
-        connect.on(observed.clone());
+        assert_eq!(connect.effect().as_ref(), Some(effect));
+        connect.handle(observed.clone());
     }
 }
 
@@ -383,32 +383,32 @@ fn connecting() -> Connect {
 
 #[test]
 fn a_cold_client_spawns_once_and_holds_the_lock_until_its_child_is_ready() {
-    use connect::Effect::*;
+    use ConnectEffect::*;
     let mut connect = connecting();
-    let missing = || Observed::Record(Sight::Missing);
+    let missing = || ConnectEvent::Record(RecordRead::Missing);
     walk_connect(
         &mut connect,
         &[
             (ReadRecord, missing()),
-            (Lock, Observed::Locked(true)),
+            (Lock, ConnectEvent::Locked(true)),
             (ReadRecord, missing()),
         ],
     );
-    walk_connect(&mut connect, &[(Spawn, Observed::Spawned)]);
+    walk_connect(&mut connect, &[(Spawn, ConnectEvent::Spawned)]);
     let soon = Duration::from_millis(3);
-    walk_connect(&mut connect, &[(Await(connect::POLL_FIRST), Observed::Woken(Child::Done, soon))]);
-    walk_connect(&mut connect, &[(ReadRecord, Observed::Record(Sight::Record(record(2))))]);
-    walk_connect(&mut connect, &[(Probe(record(2)), Observed::Probed(proven(2, 1, State::Ready)))]);
-    walk_connect(&mut connect, &[(Unlock, Observed::Unlocked)]);
-    assert!(matches!(connect.outcome(), Some(connect::Outcome::Ready(..))));
+    walk_connect(&mut connect, &[(Await(connect::POLL_FIRST), ConnectEvent::Woken(Child::Done, soon))]);
+    walk_connect(&mut connect, &[(ReadRecord, ConnectEvent::Record(RecordRead::Record(record(2))))]);
+    walk_connect(&mut connect, &[(Probe(record(2)), ConnectEvent::Probed(proven(2, 1, State::Ready)))]);
+    walk_connect(&mut connect, &[(Unlock, ConnectEvent::Unlocked)]);
+    assert!(matches!(connect.outcome(), Some(ConnectOutcome::Ready(..))));
 }
 
 #[test]
 fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
-    use connect::Effect::*;
+    use ConnectEffect::*;
     let mut connect = connecting();
-    let stale = || Observed::Record(Sight::Record(record(2)));
-    let refused = || Observed::Probed(handshake::Probe::Refused);
+    let stale = || ConnectEvent::Record(RecordRead::Record(record(2)));
+    let refused = || ConnectEvent::Probed(handshake::Probe::Refused);
     walk_connect(
         &mut connect,
         &[
@@ -420,53 +420,53 @@ fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
     walk_connect(
         &mut connect,
         &[
-            (Lock, Observed::Locked(false)),
+            (Lock, ConnectEvent::Locked(false)),
             (ReadRecord, stale()),
             (Probe(record(2)), refused()),
         ],
     );
-    walk_connect(&mut connect, &[(Spawn, Observed::Spawned)]);
+    walk_connect(&mut connect, &[(Spawn, ConnectEvent::Spawned)]);
     let mut poll = connect::POLL_FIRST;
     for _ in 0..6 {
         walk_connect(
             &mut connect,
             &[
-                (Await(poll), Observed::Woken(Child::Silent, poll)),
+                (Await(poll), ConnectEvent::Woken(Child::Silent, poll)),
                 (ReadRecord, stale()),
             ],
         );
         poll = (poll * 2).min(connect::POLL_LAST);
     }
     connect.expire();
-    assert_eq!(connect.outcome(), Some(&connect::Outcome::SpawnFailed));
+    assert_eq!(connect.outcome(), Some(&ConnectOutcome::SpawnFailed));
 }
 
 #[test]
 fn an_older_client_never_displaces_a_newer_daemon_and_a_newer_one_does() {
-    use connect::Effect::*;
+    use ConnectEffect::*;
     let there = |speaks| {
         [
-            (ReadRecord, Observed::Record(Sight::Record(record(2)))),
-            (Probe(record(2)), Observed::Probed(proven(2, speaks, State::Ready))),
-            (ReadRecord, Observed::Record(Sight::Record(record(2)))),
+            (ReadRecord, ConnectEvent::Record(RecordRead::Record(record(2)))),
+            (Probe(record(2)), ConnectEvent::Probed(proven(2, speaks, State::Ready))),
+            (ReadRecord, ConnectEvent::Record(RecordRead::Record(record(2)))),
         ]
     };
     let mut older = connecting();
     walk_connect(&mut older, &there(2));
-    assert_eq!(older.outcome(), Some(&connect::Outcome::Incompatible(Some(protocol(2)))));
+    assert_eq!(older.outcome(), Some(&ConnectOutcome::Incompatible(Some(protocol(2)))));
     let mut newer = Connect::new(Policy { protocol: protocol(3), spawn: true, replace: false });
     walk_connect(&mut newer, &there(2));
-    assert_eq!(newer.next(), Some(Lock));
+    assert_eq!(newer.effect(), Some(Lock));
 }
 
 #[test]
 fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
-    use connect::Effect::*;
+    use ConnectEffect::*;
     let mut connect = connecting();
-    let there = || Observed::Record(Sight::Record(record(2)));
-    let draining = || Observed::Probed(proven(2, 1, State::Draining));
+    let there = || ConnectEvent::Record(RecordRead::Record(record(2)));
+    let draining = || ConnectEvent::Probed(proven(2, 1, State::Draining));
     walk_connect(&mut connect, &[(ReadRecord, there()), (Probe(record(2)), draining())]);
-    let silent = |poll| Observed::Woken(Child::Silent, poll);
+    let silent = |poll| ConnectEvent::Woken(Child::Silent, poll);
     let first = connect::POLL_FIRST;
     walk_connect(
         &mut connect,
@@ -480,10 +480,10 @@ fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
         &mut connect,
         &[
             (Await(first * 2), silent(first * 2)),
-            (ReadRecord, Observed::Record(Sight::Missing)),
+            (ReadRecord, ConnectEvent::Record(RecordRead::Missing)),
         ],
     );
-    assert_eq!(connect.next(), Some(Lock));
+    assert_eq!(connect.effect(), Some(Lock));
 }
 
 #[test]

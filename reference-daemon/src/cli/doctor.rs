@@ -9,11 +9,11 @@ use std::{env, fs};
 
 use clap::Args;
 use local_daemon::client;
-use local_daemon::connect::Outcome;
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::handshake::Probe;
-use local_daemon::registration::{Place, Sight};
+use local_daemon::registration::{Place, RecordRead};
 use local_daemon::state_directory::{
-    ALIVE, CONFIG, CREDENTIAL, Diagnostic, Fault, LOCK, LOG, REGISTRATION, Refused,
+    ALIVE, CONFIG, CREDENTIAL, Diagnostic, FileError, FileErrorKind, LOCK, LOG, REGISTRATION,
 };
 use local_daemon::{Registration, StateDir};
 use serde::Serialize;
@@ -164,7 +164,7 @@ impl<'a> Diagnosis<'a> {
             Ok(None) => {
                 self.say(CHECK, Level::Ok, format!("{path}: not there yet"), Some("`locald start` makes it"));
             }
-            Err(Fault { why: Refused::Credential(why), .. }) => {
+            Err(FileError { kind: FileErrorKind::Credential(why), .. }) => {
                 self.say(
                     CHECK,
                     Level::Fail,
@@ -181,11 +181,11 @@ impl<'a> Diagnosis<'a> {
         let path = self.directory.file(REGISTRATION).display().to_string();
         let directory = self.directory;
         let read = self.mended(|| match directory.read_record() {
-            (_, Some(Diagnostic::Fault(fault))) => Err(fault),
+            (_, Some(Diagnostic::File(fault))) => Err(fault),
             (sight, malformed) => Ok((sight, malformed)),
         });
         match read {
-            Ok((Sight::Record(record), _)) => {
+            Ok((RecordRead::Record(record), _)) => {
                 self.say(
                     CHECK,
                     Level::Ok,
@@ -292,11 +292,11 @@ impl<'a> Diagnosis<'a> {
         };
         let held = self.directory.read_taken(path);
         let published = self.directory.read_record().0;
-        let is_takers = matches!(&published, Sight::Record(record) if record.id == taker);
+        let is_takers = matches!(&published, RecordRead::Record(record) if record.id == taker);
         [Some(held), is_takers.then_some(published)]
             .iter()
             .flatten()
-            .any(|sight| matches!(sight, Sight::Record(record) if may_run(record)))
+            .any(|sight| matches!(sight, RecordRead::Record(record) if may_run(record)))
     }
 
     /// Reports, and with --fix removes, old files that no process needs. `in_use` others may still be needed.
@@ -333,11 +333,13 @@ impl<'a> Diagnosis<'a> {
             }
             Err(failure) => failure,
         };
-        let level = if failure.outcome == Outcome::Absent { Level::Ok } else { Level::Fail };
+        let level = if failure.outcome == ConnectOutcome::Absent { Level::Ok } else { Level::Fail };
         match before {
-            Sight::Record(record) if failure.outcome == Outcome::Stale && may_be_removed(&record) => {
+            RecordRead::Record(record)
+                if failure.outcome == ConnectOutcome::Stale && may_be_removed(&record) =>
+            {
                 if self.fix && self.remove_stale(&record) {
-                    return self.say(CHECK, Level::Ok, "absent", Some(advice(&Outcome::Absent)));
+                    return self.say(CHECK, Level::Ok, "absent", Some(advice(&ConnectOutcome::Absent)));
                 }
                 let detail = format!("stale: {failure}");
                 self.say(
@@ -357,7 +359,7 @@ impl<'a> Diagnosis<'a> {
     /// CONV-30: removes a record by take, verify, leave. One that came in between is left to its owner, who puts it back.
     fn remove_stale(&mut self, record: &Registration) -> bool {
         let id = record.id;
-        let holds = |sight: Sight| matches!(sight, Sight::Record(record) if record.id == id);
+        let holds = |sight: RecordRead| matches!(sight, RecordRead::Record(record) if record.id == id);
         if !holds(self.directory.read_record().0) {
             return false;
         }
@@ -374,15 +376,15 @@ impl<'a> Diagnosis<'a> {
         removed
     }
 
-    fn refused(&mut self, check: &'static str, fault: &Fault) {
-        let advice = if matches!(fault.why, Refused::Mode(_)) { FIX } else { BY_HAND };
+    fn refused(&mut self, check: &'static str, fault: &FileError) {
+        let advice = if matches!(fault.kind, FileErrorKind::Mode(_)) { FIX } else { BY_HAND };
         self.say(check, Level::Fail, fault.to_string(), Some(advice));
     }
 
     /// A look at a file or directory, again after its mode was set right.
-    fn mended<T>(&mut self, look: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+    fn mended<T>(&mut self, look: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
         match look() {
-            Err(Fault { path, why: Refused::Mode(bits) }) if self.fix => {
+            Err(FileError { path, kind: FileErrorKind::Mode(bits) }) if self.fix => {
                 StateDir::close_to_others(&path)?;
                 let leaked = path.ends_with(CREDENTIAL) && bits & 0o044 != 0;
                 let more = if leaked {
@@ -403,21 +405,21 @@ impl<'a> Diagnosis<'a> {
 }
 
 /// Checks a file's type, owner and mode as the crate does for those that it reads; `false`: there is none.
-fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, Fault> {
-    let fault = |why| Fault { path: path.to_owned(), why };
+fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, FileError> {
+    let fault = |kind| FileError { path: path.to_owned(), kind };
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(fault(Refused::Io(error))),
+        Err(error) => return Err(fault(FileErrorKind::Io(error))),
     };
     // The directory was found to be the user's own.
-    let me = fs::metadata(directory.path()).map_err(|error| fault(Refused::Io(error)))?.uid();
+    let me = fs::metadata(directory.path()).map_err(|error| fault(FileErrorKind::Io(error)))?.uid();
     let mode = meta.mode() & 0o777;
     match () {
-        () if meta.is_symlink() => Err(fault(Refused::Symlink)),
-        () if !meta.is_file() => Err(fault(Refused::NotAFile)),
-        () if meta.uid() != me => Err(fault(Refused::Owner { owner: meta.uid(), me })),
-        () if mode & 0o077 != 0 => Err(fault(Refused::Mode(mode))),
+        () if meta.is_symlink() => Err(fault(FileErrorKind::Symlink)),
+        () if !meta.is_file() => Err(fault(FileErrorKind::NotAFile)),
+        () if meta.uid() != me => Err(fault(FileErrorKind::Owner { owner: meta.uid(), me })),
+        () if mode & 0o077 != 0 => Err(fault(FileErrorKind::Mode(mode))),
         () => Ok(true),
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use local_daemon::client::{Connection, Process, Request, Response};
-use local_daemon::connect::Outcome;
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::DRAIN;
-use local_daemon::registration::Sight;
+use local_daemon::registration::RecordRead;
 use local_daemon::{ClaimId, LoopbackUrl};
 use serde_json::{Value, json};
 
@@ -61,7 +61,9 @@ impl Stop {
 fn stop(context: &Context, how: &Stop) -> Result<Option<Stopped>, Error> {
     let mut connection = match context.client.connect() {
         Ok(connection) => connection,
-        Err(failure) if matches!(failure.outcome, Outcome::Absent | Outcome::Stale) => return Ok(None),
+        Err(failure) if matches!(failure.outcome, ConnectOutcome::Absent | ConnectOutcome::Stale) => {
+            return Ok(None);
+        }
         Err(failure) => return Err(failure.into()),
     };
     let (id, url) = (connection.registration().id, connection.registration().url);
@@ -118,13 +120,16 @@ pub(super) fn restart(context: &Context) -> Result<u8, Error> {
     // CONN-50
     client.check_launch(&launch)?;
     let before = match context.directory().read_record().0 {
-        Sight::Record(record) => Some(record.id),
+        RecordRead::Record(record) => Some(record.id),
         _ => None,
     };
     match stop(context, &Stop::default()) {
         Ok(_) => {}
         Err(Error::Connect { failure, .. })
-            if matches!(failure.outcome, Outcome::Busy | Outcome::Foreign | Outcome::Incompatible(_)) => {}
+            if matches!(
+                failure.outcome,
+                ConnectOutcome::Busy | ConnectOutcome::Foreign | ConnectOutcome::Incompatible(_)
+            ) => {}
         Err(error @ (Error::StillRuns { .. } | Error::Request(_))) => {
             note(&format!("{error}; a new one is started"));
         }

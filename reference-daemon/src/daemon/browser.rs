@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form, Json};
-use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, Purpose, Refused, TICKET_LIFETIME};
+use local_daemon::browser::{self, CLEAR_SITE_DATA, Host, Purpose, RedeemError, TICKET_LIFETIME};
 use local_daemon::perimeter::{self, Caller, PROTOCOL_HEADER};
 use local_daemon::registration::LoopbackHost;
 use serde::{Deserialize, Serialize};
@@ -186,7 +186,7 @@ fn redeem(app: &App, text: &str, purpose: &Purpose) -> Result<(), ()> {
         Err(refused) => refused,
     };
     // PER-47, BROW-47: there is one warning per ticket, and the user alone obtains tickets.
-    if let Refused::Used(issued_for) = refused {
+    if let RedeemError::Used(issued_for) = refused {
         let origin = match issued_for {
             Purpose::Page { .. } => app.handle.url().to_string(),
             Purpose::Handoff { origin } => origin,

@@ -14,7 +14,7 @@ use local_daemon::StateDir;
 use local_daemon::browser::PageHost;
 use local_daemon::claim::Reason;
 use local_daemon::perimeter::Caller;
-use local_daemon::streams::{End, EventId, Hub, Limits, Refused, Selection};
+use local_daemon::streams::{End, EventId, Hub, Limits, Selection, SubscribeError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -131,8 +131,8 @@ pub(super) async fn subscribe(
     match app.events.subscribe(viewer, &selection) {
         Ok(subscriber) => Ok(subscriber.into_response().map(Body::new)),
         // STR-6: it began to stand down after this request was let in.
-        Err(Refused::Ended) => Err(ended()),
-        Err(refused @ Refused::UnknownTopic) => {
+        Err(SubscribeError::Ended) => Err(ended()),
+        Err(refused @ SubscribeError::UnknownTopic) => {
             Err(invalid(format!("{refused}; there are {}", TOPICS.join(", "))))
         }
     }

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use local_daemon::handshake::{self, State as DaemonState};
 use local_daemon::perimeter::{Caller, Origin};
-use local_daemon::registration::Sight;
+use local_daemon::registration::RecordRead;
 use local_daemon::{StateDir, state_directory};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -56,7 +56,7 @@ pub(super) async fn status(
     let work = app.activity.now();
     let requests = work.requests.saturating_sub(1);
     // Who has begun to stand down answers no such request any more; here it is about the record alone.
-    let owner = matches!(directory.read_record().0, Sight::Record(record) if record.id == handle.id());
+    let owner = matches!(directory.read_record().0, RecordRead::Record(record) if record.id == handle.id());
     let (mode, timeout) = match app.mode {
         Mode::Manual => ("manual", None),
         Mode::Auto(timeout) => ("auto", Some(timeout)),

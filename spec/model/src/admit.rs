@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use local_daemon_proto::Protocol;
-use local_daemon_proto::claim::{Claim, Effect, Outcome};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent};
 use local_daemon_proto::handshake::State;
-use local_daemon_proto::registration::{ClaimId, Sight};
+use local_daemon_proto::registration::{ClaimId, RecordRead};
 
 use crate::observed::{Event, Observed, What};
 
@@ -80,7 +80,7 @@ struct Daemon {
 impl Daemon {
     fn publishes(&mut self) {
         self.has_published = true;
-        self.claim.on(Outcome::Done);
+        self.claim.handle(ClaimEvent::Done);
     }
 }
 
@@ -247,7 +247,7 @@ impl<'a> Search<'a> {
                 Content::Any => moment::OWNER | moment::OTHER,
                 _ => moment::OTHER,
             };
-            let serving = match here.claim.state(&Sight::Malformed(Some(id))) {
+            let serving = match here.claim.state(&RecordRead::Malformed(Some(id))) {
                 State::Ready => moment::SERVING,
                 State::Draining => moment::LEAVING,
             };
@@ -265,11 +265,13 @@ impl<'a> Search<'a> {
         let mut possible: Vec<String> = Vec::new();
         for world in worlds {
             for (number, here) in &world.daemons {
-                let what = match (here.claim.next(), here.claim.reason()) {
+                let what = match (here.claim.effect(), here.claim.reason()) {
                     _ if here.is_paused => continue,
-                    (Some(Effect::Publish), _) => "publishes".to_owned(),
-                    (Some(Effect::Take), _) => "renames the record to a taken name".to_owned(),
-                    (Some(Effect::UnlinkOwn | Effect::UnlinkTaken), _) => "unlinks a taken file".to_owned(),
+                    (Some(ClaimEffect::Publish), _) => "publishes".to_owned(),
+                    (Some(ClaimEffect::Take), _) => "renames the record to a taken name".to_owned(),
+                    (Some(ClaimEffect::UnlinkOwn | ClaimEffect::UnlinkTaken), _) => {
+                        "unlinks a taken file".to_owned()
+                    }
                     (None, Some(reason)) => format!("exits with status {}", reason.exit_status()),
                     _ => continue,
                 };
@@ -285,16 +287,16 @@ impl<'a> Search<'a> {
 /// Performs what neither others nor the outcome of others' steps can tell.
 fn settle(claim: &mut Claim) {
     while let Some(
-        Effect::Listen
-        | Effect::ReadCredential
-        | Effect::CreateCredential
-        | Effect::WriteTemporary
-        | Effect::DropTemporary
-        | Effect::Drain
-        | Effect::Close,
-    ) = claim.next()
+        ClaimEffect::Listen
+        | ClaimEffect::ReadCredential
+        | ClaimEffect::CreateCredential
+        | ClaimEffect::WriteTemporary
+        | ClaimEffect::DropTemporary
+        | ClaimEffect::Drain
+        | ClaimEffect::Close,
+    ) = claim.effect()
     {
-        claim.on(Outcome::Done);
+        claim.handle(ClaimEvent::Done);
     }
 }
 

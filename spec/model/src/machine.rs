@@ -2,16 +2,18 @@
 //!
 //! A [`Letter`] is everything that can be told to a machine: the outcome of an effect, a stop, a deadline. [`Out`] is
 //! everything that others can tell about it. Both are plain translations: [`Subject::hear`] builds the crate's own
-//! [`claim::Outcome`] or [`connect::Observed`] and hands it to the crate's own type.
+//! [`ClaimEvent`] or [`ConnectEvent`] and hands it to the crate's own type.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use local_daemon_proto::Protocol;
-use local_daemon_proto::claim::{self, Claim, Reason};
-use local_daemon_proto::connect::{self, Child, Connect, LOCK_BOUND, Policy};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
+use local_daemon_proto::connect::{
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+};
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, RecordRead, Registration};
 
 /// The most daemons that a world holds.
 pub const DAEMONS: usize = 5;
@@ -332,15 +334,15 @@ impl Subject {
     pub fn out(&self) -> Out {
         match self {
             Self::Daemon(claim) => Out {
-                want: claim.next().map_or(Want::Nothing, |effect| daemon_want(&effect)),
-                ready: claim.state(&Sight::Malformed(Some(claim.id()))) == State::Ready,
+                want: claim.effect().map_or(Want::Nothing, |effect| daemon_want(&effect)),
+                ready: claim.state(&RecordRead::Malformed(Some(claim.id()))) == State::Ready,
                 reason: claim.reason(),
                 end: None,
             },
             Self::Client(connect, _) => Out {
-                want: connect.next().map_or(Want::Nothing, |effect| client_want(&effect)),
+                want: connect.effect().map_or(Want::Nothing, |effect| client_want(&effect)),
                 end: connect.outcome().map(|outcome| match outcome {
-                    connect::Outcome::Ready(found) => End::Ready(record_of(&found.0).id),
+                    ConnectOutcome::Ready(found) => End::Ready(record_of(&found.0).id),
                     other => End::Not(other.as_str()),
                 }),
                 ..Out::NOTHING
@@ -382,27 +384,27 @@ impl Subject {
     /// Tells it one letter, in the crate's own terms.
     pub fn hear(&mut self, letter: Letter) {
         match self {
-            Self::Daemon(claim) => claim.on(match letter {
-                Letter::Done => claim::Outcome::Done,
-                Letter::Missing => claim::Outcome::Missing,
-                Letter::Read(content) => claim::Outcome::Record(sight(content)),
-                Letter::Probed(answer) => claim::Outcome::Probed(probe(answer)),
-                Letter::Taken(found) => claim::Outcome::Taken(found),
+            Self::Daemon(claim) => claim.handle(match letter {
+                Letter::Done => ClaimEvent::Done,
+                Letter::Missing => ClaimEvent::Missing,
+                Letter::Read(content) => ClaimEvent::Record(sight(content)),
+                Letter::Probed(answer) => ClaimEvent::Probed(probe(answer)),
+                Letter::Taken(found) => ClaimEvent::Taken(found),
                 Letter::Stop => return claim.stop(),
-                _ => claim::Outcome::Failed,
+                _ => ClaimEvent::Failed,
             }),
-            Self::Client(connect, second) => connect.on(match letter {
-                Letter::Read(content) => connect::Observed::Record(sight(content)),
-                Letter::Probed(answer) => connect::Observed::Probed(probe(answer)),
-                Letter::Locked(locked) => connect::Observed::Locked(locked),
-                Letter::Unlocked => connect::Observed::Unlocked,
-                Letter::Spawned => connect::Observed::Spawned,
+            Self::Client(connect, second) => connect.handle(match letter {
+                Letter::Read(content) => ConnectEvent::Record(sight(content)),
+                Letter::Probed(answer) => ConnectEvent::Probed(probe(answer)),
+                Letter::Locked(locked) => ConnectEvent::Locked(locked),
+                Letter::Unlocked => ConnectEvent::Unlocked,
+                Letter::Spawned => ConnectEvent::Spawned,
                 Letter::Woken(child, passed) => {
                     *second |= passed;
-                    connect::Observed::Woken(child, if passed { LOCK_BOUND } else { Duration::ZERO })
+                    ConnectEvent::Woken(child, if passed { LOCK_BOUND } else { Duration::ZERO })
                 }
                 Letter::Expire => return connect.expire(),
-                _ => connect::Observed::SpawnFailed,
+                _ => ConnectEvent::SpawnFailed,
             }),
         }
     }
@@ -440,11 +442,11 @@ fn record_of(registration: &Registration) -> Record {
     Record { id, port: u8::try_from(port).expect("a port of this world") }
 }
 
-fn sight(content: Content) -> Sight {
+fn sight(content: Content) -> RecordRead {
     match content {
-        Content::Missing => Sight::Missing,
-        Content::Torn => Sight::Malformed(None),
-        Content::Record(record) => Sight::Record(registration(record)),
+        Content::Missing => RecordRead::Missing,
+        Content::Torn => RecordRead::Malformed(None),
+        Content::Record(record) => RecordRead::Record(registration(record)),
     }
 }
 
@@ -467,37 +469,35 @@ fn probe(answer: Answer) -> Probe {
 }
 
 /// Translates what a daemon's machine wants.
-pub fn daemon_want(effect: &claim::Effect) -> Want {
-    use claim::Effect;
+pub fn daemon_want(effect: &ClaimEffect) -> Want {
     match effect {
-        Effect::Listen => Want::Listen,
-        Effect::ReadCredential => Want::ReadCredential,
-        Effect::CreateCredential => Want::CreateCredential,
-        Effect::WriteTemporary => Want::WriteTemporary,
-        Effect::DropTemporary => Want::DropTemporary,
-        Effect::ReadRecord => Want::ReadRecord,
-        Effect::Probe(registration) => Want::Probe(record_of(registration)),
-        Effect::Publish => Want::Publish,
-        Effect::Await(_) | Effect::Pause(_) => Want::Await,
-        Effect::ListTaken => Want::ListTaken,
-        Effect::UnlinkTaken => Want::UnlinkTaken,
-        Effect::Take => Want::Take,
-        Effect::ReadTaken => Want::ReadTaken,
-        Effect::UnlinkOwn => Want::UnlinkOwn,
-        Effect::Drain => Want::Drain,
-        Effect::Close => Want::Close,
+        ClaimEffect::Listen => Want::Listen,
+        ClaimEffect::ReadCredential => Want::ReadCredential,
+        ClaimEffect::CreateCredential => Want::CreateCredential,
+        ClaimEffect::WriteTemporary => Want::WriteTemporary,
+        ClaimEffect::DropTemporary => Want::DropTemporary,
+        ClaimEffect::ReadRecord => Want::ReadRecord,
+        ClaimEffect::Probe(registration) => Want::Probe(record_of(registration)),
+        ClaimEffect::Publish => Want::Publish,
+        ClaimEffect::Await(_) | ClaimEffect::Pause(_) => Want::Await,
+        ClaimEffect::ListTaken => Want::ListTaken,
+        ClaimEffect::UnlinkTaken => Want::UnlinkTaken,
+        ClaimEffect::Take => Want::Take,
+        ClaimEffect::ReadTaken => Want::ReadTaken,
+        ClaimEffect::UnlinkOwn => Want::UnlinkOwn,
+        ClaimEffect::Drain => Want::Drain,
+        ClaimEffect::Close => Want::Close,
     }
 }
 
 /// Translates what a client's machine wants.
-pub fn client_want(effect: &connect::Effect) -> Want {
-    use connect::Effect;
+pub fn client_want(effect: &ConnectEffect) -> Want {
     match effect {
-        Effect::ReadRecord => Want::ReadRecord,
-        Effect::Probe(registration) => Want::Probe(record_of(registration)),
-        Effect::Lock => Want::Lock,
-        Effect::Unlock => Want::Unlock,
-        Effect::Spawn => Want::Spawn,
-        Effect::Await(_) => Want::Await,
+        ConnectEffect::ReadRecord => Want::ReadRecord,
+        ConnectEffect::Probe(registration) => Want::Probe(record_of(registration)),
+        ConnectEffect::Lock => Want::Lock,
+        ConnectEffect::Unlock => Want::Unlock,
+        ConnectEffect::Spawn => Want::Spawn,
+        ConnectEffect::Await(_) => Want::Await,
     }
 }

@@ -1,6 +1,6 @@
 //! The worlds that an observation leads to.
 
-use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
 
 use super::{Content, Daemon, Search, World, protocol};
 use crate::observed::{By, What};
@@ -48,7 +48,7 @@ impl Search<'_> {
                 let Some(gone) = changed.daemons.remove(daemon) else {
                     return;
                 };
-                let ended = gone.claim.next().is_none();
+                let ended = gone.claim.effect().is_none();
                 let fits = match (status, gone.claim.reason()) {
                     // Killed, at whatever step.
                     (None, _) => true,
@@ -111,7 +111,7 @@ impl Search<'_> {
                     push(&|world| world.record = known(id.as_ref()));
                 }
                 let may = |(number, here): &(&u32, &Daemon)| {
-                    let wants = here.claim.next() == Some(Effect::Publish);
+                    let wants = here.claim.effect() == Some(ClaimEffect::Publish);
                     let is_this = daemon.is_none_or(|daemon| daemon == **number);
                     wants
                         && is_this
@@ -133,13 +133,13 @@ impl Search<'_> {
                 if *by != Some(By::Other) {
                     push(&take);
                 }
-                let may = |(_, here): &(&u32, &Daemon)| here.claim.next() == Some(Effect::Take);
+                let may = |(_, here): &(&u32, &Daemon)| here.claim.effect() == Some(ClaimEffect::Take);
                 for (number, _) in daemons().filter(may).filter(|_| *by != Some(By::Suite)) {
                     push(&|world| {
                         take(world);
                         world.daemons.entry(*number).and_modify(|here| {
                             here.taken = Some(file.clone());
-                            here.claim.on(Outcome::Done);
+                            here.claim.handle(ClaimEvent::Done);
                         });
                     });
                 }
@@ -161,15 +161,18 @@ impl Search<'_> {
                 }
                 let content = world.taken.get(file).copied().unwrap_or(Content::Any);
                 for (number, here) in daemons().filter(|_| *by != Some(By::Suite)) {
-                    let own =
-                        here.claim.next() == Some(Effect::UnlinkOwn) && here.taken.as_ref() == Some(file);
-                    let reclaimed = here.claim.next() == Some(Effect::UnlinkTaken)
+                    let own = here.claim.effect() == Some(ClaimEffect::UnlinkOwn)
+                        && here.taken.as_ref() == Some(file);
+                    let reclaimed = here.claim.effect() == Some(ClaimEffect::UnlinkTaken)
                         && (content == Content::Any || content == Content::Record(here.claim.id()));
                     if own || reclaimed {
                         push(&|world| {
                             world.taken.remove(file);
                             if own {
-                                world.daemons.entry(*number).and_modify(|here| here.claim.on(Outcome::Done));
+                                world
+                                    .daemons
+                                    .entry(*number)
+                                    .and_modify(|here| here.claim.handle(ClaimEvent::Done));
                             }
                         });
                     }

@@ -2,9 +2,9 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use local_daemon_proto::claim::{Effect, Outcome};
+use local_daemon_proto::claim::{ClaimEffect, ClaimEvent};
 use local_daemon_proto::handshake::{Handshake, Probe, State};
-use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration, Sight};
+use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, RecordRead, Registration};
 
 use super::{Content, Daemon, Search, World, protocol};
 
@@ -23,60 +23,62 @@ impl Search<'_> {
         if here.is_asked && here.claim.reason().is_none() {
             becomes(&|here| {
                 here.claim.stop();
-                if let Some(Effect::Await(_) | Effect::Pause(_)) = here.claim.next() {
-                    here.claim.on(Outcome::Done);
+                if let Some(ClaimEffect::Await(_) | ClaimEffect::Pause(_)) = here.claim.effect() {
+                    here.claim.handle(ClaimEvent::Done);
                 }
             });
         }
         let id = here.claim.id();
-        let mut hears = |outcome: Outcome| becomes(&|here| here.claim.on(outcome.clone()));
-        match here.claim.next() {
+        let mut hears = |outcome: ClaimEvent| becomes(&|here| here.claim.handle(outcome.clone()));
+        match here.claim.effect() {
             // The end of a wait is one step with the read that follows.
-            Some(Effect::Await(_) | Effect::Pause(_)) => {
+            Some(ClaimEffect::Await(_) | ClaimEffect::Pause(_)) => {
                 for sight in Self::sights(world.record, id) {
                     becomes(&|here| {
-                        here.claim.on(Outcome::Done);
-                        here.claim.on(Outcome::Record(sight.clone()));
+                        here.claim.handle(ClaimEvent::Done);
+                        here.claim.handle(ClaimEvent::Record(sight.clone()));
                     });
                 }
             }
-            Some(Effect::ReadRecord) => {
+            Some(ClaimEffect::ReadRecord) => {
                 for sight in Self::sights(world.record, id) {
-                    hears(Outcome::Record(sight));
+                    hears(ClaimEvent::Record(sight));
                 }
             }
-            Some(Effect::ReadTaken) => {
+            Some(ClaimEffect::ReadTaken) => {
                 let content = here.taken.as_ref().and_then(|file| world.taken.get(file)).copied();
                 for sight in Self::sights(content.unwrap_or(Content::Missing), id) {
-                    hears(Outcome::Record(sight));
+                    hears(ClaimEvent::Record(sight));
                 }
             }
-            Some(Effect::Probe(record)) => {
-                hears(Outcome::Probed(Probe::Refused));
-                hears(Outcome::Probed(Probe::Unreachable));
-                hears(Outcome::Probed(Probe::Proven(handshake(record.id))));
+            Some(ClaimEffect::Probe(record)) => {
+                hears(ClaimEvent::Probed(Probe::Refused));
+                hears(ClaimEvent::Probed(Probe::Unreachable));
+                hears(ClaimEvent::Probed(Probe::Proven(handshake(record.id))));
             }
-            Some(Effect::ListTaken) => {
+            Some(ClaimEffect::ListTaken) => {
                 let mine = |content: &Content| *content == Content::Record(id);
                 let found = world.taken.values().any(mine);
                 let unclear = world.taken.values().any(|content| *content == Content::Any);
                 if found || unclear || !world.is_watched {
-                    hears(Outcome::Taken(true));
+                    hears(ClaimEvent::Taken(true));
                 }
                 if !found {
-                    hears(Outcome::Taken(false));
+                    hears(ClaimEvent::Taken(false));
                 }
-                hears(Outcome::Failed);
+                hears(ClaimEvent::Failed);
             }
-            Some(Effect::Take) if world.record != Content::Record(id) => {
-                hears(Outcome::Missing);
-                hears(Outcome::Failed);
+            Some(ClaimEffect::Take) if world.record != Content::Record(id) => {
+                hears(ClaimEvent::Missing);
+                hears(ClaimEvent::Failed);
             }
             // A launch that fails is followed where it was seen to end so.
-            Some(Effect::Publish)
+            Some(ClaimEffect::Publish)
                 if !here.has_published && !here.is_asked && !self.failed.contains(&daemon) => {}
-            Some(Effect::Publish | Effect::Take | Effect::UnlinkTaken | Effect::UnlinkOwn) => {
-                hears(Outcome::Failed);
+            Some(
+                ClaimEffect::Publish | ClaimEffect::Take | ClaimEffect::UnlinkTaken | ClaimEffect::UnlinkOwn,
+            ) => {
+                hears(ClaimEvent::Failed);
             }
             _ => {}
         }
@@ -91,20 +93,20 @@ impl Search<'_> {
         let Some(here) = changed.daemons.get_mut(&daemon) else {
             return;
         };
-        match here.claim.next() {
-            Some(Effect::Publish) => {
+        match here.claim.effect() {
+            Some(ClaimEffect::Publish) => {
                 changed.record = Content::Record(here.claim.id());
                 here.publishes();
             }
-            Some(Effect::Take) => {
+            Some(ClaimEffect::Take) => {
                 let file = format!("unseen-{daemon}");
                 here.taken = Some(file.clone());
-                here.claim.on(Outcome::Done);
+                here.claim.handle(ClaimEvent::Done);
                 changed.taken.insert(file, std::mem::replace(&mut changed.record, Content::Missing));
             }
-            Some(Effect::UnlinkOwn) => {
+            Some(ClaimEffect::UnlinkOwn) => {
                 let file = here.taken.take();
-                here.claim.on(Outcome::Done);
+                here.claim.handle(ClaimEvent::Done);
                 file.and_then(|file| changed.taken.remove(&file));
             }
             _ => return,
@@ -113,17 +115,17 @@ impl Search<'_> {
     }
 
     /// What a read can show.
-    fn sights(content: Content, own: ClaimId) -> Vec<Sight> {
+    fn sights(content: Content, own: ClaimId) -> Vec<RecordRead> {
         match content {
-            Content::Missing => vec![Sight::Missing],
-            Content::Record(id) => vec![Sight::Record(registration(id))],
+            Content::Missing => vec![RecordRead::Missing],
+            Content::Record(id) => vec![RecordRead::Record(registration(id))],
             Content::Any => vec![
-                Sight::Missing,
-                Sight::DirectoryGone,
-                Sight::Unreadable,
-                Sight::Malformed(None),
-                Sight::Record(registration(own)),
-                Sight::Record(registration(ClaimId::from_bits(u128::MAX))),
+                RecordRead::Missing,
+                RecordRead::DirectoryGone,
+                RecordRead::Unreadable,
+                RecordRead::Malformed(None),
+                RecordRead::Record(registration(own)),
+                RecordRead::Record(registration(ClaimId::from_bits(u128::MAX))),
             ],
         }
     }

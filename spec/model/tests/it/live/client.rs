@@ -8,7 +8,9 @@ use std::time::Duration;
 use local_daemon::{StateDir, client};
 use local_daemon_model::machine::protocol_number;
 use local_daemon_proto::Registration;
-use local_daemon_proto::connect::{Child, Connect, Effect, LOCK_BOUND, Observed, Outcome, Policy};
+use local_daemon_proto::connect::{
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+};
 use local_daemon_proto::handshake::{Handshake, Probe, State};
 use rustix::fs::{OFlags, fcntl_setfl};
 
@@ -53,27 +55,27 @@ impl Client {
 
     /// Performs the next effect.
     fn step(&mut self, bound: Duration) -> io::Result<()> {
-        let Some(effect) = self.machine.next() else {
+        let Some(effect) = self.machine.effect() else {
             return self.look_again(bound);
         };
         let observed = match effect {
-            Effect::ReadRecord => Observed::Record(self.state_dir.read_record().0),
-            Effect::Probe(record) => Observed::Probed(self.probe(&record, bound)?),
-            Effect::Lock => {
+            ConnectEffect::ReadRecord => ConnectEvent::Record(self.state_dir.read_record().0),
+            ConnectEffect::Probe(record) => ConnectEvent::Probed(self.probe(&record, bound)?),
+            ConnectEffect::Lock => {
                 return self.lock(FREE);
             }
-            Effect::Unlock => {
+            ConnectEffect::Unlock => {
                 self.lock = None;
-                Observed::Unlocked
+                ConnectEvent::Unlocked
             }
-            Effect::Spawn => {
+            ConnectEffect::Spawn => {
                 return Err(io::Error::other("a client starts a daemon that it was not told of"));
             }
-            Effect::Await(_) => {
+            ConnectEffect::Await(_) => {
                 return self.wake(Duration::ZERO);
             }
         };
-        self.machine.on(observed);
+        self.machine.handle(observed);
         Ok(())
     }
 
@@ -82,7 +84,7 @@ impl Client {
         if !self.ignores_lock {
             self.lock = self.state_dir.lock(bound);
         }
-        self.machine.on(Observed::Locked(self.lock.is_some()));
+        self.machine.handle(ConnectEvent::Locked(self.lock.is_some()));
         self.step(bound)
     }
 
@@ -101,7 +103,7 @@ impl Client {
                 self.said = Child::Failed;
             }
         }
-        self.machine.on(Observed::Woken(self.said, waited));
+        self.machine.handle(ConnectEvent::Woken(self.said, waited));
         self.step(Duration::ZERO)
     }
 
@@ -122,7 +124,7 @@ impl Client {
 
     /// A client whose daemon leaves calls again; one whose daemon is still ready does not.
     fn look_again(&mut self, bound: Duration) -> io::Result<()> {
-        let Some(Outcome::Ready(found)) = self.machine.outcome() else {
+        let Some(ConnectOutcome::Ready(found)) = self.machine.outcome() else {
             return Ok(());
         };
         let (record, _) = &**found;
@@ -136,7 +138,7 @@ impl Client {
     }
 
     fn spawn(&mut self, id: u8) -> io::Result<()> {
-        if self.machine.next() != Some(Effect::Spawn) {
+        if self.machine.effect() != Some(ConnectEffect::Spawn) {
             return Err(io::Error::other("a client does not want to start a daemon"));
         }
         let role = Role::Daemon { id, protocol: self.protocol, yields: true };
@@ -145,7 +147,7 @@ impl Client {
         let output = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
         fcntl_setfl(&output, OFlags::NONBLOCK)?;
         self.child = Some(output);
-        self.machine.on(Observed::Spawned);
+        self.machine.handle(ConnectEvent::Spawned);
         Ok(())
     }
 }
@@ -165,20 +167,20 @@ impl Played for Client {
             Told::Stop => return Err(io::Error::other("a client is told to stop")),
         }
         // Giving the lock back is one step with what led to it.
-        if self.machine.next() == Some(Effect::Unlock) {
+        if self.machine.effect() == Some(ConnectEffect::Unlock) {
             self.step(Duration::ZERO)?;
         }
         Ok(())
     }
 
     fn word(&self) -> Option<String> {
-        Some(match (self.machine.next(), self.machine.outcome()) {
+        Some(match (self.machine.effect(), self.machine.outcome()) {
             (Some(effect), _) => {
                 let lock = if self.lock.is_some() { ", holds the lock" } else { "" };
                 format!("wants to {}{lock}", client_wish(&effect))
             }
-            (None, Some(Outcome::Ready(found))) => format!("is connected to {}", name(found.0.id)),
-            (None, outcome) => format!("ends: {}", outcome.map_or("in silence", Outcome::as_str)),
+            (None, Some(ConnectOutcome::Ready(found))) => format!("is connected to {}", name(found.0.id)),
+            (None, outcome) => format!("ends: {}", outcome.map_or("in silence", ConnectOutcome::as_str)),
         })
     }
 }

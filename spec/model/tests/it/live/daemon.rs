@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use local_daemon::{StateDir, client};
 use local_daemon_model::machine::{claim_id, protocol_number};
-use local_daemon_proto::claim::{Claim, Effect, Outcome, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
 use local_daemon_proto::handshake::{self, Handshake, Probe, State};
 use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, Registration};
 use local_daemon_proto::{Credential, Protocol};
@@ -52,16 +52,16 @@ impl Daemon {
 
     /// Performs what nobody else can tell, as the model does without a step of its own.
     fn settle(&mut self) -> io::Result<()> {
-        while let Some(effect) = self.claim.next() {
+        while let Some(effect) = self.claim.effect() {
             let silent = match effect {
-                Effect::ReadCredential => !self.first_launch,
-                Effect::Listen
-                | Effect::WriteTemporary
-                | Effect::DropTemporary
-                | Effect::UnlinkTaken
-                | Effect::ReadTaken
-                | Effect::UnlinkOwn
-                | Effect::Drain => true,
+                ClaimEffect::ReadCredential => !self.first_launch,
+                ClaimEffect::Listen
+                | ClaimEffect::WriteTemporary
+                | ClaimEffect::DropTemporary
+                | ClaimEffect::UnlinkTaken
+                | ClaimEffect::ReadTaken
+                | ClaimEffect::UnlinkOwn
+                | ClaimEffect::Drain => true,
                 _ => false,
             };
             if !silent {
@@ -82,10 +82,10 @@ impl Daemon {
     }
 
     fn step(&mut self, bound: std::time::Duration) -> io::Result<()> {
-        if let Some(effect) = self.claim.next() {
+        if let Some(effect) = self.claim.effect() {
             let outcome = self.perform(&effect, bound)?;
-            let published = effect == Effect::Publish && outcome == Outcome::Done;
-            self.claim.on(outcome);
+            let published = effect == ClaimEffect::Publish && outcome == ClaimEvent::Done;
+            self.claim.handle(outcome);
             if published || self.claim.reason() == Some(Reason::Yielded) {
                 // Whoever started it may have gone.
                 let _ = io::stdout().write_all(DONE);
@@ -94,79 +94,81 @@ impl Daemon {
         Ok(())
     }
 
-    fn perform(&mut self, effect: &Effect, bound: std::time::Duration) -> io::Result<Outcome> {
+    fn perform(&mut self, effect: &ClaimEffect, bound: std::time::Duration) -> io::Result<ClaimEvent> {
         let dir = &self.state_dir;
         let id = self.claim.id();
         Ok(match effect {
-            Effect::Listen => {
+            ClaimEffect::Listen => {
                 self.server = Some(Server::start(self)?);
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::ReadCredential => {
+            ClaimEffect::ReadCredential => {
                 self.credential = dir.read_credential().map_err(io::Error::other)?;
                 match self.credential {
-                    Some(_) => Outcome::Done,
-                    None => Outcome::Missing,
+                    Some(_) => ClaimEvent::Done,
+                    None => ClaimEvent::Missing,
                 }
             }
-            Effect::CreateCredential => {
+            ClaimEffect::CreateCredential => {
                 dir.create_credential().map_err(io::Error::other)?;
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::WriteTemporary => {
+            ClaimEffect::WriteTemporary => {
                 let pid = NonZeroU32::new(std::process::id()).ok_or(io::ErrorKind::InvalidData)?;
                 let record = registration(id, self.port, pid)?;
                 self.temporary = Some(dir.write_temporary(&record).map_err(io::Error::other)?);
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::DropTemporary => {
+            ClaimEffect::DropTemporary => {
                 if let Some(temporary) = self.temporary.take() {
                     dir.drop_temporary(&temporary).map_err(io::Error::other)?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Publish => match self.temporary.take() {
+            ClaimEffect::Publish => match self.temporary.take() {
                 Some(temporary) => {
-                    dir.publish(&temporary).map(|()| Outcome::Done).map_err(io::Error::other)?
+                    dir.publish(&temporary).map(|()| ClaimEvent::Done).map_err(io::Error::other)?
                 }
-                None => Outcome::Failed,
+                None => ClaimEvent::Failed,
             },
-            Effect::ReadRecord => Outcome::Record(dir.read_record().0),
-            Effect::Probe(record) => Outcome::Probed(match &self.credential {
+            ClaimEffect::ReadRecord => ClaimEvent::Record(dir.read_record().0),
+            ClaimEffect::Probe(record) => ClaimEvent::Probed(match &self.credential {
                 Some(credential) => client::look(record, credential, bound),
                 None => Probe::NoCredential,
             }),
-            Effect::ListTaken => Outcome::Taken(!dir.taken_of(id).map_err(io::Error::other)?.is_empty()),
-            Effect::UnlinkTaken => {
+            ClaimEffect::ListTaken => {
+                ClaimEvent::Taken(!dir.taken_of(id).map_err(io::Error::other)?.is_empty())
+            }
+            ClaimEffect::UnlinkTaken => {
                 for taken in dir.taken_of(id).map_err(io::Error::other)? {
                     dir.unlink_taken(&taken).map_err(io::Error::other)?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Take => {
+            ClaimEffect::Take => {
                 self.taken = dir.take(id).map_err(io::Error::other)?;
                 match self.taken {
-                    Some(_) => Outcome::Done,
-                    None => Outcome::Missing,
+                    Some(_) => ClaimEvent::Done,
+                    None => ClaimEvent::Missing,
                 }
             }
-            Effect::ReadTaken => match &self.taken {
-                Some(taken) => Outcome::Record(dir.read_taken(taken)),
-                None => Outcome::Missing,
+            ClaimEffect::ReadTaken => match &self.taken {
+                Some(taken) => ClaimEvent::Record(dir.read_taken(taken)),
+                None => ClaimEvent::Missing,
             },
-            Effect::UnlinkOwn => {
+            ClaimEffect::UnlinkOwn => {
                 if let Some(taken) = self.taken.take() {
                     dir.unlink_taken(&taken).map_err(io::Error::other)?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Close => {
+            ClaimEffect::Close => {
                 if let Some(server) = self.server.take() {
                     server.close()?;
                 }
-                Outcome::Done
+                ClaimEvent::Done
             }
-            Effect::Await(_) | Effect::Pause(_) | Effect::Drain => Outcome::Done,
+            ClaimEffect::Await(_) | ClaimEffect::Pause(_) | ClaimEffect::Drain => ClaimEvent::Done,
         })
     }
 }
@@ -177,13 +179,13 @@ impl Played for Daemon {
             Told::Go(bound) => {
                 self.step(bound)?;
                 // Two effects for the model's one: a wait that is over, and the read that it is over for.
-                if self.claim.next() == Some(Effect::ReadRecord) && self.claim.is_serving() {
+                if self.claim.effect() == Some(ClaimEffect::ReadRecord) && self.claim.is_serving() {
                     self.step(bound)?;
                 }
             }
             Told::Stop => {
                 self.claim.stop();
-                if matches!(self.claim.next(), Some(Effect::Await(_))) {
+                if matches!(self.claim.effect(), Some(ClaimEffect::Await(_))) {
                     self.step(client::PROBE_BOUND)?;
                 }
             }
@@ -193,7 +195,7 @@ impl Played for Daemon {
     }
 
     fn word(&self) -> Option<String> {
-        let wants = daemon_wish(&self.claim.next()?);
+        let wants = daemon_wish(&self.claim.effect()?);
         let state = self.claim.reason().map_or("serves", Reason::as_str);
         Some(format!("{state}, wants to {wants}"))
     }

@@ -23,7 +23,7 @@ use local_daemon_model::machine::claim_id;
 use local_daemon_model::scenario::Kind;
 use local_daemon_model::world::{Action, Log, Phase, Setting, World};
 use local_daemon_proto::claim;
-use local_daemon_proto::registration::Sight;
+use local_daemon_proto::registration::RecordRead;
 
 use super::daemon;
 use super::role::{Puppet, Role, Told};
@@ -222,8 +222,8 @@ impl Stage {
             }
         }
         let record = match self.state_dir.read_record().0 {
-            Sight::Record(record) => Some(record.id),
-            Sight::Missing => None,
+            RecordRead::Record(record) => Some(record.id),
+            RecordRead::Missing => None,
             other => return Ok(Some(format!("the record is {other:?}"))),
         };
         let expected = setting.owner(world).map(claim_id);

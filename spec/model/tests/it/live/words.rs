@@ -1,7 +1,9 @@
 //! Describes a machine in the words of the model.
 
 use local_daemon_model::machine::{DAEMONS, Want, claim_id, client_want, daemon_want};
-use local_daemon_proto::{ClaimId, claim, connect};
+use local_daemon_proto::ClaimId;
+use local_daemon_proto::claim::ClaimEffect;
+use local_daemon_proto::connect::ConnectEffect;
 
 /// What a machine wants to do, without what differs between a model's record and a real one.
 pub(crate) fn wish(want: Want) -> String {
@@ -11,16 +13,16 @@ pub(crate) fn wish(want: Want) -> String {
     }
 }
 
-pub(crate) fn daemon_wish(effect: &claim::Effect) -> String {
+pub(crate) fn daemon_wish(effect: &ClaimEffect) -> String {
     match effect {
-        claim::Effect::Probe(record) => format!("probe {}", name(record.id)),
+        ClaimEffect::Probe(record) => format!("probe {}", name(record.id)),
         other => wish(daemon_want(other)),
     }
 }
 
-pub(crate) fn client_wish(effect: &connect::Effect) -> String {
+pub(crate) fn client_wish(effect: &ConnectEffect) -> String {
     match effect {
-        connect::Effect::Probe(record) => format!("probe {}", name(record.id)),
+        ConnectEffect::Probe(record) => format!("probe {}", name(record.id)),
         other => wish(client_want(other)),
     }
 }

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use local_daemon_proto::credential::NotACredential;
+use local_daemon_proto::credential::ParseCredentialError;
 
 /// Why a file or directory must not be trusted, or cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum FileErrorKind {
     /// A symbolic link.
     #[error("it is a symbolic link")]
     Symlink,
@@ -60,7 +60,7 @@ pub enum Refused {
     Foreign,
     /// Its content is no credential.
     #[error("its content is damaged: {0}; `credential rotate` makes a new one")]
-    Credential(#[from] NotACredential),
+    Credential(#[from] ParseCredentialError),
     /// The operating system said no.
     #[error("{0}")]
     Io(#[source] io::Error),
