@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use zeroize::Zeroizing;
+
+use crate::platform;
 
 /// Why there was no whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -224,10 +225,63 @@ impl Wire {
         self.stream.write_all(bytes).map_err(ExchangeError::of)
     }
 
-    /// Whether an answer comes before the whole request was sent, or the connection has ended.
-    pub(crate) fn is_answered_early(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        rustix::net::recv(&self.stream, &mut [0], flags).is_ok()
+    /// Sends a part of a body. What the other side says meanwhile is kept, at most `room` bytes of it, so that the two do not wait
+    /// for each other. Returns `false` once the other side takes no more of the body: it has refused the request, or closed.
+    pub(crate) fn send_body(
+        &mut self,
+        bytes: &[u8],
+        room: usize,
+        deadline: Instant,
+    ) -> Result<bool, ExchangeError> {
+        self.keep = false;
+        self.stream.set_nonblocking(true).map_err(ExchangeError::of)?;
+        let sent = self.send_and_receive(bytes, room, deadline);
+        self.stream.set_nonblocking(false).map_err(ExchangeError::of)?;
+        sent
+    }
+
+    fn send_and_receive(
+        &mut self,
+        mut bytes: &[u8],
+        room: usize,
+        deadline: Instant,
+    ) -> Result<bool, ExchangeError> {
+        while !bytes.is_empty() {
+            let has_room = self.buffer.len() < room;
+            let [can_read, can_write] = platform::ready(&self.stream, [has_room, true], left(deadline)?);
+            if can_read
+                && let Some(count) = unless_blocked(self.receive(room))?
+                && (count == 0 || self.is_refused())
+            {
+                return Ok(false);
+            }
+            if can_write && let Some(count) = unless_blocked(self.stream.write(bytes))? {
+                bytes = &bytes[count..];
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether what has come is an answer after which the other side reads no more of the request.
+    fn is_refused(&self) -> bool {
+        // The heads of an answer have fewer bytes.
+        let mut rest = &self.buffer[..self.buffer.len().min(MAX_BYTES)];
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 64];
+            let mut response = httparse::Response::new(&mut headers);
+            let Ok(httparse::Status::Complete(length)) = response.parse(rest) else {
+                return false;
+            };
+            if response.code >= Some(200) {
+                let mut headers = response.headers.iter();
+                return response.code >= Some(400)
+                    || headers.any(|header| {
+                        header.name.eq_ignore_ascii_case("connection")
+                            && header.value.eq_ignore_ascii_case(b"close")
+                    });
+            }
+            rest = &rest[length..];
+        }
     }
 
     /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is more.
@@ -412,20 +466,30 @@ impl Wire {
 
     /// Reads some bytes, so that the buffer holds at most `most`. Returns how many; 0 means that the other side has closed.
     fn fill(&mut self, most: usize, deadline: Instant) -> Result<usize, ExchangeError> {
-        let mut chunk = [0; 4096];
-        let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
-        let chunk = &mut chunk[..wanted];
         loop {
             self.stream.set_read_timeout(Some(left(deadline)?)).map_err(ExchangeError::of)?;
-            match self.stream.read(chunk) {
-                Ok(read) => {
-                    self.buffer.extend_from_slice(&chunk[..read]);
-                    return Ok(read);
-                }
+            match self.receive(most) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(ExchangeError::of(e)),
+                received => return received.map_err(ExchangeError::of),
             }
         }
+    }
+
+    fn receive(&mut self, most: usize) -> io::Result<usize> {
+        let mut chunk = [0; 4096];
+        let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
+        let count = self.stream.read(&mut chunk[..wanted])?;
+        self.buffer.extend_from_slice(&chunk[..count]);
+        Ok(count)
+    }
+}
+
+/// Returns `None` for a call that would have blocked.
+fn unless_blocked(done: io::Result<usize>) -> Result<Option<usize>, ExchangeError> {
+    match done {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+        Err(error) => Err(ExchangeError::of(error)),
     }
 }
 
@@ -559,6 +623,49 @@ mod tests {
             let as_expected = matches!(broken, ExchangeError::Broken { answered } if answered == came);
             assert!(as_expected, "{:?}: {broken:?}", String::from_utf8_lossy(answer));
         }
+    }
+
+    /// A server of one connection that writes the whole of `answer` before it reads the body.
+    fn serve_early(answer: Vec<u8>, body: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&answer).unwrap();
+            // A client that was refused sends no more.
+            let _ = stream.read_exact(&mut vec![0; body]);
+        });
+        address
+    }
+
+    #[test]
+    fn a_body_and_its_answer_do_not_wait_for_each_other() {
+        const LENGTH: usize = 20_000_000;
+        let early = |head: &str| {
+            let answer = [head.as_bytes(), &vec![b'x'; LENGTH]].concat();
+            let mut wire = Wire::connect(serve_early(answer, LENGTH), soon()).unwrap();
+            let is_whole = wire.send_body(&vec![b'y'; LENGTH], LENGTH + MAX_BYTES, soon()).unwrap();
+            let mut answer = wire.answer(0, soon()).unwrap();
+            wire.whole_body(&mut answer.body, LENGTH, soon()).unwrap();
+            assert_eq!(answer.body.len(), LENGTH);
+            is_whole
+        };
+        assert!(early("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n"));
+        assert!(!early("HTTP/1.1 413 Too Large\r\nContent-Length: 20000000\r\n\r\n"));
+        assert!(!early("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 20000000\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_answer_without_room_is_late_and_not_kept() {
+        let answer = [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 90000000\r\n\r\n"[..],
+            &vec![b'x'; 90_000_000],
+        ]
+        .concat();
+        let mut wire = Wire::connect(serve_early(answer, 1), soon()).unwrap();
+        let ends = Instant::now() + Duration::from_millis(300);
+        let seen = wire.send_body(&vec![b'y'; 90_000_000], MAX_BYTES, ends);
+        assert!(matches!(seen, Err(ExchangeError::TimedOut)) && wire.buffer.len() <= MAX_BYTES, "{seen:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use local_daemon_proto::registration::MAX_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -146,7 +147,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Gives it a body that is read while it is sent, of `length` bytes if that is known.
+    /// Gives it a body that is read while it is sent, of `length` bytes if that is known. What the daemon answers before the whole
+    /// body was sent is kept in memory, at most [`max_answer`](Self::max_answer) bytes of it.
     #[must_use]
     pub fn body_from(mut self, reader: impl Read + Send + 'a, length: Option<u64>) -> Self {
         self.body = Body::Reader(Box::new(reader), length);
@@ -184,7 +186,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Sends it, and reads the head of its answer. An answer that comes before the whole body was sent ends the sending.
+    /// Sends it, and reads the head of its answer. A refusal that comes before the whole body was sent ends the sending.
     pub(super) fn exchange(
         &mut self,
         wire: &mut Wire,
@@ -210,10 +212,11 @@ impl<'a> Request<'a> {
         }
         let head = crate::exchange::request(&self.method, &self.path, authority, bearer, &headers);
         wire.send(&head, ends)?;
+        let room = self.max_answer.saturating_add(MAX_BYTES);
         let sent = match std::mem::replace(&mut self.body, Body::None) {
             Body::None => Ok(true),
-            Body::Bytes(bytes) => send_all(wire, &mut &bytes[..], Some(bytes.len() as u64), ends),
-            Body::Reader(mut reader, length) => send_all(wire, &mut reader, length, ends),
+            Body::Bytes(bytes) => send_all(wire, &mut &bytes[..], Some(bytes.len() as u64), room, ends),
+            Body::Reader(mut reader, length) => send_all(wire, &mut reader, length, room, ends),
         };
         let is_whole = match sent {
             // The daemon may have answered before it ended the connection.
@@ -256,19 +259,17 @@ impl From<ExchangeError> for SendError {
     }
 }
 
-/// Sends a body; returns whether all of it was sent, and no answer came before.
+/// Sends a body; returns whether all of it was sent. At most `room` bytes of an answer that comes meanwhile are kept.
 fn send_all(
     wire: &mut Wire,
     reader: &mut dyn Read,
     length: Option<u64>,
+    room: usize,
     ends: Instant,
 ) -> Result<bool, SendError> {
     let mut piece = vec![0; PIECE];
     let mut left = length;
     loop {
-        if wire.is_answered_early() {
-            return Ok(false);
-        }
         let most = left.map_or(PIECE, |left| usize::try_from(left).unwrap_or(PIECE).min(PIECE));
         let count = if most == 0 {
             0
@@ -280,7 +281,9 @@ fn send_all(
                 let mut chunk = format!("{count:x}\r\n").into_bytes();
                 chunk.extend_from_slice(&piece[..count]);
                 chunk.extend_from_slice(b"\r\n");
-                wire.send(&chunk, ends)?;
+                if !wire.send_body(&chunk, room, ends)? {
+                    return Ok(false);
+                }
             }
             Some(0) => {}
             Some(_) if count == 0 => {
@@ -288,7 +291,9 @@ fn send_all(
                 return Err(SendError::Body(short));
             }
             Some(left) => {
-                wire.send(&piece[..count], ends)?;
+                if !wire.send_body(&piece[..count], room, ends)? {
+                    return Ok(false);
+                }
                 *left -= count as u64;
             }
         }

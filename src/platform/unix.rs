@@ -404,6 +404,23 @@ fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, FileErr
     }
 }
 
+/// Waits until a socket can be read or written, of which `wanted` says what is waited for, at most `bound`; returns which. Both if it
+/// has failed: the next call returns the error.
+pub(crate) fn ready(socket: impl AsFd, wanted: [bool; 2], bound: Duration) -> [bool; 2] {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let flags = [PollFlags::IN, PollFlags::OUT];
+    let mut asked = PollFlags::empty();
+    for (flag, _) in flags.iter().zip(wanted).filter(|(_, is_wanted)| *is_wanted) {
+        asked |= *flag;
+    }
+    let mut polled = [PollFd::new(&socket, asked)];
+    // A signal ends the wait early: the caller looks again.
+    let woken = poll(&mut polled, Timespec::try_from(bound).ok().as_ref()).unwrap_or(0) > 0;
+    let seen = polled[0].revents();
+    let has_failed = seen.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+    flags.map(|flag| woken && (seen.contains(flag) || has_failed))
+}
+
 /// Waits until one of the descriptors can be read or has ended, at most `bound`; which of them.
 pub(crate) fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], bound: Duration) -> [bool; N] {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
