@@ -10,8 +10,9 @@ mod request;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fmt, io};
+use std::{env, error, fmt, io};
 
 use local_daemon_proto::connect::ConnectOutcome;
 use local_daemon_proto::gate::{ParseProtocolError, Protocol};
@@ -38,6 +39,7 @@ pub fn world() -> World {
 
 /// A client could not be set up.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SetupError {
     /// The name of the component is not one.
     #[error(transparent)]
@@ -109,8 +111,9 @@ impl Launch {
         platform::find_program(&self.program, path.map(|(_, value)| OsStr::new(value)))
     }
 
-    fn error(&self, error: &io::Error) -> String {
-        format!("{} could not be started: {error}", self.program.display())
+    fn error(&self, error: io::Error) -> Detail {
+        let text = format!("{} could not be started: {error}", self.program.display());
+        Detail { text, source: Some(Arc::new(error)) }
     }
 }
 
@@ -187,7 +190,7 @@ impl Client {
     pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, ConnectError> {
         self.state_dir
             .create()
-            .map_err(|fault| self.failure(ConnectOutcome::Invalid, fault.to_string()))?;
+            .map_err(|fault| self.failure(ConnectOutcome::Invalid, Detail::of(fault)))?;
         Attempt::new(self, Some(launch)).drive()
     }
 
@@ -198,24 +201,63 @@ impl Client {
     /// [`ConnectError`] with the outcome `spawn-failed`, `invalid` or `unreachable`.
     pub fn check_launch(&self, launch: &Launch) -> Result<(), ConnectError> {
         let unreachable = |fault: ExchangeError| {
-            self.failure(ConnectOutcome::Unreachable, format!("nothing could be asked: {fault}"))
+            self.failure(ConnectOutcome::Unreachable, format!("nothing could be asked: {fault}").into())
         };
         loopback::can_listen().map_err(unreachable)?;
         let opened = self.state_dir.create().and_then(|()| self.state_dir.open_log());
-        let log = opened.map_err(|fault| self.failure(ConnectOutcome::Invalid, fault.to_string()))?;
+        let log = opened.map_err(|fault| self.failure(ConnectOutcome::Invalid, Detail::of(fault)))?;
         let tried = launch
             .prepare(self, &log)
             .and_then(|start| platform::try_to_execute(start, self.deadline));
-        tried.map_err(|error| self.failure(ConnectOutcome::SpawnFailed, launch.error(&error)))
+        tried.map_err(|error| self.failure(ConnectOutcome::SpawnFailed, launch.error(error)))
     }
 
-    fn failure(&self, outcome: ConnectOutcome, detail: String) -> ConnectError {
-        ConnectError { outcome, detail, state_dir: self.state_dir.path().to_owned() }
+    fn failure(&self, outcome: ConnectOutcome, detail: Detail) -> ConnectError {
+        let Detail { text, source } = detail;
+        let state_dir = self.state_dir.path().to_owned();
+        ConnectError { outcome, detail: text, state_dir, left_running: None, source }
+    }
+}
+
+/// What was seen, and the error that it was seen by.
+#[derive(Clone, Debug)]
+struct Detail {
+    text: String,
+    source: Option<Arc<dyn error::Error + Send + Sync>>,
+}
+
+impl Detail {
+    fn of(error: impl error::Error + Send + Sync + 'static) -> Self {
+        Self { text: error.to_string(), source: Some(Arc::new(error)) }
+    }
+}
+
+impl From<String> for Detail {
+    fn from(text: String) -> Self {
+        Self { text, source: None }
     }
 }
 
 /// A connect that did not end in `ready`.
+///
+/// Its text is what was seen; what to do about it depends on the product, which knows its own commands.
+///
+/// ```no_run
+/// use local_daemon::Client;
+/// use local_daemon::connect::ConnectOutcome;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// if let Err(error) = Client::new("acme", "acme/1")?.connect() {
+///     match &error.outcome {
+///         ConnectOutcome::Absent => eprintln!("{error}; `acme start` starts one"),
+///         ConnectOutcome::Incompatible(_) => eprintln!("{error}; update acme"),
+///         _ => eprintln!("{error}"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ConnectError {
     /// Which way it failed.
     pub outcome: ConnectOutcome,
@@ -223,12 +265,26 @@ pub struct ConnectError {
     pub detail: String,
     /// The state directory that was looked at.
     pub state_dir: PathBuf,
+    /// The process of a daemon that this call has started, that did not become ready, and that still runs. It is not ended: it
+    /// may only be slow, and other clients may wait for it.
+    pub left_running: Option<u32>,
+    source: Option<Arc<dyn error::Error + Send + Sync>>,
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.detail)?;
+        match self.left_running {
+            Some(pid) => write!(f, "; the daemon that was started runs on (pid {pid})"),
+            None => Ok(()),
+        }
     }
 }
 
-impl std::error::Error for ConnectError {}
+impl error::Error for ConnectError {
+    /// Returns the error that the text quotes: a [`FileError`](crate::state_directory::FileError) if a file or directory is
+    /// refused, an [`io::Error`] if the program could not be started.
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

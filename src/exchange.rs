@@ -2,10 +2,10 @@
 //! there is no code that could (HS-29, HS-30).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl, MAX_BYTES};
+use local_daemon_proto::registration::MAX_BYTES;
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -126,17 +126,6 @@ pub(crate) struct Wire {
     left: Left,
     /// Whether another request may follow the current answer.
     keep: bool,
-}
-
-/// The addresses that a URL may mean. `localhost` is both, and which of them is the daemon only the proof tells.
-pub(crate) fn addresses(url: LoopbackUrl) -> Vec<SocketAddr> {
-    let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, url.port()));
-    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, url.port()));
-    match url.host() {
-        LoopbackHost::V4 => vec![v4],
-        LoopbackHost::V6 => vec![v6],
-        LoopbackHost::Localhost => vec![v4, v6],
-    }
 }
 
 /// A request as it is sent, but for its body. `headers` are further lines, each with its end.

@@ -109,7 +109,7 @@ impl FromStr for Component {
 
 /// No place for the state directory could be found.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("there is no home directory to keep state in; name a directory with --state-dir or {variable}")]
+#[error("there is no home directory to keep state in, and {variable} names no directory")]
 pub struct NoHomeError {
     /// The variable that may name one.
     pub variable: String,
@@ -185,6 +185,29 @@ impl StateDir {
             FileErrorKind::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
             kind => FileError { path: self.path.clone(), kind },
         })
+    }
+
+    /// Checks the type, owner and mode of a file of the directory as every reader does (DIR-5, DIR-20), without reading it;
+    /// returns `false` if it does not exist.
+    ///
+    /// ```no_run
+    /// use std::path::Path;
+    /// use local_daemon::StateDir;
+    /// use local_daemon::state_directory::{FileErrorKind, LOG};
+    ///
+    /// match StateDir::at(Path::new("/home/me/.local/state/acme")).check_file(LOG) {
+    ///     Ok(true) => println!("there is a log"),
+    ///     Ok(false) => println!("there is none"),
+    ///     Err(fault) if matches!(fault.kind, FileErrorKind::Mode(_)) => println!("others can read {fault}"),
+    ///     Err(fault) => println!("{fault}"),
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Fails if it is a link or no regular file, belongs to another user or lets others in, or if the system does not tell.
+    pub fn check_file(&self, name: &str) -> Result<bool, FileError> {
+        let path = self.file(name);
+        platform::check_file(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Names the directory that this user may not search.

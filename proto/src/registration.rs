@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::num::{NonZeroU16, NonZeroU32};
 use core::str::FromStr;
 
@@ -123,6 +124,26 @@ impl LoopbackUrl {
     /// The port, 1 to 65535.
     pub const fn port(self) -> u16 {
         self.port.get()
+    }
+
+    /// Returns the addresses that it may mean: one, or both for `localhost`. Which of the two is the daemon's only the proof
+    /// shows (HS-32).
+    ///
+    /// ```
+    /// use local_daemon_proto::registration::LoopbackUrl;
+    ///
+    /// let url: LoopbackUrl = "http://localhost:8080".parse()?;
+    /// let addresses: Vec<String> = url.addresses().map(|address| address.to_string()).collect();
+    /// assert_eq!(addresses, ["127.0.0.1:8080", "[::1]:8080"]);
+    /// # Ok::<(), local_daemon_proto::registration::ParseRegistrationError>(())
+    /// ```
+    pub fn addresses(self) -> impl Iterator<Item = SocketAddr> {
+        let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        [(LoopbackHost::V4, v4), (LoopbackHost::V6, v6)]
+            .into_iter()
+            .filter(move |(host, _)| self.host == LoopbackHost::Localhost || self.host == *host)
+            .map(move |(_, address)| SocketAddr::new(address, self.port.get()))
     }
 
     /// `host:port` as written: what the proof binds, and the `Host` header of a request.

@@ -9,7 +9,7 @@ use local_daemon::client::{ConnectError, RequestError, SetupError};
 use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon;
 use local_daemon::perimeter::Origin;
-use local_daemon::state_directory::{FileError, NoHomeError};
+use local_daemon::state_directory::{FileError, FileErrorKind, NoHomeError};
 use miette::Diagnostic;
 
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -19,7 +19,7 @@ pub(crate) enum Error {
     Connect {
         failure: Box<ConnectError>,
         #[help]
-        help: &'static str,
+        help: String,
     },
 
     /// A variable or an argument that clap does not judge.
@@ -33,7 +33,7 @@ pub(crate) enum Error {
 
     /// The state directory, or a file in it, must not be trusted.
     #[error(transparent)]
-    #[diagnostic(help("`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"))]
+    #[diagnostic(help("{}", file_advice(&.0.kind)))]
     StateDir(#[from] FileError),
 
     #[error("{}: there is no credential yet", .0.display())]
@@ -182,20 +182,23 @@ impl Error {
 
 impl From<ConnectError> for Error {
     fn from(failure: ConnectError) -> Self {
-        let help = advice(&failure.outcome);
+        let file = std::error::Error::source(&failure).and_then(|source| source.downcast_ref::<FileError>());
+        let mut help =
+            file.map_or_else(|| advice(&failure.outcome), |file| file_advice(&file.kind)).to_owned();
+        if let Some(pid) = failure.left_running {
+            help = format!("{help}; `kill {pid}` ends the daemon that was started");
+        }
         Self::Connect { failure: Box::new(failure), help }
     }
 }
 
 impl From<daemon::Error> for Error {
     fn from(error: daemon::Error) -> Self {
-        let help = match error {
+        let help = match &error {
             daemon::Error::Protocol(_) => "LOCALD_PROTOCOL names the protocol to run as, such as locald/1",
             daemon::Error::Component(_) => "this is a fault of locald",
             daemon::Error::Home(_) => "name a directory with --state-dir",
-            daemon::Error::State(_) => {
-                "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right"
-            }
+            daemon::Error::State(fault) => file_advice(&fault.kind),
             daemon::Error::Listen(_) => "see whether this host has a loopback interface and free ports",
             daemon::Error::Unreachable { .. } => advice(&ConnectOutcome::Unreachable),
             daemon::Error::NoLoopback(_) => "see whether the interface `lo` of this network namespace is up",
@@ -211,7 +214,20 @@ impl From<SetupError> for Error {
             SetupError::Component(error) => Self::usage(error.to_string()),
             SetupError::Protocol(error) => Self::usage(format!("LOCALD_PROTOCOL: {error}")),
             SetupError::Home(error) => Self::Home(error),
+            error => Self::usage(error.to_string()),
         }
+    }
+}
+
+/// What to do about a file or directory that is refused.
+pub(crate) fn file_advice(kind: &FileErrorKind) -> &'static str {
+    match kind {
+        FileErrorKind::OwnerOfParent { .. } => {
+            "set HOME to your own (`sudo -H`), or name a directory with --state-dir"
+        }
+        FileErrorKind::Network => "name another directory with --state-dir",
+        FileErrorKind::Credential(_) => "`locald credential rotate` makes a new one",
+        _ => "`locald doctor` looks at every file, and `locald doctor --fix` sets modes right",
     }
 }
 

@@ -17,8 +17,9 @@ use rustix::process::Pid;
 
 use super::connection::Connection;
 use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
-use super::{Client, ConnectError, Launch};
-use crate::exchange::{ExchangeError, Wire};
+use super::{Client, ConnectError, Detail, Launch};
+use crate::exchange::{ExchangeError, Wire, deadline_in};
+use crate::state_directory::Diagnostic;
 use crate::{loopback, platform, state_directory};
 
 /// How long the second look at a record may take whose daemon has just not answered.
@@ -32,9 +33,9 @@ pub(super) struct Attempt<'a> {
     launch: Option<&'a Launch>,
     machine: Connect,
     ends: Instant,
-    detail: Option<String>,
+    detail: Option<Detail>,
     /// Why nothing could be started, or what the child said (CONN-27).
-    spawn_error: Option<String>,
+    spawn_error: Option<Detail>,
     proven: Option<(Wire, Credential)>,
     /// Whether the last daemon that was asked is gone for certain: this process can ask.
     is_refused: bool,
@@ -73,7 +74,7 @@ impl<'a> Attempt<'a> {
             client,
             launch,
             machine: Connect::new(policy),
-            ends: Instant::now() + client.deadline,
+            ends: deadline_in(client.deadline),
             detail: None,
             spawn_error: None,
             proven: None,
@@ -124,7 +125,10 @@ impl<'a> Attempt<'a> {
                 let (sight, diagnostic) = state_dir.read_record();
                 // The detail of the last probe still holds if the record is still there.
                 if !matches!(sight, RecordRead::Record(_)) {
-                    self.detail = diagnostic.map(|diagnostic| diagnostic.to_string());
+                    self.detail = diagnostic.map(|diagnostic| match diagnostic {
+                        Diagnostic::File(fault) => Detail::of(fault),
+                        malformed @ Diagnostic::Malformed { .. } => Detail::of(malformed),
+                    });
                 }
                 if matches!(sight, RecordRead::Record(_) | RecordRead::Unreadable) {
                     return ConnectEvent::Record(sight);
@@ -133,7 +137,7 @@ impl<'a> Attempt<'a> {
                 ConnectEvent::Record(match state_dir.read_credential() {
                     Ok(_) => sight,
                     Err(fault) => {
-                        self.detail = Some(fault.to_string());
+                        self.detail = Some(Detail::of(fault));
                         RecordRead::Unreadable
                     }
                 })
@@ -149,7 +153,7 @@ impl<'a> Attempt<'a> {
                 ConnectEvent::Unlocked
             }
             ConnectEffect::Spawn if let Err(fault) = self.can_ask() => {
-                self.detail = Some(fault.to_string());
+                self.detail = Some(Detail::of(fault));
                 ConnectEvent::Unreachable
             }
             ConnectEffect::Spawn => self.spawn(),
@@ -174,14 +178,14 @@ impl<'a> Attempt<'a> {
         self.proven = None;
         self.detail = None;
         if let Some(seen) = look_at_world(&self.client.state_dir, record) {
-            self.detail = seen.detail;
+            self.detail = seen.detail.map(Detail::from);
             return seen.probe;
         }
         let credential = match self.client.state_dir.read_credential() {
             Ok(Some(credential)) => credential,
             Ok(None) => return Probe::NoCredential,
             Err(fault) => {
-                self.detail = Some(fault.to_string());
+                self.detail = Some(Detail::of(fault));
                 return Probe::CredentialRefused;
             }
         };
@@ -195,7 +199,7 @@ impl<'a> Attempt<'a> {
         self.is_refused = probe == Probe::Refused;
         self.hung = (probe == Probe::TimedOut).then(|| record.clone());
         self.proven = wire.map(|wire| (wire, credential));
-        self.detail = detail;
+        self.detail = detail.map(Detail::from);
         probe
     }
 
@@ -210,22 +214,22 @@ impl<'a> Attempt<'a> {
     }
 
     /// What fails here failed before the child's program ran, and does not count against the restart budget (CONN-42).
-    fn try_to_spawn(&mut self) -> Result<ConnectEvent, String> {
-        let launch = self.launch.ok_or("there is nothing to start")?;
+    fn try_to_spawn(&mut self) -> Result<ConnectEvent, Detail> {
+        let launch = self.launch.ok_or_else(|| "there is nothing to start".to_owned())?;
         let client = self.client;
         let held_back = client.state_dir.held_back().filter(|_| !client.ignore_budget);
         if let Some(held_back) = held_back {
-            return Err(held_back.to_string());
+            return Err(held_back.to_string().into());
         }
         let log = match client.state_dir.open_log() {
             Ok(log) => log,
             Err(fault) => {
-                self.detail = Some(fault.to_string());
+                self.detail = Some(Detail::of(fault));
                 return Ok(ConnectEvent::SpawnRefused);
             }
         };
         let length = log.metadata().map_or(u64::MAX, |log| log.len());
-        let error = |error| launch.error(&error);
+        let error = |error| launch.error(error);
         let start = launch.prepare(client, &log).map_err(error)?;
         let started = platform::spawn_detached(start, self.left()).map_err(error)?;
         self.pipe = Some((started.ready, Vec::new()));
@@ -268,7 +272,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn fail(&mut self, error: String) {
-        self.spawn_error = Some(error);
+        self.spawn_error = Some(error.into());
         self.child = Child::Failed;
     }
 
@@ -318,51 +322,52 @@ impl<'a> Attempt<'a> {
         let place = record.map_or_else(|| state_dir.display().to_string(), |record| record.url.to_string());
         let seen = self.detail.take();
         let detail = match &outcome {
-            ConnectOutcome::Ready(..) => format!("{place}: the proven connection was lost"),
-            ConnectOutcome::Absent => seen.unwrap_or_else(|| format!("no daemon is registered in {place}")),
-            ConnectOutcome::Stale => format!("{place}: the registered daemon is gone"),
-            ConnectOutcome::Busy => format!("{place}: the daemon did not answer in time, or is draining"),
-            ConnectOutcome::Foreign => {
-                format!(
-                    "{place}: something answers there that is not the registered daemon; it was told nothing"
-                )
+            ConnectOutcome::Ready(..) => format!("{place}: the proven connection was lost").into(),
+            ConnectOutcome::Absent => {
+                seen.unwrap_or_else(|| format!("no daemon is registered in {place}").into())
             }
+            ConnectOutcome::Stale => format!("{place}: the registered daemon is gone").into(),
+            ConnectOutcome::Busy => {
+                format!("{place}: the daemon did not answer in time, or is draining").into()
+            }
+            ConnectOutcome::Foreign => format!(
+                "{place}: something answers there that is not the registered daemon; it was told nothing"
+            )
+            .into(),
             ConnectOutcome::Incompatible(theirs) => format!(
-                "{place}: the daemon speaks {}, and this client speaks {}; --replace displaces it",
+                "{place}: the daemon speaks {}, and this client speaks {}",
                 theirs.as_ref().map_or_else(|| "by another contract".to_owned(), ToString::to_string),
                 self.client.protocol
-            ),
+            )
+            .into(),
             ConnectOutcome::Invalid => seen.unwrap_or_else(|| {
-                format!("{}: there is no credential to prove anything with", state_dir.display())
+                format!("{}: there is no credential to prove anything with", state_dir.display()).into()
             }),
             ConnectOutcome::Unreachable => {
-                let why = seen.unwrap_or_default();
-                if is_registered {
+                let Detail { text: why, source } = seen.unwrap_or_else(|| String::new().into());
+                let text = if is_registered {
                     format!("{place}: the daemon cannot be asked: {why}")
                 } else {
                     format!(
                         "{place}: no daemon is registered, and none was started, since it could not be asked: {why}"
                     )
-                }
+                };
+                Detail { text, source }
             }
-            ConnectOutcome::SpawnFailed => self
-                .spawn_error
-                .take()
-                .unwrap_or_else(|| format!("no daemon became ready in {} in time", state_dir.display())),
+            ConnectOutcome::SpawnFailed => self.spawn_error.take().unwrap_or_else(|| {
+                format!("no daemon became ready in {} in time", state_dir.display()).into()
+            }),
         };
-        let detail = match self.left_behind() {
-            Some(pid) => format!("{detail}; the daemon that was started runs on: `kill {pid}` ends it"),
-            None => detail,
-        };
-        self.client.failure(outcome, detail)
+        ConnectError {
+            left_running: self.left_running(),
+            ..self.client.failure(outcome, detail)
+        }
     }
 
-    /// Returns the process of a child that runs although this call has failed. It is not ended: it may only be slow, and other
-    /// clients may wait for it.
-    fn left_behind(&self) -> Option<i32> {
+    fn left_running(&self) -> Option<u32> {
         let pid = self.pid.filter(|_| self.child != Child::Failed)?;
         rustix::process::test_kill_process(pid).ok()?;
-        Some(pid.as_raw_nonzero().get())
+        Some(pid.as_raw_nonzero().get().unsigned_abs())
     }
 }
 

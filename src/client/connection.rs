@@ -14,7 +14,7 @@ use super::request::{
     BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response, SendError,
 };
 use super::{Client, DEADLINE};
-use crate::exchange::{ExchangeError, Wire};
+use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 use crate::state_directory::StateDir;
 
@@ -96,7 +96,7 @@ impl Connection {
     /// Reads the body of an answer that was begun.
     pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), ExchangeError> {
         let Some(wire) = &mut self.wire else { return Ok(()) };
-        wire.whole_body(&mut response.body, MAX_ANSWER, Instant::now() + DEADLINE)
+        wire.whole_body(&mut response.body, MAX_ANSWER, deadline_in(DEADLINE))
     }
 
     fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
@@ -170,7 +170,7 @@ impl Connection {
     /// Waits until the daemon's address refuses or belongs to another daemon, and `state_dir` holds its record no more;
     /// returns `false` if that takes longer than `bound`. For a daemon whose process cannot be watched (LIFE-25).
     pub fn wait_gone(&self, state_dir: &StateDir, bound: Duration) -> bool {
-        let ends = Instant::now() + bound;
+        let ends = deadline_in(bound);
         loop {
             let left = ends.saturating_duration_since(Instant::now());
             let own = state_dir.read_record().0.id() == Some(self.registration.id);

@@ -116,7 +116,7 @@ impl Events {
     fn cut(&mut self) {
         self.wire = None;
         self.reader.cut();
-        self.due = Instant::now() + self.reader.delay(random_word());
+        self.due = deadline_in(self.reader.delay(random_word()));
     }
 
     fn read(&mut self, ends: Instant) {

@@ -7,7 +7,7 @@ use local_daemon_proto::Credential;
 use local_daemon_proto::handshake::{self, Handshake, Nonce, Probe};
 use local_daemon_proto::registration::{LoopbackUrl, MAX_BYTES, ParseRegistrationError, Place, Registration};
 
-use crate::exchange::{self, ExchangeError, Wire};
+use crate::exchange::{self, ExchangeError, Wire, deadline_in};
 use crate::state_directory::{self, StateDir};
 use crate::{loopback, platform};
 
@@ -93,19 +93,19 @@ pub(crate) fn ask_daemon(
 /// Returns whether the system refuses the connection to each address that the URL may mean, within `bound` for each. A
 /// time-out, or any other failure, is no refusal (CONV-30).
 pub fn is_refused(url: LoopbackUrl, bound: Duration) -> bool {
-    let mut addresses = exchange::addresses(url);
+    let mut addresses: Vec<SocketAddr> = url.addresses().collect();
     if addresses.len() > 1 {
         addresses.retain(|address| !loopback::is_absent(*address));
     }
     let is_refused = |address: &SocketAddr| {
-        matches!(Wire::connect(*address, Instant::now() + bound), Err(ExchangeError::Refused))
+        matches!(Wire::connect(*address, deadline_in(bound)), Err(ExchangeError::Refused))
     };
     !addresses.is_empty() && addresses.iter().all(is_refused)
 }
 
 /// One time-bounded handshake with each address that the record may mean (HS-32).
 pub(super) fn probe(record: &Registration, credential: &Credential, bound: Duration) -> Seen {
-    let addresses = exchange::addresses(record.url);
+    let addresses: Vec<SocketAddr> = record.url.addresses().collect();
     let each = bound / u32::try_from(addresses.len()).unwrap_or(1);
     let rank = |seen: &Seen| match seen.probe {
         Probe::Refused => 0,
@@ -116,7 +116,7 @@ pub(super) fn probe(record: &Registration, credential: &Credential, bound: Durat
     };
     let mut seen: Option<Seen> = None;
     for address in &addresses {
-        let ends = Instant::now() + each;
+        let ends = deadline_in(each);
         let found = match ask(*address, record, credential, ends) {
             Ok((Probe::Foreign, _))
             | Err(

@@ -6,6 +6,7 @@ use local_daemon_proto::credential::ParseCredentialError;
 
 /// Why a file or directory must not be trusted, or cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FileErrorKind {
     /// A symbolic link.
     #[error("it is a symbolic link")]
@@ -25,10 +26,7 @@ pub enum FileErrorKind {
         me: u32,
     },
     /// It belongs to another user, and this one would have to create something in it (DIR-22).
-    #[error(
-        "it belongs to user {owner}, and user {me} creates nothing in it; set HOME to your own (`sudo -H`), or name a \
-         directory with --state-dir"
-    )]
+    #[error("it belongs to user {owner}, and user {me} creates nothing in it")]
     OwnerOfParent {
         /// The directory's owner.
         owner: u32,
@@ -45,9 +43,7 @@ pub enum FileErrorKind {
     #[error("it is longer than the {0} bytes that a log of events may have")]
     Longer(u64),
     /// On a network filesystem.
-    #[error(
-        "it is on a network filesystem, and a state directory is local to one host; choose another with --state-dir"
-    )]
+    #[error("it is on a network filesystem, and a state directory is local to one host")]
     Network,
     /// It is not there.
     #[error("it does not exist")]
@@ -59,7 +55,7 @@ pub enum FileErrorKind {
     #[error("it is not empty and holds no event of this log")]
     Foreign,
     /// Its content is no credential.
-    #[error("its content is damaged: {0}; `credential rotate` makes a new one")]
+    #[error("its content is damaged: {0}")]
     Credential(#[from] ParseCredentialError),
     /// The operating system said no.
     #[error("{0}")]

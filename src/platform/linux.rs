@@ -8,15 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use local_daemon_proto::registration::{self, World};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{Mode, OFlags, chmod, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{lacks_owner_bits, with_owner_all};
+use crate::exchange::deadline_in;
 
 /// Below the home, where per-user state lives whatever the environment says.
 pub(super) const STATE_HOME: Option<&str> = None;
@@ -282,9 +284,15 @@ impl Process {
     /// Waits until the process has ended, a zombie included; `false`: it still runs after `bound`.
     pub(crate) fn wait(&self, bound: Duration) -> io::Result<bool> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let bound = Timespec::try_from(bound).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        Ok(poll(&mut fds, Some(&bound))? > 0)
+        let ends = deadline_in(bound);
+        loop {
+            let left = ends.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                polled => return Ok(polled? > 0),
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{lacks_owner_bits, with_owner_all};
+use crate::exchange::deadline_in;
 
 /// How soon the end of a process is seen that cannot be waited for.
 const LOOK: Duration = Duration::from_millis(10);
@@ -184,7 +185,7 @@ impl Process {
     /// Waits until the process has ended and was reaped; `false`: it is still there after `bound`. Only a parent can wait
     /// for a process, so it is looked at again and again.
     pub(crate) fn wait(&self, bound: Duration) -> io::Result<bool> {
-        let ends = Instant::now() + bound;
+        let ends = deadline_in(bound);
         loop {
             match test_kill_process(self.0) {
                 Ok(()) if Instant::now() >= ends => return Ok(false),

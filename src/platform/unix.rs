@@ -156,15 +156,24 @@ pub(crate) fn is_at(file: impl AsFd, path: &Path) -> io::Result<bool> {
 
 /// Checks that a directory is one, is this user's, and has no group or other bits. `Ok(false)`: it is not there.
 pub(crate) fn check_directory(path: &Path) -> Result<bool, FileErrorKind> {
+    check_type(path, FileType::Directory, FileErrorKind::NotADirectory)
+}
+
+/// Checks a file that may be missing as one that is read is checked, without opening it.
+pub(crate) fn check_file(path: &Path) -> Result<bool, FileErrorKind> {
+    check_type(path, FileType::RegularFile, FileErrorKind::NotAFile)
+}
+
+fn check_type(path: &Path, expected: FileType, other: FileErrorKind) -> Result<bool, FileErrorKind> {
     let stat = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(false),
         Err(e) => return Err(FileErrorKind::Io(e.into())),
     };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => check_owner_only(&stat).map(|()| true),
+        found if found == expected => check_owner_only(&stat).map(|()| true),
         FileType::Symlink => Err(FileErrorKind::Symlink),
-        _ => Err(FileErrorKind::NotADirectory),
+        _ => Err(other),
     }
 }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::Context;
 use super::status::LOOK;
-use crate::error::{Error, advice};
+use crate::error::{Error, advice, file_advice};
 use crate::render::printable;
 
 /// After this long, no process needs what a killed launch or removal left behind.
@@ -147,8 +147,9 @@ impl<'a> Diagnosis<'a> {
                     let detail = format!("{shown}: not there yet");
                     self.say(CHECK, Level::Ok, detail, Some("`locald start` makes it"));
                 }
-                // The text says what to do.
-                Err(fault) => self.say(CHECK, Level::Fail, fault.to_string(), None),
+                Err(fault) => {
+                    self.say(CHECK, Level::Fail, fault.to_string(), Some(file_advice(&fault.kind)));
+                }
             },
             Err(fault) => self.refused(CHECK, &fault),
         }
@@ -163,14 +164,6 @@ impl<'a> Diagnosis<'a> {
             Ok(Some(_)) => self.say(CHECK, Level::Ok, path, None),
             Ok(None) => {
                 self.say(CHECK, Level::Ok, format!("{path}: not there yet"), Some("`locald start` makes it"));
-            }
-            Err(FileError { kind: FileErrorKind::Credential(why), .. }) => {
-                self.say(
-                    CHECK,
-                    Level::Fail,
-                    format!("{path}: {why}"),
-                    Some("`locald credential rotate` makes a new one"),
-                );
             }
             Err(fault) => self.refused(CHECK, &fault),
         }
@@ -209,10 +202,9 @@ impl<'a> Diagnosis<'a> {
             ("log", LOG),
             ("config", CONFIG),
         ] {
-            let path = self.directory.file(name);
-            let shown = path.display().to_string();
             let directory = self.directory;
-            match self.mended(|| owner_only(directory, &path)) {
+            let shown = directory.file(name).display().to_string();
+            match self.mended(|| directory.check_file(name)) {
                 Ok(true) if name == LOCK && directory.lock(Duration::ZERO).is_none() => {
                     let detail = format!("{shown}: held");
                     self.say(
@@ -377,7 +369,11 @@ impl<'a> Diagnosis<'a> {
     }
 
     fn refused(&mut self, check: &'static str, fault: &FileError) {
-        let advice = if matches!(fault.kind, FileErrorKind::Mode(_)) { FIX } else { BY_HAND };
+        let advice = match &fault.kind {
+            FileErrorKind::Mode(_) => FIX,
+            kind @ (FileErrorKind::Credential(_) | FileErrorKind::Network) => file_advice(kind),
+            _ => BY_HAND,
+        };
         self.say(check, Level::Fail, fault.to_string(), Some(advice));
     }
 
@@ -401,26 +397,6 @@ impl<'a> Diagnosis<'a> {
             }
             seen => seen,
         }
-    }
-}
-
-/// Checks a file's type, owner and mode as the crate does for those that it reads; `false`: there is none.
-fn owner_only(directory: &StateDir, path: &Path) -> Result<bool, FileError> {
-    let fault = |kind| FileError { path: path.to_owned(), kind };
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(fault(FileErrorKind::Io(error))),
-    };
-    // The directory was found to be the user's own.
-    let me = fs::metadata(directory.path()).map_err(|error| fault(FileErrorKind::Io(error)))?.uid();
-    let mode = meta.mode() & 0o777;
-    match () {
-        () if meta.is_symlink() => Err(fault(FileErrorKind::Symlink)),
-        () if !meta.is_file() => Err(fault(FileErrorKind::NotAFile)),
-        () if meta.uid() != me => Err(fault(FileErrorKind::Owner { owner: meta.uid(), me })),
-        () if mode & 0o077 != 0 => Err(fault(FileErrorKind::Mode(mode))),
-        () => Ok(true),
     }
 }
 

@@ -24,6 +24,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use super::launched::{LAUNCH_VARIABLE, message};
 use super::limits::restore_limits;
 use super::{readable, system};
+use crate::exchange::deadline_in;
 
 /// A daemon that is to be started.
 pub(crate) struct Start<'a> {
@@ -140,7 +141,7 @@ fn fork_starter(start: Start<'_>, bound: Duration, is_trial: bool) -> io::Result
     drop(mask);
     let starter = Starter { pid: pid?, ended: File::from(ended) };
     drop((say_ready, say_executed, say_ended));
-    let (executed, ends, mut pid) = (File::from(executed), Instant::now() + bound, None);
+    let (executed, ends, mut pid) = (File::from(executed), deadline_in(bound), None);
     loop {
         match number(&executed, ends.saturating_duration_since(Instant::now())) {
             Some(negated @ ..0) => pid = negated.checked_neg().and_then(Pid::from_raw),
@@ -180,7 +181,7 @@ impl Drop for Starter {
 
 /// Reads a number from a pipe; `None` if the pipe is closed without one, or if nothing comes within `bound`.
 fn number(mut pipe: &File, bound: Duration) -> Option<c_int> {
-    let ends = Instant::now() + bound;
+    let ends = deadline_in(bound);
     loop {
         let left = ends.saturating_duration_since(Instant::now());
         let mut bytes = [0; 4];
