@@ -4,6 +4,7 @@
 mod attempt;
 mod connection;
 mod events;
+mod lifecycle;
 mod probe;
 mod request;
 
@@ -21,10 +22,16 @@ use local_daemon_proto::registration::World;
 use self::attempt::Attempt;
 pub use self::connection::{Connection, Process};
 pub use self::events::{Events, EventsError};
+pub use self::lifecycle::{
+    END_BOUND, Mode, RestartError, Restarted, Status, StatusError, Stop, StopError, Stopped, Upgrade,
+    Upgraded,
+};
 pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{ask_daemon, look_at_world};
-pub use self::request::{BodyReader, MAX_ANSWER, Problem, Request, RequestError, RequestErrorKind, Response};
+pub use self::request::{
+    AnswerError, BodyReader, MAX_ANSWER, Problem, Request, RequestError, RequestErrorKind, Response,
+};
 use crate::exchange::ExchangeError;
 use crate::state_directory::{Component, NoHomeError, ParseComponentError, StateDir};
 use crate::{loopback, platform};

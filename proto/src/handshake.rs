@@ -9,7 +9,7 @@ use core::num::NonZeroU32;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::credential::{Credential, decode_32};
@@ -140,7 +140,7 @@ fn quoted(value: &str) -> Option<[u8; 32]> {
 }
 
 /// Whether a daemon takes new work.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It owns the record and serves.

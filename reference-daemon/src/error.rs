@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use local_daemon::client::{ConnectError, RequestError, SetupError};
+use local_daemon::client::{
+    AnswerError, ConnectError, RequestError, RestartError, SetupError, StatusError, StopError,
+};
 use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon;
 use local_daemon::perimeter::Origin;
@@ -44,34 +45,26 @@ pub(crate) enum Error {
     #[diagnostic(help("look again with `locald status`"))]
     Request(#[from] RequestError),
 
-    /// The daemon answered with a problem.
-    #[error("{url}{path}: the daemon answered {status} ({code}): {detail}")]
+    #[error(transparent)]
     #[diagnostic(help("look again with `locald status`"))]
-    Answered {
-        url: String,
-        path: &'static str,
-        status: u16,
-        code: String,
-        detail: String,
+    Status(#[from] StatusError),
+
+    /// The daemon answered with a problem.
+    #[error(transparent)]
+    #[diagnostic(help("look again with `locald status`"))]
+    Answer(#[from] AnswerError),
+
+    #[error("{error}")]
+    Stop {
+        error: StopError,
+        #[help]
+        help: &'static str,
     },
 
-    #[error("{url}: the daemon (pid {pid}) took the request to stop and still runs after {}", humantime::format_duration(*.after))]
-    #[diagnostic(help("wait a little, or end it with `locald stop --force`"))]
-    StillRuns { url: String, pid: u32, after: Duration },
-
-    /// `stop --if-idle` found it at work.
-    #[error("{url}: the daemon (pid {pid}) is in use, and goes on")]
-    #[diagnostic(help("`locald status` tells what is open; `locald stop` ends it gracefully all the same"))]
-    InUse { url: String, pid: u32 },
-
-    #[error("{url}: the daemon (pid {pid}) could not be ended: {source}")]
-    #[diagnostic(help("end the process by hand if it is yours"))]
-    Kill { url: String, pid: u32, source: io::Error },
-
     /// `restart` found the daemon that it was to replace.
-    #[error("{url}: the daemon (pid {pid}) is the one that ran before")]
+    #[error("{0}")]
     #[diagnostic(help("try again, or `locald stop --force` first"))]
-    NotRestarted { url: String, pid: u32 },
+    Restart(RestartError),
 
     #[error("{}: {doing}: {source}", path.display())]
     #[diagnostic(help("see whether the disk is full or the place is read-only"))]
@@ -150,7 +143,9 @@ impl Error {
             Self::Usage(_) | Self::NotListed(_) => 2,
             Self::Home(_) | Self::StateDir(_) => ConnectOutcome::Invalid.exit_code(),
             Self::NoCredential(_) => ConnectOutcome::Absent.exit_code(),
-            Self::StillRuns { .. } | Self::InUse { .. } => ConnectOutcome::Busy.exit_code(),
+            Self::Stop { error: StopError::StillRuns { .. } | StopError::InUse { .. }, .. } => {
+                ConnectOutcome::Busy.exit_code()
+            }
             Self::NotOpened { .. } | Self::NoPageHost => 19,
             Self::TakenPort { .. } => ConnectOutcome::Foreign.exit_code(),
             Self::Daemon { error, .. } => u8::try_from(error.exit_status()).unwrap_or(1),
@@ -172,7 +167,9 @@ impl Error {
                 ..
             } => ConnectOutcome::Unreachable.as_str(),
             Self::NoCredential(_) => ConnectOutcome::Absent.as_str(),
-            Self::StillRuns { .. } | Self::InUse { .. } => ConnectOutcome::Busy.as_str(),
+            Self::Stop { error: StopError::StillRuns { .. } | StopError::InUse { .. }, .. } => {
+                ConnectOutcome::Busy.as_str()
+            }
             Self::NotOpened { .. } | Self::NoPageHost => "not-opened",
             Self::TakenPort { .. } => ConnectOutcome::Foreign.as_str(),
             _ => "error",
@@ -189,6 +186,31 @@ impl From<ConnectError> for Error {
             help = format!("{help}; `kill {pid}` ends the daemon that was started");
         }
         Self::Connect { failure: Box::new(failure), help }
+    }
+}
+
+impl From<StopError> for Error {
+    fn from(error: StopError) -> Self {
+        let help = match error {
+            StopError::Connect(error) => return error.into(),
+            StopError::InUse { .. } => {
+                "`locald status` tells what is open; `locald stop` ends it gracefully all the same"
+            }
+            StopError::StillRuns { .. } => "wait a little, or end it with `locald stop --force`",
+            StopError::Kill { .. } => "end the process by hand if it is yours",
+            _ => "look again with `locald status`",
+        };
+        Self::Stop { error, help }
+    }
+}
+
+impl From<RestartError> for Error {
+    fn from(error: RestartError) -> Self {
+        match error {
+            RestartError::Connect(error) => error.into(),
+            RestartError::Stop(error) => error.into(),
+            error => Self::Restart(error),
+        }
     }
 }
 

@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 use super::events::Events;
 use super::probe::{PROBE_BOUND, Seen, probe};
 use super::request::{
-    BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response, SendError,
+    AnswerError, BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response,
+    SendError,
 };
 use super::{Client, DEADLINE};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
-use crate::state_directory::StateDir;
 
 /// The pause between two looks whether a daemon is gone whose process cannot be watched.
 const GONE_PAUSE: Duration = Duration::from_millis(50);
@@ -78,6 +78,16 @@ impl Connection {
             start: 0,
         };
         Ok(Response { status, headers, body })
+    }
+
+    /// Returns an answer as an error, if it is not the one that was asked for.
+    pub fn answer_error(&self, path: &str, answer: &Response) -> AnswerError {
+        AnswerError {
+            url: self.registration.url,
+            path: path.to_owned(),
+            status: answer.status,
+            problem: answer.problem(),
+        }
     }
 
     /// Returns the events of a stream of this daemon and of those that follow it.
@@ -167,13 +177,13 @@ impl Connection {
         platform::Process::open(self.handshake.pid).map(Process)
     }
 
-    /// Waits until the daemon's address refuses or belongs to another daemon, and `state_dir` holds its record no more;
-    /// returns `false` if that takes longer than `bound`. For a daemon whose process cannot be watched (LIFE-25).
-    pub fn wait_gone(&self, state_dir: &StateDir, bound: Duration) -> bool {
+    /// Waits until the daemon's address refuses or belongs to another daemon, and its state directory holds its record no
+    /// more; returns `false` if that takes longer than `bound`. For a daemon whose process cannot be watched (LIFE-25).
+    pub(super) fn wait_gone(&self, bound: Duration) -> bool {
         let ends = deadline_in(bound);
         loop {
             let left = ends.saturating_duration_since(Instant::now());
-            let own = state_dir.read_record().0.id() == Some(self.registration.id);
+            let own = self.client.state_dir.read_record().0.id() == Some(self.registration.id);
             let probed = probe(&self.registration, &self.credential, left.min(PROBE_BOUND)).probe;
             let is_other = matches!(&probed, Probe::Proven(theirs) if theirs.id != self.registration.id);
             if !own && (probed == Probe::Refused || is_other) {

@@ -8,7 +8,7 @@ use local_daemon_proto::connect::ConnectOutcome;
 use local_daemon_proto::events::{EventId, Item, Reader, StreamError};
 
 use super::connection::Connection;
-use super::request::{Problem, Request, RequestError, Response};
+use super::request::{Problem, Request, RequestError, Response, reason_of};
 use super::{Client, ConnectError};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
@@ -230,7 +230,7 @@ impl Iterator for Events {
 #[non_exhaustive]
 pub enum EventsError {
     /// The daemon refuses the stream, for instance because it has no such topic.
-    #[error("the daemon refuses the stream with {status}{}", detail(.problem.as_ref()))]
+    #[error("the daemon refuses the stream with {status}{}", reason_of(.problem.as_ref()))]
     Refused {
         /// The status of its answer.
         status: u16,
@@ -243,8 +243,4 @@ pub enum EventsError {
     /// What comes is no stream of this protocol.
     #[error(transparent)]
     Stream(StreamError),
-}
-
-fn detail(problem: Option<&Problem>) -> String {
-    problem.map_or_else(String::new, |problem| format!(" ({}): {}", problem.code, problem.detail))
 }

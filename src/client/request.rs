@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use local_daemon_proto::registration::LoopbackUrl;
 use local_daemon_proto::registration::MAX_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -364,6 +365,25 @@ pub struct Problem {
     /// The reason for a person.
     #[serde(default)]
     pub detail: String,
+}
+
+/// An answer of a daemon that is not the one that was asked for.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{url}{path}: the daemon answered {status}{}", reason_of(.problem.as_ref()))]
+#[non_exhaustive]
+pub struct AnswerError {
+    /// The daemon's URL.
+    pub url: LoopbackUrl,
+    /// What was asked for.
+    pub path: String,
+    /// The status code.
+    pub status: u16,
+    /// The daemon's reason, if it gave one.
+    pub problem: Option<Problem>,
+}
+
+pub(super) fn reason_of(problem: Option<&Problem>) -> String {
+    problem.map_or_else(String::new, |problem| format!(" ({}): {}", problem.code, problem.detail))
 }
 
 /// The body of an answer as it comes. Dropping it before its end closes the connection.

@@ -22,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::launch::launch;
 use super::port::check_listeners;
-use super::status::answered;
 use super::{Context, note};
 use crate::error::Error;
 
@@ -195,13 +194,13 @@ impl Ticket {
             (201, Some(id), Some(text)) => {
                 Ok(Self { id: id.to_owned(), text: text.to_owned(), page, answer, connection })
             }
-            _ => Err(answered(&connection, Self::PATH, &answer)),
+            _ => Err(connection.answer_error(Self::PATH, &answer).into()),
         }
     }
 
     /// Returns the error of an answer that is not what this client needs.
     fn refused(&self) -> Error {
-        answered(&self.connection, Self::PATH, &self.answer)
+        self.connection.answer_error(Self::PATH, &self.answer).into()
     }
 
     /// Waits until it is redeemed, for 5 s at most; returns whether it was (BROW-44).
@@ -209,7 +208,7 @@ impl Ticket {
         let answer = self.connection.get(&format!("{}/{}?wait_seconds=5", Self::PATH, self.id))?;
         let state: Value = answer.json().unwrap_or_default();
         let known = state["redeemed"].as_bool().filter(|_| answer.status == 200);
-        known.ok_or_else(|| answered(&self.connection, Self::PATH, &answer))
+        known.ok_or_else(|| self.connection.answer_error(Self::PATH, &answer).into())
     }
 }
 

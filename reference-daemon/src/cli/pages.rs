@@ -5,7 +5,6 @@ use local_daemon::client::Request;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::status::answered;
 use crate::error::Error;
 use crate::render::render;
 
@@ -30,7 +29,7 @@ impl Pages {
                 let answer = connection.get(PATH)?;
                 let pages: Value = answer.json().unwrap_or_default();
                 let Some(list) = pages.as_array().filter(|_| answer.status == 200) else {
-                    return Err(answered(&connection, PATH, &answer));
+                    return Err(connection.answer_error(PATH, &answer).into());
                 };
                 let text = if list.is_empty() {
                     "no page was let in; `locald open` opens one".to_owned()
@@ -47,7 +46,7 @@ impl Pages {
                 let text = match answer.status {
                     204 => "the page is let in no more, and its streams have ended",
                     404 => "no page has this id",
-                    _ => return Err(answered(&connection, PATH, &answer)),
+                    _ => return Err(connection.answer_error(PATH, &answer).into()),
                 };
                 context.answer(text, "done", json!({"changed": answer.status == 204}))?;
             }

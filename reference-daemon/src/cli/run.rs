@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use local_daemon::perimeter::Origin;
+use miette::Diagnostic;
 
 use super::Context;
 use super::launch::runtime;
@@ -64,7 +65,8 @@ impl Run {
             Ok(reason) => Ok(u8::try_from(reason.exit_status()).unwrap_or(1)),
             // A log of JSON lines stays one.
             Err(error) if format == log::Format::Json && !context.json => {
-                tracing::error!(%error, outcome = error.outcome(), "the daemon could not run");
+                let help = error.help().map(|help| help.to_string());
+                tracing::error!(%error, outcome = error.outcome(), help, "the daemon could not run");
                 Ok(error.exit_code())
             }
             Err(error) => Err(error),
