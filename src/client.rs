@@ -7,6 +7,8 @@ mod events;
 mod lifecycle;
 mod probe;
 mod request;
+#[cfg(feature = "async")]
+pub mod tokio;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -195,10 +197,13 @@ impl Client {
     /// # Errors
     /// [`ConnectError`]; `spawn-failed` carries the child's own error.
     pub fn connect_or_spawn(&self, launch: &Launch) -> Result<Connection, ConnectError> {
-        self.state_dir
-            .create()
-            .map_err(|fault| self.failure(ConnectOutcome::Invalid, Detail::of(fault)))?;
+        self.create_directory()?;
         Attempt::new(self, Some(launch)).drive()
+    }
+
+    fn create_directory(&self) -> Result<(), ConnectError> {
+        let created = self.state_dir.create();
+        created.map_err(|fault| self.failure(ConnectOutcome::Invalid, Detail::of(fault)))
     }
 
     /// Checks that a daemon could be started and asked, and starts none: this process can listen and connect, the program

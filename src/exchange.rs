@@ -482,6 +482,14 @@ fn unless_blocked(done: io::Result<usize>) -> Result<Option<usize>, ExchangeErro
     }
 }
 
+#[cfg(feature = "async")]
+impl Wire {
+    /// Returns the socket of a connection on which no answer is under way.
+    pub(crate) fn into_stream(self) -> Option<TcpStream> {
+        self.is_reusable().then_some(self.stream)
+    }
+}
+
 fn parse_length(text: &str) -> Option<usize> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::Credential;
@@ -26,6 +27,9 @@ use crate::{loopback, platform, state_directory};
 const SECOND_LOOK: Duration = Duration::from_millis(250);
 /// How long the status of a child is waited for that has closed its readiness pipe. It comes at once if the child has ended.
 const STATUS_BOUND: Duration = Duration::from_secs(1);
+
+/// What a daemon that does not answer a call within a runtime may be waiting for.
+const BLOCKING: &str = " (this thread belongs to an asynchronous runtime; a daemon that runs on it cannot answer while it is blocked)";
 
 /// What one call carries from effect to effect.
 pub(super) struct Attempt<'a> {
@@ -53,6 +57,8 @@ pub(super) struct Attempt<'a> {
     child: Child,
     /// The process of the child.
     pid: Option<Pid>,
+    /// Set when the call is not wanted any more: it stops at its next step.
+    cancelled: Option<&'a AtomicBool>,
 }
 
 /// What a child says on its readiness pipe, or its silence when it ends (CONN-27, CONN-28).
@@ -87,12 +93,20 @@ impl<'a> Attempt<'a> {
             log: None,
             child: Child::Silent,
             pid: None,
+            cancelled: None,
         }
+    }
+
+    /// Lets this flag end the call at its next step, as its deadline does: it gives its lock back and starts nothing more.
+    #[cfg(feature = "async")]
+    pub(super) fn until(self, cancelled: &'a AtomicBool) -> Self {
+        Self { cancelled: Some(cancelled), ..self }
     }
 
     pub(super) fn drive(mut self) -> Result<Connection, ConnectError> {
         while let Some(effect) = self.machine.effect() {
-            if Instant::now() >= self.ends && effect != ConnectEffect::Unlock {
+            let is_over = self.is_cancelled() || Instant::now() >= self.ends;
+            if is_over && effect != ConnectEffect::Unlock {
                 self.machine.expire();
                 continue;
             }
@@ -116,6 +130,10 @@ impl<'a> Attempt<'a> {
             }
             (outcome, _) => Err(self.failure(outcome)),
         }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
     }
 
     fn perform(&mut self, effect: ConnectEffect) -> ConnectEvent {
@@ -328,7 +346,8 @@ impl<'a> Attempt<'a> {
             }
             ConnectOutcome::Stale => format!("{place}: the registered daemon is gone").into(),
             ConnectOutcome::Busy => {
-                format!("{place}: the daemon did not answer in time, or is draining").into()
+                let why = if self.may_block_the_daemon() { BLOCKING } else { "" };
+                format!("{place}: the daemon did not answer in time, or is draining{why}").into()
             }
             ConnectOutcome::Foreign => format!(
                 "{place}: something answers there that is not the registered daemon; it was told nothing"
@@ -362,6 +381,15 @@ impl<'a> Attempt<'a> {
             left_running: self.left_running(),
             ..self.client.failure(outcome, detail)
         }
+    }
+
+    /// Whether this call blocks a thread of an asynchronous runtime, on which the daemon may run as well. Within
+    /// `spawn_blocking` it does no harm, and cannot be told from a call that does.
+    fn may_block_the_daemon(&self) -> bool {
+        #[cfg(any(feature = "daemon", feature = "async"))]
+        return self.cancelled.is_none() && tokio::runtime::Handle::try_current().is_ok();
+        #[cfg(not(any(feature = "daemon", feature = "async")))]
+        false
     }
 
     fn left_running(&self) -> Option<u32> {

@@ -120,22 +120,6 @@ impl Connection {
         request.error(&self.registration.url.to_string(), kind, source)
     }
 
-    /// Opens another connection, on which the daemon proves itself (HS-25).
-    fn prove(&self, ends: Instant) -> Result<Wire, (RequestErrorKind, Option<BoxError>)> {
-        let left = ends.saturating_duration_since(Instant::now());
-        match probe(&self.registration, &self.credential, PROBE_BOUND.min(left)) {
-            Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. }
-                if theirs.id == self.registration.id =>
-            {
-                Ok(wire)
-            }
-            Seen { probe: Probe::Unreachable, detail, .. } => {
-                Err((RequestErrorKind::Unreachable, detail.map(Into::into)))
-            }
-            _ => Err((RequestErrorKind::Gone, None)),
-        }
-    }
-
     /// Sends the request on a connection that has proven itself, and reads the head of the answer.
     fn exchange(
         &mut self,
@@ -146,7 +130,8 @@ impl Connection {
         request.check().map_err(|kind| request.error(&url, kind, None))?;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
             Some(wire) => wire,
-            None => self.prove(ends).map_err(|(kind, source)| request.error(&url, kind, source))?,
+            None => prove(&self.registration, &self.credential, ends)
+                .map_err(|(kind, source)| request.error(&url, kind, source))?,
         };
         let credential = self.credential.expose();
         let mut bearer = Zeroizing::new(String::with_capacity(64));
@@ -194,6 +179,24 @@ impl Connection {
             }
             thread::sleep(GONE_PAUSE.min(left));
         }
+    }
+}
+
+/// Opens another connection to a daemon, on which that proves itself (HS-25).
+pub(super) fn prove(
+    registration: &Registration,
+    credential: &Credential,
+    ends: Instant,
+) -> Result<Wire, (RequestErrorKind, Option<BoxError>)> {
+    let left = ends.saturating_duration_since(Instant::now());
+    match probe(registration, credential, PROBE_BOUND.min(left)) {
+        Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. } if theirs.id == registration.id => {
+            Ok(wire)
+        }
+        Seen { probe: Probe::Unreachable, detail, .. } => {
+            Err((RequestErrorKind::Unreachable, detail.map(Into::into)))
+        }
+        _ => Err((RequestErrorKind::Gone, None)),
     }
 }
 

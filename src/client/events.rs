@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use local_daemon_proto::connect::ConnectOutcome;
 use local_daemon_proto::events::{EventId, Item, Reader, StreamError};
 
-use super::connection::Connection;
-use super::request::{Problem, Request, RequestError, Response, reason_of};
+use super::request::{Problem, Request, RequestError, RequestErrorKind, reason_of};
 use super::{Client, ConnectError};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
@@ -43,47 +42,32 @@ const PART: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Events {
     client: Client,
-    path: String,
-    topics: Option<String>,
-    reader: Reader,
+    course: Course,
     wire: Option<Wire>,
-    /// When the daemon last said something.
-    spoke: Instant,
-    /// When the next stream may be opened.
-    due: Instant,
 }
 
 impl Events {
     pub(super) fn new(client: Client, path: &str) -> Self {
-        let now = Instant::now();
-        Self {
-            client,
-            path: path.to_owned(),
-            topics: None,
-            reader: Reader::new(None),
-            wire: None,
-            spoke: now,
-            due: now,
-        }
+        Self { client, course: Course::new(path), wire: None }
     }
 
     /// Selects topics; without this, all of them come (STR-4).
     #[must_use]
     pub fn topics<'a>(mut self, topics: impl IntoIterator<Item = &'a str>) -> Self {
-        self.topics = Some(topics.into_iter().collect::<Vec<_>>().join(","));
+        self.course.select(topics);
         self
     }
 
     /// Begins after this event, and not with what happens from now on.
     #[must_use]
     pub fn after(mut self, id: EventId) -> Self {
-        self.reader = Reader::new(Some(id));
+        self.course.begin_after(id);
         self
     }
 
     /// Returns the event after which the stream goes on if it is cut now. A program that keeps it resumes there later.
     pub fn last_id(&self) -> Option<EventId> {
-        self.reader.after()
+        self.course.last_id()
     }
 
     /// Waits for what the stream says next, at most `bound`; `None` if that is nothing. It can be called again after each
@@ -94,12 +78,12 @@ impl Events {
     pub fn next_within(&mut self, bound: Duration) -> Result<Option<Item>, EventsError> {
         let ends = deadline_in(bound);
         loop {
-            match self.reader.next() {
+            match self.course.next() {
                 Ok(Some(item)) => return Ok(Some(item)),
                 Ok(None) => {}
                 Err(error) => {
-                    self.cut();
-                    return Err(EventsError::Stream(error));
+                    self.wire = None;
+                    return Err(error);
                 }
             }
             if Instant::now() >= ends {
@@ -113,30 +97,24 @@ impl Events {
         }
     }
 
-    fn cut(&mut self) {
-        self.wire = None;
-        self.reader.cut();
-        self.due = deadline_in(self.reader.delay(random_word()));
-    }
-
     fn read(&mut self, ends: Instant) {
         let Some(wire) = &mut self.wire else { return };
         wire.renew_framing();
-        let silent = self.spoke + SILENCE_BOUND;
+        let silent = self.course.silent_at();
         match wire.part(PART, ends.min(silent)) {
-            Ok(Some(part)) => {
-                self.reader.push(&part);
-                self.spoke = Instant::now();
-            }
+            Ok(Some(part)) => self.course.push(&part),
             // It may go on later.
             Err(ExchangeError::TimedOut) if Instant::now() < silent => {}
-            Ok(None) | Err(_) => self.cut(),
+            Ok(None) | Err(_) => {
+                self.wire = None;
+                self.course.cut();
+            }
         }
     }
 
     /// Opens the next stream, or waits until it is time to.
     fn open(&mut self, ends: Instant) -> Result<(), EventsError> {
-        let wait = self.due.min(ends).saturating_duration_since(Instant::now());
+        let wait = self.course.due.min(ends).saturating_duration_since(Instant::now());
         if !wait.is_zero() {
             self.wait(wait);
             return Ok(());
@@ -145,54 +123,24 @@ impl Events {
         let client = self.client.clone();
         let mut connection = match client.deadline(client_deadline(&self.client, left)).connect() {
             Ok(connection) => connection,
-            Err(failure) => {
-                self.cut();
-                return match failure.outcome {
-                    // It may come, or answer later.
-                    ConnectOutcome::Absent
-                    | ConnectOutcome::Stale
-                    | ConnectOutcome::Busy
-                    | ConnectOutcome::Unreachable => Ok(()),
-                    _ => Err(EventsError::Connect(failure)),
-                };
-            }
+            Err(error) => return self.course.could_not_connect(error),
         };
-        match self.subscribe(&mut connection) {
-            Ok(response) if response.status == 200 => {
-                self.wire = connection.wire.take();
-                self.spoke = Instant::now();
-                Ok(())
-            }
-            Ok(mut response) => {
-                self.cut();
-                // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
-                if matches!(response.status, 401 | 503) {
-                    return Ok(());
+        let mut request = Request::get(&self.course.path());
+        for (name, value) in self.course.headers() {
+            request = request.header(name, &value);
+        }
+        match connection.begin(request) {
+            Ok(mut response) => match self.course.answered(response.status) {
+                Answered::Opened => self.wire = connection.wire.take(),
+                Answered::Later => {}
+                Answered::Refused => {
+                    let problem = connection.rest_of(&mut response).ok().and_then(|()| response.problem());
+                    return Err(EventsError::Refused { status: response.status, problem });
                 }
-                let problem = connection.rest_of(&mut response).ok().and_then(|()| response.problem());
-                Err(EventsError::Refused { status: response.status, problem })
-            }
-            Err(error) => {
-                self.cut();
-                tracing::debug!(%error, "an event stream could not be opened");
-                Ok(())
-            }
+            },
+            Err(error) => return self.course.could_not_ask(error),
         }
-    }
-
-    fn subscribe(&self, connection: &mut Connection) -> Result<Response, RequestError> {
-        let mut path = self.path.clone();
-        if let Some(topics) = &self.topics {
-            let joint = if path.contains('?') { '&' } else { '?' };
-            path.push(joint);
-            path.push_str("topics=");
-            path.push_str(topics);
-        }
-        let mut request = Request::get(&path).header("Accept", "text/event-stream");
-        if let Some(after) = self.reader.after() {
-            request = request.header("Last-Event-ID", &after.to_string());
-        }
-        connection.begin(request)
+        Ok(())
     }
 
     /// Waits until the record changes, at most `bound`: a daemon that is back is asked at once.
@@ -202,8 +150,130 @@ impl Events {
         let watch = platform::Watch::of(directory).ok();
         let [has_changed] = platform::readable([watch.as_ref().map(AsFd::as_fd)], bound);
         if has_changed {
-            self.due = Instant::now();
+            self.course.due = Instant::now();
         }
+    }
+}
+
+/// What a reader of events decides, whichever client reads: what to ask for, when, and what an answer or its absence means.
+#[derive(Debug)]
+pub(super) struct Course {
+    path: String,
+    topics: Option<String>,
+    reader: Reader,
+    /// When the daemon last said something.
+    spoke: Instant,
+    /// When the next stream may be opened.
+    pub(super) due: Instant,
+}
+
+/// What the status code of an answer means.
+pub(super) enum Answered {
+    /// The stream is open.
+    Opened,
+    /// The next daemon, or the next credential, will do.
+    Later,
+    Refused,
+}
+
+impl Course {
+    pub(super) fn new(path: &str) -> Self {
+        let now = Instant::now();
+        Self {
+            path: path.to_owned(),
+            topics: None,
+            reader: Reader::new(None),
+            spoke: now,
+            due: now,
+        }
+    }
+
+    pub(super) fn select<'a>(&mut self, topics: impl IntoIterator<Item = &'a str>) {
+        self.topics = Some(topics.into_iter().collect::<Vec<_>>().join(","));
+    }
+
+    pub(super) fn begin_after(&mut self, id: EventId) {
+        self.reader = Reader::new(Some(id));
+    }
+
+    pub(super) fn last_id(&self) -> Option<EventId> {
+        self.reader.after()
+    }
+
+    /// Returns the path of the next stream.
+    pub(super) fn path(&self) -> String {
+        let mut path = self.path.clone();
+        if let Some(topics) = &self.topics {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            path.push(joint);
+            path.push_str("topics=");
+            path.push_str(topics);
+        }
+        path
+    }
+
+    /// Returns the headers of the request for it.
+    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("Accept", "text/event-stream".to_owned())];
+        headers.extend(self.reader.after().map(|after| ("Last-Event-ID", after.to_string())));
+        headers
+    }
+
+    /// Returns what the stream says next, if that is there. After an error the stream is not read on.
+    pub(super) fn next(&mut self) -> Result<Option<Item>, EventsError> {
+        self.reader.next().map_err(|error| {
+            self.cut();
+            EventsError::Stream(error)
+        })
+    }
+
+    /// Takes a part of the stream.
+    pub(super) fn push(&mut self, part: &[u8]) {
+        self.reader.push(part);
+        self.spoke = Instant::now();
+    }
+
+    /// Returns when a stream that says nothing is given up.
+    pub(super) fn silent_at(&self) -> Instant {
+        self.spoke + SILENCE_BOUND
+    }
+
+    /// Notes that there is no stream any more.
+    pub(super) fn cut(&mut self) {
+        self.reader.cut();
+        self.due = deadline_in(self.reader.delay(random_word()));
+    }
+
+    pub(super) fn could_not_connect(&mut self, error: ConnectError) -> Result<(), EventsError> {
+        self.cut();
+        match error.outcome {
+            // It may come, or answer later.
+            ConnectOutcome::Absent
+            | ConnectOutcome::Stale
+            | ConnectOutcome::Busy
+            | ConnectOutcome::Unreachable => Ok(()),
+            _ => Err(EventsError::Connect(error)),
+        }
+    }
+
+    pub(super) fn could_not_ask(&mut self, error: RequestError) -> Result<(), EventsError> {
+        self.cut();
+        if matches!(error.kind(), RequestErrorKind::Invalid(_)) {
+            return Err(EventsError::Request(error));
+        }
+        tracing::debug!(%error, "an event stream could not be opened");
+        Ok(())
+    }
+
+    /// Takes the status code of an answer. Unless it has opened the stream, the next attempt is made later.
+    pub(super) fn answered(&mut self, status: u16) -> Answered {
+        if status == 200 {
+            self.spoke = Instant::now();
+            return Answered::Opened;
+        }
+        self.cut();
+        // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
+        if matches!(status, 401 | 503) { Answered::Later } else { Answered::Refused }
     }
 }
 
@@ -240,6 +310,9 @@ pub enum EventsError {
     /// The daemon cannot be reached, and waiting does not help: it is foreign, incompatible, or its files are refused.
     #[error(transparent)]
     Connect(ConnectError),
+    /// The path or a topic is none that can be sent.
+    #[error(transparent)]
+    Request(RequestError),
     /// What comes is no stream of this protocol.
     #[error(transparent)]
     Stream(StreamError),

@@ -433,6 +433,11 @@ fn reason(source: Option<&(dyn std::error::Error + Send + Sync + 'static)>) -> S
 }
 
 impl RequestError {
+    #[cfg(feature = "async")]
+    pub(super) fn new(kind: RequestErrorKind, request: String, source: Option<BoxError>) -> Self {
+        Self { kind, request, source }
+    }
+
     /// Which way it failed.
     pub fn kind(&self) -> RequestErrorKind {
         self.kind

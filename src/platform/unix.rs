@@ -20,12 +20,12 @@ use local_daemon_proto::registration::MAX_BYTES;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "async"))]
 use tokio::io::Interest;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "async"))]
 use tokio::io::unix::AsyncFd;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "async"))]
 use super::Watch;
 use super::{FileErrorKind, system};
 
@@ -443,7 +443,7 @@ pub(crate) fn readable<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], bound: 
 }
 
 /// Change notification for a directory, for the runtime to wait on.
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "async"))]
 pub(crate) fn followed(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let watch = Watch::of(directory)?;
     // SAFETY: a watch owns its descriptor, which is open until it is dropped and never another.

@@ -19,7 +19,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use local_daemon::client::{Connection, EventsError};
+use local_daemon::client::{Connection, Events, EventsError};
 use local_daemon::daemon::Handle;
 use local_daemon::events::{EventId, Item};
 use local_daemon::streams::{End, EventBody, Hub, Limits, Selection};
@@ -234,13 +234,69 @@ struct Seen {
     shutdown: usize,
 }
 
+/// A reader of the crate.
+trait Source {
+    fn next(&mut self) -> Result<Item, EventsError>;
+    fn last_id(&self) -> Option<EventId>;
+}
+
+impl Source for Events {
+    fn next(&mut self) -> Result<Item, EventsError> {
+        Ok(self.next_within(BOUND)?.expect("something happens in time"))
+    }
+
+    fn last_id(&self) -> Option<EventId> {
+        self.last_id()
+    }
+}
+
+/// Opens the blocking reader.
+fn blocking(client: &Client, from: EventId) -> Box<dyn Source> {
+    let connection = connect(client);
+    Box::new(connection.events("/v1/events").after(from))
+}
+
+#[cfg(feature = "async")]
+struct Asynchronous {
+    runtime: tokio::runtime::Runtime,
+    events: local_daemon::client::tokio::Events,
+}
+
+#[cfg(feature = "async")]
+impl Source for Asynchronous {
+    /// Drops many a call before it is done.
+    fn next(&mut self) -> Result<Item, EventsError> {
+        let next = async {
+            loop {
+                let next = self.events.next();
+                if let Ok(item) = tokio::time::timeout(Duration::from_micros(500), next).await {
+                    return item;
+                }
+            }
+        };
+        let next = async { tokio::time::timeout(BOUND, next).await };
+        self.runtime.block_on(next).expect("something happens in time")
+    }
+
+    fn last_id(&self) -> Option<EventId> {
+        self.events.last_id()
+    }
+}
+
+/// Opens the asynchronous reader.
+#[cfg(feature = "async")]
+fn asynchronous(client: &Client, from: EventId) -> Box<dyn Source> {
+    let events = local_daemon::client::tokio::Client::from(client.clone()).events("/v1/events").after(from);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    Box::new(Asynchronous { runtime, events })
+}
+
 /// Reads all numbers, each of which must come once and in order.
-fn read(connection: &Connection, from: EventId, world: &World) -> Result<Seen, EventsError> {
+fn read(mut events: Box<dyn Source>, from: EventId, world: &World) -> Result<Seen, EventsError> {
     let mut seen = Seen::default();
-    let mut events = connection.events("/v1/events").after(from);
     let (mut number, mut last) = (0, Some(from));
     while number < world.total {
-        match events.next_within(BOUND)?.expect("something happens in time") {
+        match events.next()? {
             Item::Event(event) => {
                 let next: u64 = event.json().unwrap();
                 assert_eq!(next, number + 1, "after {:?}", events.last_id());
@@ -264,10 +320,10 @@ fn read(connection: &Connection, from: EventId, world: &World) -> Result<Seen, E
     Ok(seen)
 }
 
-fn connect(world: &World) -> Connection {
+fn connect(client: &Client) -> Connection {
     let ends = std::time::Instant::now() + BOUND;
     loop {
-        match world.client().connect() {
+        match client.connect() {
             Ok(connection) => return connection,
             Err(failure) => assert!(std::time::Instant::now() < ends, "{failure}"),
         }
@@ -280,15 +336,20 @@ fn total() -> u64 {
 }
 
 /// Reads all numbers while daemons are stopped and started `generations - 1` times, every `displacing`th time by displacement.
-fn read_over(world: &World, generations: u64, displacing: u64) -> Seen {
+fn read_over(
+    world: &World,
+    generations: u64,
+    displacing: u64,
+    open: fn(&Client, EventId) -> Box<dyn Source>,
+) -> Seen {
     let due = |generation| generation * world.total / generations;
     // A log in memory loses what no one has read when its daemon ends.
     let last = |generation| if world.is_kept { world.total } else { due(generation) };
     let mut running = world.start(last(1));
-    let connection = connect(world);
     let epoch = if world.is_kept { EPOCH } else { running.handle.id().epoch() };
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(&connection, EventId { epoch, seq: 0 }, world));
+        let from = EventId { epoch, seq: 0 };
+        let reader = scope.spawn(move || read(open(&world.client(), from), from, world));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut progress = world.seen.subscribe();
         for generation in 1..generations {
@@ -309,11 +370,10 @@ fn read_over(world: &World, generations: u64, displacing: u64) -> Seen {
     })
 }
 
-#[test]
-fn a_reader_sees_each_event_once_over_cuts_restarts_and_displacements() {
+fn sees_each_event_once(open: fn(&Client, EventId) -> Box<dyn Source>) {
     let world = World::new(total(), 200, true);
     // Three displacements, ten restarts.
-    let seen = read_over(&world, 14, 4);
+    let seen = read_over(&world, 14, 4, open);
     assert_eq!(world.cuts.load(Ordering::SeqCst), 0, "all cuts were made");
     assert_eq!(seen.gaps, 0);
     // A stream that was cut did not deliver its last event.
@@ -322,8 +382,19 @@ fn a_reader_sees_each_event_once_over_cuts_restarts_and_displacements() {
 }
 
 #[test]
+fn a_reader_sees_each_event_once_over_cuts_restarts_and_displacements() {
+    sees_each_event_once(blocking);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn an_asynchronous_reader_sees_each_event_once_as_well() {
+    sees_each_event_once(asynchronous);
+}
+
+#[test]
 fn a_log_in_memory_has_one_gap_for_each_restart() {
     let world = World::new(4_000, 0, false);
-    let seen = read_over(&world, 11, u64::MAX);
+    let seen = read_over(&world, 11, u64::MAX, blocking);
     assert_eq!(seen, Seen { gaps: 10, superseded: 0, shutdown: 10 });
 }

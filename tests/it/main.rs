@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test that called it")]
 
+#[cfg(all(feature = "daemon", feature = "async"))]
+mod async_client;
 #[cfg(feature = "daemon")]
 mod end_to_end;
 #[cfg(feature = "daemon")]
 mod events;
 #[cfg(feature = "daemon")]
 mod journal;
+#[cfg(feature = "daemon")]
+mod launched;
+#[cfg(feature = "daemon")]
+mod lifecycle;
 #[cfg(feature = "daemon")]
 mod loom;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,79 @@
+//! What a product does with a daemon as a whole.
+
+use local_daemon::Launch;
+use local_daemon::client::{Mode, Request, RestartError, Stop, StopError, Upgrade};
+use local_daemon::connect::ConnectOutcome;
+use serde_json::json;
+
+use crate::launched::{client, launch};
+
+#[test]
+fn a_daemon_tells_its_status_and_is_stopped() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    assert!(client.stop(&Stop::new()).unwrap().is_none(), "there is none");
+    let mut daemon = client.connect_or_spawn(&launch("1")).unwrap();
+    let status = daemon.status().unwrap();
+    assert_eq!((status.id, status.url), (daemon.registration().id, daemon.registration().url));
+    assert_eq!((status.mode, status.streams, status.idle_timeout_seconds), (Mode::Auto, 2, Some(300)));
+    assert_eq!((&status.more["jobs"], status.more.contains_key("id")), (&json!(3), false));
+
+    daemon.send(Request::post("/busy")).unwrap();
+    match daemon.stop(&Stop::new().if_idle(true)) {
+        Err(StopError::InUse { active, .. }) => assert_eq!(active["jobs"], 3),
+        other => panic!("{other:?}"),
+    }
+    let stopped = client.stop(&Stop::new()).unwrap().unwrap();
+    assert_eq!((stopped.id, stopped.forced), (status.id, false));
+    assert_eq!(client.connect().unwrap_err().outcome, ConnectOutcome::Absent);
+}
+
+#[test]
+fn a_restart_ends_nothing_unless_another_daemon_can_be_started() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    let first = client.restart(&launch("1")).unwrap();
+    assert!(matches!(first.before, Ok(None)), "{first:?}");
+    let id = first.connection.registration().id;
+    let refused = client.restart(&Launch::new("/no/such/daemon")).unwrap_err();
+    let RestartError::Connect(error) = &refused else { panic!("{refused:?}") };
+    assert_eq!(error.outcome, ConnectOutcome::SpawnFailed);
+    let source = std::error::Error::source(error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(client.connect().unwrap().registration().id, id, "it goes on");
+
+    let second = client
+        .restart_with(|running| launch(&running.unwrap().status().unwrap().version))
+        .unwrap();
+    assert_eq!(second.before.unwrap().unwrap().id, id);
+    assert_ne!(second.connection.registration().id, id);
+    client.stop(&Stop::new()).unwrap();
+}
+
+#[test]
+fn an_upgrade_replaces_an_older_daemon_that_is_idle() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    let upgrade = |version: &'static str, wanted: &'static str| {
+        client
+            .upgrade_or_spawn(&launch(version), move |theirs| theirs.version.as_str() < wanted)
+            .unwrap()
+    };
+    assert_eq!(upgrade("1", "1").upgrade, Upgrade::NotNeeded);
+    let first = upgrade("2", "1");
+    assert_eq!((&first.upgrade, &*first.connection.handshake().version), (&Upgrade::NotNeeded, "1"));
+
+    let mut busy = first.connection;
+    busy.send(Request::post("/busy")).unwrap();
+    let found = upgrade("2", "2");
+    assert!(matches!(found.upgrade, Upgrade::InUse { .. }), "{found:?}");
+    assert_eq!(found.connection.handshake().id, busy.handshake().id);
+
+    busy.stop(&Stop::new()).unwrap();
+    upgrade("1", "1");
+    let done = upgrade("2", "2");
+    assert!(matches!(&done.upgrade, Upgrade::Done { from } if from.version == "1"), "{done:?}");
+    assert_eq!(done.connection.handshake().version, "2");
+    assert_eq!(upgrade("2", "3").upgrade, Upgrade::StillOlder);
+    client.stop(&Stop::new()).unwrap();
+}
