@@ -127,6 +127,22 @@ impl Launch {
 }
 
 /// Finds, proves and if need be starts the daemon of one component.
+///
+/// ```no_run
+/// use local_daemon::{Client, Launch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut daemon = Client::new("acme", "acme/1")?.connect_or_spawn(&Launch::new("acmed").args(["run", "--yield"]))?;
+/// println!("{}", String::from_utf8_lossy(&daemon.get("/v1/hello")?.body));
+/// # Ok(()) }
+/// ```
+///
+/// # Blocking
+///
+/// It needs no runtime. Within an asynchronous one, each call that waits (a connect, a request, [`Events`]) blocks its thread until
+/// its deadline at most, and with that every task of the thread: a daemon that runs on the same thread cannot answer, and the
+/// connect ends in `busy`, with a text that says so. Such a program calls it by `tokio::task::spawn_blocking`, or uses the
+/// asynchronous client, `client::tokio` (feature `async`).
 #[derive(Clone, Debug)]
 pub struct Client {
     component: Component,
@@ -184,7 +200,7 @@ impl Client {
         &self.state_dir
     }
 
-    /// Connects to the daemon that runs; starts nothing.
+    /// Connects to the daemon that runs; starts nothing. It blocks, see [`Client`].
     ///
     /// # Errors
     /// [`ConnectError`] with any outcome but `ready` and `spawn-failed`.
@@ -192,7 +208,8 @@ impl Client {
         Attempt::new(self, None).drive()
     }
 
-    /// Connects to the daemon, starting one where none answers (CONN-15). N clients converge on one daemon.
+    /// Connects to the daemon, starting one if none answers (CONN-15). N clients converge on one daemon. It blocks, see
+    /// [`Client`].
     ///
     /// # Errors
     /// [`ConnectError`]; `spawn-failed` carries the child's own error.

@@ -346,7 +346,8 @@ impl<'a> Attempt<'a> {
             }
             ConnectOutcome::Stale => format!("{place}: the registered daemon is gone").into(),
             ConnectOutcome::Busy => {
-                let why = if self.may_block_the_daemon() { BLOCKING } else { "" };
+                let is_blocking = self.cancelled.is_none() && is_in_runtime();
+                let why = if is_blocking { BLOCKING } else { "" };
                 format!("{place}: the daemon did not answer in time, or is draining{why}").into()
             }
             ConnectOutcome::Foreign => format!(
@@ -383,20 +384,20 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether this call blocks a thread of an asynchronous runtime, on which the daemon may run as well. Within
-    /// `spawn_blocking` it does no harm, and cannot be told from a call that does.
-    fn may_block_the_daemon(&self) -> bool {
-        #[cfg(any(feature = "daemon", feature = "async"))]
-        return self.cancelled.is_none() && tokio::runtime::Handle::try_current().is_ok();
-        #[cfg(not(any(feature = "daemon", feature = "async")))]
-        false
-    }
-
     fn left_running(&self) -> Option<u32> {
         let pid = self.pid.filter(|_| self.child != Child::Failed)?;
         rustix::process::test_kill_process(pid).ok()?;
         Some(pid.as_raw_nonzero().get().unsigned_abs())
     }
+}
+
+/// Whether this thread belongs to an asynchronous runtime, so that a call blocks its tasks. Within `spawn_blocking` it does no
+/// harm, and cannot be told from one that does.
+fn is_in_runtime() -> bool {
+    #[cfg(any(feature = "daemon", feature = "async"))]
+    return tokio::runtime::Handle::try_current().is_ok();
+    #[cfg(not(any(feature = "daemon", feature = "async")))]
+    false
 }
 
 /// Returns the last line that is not empty after the first `from` bytes of the log.

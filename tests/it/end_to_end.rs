@@ -199,3 +199,44 @@ fn each_way_not_to_connect_is_told_from_the_others() {
     assert_eq!(failure.outcome, ConnectOutcome::Invalid);
     assert!(failure.detail.contains("registration.json") && failure.detail.contains("0644"), "{failure}");
 }
+
+/// A thread that waits for itself. Within `spawn_blocking` the same call is in order.
+#[test]
+fn a_call_that_blocks_the_daemon_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("state");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let builder = Daemon::builder("acme", "acme/1").state_dir(path.clone()).stop_on_signals(false);
+        let daemon = builder.start().await.unwrap();
+        let handle = daemon.handle();
+        let serving = tokio::spawn(daemon.serve(Router::new()));
+        handle.published().await;
+        let blocked = client(&path).deadline(Duration::from_millis(100)).connect().unwrap_err();
+        assert_eq!(blocked.outcome, ConnectOutcome::Busy);
+        assert!(blocked.to_string().contains("asynchronous runtime"), "{blocked}");
+        let connecting = tokio::task::spawn_blocking(move || client(&path).connect());
+        assert_eq!(connecting.await.unwrap().unwrap().handshake().id, handle.id());
+        handle.stop();
+        serving.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn no_bound_is_too_long() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("state");
+    assert_eq!(outcome(client(&path).deadline(Duration::MAX).connect()), ConnectOutcome::Absent);
+    let running = Running::start(&path);
+    let mut connection = connect(&path, &running);
+    let request = local_daemon::client::Request::get("/v1/hello").deadline(Duration::MAX);
+    assert_eq!(connection.send(request).unwrap().status, 200);
+    let url = connection.registration().url;
+    assert!(!local_daemon::client::is_refused(url, Duration::MAX));
+    drop(client(&path).deadline(Duration::MAX).connect().unwrap());
+    if let Ok(process) = connection.process() {
+        let seen = std::thread::spawn(move || process.wait(Duration::MAX));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!seen.is_finished(), "this very process runs on");
+    }
+}
