@@ -1,5 +1,6 @@
 //! What is to be reached, each beside the floor of the same run: a table with a line a goal.
 
+mod clients;
 mod hostile;
 mod presence;
 mod processes;
@@ -63,9 +64,10 @@ impl Row {
 /// A part of the table by its name.
 type Part = (&'static str, fn() -> Vec<Row>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("processes", processes::rows),
     ("requests", requests::rows),
+    ("clients", clients::rows),
     ("hostile", hostile::rows),
     ("strangers", strangers::rows),
     ("presence", presence::rows),

@@ -234,7 +234,7 @@ impl Connection {
         answer.json().map_err(|source| StatusError::Malformed { url, source })
     }
 
-    /// Stops the daemon, which its id names (LIFE-11), and waits until its process is gone. If its process cannot be watched, an
+    /// Stops the daemon, which has proven itself (LIFE-26) and which its id names (LIFE-11), and waits until its process is gone. If its process cannot be watched, an
     /// address that refuses, and a record that is no longer its own, count as its end (LIFE-25).
     ///
     /// ```no_run

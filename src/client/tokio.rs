@@ -108,6 +108,27 @@ impl Client {
         Ok(Connection::of(on_thread(connect).await?).await)
     }
 
+    /// Calls the blocking client, on a thread for that: to stop a daemon, to restart it, or to replace an older one. The call goes on
+    /// if this one is dropped.
+    ///
+    /// ```no_run
+    /// use local_daemon::Launch;
+    /// use local_daemon::client::tokio::Client;
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let launch = Launch::new("acmed").args(["run", "--yield"]);
+    /// client.blocking(move |client| client.restart(&launch).map(drop)).await?;
+    /// let daemon = client.connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&super::Client) -> T + Send + 'static,
+    ) -> T {
+        let client = self.blocking.clone();
+        on_thread(move |_| call(&client)).await
+    }
+
     /// Returns a service that sends each request to the daemon that runs then.
     pub fn service(&self) -> Service {
         Service::new(self.clone(), None)

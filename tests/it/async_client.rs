@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
-use local_daemon::client::RequestErrorKind;
 use local_daemon::client::tokio::{Client, Connection, Deadline};
+use local_daemon::client::{RequestErrorKind, Stop};
 use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::Handle;
 use local_daemon::{Daemon, StateDir};
@@ -110,8 +110,7 @@ async fn many_connects_converge_on_one_daemon() {
 }
 
 async fn stop(state_dir: PathBuf) {
-    let stop = move || launched::client(&state_dir).stop(&local_daemon::client::Stop::new());
-    tokio::task::spawn_blocking(stop).await.unwrap().unwrap();
+    client(&state_dir).blocking(|client| client.stop(&Stop::new())).await.unwrap();
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ pub(super) fn rows() -> Vec<Row> {
 
 /// Starts servers on the one processor, and measures from the other: where client and server share one, or move, a request
 /// takes anything from 7 to 70 µs.
-fn apart<S, T>(start: impl FnOnce() -> S, measure: impl FnOnce(&S) -> T) -> T {
+pub(super) fn apart<S, T>(start: impl FnOnce() -> S, measure: impl FnOnce(&S) -> T) -> T {
     let both = sched_getaffinity(None).unwrap();
     let only = |processor| {
         let mut set = CpuSet::new();
@@ -203,15 +203,15 @@ fn many(wire: &Wire) -> Duration {
     began.elapsed()
 }
 
-/// This program again, as a server of one route.
-struct Server {
+/// This program again, as a server of one route, and of a stream.
+pub(super) struct Server {
     child: Child,
-    wire: Wire,
-    home: TempDir,
+    pub(super) wire: Wire,
+    pub(super) home: TempDir,
 }
 
 impl Server {
-    fn start(kind: &str) -> Self {
+    pub(super) fn start(kind: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let state_dir = home.path().join("state");
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -243,7 +243,9 @@ pub(crate) fn serve(arguments: &[String]) {
         panic!("serve-requests guarded|bare STATE-DIR")
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let router = Router::new().route("/", get(async || Json(json!({"ok": true}))));
+    let router = Router::new()
+        .route("/", get(async || Json(json!({"ok": true}))))
+        .route("/events", get(super::clients::events));
     runtime.block_on(async {
         if kind == "guarded" {
             guarded(router, Path::new(state_dir)).await;
