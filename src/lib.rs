@@ -27,6 +27,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A client that is asynchronous itself uses `client::tokio` (feature `async`) instead: it finds and proves the daemon in the same
+//! way.
+//!
 //! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them with
 //! [`with_caller_limits`]. A program that embeds a client may call [`disable_core_dumps`].
 //!

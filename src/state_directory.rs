@@ -110,6 +110,7 @@ impl FromStr for Component {
 /// No place for the state directory could be found.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("there is no home directory to keep state in, and {variable} names no directory")]
+#[non_exhaustive]
 pub struct NoHomeError {
     /// The variable that may name one.
     pub variable: String,
@@ -556,6 +557,7 @@ impl StateDir {
 
 /// Why, and for how long, clients start no daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct HeldBack {
     /// What the last daemon said that did not become ready.
     pub error: String,
@@ -578,6 +580,7 @@ impl fmt::Display for HeldBack {
 
 /// What a reader says of a record that it cannot use.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Diagnostic {
     /// The file or the directory must not be trusted.
     #[error(transparent)]

@@ -80,7 +80,19 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
-    /// Returns an answer as an error, if it is not the one that was asked for.
+    /// Returns an answer as an error, for one that is not the one that was asked for.
+    ///
+    /// ```no_run
+    /// use local_daemon::Client;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut daemon = Client::new("acme", "acme/1")?.connect()?;
+    /// let answer = daemon.get("/v1/jobs")?;
+    /// if !answer.is_success() {
+    ///     return Err(daemon.answer_error("/v1/jobs", &answer).into());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn answer_error(&self, path: &str, answer: &Response) -> AnswerError {
         AnswerError {
             url: self.registration.url,
