@@ -252,7 +252,7 @@ impl Claim {
         })
     }
 
-    /// Takes the outcome of the effect that [`next`](Self::next) named. An outcome that does not fit it counts as
+    /// Takes the outcome of the effect that [`effect`](Self::effect) named. An outcome that does not fit it counts as
     /// its failure.
     pub fn handle(&mut self, outcome: ClaimEvent) {
         if self.stop && self.reason.is_none() {

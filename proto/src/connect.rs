@@ -264,7 +264,7 @@ impl Connect {
         }
     }
 
-    /// Takes what the effect that [`next`](Self::next) named led to. What does not fit is ignored.
+    /// Takes what the effect that [`effect`](Self::effect) named led to. What does not fit is ignored.
     pub fn handle(&mut self, observed: ConnectEvent) {
         let phase = core::mem::replace(&mut self.phase, Phase::Finished);
         self.phase = match (phase, observed) {

@@ -194,7 +194,7 @@ impl From<StopError> for Error {
         let help = match error {
             StopError::Connect(error) => return error.into(),
             StopError::InUse { .. } => {
-                "`locald status` tells what is open; `locald stop` ends it gracefully all the same"
+                "`locald status` tells what is open; `locald stop` ends it gracefully in any case"
             }
             StopError::StillRuns { .. } => "wait a little, or end it with `locald stop --force`",
             StopError::Kill { .. } => "end the process by hand if it is yours",

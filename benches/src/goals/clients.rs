@@ -1,4 +1,4 @@
-//! The crate's clients beside bare ones: what a request costs that is sent on a proven connection, and what an event costs that is
+//! The crate's clients next to bare ones: what a request costs that is sent on a proven connection, and what an event costs that is
 //! read, parsed and followed.
 
 use std::io::{Read as _, Write as _};
