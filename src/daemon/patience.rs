@@ -189,10 +189,9 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// Returns the body, and whether it was dropped with so much unread that the connection has to end.
-    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
-        let is_left = Arc::new(AtomicBool::new(false));
-        (Self { body, silence: Silence::default(), is_left: is_left.clone() }, is_left)
+    /// Wraps a body. `is_left` is set if it is dropped with so much unread that the connection has to end.
+    pub(super) fn new(body: Incoming, is_left: Arc<AtomicBool>) -> Self {
+        Self { body, silence: Silence::default(), is_left }
     }
 }
 
