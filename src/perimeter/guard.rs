@@ -266,7 +266,7 @@ impl Guard {
             accepted.map(Evidence::PageToken)
         };
         let mut tokens = tokens_of(uri);
-        let from_query = match tokens.next() {
+        let from_query = match uri.query().and_then(|_| tokens.next()) {
             None => None,
             // PER-25: elsewhere it is refused even if it is right, and even together with a bearer.
             Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
