@@ -157,9 +157,21 @@ impl Client {
     /// A client of `component` that speaks `protocol` (`name/N`).
     pub fn new(component: &str, protocol: &str) -> Result<Self, SetupError> {
         let component = component.parse()?;
+        Self::of(StateDir::locate(None, &component)?, component, protocol)
+    }
+
+    /// A client of the daemon that has this state directory. It looks neither at the environment nor for a home directory.
+    ///
+    /// # Errors
+    /// Fails if the component or the protocol is none.
+    pub fn at(state_dir: impl AsRef<Path>, component: &str, protocol: &str) -> Result<Self, SetupError> {
+        Self::of(StateDir::at(state_dir.as_ref()), component.parse()?, protocol)
+    }
+
+    fn of(state_dir: StateDir, component: Component, protocol: &str) -> Result<Self, SetupError> {
         Ok(Self {
-            state_dir: StateDir::locate(None, &component)?,
             component,
+            state_dir,
             protocol: protocol.parse()?,
             deadline: DEADLINE,
             replace: false,

@@ -51,6 +51,8 @@ mod platform;
 pub mod state_directory;
 #[cfg(feature = "daemon")]
 pub mod streams;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use client::{Client, Launch};
 #[cfg(feature = "daemon")]

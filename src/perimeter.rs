@@ -33,4 +33,5 @@ pub use self::origin::{Origin, Origins, ParseOriginError};
 pub use self::problem::{accepts_html, problem, problem_with, wants_text};
 pub(crate) use self::rate_limit::take_stranger_debug_line;
 pub use self::response::PROTOCOL_HEADER;
+pub(crate) use self::response::Tamed;
 pub use self::service::{Answer, Guarded};

@@ -1,6 +1,7 @@
 //! The credential: the secret that every client of one user's daemon holds. No I/O.
 
 use alloc::string::String;
+use core::array;
 use core::fmt;
 
 use base64::Engine;
@@ -69,13 +70,10 @@ impl fmt::Debug for Credential {
 
 /// The text as words, which take fewer steps to compare than bytes.
 fn words(text: &[u8; TEXT_LEN]) -> [u64; TEXT_WORDS] {
-    let mut bytes = Zeroizing::new([0; 8 * TEXT_WORDS]);
-    bytes[..TEXT_LEN].copy_from_slice(text);
-    let mut words = [0; TEXT_WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u64::from_ne_bytes(*bytes);
-    }
-    words
+    let (whole, rest) = text.as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    array::from_fn(|at| u64::from_ne_bytes(*whole.get(at).unwrap_or(&last)))
 }
 
 /// The 32 bytes of a canonical, unpadded base64url text.

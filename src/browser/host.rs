@@ -31,15 +31,15 @@ impl PageHost {
         &self.0
     }
 
-    pub(crate) fn matches(&self, name: &str) -> bool {
-        self.0.as_bytes().ct_eq(name.as_bytes()).into()
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(name).into()
     }
 
     /// Whether a name has the form of a page host.
-    pub(crate) fn is_well_formed(name: &str) -> bool {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        name.strip_suffix(DOMAIN)
-            .is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(is_digit))
+    pub(crate) fn is_well_formed(name: &[u8]) -> bool {
+        let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        name.strip_suffix(DOMAIN.as_bytes())
+            .is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(is_digit))
     }
 }
 
@@ -49,8 +49,8 @@ impl fmt::Debug for PageHost {
     }
 }
 
-/// The name of the daemon that a request or a ticket is for. The guard adds it to the extensions of each request that it lets
-/// through.
+/// The name of the daemon that a request or a ticket is for. A guard with page tokens adds it to the extensions of each request
+/// that it lets through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Host {
     /// The page host of this launch.

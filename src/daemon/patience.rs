@@ -23,6 +23,8 @@ const BOUND: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 /// So much of a body that nobody reads has come with its head, in bytes: `hyper` discards it, and the connection goes on.
 const MAX_DRAINED: u64 = 4 * 1024;
+/// The most bytes of several slices that are copied to be written at once.
+const MAX_JOINED: usize = 512;
 /// The most that is discarded of a stranger meanwhile, in bytes.
 const MAX_DISCARDED_OF_STRANGER: usize = 1024 * 1024;
 /// The most that is discarded of a client that has authenticated, in bytes.
@@ -162,7 +164,20 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.stream().poll_write_vectored(context, slices);
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = if length <= MAX_JOINED {
+            // One `send` takes less time than a `writev`, even with the copy.
+            let mut joined = [0; MAX_JOINED];
+            let mut rest = &mut joined[..];
+            for slice in slices {
+                let (start, end) = rest.split_at_mut(slice.len());
+                start.copy_from_slice(slice);
+                rest = end;
+            }
+            self.stream().poll_write(context, &joined[..length])
+        } else {
+            self.stream().poll_write_vectored(context, slices)
+        };
         self.written(context, written)
     }
 
@@ -189,10 +204,9 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// Returns the body, and whether it was dropped with so much unread that the connection has to end.
-    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
-        let is_left = Arc::new(AtomicBool::new(false));
-        (Self { body, silence: Silence::default(), is_left: is_left.clone() }, is_left)
+    /// Wraps a body. `is_left` is set if it is dropped with so much unread that the connection has to end.
+    pub(super) fn new(body: Incoming, is_left: Arc<AtomicBool>) -> Self {
+        Self { body, silence: Silence::default(), is_left }
     }
 }
 

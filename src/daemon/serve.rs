@@ -1,12 +1,13 @@
 //! Connections: accepted, served behind the guard, counted, and closed within the drain bound.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future;
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use super::patience::{Patient, RequestBody, discard_arrived, linger};
 use super::shared::{FLUSH_BOUND, Shared};
 use super::strangers::{Limits, Place, Strangers, User, Verdict};
 use super::timer::Timer;
-use crate::perimeter::{self, Caller, Guarded};
+use crate::perimeter::{self, Answer, Caller, Guarded, Tamed};
 use crate::platform::{self, Peers};
 
 /// How long a client may take over the head of its request (HS-10, PER-33); others are served meanwhile (HS-11). It is also how
@@ -264,6 +265,23 @@ async fn wait_for_close(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|close| *close).await;
 }
 
+/// Waits for the same from a task that is woken for each request of its connection: what waits is polled again only after a
+/// change, or by another waker.
+async fn wait_for_close_of_connection(closing: &mut watch::Receiver<bool>) {
+    let changes = closing.clone();
+    let mut waits = pin!(wait_for_close(closing));
+    let mut known: Option<Waker> = None;
+    future::poll_fn(|context| {
+        let is_known = known.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if is_known && matches!(changes.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        known = Some(context.waker().clone());
+        waits.as_mut().poll(context)
+    })
+    .await;
+}
+
 /// What is known of one connection, which the census counts until this is dropped.
 struct Guest {
     strangers: Arc<Mutex<Census>>,
@@ -289,8 +307,9 @@ impl Guest {
     /// stranger does, and each but the first of any other stranger.
     fn note_request(&self) -> bool {
         self.has_last_authenticated.store(false, Ordering::Release);
-        let is_first = !self.has_sent_head.swap(true, Ordering::AcqRel);
+        let is_first = !self.has_sent_head.load(Ordering::Acquire);
         if is_first {
+            self.has_sent_head.store(true, Ordering::Release);
             lock(&self.strangers).note_head(self.place);
         }
         !self.has_authenticated() && (!is_first || self.is_of_other)
@@ -299,7 +318,8 @@ impl Guest {
     /// Notes that the request has authenticated: from now on the connection is not evicted (HS-34).
     fn note_authenticated(&self) {
         self.has_last_authenticated.store(true, Ordering::Release);
-        if !self.has_authenticated.swap(true, Ordering::AcqRel) {
+        if !self.has_authenticated() {
+            self.has_authenticated.store(true, Ordering::Release);
             lock(&self.strangers).note_authenticated(self.place);
         }
     }
@@ -346,33 +366,11 @@ impl Connection {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { stream, guest, evicted } = self;
-        let served_guest = guest.clone();
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (mut service, guest) = (service.clone(), served_guest.clone());
-            async move {
-                if guest.note_request() {
-                    // However many requests strangers send at once, only a few are served before others have their turn.
-                    let _turn = guest.turns.acquire().await;
-                    yield_now().await;
-                }
-                if guest.is_handshake_only && request.uri().path() != handshake::PATH {
-                    return Ok::<_, Infallible>(overloaded().map(Either::Left));
-                }
-                future::poll_fn(|context| service.poll_ready(context)).await?;
-                let (head, body) = request.into_parts();
-                let (body, is_left) = RequestBody::new(body);
-                let answer = service.call(Request::from_parts(head, body));
-                if answer.is_authenticated() {
-                    guest.note_authenticated();
-                }
-                let mut answer = answer.await?;
-                // PER-55: what comes next on this connection is discarded (PER-49), so the client must not send a request.
-                if is_left.load(Ordering::Acquire) {
-                    answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok(answer.map(Either::Right))
-            }
-        });
+        let service = Guests {
+            service: RefCell::new(service),
+            guest: guest.clone(),
+            is_body_left: Arc::default(),
+        };
         let (stream, mut half_closed) = Patient::new(stream);
         // `hyper` adds `Date` (PER-52), and sends no interim answer to an HTTP/1.0 client (PER-53).
         let served = http1::Builder::new()
@@ -399,7 +397,7 @@ impl Connection {
             let ended = tokio::select! {
                 biased;
                 ended = &mut served => ended,
-                () = wait_for_close(&mut closing) => {
+                () = wait_for_close_of_connection(&mut closing) => {
                     // PER-46
                     if !guest.has_last_authenticated.load(Ordering::Acquire) {
                         return;
@@ -430,6 +428,106 @@ impl Connection {
             () = ended => {}
             () = evicted => {}
         }
+    }
+}
+
+/// What serves the requests of one connection.
+struct Guests<S> {
+    // A connection has one request at a time. To clone the service for each would cost three reference counts.
+    service: RefCell<Guarded<Admit<S>>>,
+    guest: Arc<Guest>,
+    /// Whether so much of a body was left unread that the connection has to end.
+    is_body_left: Arc<AtomicBool>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Guests<S>
+where
+    S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = Infallible;
+    type Future = Served<S::Future, B>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let guest = &self.guest;
+        let is_body_left = self.is_body_left.clone();
+        // `hyper` reads a request once the body of the last one has ended or was dropped.
+        is_body_left.store(false, Ordering::Release);
+        let has_to_wait = guest.note_request();
+        if guest.is_handshake_only && request.uri().path() != handshake::PATH {
+            return Served::Overloaded;
+        }
+        let request = request.map(|body| RequestBody::new(body, is_body_left.clone()));
+        let mut service = self.service.borrow_mut();
+        let is_ready = service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready();
+        if has_to_wait || !is_ready {
+            let (mut service, guest) = (service.clone(), guest.clone());
+            let answer = Box::pin(async move {
+                if has_to_wait {
+                    // However many requests strangers send at once, only a few are served before others have their turn.
+                    let _turn = guest.turns.acquire().await;
+                    yield_now().await;
+                }
+                future::poll_fn(|context| service.poll_ready(context)).await?;
+                let answer = service.call(request);
+                if answer.is_authenticated() {
+                    guest.note_authenticated();
+                }
+                answer.await
+            });
+            return Served::Waiting { answer, is_body_left };
+        }
+        let answer = service.call(request);
+        if answer.is_authenticated() {
+            guest.note_authenticated();
+        }
+        Served::Answering { answer, is_body_left }
+    }
+}
+
+type AnswerBody<B> = Tamed<Either<Full<Bytes>, Counted<B>>>;
+type WaitingAnswer<B> = Pin<Box<dyn Future<Output = Result<Response<AnswerBody<B>>, Infallible>> + Send>>;
+
+pin_project! {
+    /// The answer to one request of a connection.
+    #[project = PinnedServed]
+    enum Served<F, B> {
+        Overloaded,
+        Waiting { answer: WaitingAnswer<B>, is_body_left: Arc<AtomicBool> },
+        Answering {
+            #[pin]
+            answer: Answer<Admitted<F>>,
+            is_body_left: Arc<AtomicBool>,
+        },
+    }
+}
+
+impl<F, B> Future for Served<F, B>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Output = Result<Response<AnswerBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (answer, is_body_left) = match self.project() {
+            PinnedServed::Overloaded => return Poll::Ready(Ok(overloaded().map(Either::Left))),
+            PinnedServed::Waiting { answer, is_body_left } => {
+                (ready!(answer.as_mut().poll(context)), is_body_left)
+            }
+            PinnedServed::Answering { answer, is_body_left } => (ready!(answer.poll(context)), is_body_left),
+        };
+        let mut answer = answer?;
+        // PER-55: what comes next on this connection is discarded (PER-49), so the client must not send a request.
+        if is_body_left.load(Ordering::Acquire) {
+            answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(answer))
     }
 }
 

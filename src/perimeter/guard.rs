@@ -146,14 +146,14 @@ impl Guard {
         }
         // PER-7: whatever the path and the method are.
         let (port, page_host) = (self.identity.port(), self.identity.page_host());
-        let own = |host| own_host(host, port, page_host);
+        let own = |host: &[u8]| own_host(host, port, page_host);
         // PER-6: either both `Host` and the target name the page host, or neither does.
         let is_same = |name: &Host| {
             let target = request.uri().authority().map(|target| own(target.as_str().as_bytes()));
             target.is_none_or(|target| target.is_some_and(|it| (it == Host::Page) == (*name == Host::Page)))
         };
-        let host = named_host(request, &named)?;
-        let name = match own(host).filter(is_same) {
+        let (host, name) = named_host(request, &named, own)?;
+        let name = match name.filter(is_same) {
             Some(name) => name,
             // BROW-43
             None if self.page_tokens.is_some() && has_page_host_form(host, port) && accepts_html(headers) => {
@@ -266,7 +266,7 @@ impl Guard {
             accepted.map(Evidence::PageToken)
         };
         let mut tokens = tokens_of(uri);
-        let from_query = match tokens.next() {
+        let from_query = match uri.query().and_then(|_| tokens.next()) {
             None => None,
             // PER-25: elsewhere it is refused even if it is right, and even together with a bearer.
             Some(token) if is_get && self.is_stream_route(uri.path()) && tokens.next().is_none() => {
@@ -278,25 +278,36 @@ impl Guard {
             // PER-24
             return from_query.filter(|_| !named.authorization.is_present());
         };
-        let authorization = authorization.to_str().ok()?;
-        let (scheme, bearer) = authorization.split_once(' ')?;
-        if scheme.eq_ignore_ascii_case("bearer") {
+        let (scheme, rest) = split_at_spaces(authorization.as_bytes())?;
+        if scheme.eq_ignore_ascii_case(b"bearer") {
             // HS-5, HS-7: after one space or more.
-            return bearer_of(bearer.trim_start_matches(' ').as_bytes());
+            return bearer_of(rest);
         }
         // HS-23: the code binds neither method nor path, so it is good for the handshake alone.
         if uri.path() != handshake::PATH || !is_get {
             return None;
         }
         // HS-17, HS-18, HS-19, HS-20
-        let (nonce, code) = handshake::parse_authorization(authorization)?;
+        let (nonce, code) = handshake::parse_authorization(authorization.to_str().ok()?)?;
         let expected = handshake::client_code(credential, self.identity.authority(), nonce);
         (expected == code).then(|| Evidence::Proof(nonce, credential.clone()))
+    }
+
+    /// Whether browsers are let in.
+    pub(super) fn has_pages(&self) -> bool {
+        self.page_tokens.is_some()
     }
 
     pub(super) fn is_stream_route(&self, path: &str) -> bool {
         self.stream_routes.contains(&path)
     }
+}
+
+/// Splits a text at its first spaces.
+fn split_at_spaces(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (before, from_space) = text.split_at(text.iter().position(|byte| *byte == b' ')?);
+    let spaces = from_space.iter().take_while(|byte| **byte == b' ').count();
+    Some((before, &from_space[spaces..]))
 }
 
 /// What the guard lets happen.

@@ -107,7 +107,7 @@ impl FromStr for Origin {
             return Err(ParseOriginError::Host);
         }
         if let Some(digits) = port {
-            let port = parse_port(digits).ok_or(ParseOriginError::Port)?;
+            let port = parse_port(digits.as_bytes()).ok_or(ParseOriginError::Port)?;
             if matches!((scheme, port), ("http", 80) | ("https", 443)) {
                 return Err(ParseOriginError::DefaultPort);
             }

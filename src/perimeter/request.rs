@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use http::header::{ACCEPT, AUTHORIZATION, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use local_daemon_proto::registration::LoopbackHost;
 
 use super::refusal::Refusal;
 use super::response::PROTOCOL_HEADER;
@@ -85,12 +86,16 @@ pub(super) fn is_own_origin(origin: Field<'_>, host: &[u8]) -> bool {
 }
 
 /// Returns the host that a request names, with its port: its one `Host` header (PER-5). In HTTP/2 the target stands for an
-/// absent header.
+/// absent header. With it comes which of the daemon's names it is, by `own`.
 ///
 /// # Errors
 /// Fails if there is no such header or more than one, if it or the authority of the target is no valid host, or if the target
 /// is no URL of HTTP.
-pub(super) fn named_host<'a, B>(request: &'a Request<B>, named: &Named<'a>) -> Result<&'a [u8], Refusal> {
+pub(super) fn named_host<'a, B>(
+    request: &'a Request<B>,
+    named: &Named<'a>,
+    own: impl Fn(&[u8]) -> Option<Host>,
+) -> Result<(&'a [u8], Option<Host>), Refusal> {
     let uri = request.uri();
     let target = uri.authority().map(|target| target.as_str().as_bytes());
     let host = if request.version() >= Version::HTTP_2 && !named.host.is_present() {
@@ -98,7 +103,11 @@ pub(super) fn named_host<'a, B>(request: &'a Request<B>, named: &Named<'a>) -> R
     } else {
         named.host.only().map(HeaderValue::as_bytes)
     };
-    let host = host.filter(|host| is_host(host)).ok_or(Refusal::InvalidHost)?;
+    let host = host.ok_or(Refusal::InvalidHost)?;
+    let name = own(host);
+    if name.is_none() && !is_host(host) {
+        return Err(Refusal::InvalidHost);
+    }
     // PER-6
     if target.is_some_and(|target| !is_host(target)) {
         return Err(Refusal::InvalidHost);
@@ -106,7 +115,7 @@ pub(super) fn named_host<'a, B>(request: &'a Request<B>, named: &Named<'a>) -> R
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
         return Err(Refusal::ForeignHost);
     }
-    Ok(host)
+    Ok((host, name))
 }
 
 /// Whether this is a host that is not empty, and an optional port (RFC 3986, 3.2.2 and 3.2.3; RFC 9110, 4.2.1).
@@ -161,7 +170,8 @@ pub(super) fn own_host(host: &[u8], port: u16, page_host: Option<&PageHost>) -> 
     if page_host.is_some_and(|page_host| page_host.matches(name)) {
         return Some(Host::Page);
     }
-    name.parse().ok().map(Host::Loopback)
+    let mut hosts = [LoopbackHost::V4, LoopbackHost::V6, LoopbackHost::Localhost].into_iter();
+    hosts.find(|host| host.as_str().as_bytes() == name).map(Host::Loopback)
 }
 
 /// Whether `host` has the form of a page host, with this port: if it is not this launch's, it is another one's (BROW-43).
@@ -170,16 +180,20 @@ pub(super) fn has_page_host_form(host: &[u8], port: u16) -> bool {
 }
 
 /// Returns the name before the colon and this port.
-fn name_at(host: &[u8], port: u16) -> Option<&str> {
-    let (name, digits) = str::from_utf8(host).ok()?.rsplit_once(':')?;
-    (parse_port(digits) == Some(port)).then_some(name)
+fn name_at(host: &[u8], port: u16) -> Option<&[u8]> {
+    let colon = host.iter().rposition(|byte| *byte == b':')?;
+    (parse_port(&host[colon + 1..]) == Some(port)).then(|| &host[..colon])
 }
 
-/// A port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.
-pub(super) fn parse_port(digits: &str) -> Option<u16> {
-    digits
-        .starts_with(|first: char| ('1'..='9').contains(&first))
-        .then(|| digits.parse().ok())?
+/// Parses a port as a URL writes it: `u16::from_str` would also take a sign and leading zeros.
+pub(super) fn parse_port(digits: &[u8]) -> Option<u16> {
+    if digits.starts_with(b"0") || digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u16, |port, byte| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte - b'0'))?;
+        port.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// The origin of the page that sends a request: engines name it with each request but the same-origin GET (BROW-10).

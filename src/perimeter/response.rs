@@ -131,4 +131,4 @@ impl Dress {
 }
 
 /// A body of the guard's own, or one of the inner service that ends when its reader may read no more.
-pub(super) type Tamed<R> = Either<Full<Bytes>, Revocable<R>>;
+pub(crate) type Tamed<R> = Either<Full<Bytes>, Revocable<R>>;

@@ -67,7 +67,9 @@ where
             Ok(Admission::Inner { caller, host, body_limit }) => {
                 let late = (caller == Caller::Nobody).then(|| Box::pin(sleep(STRANGER_TIMEOUT)));
                 request.extensions_mut().insert(caller);
-                request.extensions_mut().insert(host);
+                if self.guard.has_pages() {
+                    request.extensions_mut().insert(host);
+                }
                 if self.guard.is_stream_route(request.uri().path()) {
                     *request.uri_mut() = without_token(request.uri());
                 }

@@ -22,6 +22,7 @@ mod perimeter;
 mod requests;
 #[cfg(feature = "daemon")]
 mod streams;
+mod testing;
 #[cfg(feature = "daemon")]
 mod tickets;
 mod vectors;

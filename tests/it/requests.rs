@@ -10,7 +10,7 @@ use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
 use local_daemon::client::{Connection, Request, RequestErrorKind};
-use local_daemon::{Client, Daemon};
+use local_daemon::testing::Home;
 use serde_json::{Value, json};
 
 /// Answers with the method, a header and the body of the request.
@@ -35,27 +35,10 @@ fn router() -> Router {
 
 /// Runs a test with a connection to a daemon of its own.
 fn with_connection(test: impl FnOnce(&mut Connection)) {
-    let home = tempfile::tempdir().unwrap();
-    let state_dir = home.path().join("state");
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let daemon_dir = state_dir.clone();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let builder = Daemon::builder("acme", "acme/1").state_dir(daemon_dir).stop_on_signals(false);
-            let daemon = builder.start().await.unwrap();
-            let handle = daemon.handle();
-            tokio::spawn(async move {
-                handle.published().await;
-                sender.send(handle).unwrap();
-            });
-            daemon.serve(router()).await.unwrap();
-        });
-    });
-    let handle = receiver.recv_timeout(Duration::from_secs(10)).expect("the daemon started");
-    test(&mut Client::new("acme", "acme/1").unwrap().state_dir(state_dir).connect().unwrap());
-    handle.stop();
-    thread.join().unwrap();
+    let home = Home::new("acme", "acme/1").unwrap();
+    let daemon = home.start(router()).unwrap();
+    test(&mut home.client().connect().unwrap());
+    daemon.stop().unwrap();
 }
 
 #[test]
