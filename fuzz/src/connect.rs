@@ -118,7 +118,7 @@ impl Watched {
     fn note(&mut self, effect: &ConnectEffect, observed: &ConnectEvent) -> bool {
         match (effect, observed) {
             (ConnectEffect::ReadRecord, ConnectEvent::Record(sight)) => {
-                self.last = Some(Look::Record(sight.clone()))
+                self.last = Some(Look::Record(sight.clone()));
             }
             (ConnectEffect::Probe(record), ConnectEvent::Probed(probe)) => {
                 self.drained = matches!(probe, Probe::Proven(theirs)
