@@ -77,3 +77,19 @@ fn an_upgrade_replaces_an_older_daemon_that_is_idle() {
     assert_eq!(upgrade("2", "3").upgrade, Upgrade::StillOlder);
     client.stop(&Stop::new()).unwrap();
 }
+
+#[test]
+fn clients_that_upgrade_at_the_same_time_converge() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    let old = client.connect_or_spawn(&launch("1")).unwrap().registration().id;
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let upgrade = || client.upgrade_or_spawn(&launch("2"), |theirs| theirs.version == "1").unwrap();
+        let upgrades: Vec<_> = (0..4).map(|_| scope.spawn(upgrade)).collect();
+        upgrades.into_iter().map(|upgrade| upgrade.join().unwrap()).collect()
+    });
+    let ids: Vec<_> = found.iter().map(|found| found.connection.registration().id).collect();
+    assert!(ids.iter().all(|id| *id == ids[0] && *id != old), "{found:?}");
+    assert!(found.iter().any(|found| matches!(found.upgrade, Upgrade::Done { .. })), "{found:?}");
+    client.stop(&Stop::new()).unwrap();
+}
