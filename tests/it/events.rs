@@ -398,3 +398,21 @@ fn a_log_in_memory_has_one_gap_for_each_restart() {
     let seen = read_over(&world, 11, u64::MAX, blocking);
     assert_eq!(seen, Seen { gaps: 10, superseded: 0, shutdown: 10 });
 }
+
+#[test]
+fn a_path_that_cannot_be_sent_is_an_error() {
+    let world = World::new(1, 0, false);
+    let running = world.start(1);
+    let mut events = connect(&world.client()).events("/v1/events").topics(["a b"]);
+    let error = events.next_within(BOUND).unwrap_err();
+    assert!(matches!(error, EventsError::Request(_)), "{error}");
+    #[cfg(feature = "async")]
+    {
+        let client = local_daemon::client::tokio::Client::from(world.client());
+        let mut events = client.events("/v1/events").topics(["a b"]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(events.next()).unwrap_err();
+        assert!(matches!(error, EventsError::Request(_)), "{error}");
+    }
+    running.stop();
+}
