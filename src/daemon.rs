@@ -8,6 +8,7 @@ mod builder;
 mod conditions;
 mod driver;
 mod patience;
+mod publication;
 mod serve;
 mod shared;
 mod strangers;
@@ -17,9 +18,7 @@ mod sync {
 }
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, Write};
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,20 +28,17 @@ use http_body_util::Limited;
 use local_daemon_proto::claim::Reason;
 use local_daemon_proto::gate::ParseProtocolError;
 use local_daemon_proto::registration::LoopbackUrl;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::builder::Builder;
-use self::driver::drive;
 pub use self::patience::{RequestBody, Silent};
-use self::serve::{Admit, accept};
+pub use self::publication::{Publication, PublicationLayer};
+use self::serve::accept;
 pub use self::shared::Handle;
-use self::shared::Shared;
-use crate::perimeter::{Guard, RouteMethods};
-use crate::platform::{self, Watch};
+use crate::perimeter::Guard;
 use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
@@ -95,15 +91,10 @@ impl Error {
 }
 
 /// A daemon that listens and has not published yet.
+#[derive(Debug)]
 pub struct Daemon {
-    shared: Arc<Shared>,
+    publication: Publication,
     listeners: Vec<TcpListener>,
-    watch: Option<AsyncFd<Watch>>,
-    drain: Duration,
-    stream_routes: Vec<&'static str>,
-    methods: Option<Arc<RouteMethods>>,
-    signals: bool,
-    readiness: Readiness,
 }
 
 impl Daemon {
@@ -114,11 +105,22 @@ impl Daemon {
 
     /// What routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
-        Handle(self.shared.clone())
+        self.publication.handle()
     }
 
-    /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
-    pub async fn serve<S, B>(mut self, service: S) -> Result<Reason, Error>
+    /// Sets further options of the [`Guard`](crate::perimeter::Guard), as [`Builder::guard`] does.
+    #[must_use]
+    pub fn guard(mut self, options: impl FnOnce(Guard) -> Guard) -> Self {
+        self.publication = self.publication.guard(options);
+        self
+    }
+
+    /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`](crate::perimeter::Guard) first.
+    ///
+    /// # Errors
+    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
+    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -126,80 +128,13 @@ impl Daemon {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
-        let mut guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
-        if let Some(methods) = self.methods {
-            guard = guard.methods(methods);
-        }
-        if let Some(tokens) = &self.shared.page_tokens {
-            guard = guard.page_tokens(tokens.clone());
-        }
-        let service = guard.layer(Admit { shared: self.shared.clone(), service });
+        let service = self.publication.layer().layer(service);
         let close = watch::channel(false).0;
         let accepting = tokio::spawn(accept(self.listeners, service, close.clone()));
-        let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
-
-        let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;
-
+        let ended = self.publication.run().await;
         close.send_replace(true);
         // The task ends by itself once it is told to close, and is not aborted before.
         let _ = accepting.await;
-        if let Some(stopping) = stopping {
-            stopping.abort();
-        }
         ended
-    }
-}
-
-/// The pipe on which the launcher waits, if there is one. It is closed after the first word.
-#[derive(Debug)]
-struct Readiness(Option<File>);
-
-impl Readiness {
-    fn say(&mut self, word: &str) {
-        if let Some(mut pipe) = self.0.take() {
-            let line: String =
-                word.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect();
-            // A launcher that is gone needs no answer.
-            let _ = writeln!(pipe, "{line}");
-        }
-    }
-}
-
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    processor_time: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let signals = Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            processor_time: signal(SignalKind::from_raw(libc::SIGXCPU))?,
-            hangup: signal(SignalKind::hangup())?,
-        };
-        platform::survive_signals()?;
-        // A service manager, or a thread that starts programs, may have left them blocked.
-        platform::unblock_handled_signals();
-        Ok(signals)
-    }
-
-    async fn forward(mut self, shared: Arc<Shared>) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => shared.stop(),
-                _ = self.terminate.recv() => shared.stop(),
-                _ = self.quit.recv() => shared.stop(),
-                _ = self.processor_time.recv() => shared.stop(),
-                // LIFE-36: a lost terminal changes nothing; a user who sends it wants the files read again.
-                _ = self.hangup.recv() => shared.changed.notify_one(),
-            }
-        }
     }
 }

@@ -11,7 +11,7 @@
 //! use local_daemon::Daemon;
 //!
 //! let router = Router::new().route("/v1/hello", get(async || "hello"));
-//! let reason = Daemon::builder("acme", "acme/1").version("1.4.0").serve(router).await?;
+//! let reason = Daemon::builder("acme", "acme/1").version("1.4.0").stop_on_signals(true).serve(router).await?;
 //! std::process::exit(reason.exit_status());
 //! # }
 //! # #[cfg(not(feature = "daemon"))]
@@ -34,6 +34,8 @@
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
 //! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which
 //! does no I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
+
+#![warn(missing_debug_implementations)]
 
 #[cfg(feature = "daemon")]
 pub mod browser;

@@ -90,8 +90,10 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         .replaces(options.replaces)
         .capabilities(["events"])
         .origins_from(move || allowlist.now())
-        .methods(move |path| methods_of(&methods, path))
-        .stream_routes([events::PATH])
+        .guard(move |guard| {
+            guard.methods(move |path| methods_of(&methods, path)).stream_routes([events::PATH])
+        })
+        .stop_on_signals(true)
         .page_tokens(page_tokens.clone())
         .start()
         .await?;

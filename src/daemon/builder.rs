@@ -1,13 +1,14 @@
 //! How a daemon is to run, and its launch up to where it publishes.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
 use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
@@ -19,10 +20,11 @@ use super::admission::Admission;
 use super::bind::bind;
 use super::conditions::Conditions;
 use super::patience::RequestBody;
+use super::publication::{Publication, Readiness};
 use super::shared::{OriginSource, Shared};
-use super::{DRAIN, Daemon, Error, Readiness};
+use super::{DRAIN, Daemon, Error};
 use crate::browser::{PageHost, PageTokens, Tickets};
-use crate::perimeter::{Origins, RouteMethods};
+use crate::perimeter::{Guard, Origins};
 use crate::platform;
 use crate::state_directory::{self, FileError, StateDir};
 
@@ -38,10 +40,23 @@ pub struct Builder {
     capabilities: Vec<String>,
     origins: Origins,
     origin_source: Option<OriginSource>,
-    stream_routes: Vec<&'static str>,
-    methods: Option<Arc<RouteMethods>>,
+    guard: Vec<GuardOptions>,
     page_tokens: Option<Arc<PageTokens>>,
     signals: bool,
+}
+
+/// What a product sets of the guard.
+type GuardOptions = Box<dyn FnOnce(Guard) -> Guard + Send>;
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("component", &self.component)
+            .field("protocol", &self.protocol)
+            .field("version", &self.version)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -57,10 +72,9 @@ impl Builder {
             capabilities: Vec::new(),
             origins: Origins::default(),
             origin_source: None,
-            stream_routes: Vec::new(),
-            methods: None,
+            guard: Vec::new(),
             page_tokens: None,
-            signals: true,
+            signals: false,
         }
     }
 
@@ -123,18 +137,16 @@ impl Builder {
         self
     }
 
-    /// The methods of a path, for preflights; `None` is an unknown path. See
-    /// [`Guard::methods`](crate::perimeter::Guard::methods).
+    /// Sets options of the [`Guard`], such as the largest body that is taken. It may be called more than once.
+    ///
+    /// ```
+    /// use local_daemon::Daemon;
+    ///
+    /// let builder = Daemon::builder("acme", "acme/1").guard(|guard| guard.body_limit(16 * 1024 * 1024));
+    /// ```
     #[must_use]
-    pub fn methods(mut self, of_path: impl Fn(&str) -> Option<Vec<Method>> + Send + Sync + 'static) -> Self {
-        self.methods = Some(Arc::new(of_path));
-        self
-    }
-
-    /// The event-stream routes, where a GET may carry `?token=`.
-    #[must_use]
-    pub fn stream_routes(mut self, routes: impl IntoIterator<Item = &'static str>) -> Self {
-        self.stream_routes = routes.into_iter().collect();
+    pub fn guard(mut self, options: impl FnOnce(Guard) -> Guard + Send + 'static) -> Self {
+        self.guard.push(Box::new(options));
         self
     }
 
@@ -149,7 +161,8 @@ impl Builder {
     }
 
     /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop the daemon gracefully, and it survives SIGHUP and signals that are sent
-    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). On by default.
+    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). Off by default: signal
+    /// handlers concern the whole process, and a program of more than a daemon may have its own.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
@@ -174,7 +187,7 @@ impl Builder {
         let started = self.listen().await;
         match started {
             Ok(mut daemon) => {
-                daemon.readiness = readiness;
+                daemon.publication.readiness = readiness;
                 Ok(daemon)
             }
             Err(error) => {
@@ -260,15 +273,19 @@ impl Builder {
             emptied: Notify::new(),
             conditions: Conditions::default(),
         };
-        Ok(Daemon {
-            shared: Arc::new(shared),
-            listeners: bound.listeners,
+        let shared = Arc::new(shared);
+        let mut guard = Guard::new(shared.clone());
+        if let Some(tokens) = &shared.page_tokens {
+            guard = guard.page_tokens(tokens.clone());
+        }
+        let publication = Publication {
+            shared,
+            guard: self.guard.into_iter().fold(guard, |guard, options| options(guard)),
             watch,
             drain: self.drain,
-            stream_routes: self.stream_routes,
-            methods: self.methods,
             signals: self.signals,
             readiness: Readiness(None),
-        })
+        };
+        Ok(Daemon { publication, listeners: bound.listeners })
     }
 }

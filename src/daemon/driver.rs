@@ -8,8 +8,9 @@ use std::time::Duration;
 use local_daemon_proto::claim::{ClaimEffect, ClaimEvent, Reason};
 use tokio::io::unix::AsyncFd;
 
+use super::Error;
+use super::publication::Readiness;
 use super::shared::Shared;
-use super::{Error, Readiness};
 use crate::platform::Watch;
 use crate::state_directory::{FileError, StateDir};
 

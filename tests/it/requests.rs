@@ -42,7 +42,7 @@ fn with_connection(test: impl FnOnce(&mut Connection)) {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let builder = Daemon::builder("acme", "acme/1").state_dir(daemon_dir).stop_on_signals(false);
+            let builder = Daemon::builder("acme", "acme/1").state_dir(daemon_dir);
             let daemon = builder.start().await.unwrap();
             let handle = daemon.handle();
             tokio::spawn(async move {

@@ -186,7 +186,7 @@ async fn ours(load: Load, state_dir: &str) {
         subscriber.into_response().map(Body::new)
     });
     let router = Router::new().route("/v1/events", subscribe).with_state(hub.clone());
-    let builder = Daemon::builder("bench", "bench/1").state_dir(state_dir);
+    let builder = Daemon::builder("bench", "bench/1").state_dir(state_dir).stop_on_signals(true);
     let daemon = builder.start().await.unwrap();
     let handle = daemon.handle();
     let served = tokio::task::spawn_local(daemon.serve(router));
