@@ -12,6 +12,7 @@ mod publication;
 mod serve;
 mod shared;
 mod strangers;
+mod streams;
 mod timer;
 mod sync {
     pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ mod sync {
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +42,7 @@ use self::serve::accept;
 pub use self::shared::Handle;
 use crate::perimeter::Guard;
 use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
+use crate::streams::Hub;
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -106,6 +109,14 @@ impl Daemon {
     /// What routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
         self.publication.handle()
+    }
+
+    /// Makes an event stream: see [`Handle::events`].
+    ///
+    /// # Panics
+    /// Panics if there are more than 64 topics.
+    pub fn events(&self, topics: impl IntoIterator<Item = &'static str>) -> Arc<Hub> {
+        self.handle().events(topics)
     }
 
     /// Sets further options of the [`Guard`](crate::perimeter::Guard), as [`Builder::guard`] does.

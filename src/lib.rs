@@ -37,6 +37,8 @@
 
 #![warn(missing_debug_implementations)]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "daemon")]
 pub mod browser;
 pub mod client;
@@ -50,6 +52,7 @@ mod platform;
 pub mod state_directory;
 #[cfg(feature = "daemon")]
 pub mod streams;
+pub mod text;
 
 pub use client::{Client, Launch};
 #[cfg(feature = "daemon")]

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::conditions::Conditions;
 use super::patience::RequestBody;
 use super::publication::{Publication, Readiness};
 use super::shared::{OriginSource, Shared};
+use super::streams::Streams;
 use super::{DRAIN, Daemon, Error};
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::perimeter::{Guard, Origins};
@@ -272,6 +273,8 @@ impl Builder {
             admission: Admission::new(),
             emptied: Notify::new(),
             conditions: Conditions::default(),
+            streams: Streams::default(),
+            cause: OnceLock::new(),
         };
         let shared = Arc::new(shared);
         let mut guard = Guard::new(shared.clone());

@@ -122,10 +122,10 @@ impl Signals {
     async fn forward(mut self, shared: Arc<Shared>) {
         loop {
             tokio::select! {
-                _ = self.interrupt.recv() => shared.stop(),
-                _ = self.terminate.recv() => shared.stop(),
-                _ = self.quit.recv() => shared.stop(),
-                _ = self.processor_time.recv() => shared.stop(),
+                _ = self.interrupt.recv() => shared.stop("signal"),
+                _ = self.terminate.recv() => shared.stop("signal"),
+                _ = self.quit.recv() => shared.stop("signal"),
+                _ = self.processor_time.recv() => shared.stop("signal"),
                 // LIFE-36: a lost terminal changes nothing; a user who sends it wants the files read again.
                 _ = self.hangup.recv() => shared.changed.notify_one(),
             }

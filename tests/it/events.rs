@@ -171,7 +171,7 @@ async fn subscribe(
     let Ok(selection) = Selection::parse(query.get("topics").map(String::as_str), None, last) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    match hub.subscribe((), &selection) {
+    match hub.subscribe(&selection) {
         Ok(subscriber) => {
             let (head, body) = subscriber.into_response().into_parts();
             let left = cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
