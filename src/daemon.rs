@@ -19,7 +19,8 @@ mod sync {
 }
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,31 @@ impl Error {
             Self::Listen(_) | Self::Signals(_) => 1,
         }
     }
+}
+
+/// Returns the exit status of a process that is a daemon, and writes the error to standard error if it failed (CONV-12).
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use local_daemon::Daemon;
+/// use local_daemon::daemon::exit_code;
+///
+/// # async fn run() -> ExitCode {
+/// let router = axum::Router::new();
+/// exit_code(Daemon::builder("acme", "acme/1").stop_on_signals(true).serve(router).await)
+/// # }
+/// ```
+pub fn exit_code(ended: Result<Reason, Error>) -> ExitCode {
+    let status = match ended {
+        Ok(reason) => reason.exit_status(),
+        Err(error) => {
+            // Best effort: there may be no one who reads it.
+            let _ = writeln!(io::stderr(), "{error}");
+            error.exit_status()
+        }
+    };
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A daemon that listens and has not published yet.

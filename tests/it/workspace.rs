@@ -150,3 +150,11 @@ fn one_table_of_versions() {
         }
     }
 }
+
+/// Who copies README's daemon copies the one that the suite has judged.
+#[test]
+fn readme_shows_the_example_daemon() {
+    let example = include_str!("../../examples/daemon.rs");
+    let code = example.split_once("\n\n").expect("it begins with a comment").1;
+    assert!(include_str!("../../README.md").contains(&format!("```rust\n{code}```\n")));
+}
