@@ -42,3 +42,10 @@ fn conforms(example: &str, manifest: &str) {
 fn readmes_daemon_passes_what_it_claims() {
     conforms("daemon", "examples/daemon.toml");
 }
+
+#[test]
+fn acme_passes_what_it_claims_without_glue() {
+    let lines = |path: &str| std::fs::read_to_string(root().join(path)).unwrap().lines().count();
+    assert!(lines("examples/acme/main.rs") + lines("examples/acme/daemon.rs") <= 120);
+    conforms("acme", "examples/acme/acme.toml");
+}
