@@ -20,6 +20,7 @@ mod sync {
 
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use self::publication::{Publication, PublicationLayer};
 use self::serve::accept;
 pub use self::shared::Handle;
 use crate::perimeter::Guard;
+pub use crate::platform::listen_fds;
 use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
 use crate::streams::Hub;
 
@@ -50,6 +52,7 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The name of the component is not one.
     #[error(transparent)]
@@ -66,6 +69,14 @@ pub enum Error {
     /// No loopback port could be bound.
     #[error("no loopback port could be bound: {0}")]
     Listen(#[source] io::Error),
+    /// A listener or an address of the product's own cannot be the daemon's.
+    #[error("a daemon cannot listen at {address}: {kind}")]
+    Listener {
+        /// Its address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        kind: ListenerErrorKind,
+    },
     /// The loopback address cannot be reached, so that no client could reach the daemon.
     #[error("the loopback address cannot be reached: {0}")]
     NoLoopback(#[source] io::Error),
@@ -82,11 +93,32 @@ pub enum Error {
     Signals(#[source] io::Error),
 }
 
+/// What is wrong with a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenerErrorKind {
+    /// Others than this host could reach it (PUB-1), or it is an address of loopback that no record can have (REG-5).
+    #[error("it is neither 127.0.0.1 nor [::1]")]
+    NotLoopback,
+    /// Other sockets may be bound to the same port (PUB-2).
+    #[error("it shares its port (SO_REUSEPORT)")]
+    Shared,
+    /// A daemon has one port.
+    #[error("another listener has another port")]
+    OtherPort,
+    /// Another listener has this address.
+    #[error("it was given more than once")]
+    Repeated,
+    /// None is on 127.0.0.1, which this host has (REG-5).
+    #[error("there is none on 127.0.0.1")]
+    NotIpv4,
+}
+
 impl Error {
     /// The process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
-            Self::Component(_) | Self::Protocol(_) => 2,
+            Self::Component(_) | Self::Protocol(_) | Self::Listener { .. } => 2,
             Self::Home(_) | Self::State(_) => 15,
             Self::Unreachable { .. } | Self::NoLoopback(_) => 17,
             Self::Listen(_) | Self::Signals(_) => 1,

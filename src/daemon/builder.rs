@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tower_service::Service;
 
 use super::admission::Admission;
-use super::bind::bind;
+use super::bind;
 use super::conditions::Conditions;
 use super::patience::RequestBody;
 use super::publication::{Publication, Readiness};
@@ -42,6 +43,8 @@ pub struct Builder {
     origins: Origins,
     origin_source: Option<OriginSource>,
     guard: Vec<GuardOptions>,
+    listeners: Vec<TcpListener>,
+    port: u16,
     page_tokens: Option<Arc<PageTokens>>,
     signals: bool,
 }
@@ -74,6 +77,8 @@ impl Builder {
             origins: Origins::default(),
             origin_source: None,
             guard: Vec::new(),
+            listeners: Vec::new(),
+            port: 0,
             page_tokens: None,
             signals: false,
         }
@@ -151,6 +156,33 @@ impl Builder {
         self
     }
 
+    /// Adds a listener that exists already, such as one of [`listen_fds`](super::listen_fds), instead of a port that the system
+    /// chooses. There may be two: on 127.0.0.1 and, at the same port, on `[::1]`. [`start`](Self::start) fails with
+    /// [`Error::Listener`] if they cannot be a daemon's.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    ///
+    /// use local_daemon::Daemon;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let builder = Daemon::builder("acme", "acme/1").listener(listener);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Sets the port to prefer, for people and for bookmarks. If it is taken, for instance by the daemon that this one displaces,
+    /// the system chooses another one. Clients go by the record, which has the port that was bound.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
     /// Lets browsers in: see [`Guard::page_tokens`](crate::perimeter::Guard::page_tokens). The tokens of an origin are
     /// revoked when it is removed from the list (BROW-14), and all of them when the credential is replaced (CRED-17). The daemon
     /// then listens on both address families, and has a [page host](super::Handle::page_host) if it gets its port on both
@@ -183,14 +215,36 @@ impl Builder {
     }
 
     /// Listens, and finds or makes the credential; publishes nothing yet.
+    ///
+    /// # Errors
+    /// [`Error`], but for `Unreachable` and `Signals`.
     pub async fn start(self) -> Result<Daemon, Error> {
+        let (publication, listeners) = self.launch(None).await?;
+        Ok(Daemon { publication, listeners })
+    }
+
+    /// Finds or makes the credential for a server that listens by itself at these addresses: 127.0.0.1, and `[::1]` at the same
+    /// port if it listens there too. Publishes nothing yet.
+    ///
+    /// # Errors
+    /// [`Error`], but for `Unreachable` and `Signals`.
+    pub async fn publication(
+        self,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Publication, Error> {
+        let addresses = addresses.into_iter().collect();
+        Ok(self.launch(Some(addresses)).await?.0)
+    }
+
+    /// `existing` are the addresses of a server that listens by itself.
+    async fn launch(
+        self,
+        existing: Option<Vec<SocketAddr>>,
+    ) -> Result<(Publication, Vec<tokio::net::TcpListener>), Error> {
         let mut readiness = Readiness(platform::ready_pipe(&self.component));
-        let started = self.listen().await;
-        match started {
-            Ok(mut daemon) => {
-                daemon.publication.readiness = readiness;
-                Ok(daemon)
-            }
+        let prepared = self.prepare(existing).await;
+        match prepared {
+            Ok((publication, listeners)) => Ok((Publication { readiness, ..publication }, listeners)),
             Err(error) => {
                 // What this host lacks now is no fault of the daemon's, and does not count against it (CONN-42).
                 let word = match error {
@@ -203,7 +257,10 @@ impl Builder {
         }
     }
 
-    async fn listen(self) -> Result<Daemon, Error> {
+    async fn prepare(
+        mut self,
+        existing: Option<Vec<SocketAddr>>,
+    ) -> Result<(Publication, Vec<tokio::net::TcpListener>), Error> {
         let protocol: Protocol = self.protocol.parse()?;
         let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component.parse()?)?;
         state_dir.create()?;
@@ -220,7 +277,13 @@ impl Builder {
             // PUB-4: the machine listens before it asks for anything to be written.
             let outcome = match claim.effect() {
                 Some(ClaimEffect::Listen) => {
-                    bound = Some(bind(self.page_tokens.is_some()).await?);
+                    let both = self.page_tokens.is_some();
+                    let given = std::mem::take(&mut self.listeners);
+                    bound = Some(match &existing {
+                        Some(addresses) => bind::existing(both, addresses)?,
+                        None if given.is_empty() => bind::bind(both, self.port).await?,
+                        None => bind::adopt(both, given).await?,
+                    });
                     ClaimEvent::Done
                 }
                 Some(ClaimEffect::ReadCredential) => {
@@ -289,6 +352,6 @@ impl Builder {
             signals: self.signals,
             readiness: Readiness(None),
         };
-        Ok(Daemon { publication, listeners: bound.listeners })
+        Ok((publication, bound.listeners))
     }
 }

@@ -18,7 +18,26 @@ use crate::platform::{self, Watch};
 
 /// What publishes a server: it writes the record, follows it, and removes it when the daemon stands down.
 ///
-/// A [`Daemon`](super::Daemon) is one of these with listeners of its own.
+/// A [`Daemon`](super::Daemon) is one of these with listeners of its own. This is for a server that listens by itself; the
+/// bounds on slow clients and on connections (PER-31, PER-33, PER-43) are that server's.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::Router;
+/// use axum::routing::get;
+/// use local_daemon::Daemon;
+/// use tower_layer::Layer;
+///
+/// let routes = Router::new().route("/v1/hello", get(async || "hello"));
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let publication = Daemon::builder("acme", "acme/1").publication([listener.local_addr()?]).await?;
+/// let guarded = Router::new().fallback_service(publication.layer().layer(routes));
+/// let server = tokio::spawn(async move { axum::serve(listener, guarded).await });
+/// let reason = publication.run().await?;
+/// server.abort();
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Publication {
     pub(super) shared: Arc<Shared>,

@@ -7,7 +7,11 @@ mod end_to_end;
 #[cfg(feature = "daemon")]
 mod events;
 #[cfg(feature = "daemon")]
+mod examples;
+#[cfg(feature = "daemon")]
 mod journal;
+#[cfg(feature = "daemon")]
+mod listeners;
 #[cfg(feature = "daemon")]
 mod loom;
 #[cfg(feature = "daemon")]
