@@ -177,14 +177,14 @@ impl Daemon {
         self.handle().events(topics)
     }
 
-    /// Sets further options of the [`Guard`](crate::perimeter::Guard), as [`Builder::guard`] does.
+    /// Sets further options of the [`Guard`], as [`Builder::guard`] does.
     #[must_use]
     pub fn guard(mut self, options: impl FnOnce(Guard) -> Guard) -> Self {
         self.publication = self.publication.guard(options);
         self
     }
 
-    /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`](crate::perimeter::Guard) first.
+    /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
     ///
     /// # Errors
     /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked

@@ -30,6 +30,10 @@
 //! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them with
 //! [`with_caller_limits`]. A program that embeds a client may call [`disable_core_dumps`].
 //!
+//! Features: `daemon` (default) is the serving side; without it the crate is the client alone. `axum` is what a daemon needs
+//! around axum's handlers: JSON, event streams, status, shutdown, idleness. A server that exists already is published by a
+//! [`Publication`](daemon::Publication).
+//!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
 //! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which

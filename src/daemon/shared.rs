@@ -390,6 +390,21 @@ impl Handle {
 
     /// Has the daemon end a stream that the product made itself, such as one that is kept in a file. If it has the topic
     /// `lifecycle`, the daemon appends to it as to those of [`events`](Self::events).
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use local_daemon::streams::{Hub, Limits};
+    /// # fn keep(daemon: &local_daemon::Daemon) -> Result<Arc<Hub>, local_daemon::state_directory::FileError> {
+    ///
+    /// const EPOCH: u32 = 0x5f0c_2a9b;
+    ///
+    /// let handle = daemon.handle();
+    /// let path = handle.state_dir().join("jobs.log");
+    /// let jobs = Arc::new(Hub::open(&path, EPOCH, &["lifecycle", "jobs"], Limits::default())?);
+    /// handle.attach(&jobs);
+    /// # Ok(jobs) }
+    /// ```
     pub fn attach(&self, hub: &Arc<Hub>) {
         self.0.streams.add(hub);
     }

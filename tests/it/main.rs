@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test that called it")]
 
+#[cfg(feature = "axum")]
+mod app;
 #[cfg(feature = "daemon")]
 mod end_to_end;
 #[cfg(feature = "daemon")]

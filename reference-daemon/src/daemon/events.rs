@@ -48,7 +48,9 @@ pub(super) struct Note {
     data: Box<RawValue>,
 }
 
-/// `POST /v1/events`: a note that every subscriber sees (STR-7 to STR-9, STR-31).
+/// `POST /v1/events`: a note that every subscriber sees (STR-7, STR-9, STR-31), of at most the 64 KiB that [`App`] takes (STR-8).
+///
+/// [`App`]: local_daemon::axum::App
 pub(super) async fn note(
     State(context): State<Arc<Context>>,
     Json(note): Json<Note>,
