@@ -8,17 +8,20 @@ mod builder;
 mod conditions;
 mod driver;
 mod patience;
+mod publication;
 mod serve;
 mod shared;
 mod strangers;
+mod streams;
 mod timer;
 mod sync {
     pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
 }
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,27 +32,27 @@ use http_body_util::Limited;
 use local_daemon_proto::claim::Reason;
 use local_daemon_proto::gate::ParseProtocolError;
 use local_daemon_proto::registration::LoopbackUrl;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::builder::Builder;
-use self::driver::drive;
 pub use self::patience::{RequestBody, Silent};
-use self::serve::{Admit, accept};
+pub use self::publication::{Publication, PublicationLayer};
+use self::serve::accept;
 pub use self::shared::Handle;
-use self::shared::Shared;
-use crate::perimeter::{Guard, RouteMethods};
-use crate::platform::{self, Watch};
+use crate::perimeter::Guard;
+pub use crate::platform::listen_fds;
 use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
+use crate::streams::Hub;
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The name of the component is not one.
     #[error(transparent)]
@@ -66,6 +69,14 @@ pub enum Error {
     /// No loopback port could be bound.
     #[error("no loopback port could be bound: {0}")]
     Listen(#[source] io::Error),
+    /// A listener or an address of the product's own cannot be the daemon's.
+    #[error("a daemon cannot listen at {address}: {kind}")]
+    Listener {
+        /// Its address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        kind: ListenerErrorKind,
+    },
     /// The loopback address cannot be reached, so that no client could reach the daemon.
     #[error("the loopback address cannot be reached: {0}")]
     NoLoopback(#[source] io::Error),
@@ -82,11 +93,32 @@ pub enum Error {
     Signals(#[source] io::Error),
 }
 
+/// What is wrong with a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenerErrorKind {
+    /// Others than this host could reach it (PUB-1), or it is an address of loopback that no record can have (REG-5).
+    #[error("it is neither 127.0.0.1 nor [::1]")]
+    NotLoopback,
+    /// Other sockets may be bound to the same port (PUB-2).
+    #[error("it shares its port (SO_REUSEPORT)")]
+    Shared,
+    /// A daemon has one port.
+    #[error("another listener has another port")]
+    OtherPort,
+    /// Another listener has this address.
+    #[error("it was given more than once")]
+    Repeated,
+    /// None is on 127.0.0.1, which this host has (REG-5).
+    #[error("there is none on 127.0.0.1")]
+    NotIpv4,
+}
+
 impl Error {
     /// The process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
-            Self::Component(_) | Self::Protocol(_) => 2,
+            Self::Component(_) | Self::Protocol(_) | Self::Listener { .. } => 2,
             Self::Home(_) | Self::State(_) => 15,
             Self::Unreachable { .. } | Self::NoLoopback(_) => 17,
             Self::Listen(_) | Self::Signals(_) => 1,
@@ -94,16 +126,36 @@ impl Error {
     }
 }
 
+/// Returns the exit status of a process that is a daemon, and writes the error to standard error if it failed (CONV-12).
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use local_daemon::Daemon;
+/// use local_daemon::daemon::exit_code;
+///
+/// # async fn run() -> ExitCode {
+/// let router = axum::Router::new();
+/// exit_code(Daemon::builder("acme", "acme/1").stop_on_signals(true).serve(router).await)
+/// # }
+/// ```
+pub fn exit_code(ended: Result<Reason, Error>) -> ExitCode {
+    let status = match ended {
+        Ok(reason) => reason.exit_status(),
+        Err(error) => {
+            // Best effort: there may be no one who reads it.
+            let _ = writeln!(io::stderr(), "{error}");
+            error.exit_status()
+        }
+    };
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
 /// A daemon that listens and has not published yet.
+#[derive(Debug)]
 pub struct Daemon {
-    shared: Arc<Shared>,
+    publication: Publication,
     listeners: Vec<TcpListener>,
-    watch: Option<AsyncFd<Watch>>,
-    drain: Duration,
-    stream_routes: Vec<&'static str>,
-    methods: Option<Arc<RouteMethods>>,
-    signals: bool,
-    readiness: Readiness,
 }
 
 impl Daemon {
@@ -114,11 +166,30 @@ impl Daemon {
 
     /// What routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
-        Handle(self.shared.clone())
+        self.publication.handle()
+    }
+
+    /// Makes an event stream: see [`Handle::events`].
+    ///
+    /// # Panics
+    /// Panics if there are more than 64 topics.
+    pub fn events(&self, topics: impl IntoIterator<Item = &'static str>) -> Arc<Hub> {
+        self.handle().events(topics)
+    }
+
+    /// Sets further options of the [`Guard`], as [`Builder::guard`] does.
+    #[must_use]
+    pub fn guard(mut self, options: impl FnOnce(Guard) -> Guard) -> Self {
+        self.publication = self.publication.guard(options);
+        self
     }
 
     /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
-    pub async fn serve<S, B>(mut self, service: S) -> Result<Reason, Error>
+    ///
+    /// # Errors
+    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
+    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -126,80 +197,13 @@ impl Daemon {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
-        let mut guard = Guard::new(self.shared.clone()).stream_routes(self.stream_routes.iter().copied());
-        if let Some(methods) = self.methods {
-            guard = guard.methods(methods);
-        }
-        if let Some(tokens) = &self.shared.page_tokens {
-            guard = guard.page_tokens(tokens.clone());
-        }
-        let service = guard.layer(Admit { shared: self.shared.clone(), service });
+        let service = self.publication.layer().layer(service);
         let close = watch::channel(false).0;
         let accepting = tokio::spawn(accept(self.listeners, service, close.clone()));
-        let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
-
-        let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;
-
+        let ended = self.publication.run().await;
         close.send_replace(true);
         // The task ends by itself once it is told to close, and is not aborted before.
         let _ = accepting.await;
-        if let Some(stopping) = stopping {
-            stopping.abort();
-        }
         ended
-    }
-}
-
-/// The pipe on which the launcher waits, if there is one. It is closed after the first word.
-#[derive(Debug)]
-struct Readiness(Option<File>);
-
-impl Readiness {
-    fn say(&mut self, word: &str) {
-        if let Some(mut pipe) = self.0.take() {
-            let line: String =
-                word.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect();
-            // A launcher that is gone needs no answer.
-            let _ = writeln!(pipe, "{line}");
-        }
-    }
-}
-
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    processor_time: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let signals = Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            processor_time: signal(SignalKind::from_raw(libc::SIGXCPU))?,
-            hangup: signal(SignalKind::hangup())?,
-        };
-        platform::survive_signals()?;
-        // A service manager, or a thread that starts programs, may have left them blocked.
-        platform::unblock_handled_signals();
-        Ok(signals)
-    }
-
-    async fn forward(mut self, shared: Arc<Shared>) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => shared.stop(),
-                _ = self.terminate.recv() => shared.stop(),
-                _ = self.quit.recv() => shared.stop(),
-                _ = self.processor_time.recv() => shared.stop(),
-                // LIFE-36: a lost terminal changes nothing; a user who sends it wants the files read again.
-                _ = self.hangup.recv() => shared.changed.notify_one(),
-            }
-        }
     }
 }

@@ -11,7 +11,7 @@
 //! use local_daemon::Daemon;
 //!
 //! let router = Router::new().route("/v1/hello", get(async || "hello"));
-//! let reason = Daemon::builder("acme", "acme/1").version("1.4.0").serve(router).await?;
+//! let reason = Daemon::builder("acme", "acme/1").version("1.4.0").stop_on_signals(true).serve(router).await?;
 //! std::process::exit(reason.exit_status());
 //! # }
 //! # #[cfg(not(feature = "daemon"))]
@@ -33,11 +33,19 @@
 //! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them with
 //! [`with_caller_limits`]. A program that embeds a client may call [`disable_core_dumps`].
 //!
+//! Features: `daemon` (default) is the serving side; without it the crate is the client alone. `axum` is what a daemon needs
+//! around axum's handlers: JSON, event streams, status, shutdown, idleness. A server that exists already is published by a
+//! [`Publication`](daemon::Publication).
+//!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
 //! `registration`, `credential`, `handshake`, `gate`, `claim`, `connect` and [`json`] are those of [`local_daemon_proto`], which
 //! does no I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
 
+#![warn(missing_debug_implementations)]
+
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "daemon")]
 pub mod browser;
 pub mod client;
@@ -53,6 +61,7 @@ pub mod state_directory;
 pub mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod text;
 
 pub use client::{Client, Launch};
 #[cfg(feature = "daemon")]

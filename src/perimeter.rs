@@ -26,9 +26,7 @@ mod revocable;
 mod service;
 
 pub use self::caller::Caller;
-pub use self::guard::{
-    DEFAULT_BODY_LIMIT, Guard, Identity, MAX_HEADER_BYTES, MAX_TARGET_BYTES, RouteMethods,
-};
+pub use self::guard::{DEFAULT_BODY_LIMIT, Guard, Identity, MAX_HEADER_BYTES, MAX_TARGET_BYTES};
 pub use self::origin::{Origin, Origins, ParseOriginError};
 pub use self::problem::{accepts_html, problem, problem_with, wants_text};
 pub(crate) use self::rate_limit::take_stranger_debug_line;

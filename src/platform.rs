@@ -6,6 +6,8 @@ pub use file_error::FileErrorKind;
 
 #[cfg(unix)]
 mod unix;
+#[cfg(all(unix, feature = "daemon"))]
+pub use unix::listen_fds;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]

@@ -156,7 +156,7 @@ fn subscribe(hub: &Arc<Hub>, naive: &Naive, argument: usize) -> Option<Reader> {
     let selection =
         Selection::parse(names.as_deref(), parameter, header.map(str::as_bytes)).expect("it is well-formed");
     assert_eq!(selection.after, after);
-    let subscriber = match hub.subscribe((), &selection) {
+    let subscriber = match hub.subscribe(&selection) {
         Ok(subscriber) => subscriber,
         Err(refused) => {
             assert!(naive.ended && refused == SubscribeError::Ended, "STR-6: {refused:?}");

@@ -1,31 +1,24 @@
 //! The daemon: how it runs, and what its routes share.
 
-mod activity;
-mod body;
 mod browser;
 mod events;
 mod launchers;
-mod routes;
-mod shutdown;
-mod status;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use local_daemon::axum::App;
 use local_daemon::browser::{PageTokens, Tickets};
 use local_daemon::claim::Reason;
 use local_daemon::daemon::{Error, Handle};
 use local_daemon::perimeter::Origin;
+use local_daemon::streams::Hub;
 use local_daemon::{Daemon, StateDir};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::time::Instant;
 
-use self::activity::{Activity, idle_out};
-use self::events::Events;
-use self::routes::{methods_of, router, routes};
 use crate::allowlist::{Allowlist, News};
 
 /// The state directory's name below the user's state directory.
@@ -55,25 +48,21 @@ pub(crate) struct Options {
 /// A daemon that listens and has not published yet.
 pub(crate) struct Started {
     daemon: Daemon,
-    app: Arc<App>,
+    context: Arc<Context>,
+    mode: Mode,
     config_news: UnboundedReceiver<News>,
 }
 
 /// What the routes share.
-struct App {
+struct Context {
     handle: Handle,
-    mode: Mode,
-    started: Instant,
-    activity: Activity,
-    events: Arc<Events>,
+    events: Arc<Hub>,
     tickets: Arc<Tickets>,
     page_tokens: Arc<PageTokens>,
     /// Told of each ticket that is issued: there may be a launcher file for it.
     launchers: Notify,
     /// Is notified of each ticket that is redeemed.
     redeemed: Notify,
-    /// Why the daemon asked itself to stop; a signal where nothing else did.
-    cause: OnceLock<&'static str>,
 }
 
 /// Listens, and finds or makes the credential.
@@ -81,7 +70,6 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
     let (sender, config_news) = mpsc::unbounded_channel();
     let report = move |news| drop(sender.send(news));
     let allowlist = Allowlist::new(StateDir::at(&options.state_dir), options.origins, report);
-    let methods = routes().methods;
     let page_tokens = Arc::new(PageTokens::new());
     let daemon = Daemon::builder(COMPONENT, options.protocol)
         .version(env!("CARGO_PKG_VERSION"))
@@ -90,49 +78,59 @@ pub(crate) async fn start(options: Options) -> Result<Started, Error> {
         .replaces(options.replaces)
         .capabilities(["events"])
         .origins_from(move || allowlist.now())
-        .methods(move |path| methods_of(&methods, path))
-        .stream_routes([events::PATH])
         .page_tokens(page_tokens.clone())
+        .stop_on_signals(true)
         .start()
         .await?;
     let handle = daemon.handle();
-    let app = App {
-        events: Arc::new(events::log(handle.id().epoch())),
+    let context = Context {
+        events: handle.events(events::TOPICS),
         tickets: handle.tickets(),
         handle,
-        mode: options.mode,
-        started: Instant::now(),
-        activity: Activity::new(),
         page_tokens,
         launchers: Notify::new(),
         redeemed: Notify::new(),
-        cause: OnceLock::new(),
     };
-    Ok(Started { daemon, app: Arc::new(app), config_news })
+    Ok(Started { daemon, context: Arc::new(context), mode: options.mode, config_news })
 }
 
 impl Started {
     pub(crate) fn handle(&self) -> Handle {
-        self.app.handle.clone()
+        self.context.handle.clone()
     }
 
     /// Publishes, and serves until it stands down.
     pub(crate) async fn serve(self) -> Result<Reason, Error> {
-        tokio::spawn(events::lifecycle(self.app.clone()));
-        tokio::spawn(tell_of_origins(self.app.clone()));
-        tokio::spawn(report_config(self.app.clone(), self.config_news));
-        tokio::spawn(report_rotations(self.app.clone()));
-        tokio::spawn(launchers::sweep(self.app.clone()));
-        if let Mode::Auto(timeout) = self.app.mode {
-            tokio::spawn(idle_out(self.app.clone(), timeout));
-        }
-        self.daemon.serve(router(self.app)).await
+        tokio::spawn(tell_of_origins(self.context.clone()));
+        tokio::spawn(report_config(self.context.clone(), self.config_news));
+        tokio::spawn(launchers::sweep(self.context.clone()));
+        let app = match self.mode {
+            Mode::Manual => app(self.context),
+            Mode::Auto(timeout) => app(self.context).idle_timeout(timeout),
+        };
+        app.serve(self.daemon).await
     }
 }
 
+fn app(context: Arc<Context>) -> App<Arc<Context>> {
+    let events = context.events.clone();
+    App::with_state(context)
+        .status()
+        .shutdown()
+        .events(events::PATH, events)
+        .post(events::PATH, events::note)
+        .get("/", browser::shell)
+        .post("/page", browser::page)
+        .post("/v1/tickets", browser::ticket)
+        .get("/v1/tickets/{id}", browser::ticket_state)
+        .post("/v1/handoff", browser::handoff)
+        .get("/v1/page-tokens", browser::tokens)
+        .delete("/v1/page-tokens/{id}", browser::revoke)
+}
+
 /// Tells subscribers which origins come and go.
-async fn tell_of_origins(app: Arc<App>) {
-    let mut list = app.handle.origins();
+async fn tell_of_origins(context: Arc<Context>) {
+    let mut list = context.handle.origins();
     let mut known = list.borrow_and_update().clone();
     while list.changed().await.is_ok() {
         let now = list.borrow_and_update().clone();
@@ -140,7 +138,7 @@ async fn tell_of_origins(app: Arc<App>) {
         for (what, these, those) in differences {
             for origin in these.iter().filter(|origin| !those.contains(origin.as_str())) {
                 // Strings always serialise, and the log is in memory.
-                let _ = app.events.append("origins", &json!({"what": what, "origin": origin.as_str()}));
+                let _ = context.events.append("origins", &json!({"what": what, "origin": origin.as_str()}));
             }
         }
         known = now;
@@ -148,20 +146,12 @@ async fn tell_of_origins(app: Arc<App>) {
 }
 
 /// Tells subscribers that the configuration was read again, and reports each fault of it in the log too (LIFE-37).
-async fn report_config(app: Arc<App>, mut news: UnboundedReceiver<News>) {
+async fn report_config(context: Arc<Context>, mut news: UnboundedReceiver<News>) {
     while let Some(news) = news.recv().await {
         match news {
-            News::Reloaded => events::change(&app, "reloaded"),
-            News::FileError(fault) => events::warn(&app, "config_invalid", &fault, None),
+            News::Reloaded => events::reloaded(&context),
+            News::FileError(fault) => events::warn(&context, "config_invalid", &fault, None),
         }
-    }
-}
-
-/// Tells subscribers that the credential was replaced. Their streams end with it (CRED-16), so they read this when they resume.
-async fn report_rotations(app: Arc<App>) {
-    let mut rotations = app.handle.rotations();
-    while rotations.changed().await.is_ok() {
-        events::change(&app, "credential-rotated");
     }
 }
 
@@ -169,28 +159,15 @@ fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-impl App {
-    fn stop(&self, cause: &'static str) {
-        // The first cause is the one that counts.
-        let _ = self.cause.set(cause);
-        self.handle.stop();
-    }
-
-    /// Stops where nothing is open besides the given number of requests.
-    fn stop_if_idle(&self, cause: &'static str, besides: usize) -> bool {
-        let idle = self.handle.stop_if_idle(besides);
-        if idle {
-            let _ = self.cause.set(cause);
-        }
-        idle
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeSet;
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
+    use axum::http::Method;
+    use local_daemon::handshake;
+    use serde_json::Value;
     use tempfile::TempDir;
 
     use super::*;
@@ -208,5 +185,31 @@ pub(crate) mod tests {
         };
         let started = super::start(options).await.unwrap();
         (dir, started)
+    }
+
+    #[tokio::test]
+    async fn openapi_document_names_exactly_the_routes() {
+        let document: Value = serde_json::from_str(include_str!("../../spec/openapi.json")).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+                methods.map(|method| (path.clone(), method.to_uppercase()))
+            })
+            .collect();
+        // HEAD goes with GET; the handshake is the guard's own route.
+        let (_dir, started) = start().await;
+        // HEAD goes with GET; the handshake is the guard's own route.
+        let app = app(started.context);
+        let served: BTreeSet<(String, String)> = app
+            .routes()
+            .flat_map(|(path, methods)| methods.iter().map(move |method| (path, method)))
+            .filter(|(_, method)| *method != Method::HEAD)
+            .map(|(path, method)| (path.to_owned(), method.to_string()))
+            .chain([(handshake::PATH.to_owned(), "GET".to_owned())])
+            .collect();
+        assert_eq!(documented, served);
     }
 }

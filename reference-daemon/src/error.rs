@@ -224,7 +224,7 @@ impl From<daemon::Error> for Error {
             daemon::Error::Listen(_) => "see whether this host has a loopback interface and free ports",
             daemon::Error::Unreachable { .. } => advice(&ConnectOutcome::Unreachable),
             daemon::Error::NoLoopback(_) => "see whether the interface `lo` of this network namespace is up",
-            daemon::Error::Signals(_) => "this host may be out of file descriptors",
+            _ => "this host may be out of file descriptors",
         };
         Self::Daemon { error, help }
     }

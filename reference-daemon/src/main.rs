@@ -5,9 +5,10 @@ mod cli;
 mod daemon;
 mod error;
 mod log;
-mod render;
 
 use std::process::ExitCode;
+
+use local_daemon::text as render;
 
 fn main() -> ExitCode {
     // Before there is a second thread: the programs that this process starts must not inherit what its launcher passed to it.

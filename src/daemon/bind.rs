@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use local_daemon_proto::registration::{LoopbackHost, LoopbackUrl};
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::Error;
-use crate::loopback::is_missing_family;
+use super::{Error, ListenerErrorKind};
+use crate::loopback::{is_absent, is_missing_family};
 
 /// How many ports are tried until one is free on both address families.
 const MAX_PORTS_TRIED: usize = 20;
@@ -79,56 +79,156 @@ fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Binds a port on loopback: of IPv4 if this host has it (REG-5), and if `both`, of IPv6 too (BROW-36).
+/// Binds a port on loopback: of IPv4 if this host has it (REG-5), and if `both`, of IPv6 too (BROW-36). `preferred` is tried
+/// first, unless it is 0.
 ///
 /// # Errors
 /// Fails if no port can be bound, or if this host cannot reach it.
-pub(super) async fn bind(both: bool) -> Result<Bound, Error> {
+pub(super) async fn bind(both: bool, mut preferred: u16) -> Result<Bound, Error> {
     let mut ports_left = if both { MAX_PORTS_TRIED } else { 1 };
     loop {
-        ports_left -= 1;
-        let (listener, host) = bind_first().await.map_err(Error::Listen)?;
-        let address = listener.local_addr().map_err(Error::Listen)?;
-        check_loopback(address).map_err(Error::NoLoopback)?;
-        let port = NonZeroU16::new(address.port());
-        let port = port.ok_or_else(|| Error::Listen(ErrorKind::AddrNotAvailable.into()))?;
-        let mut listeners = vec![listener];
-        let at = |address: IpAddr| SocketAddr::new(address, port.get());
-        let hold = if !both {
-            Hold::Taken
-        } else if host == LoopbackHost::V6 {
-            Hold::Missing(at(Ipv4Addr::LOCALHOST.into()))
-        } else {
-            match bind_at(Ipv6Addr::LOCALHOST, port.get()).await {
-                Ok(second) => {
-                    listeners.push(second);
-                    Hold::Listener
-                }
-                Err(error) if is_missing_family(&error) => Hold::Missing(at(Ipv6Addr::LOCALHOST.into())),
-                Err(error) if error.kind() == ErrorKind::AddrInUse && ports_left > 0 => continue,
-                Err(error) => {
-                    tracing::warn!(%error, "the port cannot be bound on [::1], so the daemon's page has no host of its own");
-                    Hold::Taken
-                }
+        let listener = match bind_first(preferred).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && preferred != 0 => {
+                preferred = 0;
+                continue;
             }
+            bound => bound.map_err(Error::Listen)?,
         };
-        return Ok(Bound {
-            listeners,
-            url: LoopbackUrl::new(host, port),
-            other_family: OtherFamily::new(hold),
-        });
+        ports_left -= 1;
+        let address = listener.local_addr().map_err(Error::Listen)?;
+        let url = url_of(address)?;
+        let mut listeners = vec![listener];
+        let hold = if both {
+            listen_on_other(address, &mut listeners).await
+        } else {
+            Ok(Hold::Taken)
+        };
+        let hold = match hold {
+            Ok(hold) => hold,
+            Err(error) if error.kind() == ErrorKind::AddrInUse && ports_left > 0 => {
+                preferred = 0;
+                continue;
+            }
+            Err(error) => not_held(&error),
+        };
+        return Ok(Bound { listeners, url, other_family: OtherFamily::new(hold) });
     }
 }
 
-/// Binds a free port on loopback (PUB-1): of IPv4 if this host has it (REG-5).
-async fn bind_first() -> io::Result<(TcpListener, LoopbackHost)> {
-    match bind_at(Ipv4Addr::LOCALHOST, 0).await {
-        Ok(listener) => Ok((listener, LoopbackHost::V4)),
-        Err(v4) if is_missing_family(&v4) => {
-            let v6 = bind_at(Ipv6Addr::LOCALHOST, 0).await;
-            Ok((v6.map_err(|_| v4)?, LoopbackHost::V6))
+/// Takes listeners that exist already. If `both`, the port is bound on the family that they leave out (BROW-36).
+///
+/// # Errors
+/// Fails if one of them cannot be a daemon's, or if this host cannot reach it.
+pub(super) async fn adopt(both: bool, given: Vec<std::net::TcpListener>) -> Result<Bound, Error> {
+    let mut addresses = Vec::new();
+    let mut listeners = Vec::new();
+    for listener in given {
+        let address = listener.local_addr().map_err(Error::Listen)?;
+        // Not every system has the option.
+        if rustix::net::sockopt::socket_reuseport(&listener).unwrap_or(false) {
+            return Err(Error::Listener { address, kind: ListenerErrorKind::Shared });
         }
-        Err(v4) => Err(v4),
+        listener.set_nonblocking(true).map_err(Error::Listen)?;
+        listeners.push(TcpListener::from_std(listener).map_err(Error::Listen)?);
+        addresses.push(address);
+    }
+    let first = check_addresses(&addresses)?;
+    let url = url_of(first)?;
+    let hold = match addresses.len() {
+        1 if both => listen_on_other(first, &mut listeners).await.unwrap_or_else(|error| not_held(&error)),
+        1 => Hold::Taken,
+        _ => Hold::Listener,
+    };
+    Ok(Bound { listeners, url, other_family: OtherFamily::new(hold) })
+}
+
+/// Takes the addresses of a server that listens by itself. If `both`, the port is held on the family that they leave out
+/// (BROW-36).
+///
+/// # Errors
+/// Fails if one of them cannot be a daemon's, or if this host cannot reach it.
+pub(super) fn existing(both: bool, addresses: &[SocketAddr]) -> Result<Bound, Error> {
+    let first = check_addresses(addresses)?;
+    let url = url_of(first)?;
+    let other_family = if addresses.len() > 1 {
+        OtherFamily::new(Hold::Listener)
+    } else if both {
+        let other = OtherFamily::new(Hold::Missing(other_address(first)));
+        other.try_hold();
+        other
+    } else {
+        OtherFamily::new(Hold::Taken)
+    };
+    Ok(Bound { listeners: Vec::new(), url, other_family })
+}
+
+/// Returns the address for the record.
+fn check_addresses(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
+    let none = || Error::Listen(ErrorKind::AddrNotAvailable.into());
+    let first = *addresses.iter().min_by_key(|address| address.is_ipv6()).ok_or_else(none)?;
+    for (place, address) in addresses.iter().enumerate() {
+        let kind = if ![IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(&address.ip())
+        {
+            ListenerErrorKind::NotLoopback
+        } else if address.port() != first.port() {
+            ListenerErrorKind::OtherPort
+        } else if addresses[..place].contains(address) {
+            ListenerErrorKind::Repeated
+        } else {
+            continue;
+        };
+        return Err(Error::Listener { address: *address, kind });
+    }
+    // REG-5
+    if first.is_ipv6() && !is_absent(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first.port())) {
+        return Err(Error::Listener { address: first, kind: ListenerErrorKind::NotIpv4 });
+    }
+    Ok(first)
+}
+
+fn url_of(address: SocketAddr) -> Result<LoopbackUrl, Error> {
+    check_loopback(address).map_err(Error::NoLoopback)?;
+    let host = if address.is_ipv4() { LoopbackHost::V4 } else { LoopbackHost::V6 };
+    let port = NonZeroU16::new(address.port());
+    let port = port.ok_or_else(|| Error::Listen(ErrorKind::AddrNotAvailable.into()))?;
+    Ok(LoopbackUrl::new(host, port))
+}
+
+/// Returns the same port on the other family.
+fn other_address(address: SocketAddr) -> SocketAddr {
+    let other: IpAddr = if address.is_ipv4() {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
+    SocketAddr::new(other, address.port())
+}
+
+async fn listen_on_other(address: SocketAddr, listeners: &mut Vec<TcpListener>) -> io::Result<Hold> {
+    let other = other_address(address);
+    match TcpListener::bind(other).await {
+        Ok(second) => {
+            listeners.push(second);
+            Ok(Hold::Listener)
+        }
+        Err(error) if is_missing_family(&error) => Ok(Hold::Missing(other)),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_held(error: &io::Error) -> Hold {
+    tracing::warn!(%error, "the port cannot be bound on both families, so the daemon's page has no host of its own");
+    Hold::Taken
+}
+
+/// Binds a port on loopback (PUB-1): of IPv4 if this host has it (REG-5).
+async fn bind_first(port: u16) -> io::Result<TcpListener> {
+    match bind_at(Ipv4Addr::LOCALHOST, port).await {
+        Err(v4) if is_missing_family(&v4) => bind_at(Ipv6Addr::LOCALHOST, port).await.map_err(|v6| {
+            // That the port is taken concerns the caller.
+            if v6.kind() == ErrorKind::AddrInUse { v6 } else { v4 }
+        }),
+        bound => bound,
     }
 }
 

@@ -1,13 +1,15 @@
 //! How a daemon is to run, and its launch up to where it publishes.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Limited;
 use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
@@ -16,13 +18,15 @@ use tokio::sync::{Notify, watch};
 use tower_service::Service;
 
 use super::admission::Admission;
-use super::bind::bind;
+use super::bind;
 use super::conditions::Conditions;
 use super::patience::RequestBody;
+use super::publication::{Publication, Readiness};
 use super::shared::{OriginSource, Shared};
-use super::{DRAIN, Daemon, Error, Readiness};
+use super::streams::Streams;
+use super::{DRAIN, Daemon, Error};
 use crate::browser::{PageHost, PageTokens, Tickets};
-use crate::perimeter::{Origins, RouteMethods};
+use crate::perimeter::{Guard, Origins};
 use crate::platform;
 use crate::state_directory::{self, FileError, StateDir};
 
@@ -38,10 +42,25 @@ pub struct Builder {
     capabilities: Vec<String>,
     origins: Origins,
     origin_source: Option<OriginSource>,
-    stream_routes: Vec<&'static str>,
-    methods: Option<Arc<RouteMethods>>,
+    guard: Vec<GuardOptions>,
+    listeners: Vec<TcpListener>,
+    port: u16,
     page_tokens: Option<Arc<PageTokens>>,
     signals: bool,
+}
+
+/// What a product sets of the guard.
+type GuardOptions = Box<dyn FnOnce(Guard) -> Guard + Send>;
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("component", &self.component)
+            .field("protocol", &self.protocol)
+            .field("version", &self.version)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -57,10 +76,11 @@ impl Builder {
             capabilities: Vec::new(),
             origins: Origins::default(),
             origin_source: None,
-            stream_routes: Vec::new(),
-            methods: None,
+            guard: Vec::new(),
+            listeners: Vec::new(),
+            port: 0,
             page_tokens: None,
-            signals: true,
+            signals: false,
         }
     }
 
@@ -123,18 +143,43 @@ impl Builder {
         self
     }
 
-    /// The methods of a path, for preflights; `None` is an unknown path. See
-    /// [`Guard::methods`](crate::perimeter::Guard::methods).
+    /// Sets options of the [`Guard`], such as the largest body that is taken. It may be called more than once.
+    ///
+    /// ```
+    /// use local_daemon::Daemon;
+    ///
+    /// let builder = Daemon::builder("acme", "acme/1").guard(|guard| guard.body_limit(16 * 1024 * 1024));
+    /// ```
     #[must_use]
-    pub fn methods(mut self, of_path: impl Fn(&str) -> Option<Vec<Method>> + Send + Sync + 'static) -> Self {
-        self.methods = Some(Arc::new(of_path));
+    pub fn guard(mut self, options: impl FnOnce(Guard) -> Guard + Send + 'static) -> Self {
+        self.guard.push(Box::new(options));
         self
     }
 
-    /// The event-stream routes, where a GET may carry `?token=`.
+    /// Adds a listener that exists already, such as one of [`listen_fds`](super::listen_fds), instead of a port that the system
+    /// chooses. There may be two: on 127.0.0.1 and, at the same port, on `[::1]`. [`start`](Self::start) fails with
+    /// [`Error::Listener`] if they cannot be a daemon's.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    ///
+    /// use local_daemon::Daemon;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let builder = Daemon::builder("acme", "acme/1").listener(listener);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
-    pub fn stream_routes(mut self, routes: impl IntoIterator<Item = &'static str>) -> Self {
-        self.stream_routes = routes.into_iter().collect();
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Sets the port to prefer, for people and for bookmarks. If it is taken, for instance by the daemon that this one displaces,
+    /// the system chooses another one. Clients go by the record, which has the port that was bound.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -149,7 +194,8 @@ impl Builder {
     }
 
     /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop the daemon gracefully, and it survives SIGHUP and signals that are sent
-    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). On by default.
+    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). Off by default: signal
+    /// handlers concern the whole process, and a program of more than a daemon may have its own.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
@@ -169,14 +215,36 @@ impl Builder {
     }
 
     /// Listens, and finds or makes the credential; publishes nothing yet.
+    ///
+    /// # Errors
+    /// [`Error`], but for `Unreachable` and `Signals`.
     pub async fn start(self) -> Result<Daemon, Error> {
+        let (publication, listeners) = self.launch(None).await?;
+        Ok(Daemon { publication, listeners })
+    }
+
+    /// Finds or makes the credential for a server that listens by itself at these addresses: 127.0.0.1, and `[::1]` at the same
+    /// port if it listens there too. Publishes nothing yet.
+    ///
+    /// # Errors
+    /// [`Error`], but for `Unreachable` and `Signals`.
+    pub async fn publication(
+        self,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Publication, Error> {
+        let addresses = addresses.into_iter().collect();
+        Ok(self.launch(Some(addresses)).await?.0)
+    }
+
+    /// `existing` are the addresses of a server that listens by itself.
+    async fn launch(
+        self,
+        existing: Option<Vec<SocketAddr>>,
+    ) -> Result<(Publication, Vec<tokio::net::TcpListener>), Error> {
         let mut readiness = Readiness(platform::ready_pipe(&self.component));
-        let started = self.listen().await;
-        match started {
-            Ok(mut daemon) => {
-                daemon.readiness = readiness;
-                Ok(daemon)
-            }
+        let prepared = self.prepare(existing).await;
+        match prepared {
+            Ok((publication, listeners)) => Ok((Publication { readiness, ..publication }, listeners)),
             Err(error) => {
                 // What this host lacks now is no fault of the daemon's, and does not count against it (CONN-42).
                 let word = match error {
@@ -189,7 +257,10 @@ impl Builder {
         }
     }
 
-    async fn listen(self) -> Result<Daemon, Error> {
+    async fn prepare(
+        mut self,
+        existing: Option<Vec<SocketAddr>>,
+    ) -> Result<(Publication, Vec<tokio::net::TcpListener>), Error> {
         let protocol: Protocol = self.protocol.parse()?;
         let state_dir = StateDir::locate(self.state_dir.as_deref(), &self.component.parse()?)?;
         state_dir.create()?;
@@ -206,7 +277,13 @@ impl Builder {
             // PUB-4: the machine listens before it asks for anything to be written.
             let outcome = match claim.effect() {
                 Some(ClaimEffect::Listen) => {
-                    bound = Some(bind(self.page_tokens.is_some()).await?);
+                    let both = self.page_tokens.is_some();
+                    let given = std::mem::take(&mut self.listeners);
+                    bound = Some(match &existing {
+                        Some(addresses) => bind::existing(both, addresses)?,
+                        None if given.is_empty() => bind::bind(both, self.port).await?,
+                        None => bind::adopt(both, given).await?,
+                    });
                     ClaimEvent::Done
                 }
                 Some(ClaimEffect::ReadCredential) => {
@@ -259,16 +336,22 @@ impl Builder {
             admission: Admission::new(),
             emptied: Notify::new(),
             conditions: Conditions::default(),
+            streams: Streams::default(),
+            cause: OnceLock::new(),
         };
-        Ok(Daemon {
-            shared: Arc::new(shared),
-            listeners: bound.listeners,
+        let shared = Arc::new(shared);
+        let mut guard = Guard::new(shared.clone());
+        if let Some(tokens) = &shared.page_tokens {
+            guard = guard.page_tokens(tokens.clone());
+        }
+        let publication = Publication {
+            shared,
+            guard: self.guard.into_iter().fold(guard, |guard, options| options(guard)),
             watch,
             drain: self.drain,
-            stream_routes: self.stream_routes,
-            methods: self.methods,
             signals: self.signals,
             readiness: Readiness(None),
-        })
+        };
+        Ok((publication, bound.listeners))
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use local_daemon_proto::claim::{ClaimEffect, ClaimEvent, Reason};
 use tokio::io::unix::AsyncFd;
 
+use super::Error;
+use super::publication::Readiness;
 use super::shared::Shared;
-use super::{Error, Readiness};
 use crate::platform::Watch;
 use crate::state_directory::{FileError, StateDir};
 
@@ -69,10 +70,14 @@ pub(super) async fn drive(
         };
         if serving && !shared.published.send_replace(true) {
             readiness.say(&format!("ready {}", shared.id));
+            shared.streams.ready();
         }
-        if reason.is_some() && shared.reason.send_if_modified(|now| std::mem::replace(now, reason).is_none())
+        if let Some(why) = reason
+            && shared.reason.send_if_modified(|now| now.replace(why).is_none())
         {
-            tracing::info!(id = %shared.id, reason = reason.map(Reason::as_str), "standing down");
+            tracing::info!(id = %shared.id, reason = why.as_str(), "standing down");
+            let cause = shared.cause.get().copied().unwrap_or("signal");
+            shared.streams.end(why, cause, &shared.state_dir);
         }
     }
     if let Some(watching) = watching {

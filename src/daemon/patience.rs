@@ -210,6 +210,12 @@ impl RequestBody {
     }
 }
 
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
+
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let rest = self.body.size_hint().upper();

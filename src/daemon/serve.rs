@@ -541,8 +541,8 @@ fn overloaded() -> Response<Full<Bytes>> {
 }
 
 /// Lets no new work in once the daemon stands down, and counts what is open.
-#[derive(Clone)]
-pub(super) struct Admit<S> {
+#[derive(Clone, Debug)]
+pub struct Admit<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) service: S,
 }
@@ -579,7 +579,8 @@ where
 pin_project! {
     /// The answer of a daemon that serves, or of one that stands down.
     #[project = Pinned]
-    pub(super) enum Admitted<F> {
+    #[derive(Debug)]
+    pub enum Admitted<F> {
         Draining,
         Open {
             #[pin]
@@ -613,7 +614,8 @@ where
 }
 
 /// One open request.
-pub(super) struct Open(Arc<Shared>);
+#[derive(Debug)]
+pub struct Open(Arc<Shared>);
 
 impl Open {
     fn enter(shared: &Arc<Shared>) -> Option<Self> {
@@ -631,7 +633,8 @@ impl Drop for Open {
 
 pin_project! {
     /// A body that counts as open until it is dropped.
-    pub(super) struct Counted<B> {
+    #[derive(Debug)]
+    pub struct Counted<B> {
         #[pin]
         body: B,
         _open: Option<Open>,

@@ -1,9 +1,10 @@
 //! What connections, routes and the driver share, and the handle on it that routes have.
 
 use std::fmt;
+use std::iter;
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use local_daemon_proto::claim::{Claim, ClaimEvent, Reason};
@@ -16,10 +17,12 @@ use tokio::time::sleep;
 use super::admission::Admission;
 use super::bind::OtherFamily;
 use super::conditions::Conditions;
+use super::streams::{LIFECYCLE, Streams};
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
 use crate::state_directory::{Diagnostic, FileError, StateDir};
+use crate::streams::{Hub, Limits};
 
 /// How often the list of origins is looked at while a page reads, beside every request that names an origin and every
 /// notification.
@@ -67,6 +70,9 @@ pub(super) struct Shared {
     /// Told when the last of them has ended after the admission was closed.
     pub(super) emptied: Notify,
     pub(super) conditions: Conditions,
+    pub(super) streams: Streams,
+    /// What asked the daemon to stop.
+    pub(super) cause: OnceLock<&'static str>,
 }
 
 /// Where the list of origins is looked up.
@@ -147,6 +153,7 @@ impl Shared {
         });
         if is_replaced {
             self.rotations.send_modify(|rotations| *rotations += 1);
+            self.streams.credential_rotated();
         }
     }
 
@@ -179,7 +186,9 @@ impl Shared {
         if self.origins.receiver_count() > 0 { READER_BOUND } else { Duration::MAX }
     }
 
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, cause: &'static str) {
+        // The first cause is the one that counts.
+        let _ = self.cause.set(cause);
         // The handshake drains and no work is let in from here on, whatever the driver is at.
         self.admission.close();
         self.claim().stop();
@@ -367,17 +376,54 @@ impl Handle {
         self.0.tickets.clone()
     }
 
+    /// Makes an event stream in memory, of these topics and `lifecycle`. On the latter, the daemon tells when it is ready, when
+    /// its credential was replaced, and when and why it stands down; then it ends the stream (STR-28, STR-29).
+    ///
+    /// # Panics
+    /// Panics if there are more than 64 topics.
+    pub fn events(&self, topics: impl IntoIterator<Item = &'static str>) -> Arc<Hub> {
+        let topics: Vec<_> = iter::once(LIFECYCLE).chain(topics).collect();
+        let hub = Arc::new(Hub::new(self.id().epoch(), &topics, Limits::default()));
+        self.attach(&hub);
+        hub
+    }
+
+    /// Has the daemon end a stream that the product made itself, such as one that is kept in a file. If it has the topic
+    /// `lifecycle`, the daemon appends to it as to those of [`events`](Self::events).
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use local_daemon::streams::{Hub, Limits};
+    /// # fn keep(daemon: &local_daemon::Daemon) -> Result<Arc<Hub>, local_daemon::state_directory::FileError> {
+    ///
+    /// const EPOCH: u32 = 0x5f0c_2a9b;
+    ///
+    /// let handle = daemon.handle();
+    /// let path = handle.state_dir().join("jobs.log");
+    /// let jobs = Arc::new(Hub::open(&path, EPOCH, &["lifecycle", "jobs"], Limits::default())?);
+    /// handle.attach(&jobs);
+    /// # Ok(jobs) }
+    /// ```
+    pub fn attach(&self, hub: &Arc<Hub>) {
+        self.0.streams.add(hub);
+    }
+
     /// Asks for a graceful stop; a second time, for an end without the rest of the drain.
     pub fn stop(&self) {
-        self.0.stop();
+        self.0.stop("requested");
     }
 
     /// Asks for a graceful stop where no more than `besides` requests are open (a route that asks is one of them);
     /// `false`: there are more, or it stops already. No request slips in between the look and the stop.
     pub fn stop_if_idle(&self, besides: usize) -> bool {
+        self.stop_if_idle_for("requested", besides)
+    }
+
+    pub(crate) fn stop_if_idle_for(&self, cause: &'static str, besides: usize) -> bool {
         let idle = self.0.admission.close_if_idle(besides);
         if idle {
-            self.0.stop();
+            self.0.stop(cause);
         }
         idle
     }

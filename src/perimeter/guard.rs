@@ -1,5 +1,6 @@
 //! The guard: its configuration, and the checks in their order.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -66,8 +67,18 @@ pub struct Guard {
     failures: Arc<Mutex<Budget>>,
 }
 
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("protocol", &self.protocol)
+            .field("stream_routes", &self.stream_routes)
+            .field("body_limit", &self.body_limit)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The methods that a path takes, or that there is no such path.
-pub type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
+type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
 
 impl Guard {
     /// A guard for the daemon that `identity` describes.
@@ -85,18 +96,18 @@ impl Guard {
     }
 
     /// The event-stream paths whose `GET` may authenticate by `?token=`, for `EventSource` cannot set a header.
-    /// The inner service does not see the parameter, so that it cannot log it.
+    /// The inner service does not see the parameter, so that it cannot log it. Paths of several calls add up.
     #[must_use]
     pub fn stream_routes(mut self, paths: impl IntoIterator<Item = &'static str>) -> Self {
-        self.stream_routes = paths.into_iter().collect();
+        self.stream_routes = self.stream_routes.iter().copied().chain(paths).collect();
         self
     }
 
-    /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Where this is not set, it
+    /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Unless this is set, it
     /// names `GET`, `HEAD`, `POST`, `PUT` and `DELETE` for every path.
     #[must_use]
-    pub fn methods(mut self, of_path: Arc<RouteMethods>) -> Self {
-        self.methods = Some(of_path);
+    pub fn methods(mut self, of_path: impl Fn(&str) -> Option<Vec<Method>> + Send + Sync + 'static) -> Self {
+        self.methods = Some(Arc::new(of_path));
         self
     }
 

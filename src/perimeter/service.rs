@@ -1,5 +1,6 @@
 //! The guard as a `tower` layer.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,6 +40,12 @@ pub struct Guarded<S> {
     // A server clones the service for each request.
     guard: Arc<Guard>,
     inner: S,
+}
+
+impl<S> fmt::Debug for Guarded<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").field("guard", &self.guard).finish_non_exhaustive()
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Guarded<S>
@@ -110,6 +117,12 @@ pin_project! {
             // Ends with the time of a request that has not authenticated.
             late: Option<Pin<Box<Sleep>>>,
         },
+    }
+}
+
+impl<F> fmt::Debug for Answer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
     }
 }
 

@@ -4,6 +4,8 @@
 mod launched;
 mod limits;
 #[cfg(feature = "daemon")]
+mod listeners;
+#[cfg(feature = "daemon")]
 mod signals;
 mod spawn;
 
@@ -36,6 +38,8 @@ pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 #[cfg(feature = "daemon")]
 pub(crate) use self::limits::raise_descriptor_limit;
 pub use self::limits::{disable_core_dumps, with_caller_limits};
+#[cfg(feature = "daemon")]
+pub use self::listeners::listen_fds;
 #[cfg(feature = "daemon")]
 pub(crate) use self::signals::{survive_signals, unblock_handled_signals};
 pub(crate) use self::spawn::{Start, Starter, find_program, spawn_detached, try_to_execute};

@@ -76,7 +76,7 @@ fn aside(topic: &str, data: &serde_json::Value) -> Bytes {
     [format!("event: {topic}\ndata: ").as_bytes(), &line, b"\n\n"].concat().into()
 }
 
-impl<W> Hub<W> {
+impl Hub {
     /// Appends what has happened now (STR-10, STR-11). `None`: the streams have ended, and nobody would ever see it.
     ///
     /// # Errors
@@ -102,9 +102,9 @@ impl<W> Hub<W> {
     }
 }
 
-impl<W: Send + 'static> Subscriber<W> {
+impl Subscriber {
     /// The answer to the request that subscribed (STR-1).
-    pub fn into_response(self) -> Response<EventBody<W>> {
+    pub fn into_response(self) -> Response<EventBody> {
         let mut response = Response::new(EventBody::from(self));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -115,8 +115,8 @@ impl<W: Send + 'static> Subscriber<W> {
 
 /// A subscriber as a body. It reads from the log when the connection can take more, so that all that is new leaves
 /// with one write and nothing waits here for a reader that has stalled (STR-23).
-pub struct EventBody<W = ()> {
-    subscriber: Subscriber<W>,
+pub struct EventBody {
+    subscriber: Subscriber,
     has_begun: bool,
     /// When something was last said.
     spoke: Instant,
@@ -127,14 +127,14 @@ pub struct EventBody<W = ()> {
     turns: Option<Turns>,
 }
 
-impl<W> fmt::Debug for EventBody<W> {
+impl fmt::Debug for EventBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventBody").finish_non_exhaustive()
     }
 }
 
-impl<W> From<Subscriber<W>> for EventBody<W> {
-    fn from(subscriber: Subscriber<W>) -> Self {
+impl From<Subscriber> for EventBody {
+    fn from(subscriber: Subscriber) -> Self {
         let spoke = Instant::now();
         Self {
             subscriber,
@@ -147,7 +147,7 @@ impl<W> From<Subscriber<W>> for EventBody<W> {
     }
 }
 
-impl<W> EventBody<W> {
+impl EventBody {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if !self.has_begun {
             self.has_begun = true;
@@ -187,7 +187,7 @@ impl<W> EventBody<W> {
     }
 }
 
-impl<W> Body for EventBody<W> {
+impl Body for EventBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -12,12 +12,11 @@ use local_daemon_proto::events::{EventId, ParseEventIdError};
 use super::log::{Cursor, Limits, Log, Piece, Topics};
 use super::sync::{Mutex, MutexGuard};
 
-/// The events of one epoch, and their subscribers. `W` is what the product knows of a subscriber; it is dropped when
-/// that one has gone.
+/// The events of one epoch, and their subscribers.
 #[derive(Debug)]
-pub struct Hub<W = ()> {
-    topics: &'static [&'static str],
-    inner: Mutex<Inner<W>>,
+pub struct Hub {
+    topics: Box<[&'static str]>,
+    inner: Mutex<Inner>,
 }
 
 /// What keeps a log beyond the life of the process.
@@ -30,33 +29,27 @@ pub(super) trait Keep: fmt::Debug + Send {
 }
 
 #[derive(Debug)]
-struct Inner<W> {
+struct Inner {
     log: Log,
     keeper: Option<Box<dyn Keep>>,
     /// The last frame of every stream, once there is one.
     end: Option<Bytes>,
-    seats: BTreeMap<u64, Seat<W>>,
+    /// The waker of each subscriber that waits (STR-23).
+    seats: BTreeMap<u64, Option<Waker>>,
     /// How many seats ever were.
     count: u64,
     /// How many seats have a waker: a burst of events wakes once.
     waiting: usize,
 }
 
-/// What the hub has of a subscriber (STR-23).
-#[derive(Debug)]
-struct Seat<W> {
-    who: W,
-    waker: Option<Waker>,
-}
-
-impl<W> Inner<W> {
+impl Inner {
     /// Everybody who waits, to be woken once the lock is let go.
     fn wakers(&mut self) -> Vec<Waker> {
         if self.waiting == 0 {
             return Vec::new();
         }
         self.waiting = 0;
-        self.seats.values_mut().filter_map(|seat| seat.waker.take()).collect()
+        self.seats.values_mut().filter_map(Option::take).collect()
     }
 }
 
@@ -128,30 +121,30 @@ pub enum Next {
     Closed,
 }
 
-impl<W> Hub<W> {
+impl Hub {
     /// A log without events, in memory.
     ///
     /// # Panics
     ///
     /// When there are more than 64 topics.
-    pub fn new(epoch: u32, topics: &'static [&'static str], limits: Limits) -> Self {
+    pub fn new(epoch: u32, topics: &[&'static str], limits: Limits) -> Self {
         Self::of(Log::new(epoch, limits), topics, None)
     }
 
-    pub(super) fn of(log: Log, topics: &'static [&'static str], keeper: Option<Box<dyn Keep>>) -> Self {
+    pub(super) fn of(log: Log, topics: &[&'static str], keeper: Option<Box<dyn Keep>>) -> Self {
         assert!(topics.len() <= 64, "topics are counted in 64 bits");
         let inner = Inner { log, keeper, end: None, seats: BTreeMap::new(), count: 0, waiting: 0 };
-        Self { topics, inner: Mutex::new(inner) }
+        Self { topics: topics.into(), inner: Mutex::new(inner) }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner<W>> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         // No code of the product's runs under the lock, so a holder that panicked was at its end or at its beginning.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The topics that there are.
-    pub fn topics(&self) -> &'static [&'static str] {
-        self.topics
+    pub fn topics(&self) -> &[&'static str] {
+        &self.topics
     }
 
     /// Returns the last event, or number 0 before the first one. A log that is kept in a file goes on after it.
@@ -162,11 +155,6 @@ impl<W> Hub<W> {
     /// How many subscribers there are (STR-24).
     pub fn subscribers(&self) -> usize {
         self.inner().seats.len()
-    }
-
-    /// What the product knows of each subscriber, in the order of their coming.
-    pub fn audience<T>(&self, of: impl Fn(&W) -> T) -> Vec<T> {
-        self.inner().seats.values().map(|seat| of(&seat.who)).collect()
     }
 
     /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
@@ -228,11 +216,7 @@ impl<W> Hub<W> {
     /// # Errors
     ///
     /// An unknown topic (STR-5); the streams have ended (STR-6).
-    pub fn subscribe(
-        self: &Arc<Self>,
-        who: W,
-        selection: &Selection,
-    ) -> Result<Subscriber<W>, SubscribeError> {
+    pub fn subscribe(self: &Arc<Self>, selection: &Selection) -> Result<Subscriber, SubscribeError> {
         let topics = match &selection.topics {
             None => Topics::ALL,
             Some(names) => names.iter().try_fold(Topics(0), |topics, name| {
@@ -247,7 +231,7 @@ impl<W> Hub<W> {
         let (number, cursor) = (inner.count, inner.log.cursor(selection.after, topics));
         let begin = selection.after.is_none().then(|| inner.log.last());
         inner.count += 1;
-        inner.seats.insert(number, Seat { who, waker: None });
+        inner.seats.insert(number, None);
         drop(inner);
         Ok(Subscriber { hub: self.clone(), number, cursor, begin, has_ended: false })
     }
@@ -255,15 +239,15 @@ impl<W> Hub<W> {
 
 /// One reader of a [`Hub`]: a place in its log. Dropping it gives everything back (STR-24).
 #[derive(Debug)]
-pub struct Subscriber<W = ()> {
-    hub: Arc<Hub<W>>,
+pub struct Subscriber {
+    hub: Arc<Hub>,
     number: u64,
     cursor: Cursor,
     begin: Option<EventId>,
     has_ended: bool,
 }
 
-impl<W> Subscriber<W> {
+impl Subscriber {
     /// Returns the last event before the stream, whose number is 0 if there was none; `None` if the request named the place
     /// itself (STR-32).
     pub fn begin(&self) -> Option<EventId> {
@@ -289,7 +273,7 @@ impl<W> Subscriber<W> {
             self.has_ended = true;
             return Poll::Ready(Next::End(end.clone()));
         }
-        match &mut seat.waker {
+        match seat {
             Some(waker) => waker.clone_from(context.waker()),
             none => {
                 *none = Some(context.waker().clone());
@@ -300,13 +284,10 @@ impl<W> Subscriber<W> {
     }
 }
 
-impl<W> Drop for Subscriber<W> {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         let mut inner = self.hub.inner();
         let seat = inner.seats.remove(&self.number);
-        inner.waiting -= usize::from(seat.as_ref().is_some_and(|seat| seat.waker.is_some()));
-        drop(inner);
-        // What the product knows of the subscriber is dropped without the lock.
-        drop(seat);
+        inner.waiting -= usize::from(seat.flatten().is_some());
     }
 }

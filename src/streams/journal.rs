@@ -25,7 +25,7 @@ const SLACK: u64 = 4096;
 /// Higher numbers are damage: nobody counts that far, and counting on from there must not overflow.
 const MOST: u64 = 1 << 53;
 
-impl<W> Hub<W> {
+impl Hub {
     /// The log that is kept in the file at `path`, which is made where it is missing: with the events of the last
     /// process, counting on from there. What a process that was killed had half written is cut off.
     ///
@@ -45,12 +45,7 @@ impl<W> Hub<W> {
     /// # Panics
     ///
     /// When there are more than 64 topics.
-    pub fn open(
-        path: &Path,
-        epoch: u32,
-        topics: &'static [&'static str],
-        limits: Limits,
-    ) -> Result<Self, FileError> {
+    pub fn open(path: &Path, epoch: u32, topics: &[&'static str], limits: Limits) -> Result<Self, FileError> {
         let mut log = Log::new(epoch, limits);
         let journal = Journal::open(path, &mut log, topics)?;
         Ok(Self::of(log, topics, Some(Box::new(journal))))

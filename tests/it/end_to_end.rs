@@ -32,7 +32,7 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let builder = Daemon::builder("acme", protocol).version("1.0.0").state_dir(state_dir);
-                let daemon = builder.yields(yields).stop_on_signals(false).start().await?;
+                let daemon = builder.yields(yields).start().await?;
                 sender.send(daemon.handle()).unwrap();
                 daemon.serve(Router::new().route("/v1/hello", get(async || "hello"))).await
             })

@@ -73,8 +73,9 @@ impl World {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let builder = Daemon::builder("acme", "acme/1").state_dir(state_dir).stop_on_signals(false);
-                let daemon = builder.stream_routes(["/v1/events"]).start().await.unwrap();
+                let builder = Daemon::builder("acme", "acme/1").state_dir(state_dir);
+                let daemon =
+                    builder.guard(|guard| guard.stream_routes(["/v1/events"])).start().await.unwrap();
                 let handle = daemon.handle();
                 let (opening, opened) = watch::channel(None);
                 tokio::spawn(Writer { handle: handle.clone(), opening, seen, appended, last, is_kept }.run());
@@ -170,7 +171,7 @@ async fn subscribe(
     let Ok(selection) = Selection::parse(query.get("topics").map(String::as_str), None, last) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    match hub.subscribe((), &selection) {
+    match hub.subscribe(&selection) {
         Ok(subscriber) => {
             let (head, body) = subscriber.into_response().into_parts();
             let left = cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));

@@ -72,7 +72,7 @@ fn next(subscriber: &mut Subscriber) -> Option<Next> {
 /// The number of the oldest event that is held, and all that are.
 fn held(hub: &Arc<Hub>) -> (u64, String) {
     let selection = Selection { topics: None, after: Some(id(0)) };
-    let mut reader = hub.subscribe((), &selection).unwrap();
+    let mut reader = hub.subscribe(&selection).unwrap();
     let (mut first, mut text) = (1, String::new());
     loop {
         match next(&mut reader) {
@@ -216,7 +216,7 @@ fn a_log_goes_on_where_the_last_process_ended() {
 
     let hub = open(&path);
     let selection = Selection { topics: Some(vec!["state".to_owned()]), after: Some(id(1)) };
-    let mut reader = hub.subscribe((), &selection).unwrap();
+    let mut reader = hub.subscribe(&selection).unwrap();
     assert_eq!(next(&mut reader), Some(Next::Frames(frame(2, 1, "2").into())));
     append(&hub, 0, "3");
     assert_eq!(next(&mut reader), None);
@@ -347,7 +347,7 @@ fn a_file_has_one_writer_until_its_streams_end() {
         assert!(fs::metadata(&path).unwrap().len() <= before.max(100));
     }
     append(&hub, 0, "3");
-    let mut reader = hub.subscribe((), &Selection::default()).unwrap();
+    let mut reader = hub.subscribe(&Selection::default()).unwrap();
     hub.end(End::Superseded { successor: None });
     let successor = try_open(&path, limits).unwrap();
     assert_eq!(held(&successor), (3, frame(3, 0, "3")));
@@ -461,7 +461,7 @@ fn a_full_disk_takes_no_event_and_leaves_the_file_as_it_was() {
     assert_eq!(mode & 0o7777, 0o600, "whatever the umask");
     append(&hub, 0, "1");
     append(&hub, 1, "2");
-    let mut reader = hub.subscribe((), &Selection::default()).unwrap();
+    let mut reader = hub.subscribe(&Selection::default()).unwrap();
     assert_eq!(next(&mut reader), None);
     let before = fs::read_to_string(&path).unwrap();
     let frame = frame(3, 0, "3");
@@ -483,7 +483,7 @@ fn a_full_disk_takes_no_event_and_leaves_the_file_as_it_was() {
 /// Appends as fast as it can, and says on standard error what a reader is sent, until it is killed.
 fn append_and_tell(path: &Path, limits: Limits) {
     let hub = try_open(path, limits).unwrap();
-    let mut reader = hub.subscribe((), &Selection::default()).unwrap();
+    let mut reader = hub.subscribe(&Selection::default()).unwrap();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         loop {

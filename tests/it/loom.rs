@@ -140,7 +140,7 @@ fn read_all(mut subscriber: Subscriber) -> Vec<u64> {
 fn a_subscriber_sees_every_event_once() {
     loom::model(|| {
         let hub = empty(10);
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let subscriber = hub.subscribe(&Selection::default()).unwrap();
         let writer = thread::spawn({
             let hub = hub.clone();
             move || {
@@ -160,7 +160,7 @@ fn a_subscriber_sees_every_event_once() {
 fn two_events_at_once_are_both_delivered() {
     loom::model(|| {
         let hub = empty(10);
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let subscriber = hub.subscribe(&Selection::default()).unwrap();
         let append = |hub: &Hub| hub.append_line("note", b"1").unwrap().unwrap().seq;
         let other = thread::spawn({
             let hub = hub.clone();
@@ -179,7 +179,7 @@ fn two_events_at_once_are_both_delivered() {
 fn what_is_forgotten_meanwhile_is_told() {
     loom::model(|| {
         let hub = empty(1);
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let subscriber = hub.subscribe(&Selection::default()).unwrap();
         let writer = thread::spawn({
             let hub = hub.clone();
             move || {
@@ -203,7 +203,7 @@ fn what_is_forgotten_meanwhile_is_told() {
 fn nothing_is_accepted_and_then_not_delivered() {
     loom::model(|| {
         let hub = empty(10);
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let subscriber = hub.subscribe(&Selection::default()).unwrap();
         let writer = thread::spawn({
             let hub = hub.clone();
             move || hub.append_line("note", b"1").unwrap().is_some()

@@ -2,28 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test that called it")]
 
-#[cfg(all(feature = "daemon", feature = "async"))]
+mod app;
 mod async_client;
-#[cfg(feature = "daemon")]
 mod end_to_end;
-#[cfg(feature = "daemon")]
 mod events;
-#[cfg(feature = "daemon")]
+mod examples;
 mod journal;
-#[cfg(feature = "daemon")]
 mod launched;
-#[cfg(feature = "daemon")]
 mod lifecycle;
-#[cfg(feature = "daemon")]
+mod listeners;
 mod loom;
-#[cfg(feature = "daemon")]
 mod perimeter;
-#[cfg(feature = "daemon")]
 mod requests;
-#[cfg(feature = "daemon")]
 mod streams;
 mod testing;
-#[cfg(feature = "daemon")]
 mod tickets;
 mod vectors;
 mod workspace;

@@ -118,7 +118,7 @@ proptest! {
                     };
                     let lost = after.filter(|id| id.epoch != EPOCH || id.seq > last);
                     let next = after.map_or(last + 1, |id| id.seq + 1);
-                    let subscriber = hub.subscribe((), &selection).unwrap();
+                    let subscriber = hub.subscribe(&selection).unwrap();
                     readers.push(Naive { subscriber, topics, next, lost });
                 }
                 Step::Read(which) if !readers.is_empty() => {
@@ -230,7 +230,7 @@ fn a_request_is_read_with_the_header_first() {
     assert_eq!(parse(None, Some("5f0c2a9b-1"), &[""]), Ok(after(1)));
     assert_eq!(parse(None, None, &["", "5f0c2a9b-2"]), Ok(after(2)));
     let topics = parse(Some("note,x"), None, &[]).unwrap();
-    let refused = hub(Limits::default()).subscribe((), &topics).unwrap_err();
+    let refused = hub(Limits::default()).subscribe(&topics).unwrap_err();
     assert_eq!(refused, SubscribeError::UnknownTopic);
 }
 
@@ -251,7 +251,7 @@ fn a_full_log_holds_its_bounds_exactly() {
     for _ in 0..5_000 {
         hub.append_line("note", b"{}").unwrap();
     }
-    let mut reader = hub.subscribe((), &after(0)).unwrap();
+    let mut reader = hub.subscribe(&after(0)).unwrap();
     let gap = Next::Gap { first: id(905), after: id(0) };
     assert_eq!(next(&mut reader), Some(gap));
     let mut seen = Vec::new();
@@ -264,7 +264,7 @@ fn a_full_log_holds_its_bounds_exactly() {
 #[test]
 fn a_word_that_is_too_long_to_be_held_is_a_gap() {
     let hub = hub(Limits { events: 10, bytes: 100 });
-    let mut reader = hub.subscribe((), &Selection::default()).unwrap();
+    let mut reader = hub.subscribe(&Selection::default()).unwrap();
     hub.append_line("note", &[b'x'; 200]).unwrap();
     assert_eq!(next(&mut reader), Some(Next::Gap { first: id(2), after: id(0) }));
     hub.append_line("note", b"1").unwrap();
@@ -287,10 +287,8 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
     let alarm = Arc::new(Alarm::default());
     let waker = Waker::from(alarm.clone());
     let mut context = Context::from_waker(&waker);
-    let (mut one, mut other) = (
-        hub.subscribe((), &Selection::default()).unwrap(),
-        hub.subscribe((), &Selection::default()).unwrap(),
-    );
+    let (mut one, mut other) =
+        (hub.subscribe(&Selection::default()).unwrap(), hub.subscribe(&Selection::default()).unwrap());
     assert!(one.poll_next(&mut context).is_pending() && other.poll_next(&mut context).is_pending());
     assert!(one.poll_next(&mut context).is_pending(), "asking twice is waiting once");
     drop(other);
@@ -313,7 +311,7 @@ fn whoever_waits_is_woken_once_and_whoever_left_is_not() {
 #[test]
 fn what_is_appended_after_the_end_was_never_there() {
     let hub = hub(Limits::default());
-    let mut reader = hub.subscribe((), &Selection::default()).unwrap();
+    let mut reader = hub.subscribe(&Selection::default()).unwrap();
     hub.append_line("note", b"1").unwrap();
     hub.end(End::Shutdown);
     hub.end(End::Superseded { successor: None });
@@ -323,7 +321,7 @@ fn what_is_appended_after_the_end_was_never_there() {
         matches!(next(&mut reader), Some(Next::End(frame)) if frame.starts_with(b"event: shutdown\ndata: {"))
     );
     assert_eq!(next(&mut reader), Some(Next::Closed));
-    assert_eq!(hub.subscribe((), &Selection::default()).unwrap_err(), SubscribeError::Ended);
+    assert_eq!(hub.subscribe(&Selection::default()).unwrap_err(), SubscribeError::Ended);
 }
 
 fn poll(body: &mut EventBody) -> Poll<Option<Bytes>> {
@@ -349,7 +347,7 @@ fn ready(body: &mut EventBody) -> Vec<(String, String)> {
 #[tokio::test(start_paused = true)]
 async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
     let hub = hub(Limits::default());
-    let answer = hub.subscribe((), &Selection::default()).unwrap().into_response();
+    let answer = hub.subscribe(&Selection::default()).unwrap().into_response();
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert_eq!(answer.headers()["cache-control"], "no-store");
     let mut body = answer.into_body();
@@ -383,7 +381,7 @@ async fn a_stream_says_where_it_begins_unless_its_request_does() {
     let hub = hub(Limits::default());
     hub.append("note", &json!(1)).unwrap();
     hub.append("lifecycle", &json!(2)).unwrap();
-    let opening = |selection: &Selection| poll(&mut EventBody::from(hub.subscribe((), selection).unwrap()));
+    let opening = |selection: &Selection| poll(&mut EventBody::from(hub.subscribe(selection).unwrap()));
     let said = |text: &'static str| Poll::Ready(Some(Bytes::from_static(text.as_bytes())));
     assert_eq!(opening(&Selection::default()), said("retry: 500\nid: 5f0c2a9b-2\n\n"));
     let notes = Selection { topics: Some(vec!["note".to_owned()]), after: None };
@@ -392,7 +390,7 @@ async fn a_stream_says_where_it_begins_unless_its_request_does() {
         assert_eq!(opening(&after(seq)), said("retry: 500\n\n"));
     }
     // What happens between the request and the head is after the place.
-    let reader = hub.subscribe((), &Selection::default()).unwrap();
+    let reader = hub.subscribe(&Selection::default()).unwrap();
     hub.append("note", &json!(3)).unwrap();
     let mut body = EventBody::from(reader);
     assert_eq!(poll(&mut body), said("retry: 500\nid: 5f0c2a9b-2\n\n"));
@@ -403,7 +401,7 @@ async fn a_stream_says_where_it_begins_unless_its_request_does() {
 async fn what_is_not_in_the_log_has_no_id() {
     let hub = hub(Limits::default());
     hub.append("note", &json!(1)).unwrap();
-    let mut body = EventBody::from(hub.subscribe((), &after(9)).unwrap());
+    let mut body = EventBody::from(hub.subscribe(&after(9)).unwrap());
     ready(&mut body);
     let gap = ready(&mut body);
     assert_eq!(gap[0].1, "gap");
@@ -422,7 +420,7 @@ async fn what_is_not_in_the_log_has_no_id() {
 #[tokio::test]
 async fn json_that_is_passed_on_keeps_its_digits_and_stays_on_its_line() {
     let hub = hub(Limits::default());
-    let mut body = EventBody::from(hub.subscribe((), &Selection::default()).unwrap());
+    let mut body = EventBody::from(hub.subscribe(&Selection::default()).unwrap());
     ready(&mut body);
     let raw: Box<serde_json::value::RawValue> =
         serde_json::from_str("{\n\"n\":\r\n 123456789012345678901234567890.10,\t\"s\": \"\\n\\u0000\"}")
@@ -436,7 +434,7 @@ async fn json_that_is_passed_on_keeps_its_digits_and_stays_on_its_line() {
 #[tokio::test]
 async fn within_a_burst_others_have_their_turn_before_more_is_read() {
     let hub = hub(Limits::default());
-    let mut body = EventBody::from(hub.subscribe((), &Selection::default()).unwrap());
+    let mut body = EventBody::from(hub.subscribe(&Selection::default()).unwrap());
     ready(&mut body);
     hub.append("note", &"x".repeat(8 * 1024)).unwrap();
     ready(&mut body);

@@ -256,7 +256,12 @@ pub(crate) fn serve(arguments: &[String]) {
 }
 
 async fn guarded(router: Router, state_dir: &Path) {
-    let daemon = Daemon::builder("bench", "bench/1").state_dir(state_dir).start().await.unwrap();
+    let daemon = Daemon::builder("bench", "bench/1")
+        .state_dir(state_dir)
+        .stop_on_signals(true)
+        .start()
+        .await
+        .unwrap();
     let handle = daemon.handle();
     let served = daemon.serve(router);
     let told = async {

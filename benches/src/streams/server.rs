@@ -182,11 +182,11 @@ async fn ours(load: Load, state_dir: &str) {
     };
     let hub: Arc<Hub> = Arc::new(Hub::new(0x5f0c_2a9b, &["note"], limits));
     let subscribe = get(async |State(hub): State<Arc<Hub>>| {
-        let subscriber = hub.subscribe((), &Selection::default()).unwrap();
+        let subscriber = hub.subscribe(&Selection::default()).unwrap();
         subscriber.into_response().map(Body::new)
     });
     let router = Router::new().route("/v1/events", subscribe).with_state(hub.clone());
-    let builder = Daemon::builder("bench", "bench/1").state_dir(state_dir);
+    let builder = Daemon::builder("bench", "bench/1").state_dir(state_dir).stop_on_signals(true);
     let daemon = builder.start().await.unwrap();
     let handle = daemon.handle();
     let served = tokio::task::spawn_local(daemon.serve(router));

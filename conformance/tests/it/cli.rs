@@ -1,6 +1,7 @@
 //! The command line: exit codes, messages, reports.
 
 mod dev;
+mod examples;
 mod host;
 mod product;
 mod ready;

@@ -8,20 +8,20 @@ use std::time::Duration;
 use local_daemon::StateDir;
 use local_daemon::browser::TICKET_LIFETIME;
 
-use super::App;
+use super::Context;
 
 /// How often launcher files are looked at while there are any, the first time when the first ticket has ended: none gets
 /// as old as 60 s.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Removes launcher files whose ticket has ended (BROW-17).
-pub(super) async fn sweep(app: Arc<App>) {
-    let directory = StateDir::at(app.handle.state_dir());
+pub(super) async fn sweep(context: Arc<Context>) {
+    let directory = StateDir::at(context.handle.state_dir());
     loop {
         while remove_ended(&directory) > 0 {
             tokio::time::sleep(EVERY).await;
         }
-        app.launchers.notified().await;
+        context.launchers.notified().await;
         tokio::time::sleep(TICKET_LIFETIME).await;
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_launcher_is_gone_within_a_minute_of_its_ticket() {
         let (dir, started) = start().await;
-        let sweeper = tokio::spawn(sweep(started.app.clone()));
+        let sweeper = tokio::spawn(sweep(started.context.clone()));
         let launcher = |name: &str, age| {
             let path = dir.path().join(format!("{LAUNCHER}{name}.html"));
             let file = File::create(&path).unwrap();
@@ -77,7 +77,7 @@ mod tests {
             (path, file)
         };
         let began = tokio::time::Instant::now();
-        started.app.launchers.notify_one();
+        started.context.launchers.notify_one();
         let (ended, _) = launcher("ended", TICKET_LIFETIME + Duration::from_secs(1));
         let (live, file) = launcher("live", Duration::ZERO);
         until(|| !ended.exists()).await;

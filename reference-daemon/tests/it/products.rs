@@ -45,7 +45,8 @@ fn acme() {
 fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let router = Router::new().route("/v1/tool/{word}", get(async |Word(word): Word<String>| locald(&word)));
-    let ended = runtime.block_on(Daemon::builder("acme", "acme/1").yields(true).serve(router));
+    let ended =
+        runtime.block_on(Daemon::builder("acme", "acme/1").yields(true).stop_on_signals(true).serve(router));
     process::exit(ended.map_or(1, Reason::exit_status));
 }
 

@@ -1,7 +1,5 @@
 //! What a browser asks before it asks.
 
-use std::sync::Arc;
-
 use http::{Method, StatusCode};
 use local_daemon::handshake;
 
@@ -9,8 +7,8 @@ use super::{LISTED, ask, assert_anonymous, daemon, guard, guarded, text, to_daem
 
 #[tokio::test]
 async fn preflight_of_a_listed_origin_is_answered_without_authentication() {
-    let knowing = guard(&daemon())
-        .methods(Arc::new(|path| (path == "/v1/status").then(|| vec![Method::GET, Method::HEAD])));
+    let knowing =
+        guard(&daemon()).methods(|path| (path == "/v1/status").then(|| vec![Method::GET, Method::HEAD]));
     let service = guarded(&knowing);
     let preflight = [("origin", LISTED), ("access-control-request-method", "PUT")];
     let default = guarded(&guard(&daemon()));

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::State;
-use axum::{Extension, Json};
-use local_daemon::handshake::{self, State as DaemonState};
-use local_daemon::perimeter::{Caller, Origin};
-use local_daemon::registration::RecordRead;
-use local_daemon::{StateDir, state_directory};
+use axum::Extension;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::activity::Work;
-use super::{App, Mode, events, rfc3339};
+use super::app::Context;
+use super::events::Listener;
+use super::json::Json;
+use crate::handshake::{self, State};
+use crate::perimeter::{Caller, Origin};
+use crate::registration::RecordRead;
+use crate::state_directory::{self, StateDir};
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -25,7 +25,7 @@ pub(super) struct Status {
     pid: u32,
     id: String,
     url: String,
-    state: DaemonState,
+    state: State,
     mode: &'static str,
     capabilities: Vec<String>,
     started_at: String,
@@ -42,41 +42,46 @@ pub(super) struct Status {
     log_path: Option<PathBuf>,
     spec: &'static str,
     origins: Vec<String>,
-    listeners: Vec<events::Listener>,
+    listeners: Vec<Listening>,
+}
+
+#[derive(Serialize)]
+struct Listening {
+    #[serde(flatten)]
+    listener: Listener,
+    /// Whether the stream was opened by the bearer that asks.
+    is_own: bool,
 }
 
 /// `before` is what was open, and when something last was, before this request.
 pub(super) async fn status(
-    State(app): State<Arc<App>>,
+    Extension(context): Extension<Arc<Context>>,
     Extension(caller): Extension<Caller>,
     Extension(before): Extension<Work>,
 ) -> Json<Status> {
-    let handle = &app.handle;
+    let handle = &context.handle;
     let directory = StateDir::at(handle.state_dir());
-    let work = app.activity.now();
+    let work = context.activity.now();
     let requests = work.requests.saturating_sub(1);
     // Who has begun to stand down answers no such request any more; here it is about the record alone.
     let owner = matches!(directory.read_record().0, RecordRead::Record(record) if record.id == handle.id());
-    let (mode, timeout) = match app.mode {
-        Mode::Manual => ("manual", None),
-        Mode::Auto(timeout) => ("auto", Some(timeout)),
-    };
+    let timeout = context.idle_timeout;
     let idle = requests == 0 && work.streams == 0;
     // The clock for idleness is monotonic; people read the wall's.
-    let deadline = timeout
-        .filter(|_| idle)
-        .map(|timeout| SystemTime::now() + (work.last + timeout).saturating_duration_since(Instant::now()));
+    let left = |timeout: Duration| timeout.saturating_sub(work.last.elapsed());
+    let deadline = timeout.filter(|_| idle).and_then(|timeout| SystemTime::now().checked_add(left(timeout)));
+    let listening = |listener: Listener| Listening { is_own: listener.caller == caller, listener };
     Json(Status {
         protocol: handle.protocol().to_string(),
         version: handle.version().to_owned(),
         pid: handle.pid(),
         id: handle.id().to_string(),
         url: handle.url().to_string(),
-        state: if owner { DaemonState::Ready } else { DaemonState::Draining },
-        mode,
+        state: if owner { State::Ready } else { State::Draining },
+        mode: if timeout.is_some() { "auto" } else { "manual" },
         capabilities: handle.capabilities().to_vec(),
         started_at: rfc3339(handle.started_at()),
-        uptime_seconds: app.started.elapsed().as_secs(),
+        uptime_seconds: context.started.elapsed().as_secs(),
         socket: None,
         active_requests: requests,
         streams: work.streams,
@@ -89,18 +94,22 @@ pub(super) async fn status(
         log_path: log_path(&directory),
         spec: handshake::SPEC,
         origins: handle.origins().borrow().iter().map(Origin::to_string).collect(),
-        listeners: events::listeners(&app, &caller),
+        listeners: context.activity.listeners().into_iter().map(listening).collect(),
     })
 }
 
-/// Resident memory, where the platform tells it.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Resident memory, if the platform tells it.
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// The log file of the state directory, where standard error goes there.
+/// The log file of the state directory, if standard error goes there.
 fn log_path(directory: &StateDir) -> Option<PathBuf> {
     let path = directory.file(state_directory::LOG);
     let (log, stderr) = (fs::metadata(&path).ok()?, fs::metadata("/dev/fd/2").ok()?);
