@@ -25,21 +25,22 @@ use self::attempt::Attempt;
 pub use self::connection::{Connection, Process};
 pub use self::events::{Events, EventsError};
 pub use self::lifecycle::{
-    END_BOUND, Mode, RestartError, Restarted, Status, StatusError, Stop, StopError, Stopped, Upgrade,
-    Upgraded,
+    DEFAULT_STOP_TIMEOUT, Mode, RestartError, Restarted, Status, StatusError, Stop, StopError, Stopped,
+    Upgrade, Upgraded,
 };
-pub use self::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, is_refused, look};
+pub use self::probe::{PROBE_TIMEOUT, SPAWN_PROBE_TIMEOUT, is_refused, look};
 #[cfg(feature = "daemon")]
 pub(crate) use self::probe::{ask_daemon, look_at_world};
 pub use self::request::{
-    AnswerError, BodyReader, MAX_ANSWER, Problem, Request, RequestError, RequestErrorKind, Response,
+    AnswerError, BodyReader, DEFAULT_MAX_ANSWER_BYTES, Problem, Request, RequestError, RequestErrorKind,
+    Response,
 };
 use crate::exchange::ExchangeError;
 use crate::state_directory::{Component, NoHomeError, ParseComponentError, StateDir};
 use crate::{loopback, platform};
 
 /// How long a whole connect may take unless told otherwise (CONN-10).
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the world in which this process runs, to compare it with a record's.
 pub fn world() -> World {
@@ -173,7 +174,7 @@ impl Client {
             component,
             state_dir,
             protocol: protocol.parse()?,
-            deadline: DEADLINE,
+            deadline: DEFAULT_TIMEOUT,
             replace: false,
             ignore_budget: false,
         })

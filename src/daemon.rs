@@ -48,7 +48,7 @@ use crate::state_directory::{FileError, NoHomeError, ParseComponentError};
 use crate::streams::Hub;
 
 /// How long open work may go on after the daemon began to stand down, unless told otherwise (CONV-8).
-pub const DRAIN: Duration = Duration::from_secs(10);
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]

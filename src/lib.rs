@@ -43,6 +43,7 @@
 //! does no I/O and reads no clock; [`Daemon`] and [`Client`] drive them.
 
 #![warn(missing_debug_implementations)]
+#![warn(clippy::exhaustive_enums)]
 
 #[cfg(feature = "axum")]
 pub mod axum;

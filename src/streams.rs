@@ -20,12 +20,13 @@ use local_daemon_proto::registration::RecordRead;
 
 use crate::state_directory::StateDir;
 
-pub use self::body::{BEAT, EventBody};
+pub use self::body::{EventBody, HEARTBEAT_INTERVAL};
 pub use self::hub::{Hub, Next, Selection, SubscribeError, Subscriber};
 pub use self::log::Limits;
 
 /// The last event of every stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum End {
     /// Another daemon has taken over (STR-28).
     Superseded {

@@ -1,7 +1,7 @@
 //! `Claim`, told anything: whatever the world answers, also what makes no sense, what the model's properties demand of one
 //! daemon holds after each step.
 
-use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, PARSE_RETRIES, Reason};
+use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, MAX_PARSE_RETRIES, Reason};
 use local_daemon_proto::handshake::{Probe, State};
 use local_daemon_proto::registration::{RecordRead, Registration};
 
@@ -185,7 +185,7 @@ impl Watched {
             (None, RecordRead::DirectoryGone) => Some(Reason::DirectoryGone),  // CONV-24
             // CONV-4, CONV-5
             (None, RecordRead::Malformed(_)) => {
-                (self.unparsable == PARSE_RETRIES).then_some(Reason::Displaced)
+                (self.unparsable == MAX_PARSE_RETRIES).then_some(Reason::Displaced)
             }
             (None, _) => None,
         };

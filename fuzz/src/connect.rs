@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use local_daemon_proto::connect::{
-    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, POLL_FIRST, POLL_LAST, Policy,
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_TIMEOUT, MAX_POLL_INTERVAL,
+    MIN_POLL_INTERVAL, Policy,
 };
 use local_daemon_proto::handshake::{Probe, State};
 use local_daemon_proto::registration::{RecordRead, Registration};
@@ -83,13 +84,13 @@ impl Watched {
                 );
             }
             ConnectEffect::Await(bound) => {
-                assert!((POLL_FIRST..=POLL_LAST).contains(bound));
-                assert!(!self.locked || self.held < LOCK_BOUND, "CONN-19: held for {:?}", self.held);
+                assert!((MIN_POLL_INTERVAL..=MAX_POLL_INTERVAL).contains(bound));
+                assert!(!self.locked || self.held < LOCK_TIMEOUT, "CONN-19: held for {:?}", self.held);
             }
             ConnectEffect::Lock => assert!(self.policy.spawn && !self.locked && self.tried == 0),
             ConnectEffect::Unlock => {
                 assert!(self.locked);
-                let is_early = self.connect.outcome().is_none() && self.held < LOCK_BOUND && !self.drained;
+                let is_early = self.connect.outcome().is_none() && self.held < LOCK_TIMEOUT && !self.drained;
                 assert!(!is_early || self.is_over(), "CONN-19: held for {:?} alone", self.held);
             }
             ConnectEffect::ReadRecord => {}

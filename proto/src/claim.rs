@@ -14,12 +14,13 @@ use crate::registration::{ClaimId, RecordRead, Registration};
 /// How often a running daemon reads the record again at least (CONV-1).
 pub const REREAD_INTERVAL: Duration = Duration::from_secs(2);
 /// How often an unparsable record is read again before it counts as another's.
-pub const PARSE_RETRIES: u8 = 5;
+pub const MAX_PARSE_RETRIES: u8 = 5;
 /// The pause before such a retry.
-pub const PARSE_PAUSE: Duration = Duration::from_millis(50);
+pub const PARSE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the machine wants done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "what drives the machine handles each")]
 pub enum ClaimEffect {
     /// Bind loopback exclusively and serve; the handshake answers `draining` until the record is owned.
     Listen,
@@ -60,6 +61,7 @@ pub enum ClaimEffect {
 
 /// What came of an effect.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "what drives the machine handles each")]
 pub enum ClaimEvent {
     /// It was done, or the wait is over.
     Done,
@@ -77,6 +79,7 @@ pub enum ClaimEvent {
 
 /// Why a daemon stood down.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Reason {
     /// It was asked to: a signal, a shutdown request, idleness.
     Stopped,
@@ -239,7 +242,7 @@ impl Claim {
             Phase::YieldProbe { other, .. } => ClaimEffect::Probe(other.clone()),
             Phase::Publish => ClaimEffect::Publish,
             Phase::Serve => ClaimEffect::Await(REREAD_INTERVAL),
-            Phase::Retry => ClaimEffect::Pause(PARSE_PAUSE),
+            Phase::Retry => ClaimEffect::Pause(PARSE_RETRY_INTERVAL),
             Phase::ListTaken => ClaimEffect::ListTaken,
             Phase::UnlinkTaken => ClaimEffect::UnlinkTaken,
             Phase::DropTemporary => ClaimEffect::DropTemporary,
@@ -376,7 +379,7 @@ impl Claim {
             // CONV-24
             (None, RecordRead::DirectoryGone) => self.stand_down(Reason::DirectoryGone),
             // CONV-4: an editor may be writing in place.
-            (None, RecordRead::Malformed(_)) if self.retries < PARSE_RETRIES => {
+            (None, RecordRead::Malformed(_)) if self.retries < MAX_PARSE_RETRIES => {
                 self.retries += 1;
                 Phase::Retry
             }

@@ -16,11 +16,11 @@ use crate::handshake::{Handshake, Probe, State};
 use crate::registration::{RecordRead, Registration};
 
 /// How long a call waits for the advisory lock, and how long it holds it for its child at most (CONN-17, CONN-19).
-pub const LOCK_BOUND: Duration = Duration::from_secs(1);
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first pause between two reads of the record.
-pub const POLL_FIRST: Duration = Duration::from_millis(25);
+pub const MIN_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// The longest.
-pub const POLL_LAST: Duration = Duration::from_millis(250);
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a caller wants.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -35,12 +35,13 @@ pub struct Policy {
 
 /// What the machine wants done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "what drives the machine handles each")]
 pub enum ConnectEffect {
     /// Read the registration.
     ReadRecord,
     /// Probe this record's daemon.
     Probe(Registration),
-    /// Wait for the advisory lock, [`LOCK_BOUND`] at most.
+    /// Wait for the advisory lock, [`LOCK_TIMEOUT`] at most.
     Lock,
     /// Give the advisory lock back.
     Unlock,
@@ -52,6 +53,7 @@ pub enum ConnectEffect {
 
 /// What was observed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "what drives the machine handles each")]
 pub enum ConnectEvent {
     /// A read of the record.
     Record(RecordRead),
@@ -75,6 +77,7 @@ pub enum ConnectEvent {
 
 /// What is known of the child.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "what drives the machine handles each")]
 pub enum Child {
     /// None was started, or it has not said anything yet.
     Silent,
@@ -86,6 +89,7 @@ pub enum Child {
 
 /// The outcome of a connect (CONN-1).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum ConnectOutcome {
     /// Proven, of the record's id, compatible, taking work (CONN-4).
     Ready(Box<(Registration, Handshake)>),
@@ -222,7 +226,7 @@ impl Connect {
             spawned: false,
             told: false,
             held: Duration::ZERO,
-            poll: POLL_FIRST,
+            poll: MIN_POLL_INTERVAL,
         }
     }
 
@@ -320,7 +324,7 @@ impl Connect {
             (Phase::Spawn, ConnectEvent::Spawned) => {
                 // CONN-20: the one spawn of this call, told to yield (CONN-22, CONN-34).
                 self.spawned = true;
-                self.poll = POLL_FIRST;
+                self.poll = MIN_POLL_INTERVAL;
                 Phase::Await
             }
             (Phase::Spawn, ConnectEvent::SpawnFailed) => {
@@ -341,7 +345,7 @@ impl Connect {
             (Phase::Await, ConnectEvent::Woken(child, waited)) => {
                 self.held += waited;
                 if waited >= self.poll {
-                    self.poll = (self.poll * 2).min(POLL_LAST);
+                    self.poll = (self.poll * 2).min(MAX_POLL_INTERVAL);
                 }
                 match child {
                     Child::Failed if self.spawned => Phase::LastRead,
@@ -467,7 +471,7 @@ impl Connect {
 
     /// Goes on waiting; gives the lock back once the child has had its second.
     fn wait_on(&self) -> Phase {
-        if self.locked && self.held >= LOCK_BOUND {
+        if self.locked && self.held >= LOCK_TIMEOUT {
             Phase::Unlock
         } else {
             Phase::Await

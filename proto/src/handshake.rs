@@ -142,6 +142,7 @@ fn quoted(value: &str) -> Option<[u8; 32]> {
 /// Whether a daemon takes new work.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum State {
     /// It owns the record and serves.
     Ready,
@@ -212,6 +213,7 @@ impl Handshake {
 
 /// What one time-bounded handshake showed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum Probe {
     /// The daemon proved that it holds the credential, and this is what it says.
     Proven(Handshake),

@@ -9,16 +9,16 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::{Map, Value};
 
 /// How deeply objects and lists may be nested; the outermost is the first level (STR-31).
-pub const MAX_LEVELS: usize = 64;
+pub const MAX_NESTING: usize = 64;
 
-/// Checks that the bytes are one JSON text of at most [`MAX_LEVELS`] levels that does not contain half of a surrogate pair, a
+/// Checks that the bytes are one JSON text of at most [`MAX_NESTING`] levels that does not contain half of a surrogate pair, a
 /// number beyond the range of a double, or an object with two equal keys, however they are written (STR-31). An integer may
 /// have more digits than a double holds.
 ///
 /// # Errors
 /// Fails at the first fault. The error says where it is, and repeats nothing of the text.
 pub fn check(text: &[u8]) -> Result<(), Error> {
-    match parse(text, MAX_LEVELS) {
+    match parse(text, MAX_NESTING) {
         Ok(_) => Ok(()),
         Err(error) => Err(Error { line: error.line(), column: error.column() }),
     }
@@ -27,7 +27,7 @@ pub fn check(text: &[u8]) -> Result<(), Error> {
 /// The text is not JSON, or JSON that readers refuse or read differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "it is not JSON that every reader accepts, at line {line}, column {column}: it may have {MAX_LEVELS} levels at most, no \
+    "it is not JSON that every reader accepts, at line {line}, column {column}: it may have {MAX_NESTING} levels at most, no \
      half of a surrogate pair, no number beyond a double and no two equal keys in an object"
 )]
 pub struct Error {

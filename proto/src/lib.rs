@@ -11,6 +11,8 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_debug_implementations)]
+#![warn(clippy::exhaustive_enums)]
 
 extern crate alloc;
 

@@ -71,6 +71,7 @@ impl Serialize for ClaimId {
 
 /// One of the three hosts that a record may name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum LoopbackHost {
     /// `127.0.0.1`, what daemons write.
     V4,
@@ -206,6 +207,7 @@ pub struct World {
 
 /// Where a daemon runs, as seen by a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum Place {
     /// In the same world, as far as both sides know theirs: its address can be asked.
     Here,
@@ -324,6 +326,7 @@ impl Registration {
 
 /// What a read of the record showed. Only [`RecordRead::Missing`] means "no such file".
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum RecordRead {
     /// No such file, in a directory that is there.
     Missing,
@@ -350,6 +353,7 @@ impl RecordRead {
 
 /// Why a record or a handshake body is not valid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseRegistrationError {
     /// Larger than [`MAX_BYTES`].
     #[error("it is larger than 64 KiB")]

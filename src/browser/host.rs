@@ -52,6 +52,7 @@ impl fmt::Debug for PageHost {
 /// The name of the daemon that a request or a ticket is for. A guard with page tokens adds it to the extensions of each request
 /// that it lets through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Host {
     /// The page host of this launch.
     Page,

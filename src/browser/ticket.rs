@@ -19,6 +19,7 @@ pub const MAX_TICKETS: usize = 64;
 
 /// What a ticket was issued for (BROW-4).
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "the specification closes the list")]
 pub enum Purpose {
     /// The daemon's own page.
     Page {
@@ -34,6 +35,7 @@ pub enum Purpose {
 
 /// Why a ticket does not admit. Both are answered alike (BROW-6).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RedeemError {
     /// It was presented once before: the user ought to know that another process may have it (BROW-34).
     #[error("the ticket was used")]

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use local_daemon_proto::Credential;
 use local_daemon_proto::claim::Reason;
 use local_daemon_proto::connect::{
-    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_TIMEOUT, Policy,
 };
 use local_daemon_proto::handshake::Probe;
 use local_daemon_proto::registration::{RecordRead, Registration};
 use rustix::process::Pid;
 
 use super::connection::Connection;
-use super::probe::{PROBE_BOUND, SPAWN_PROBE_BOUND, Seen, ask_daemon, look_at_world};
+use super::probe::{PROBE_TIMEOUT, SPAWN_PROBE_TIMEOUT, Seen, ask_daemon, look_at_world};
 use super::{Client, ConnectError, Detail, Launch};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::state_directory::Diagnostic;
@@ -162,7 +162,7 @@ impl<'a> Attempt<'a> {
             }
             ConnectEffect::Probe(record) => ConnectEvent::Probed(self.probe(&record)),
             ConnectEffect::Lock => {
-                let bound = LOCK_BOUND.min(self.left());
+                let bound = LOCK_TIMEOUT.min(self.left());
                 self.lock = state_dir.lock(bound);
                 ConnectEvent::Locked(self.lock.is_some())
             }
@@ -208,9 +208,9 @@ impl<'a> Attempt<'a> {
             }
         };
         let bound = match self.launch {
-            None => PROBE_BOUND,
+            None => PROBE_TIMEOUT,
             Some(_) if self.hung.as_ref() == Some(record) => SECOND_LOOK,
-            Some(_) => SPAWN_PROBE_BOUND,
+            Some(_) => SPAWN_PROBE_TIMEOUT,
         };
         let bound = self.left().min(bound);
         let Seen { probe, wire, detail } = ask_daemon(&self.client.state_dir, record, &credential, bound);

@@ -9,12 +9,12 @@ use local_daemon_proto::registration::Registration;
 use zeroize::Zeroizing;
 
 use super::events::Events;
-use super::probe::{PROBE_BOUND, Seen, probe};
+use super::probe::{PROBE_TIMEOUT, Seen, probe};
 use super::request::{
-    AnswerError, BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response,
-    SendError,
+    AnswerError, BodyReader, BoxError, DEFAULT_MAX_ANSWER_BYTES, Request, RequestError, RequestErrorKind,
+    Response, SendError,
 };
-use super::{Client, DEADLINE};
+use super::{Client, DEFAULT_TIMEOUT};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 
@@ -42,7 +42,7 @@ impl Connection {
         &self.handshake
     }
 
-    /// Sends a GET and returns its whole answer within [`DEADLINE`](super::DEADLINE).
+    /// Sends a GET and returns its whole answer within [`DEFAULT_TIMEOUT`](super::DEFAULT_TIMEOUT).
     ///
     /// # Errors
     /// [`RequestError`]. An error status is an answer.
@@ -118,7 +118,7 @@ impl Connection {
     /// Reads the body of an answer that was begun.
     pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), ExchangeError> {
         let Some(wire) = &mut self.wire else { return Ok(()) };
-        wire.whole_body(&mut response.body, MAX_ANSWER, deadline_in(DEADLINE))
+        wire.whole_body(&mut response.body, DEFAULT_MAX_ANSWER_BYTES, deadline_in(DEFAULT_TIMEOUT))
     }
 
     fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
@@ -181,7 +181,7 @@ impl Connection {
         loop {
             let left = ends.saturating_duration_since(Instant::now());
             let own = self.client.state_dir.read_record().0.id() == Some(self.registration.id);
-            let probed = probe(&self.registration, &self.credential, left.min(PROBE_BOUND)).probe;
+            let probed = probe(&self.registration, &self.credential, left.min(PROBE_TIMEOUT)).probe;
             let is_other = matches!(&probed, Probe::Proven(theirs) if theirs.id != self.registration.id);
             if !own && (probed == Probe::Refused || is_other) {
                 return true;
@@ -201,7 +201,7 @@ pub(super) fn prove(
     ends: Instant,
 ) -> Result<Wire, (RequestErrorKind, Option<BoxError>)> {
     let left = ends.saturating_duration_since(Instant::now());
-    match probe(registration, credential, PROBE_BOUND.min(left)) {
+    match probe(registration, credential, PROBE_TIMEOUT.min(left)) {
         Seen { probe: Probe::Proven(theirs), wire: Some(wire), .. } if theirs.id == registration.id => {
             Ok(wire)
         }

@@ -19,7 +19,7 @@ use super::{Client, ConnectError, Launch};
 
 /// How long a daemon may take to end after it has taken the request, unless told otherwise: 10 s for what it has begun, and a
 /// little more.
-pub const END_BOUND: Duration = Duration::from_secs(12);
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long a process may take to go that was killed, or whose connection broke.
 const GONE_BOUND: Duration = Duration::from_secs(2);
 /// A restart may find a daemon that does not answer, and look at it three times before it is replaced.
@@ -126,12 +126,12 @@ pub struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { if_idle: false, force: false, bound: END_BOUND }
+        Self { if_idle: false, force: false, bound: DEFAULT_STOP_TIMEOUT }
     }
 }
 
 impl Stop {
-    /// A graceful stop, within [`END_BOUND`].
+    /// A graceful stop, within [`DEFAULT_STOP_TIMEOUT`].
     pub fn new() -> Self {
         Self::default()
     }
@@ -151,7 +151,7 @@ impl Stop {
         self
     }
 
-    /// Sets how long it may take to end after it has taken the request: [`END_BOUND`] by default. A product whose daemon drains
+    /// Sets how long it may take to end after it has taken the request: [`DEFAULT_STOP_TIMEOUT`] by default. A product whose daemon drains
     /// longer than 10 s waits longer.
     #[must_use]
     pub fn bound(mut self, bound: Duration) -> Self {

@@ -12,10 +12,10 @@ use crate::state_directory::{self, StateDir};
 use crate::{loopback, platform};
 
 /// How long one handshake may take (HS-24).
-pub const PROBE_BOUND: Duration = Duration::from_secs(2);
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one handshake may take where a daemon that does not answer is going to be replaced: three looks (this call's
 /// first, its second under the lock, and the child's before it publishes) end within 2.5 s together.
-pub const SPAWN_PROBE_BOUND: Duration = Duration::from_secs(1);
+pub const SPAWN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One look at a record's daemon: a handshake within `bound`, on a connection of its own that is closed after it.
 pub fn look(record: &Registration, credential: &Credential, bound: Duration) -> Probe {

@@ -9,12 +9,12 @@ use local_daemon_proto::registration::MAX_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::DEADLINE;
+use super::DEFAULT_TIMEOUT;
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
-pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+pub const DEFAULT_MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How much of a body is sent before a look whether the daemon has answered, in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -76,8 +76,8 @@ impl<'a> Request<'a> {
             headers: String::new(),
             has_accept: false,
             body: Body::None,
-            deadline: DEADLINE,
-            max_answer: MAX_ANSWER,
+            deadline: DEFAULT_TIMEOUT,
+            max_answer: DEFAULT_MAX_ANSWER_BYTES,
             fault,
         }
     }
@@ -164,7 +164,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Sets how many bytes the body of the answer may have: [`MAX_ANSWER`] by default.
+    /// Sets how many bytes the body of the answer may have: [`DEFAULT_MAX_ANSWER_BYTES`] by default.
     #[must_use]
     pub fn max_answer(mut self, bytes: usize) -> Self {
         self.max_answer = bytes;

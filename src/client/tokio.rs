@@ -50,7 +50,7 @@ pub use self::service::{Service, ServiceError};
 use super::attempt::Attempt;
 use super::connection::prove;
 use super::request::BoxError;
-use super::{ConnectError, DEADLINE, Launch, RequestError, RequestErrorKind};
+use super::{ConnectError, DEFAULT_TIMEOUT, Launch, RequestError, RequestErrorKind};
 use crate::exchange::{Wire, deadline_in};
 
 /// The most connections that are kept for later requests.
@@ -262,7 +262,7 @@ impl Connection {
     }
 
     async fn send_any(&self, request: Request<AnyBody>) -> Result<Response<Incoming>, Unanswered> {
-        let deadline = request.extensions().get::<Deadline>().map_or(DEADLINE, |deadline| deadline.0);
+        let deadline = request.extensions().get::<Deadline>().map_or(DEFAULT_TIMEOUT, |deadline| deadline.0);
         let ends = deadline_in(deadline);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let failed = |kind, source| self.error(&method, &uri, kind, source);

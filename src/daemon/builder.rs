@@ -24,7 +24,7 @@ use super::patience::RequestBody;
 use super::publication::{Publication, Readiness};
 use super::shared::{OriginSource, Shared};
 use super::streams::Streams;
-use super::{DRAIN, Daemon, Error};
+use super::{DEFAULT_DRAIN_TIMEOUT, Daemon, Error};
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::perimeter::{Guard, Origins};
 use crate::platform;
@@ -72,7 +72,7 @@ impl Builder {
             state_dir: None,
             yields: false,
             replaces: false,
-            drain: DRAIN,
+            drain: DEFAULT_DRAIN_TIMEOUT,
             capabilities: Vec::new(),
             origins: Origins::default(),
             origin_source: None,

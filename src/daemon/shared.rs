@@ -240,7 +240,7 @@ impl Shared {
         let look = move || {
             let seen = client::look_at_world(&state_dir, &record);
             let seen = seen.unwrap_or_else(|| {
-                client::ask_daemon(&state_dir, &record, &credential, client::SPAWN_PROBE_BOUND)
+                client::ask_daemon(&state_dir, &record, &credential, client::SPAWN_PROBE_TIMEOUT)
             });
             (ClaimEvent::Probed(seen.probe), seen.detail)
         };

@@ -65,7 +65,7 @@ impl Streams {
             Reason::Displaced => "displaced",
             Reason::RecordRemoved => "record-removed",
             Reason::DirectoryGone => "directory-removed",
-            Reason::Stopped | Reason::Yielded | Reason::Unreachable | Reason::Failed => cause,
+            _ => cause,
         };
         let mut followed = self.lock();
         followed.end = Some(end);

@@ -24,6 +24,7 @@ pub(super) enum Evidence {
 
 /// Whom a request is from. The guard adds it to the extensions of each request that it lets through.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Caller {
     /// A client of the user's: it holds the credential.
     User,

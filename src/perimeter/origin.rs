@@ -37,6 +37,7 @@ impl Borrow<str> for Origin {
 
 /// Why a text is not an [`Origin`] that can be listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseOriginError {
     /// Sandboxed frames, `data:` and `file:` pages of anybody all call themselves `null`.
     #[error("\"null\" is the origin of every sandboxed and every local page")]

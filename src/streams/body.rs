@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{End, EventId, Hub, Next, Subscriber};
 
 /// How long a stream is silent at most: less than a reader waits for a word (15 s), by what a busy host takes (STR-27).
-pub const BEAT: Duration = Duration::from_secs(10);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a stream sends in silence. No empty line follows it: popular clients take a block without data for an event.
 const COMMENT: Bytes = Bytes::from_static(b":\n");
@@ -140,7 +140,7 @@ impl From<Subscriber> for EventBody {
             subscriber,
             has_begun: false,
             spoke,
-            beat: Box::pin(sleep_until(spoke + BEAT)),
+            beat: Box::pin(sleep_until(spoke + HEARTBEAT_INTERVAL)),
             is_burst: false,
             turns: None,
         }
@@ -173,7 +173,7 @@ impl EventBody {
         }
         // The timer is set anew when it has gone off, and not with each event.
         while self.beat.as_mut().poll(context).is_ready() {
-            let (now, due) = (Instant::now(), self.spoke + BEAT);
+            let (now, due) = (Instant::now(), self.spoke + HEARTBEAT_INTERVAL);
             if due <= now {
                 self.spoke = now;
                 return Poll::Ready(Some(COMMENT));

@@ -94,6 +94,7 @@ impl Selection {
 
 /// Why a stream cannot be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubscribeError {
     /// There is no such topic (STR-5).
     #[error("there is no such topic")]
@@ -105,6 +106,7 @@ pub enum SubscribeError {
 
 /// What a subscriber gets next.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_enums, reason = "a subscriber handles each")]
 pub enum Next {
     /// Whole frames of the log.
     Frames(Bytes),

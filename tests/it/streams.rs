@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use http_body::Body;
 use local_daemon::streams::{
-    BEAT, End, EventBody, EventId, Hub, Limits, Next, Selection, SubscribeError, Subscriber,
+    End, EventBody, EventId, HEARTBEAT_INTERVAL, Hub, Limits, Next, Selection, SubscribeError, Subscriber,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -357,7 +357,7 @@ async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
     );
     let began = tokio::time::Instant::now();
     assert!(poll(&mut body).is_pending());
-    tokio::time::sleep(BEAT / 2).await;
+    tokio::time::sleep(HEARTBEAT_INTERVAL / 2).await;
     // Whatever was said puts the beat off.
     hub.append("note", &json!("a\nb\r\n\r\nid: x")).unwrap();
     let said = ready(&mut body);
@@ -371,7 +371,11 @@ async fn a_body_begins_at_once_and_beats_when_nothing_happens() {
             .map(|frame| frame.unwrap().unwrap().into_data().unwrap())
     });
     assert_eq!(beat.await, ":\n");
-    assert!(began.elapsed() >= BEAT * 3 / 2 && began.elapsed() < BEAT * 2, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= HEARTBEAT_INTERVAL * 3 / 2 && began.elapsed() < HEARTBEAT_INTERVAL * 2,
+        "{:?}",
+        began.elapsed()
+    );
     assert!(poll(&mut body).is_pending());
 }
 

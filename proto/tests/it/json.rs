@@ -1,6 +1,6 @@
 //! JSON that every reader reads alike, against an independent judgement of the same text.
 
-use local_daemon_proto::json::{MAX_LEVELS, check};
+use local_daemon_proto::json::{MAX_NESTING, check};
 use proptest::prelude::*;
 use serde_json::{Number, Value, json};
 
@@ -22,7 +22,7 @@ fn values() -> impl Strategy<Value = Value> {
                 .prop_map(|members| members.into_iter().collect()),
         ]
     });
-    (value, prop_oneof![0..8_usize, MAX_LEVELS - 8..MAX_LEVELS + 8]).prop_map(|(mut value, levels)| {
+    (value, prop_oneof![0..8_usize, MAX_NESTING - 8..MAX_NESTING + 8]).prop_map(|(mut value, levels)| {
         for level in 0..levels {
             value = if level % 3 == 0 { json!({ "x": value }) } else { json!([value]) };
         }
@@ -47,7 +47,7 @@ proptest! {
 
     #[test]
     fn depth_alone_decides_about_text_that_a_library_writes(value in values()) {
-        prop_assert_eq!(is_accepted(&value.to_string()), levels(&value) <= MAX_LEVELS);
+        prop_assert_eq!(is_accepted(&value.to_string()), levels(&value) <= MAX_NESTING);
     }
 
     #[test]

@@ -289,12 +289,12 @@ fn an_unparsable_record_is_read_again_five_times_and_an_unreadable_one_for_ever(
     }
     assert_eq!(claim.state(&RecordRead::Unreadable), State::Draining);
     walk_claim(&mut claim, &[(wait(), Done)]);
-    for _ in 0..claim::PARSE_RETRIES {
+    for _ in 0..claim::MAX_PARSE_RETRIES {
         walk_claim(
             &mut claim,
             &[
                 (ReadRecord, Record(RecordRead::Malformed(None))),
-                (Pause(claim::PARSE_PAUSE), Done),
+                (Pause(claim::PARSE_RETRY_INTERVAL), Done),
             ],
         );
     }
@@ -396,7 +396,10 @@ fn a_cold_client_spawns_once_and_holds_the_lock_until_its_child_is_ready() {
     );
     walk_connect(&mut connect, &[(Spawn, ConnectEvent::Spawned)]);
     let soon = Duration::from_millis(3);
-    walk_connect(&mut connect, &[(Await(connect::POLL_FIRST), ConnectEvent::Woken(Child::Done, soon))]);
+    walk_connect(
+        &mut connect,
+        &[(Await(connect::MIN_POLL_INTERVAL), ConnectEvent::Woken(Child::Done, soon))],
+    );
     walk_connect(&mut connect, &[(ReadRecord, ConnectEvent::Record(RecordRead::Record(record(2))))]);
     walk_connect(&mut connect, &[(Probe(record(2)), ConnectEvent::Probed(proven(2, 1, State::Ready)))]);
     walk_connect(&mut connect, &[(Unlock, ConnectEvent::Unlocked)]);
@@ -426,7 +429,7 @@ fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
         ],
     );
     walk_connect(&mut connect, &[(Spawn, ConnectEvent::Spawned)]);
-    let mut poll = connect::POLL_FIRST;
+    let mut poll = connect::MIN_POLL_INTERVAL;
     for _ in 0..6 {
         walk_connect(
             &mut connect,
@@ -435,7 +438,7 @@ fn a_record_that_was_stale_before_the_spawn_is_not_waited_on() {
                 (ReadRecord, stale()),
             ],
         );
-        poll = (poll * 2).min(connect::POLL_LAST);
+        poll = (poll * 2).min(connect::MAX_POLL_INTERVAL);
     }
     connect.expire();
     assert_eq!(connect.outcome(), Some(&ConnectOutcome::SpawnFailed));
@@ -467,7 +470,7 @@ fn a_draining_daemon_is_waited_for_and_its_absence_leads_to_a_spawn() {
     let draining = || ConnectEvent::Probed(proven(2, 1, State::Draining));
     walk_connect(&mut connect, &[(ReadRecord, there()), (Probe(record(2)), draining())]);
     let silent = |poll| ConnectEvent::Woken(Child::Silent, poll);
-    let first = connect::POLL_FIRST;
+    let first = connect::MIN_POLL_INTERVAL;
     walk_connect(
         &mut connect,
         &[

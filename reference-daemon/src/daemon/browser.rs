@@ -252,8 +252,8 @@ pub(super) async fn page(
 /// `GET /`: holds nothing, whoever asks (BROW-26).
 pub(super) async fn shell(Extension(caller): Extension<Caller>) -> Response {
     let status = match caller {
-        Caller::Nobody => StatusCode::UNAUTHORIZED,
         Caller::User | Caller::Page { .. } => StatusCode::OK,
+        _ => StatusCode::UNAUTHORIZED,
     };
     document(status, "")
 }

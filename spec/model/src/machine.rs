@@ -10,7 +10,7 @@ use std::time::Duration;
 use local_daemon_proto::Protocol;
 use local_daemon_proto::claim::{Claim, ClaimEffect, ClaimEvent, Reason};
 use local_daemon_proto::connect::{
-    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_TIMEOUT, Policy,
 };
 use local_daemon_proto::handshake::{Handshake, Probe, State};
 use local_daemon_proto::registration::{self, ClaimId, LoopbackHost, LoopbackUrl, RecordRead, Registration};
@@ -401,7 +401,7 @@ impl Subject {
                 Letter::Spawned => ConnectEvent::Spawned,
                 Letter::Woken(child, passed) => {
                     *second |= passed;
-                    ConnectEvent::Woken(child, if passed { LOCK_BOUND } else { Duration::ZERO })
+                    ConnectEvent::Woken(child, if passed { LOCK_TIMEOUT } else { Duration::ZERO })
                 }
                 Letter::Expire => return connect.expire(),
                 _ => ConnectEvent::SpawnFailed,

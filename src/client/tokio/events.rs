@@ -13,8 +13,8 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::{Client, boxed};
 use crate::client::events::{Answered, Course};
-use crate::client::request::{MAX_ANSWER, Problem};
-use crate::client::{ConnectError, DEADLINE, EventsError, RequestError, RequestErrorKind};
+use crate::client::request::{DEFAULT_MAX_ANSWER_BYTES, Problem};
+use crate::client::{ConnectError, DEFAULT_TIMEOUT, EventsError, RequestError, RequestErrorKind};
 use crate::platform;
 
 /// The events of a stream, each once and in order, over cuts, restarts and displacements of the daemon.
@@ -191,6 +191,9 @@ async fn open(
 
 /// Reads the reason of a refusal.
 async fn problem(body: Incoming) -> Option<Problem> {
-    let body = timeout(DEADLINE, Limited::new(body, MAX_ANSWER).collect()).await.ok()?.ok()?;
+    let body = timeout(DEFAULT_TIMEOUT, Limited::new(body, DEFAULT_MAX_ANSWER_BYTES).collect())
+        .await
+        .ok()?
+        .ok()?;
     serde_json::from_slice(&body.to_bytes()).ok()
 }

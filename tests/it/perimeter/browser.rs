@@ -26,7 +26,7 @@ fn with_doors(tokens: &Arc<PageTokens>) -> Guarded<Router> {
     let who = async |axum::Extension(caller): axum::Extension<Caller>| match caller {
         Caller::User => "user".to_owned(),
         Caller::Page { token } => format!("page {token}"),
-        Caller::Nobody => "nobody".to_owned(),
+        _ => "nobody".to_owned(),
     };
     let guard = guard(&daemon()).page_tokens(tokens.clone());
     guard.layer(Router::new().fallback(who))

@@ -9,7 +9,7 @@ use local_daemon::{StateDir, client};
 use local_daemon_model::machine::protocol_number;
 use local_daemon_proto::Registration;
 use local_daemon_proto::connect::{
-    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_BOUND, Policy,
+    Child, Connect, ConnectEffect, ConnectEvent, ConnectOutcome, LOCK_TIMEOUT, Policy,
 };
 use local_daemon_proto::handshake::{Handshake, Probe, State};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -161,7 +161,7 @@ impl Played for Client {
         match told {
             Told::Go(bound) => self.step(bound)?,
             Told::Vain => self.lock(VAIN)?,
-            Told::Second => self.wake(LOCK_BOUND)?,
+            Told::Second => self.wake(LOCK_TIMEOUT)?,
             Told::Expire => self.machine.expire(),
             Told::Start(id) => self.spawn(id)?,
             Told::Stop => return Err(io::Error::other("a client is told to stop")),

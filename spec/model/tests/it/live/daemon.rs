@@ -67,7 +67,7 @@ impl Daemon {
             if !silent {
                 break;
             }
-            self.step(client::PROBE_BOUND)?;
+            self.step(client::PROBE_TIMEOUT)?;
         }
         self.show();
         Ok(())
@@ -186,7 +186,7 @@ impl Played for Daemon {
             Told::Stop => {
                 self.claim.stop();
                 if matches!(self.claim.effect(), Some(ClaimEffect::Await(_))) {
-                    self.step(client::PROBE_BOUND)?;
+                    self.step(client::PROBE_TIMEOUT)?;
                 }
             }
             other => return Err(io::Error::other(format!("a daemon is told {other:?}"))),
