@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let credential = Credential::from_bytes(random()?);
-    // To whoever has started this program, and to nobody else.
+    // Only to the program that has started this one.
     println!("{address} {}", *credential.expose());
     let server = Server {
         id: ClaimId::from_bits(u128::from_ne_bytes(random()?)),

@@ -40,6 +40,7 @@ use tower_service::Service;
 pub use self::builder::Builder;
 pub use self::patience::{RequestBody, Silent};
 pub use self::publication::{Publication, PublicationLayer};
+pub use self::serve::Admit;
 use self::serve::accept;
 pub use self::shared::Handle;
 use crate::perimeter::Guard;
@@ -111,7 +112,7 @@ pub enum ListenerErrorKind {
     Repeated,
     /// None is on 127.0.0.1, which this host has (REG-5).
     #[error("there is none on 127.0.0.1")]
-    NotIpv4,
+    NoIpv4,
 }
 
 impl Error {

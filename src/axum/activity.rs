@@ -108,7 +108,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Counts it as a stream from now on, which somebody reads (LIFE-8).
+    /// Counts it as a stream from now on (LIFE-8).
     pub(super) fn become_stream(&mut self, listener: Listener) {
         let number = {
             let mut seats = self.activity.seats();

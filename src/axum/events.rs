@@ -21,7 +21,7 @@ use crate::text::redact;
 /// The longest text of a request that is shown to other clients, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// What may be told of whoever reads a stream.
+/// What other clients are told of the reader of a stream.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Listener {
     since: String,

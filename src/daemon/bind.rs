@@ -181,7 +181,7 @@ fn check_addresses(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
     }
     // REG-5
     if first.is_ipv6() && !is_absent(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first.port())) {
-        return Err(Error::Listener { address: first, kind: ListenerErrorKind::NotIpv4 });
+        return Err(Error::Listener { address: first, kind: ListenerErrorKind::NoIpv4 });
     }
     Ok(first)
 }

@@ -158,7 +158,7 @@ impl Builder {
 
     /// Adds a listener that exists already, such as one of [`listen_fds`](super::listen_fds), instead of a port that the system
     /// chooses. There may be two: on 127.0.0.1 and, at the same port, on `[::1]`. [`start`](Self::start) fails with
-    /// [`Error::Listener`] if they cannot be a daemon's.
+    /// [`Error::Listener`] if they cannot be a daemon's. [`port`](Self::port) has no effect then.
     ///
     /// ```
     /// use std::net::TcpListener;

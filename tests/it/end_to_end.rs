@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
+use local_daemon::browser::Purpose;
 use local_daemon::claim::Reason;
 use local_daemon::client::ConnectError;
 use local_daemon::connect::ConnectOutcome;
@@ -238,5 +239,24 @@ fn no_bound_is_too_long() {
         let seen = std::thread::spawn(move || process.wait(Duration::MAX));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!seen.is_finished(), "this very process runs on");
+    }
+}
+
+#[tokio::test]
+async fn what_is_printed_of_a_daemon_holds_no_secret() {
+    let home = tempfile::tempdir().unwrap();
+    let state_dir = home.path().join("state");
+    let builder = Daemon::builder("acme", "acme/1").state_dir(&state_dir).page_tokens(Arc::default());
+    let before = format!("{builder:?}");
+    let daemon = builder.start().await.unwrap();
+    let handle = daemon.handle();
+    let ticket = handle.tickets().issue(Purpose::Handoff { origin: String::new() }, Instant::now());
+    let printed = format!("{before} {daemon:?} {handle:?}");
+    let credential = std::fs::read_to_string(state_dir.join("credential")).unwrap();
+    for secret in [credential.trim(), ticket.secret.expose()] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+    if let Some(page_host) = handle.page_host() {
+        assert!(!printed.contains(page_host.expose()), "{printed}");
     }
 }
