@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod manifest;
 pub mod origin;
 pub mod proof;
+pub mod reader;
 pub mod record;
 pub mod sse;
 pub mod url;
@@ -66,6 +67,6 @@ macro_rules! targets {
 }
 
 targets![
-    record, url, credential, proof, guard, origin, config, events, sse, manifest, handshake, answer, claim,
-    connect, world,
+    record, url, credential, proof, guard, origin, config, events, reader, sse, manifest, handshake, answer,
+    claim, connect, world,
 ];

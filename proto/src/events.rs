@@ -151,6 +151,8 @@ pub struct Reader {
     start: usize,
     /// Whether the last line ended with a carriage return, so that a line feed belongs to its end.
     skips_line_feed: bool,
+    /// Whether a line of this stream was read: its first one may begin with a byte order mark.
+    has_begun: bool,
     event: String,
     data: String,
     has_data: bool,
@@ -168,6 +170,7 @@ impl Reader {
             input: Vec::new(),
             start: 0,
             skips_line_feed: false,
+            has_begun: false,
             event: String::new(),
             data: String::new(),
             has_data: false,
@@ -201,6 +204,7 @@ impl Reader {
         self.input.clear();
         self.start = 0;
         self.skips_line_feed = false;
+        self.has_begun = false;
         self.forget_frame();
     }
 
@@ -256,20 +260,20 @@ impl Reader {
 
     /// Takes one line off the input, without its end.
     fn line(&mut self) -> Result<Option<String>, StreamError> {
-        if self.skips_line_feed && self.input.get(self.start) == Some(&b'\n') {
-            self.start += 1;
+        if self.start < self.input.len() && mem::take(&mut self.skips_line_feed) {
+            self.start += usize::from(self.input[self.start] == b'\n');
         }
         let rest = &self.input[self.start..];
-        if !rest.is_empty() {
-            self.skips_line_feed = false;
-        }
         let Some(length) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
             return Ok(None);
         };
         if length + self.data.len() > MAX_FRAME_BYTES {
             return Err(StreamError::TooLong);
         }
-        let line = String::from_utf8_lossy(&rest[..length]).into_owned();
+        let mut line = String::from_utf8_lossy(&rest[..length]).into_owned();
+        if !mem::replace(&mut self.has_begun, true) && line.starts_with('\u{feff}') {
+            line.remove(0);
+        }
         self.skips_line_feed = rest[length] == b'\r';
         self.start += length + 1;
         Ok(Some(line))
@@ -293,18 +297,17 @@ impl Reader {
             self.after = id.or(self.after);
             return Ok(None);
         }
-        let envelope: Envelope<'_> = serde_json::from_str(&data).map_err(|_| StreamError::Data)?;
+        let envelope: Envelope<'_> = object(&data)?;
         let inner = envelope.data.get();
         Ok(Some(match event.as_str() {
             "gap" => {
-                let gap: GapData = serde_json::from_str(inner).map_err(|_| StreamError::Data)?;
+                let gap: GapData = object(inner)?;
                 let first: EventId = gap.first.parse().map_err(|_| StreamError::Id)?;
                 let before = EventId { epoch: first.epoch, seq: first.seq.saturating_sub(1) };
                 Item::Gap { first, after: self.after.replace(before) }
             }
             "superseded" => {
-                let superseded: SupersededData =
-                    serde_json::from_str(inner).map_err(|_| StreamError::Data)?;
+                let superseded: SupersededData = object(inner)?;
                 self.is_superseded = true;
                 Item::Superseded { successor: superseded.successor.and_then(|id| id.parse().ok()) }
             }
@@ -317,6 +320,14 @@ impl Reader {
             }
         }))
     }
+}
+
+/// Parses a JSON object. What is read by its members would be read from a list as well.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, StreamError> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(StreamError::Data);
+    }
+    serde_json::from_str(text).map_err(|_| StreamError::Data)
 }
 
 #[cfg(test)]
@@ -407,6 +418,8 @@ mod tests {
             (aside("gap", "{}"), StreamError::Data),
             (aside("gap", r#"{"first":"1"}"#), StreamError::Id),
             ("data: hello\n\n".to_owned(), StreamError::Data),
+            ("id: 0000000a-1\ndata: [\"n\",\"t\",1]\n\n".to_owned(), StreamError::Data),
+            (aside("gap", r#"["0000000a-1"]"#), StreamError::Data),
         ] {
             let mut reader = Reader::new(None);
             reader.push(text.as_bytes());
