@@ -125,3 +125,12 @@ fn a_shell_goes_on_after_its_publication_was_displaced() {
     drop(shell.child.stdin.take());
     assert!(shell.child.wait().unwrap().success());
 }
+
+#[test]
+fn acme_is_a_product_in_120_lines() {
+    let lines = [
+        include_str!("../../examples/acme/main.rs"),
+        include_str!("../../examples/acme/daemon.rs"),
+    ];
+    assert!(lines.iter().map(|text| text.lines().count()).sum::<usize>() <= 120);
+}

@@ -1,7 +1,6 @@
 //! The command line: exit codes, messages, reports.
 
 mod dev;
-mod examples;
 mod host;
 mod product;
 mod ready;
