@@ -224,7 +224,7 @@ impl<'a> Request<'a> {
             Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => false,
             sent => sent?,
         };
-        let answer = wire.answer(0, ends)?;
+        let answer = wire.answer(self.max_answer, ends)?;
         if self.method == "HEAD" {
             wire.skip_body();
         }
