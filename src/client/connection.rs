@@ -12,7 +12,7 @@ use super::events::Events;
 use super::probe::{PROBE_BOUND, Seen, probe};
 use super::request::{
     AnswerError, BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response,
-    SendError,
+    SendError, without_query,
 };
 use super::{Client, DEADLINE};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
@@ -96,7 +96,7 @@ impl Connection {
     pub fn answer_error(&self, path: &str, answer: &Response) -> AnswerError {
         AnswerError {
             url: self.registration.url,
-            path: path.to_owned(),
+            path: without_query(path).to_owned(),
             status: answer.status,
             problem: answer.problem(),
         }
@@ -156,12 +156,12 @@ impl Connection {
         }
     }
 
-    /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that gets
-    /// the same pid later (CONV-31).
+    /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that has or
+    /// gets the same pid (CONV-31).
     ///
     /// # Errors
     /// Fails if the proven handshake and the record give different pids, if the daemon runs in another pid namespace
-    /// (CONV-36), if the process is gone, or if this system has no such hold.
+    /// (CONV-36), if it is gone or does not prove itself any more, or if this system has no such hold.
     pub fn process(&self) -> io::Result<Process> {
         if self.registration.world.has_other_pids(&platform::world()) {
             return Err(io::Error::other(
@@ -171,7 +171,18 @@ impl Connection {
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
             return Err(io::Error::other("the record's pid is not the proven daemon's"));
         }
-        platform::Process::open(self.handshake.pid).map(Process)
+        let process = platform::Process::open(self.handshake.pid)?;
+        // Since the handshake, the daemon may have ended and another process may have got its pid. A daemon that is there now was
+        // there when the process was opened.
+        let is_connected = self.wire.as_ref().is_some_and(Wire::is_reusable);
+        let is_there = || prove(&self.registration, &self.credential, deadline_in(PROBE_BOUND)).is_ok();
+        if is_connected || is_there() {
+            Ok(Process(process))
+        } else {
+            Err(io::Error::other(
+                "it does not prove itself any more, so that its pid may be another process's",
+            ))
+        }
     }
 
     /// Waits until the daemon's address refuses or belongs to another daemon, and its state directory holds its record no

@@ -374,7 +374,7 @@ pub struct Problem {
 pub struct AnswerError {
     /// The daemon's URL.
     pub url: LoopbackUrl,
-    /// What was asked for.
+    /// What was asked for, without its query.
     pub path: String,
     /// The status code.
     pub status: u16,
@@ -487,6 +487,7 @@ impl RequestErrorKind {
     }
 }
 
-fn without_query(path: &str) -> &str {
+/// A query may contain secrets of the product.
+pub(super) fn without_query(path: &str) -> &str {
     path.split('?').next().unwrap_or_default()
 }
