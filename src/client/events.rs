@@ -130,14 +130,17 @@ impl Events {
             request = request.header(name, &value);
         }
         match connection.begin(request) {
-            Ok(mut response) => match self.course.answered(response.status) {
-                Answered::Opened => self.wire = connection.wire.take(),
-                Answered::Later => {}
-                Answered::Refused => {
-                    let problem = connection.rest_of(&mut response).ok().and_then(|()| response.problem());
-                    return Err(EventsError::Refused { status: response.status, problem });
+            Ok(mut response) => {
+                match self.course.answered(response.status, response.header("content-type"))? {
+                    Answered::Opened => self.wire = connection.wire.take(),
+                    Answered::Later => {}
+                    Answered::Refused => {
+                        let problem =
+                            connection.rest_of(&mut response).ok().and_then(|()| response.problem());
+                        return Err(EventsError::Refused { status: response.status, problem });
+                    }
                 }
-            },
+            }
             Err(error) => return self.course.could_not_ask(error),
         }
         Ok(())
@@ -265,15 +268,24 @@ impl Course {
         Ok(())
     }
 
-    /// Takes the status code of an answer. Unless it has opened the stream, the next attempt is made later.
-    pub(super) fn answered(&mut self, status: u16) -> Answered {
-        if status == 200 {
+    /// Takes the status code and the type of an answer. Unless it has opened the stream, the next attempt is made later.
+    pub(super) fn answered(
+        &mut self,
+        status: u16,
+        content_type: Option<&str>,
+    ) -> Result<Answered, EventsError> {
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
+        if status == 200 && media_type.trim().eq_ignore_ascii_case("text/event-stream") {
             self.spoke = Instant::now();
-            return Answered::Opened;
+            return Ok(Answered::Opened);
         }
         self.cut();
-        // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
-        if matches!(status, 401 | 503) { Answered::Later } else { Answered::Refused }
+        match status {
+            200 => Err(EventsError::Stream(StreamError::Type)),
+            // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
+            401 | 503 => Ok(Answered::Later),
+            _ => Ok(Answered::Refused),
+        }
     }
 }
 
