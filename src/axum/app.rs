@@ -17,6 +17,7 @@ use axum::routing::{MethodFilter, on};
 use axum::{Extension, Router};
 use local_daemon_proto::claim::Reason;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Counted};
@@ -226,19 +227,20 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
 
     /// Publishes the daemon and serves the routes until it stands down.
     ///
+    /// # Cancel safety
+    /// As for [`Daemon::serve`].
+    ///
     /// # Errors
     /// As for [`Daemon::serve`].
     pub async fn serve(self, daemon: Daemon) -> Result<Reason, Error> {
         let daemon = daemon.guard(|guard| self.configure(guard));
         let context = self.context(daemon.handle());
-        let watching = self
-            .idle_timeout
-            .map(|timeout| tokio::spawn(context.activity.clone().idle_out(context.handle.clone(), timeout)));
-        let ended = daemon.serve(self.router_with(context)).await;
-        if let Some(watching) = watching {
-            watching.abort();
+        // It ends with this call, also if that is dropped.
+        let mut watching = JoinSet::new();
+        if let Some(timeout) = self.idle_timeout {
+            watching.spawn(context.activity.clone().idle_out(context.handle.clone(), timeout));
         }
-        ended
+        daemon.serve(self.router_with(context)).await
     }
 
     fn context(&self, handle: Handle) -> Arc<Context> {

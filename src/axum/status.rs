@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use serde::Serialize;
@@ -17,6 +17,9 @@ use crate::handshake::{self, State};
 use crate::perimeter::{Caller, Origin};
 use crate::registration::RecordRead;
 use crate::state_directory::{self, StateDir};
+
+/// The beginning of the year 10000, which RFC 3339 cannot write.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -89,7 +92,7 @@ pub(super) async fn status(
         proxies: 0,
         last_activity: rfc3339(before.last_at),
         idle_timeout_seconds: timeout.as_ref().map(Duration::as_secs),
-        idle_deadline: deadline.map(rfc3339),
+        idle_deadline: deadline.filter(|deadline| *deadline < UNIX_EPOCH + END_OF_TIME).map(rfc3339),
         memory_bytes: resident(),
         log_path: log_path(&directory),
         spec: handshake::SPEC,

@@ -39,6 +39,8 @@ pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 pub(crate) use self::limits::raise_descriptor_limit;
 pub use self::limits::{disable_core_dumps, with_caller_limits};
 #[cfg(feature = "daemon")]
+pub(crate) use self::listeners::is_tcp_listener;
+#[cfg(feature = "daemon")]
 pub use self::listeners::listen_fds;
 #[cfg(feature = "daemon")]
 pub(crate) use self::signals::{survive_signals, unblock_handled_signals};

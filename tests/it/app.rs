@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use local_daemon::axum::{App, Json};
 use local_daemon::claim::Reason;
 use local_daemon::client::{Connection, Request, Response};
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::Builder;
 use local_daemon::perimeter::Origins;
 use local_daemon::streams::{Hub, Limits, Selection};
@@ -203,4 +204,34 @@ async fn the_daemon_tells_its_streams_what_becomes_of_it_and_ends_them() {
     assert!(late.subscribe(&Selection::default()).is_err());
     second.stop();
     serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_that_may_be_idle_for_ever_has_no_deadline() {
+    for timeout in [Duration::from_secs(1 << 40), Duration::MAX] {
+        with_app(App::new().status().idle_timeout(timeout), |mut daemon| {
+            assert_eq!(daemon.status().unwrap().idle_deadline, None);
+        })
+        .await;
+    }
+}
+
+/// Its record is that of a daemon that was killed, which clients replace.
+#[tokio::test]
+async fn a_daemon_whose_call_is_dropped_answers_no_more() {
+    let home = tempfile::tempdir().unwrap();
+    let state_dir = home.path().join("state");
+    let daemon = builder(&state_dir).start().await.unwrap();
+    let handle = daemon.handle();
+    let client = Client::new("acme", "acme/1").unwrap().state_dir(&state_dir);
+    let connect = move || client.connect().map(drop).map_err(|error| error.outcome);
+    tokio::select! {
+        ended = App::new().idle_timeout(Duration::from_mins(1)).serve(daemon) => panic!("{ended:?}"),
+        connected = async {
+            handle.published().await;
+            tokio::task::spawn_blocking(connect.clone()).await.unwrap()
+        } => assert_eq!(connected, Ok(())),
+    }
+    let seen = tokio::task::spawn_blocking(connect).await.unwrap();
+    assert_eq!(seen, Err(ConnectOutcome::Stale));
 }
