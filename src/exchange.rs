@@ -327,6 +327,8 @@ impl Wire {
         self.left = Self::framing(&answer)?;
         let headers = answer.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
         self.keep &= !is_closing(headers) && self.left != Left::UntilClose;
+        // A server that announces a body for it may send one, which the next answer must not begin with.
+        self.keep &= answer.status != 204 || is_bodiless(&answer);
         Ok(answer)
     }
 
@@ -520,6 +522,15 @@ impl Wire {
         self.buffer.push(&chunk[..count]);
         Ok(count)
     }
+}
+
+/// Whether an answer announces no body, or an empty one.
+fn is_bodiless(answer: &Answer) -> bool {
+    let mut headers = answer.headers.iter();
+    headers.all(|(name, value)| {
+        !name.eq_ignore_ascii_case("transfer-encoding")
+            && (!name.eq_ignore_ascii_case("content-length") || value == "0")
+    })
 }
 
 /// Whether these headers say that the connection ends after the answer. Several of them are one list (RFC 9110, 5.3).
@@ -780,11 +791,14 @@ mod tests {
     #[test]
     fn a_connection_that_its_answer_ends_is_not_used_again() {
         for head in [
-            "Connection: close\r\nConnection: close",
-            "Connection: keep-alive, Close",
-            "Connection: x\r\nConnection: close",
+            "200 OK\r\nContent-Length: 0\r\nConnection: close\r\nConnection: close",
+            "200 OK\r\nContent-Length: 0\r\nConnection: keep-alive, Close",
+            "200 OK\r\nContent-Length: 0\r\nConnection: x\r\nConnection: close",
+            // The body that it announces may come.
+            "204 No Content\r\nContent-Length: 5",
+            "204 No Content\r\nTransfer-Encoding: chunked",
         ] {
-            let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: 0\r\n\r\n");
+            let answer = format!("HTTP/1.1 {head}\r\n\r\n");
             let mut wire = Wire::connect(serve(vec![answer.into_bytes(), Vec::new()]), soon()).unwrap();
             wire.exchange(&request(), 0, soon()).unwrap();
             assert!(!wire.is_reusable(), "{head}");
