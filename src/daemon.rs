@@ -34,7 +34,7 @@ use local_daemon_proto::gate::ParseProtocolError;
 use local_daemon_proto::registration::LoopbackUrl;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -210,6 +210,8 @@ impl Daemon {
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(self.listeners, service, close.clone()));
         let ended = self.publication.run().await;
+        // Requests that have arrived while the record was removed are read, and refused, before their connections end (LIFE-9).
+        yield_now().await;
         close.send_replace(true);
         // The task ends by itself once it is told to close.
         accepting.join_next().await;

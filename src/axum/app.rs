@@ -132,15 +132,23 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     }
 
     fn note(&mut self, path: &str, method: Method) {
+        let is_new = !self.routes.contains_key(path);
         let methods = self.routes.entry(path.to_owned()).or_default();
         if method == Method::GET {
             methods.push(Method::HEAD);
         }
         methods.push(method);
+        if is_new {
+            // Panics here, and not when the daemon is to serve, if a path of `merge` is none or clashes with another one.
+            drop(self.patterns(|_| ()));
+        }
     }
 
     /// Adds routes that axum's own router has. It cannot be asked for them, so they are listed again: preflights name the
     /// methods of the list (PER-16), with HEAD for GET.
+    ///
+    /// # Panics
+    /// Panics if axum's `Router::merge` does, or if a listed path is none or clashes with another route.
     ///
     /// ```
     /// use axum::Router;
@@ -257,7 +265,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let mut patterns = matchit::Router::new();
         for (path, methods) in &self.routes {
             let inserted = patterns.insert(path, (path.clone(), of_methods(methods)));
-            inserted.expect("the paths are valid and differ: axum, which has the same rules, has taken them");
+            if let Err(error) = inserted {
+                panic!("{path:?} cannot be a route: {error}");
+            }
         }
         patterns
     }
