@@ -127,3 +127,16 @@ fn a_daemon_with_too_many_connections_is_not_taken_for_one_that_stops() {
     let stopped = daemon.client().stop(&Stop::new());
     assert!(matches!(&stopped, Err(StopError::Answer(answer)) if answer.status == 503), "{stopped:?}");
 }
+
+/// A daemon that was not asked is not one that is not there.
+#[test]
+fn no_time_to_look_is_no_absence() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    client.connect_or_spawn(&launch("1")).unwrap();
+    let hurried = client.clone().deadline(Duration::ZERO);
+    assert_eq!(hurried.connect().unwrap_err().outcome, ConnectOutcome::Busy);
+    let stopped = hurried.stop(&Stop::new());
+    assert!(matches!(stopped, Err(StopError::Connect(_))), "{stopped:?}");
+    client.stop(&Stop::new()).unwrap().unwrap();
+}
