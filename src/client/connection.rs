@@ -8,13 +8,13 @@ use local_daemon_proto::handshake::{Handshake, Probe};
 use local_daemon_proto::registration::Registration;
 use zeroize::Zeroizing;
 
+use super::Client;
 use super::events::Events;
 use super::probe::{PROBE_BOUND, Seen, probe};
 use super::request::{
-    AnswerError, BodyReader, BoxError, MAX_ANSWER, Request, RequestError, RequestErrorKind, Response,
-    SendError, without_query,
+    AnswerError, BodyReader, BoxError, Request, RequestError, RequestErrorKind, Response, SendError,
+    without_query,
 };
-use super::{Client, DEADLINE};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 
@@ -107,20 +107,6 @@ impl Connection {
         Events::new(self.client.clone(), path)
     }
 
-    /// Sends a request and returns the head of its answer. The body is left on the wire.
-    pub(super) fn begin(&mut self, mut request: Request<'_>) -> Result<Response, RequestError> {
-        let ends = request.ends();
-        let (wire, response) = self.exchange(&mut request, ends)?;
-        self.wire = Some(wire);
-        Ok(response)
-    }
-
-    /// Reads the body of an answer that was begun.
-    pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), ExchangeError> {
-        let Some(wire) = &mut self.wire else { return Ok(()) };
-        wire.whole_body(&mut response.body, MAX_ANSWER, deadline_in(DEADLINE))
-    }
-
     fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
         let (kind, source): (_, Option<BoxError>) = match error {
             SendError::Body(error) => (RequestErrorKind::Body, Some(error.into())),
@@ -138,6 +124,19 @@ impl Connection {
         request: &mut Request<'_>,
         ends: Instant,
     ) -> Result<(Wire, Response), RequestError> {
+        let (mut wire, is_whole) = self.ask(request, ends)?;
+        match request.answer(&mut wire, is_whole, ends) {
+            Ok(response) => Ok((wire, response)),
+            Err(fault) => Err(self.error(request, fault.into())),
+        }
+    }
+
+    /// Sends the request on a connection that has proven itself; returns that connection, and whether all of the body was sent.
+    pub(super) fn ask(
+        &mut self,
+        request: &mut Request<'_>,
+        ends: Instant,
+    ) -> Result<(Wire, bool), RequestError> {
         let url = self.registration.url.to_string();
         request.check().map_err(|kind| request.error(&url, kind, None))?;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
@@ -150,8 +149,8 @@ impl Connection {
         bearer.push_str("Bearer ");
         bearer.push_str(&credential);
         let authority = self.registration.url.authority();
-        match request.exchange(&mut wire, &authority, &bearer, ends) {
-            Ok(response) => Ok((wire, response)),
+        match request.send(&mut wire, &authority, &bearer, ends) {
+            Ok(is_whole) => Ok((wire, is_whole)),
             Err(error) => Err(self.error(request, error)),
         }
     }

@@ -187,14 +187,14 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Sends it, and reads the head of its answer. A refusal that comes before the whole body was sent ends the sending.
-    pub(super) fn exchange(
+    /// Sends it; returns whether all of its body was sent. A refusal that comes before that ends the sending.
+    pub(super) fn send(
         &mut self,
         wire: &mut Wire,
         authority: &str,
         bearer: &str,
         ends: Instant,
-    ) -> Result<Response, SendError> {
+    ) -> Result<bool, SendError> {
         let mut headers = self.headers.clone();
         if !self.has_accept {
             headers.push_str("Accept: application/json\r\n");
@@ -219,11 +219,20 @@ impl<'a> Request<'a> {
             Body::Bytes(bytes) => send_all(wire, &mut &bytes[..], Some(bytes.len() as u64), room, ends),
             Body::Reader(mut reader, length) => send_all(wire, &mut reader, length, room, ends),
         };
-        let is_whole = match sent {
+        match sent {
             // The daemon may have answered before it ended the connection.
-            Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => false,
-            sent => sent?,
-        };
+            Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => Ok(false),
+            sent => sent,
+        }
+    }
+
+    /// Reads the head of its answer.
+    pub(super) fn answer(
+        &self,
+        wire: &mut Wire,
+        is_whole: bool,
+        ends: Instant,
+    ) -> Result<Response, ExchangeError> {
         let answer = wire.answer(self.max_answer, ends)?;
         if self.method == "HEAD" {
             wire.skip_body();

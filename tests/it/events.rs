@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body as AxumBody;
@@ -464,4 +464,28 @@ fn calls_that_end_in_the_middle_of_a_frame_lose_nothing() {
         }
     }
     assert_eq!(seen, (1..=COUNT).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bound_holds_while_the_answer_has_not_begun() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        std::thread::sleep(Duration::from_millis(600));
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let frame = "id: 0000000a-1\nevent: n\ndata: {\"topic\": \"n\", \"at\": \"t\", \"data\": 1}\n\n";
+        stream.write_all(&[head.as_bytes(), frame.as_bytes()].concat()).unwrap();
+        std::thread::sleep(Duration::from_millis(600));
+        false
+    });
+    let mut events = daemon.client().connect().unwrap().events("/v1/events");
+    let began = Instant::now();
+    assert!(events.next_within(Duration::from_millis(50)).unwrap().is_none());
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    // What a program does that has something else to do in between.
+    let item = loop {
+        if let Some(item) = events.next_within(Duration::ZERO).unwrap() {
+            break item;
+        }
+        assert!(began.elapsed() < BOUND);
+    };
+    assert!(matches!(&item, Item::Event(event) if event.id.seq == 1), "{item:?}");
 }

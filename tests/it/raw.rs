@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -65,10 +65,6 @@ impl Raw {
         self.home.client()
     }
 
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.home.state_dir().to_owned()
-    }
-
     /// Listens no more.
     pub(crate) fn stop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
@@ -85,7 +81,7 @@ impl Drop for Raw {
     }
 }
 
-fn serve(stream: &mut TcpStream, record: &Registration, state_dir: &std::path::Path, script: &Script) {
+fn serve(stream: &mut TcpStream, record: &Registration, state_dir: &Path, script: &Script) {
     let (mut head, mut byte) = (String::new(), [0]);
     while let Ok(1) = stream.read(&mut byte) {
         head.push(char::from(byte[0]));
