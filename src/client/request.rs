@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::DEADLINE;
 use crate::exchange::{ExchangeError, Wire, deadline_in};
+use crate::text::printable;
 
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
@@ -392,7 +393,9 @@ pub struct AnswerError {
 }
 
 pub(super) fn reason_of(problem: Option<&Problem>) -> String {
-    problem.map_or_else(String::new, |problem| format!(" ({}): {}", problem.code, problem.detail))
+    // It may repeat what another program has sent.
+    let text = |problem: &Problem| format!(" ({}): {}", printable(&problem.code), printable(&problem.detail));
+    problem.map_or_else(String::new, text)
 }
 
 /// The body of an answer as it comes. Dropping it before its end closes the connection.

@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
+use local_daemon::Launch;
 use local_daemon::client::{Connection, Request, RequestErrorKind};
 use local_daemon::testing::Home;
 use serde_json::{Value, json};
@@ -154,6 +155,25 @@ fn the_query_is_in_no_error() {
         let error = connection.answer_error("/nothing?token=secret", &answer);
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     });
+}
+
+#[test]
+fn no_error_controls_a_terminal() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let body = r#"{"code": "a\u001b[2J", "detail": "b\r\u009b"}"#;
+        let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_ok()
+    });
+    let mut connection = daemon.client().connect().unwrap();
+    let answer = connection.get("/").unwrap();
+    let error = connection.answer_error("/", &answer).to_string();
+    assert!(error.ends_with("the daemon answered 400 (a [2J): b  "), "{error:?}");
+}
+
+#[test]
+fn the_environment_of_a_launch_is_not_shown() {
+    let shown = format!("{:?}", Launch::new("acmed").env("ACME_KEY", "secret"));
+    assert!(shown.contains("ACME_KEY") && !shown.contains("secret"), "{shown}");
 }
 
 #[test]
