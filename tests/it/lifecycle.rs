@@ -140,3 +140,20 @@ fn no_time_to_look_is_no_absence() {
     assert!(matches!(stopped, Err(StopError::Connect(_))), "{stopped:?}");
     client.stop(&Stop::new()).unwrap().unwrap();
 }
+
+/// A holder of the lock that is stopped holds up each call for its bound, and nothing after it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lock_that_is_not_given_back_costs_no_threads() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state")).deadline(Duration::from_millis(50));
+    client.directory().create().unwrap();
+    let _held = client.directory().lock(Duration::ZERO).unwrap();
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for _ in 0..20 {
+        assert!(client.connect_or_spawn(&Launch::new("/no/such/daemon")).is_err());
+    }
+    // Other tests may run in this process.
+    assert!(threads() < before + 15, "{before} -> {}", threads());
+}
