@@ -63,11 +63,23 @@ pub enum SetupError {
 }
 
 /// How to start a daemon that is not there: a command that runs it in the foreground and lets it yield.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Launch {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+}
+
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The values of variables may be secrets of the product.
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Launch")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("env", &names)
+            .finish()
+    }
 }
 
 impl Launch {

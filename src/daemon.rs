@@ -34,6 +34,7 @@ use local_daemon_proto::gate::ParseProtocolError;
 use local_daemon_proto::registration::LoopbackUrl;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -98,6 +99,9 @@ pub enum Error {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenerErrorKind {
+    /// It is a socket of another type, or one that connects.
+    #[error("it is not a listening socket of TCP")]
+    NotListening,
     /// Others than this host could reach it (PUB-1), or it is an address of loopback that no record can have (REG-5).
     #[error("it is neither 127.0.0.1 nor [::1]")]
     NotLoopback,
@@ -173,7 +177,7 @@ impl Daemon {
     /// Makes an event stream: see [`Handle::events`].
     ///
     /// # Panics
-    /// Panics if there are more than 64 topics.
+    /// As [`Hub::new`].
     pub fn events(&self, topics: impl IntoIterator<Item = &'static str>) -> Arc<Hub> {
         self.handle().events(topics)
     }
@@ -186,6 +190,9 @@ impl Daemon {
     }
 
     /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped ends the daemon as a kill ends its process: its record stays, and nothing answers there.
     ///
     /// # Errors
     /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
@@ -200,11 +207,15 @@ impl Daemon {
     {
         let service = self.publication.layer().layer(service);
         let close = watch::channel(false).0;
-        let accepting = tokio::spawn(accept(self.listeners, service, close.clone()));
+        // A set aborts its tasks when it is dropped, and that is when this call is.
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(self.listeners, service, close.clone()));
         let ended = self.publication.run().await;
+        // Requests that have arrived while the record was removed are read, and refused, before their connections end (LIFE-9).
+        yield_now().await;
         close.send_replace(true);
-        // The task ends by itself once it is told to close, and is not aborted before.
-        let _ = accepting.await;
+        // The task ends by itself once it is told to close.
+        accepting.join_next().await;
         ended
     }
 }

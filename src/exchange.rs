@@ -1,8 +1,10 @@
 //! One HTTP/1.1 exchange over a loopback socket, bounded in time and size. It follows no redirect and asks no proxy:
 //! there is no code that could (HS-29, HS-30).
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::MAX_BYTES;
@@ -119,13 +121,54 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: TcpStream,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// How many more bytes other than the body the current answer may have: heads, and the framing of chunks (HS-31).
     framing_left: usize,
     /// What is left of the current answer's body.
     left: Left,
     /// Whether another request may follow the current answer.
     keep: bool,
+}
+
+/// What has come and was not read yet.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// How many of them were read. To move the rest for each would take time that grows with its square.
+    start: usize,
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What a daemon answers may be secret.
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl Buffer {
+    fn push(&mut self, bytes: &[u8]) {
+        if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        }
+    }
 }
 
 /// A request as it is sent, but for its body. `headers` are further lines, each with its end.
@@ -163,6 +206,10 @@ enum Left {
     ChunkLine,
     /// So many bytes of a chunk, and its line end.
     Chunk(usize),
+    /// The line end after the bytes of a chunk. It has a state of its own, because a part is not read again if its end is late.
+    ChunkEnd,
+    /// The line end after the last chunk.
+    LastChunkEnd,
     Length(usize),
     UntilClose,
     Nothing,
@@ -175,7 +222,7 @@ impl Wire {
         stream.set_nodelay(true).map_err(ExchangeError::of)?;
         Ok(Self {
             stream,
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
             framing_left: 0,
             left: Left::Nothing,
             keep: true,
@@ -262,12 +309,8 @@ impl Wire {
                 return false;
             };
             if response.code >= Some(200) {
-                let mut headers = response.headers.iter();
-                return response.code >= Some(400)
-                    || headers.any(|header| {
-                        header.name.eq_ignore_ascii_case("connection")
-                            && header.value.eq_ignore_ascii_case(b"close")
-                    });
+                let headers = response.headers.iter().map(|header| (header.name, header.value));
+                return response.code >= Some(400) || is_closing(headers);
             }
             rest = &rest[length..];
         }
@@ -282,8 +325,10 @@ impl Wire {
             answer = self.head(deadline).map_err(ExchangeError::after_an_answer)?;
         }
         self.left = Self::framing(&answer)?;
-        let is_closed = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        self.keep &= !is_closed && self.left != Left::UntilClose;
+        let headers = answer.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
+        self.keep &= !is_closing(headers) && self.left != Left::UntilClose;
+        // A server that announces a body for it may send one, which the next answer must not begin with.
+        self.keep &= answer.status != 204 || is_bodiless(&answer);
         Ok(answer)
     }
 
@@ -323,8 +368,10 @@ impl Wire {
                     let status = response.code.ok_or(ExchangeError::Garbage)?;
                     self.keep = response.version == Some(1);
                     let answer = Answer { status, headers, body: Vec::new() };
-                    self.buffer.drain(..length);
-                    self.framing_left -= length;
+                    // More than that may have come while a body was sent.
+                    self.framing_left =
+                        self.framing_left.checked_sub(length).ok_or(ExchangeError::Garbage)?;
+                    self.buffer.skip(length);
                     return Ok(answer);
                 }
                 Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {}
@@ -381,14 +428,21 @@ impl Wire {
     }
 
     fn framed_part(&mut self, most: usize, deadline: Instant) -> Result<Option<Vec<u8>>, ExchangeError> {
-        if self.left == Left::ChunkLine {
-            self.left = self.chunk_line(deadline)?;
-        }
-        let length = match self.left {
-            Left::Nothing => return Ok(None),
-            Left::UntilClose => usize::MAX,
-            Left::Length(length) | Left::Chunk(length) => length,
-            Left::ChunkLine => return Err(ExchangeError::Garbage),
+        let length = loop {
+            match self.left {
+                Left::Nothing => return Ok(None),
+                Left::UntilClose => break usize::MAX,
+                Left::Length(length) | Left::Chunk(length) => break length,
+                Left::ChunkLine => self.left = self.chunk_line(deadline)?,
+                Left::ChunkEnd => {
+                    self.line_end(deadline)?;
+                    self.left = Left::ChunkLine;
+                }
+                Left::LastChunkEnd => {
+                    self.line_end(deadline)?;
+                    self.left = Left::Nothing;
+                }
+            }
         };
         let most = most.min(length).max(1);
         if self.buffer.is_empty() && self.fill(most.min(MAX_BYTES), deadline)? == 0 {
@@ -398,14 +452,12 @@ impl Wire {
             self.left = Left::Nothing;
             return Ok(None);
         }
-        let part: Vec<u8> = self.buffer.drain(..most.min(self.buffer.len())).collect();
+        let part = self.buffer[..most.min(self.buffer.len())].to_vec();
+        self.buffer.skip(part.len());
         self.left = match self.left {
             Left::Length(length) if length == part.len() => Left::Nothing,
             Left::Length(length) => Left::Length(length - part.len()),
-            Left::Chunk(length) if length == part.len() => {
-                self.chunk_end(deadline)?;
-                Left::ChunkLine
-            }
+            Left::Chunk(length) if length == part.len() => Left::ChunkEnd,
             Left::Chunk(length) => Left::Chunk(length - part.len()),
             left => left,
         };
@@ -425,22 +477,21 @@ impl Wire {
                 _ => return Err(ExchangeError::Garbage),
             };
             self.framing_left = self.framing_left.checked_sub(start + 2).ok_or(ExchangeError::Garbage)?;
-            self.buffer.drain(..start);
+            self.buffer.skip(start);
             if size == 0 {
-                self.chunk_end(deadline)?;
-                return Ok(Left::Nothing);
+                return Ok(Left::LastChunkEnd);
             }
             return usize::try_from(size).map(Left::Chunk).map_err(|_| ExchangeError::Garbage);
         }
     }
 
-    /// Reads the end of a chunk. No trailers: a server of this protocol sends none, and what follows would not be understood.
-    fn chunk_end(&mut self, deadline: Instant) -> Result<(), ExchangeError> {
+    /// Reads the line end of a chunk. No trailers: a server of this protocol sends none, and what follows would not be understood.
+    fn line_end(&mut self, deadline: Instant) -> Result<(), ExchangeError> {
         self.fill_to(2, deadline)?;
         if !self.buffer.starts_with(b"\r\n") {
             return Err(ExchangeError::Garbage);
         }
-        self.buffer.drain(..2);
+        self.buffer.skip(2);
         Ok(())
     }
 
@@ -468,9 +519,26 @@ impl Wire {
         let mut chunk = [0; 4096];
         let wanted = chunk.len().min(most.saturating_sub(self.buffer.len()));
         let count = self.stream.read(&mut chunk[..wanted])?;
-        self.buffer.extend_from_slice(&chunk[..count]);
+        self.buffer.push(&chunk[..count]);
         Ok(count)
     }
+}
+
+/// Whether an answer announces no body, or an empty one.
+fn is_bodiless(answer: &Answer) -> bool {
+    let mut headers = answer.headers.iter();
+    headers.all(|(name, value)| {
+        !name.eq_ignore_ascii_case("transfer-encoding")
+            && (!name.eq_ignore_ascii_case("content-length") || value == "0")
+    })
+}
+
+/// Whether these headers say that the connection ends after the answer. Several of them are one list (RFC 9110, 5.3).
+fn is_closing<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
+    headers.any(|(name, value)| {
+        let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        name.eq_ignore_ascii_case("connection") && options.any(|option| option.eq_ignore_ascii_case(b"close"))
+    })
 }
 
 /// Returns `None` for a call that would have blocked.
@@ -650,6 +718,91 @@ mod tests {
         assert!(early("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n"));
         assert!(!early("HTTP/1.1 413 Too Large\r\nContent-Length: 20000000\r\n\r\n"));
         assert!(!early("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 20000000\r\n\r\n"));
+    }
+
+    /// HS-31: also of what came while a body was sent.
+    #[test]
+    fn a_head_that_came_with_the_body_has_the_same_budget() {
+        let long =
+            format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(2 * MAX_BYTES));
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "y".repeat(20_000));
+        for answer in [long, interim.repeat(5)] {
+            const LENGTH: usize = 20_000_000;
+            let mut wire = Wire::connect(serve_early(answer.into_bytes(), LENGTH), soon()).unwrap();
+            wire.send_body(&vec![b'y'; LENGTH], LENGTH, soon()).unwrap();
+            let refused = wire.answer(0, soon()).unwrap_err();
+            assert!(matches!(refused, ExchangeError::Garbage), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_many_small_chunks_that_came_with_the_body_is_read_in_time() {
+        const LENGTH: usize = 20_000_000;
+        let chunks = b"8\r\n01234567\r\n".repeat(400_000);
+        let answer = [
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &chunks[..],
+            b"0\r\n\r\n",
+        ]
+        .concat();
+        let mut wire = Wire::connect(serve_early(answer, LENGTH), soon()).unwrap();
+        wire.send_body(&vec![b'y'; LENGTH], LENGTH, soon()).unwrap();
+        let began = Instant::now();
+        let mut answer = wire.answer(usize::MAX, soon()).unwrap();
+        wire.whole_body(&mut answer.body, LENGTH, soon()).unwrap();
+        assert_eq!(answer.body.len(), 8 * 400_000);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_part_whose_end_is_late_is_not_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for piece in [
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none",
+                "\r",
+                "\n3\r\ntwo",
+                "\r\n0\r",
+                "\n",
+                "\r",
+                "\n",
+            ] {
+                stream.write_all(piece.as_bytes()).unwrap();
+                thread::sleep(Duration::from_millis(100));
+            }
+            let _ = stream.read(&mut [0]);
+        });
+        let mut wire = Wire::connect(address, soon()).unwrap();
+        wire.answer(0, soon()).unwrap();
+        let mut body = Vec::new();
+        loop {
+            match wire.part(100, Instant::now() + Duration::from_millis(30)) {
+                Ok(Some(part)) => body.extend(part),
+                Ok(None) => break,
+                Err(ExchangeError::TimedOut) => {}
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&body)),
+            }
+        }
+        assert_eq!(body, b"onetwo");
+    }
+
+    #[test]
+    fn a_connection_that_its_answer_ends_is_not_used_again() {
+        for head in [
+            "200 OK\r\nContent-Length: 0\r\nConnection: close\r\nConnection: close",
+            "200 OK\r\nContent-Length: 0\r\nConnection: keep-alive, Close",
+            "200 OK\r\nContent-Length: 0\r\nConnection: x\r\nConnection: close",
+            // The body that it announces may come.
+            "204 No Content\r\nContent-Length: 5",
+            "204 No Content\r\nTransfer-Encoding: chunked",
+        ] {
+            let answer = format!("HTTP/1.1 {head}\r\n\r\n");
+            let mut wire = Wire::connect(serve(vec![answer.into_bytes(), Vec::new()]), soon()).unwrap();
+            wire.exchange(&request(), 0, soon()).unwrap();
+            assert!(!wire.is_reusable(), "{head}");
+        }
     }
 
     #[test]

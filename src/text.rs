@@ -28,6 +28,7 @@ fn object(members: &Map<String, Value>, indent: usize, text: &mut String) {
         .max();
     let width = width.unwrap_or(0);
     for (key, value) in members {
+        let key = printable(key);
         match value {
             Value::Object(inner) if !inner.is_empty() => {
                 line(&format!("{:indent$}{key}", ""), text);
@@ -141,6 +142,8 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(render(&json!("a\u{1b}[31mb")), "a [31mb\n");
+        let keys = json!({"a\u{1b}[31m": 1, "b\nc": {"d\r": 1}, "e\u{9b}": [{}]});
+        assert_eq!(render(&keys), "a [31m  1\nb c\n  d   1\ne \n  - none\n");
     }
 
     #[test]

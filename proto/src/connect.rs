@@ -220,7 +220,8 @@ impl Connect {
         Self {
             policy,
             phase: Phase::Read,
-            outcome: ConnectOutcome::Absent,
+            // What has not been looked at may be there.
+            outcome: ConnectOutcome::Busy,
             dead: None,
             locked: false,
             spawned: false,

@@ -18,6 +18,8 @@ use crate::ClaimId;
 
 /// How long to wait before the next stream unless the daemon sends a `retry` (STR-2).
 const DEFAULT_RETRY: Duration = Duration::from_millis(500);
+/// The shortest `retry` that is honoured: a reader whose daemon is gone would otherwise look for it without a pause.
+const MIN_RETRY: Duration = Duration::from_millis(10);
 /// The longest wait before the next stream, unless the daemon's `retry` is longer.
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// The longest `retry` that is honoured.
@@ -113,6 +115,9 @@ impl Event {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
+    /// The answer is not of the type `text/event-stream` (STR-1).
+    #[error("the answer is not a stream of the type text/event-stream")]
+    Type,
     /// A frame is longer than [`MAX_FRAME_BYTES`].
     #[error("a frame of the stream is longer than {MAX_FRAME_BYTES} bytes")]
     TooLong,
@@ -149,6 +154,8 @@ pub struct Reader {
     /// What has come of a line that is not read yet, from `start` on.
     input: Vec<u8>,
     start: usize,
+    /// Up to where that has no line end.
+    searched: usize,
     /// Whether the last line ended with a carriage return, so that a line feed belongs to its end.
     skips_line_feed: bool,
     /// Whether a line of this stream was read: its first one may begin with a byte order mark.
@@ -169,6 +176,7 @@ impl Reader {
         Self {
             input: Vec::new(),
             start: 0,
+            searched: 0,
             skips_line_feed: false,
             has_begun: false,
             event: String::new(),
@@ -191,9 +199,10 @@ impl Reader {
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start == self.input.len() {
             self.input.clear();
-            self.start = 0;
+            (self.start, self.searched) = (0, 0);
         } else if self.start > self.input.len() / 2 {
             self.input.drain(..self.start);
+            self.searched = self.searched.saturating_sub(self.start);
             self.start = 0;
         }
         self.input.extend_from_slice(bytes);
@@ -202,7 +211,7 @@ impl Reader {
     /// Notes that the stream has ended, however it did. What came of an incomplete frame is dropped.
     pub fn cut(&mut self) {
         self.input.clear();
-        self.start = 0;
+        (self.start, self.searched) = (0, 0);
         self.skips_line_feed = false;
         self.has_begun = false;
         self.forget_frame();
@@ -246,7 +255,7 @@ impl Reader {
                 "id" => self.id = Some(value.to_owned()),
                 "retry" => {
                     if let Ok(millis) = value.parse() {
-                        self.retry = Duration::from_millis(millis).min(MAX_RETRY);
+                        self.retry = Duration::from_millis(millis).clamp(MIN_RETRY, MAX_RETRY);
                     }
                 }
                 _ => {}
@@ -264,7 +273,10 @@ impl Reader {
             self.start += usize::from(self.input[self.start] == b'\n');
         }
         let rest = &self.input[self.start..];
-        let Some(length) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+        let searched = self.searched.saturating_sub(self.start);
+        let end = rest[searched..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let Some(length) = end.map(|end| searched + end) else {
+            self.searched = self.input.len();
             return Ok(None);
         };
         if length + self.data.len() > MAX_FRAME_BYTES {
@@ -408,6 +420,33 @@ mod tests {
             (reader.delay(0), reader.delay(u32::MAX)),
             (Duration::from_millis(10), Duration::from_millis(40))
         );
+    }
+
+    #[test]
+    fn a_retry_of_zero_is_no_reason_to_look_without_a_pause() {
+        let mut reader = Reader::new(None);
+        reader.push(b"retry: 0\n\n");
+        assert!(items(&mut reader).is_empty());
+        let delays: Vec<u128> = (0..12).map(|_| reader.delay(0).as_millis()).collect();
+        assert!(delays[0] >= 5 && delays[11] == 5000, "{delays:?}");
+    }
+
+    #[test]
+    fn a_long_line_that_comes_in_small_parts_is_searched_once() {
+        let text = frame("0000000a-1", "n", &format!("\"{}\"", "x".repeat(3 * 1024 * 1024)));
+        let mut reader = Reader::new(None);
+        let began = std::time::Instant::now();
+        let seen: Vec<String> = text
+            .as_bytes()
+            .chunks(256)
+            .flat_map(|part| {
+                reader.push(part);
+                items(&mut reader)
+            })
+            .collect();
+        assert_eq!(seen.len(), 1);
+        // It was minutes.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]

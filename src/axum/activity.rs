@@ -14,6 +14,9 @@ use tokio::time::Instant;
 use super::events::Listener;
 use crate::daemon::Handle;
 
+/// When a daemon that could not be stopped as idle is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What is open, and when something last was.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
@@ -90,9 +93,8 @@ impl Activity {
                         tracing::info!(idle_seconds = timeout.as_secs(), "idle");
                         return;
                     }
-                    if work.changed().await.is_err() {
-                        return;
-                    }
+                    // What has just ended may not have left yet, and changes nothing when it does.
+                    let _ = tokio::time::timeout(AGAIN, work.changed()).await;
                 }
             }
         }

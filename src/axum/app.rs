@@ -17,6 +17,7 @@ use axum::routing::{MethodFilter, on};
 use axum::{Extension, Router};
 use local_daemon_proto::claim::Reason;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::activity::{Activity, Counted};
@@ -131,15 +132,23 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     }
 
     fn note(&mut self, path: &str, method: Method) {
+        let is_new = !self.routes.contains_key(path);
         let methods = self.routes.entry(path.to_owned()).or_default();
         if method == Method::GET {
             methods.push(Method::HEAD);
         }
         methods.push(method);
+        if is_new {
+            // Panics here, and not when the daemon is to serve, if a path of `merge` is none or clashes with another one.
+            drop(self.patterns(|_| ()));
+        }
     }
 
     /// Adds routes that axum's own router has. It cannot be asked for them, so they are listed again: preflights name the
     /// methods of the list (PER-16), with HEAD for GET.
+    ///
+    /// # Panics
+    /// Panics if axum's `Router::merge` does, or if a listed path is none or clashes with another route.
     ///
     /// ```
     /// use axum::Router;
@@ -226,19 +235,20 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
 
     /// Publishes the daemon and serves the routes until it stands down.
     ///
+    /// # Cancel safety
+    /// As for [`Daemon::serve`].
+    ///
     /// # Errors
     /// As for [`Daemon::serve`].
     pub async fn serve(self, daemon: Daemon) -> Result<Reason, Error> {
         let daemon = daemon.guard(|guard| self.configure(guard));
         let context = self.context(daemon.handle());
-        let watching = self
-            .idle_timeout
-            .map(|timeout| tokio::spawn(context.activity.clone().idle_out(context.handle.clone(), timeout)));
-        let ended = daemon.serve(self.router_with(context)).await;
-        if let Some(watching) = watching {
-            watching.abort();
+        // It ends with this call, also if that is dropped.
+        let mut watching = JoinSet::new();
+        if let Some(timeout) = self.idle_timeout {
+            watching.spawn(context.activity.clone().idle_out(context.handle.clone(), timeout));
         }
-        ended
+        daemon.serve(self.router_with(context)).await
     }
 
     fn context(&self, handle: Handle) -> Arc<Context> {
@@ -255,7 +265,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let mut patterns = matchit::Router::new();
         for (path, methods) in &self.routes {
             let inserted = patterns.insert(path, (path.clone(), of_methods(methods)));
-            inserted.expect("the paths are valid and differ: axum, which has the same rules, has taken them");
+            if let Err(error) = inserted {
+                panic!("{path:?} cannot be a route: {error}");
+            }
         }
         patterns
     }

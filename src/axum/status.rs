@@ -1,5 +1,6 @@
 //! `GET /v1/status`: what the daemon says of itself (LIFE-18 to LIFE-21).
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -89,7 +90,7 @@ pub(super) async fn status(
         proxies: 0,
         last_activity: rfc3339(before.last_at),
         idle_timeout_seconds: timeout.as_ref().map(Duration::as_secs),
-        idle_deadline: deadline.map(rfc3339),
+        idle_deadline: deadline.and_then(far_rfc3339),
         memory_bytes: resident(),
         log_path: log_path(&directory),
         spec: handshake::SPEC,
@@ -100,6 +101,13 @@ pub(super) async fn status(
 
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// The same of a time that may be after the year 9999, which cannot be written so.
+fn far_rfc3339(time: SystemTime) -> Option<String> {
+    let mut text = String::new();
+    write!(text, "{}", humantime::format_rfc3339_millis(time)).ok()?;
+    Some(text)
 }
 
 /// Resident memory, if the platform tells it.

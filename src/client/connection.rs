@@ -8,13 +8,13 @@ use local_daemon_proto::handshake::{Handshake, Probe};
 use local_daemon_proto::registration::Registration;
 use zeroize::Zeroizing;
 
+use super::Client;
 use super::events::Events;
 use super::probe::{PROBE_TIMEOUT, Seen, probe};
 use super::request::{
-    AnswerError, BodyReader, BoxError, DEFAULT_MAX_ANSWER_BYTES, Request, RequestError, RequestErrorKind,
-    Response, SendError,
+    AnswerError, BodyReader, BoxError, Request, RequestError, RequestErrorKind, Response, SendError,
+    without_query,
 };
-use super::{Client, DEFAULT_TIMEOUT};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 
@@ -96,7 +96,7 @@ impl Connection {
     pub fn answer_error(&self, path: &str, answer: &Response) -> AnswerError {
         AnswerError {
             url: self.registration.url,
-            path: path.to_owned(),
+            path: without_query(path).to_owned(),
             status: answer.status,
             problem: answer.problem(),
         }
@@ -105,20 +105,6 @@ impl Connection {
     /// Returns the events of a stream of this daemon and of those that follow it.
     pub fn events(&self, path: &str) -> Events {
         Events::new(self.client.clone(), path)
-    }
-
-    /// Sends a request and returns the head of its answer. The body is left on the wire.
-    pub(super) fn begin(&mut self, mut request: Request<'_>) -> Result<Response, RequestError> {
-        let ends = request.ends();
-        let (wire, response) = self.exchange(&mut request, ends)?;
-        self.wire = Some(wire);
-        Ok(response)
-    }
-
-    /// Reads the body of an answer that was begun.
-    pub(super) fn rest_of(&mut self, response: &mut Response) -> Result<(), ExchangeError> {
-        let Some(wire) = &mut self.wire else { return Ok(()) };
-        wire.whole_body(&mut response.body, DEFAULT_MAX_ANSWER_BYTES, deadline_in(DEFAULT_TIMEOUT))
     }
 
     fn error(&self, request: &Request<'_>, error: SendError) -> RequestError {
@@ -138,6 +124,19 @@ impl Connection {
         request: &mut Request<'_>,
         ends: Instant,
     ) -> Result<(Wire, Response), RequestError> {
+        let (mut wire, is_whole) = self.ask(request, ends)?;
+        match request.answer(&mut wire, is_whole, ends) {
+            Ok(response) => Ok((wire, response)),
+            Err(fault) => Err(self.error(request, fault.into())),
+        }
+    }
+
+    /// Sends the request on a connection that has proven itself; returns that connection, and whether all of the body was sent.
+    pub(super) fn ask(
+        &mut self,
+        request: &mut Request<'_>,
+        ends: Instant,
+    ) -> Result<(Wire, bool), RequestError> {
         let url = self.registration.url.to_string();
         request.check().map_err(|kind| request.error(&url, kind, None))?;
         let mut wire = match self.wire.take().filter(Wire::is_reusable) {
@@ -150,18 +149,18 @@ impl Connection {
         bearer.push_str("Bearer ");
         bearer.push_str(&credential);
         let authority = self.registration.url.authority();
-        match request.exchange(&mut wire, &authority, &bearer, ends) {
-            Ok(response) => Ok((wire, response)),
+        match request.send(&mut wire, &authority, &bearer, ends) {
+            Ok(is_whole) => Ok((wire, is_whole)),
             Err(error) => Err(self.error(request, error)),
         }
     }
 
-    /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that gets
-    /// the same pid later (CONV-31).
+    /// Returns a hold on the daemon's process, to watch it and to end it by force. It cannot hit another process that has or
+    /// gets the same pid (CONV-31).
     ///
     /// # Errors
     /// Fails if the proven handshake and the record give different pids, if the daemon runs in another pid namespace
-    /// (CONV-36), if the process is gone, or if this system has no such hold.
+    /// (CONV-36), if it is gone or does not prove itself any more, or if this system has no such hold.
     pub fn process(&self) -> io::Result<Process> {
         if self.registration.world.has_other_pids(&platform::world()) {
             return Err(io::Error::other(
@@ -171,7 +170,18 @@ impl Connection {
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
             return Err(io::Error::other("the record's pid is not the proven daemon's"));
         }
-        platform::Process::open(self.handshake.pid).map(Process)
+        let process = platform::Process::open(self.handshake.pid)?;
+        // Since the handshake, the daemon may have ended and another process may have got its pid. A daemon that is there now was
+        // there when the process was opened.
+        let is_connected = self.wire.as_ref().is_some_and(Wire::is_reusable);
+        let is_there = || prove(&self.registration, &self.credential, deadline_in(PROBE_TIMEOUT)).is_ok();
+        if is_connected || is_there() {
+            Ok(Process(process))
+        } else {
+            Err(io::Error::other(
+                "it does not prove itself any more, so that its pid may be another process's",
+            ))
+        }
     }
 
     /// Waits until the daemon's address refuses or belongs to another daemon, and its state directory holds its record no

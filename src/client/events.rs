@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 use local_daemon_proto::connect::ConnectOutcome;
 use local_daemon_proto::events::{EventId, Item, Reader, StreamError};
 
-use super::request::{Problem, Request, RequestError, RequestErrorKind, reason_of};
-use super::{Client, ConnectError};
+use super::request::{DEFAULT_MAX_ANSWER_BYTES, Problem, Request, RequestError, RequestErrorKind, reason_of};
+use super::{Client, ConnectError, DEFAULT_TIMEOUT};
 use crate::exchange::{ExchangeError, Wire, deadline_in};
 use crate::platform;
 use crate::state_directory::random_word;
 
 /// How long a stream may say nothing: a daemon says something each 15 s (STR-27).
 const SILENCE_BOUND: Duration = Duration::from_secs(20);
+/// A shorter wait would read nothing.
+const MIN_BOUND: Duration = Duration::from_millis(1);
+/// How long a connect or the reason of a refusal may take, even if less is left.
+const MIN_CONNECT: Duration = Duration::from_millis(100);
 /// How much of a stream is read at a time, in bytes.
 const PART: usize = 64 * 1024;
 
@@ -44,11 +48,13 @@ pub struct Events {
     client: Client,
     course: Course,
     wire: Option<Wire>,
+    /// Whether the head of the answer has come on it.
+    is_open: bool,
 }
 
 impl Events {
     pub(super) fn new(client: Client, path: &str) -> Self {
-        Self { client, course: Course::new(path), wire: None }
+        Self { client, course: Course::new(path), wire: None, is_open: false }
     }
 
     /// Selects topics; without this, all of them come (STR-4).
@@ -70,13 +76,13 @@ impl Events {
         self.course.last_id()
     }
 
-    /// Waits for what the stream says next, at most `bound`; `None` if that is nothing. It can be called again after each
-    /// outcome.
+    /// Waits for what the stream says next, at most `bound`, but 100 ms for a connect; `None` if that is nothing. It can be called
+    /// again after each outcome.
     ///
     /// # Errors
     /// [`EventsError`].
     pub fn next_within(&mut self, bound: Duration) -> Result<Option<Item>, EventsError> {
-        let ends = deadline_in(bound);
+        let ends = deadline_in(bound.max(MIN_BOUND));
         loop {
             match self.course.next() {
                 Ok(Some(item)) => return Ok(Some(item)),
@@ -89,10 +95,10 @@ impl Events {
             if Instant::now() >= ends {
                 return Ok(None);
             }
-            if self.wire.is_some() {
-                self.read(ends);
-            } else {
-                self.open(ends)?;
+            match self.wire {
+                None => self.open(ends)?,
+                Some(_) if self.is_open => self.read(ends),
+                Some(_) => self.read_head(ends)?,
             }
         }
     }
@@ -112,7 +118,38 @@ impl Events {
         }
     }
 
-    /// Opens the next stream, or waits until it is time to.
+    /// Reads the head of the answer to the request for the stream.
+    fn read_head(&mut self, ends: Instant) -> Result<(), EventsError> {
+        let Some(mut wire) = self.wire.take() else { return Ok(()) };
+        let due = self.course.spoke + DEFAULT_TIMEOUT;
+        let answer = match wire.answer(0, ends.min(due)) {
+            Ok(answer) => answer,
+            // It may come later.
+            Err(ExchangeError::TimedOut) if Instant::now() < due => {
+                self.wire = Some(wire);
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an event stream could not be opened");
+                self.course.cut();
+                return Ok(());
+            }
+        };
+        match self.course.answered(answer.status, answer.header("content-type"))? {
+            Answered::Opened => (self.wire, self.is_open) = (Some(wire), true),
+            Answered::Later => {}
+            Answered::Refused => {
+                let (status, mut body) = (answer.status, Vec::new());
+                let read =
+                    wire.whole_body(&mut body, DEFAULT_MAX_ANSWER_BYTES, ends.max(deadline_in(MIN_CONNECT)));
+                let problem = read.ok().and_then(|()| serde_json::from_slice(&body).ok());
+                return Err(EventsError::Refused { status, problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the next stream, or waits until it is time to.
     fn open(&mut self, ends: Instant) -> Result<(), EventsError> {
         let wait = self.course.due.min(ends).saturating_duration_since(Instant::now());
         if !wait.is_zero() {
@@ -121,7 +158,8 @@ impl Events {
         }
         let left = ends.saturating_duration_since(Instant::now());
         let client = self.client.clone();
-        let mut connection = match client.deadline(client_deadline(&self.client, left)).connect() {
+        let deadline = client_deadline(&self.client, left);
+        let mut connection = match client.deadline(deadline).connect() {
             Ok(connection) => connection,
             Err(error) => return self.course.could_not_connect(error),
         };
@@ -129,18 +167,14 @@ impl Events {
         for (name, value) in self.course.headers() {
             request = request.header(name, &value);
         }
-        match connection.begin(request) {
-            Ok(mut response) => match self.course.answered(response.status) {
-                Answered::Opened => self.wire = connection.wire.take(),
-                Answered::Later => {}
-                Answered::Refused => {
-                    let problem = connection.rest_of(&mut response).ok().and_then(|()| response.problem());
-                    return Err(EventsError::Refused { status: response.status, problem });
-                }
-            },
-            Err(error) => return self.course.could_not_ask(error),
+        match connection.ask(&mut request, deadline_in(deadline)) {
+            Ok((wire, _)) => {
+                (self.wire, self.is_open) = (Some(wire), false);
+                self.course.spoke = Instant::now();
+                Ok(())
+            }
+            Err(error) => self.course.could_not_ask(error),
         }
-        Ok(())
     }
 
     /// Waits until the record changes, at most `bound`: a daemon that is back is asked at once.
@@ -265,21 +299,30 @@ impl Course {
         Ok(())
     }
 
-    /// Takes the status code of an answer. Unless it has opened the stream, the next attempt is made later.
-    pub(super) fn answered(&mut self, status: u16) -> Answered {
-        if status == 200 {
+    /// Takes the status code and the type of an answer. Unless it has opened the stream, the next attempt is made later.
+    pub(super) fn answered(
+        &mut self,
+        status: u16,
+        content_type: Option<&str>,
+    ) -> Result<Answered, EventsError> {
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
+        if status == 200 && media_type.trim().eq_ignore_ascii_case("text/event-stream") {
             self.spoke = Instant::now();
-            return Answered::Opened;
+            return Ok(Answered::Opened);
         }
         self.cut();
-        // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
-        if matches!(status, 401 | 503) { Answered::Later } else { Answered::Refused }
+        match status {
+            200 => Err(EventsError::Stream(StreamError::Type)),
+            // 503: it stands down, and the next one will answer. 401: the credential was replaced in between.
+            401 | 503 => Ok(Answered::Later),
+            _ => Ok(Answered::Refused),
+        }
     }
 }
 
 /// Returns how long a connect may take within what is left: at least long enough for one that is healthy.
 fn client_deadline(client: &Client, left: Duration) -> Duration {
-    left.clamp(Duration::from_millis(100), client.deadline.max(Duration::from_millis(100)))
+    left.clamp(MIN_CONNECT, client.deadline.max(MIN_CONNECT))
 }
 
 impl Iterator for Events {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::connection::{Connection, Process};
-use super::request::{AnswerError, Request, RequestError};
+use super::request::{AnswerError, Request, RequestError, Response};
 use super::{Client, ConnectError, Launch};
 
 /// How long a daemon may take to end after it has taken the request, unless told otherwise: 10 s for what it has begun, and a
@@ -268,8 +268,8 @@ impl Connection {
 
         let request = Request::post(PATH).json(&json!({"id": id, "if_idle": how.if_idle}))?;
         let failed = match self.send(request) {
-            // 503: it stands down already.
-            Ok(answer) if matches!(answer.status, 202 | 503) => None,
+            // 503: it stands down already, unless it has too many connections (PER-31).
+            Ok(answer) if answer.status == 202 || answer.status == 503 && !is_overloaded(&answer) => None,
             Ok(answer) => {
                 let error = self.answer_error(PATH, &answer);
                 return Err(match &error.problem {
@@ -508,6 +508,11 @@ impl Client {
             pid: connection.handshake().pid.get(),
         })
     }
+}
+
+/// Whether a daemon refuses the request because it has too many connections.
+fn is_overloaded(answer: &Response) -> bool {
+    answer.problem().is_some_and(|problem| problem.code == "overloaded")
 }
 
 /// Whether the record of a new daemon may displace one that could not be asked to stop.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::DEFAULT_TIMEOUT;
 use crate::exchange::{ExchangeError, Wire, deadline_in};
+use crate::text::printable;
 
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
@@ -187,14 +188,14 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Sends it, and reads the head of its answer. A refusal that comes before the whole body was sent ends the sending.
-    pub(super) fn exchange(
+    /// Sends it; returns whether all of its body was sent. A refusal that comes before that ends the sending.
+    pub(super) fn send(
         &mut self,
         wire: &mut Wire,
         authority: &str,
         bearer: &str,
         ends: Instant,
-    ) -> Result<Response, SendError> {
+    ) -> Result<bool, SendError> {
         let mut headers = self.headers.clone();
         if !self.has_accept {
             headers.push_str("Accept: application/json\r\n");
@@ -219,12 +220,21 @@ impl<'a> Request<'a> {
             Body::Bytes(bytes) => send_all(wire, &mut &bytes[..], Some(bytes.len() as u64), room, ends),
             Body::Reader(mut reader, length) => send_all(wire, &mut reader, length, room, ends),
         };
-        let is_whole = match sent {
+        match sent {
             // The daemon may have answered before it ended the connection.
-            Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => false,
-            sent => sent?,
-        };
-        let answer = wire.answer(0, ends)?;
+            Err(SendError::ExchangeError(ExchangeError::Broken { .. })) => Ok(false),
+            sent => sent,
+        }
+    }
+
+    /// Reads the head of its answer.
+    pub(super) fn answer(
+        &self,
+        wire: &mut Wire,
+        is_whole: bool,
+        ends: Instant,
+    ) -> Result<Response, ExchangeError> {
+        let answer = wire.answer(self.max_answer, ends)?;
         if self.method == "HEAD" {
             wire.skip_body();
         }
@@ -374,7 +384,7 @@ pub struct Problem {
 pub struct AnswerError {
     /// The daemon's URL.
     pub url: LoopbackUrl,
-    /// What was asked for.
+    /// What was asked for, without its query.
     pub path: String,
     /// The status code.
     pub status: u16,
@@ -383,7 +393,9 @@ pub struct AnswerError {
 }
 
 pub(super) fn reason_of(problem: Option<&Problem>) -> String {
-    problem.map_or_else(String::new, |problem| format!(" ({}): {}", problem.code, problem.detail))
+    // It may repeat what another program has sent.
+    let text = |problem: &Problem| format!(" ({}): {}", printable(&problem.code), printable(&problem.detail));
+    problem.map_or_else(String::new, text)
 }
 
 /// The body of an answer as it comes. Dropping it before its end closes the connection.
@@ -487,6 +499,7 @@ impl RequestErrorKind {
     }
 }
 
-fn without_query(path: &str) -> &str {
+/// A query may contain secrets of the product.
+pub(super) fn without_query(path: &str) -> &str {
     path.split('?').next().unwrap_or_default()
 }

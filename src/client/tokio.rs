@@ -56,7 +56,8 @@ use crate::exchange::{Wire, deadline_in};
 /// The most connections that are kept for later requests.
 const MAX_IDLE: usize = 16;
 
-/// How long a request may take until the head of its answer is there: an extension of the request, 10 s without it.
+/// How long a request may take until the head of its answer is there: an extension of the request, 10 s without it. To find a
+/// daemon takes a [`Service`] as long as its [`Client`] may take, and time of its own.
 ///
 /// ```
 /// use std::time::Duration;
@@ -360,6 +361,12 @@ impl Connection {
 
     fn keep(&self, sender: SendRequest<AnyBody>) {
         let mut idle = self.idle();
+        if idle.len() == MAX_IDLE
+            && let Some(busy) = idle.iter().position(|sender| !sender.is_ready())
+        {
+            // Its answer may be a stream without end; that goes on without the sender, but keeps no place from others.
+            idle.remove(busy);
+        }
         if idle.len() < MAX_IDLE {
             idle.push(sender);
         }

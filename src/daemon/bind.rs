@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Error, ListenerErrorKind};
 use crate::loopback::{is_absent, is_missing_family};
+use crate::platform::is_tcp_listener;
 
 /// How many ports are tried until one is free on both address families.
 const MAX_PORTS_TRIED: usize = 20;
@@ -124,6 +125,9 @@ pub(super) async fn adopt(both: bool, given: Vec<std::net::TcpListener>) -> Resu
     let mut listeners = Vec::new();
     for listener in given {
         let address = listener.local_addr().map_err(Error::Listen)?;
+        if !is_tcp_listener(&listener).map_err(Error::Listen)? {
+            return Err(Error::Listener { address, kind: ListenerErrorKind::NotListening });
+        }
         // Not every system has the option.
         if rustix::net::sockopt::socket_reuseport(&listener).unwrap_or(false) {
             return Err(Error::Listener { address, kind: ListenerErrorKind::Shared });

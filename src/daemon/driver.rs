@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use local_daemon_proto::claim::{ClaimEffect, ClaimEvent, Reason};
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
 
 use super::Error;
 use super::publication::Readiness;
@@ -23,7 +24,11 @@ pub(super) async fn drive(
     readiness: &mut Readiness,
 ) -> Result<Reason, Error> {
     let mut files = Files::default();
-    let watching = watch.map(|watch| tokio::spawn(follow(watch, shared.clone())));
+    // It ends with this call, also if that is dropped.
+    let mut watching = JoinSet::new();
+    if let Some(watch) = watch {
+        watching.spawn(follow(watch, shared.clone()));
+    }
     let mut failure = None;
     let mut unreachable = None;
     loop {
@@ -79,9 +84,6 @@ pub(super) async fn drive(
             let cause = shared.cause.get().copied().unwrap_or("signal");
             shared.streams.end(why, cause, &shared.state_dir);
         }
-    }
-    if let Some(watching) = watching {
-        watching.abort();
     }
     match (shared.claim().reason(), failure) {
         (Some(Reason::Failed), Some(fault)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use local_daemon_proto::claim::Reason;
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
 use tower_layer::Layer;
 
 use super::Error;
@@ -70,17 +71,20 @@ impl Publication {
     /// Publishes, and follows the record until the daemon has stood down: open work has ended, or the drain bound is over. The
     /// server must answer when this is called, and go on until it has returned.
     ///
+    /// # Cancel safety
+    /// A call that is dropped follows the record no more, which stays. The server must end then.
+    ///
     /// # Errors
     /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
     /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn run(mut self) -> Result<Reason, Error> {
         let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
-        let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));
-        let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;
-        if let Some(stopping) = stopping {
-            stopping.abort();
+        // It ends with this call, also if that is dropped.
+        let mut stopping = JoinSet::new();
+        if let Some(signals) = signals {
+            stopping.spawn(signals.forward(self.shared.clone()));
         }
-        ended
+        drive(&self.shared, self.watch, self.drain, &mut self.readiness).await
     }
 }
 

@@ -380,7 +380,7 @@ impl Handle {
     /// its credential was replaced, and when and why it stands down; then it ends the stream (STR-28, STR-29).
     ///
     /// # Panics
-    /// Panics if there are more than 64 topics.
+    /// As [`Hub::new`].
     pub fn events(&self, topics: impl IntoIterator<Item = &'static str>) -> Arc<Hub> {
         let topics: Vec<_> = iter::once(LIFECYCLE).chain(topics).collect();
         let hub = Arc::new(Hub::new(self.id().epoch(), &topics, Limits::default()));

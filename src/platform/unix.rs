@@ -10,12 +10,11 @@ mod signals;
 mod spawn;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use local_daemon_proto::registration::MAX_BYTES;
@@ -30,6 +29,7 @@ use tokio::io::unix::AsyncFd;
 #[cfg(any(feature = "daemon", feature = "async"))]
 use super::Watch;
 use super::{FileErrorKind, system};
+use crate::exchange::deadline_in;
 
 pub(crate) use self::launched::launched_directory;
 #[cfg(feature = "daemon")]
@@ -38,6 +38,8 @@ pub use self::launched::{LAUNCH_VARIABLE, forget_launch};
 #[cfg(feature = "daemon")]
 pub(crate) use self::limits::raise_descriptor_limit;
 pub use self::limits::{disable_core_dumps, with_caller_limits};
+#[cfg(feature = "daemon")]
+pub(crate) use self::listeners::is_tcp_listener;
 #[cfg(feature = "daemon")]
 pub use self::listeners::listen_fds;
 #[cfg(feature = "daemon")]
@@ -356,20 +358,19 @@ pub(crate) fn most_descriptors() -> Option<usize> {
 /// Takes the advisory lock, waiting at most `bound`; `None` if that takes longer, or if there can be no lock here (CONN-17).
 pub(crate) fn lock(path: &Path, bound: Duration) -> Option<File> {
     let file = open_to_append(path).ok()?;
-    if file.try_lock().is_ok() {
-        return Some(file);
-    }
-    // flock has no time-out. A thread that gets the lock too late finds nobody to give it to and so gives it back.
-    let (sender, receiver) = mpsc::sync_channel(0);
-    let waits = move || {
-        if file.lock().is_ok() {
-            let _ = sender.send(file);
+    let ends = deadline_in(bound);
+    // flock has no time-out, and a thread that waits in it stays there while a holder is stopped.
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < ends => std::thread::sleep(LOCK_PAUSE),
+            Err(_) => return None,
         }
-    };
-    // A process that may have no more threads goes on without the lock (CONN-17).
-    std::thread::Builder::new().spawn(waits).ok()?;
-    receiver.recv_timeout(bound).ok()
+    }
 }
+
+/// The pause between two tries of the advisory lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// How long the life lock is tried for, because another reader may be testing it.
 const LIFE_LOCK_BOUND: Duration = Duration::from_millis(50);

@@ -128,13 +128,19 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// When there are more than 64 topics.
+    /// Panics if there are more than 64 topics, or if one of them is no name: it is empty, contains a comma or a control
+    /// character, or is `gap`, `superseded` or `shutdown`, by which a stream tells about itself (STR-19).
     pub fn new(epoch: u32, topics: &[&'static str], limits: Limits) -> Self {
         Self::of(Log::new(epoch, limits), topics, None)
     }
 
     pub(super) fn of(log: Log, topics: &[&'static str], keeper: Option<Box<dyn Keep>>) -> Self {
         assert!(topics.len() <= 64, "topics are counted in 64 bits");
+        let is_name = |topic: &str| {
+            !matches!(topic, "" | "gap" | "superseded" | "shutdown")
+                && !topic.contains(|char: char| char == ',' || char.is_control())
+        };
+        assert!(topics.iter().all(|topic| is_name(topic)), "one of the topics {topics:?} is no name");
         let inner = Inner { log, keeper, end: None, seats: BTreeMap::new(), count: 0, waiting: 0 };
         Self { topics: topics.into(), inner: Mutex::new(inner) }
     }
@@ -159,13 +165,14 @@ impl Hub {
         self.inner().seats.len()
     }
 
-    /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
-    /// ended, and nobody would ever see it.
+    /// Appends an event for everybody who wants its topic, as [`append`](Self::append) does, for a product that writes the whole
+    /// `data` of the frame itself: on one line, a JSON object with `topic`, `at` and `data` (STR-14), which is not checked here.
+    /// `None`: the streams have ended, and nobody would ever see it.
     ///
     /// # Errors
     ///
-    /// Fails if `data` contains a line break, which would end its frame, or if the log is a file and could not be written. The
-    /// event is then sent to no subscriber, and its number is that of the next one.
+    /// Fails if `data` contains a line break, which would end its frame, or is not UTF-8, or if the log is a file and could not be
+    /// written. The event is then sent to no subscriber, and its number is that of the next one.
     ///
     /// # Panics
     ///
@@ -174,6 +181,9 @@ impl Hub {
         let place = self.place(topic).expect("the product appends to its own topics");
         if data.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the data of an event is one line"));
+        }
+        if str::from_utf8(data).is_err() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the data of an event is UTF-8"));
         }
         let mut inner = self.inner();
         if inner.end.is_some() {

@@ -44,7 +44,7 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// When there are more than 64 topics.
+    /// As [`Hub::new`].
     pub fn open(path: &Path, epoch: u32, topics: &[&'static str], limits: Limits) -> Result<Self, FileError> {
         let mut log = Log::new(epoch, limits);
         let journal = Journal::open(path, &mut log, topics)?;

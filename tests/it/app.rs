@@ -1,5 +1,7 @@
 //! The routes that the crate has for axum, and the streams that the daemon ends.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +15,11 @@ use http_body_util::BodyExt;
 use local_daemon::axum::{App, Json};
 use local_daemon::claim::Reason;
 use local_daemon::client::{Connection, Request, Response};
+use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::Builder;
 use local_daemon::perimeter::Origins;
 use local_daemon::streams::{Hub, Limits, Selection};
-use local_daemon::{Client, Daemon};
+use local_daemon::{Client, Daemon, StateDir};
 use serde_json::{Value, json};
 
 const ORIGIN: &str = "https://app.example";
@@ -203,4 +206,70 @@ async fn the_daemon_tells_its_streams_what_becomes_of_it_and_ends_them() {
     assert!(late.subscribe(&Selection::default()).is_err());
     second.stop();
     serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_that_may_be_idle_for_ever_has_no_deadline() {
+    for timeout in [Duration::from_secs(1 << 40), Duration::MAX] {
+        with_app(App::new().status().idle_timeout(timeout), |mut daemon| {
+            assert_eq!(daemon.status().unwrap().idle_deadline, None);
+        })
+        .await;
+    }
+}
+
+/// Its record is that of a daemon that was killed, which clients replace.
+#[tokio::test]
+async fn a_daemon_whose_call_is_dropped_answers_no_more() {
+    let home = tempfile::tempdir().unwrap();
+    let state_dir = home.path().join("state");
+    let daemon = builder(&state_dir).start().await.unwrap();
+    let handle = daemon.handle();
+    let client = Client::new("acme", "acme/1").unwrap().state_dir(&state_dir);
+    let connect = move || client.connect().map(drop).map_err(|error| error.outcome);
+    tokio::select! {
+        ended = App::new().idle_timeout(Duration::from_mins(1)).serve(daemon) => panic!("{ended:?}"),
+        connected = async {
+            handle.published().await;
+            tokio::task::spawn_blocking(connect.clone()).await.unwrap()
+        } => assert_eq!(connected, Ok(())),
+    }
+    let seen = tokio::task::spawn_blocking(connect).await.unwrap();
+    assert_eq!(seen, Err(ConnectOutcome::Stale));
+}
+
+/// LIFE-9: what has arrived when the daemon ends is answered, although nothing was open.
+#[tokio::test]
+async fn a_request_that_arrives_as_the_daemon_ends_is_refused_and_not_cut() {
+    let home = tempfile::tempdir().unwrap();
+    let state_dir = home.path().join("state");
+    let daemon = builder(&state_dir).start().await.unwrap();
+    let handle = daemon.handle();
+    let serving = tokio::spawn(App::new().get("/x", async || "x").serve(daemon));
+    handle.published().await;
+    let bearer = StateDir::at(&state_dir).read_credential().unwrap().unwrap().expose();
+    let authority = handle.url().authority();
+    let request =
+        format!("GET /x HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {}\r\n\r\n", *bearer);
+    let mut stream = TcpStream::connect(&authority).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut first = stream.try_clone().unwrap();
+    tokio::task::spawn_blocking(move || first.read(&mut [0; 4096])).await.unwrap().unwrap();
+    // This thread is the daemon's as well, so that the request arrives before any of this is noticed.
+    handle.stop();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut said = String::new();
+    let answer = tokio::task::spawn_blocking(move || stream.read_to_string(&mut said).map(|_| said))
+        .await
+        .unwrap();
+    assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 503 ")), "{answer:?}");
+    serving.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_listed_route_that_is_none_or_clashes_is_noticed_at_once() {
+    for path in ["/v1/{a", "/v1/{*rest}/b", "/v1/{other}"] {
+        let added = || App::new().get("/v1/{id}", async || "").merge(Router::new(), [(path, Method::GET)]);
+        assert!(std::panic::catch_unwind(added).is_err(), "{path}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The asynchronous client.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service as _;
 
 use crate::launched;
+use crate::raw::Raw;
 
 fn client(state_dir: &Path) -> Client {
     launched::client(state_dir).into()
@@ -173,6 +175,28 @@ async fn requests_use_proven_connections_again() {
         .unwrap_err();
     assert!(matches!(error.kind(), RequestErrorKind::Invalid(_)), "{error}");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn streams_keep_no_connection_from_other_requests() {
+    let daemon = Raw::start(std::process::id(), |request, stream| {
+        let is_stream = request.starts_with("GET /stream ");
+        let head = if is_stream { "" } else { "Content-Length: 0\r\n" };
+        let answer = format!("HTTP/1.1 200 OK\r\nX-Peer: {}\r\n{head}\r\n", stream.peer_addr().unwrap());
+        stream.write_all(answer.as_bytes()).is_ok()
+    });
+    let connection = Client::from(daemon.client()).connect().await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(connection.send(get_of("/stream")).await.unwrap());
+    }
+    let mut peers = BTreeSet::new();
+    for _ in 0..10 {
+        let answer = connection.send(get_of("/")).await.unwrap();
+        peers.insert(answer.headers()["x-peer"].clone().as_bytes().to_vec());
+        answer.into_body().collect().await.unwrap();
+    }
+    assert!(peers.len() <= 2, "{} connections", peers.len());
 }
 
 /// The answers to so many requests at the same time.

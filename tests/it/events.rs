@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body as AxumBody;
@@ -21,10 +21,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use local_daemon::client::{Connection, Events, EventsError};
 use local_daemon::daemon::Handle;
-use local_daemon::events::{EventId, Item};
+use local_daemon::events::{EventId, Item, StreamError};
 use local_daemon::streams::{End, EventBody, Hub, Limits, Selection};
 use local_daemon::{Client, Daemon, StateDir};
 use tokio::sync::watch;
+
+use crate::raw::Raw;
 
 const EPOCH: u32 = 0xa;
 const TOPICS: &[&str] = &["n"];
@@ -416,4 +418,74 @@ fn a_path_that_cannot_be_sent_is_an_error() {
         assert!(matches!(error, EventsError::Request(_)), "{error}");
     }
     running.stop();
+}
+
+/// STR-1: a path that answers with something else would be asked for ever.
+#[test]
+fn an_answer_of_another_type_is_an_error() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        stream.write_all(answer).is_ok()
+    });
+    let error = daemon.client().connect().unwrap().events("/v1/status").next_within(BOUND).unwrap_err();
+    assert!(matches!(error, EventsError::Stream(StreamError::Type)), "{error}");
+    #[cfg(feature = "async")]
+    {
+        let client = local_daemon::client::tokio::Client::from(daemon.client());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(client.events("/v1/status").next()).unwrap_err();
+        assert!(matches!(error, EventsError::Stream(StreamError::Type)), "{error}");
+    }
+}
+
+/// The end of a chunk may come after the end of a call.
+#[test]
+fn calls_that_end_in_the_middle_of_a_frame_lose_nothing() {
+    const COUNT: u64 = 30;
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        for seq in 1..=COUNT {
+            let data = format!("{{\"topic\": \"n\", \"at\": \"t\", \"data\": {seq}}}");
+            let frame = format!("id: 0000000a-{seq}\nevent: n\ndata: {data}\n\n");
+            stream.write_all(format!("{:x}\r\n{frame}", frame.len()).as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            stream.write_all(b"\r\n").unwrap();
+        }
+        true
+    });
+    let mut events = daemon.client().connect().unwrap().events("/v1/events");
+    let mut seen = Vec::new();
+    while seen.last() != Some(&COUNT) {
+        match events.next_within(Duration::from_millis(5)).unwrap() {
+            Some(Item::Event(event)) => seen.push(event.id.seq),
+            None => {}
+            other => panic!("{other:?} after {seen:?}"),
+        }
+    }
+    assert_eq!(seen, (1..=COUNT).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bound_holds_while_the_answer_has_not_begun() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        std::thread::sleep(Duration::from_millis(600));
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let frame = "id: 0000000a-1\nevent: n\ndata: {\"topic\": \"n\", \"at\": \"t\", \"data\": 1}\n\n";
+        stream.write_all(&[head.as_bytes(), frame.as_bytes()].concat()).unwrap();
+        std::thread::sleep(Duration::from_millis(600));
+        false
+    });
+    let mut events = daemon.client().connect().unwrap().events("/v1/events");
+    let began = Instant::now();
+    assert!(events.next_within(Duration::from_millis(50)).unwrap().is_none());
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    // What a program does that has something else to do in between.
+    let item = loop {
+        if let Some(item) = events.next_within(Duration::ZERO).unwrap() {
+            break item;
+        }
+        assert!(began.elapsed() < BOUND);
+    };
+    assert!(matches!(&item, Item::Event(event) if event.id.seq == 1), "{item:?}");
 }

@@ -1,11 +1,16 @@
 //! What a product does with a daemon as a whole.
 
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
 use local_daemon::Launch;
 use local_daemon::client::{Mode, Request, RestartError, Stop, StopError, Upgrade};
 use local_daemon::connect::ConnectOutcome;
 use serde_json::json;
 
 use crate::launched::{client, launch};
+use crate::raw::Raw;
 
 #[test]
 fn a_daemon_tells_its_status_and_is_stopped() {
@@ -92,4 +97,63 @@ fn clients_that_upgrade_at_the_same_time_converge() {
     assert!(ids.iter().all(|id| *id == ids[0] && *id != old), "{found:?}");
     assert!(found.iter().any(|found| matches!(found.upgrade, Upgrade::Done { .. })), "{found:?}");
     client.stop(&Stop::new()).unwrap();
+}
+
+/// CONV-31: the connection is older than the process that has the daemon's pid now.
+#[test]
+fn another_process_that_got_the_pid_is_not_killed() {
+    let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut daemon = Raw::start(other.id(), |_, _| false);
+    let mut connection = daemon.client().connect().unwrap();
+    // Its connection ends, and so does the daemon.
+    connection.get("/").unwrap_err();
+    daemon.stop();
+    let gone = connection.process().map(drop).unwrap_err().to_string();
+    let stopped = connection.stop(&Stop::new().force(true).bound(Duration::from_millis(100)));
+    let ended = other.try_wait().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(ended.is_none(), "{ended:?}: {stopped:?}");
+    assert!(stopped.is_err() && gone.contains("does not prove itself"), "{gone}: {stopped:?}");
+}
+
+#[test]
+fn a_daemon_with_too_many_connections_is_not_taken_for_one_that_stops() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let body = r#"{"code": "overloaded", "detail": "too many"}"#;
+        let head = format!("HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_ok()
+    });
+    let stopped = daemon.client().stop(&Stop::new());
+    assert!(matches!(&stopped, Err(StopError::Answer(answer)) if answer.status == 503), "{stopped:?}");
+}
+
+/// A daemon that was not asked is not one that is not there.
+#[test]
+fn no_time_to_look_is_no_absence() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state"));
+    client.connect_or_spawn(&launch("1")).unwrap();
+    let hurried = client.clone().deadline(Duration::ZERO);
+    assert_eq!(hurried.connect().unwrap_err().outcome, ConnectOutcome::Busy);
+    let stopped = hurried.stop(&Stop::new());
+    assert!(matches!(stopped, Err(StopError::Connect(_))), "{stopped:?}");
+    client.stop(&Stop::new()).unwrap().unwrap();
+}
+
+/// A holder of the lock that is stopped holds up each call for its bound, and nothing after it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lock_that_is_not_given_back_costs_no_threads() {
+    let home = tempfile::tempdir().unwrap();
+    let client = client(&home.path().join("state")).deadline(Duration::from_millis(50));
+    client.directory().create().unwrap();
+    let _held = client.directory().lock(Duration::ZERO).unwrap();
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for _ in 0..20 {
+        assert!(client.connect_or_spawn(&Launch::new("/no/such/daemon")).is_err());
+    }
+    // Other tests may run in this process.
+    assert!(threads() < before + 15, "{before} -> {}", threads());
 }

@@ -1,6 +1,7 @@
 //! Where a daemon listens: at what it was given, at the port that it prefers, or elsewhere.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -60,12 +61,18 @@ async fn a_listener_that_cannot_be_a_daemons_is_refused_with_its_fault() {
     let shared = listener("127.0.0.1:0");
     rustix::net::sockopt::set_socket_reuseport(&shared, true).unwrap();
     let twice = listener("127.0.0.1:0");
+    // Any socket can be called a listener.
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = listener("127.0.0.1:0");
+    let connected = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     for (listeners, expected) in [
         (vec![listener("0.0.0.0:0")], ListenerErrorKind::NotLoopback),
         (vec![listener("127.0.0.2:0")], ListenerErrorKind::NotLoopback),
         (vec![listener("127.0.0.1:0"), listener("127.0.0.1:0")], ListenerErrorKind::OtherPort),
         (vec![twice.try_clone().unwrap(), twice], ListenerErrorKind::Repeated),
         (vec![shared], ListenerErrorKind::Shared),
+        (vec![TcpListener::from(OwnedFd::from(datagrams))], ListenerErrorKind::NotListening),
+        (vec![TcpListener::from(OwnedFd::from(connected))], ListenerErrorKind::NotListening),
     ] {
         let builder = listeners.into_iter().fold(builder(&home.path().join("state")), Builder::listener);
         match builder.start().await.map(|_| ()) {
@@ -106,7 +113,7 @@ fn sockets_of_a_service_manager_are_taken_by_the_process_that_they_are_for() {
             .args(["-c", &script])
             .arg(std::env::current_exe().unwrap())
             .env("ACTIVATED", "1")
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(passed)))
+            .stdin(Stdio::from(OwnedFd::from(passed)))
             .output()
             .unwrap();
         let said = String::from_utf8(output.stdout).unwrap();

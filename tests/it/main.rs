@@ -13,6 +13,7 @@ mod lifecycle;
 mod listeners;
 mod loom;
 mod perimeter;
+mod raw;
 mod requests;
 mod streams;
 mod testing;

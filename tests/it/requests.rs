@@ -1,6 +1,6 @@
 //! What a client of the crate can send, and how it gets its answer.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -9,9 +9,12 @@ use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
+use local_daemon::Launch;
 use local_daemon::client::{Connection, Request, RequestErrorKind};
 use local_daemon::testing::Home;
 use serde_json::{Value, json};
+
+use crate::raw::Raw;
 
 /// Answers with the method, a header and the body of the request.
 async fn echo(method: Method, headers: HeaderMap, body: Bytes) -> Json<Value> {
@@ -133,6 +136,44 @@ fn an_answer_that_comes_early_is_read() {
         assert_eq!(answer.status, 409);
         assert_eq!(connection.get("/large").unwrap().status, 200);
     });
+}
+
+#[test]
+fn an_answer_in_many_small_chunks_is_read() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let chunks = b"8\r\n01234567\r\n".repeat(100_000);
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(&[&head[..], &chunks, b"0\r\n\r\n"].concat()).is_ok()
+    });
+    assert_eq!(daemon.client().connect().unwrap().get("/").unwrap().body.len(), 800_000);
+}
+
+#[test]
+fn the_query_is_in_no_error() {
+    with_connection(|connection| {
+        let answer = connection.get("/nothing?token=secret").unwrap();
+        let error = connection.answer_error("/nothing?token=secret", &answer);
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    });
+}
+
+#[test]
+fn no_error_controls_a_terminal() {
+    let daemon = Raw::start(std::process::id(), |_, stream| {
+        let body = r#"{"code": "a\u001b[2J", "detail": "b\r\u009b"}"#;
+        let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_ok()
+    });
+    let mut connection = daemon.client().connect().unwrap();
+    let answer = connection.get("/").unwrap();
+    let error = connection.answer_error("/", &answer).to_string();
+    assert!(error.ends_with("the daemon answered 400 (a [2J): b  "), "{error:?}");
+}
+
+#[test]
+fn the_environment_of_a_launch_is_not_shown() {
+    let shown = format!("{:?}", Launch::new("acmed").env("ACME_KEY", "secret"));
+    assert!(shown.contains("ACME_KEY") && !shown.contains("secret"), "{shown}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use http_body::Body;
+use local_daemon::events::{Item, Reader};
 use local_daemon::streams::{
     End, EventBody, EventId, HEARTBEAT_INTERVAL, Hub, Limits, Next, Selection, SubscribeError, Subscriber,
 };
@@ -238,11 +239,38 @@ fn a_request_is_read_with_the_header_first() {
 #[test]
 fn the_data_of_an_event_is_one_line() {
     let hub = hub(Limits::default());
-    for data in ["{\n}", "\r", "1\r\n"] {
-        let error = hub.append_line("note", data.as_bytes()).unwrap_err();
+    // What is not UTF-8 would be damage to whoever reads the file back.
+    for data in [&b"{\n}"[..], b"\r", b"1\r\n", b"\"\xff\""] {
+        let error = hub.append_line("note", data).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
     assert_eq!(hub.append_line("note", b"1").unwrap(), Some(id(1)));
+    let separators: String = ('\0'..='\u{9f}').chain(['\u{85}', '\u{2028}', '\u{2029}']).collect();
+    assert_eq!(hub.append("note", &separators).unwrap(), Some(id(2)));
+    let mut reader = hub.subscribe(&after(1)).unwrap();
+    let Some(Next::Frames(frames)) = next(&mut reader) else { panic!() };
+    let mut client = Reader::new(None);
+    client.push(&frames);
+    let Ok(Some(Item::Event(event))) = client.next() else { panic!() };
+    assert_eq!(event.json::<String>().unwrap(), separators);
+}
+
+/// Each would break frames, could not be selected, or is what a stream tells about itself.
+#[test]
+fn topics_have_names() {
+    for topic in [
+        "",
+        "a,b",
+        "a\nid: 5f0c2a9b-9",
+        "\r",
+        "gap",
+        "superseded",
+        "shutdown",
+    ] {
+        let made = std::panic::catch_unwind(|| Hub::new(EPOCH, &[topic], Limits::default()));
+        assert!(made.is_err(), "{topic:?}");
+    }
+    Hub::new(EPOCH, &["lifecycle", "a b", "\u{fc}", "jobs/1"], Limits::default());
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Request;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use local_daemon_proto::events::{EventId, Item};
@@ -52,6 +53,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<Opened, OpenError>> + Send>>;
 /// The answer to a request for a stream.
 struct Opened {
     status: u16,
+    content_type: Option<HeaderValue>,
     stream: Incoming,
 }
 
@@ -137,13 +139,16 @@ impl Events {
         let opened = opening.await;
         self.opening = None;
         match opened {
-            Ok(Opened { status, stream }) => match self.course.answered(status) {
-                Answered::Opened => self.stream = Some(stream),
-                Answered::Later => {}
-                Answered::Refused => {
-                    return Err(EventsError::Refused { status, problem: problem(stream).await });
+            Ok(Opened { status, content_type, stream }) => {
+                let content_type = content_type.as_ref().and_then(|value| value.to_str().ok());
+                match self.course.answered(status, content_type)? {
+                    Answered::Opened => self.stream = Some(stream),
+                    Answered::Later => {}
+                    Answered::Refused => {
+                        return Err(EventsError::Refused { status, problem: problem(stream).await });
+                    }
                 }
-            },
+            }
             Err(OpenError::Connect(error)) => return self.course.could_not_connect(error),
             Err(OpenError::Request(error)) => return self.course.could_not_ask(error),
         }
@@ -186,7 +191,12 @@ async fn open(
     })?;
     let answer = connection.send_any(boxed(request)).await;
     let answer = answer.map_err(|unanswered| OpenError::Request(unanswered.error))?;
-    Ok(Opened { status: answer.status().as_u16(), stream: answer.into_body() })
+    let content_type = answer.headers().get(CONTENT_TYPE).cloned();
+    Ok(Opened {
+        status: answer.status().as_u16(),
+        content_type,
+        stream: answer.into_body(),
+    })
 }
 
 /// Reads the reason of a refusal.

@@ -3,7 +3,7 @@
 use std::env;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
@@ -58,13 +58,19 @@ fn check(number: RawFd) -> io::Result<()> {
     // SAFETY: the number is only asked what it is, and one that is no descriptor answers EBADF.
     let socket = unsafe { BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
-    let is_tcp = sockopt::socket_type(socket)? == SocketType::STREAM
-        && matches!(getsockname(socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
-    if is_tcp && is_listening(socket)? {
+    if is_tcp_listener(socket)? {
         Ok(())
     } else {
         Err(invalid(&format!("descriptor {number} of LISTEN_FDS is not a listening socket of TCP")))
     }
+}
+
+/// Whether this is a listening socket of TCP. A `TcpListener` can be made of any descriptor.
+pub(crate) fn is_tcp_listener(socket: impl AsFd) -> io::Result<bool> {
+    let socket = socket.as_fd();
+    let is_tcp = sockopt::socket_type(socket)? == SocketType::STREAM
+        && matches!(getsockname(socket)?.address_family(), AddressFamily::INET | AddressFamily::INET6);
+    Ok(is_tcp && is_listening(socket)?)
 }
 
 #[cfg(not(target_vendor = "apple"))]
