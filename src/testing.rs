@@ -132,8 +132,9 @@ impl Home {
         self.serve(self.builder(), async |daemon| daemon.serve(service).await)
     }
 
-    /// Starts the daemon of a builder, and waits until it has published. `serve` calls [`Daemon::serve`], after whatever it
-    /// needs the daemon's [`Handle`] for.
+    /// Starts the daemon of a builder on this directory, and waits until it has published. `serve` calls [`Daemon::serve`],
+    /// after whatever it needs the daemon's [`Handle`] for. The builder may be the product's own: this
+    /// sets its state directory.
     ///
     /// ```
     /// use local_daemon::testing::Home;
@@ -154,6 +155,7 @@ impl Home {
         F: FnOnce(Daemon) -> R + Send + 'static,
         R: Future<Output = Result<Reason, Error>>,
     {
+        let builder = builder.state_dir(&self.state_dir);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().name("test-daemon".to_owned()).spawn(move || {
@@ -213,7 +215,7 @@ impl Home {
     {
         let requests = Arc::default();
         let service = Scripted { answer: Arc::new(answer), requests: Arc::clone(&requests) };
-        let builder = Daemon::builder(&*self.component, protocol).state_dir(&self.state_dir);
+        let builder = Daemon::builder(&*self.component, protocol);
         let daemon = self.serve(builder, async |daemon| daemon.serve(service).await)?;
         Ok(FakeDaemon { daemon, requests })
     }
@@ -324,7 +326,7 @@ impl FakeDaemon {
         lock(&self.requests).clone()
     }
 
-    /// Returns the daemon, to stop it.
+    /// Returns the daemon, whose [`handle`](TestDaemon::handle) stops it.
     pub fn daemon(&self) -> &TestDaemon {
         &self.daemon
     }

@@ -161,7 +161,7 @@ impl Connection {
     ///
     /// # Errors
     /// Fails if the proven handshake and the record give different pids, if the daemon runs in another pid namespace
-    /// (CONV-36), if the process is gone, or if this system has no such hold.
+    /// (CONV-36) or in this very process, if the process is gone, or if this system has no such hold.
     pub fn process(&self) -> io::Result<Process> {
         if self.registration.world.has_other_pids(&platform::world()) {
             return Err(io::Error::other(
@@ -170,6 +170,9 @@ impl Connection {
         }
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
             return Err(io::Error::other("the record's pid is not the proven daemon's"));
+        }
+        if self.handshake.pid.get() == std::process::id() {
+            return Err(io::Error::other("it runs in this very process"));
         }
         platform::Process::open(self.handshake.pid).map(Process)
     }
