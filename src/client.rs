@@ -71,7 +71,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The program; a bare name is looked up on `PATH`.
+    /// Returns a launch of this program; a bare name is looked up on `PATH`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
         // The daemon works in `/`: a relative path means the caller's directory.
@@ -80,14 +80,14 @@ impl Launch {
         Self { program, args: Vec::new(), env: Vec::new() }
     }
 
-    /// Arguments. Never the credential: every local user can read them.
+    /// Adds arguments. The credential is never one: every local user can read them.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// An environment variable for the daemon.
+    /// Sets an environment variable of the daemon.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         let key = key.into();
@@ -140,9 +140,9 @@ impl Launch {
 ///
 /// # Blocking
 ///
-/// It needs no runtime. Within an asynchronous one, each call that waits (a connect, a request, [`Events`]) blocks its thread until
-/// its deadline at most, and with that every task of the thread: a daemon that runs on the same thread cannot answer, and the
-/// connect ends in `busy`, with a text that says so. Such a program calls it by `tokio::task::spawn_blocking`, or uses the
+/// It needs no runtime. Within an asynchronous one, each call that waits (a connect, a request, [`Events`]) blocks its thread
+/// until its deadline at most, and with that every task of the thread: a daemon that runs on the same thread cannot answer, and
+/// the connect ends in `busy`, with a text that says so. Such a program calls it by `tokio::task::spawn_blocking`, or uses the
 /// asynchronous client, `client::tokio` (feature `async`).
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -155,13 +155,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `component` that speaks `protocol` (`name/N`).
+    /// Returns a client of `component` that speaks `protocol` (`name/N`).
+    ///
+    /// # Errors
+    /// Fails if the component or the protocol is not one, or if there is no home directory.
     pub fn new(component: &str, protocol: &str) -> Result<Self, SetupError> {
         let component = component.parse()?;
         Self::of(StateDir::locate(None, &component)?, component, protocol)
     }
 
-    /// A client of the daemon that has this state directory. It looks neither at the environment nor for a home directory.
+    /// Returns a client of the daemon that has this state directory. It looks neither at the environment nor for a home
+    /// directory.
     ///
     /// # Errors
     /// Fails if the component or the protocol is none.
@@ -180,21 +184,21 @@ impl Client {
         })
     }
 
-    /// Another state directory than the component's own.
+    /// Sets another state directory than the component's own.
     #[must_use]
     pub fn state_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.state_dir = StateDir::at(path.as_ref());
         self
     }
 
-    /// The whole deadline of a connect.
+    /// Sets how long a whole connect may take: [`DEFAULT_TIMEOUT`] by default.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Displace an incompatible daemon whatever its name and number.
+    /// Displaces an incompatible daemon whatever its name and number.
     #[must_use]
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
@@ -208,7 +212,7 @@ impl Client {
         self
     }
 
-    /// The state directory in use.
+    /// Returns the state directory in use.
     pub fn directory(&self) -> &StateDir {
         &self.state_dir
     }

@@ -116,7 +116,7 @@ pub enum ListenerErrorKind {
 }
 
 impl Error {
-    /// The process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
+    /// Returns the process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
             Self::Component(_) | Self::Protocol(_) | Self::Listener { .. } => 2,
@@ -160,12 +160,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon of `component` (the state directory's name) that speaks `protocol` (`name/N`).
+    /// Returns a builder for a daemon of `component` (the state directory's name) that speaks `protocol` (`name/N`).
     pub fn builder(component: impl Into<String>, protocol: impl Into<String>) -> Builder {
         Builder::new(component.into(), protocol.into())
     }
 
-    /// What routes and background work need to know of the daemon.
+    /// Returns what routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
         self.publication.handle()
     }

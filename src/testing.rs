@@ -177,8 +177,8 @@ impl Home {
         }
     }
 
-    /// Starts a daemon that proves itself and answers each request by `answer`. Its answers pass the guard, as those of any daemon:
-    /// an error with a line of text or nothing becomes a problem (PER-35).
+    /// Starts a daemon that proves itself and answers each request by `answer`. Its answers pass the guard, as those of any
+    /// daemon: an error with a line of text or nothing becomes a problem (PER-35).
     ///
     /// ```
     /// use http::{Response, StatusCode};

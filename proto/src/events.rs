@@ -76,12 +76,12 @@ pub enum Item {
         /// The last one that this reader had.
         after: Option<EventId>,
     },
-    /// Another daemon has taken over (STR-28). The next stream is its own.
+    /// Another daemon has taken over (STR-28). What follows is of its stream.
     Superseded {
         /// That daemon, if the displaced one knew it.
         successor: Option<ClaimId>,
     },
-    /// The daemon stops, as it was asked to (STR-29).
+    /// The daemon stops, as it was asked to (STR-29). What follows, if anything, is of the next daemon's stream.
     Shutdown,
 }
 
@@ -162,7 +162,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that begins after this event, or with what happens from now on.
+    /// Returns a reader that begins after this event, or with what happens from now on.
     pub fn new(after: Option<EventId>) -> Self {
         Self {
             input: Vec::new(),

@@ -52,7 +52,7 @@ impl<S> fmt::Debug for App<S> {
 }
 
 impl App {
-    /// No routes yet, and no state that handlers share.
+    /// Returns an app without routes, and without a state that handlers share.
     pub fn new() -> Self {
         Self::with_state(())
     }
@@ -78,7 +78,7 @@ pub(super) struct Context {
 type Patterns<T> = matchit::Router<(String, T)>;
 
 impl<S: Clone + Send + Sync + 'static> App<S> {
-    /// No routes yet, and a state that handlers share, which they extract as [`State`].
+    /// Returns an app without routes, and with a state that handlers share: they extract it as axum's `State`.
     pub fn with_state(state: S) -> Self {
         Self {
             router: Router::new(),
@@ -217,8 +217,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         guard.methods(of_path).stream_routes(self.stream_routes.iter().copied())
     }
 
-    /// Returns the routes as a service to put behind the guard of the daemon that `handle` belongs to. [`serve`](Self::serve) does
-    /// so by itself; this is for a server of the product's own, and for tests. It does not watch for idleness.
+    /// Returns the routes as a service to put behind the guard of the daemon that `handle` belongs to. [`serve`](Self::serve)
+    /// does so by itself; this is for a server of the product's own, and for tests. It does not watch for idleness.
     pub fn into_router(self, handle: Handle) -> Router {
         let context = self.context(handle);
         self.router_with(context)

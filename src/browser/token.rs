@@ -59,7 +59,7 @@ impl Accepted {
 }
 
 impl PageTokens {
-    /// None.
+    /// Returns a list without tokens.
     pub fn new() -> Self {
         Self::default()
     }
@@ -69,7 +69,7 @@ impl PageTokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new token for the pages of a serialised origin.
+    /// Makes a token for the pages of a serialised origin.
     ///
     /// # Panics
     ///
@@ -108,7 +108,7 @@ impl PageTokens {
         Some(Accepted { id: found.token.id.clone(), life: found.life.subscribe() })
     }
 
-    /// The live tokens, in the order of their issue.
+    /// Returns the live tokens, in the order of their issue.
     pub fn list(&self) -> Vec<PageToken> {
         self.held().iter().map(|held| held.token.clone()).collect()
     }

@@ -32,12 +32,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The record by which the daemon was found.
+    /// Returns the record by which the daemon was found.
     pub fn registration(&self) -> &Registration {
         &self.registration
     }
 
-    /// What the daemon said of itself.
+    /// Returns what the daemon said of itself.
     pub fn handshake(&self) -> &Handshake {
         &self.handshake
     }
@@ -221,11 +221,17 @@ pub struct Process(platform::Process);
 
 impl Process {
     /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// Fails if the system does not allow it.
     pub fn kill(&self) -> io::Result<()> {
         self.0.kill()
     }
 
-    /// Waits until it has ended; `false`: it still runs after `bound`.
+    /// Waits until it has ended; returns `false` if it still runs after `bound`.
+    ///
+    /// # Errors
+    /// Fails if the system cannot watch it.
     pub fn wait(&self, bound: Duration) -> io::Result<bool> {
         self.0.wait(bound)
     }

@@ -131,7 +131,7 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// A graceful stop, within [`DEFAULT_STOP_TIMEOUT`].
+    /// Returns a graceful stop, within [`DEFAULT_STOP_TIMEOUT`].
     pub fn new() -> Self {
         Self::default()
     }
@@ -151,8 +151,8 @@ impl Stop {
         self
     }
 
-    /// Sets how long it may take to end after it has taken the request: [`DEFAULT_STOP_TIMEOUT`] by default. A product whose daemon drains
-    /// longer than 10 s waits longer.
+    /// Sets how long it may take to end after it has taken the request: [`DEFAULT_STOP_TIMEOUT`] by default. A product whose
+    /// daemon drains longer than 10 s waits longer.
     #[must_use]
     pub fn bound(mut self, bound: Duration) -> Self {
         self.bound = bound;
@@ -182,7 +182,7 @@ pub enum StopError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Something is open, and it was to stop only if nothing is. It goes on.
-    #[error("{url}: the daemon (pid {pid}) is in use, and goes on")]
+    #[error("{url}: the daemon (pid {pid}) is in use ({}), and goes on", listed(active))]
     InUse {
         /// Where it listens.
         url: LoopbackUrl,
@@ -219,6 +219,12 @@ pub enum StopError {
     },
 }
 
+/// Returns what is open, such as `streams: 2`, without what there is none of.
+fn listed(active: &Map<String, Value>) -> String {
+    let open = active.iter().filter(|(_, count)| count.as_u64() != Some(0));
+    open.map(|(what, count)| format!("{what}: {count}")).collect::<Vec<_>>().join(", ")
+}
+
 impl Connection {
     /// Asks the daemon for its status. A daemon that does not have the profile `lifecycle` may have none.
     ///
@@ -234,8 +240,9 @@ impl Connection {
         answer.json().map_err(|source| StatusError::Malformed { url, source })
     }
 
-    /// Stops the daemon, which has proven itself (LIFE-26) and which its id names (LIFE-11), and waits until its process is gone. If its process cannot be watched, an
-    /// address that refuses, and a record that is no longer its own, count as its end (LIFE-25).
+    /// Stops the daemon, which has proven itself (LIFE-26) and which its id names (LIFE-11), and waits until its process is
+    /// gone. If its process cannot be watched, an address that refuses, and a record that is no longer its own, count as its
+    /// end (LIFE-25).
     ///
     /// ```no_run
     /// use local_daemon::Client;
@@ -245,7 +252,7 @@ impl Connection {
     /// let mut daemon = Client::new("acme", "acme/1")?.connect()?;
     /// match daemon.stop(&Stop::new().if_idle(true)) {
     ///     Ok(stopped) => println!("pid {} is gone", stopped.pid),
-    ///     Err(StopError::InUse { active, .. }) => println!("in use: {active:?}"),
+    ///     Err(error @ StopError::InUse { .. }) => println!("{error}"),
     ///     Err(error) => return Err(error.into()),
     /// }
     /// # Ok(()) }
@@ -459,7 +466,7 @@ impl Client {
     /// // The client and the daemon of this product have one version.
     /// let found = client.upgrade_or_spawn(&launch, |theirs| theirs.version != env!("CARGO_PKG_VERSION"))?;
     /// if let Upgrade::InUse { active } = found.upgrade {
-    ///     eprintln!("an older acmed is in use: {active:?}");
+    ///     eprintln!("an older acmed has {} streams open", active["streams"]);
     /// }
     /// # Ok(()) }
     /// ```

@@ -60,7 +60,7 @@ impl fmt::Debug for Request<'_> {
 }
 
 impl<'a> Request<'a> {
-    /// A request of any method but `CONNECT`, for a path with its query.
+    /// Returns a request of any method but `CONNECT`, for a path with its query.
     pub fn new(method: &str, path: &str) -> Self {
         let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         let fault = match () {
@@ -82,22 +82,22 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A GET.
+    /// Returns a GET of this path.
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// A POST.
+    /// Returns a POST to this path.
     pub fn post(path: &str) -> Self {
         Self::new("POST", path)
     }
 
-    /// A PUT.
+    /// Returns a PUT of this path.
     pub fn put(path: &str) -> Self {
         Self::new("PUT", path)
     }
 
-    /// A DELETE.
+    /// Returns a DELETE of this path.
     pub fn delete(path: &str) -> Self {
         Self::new("DELETE", path)
     }
@@ -148,8 +148,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Gives it a body that is read while it is sent, of `length` bytes if that is known. What the daemon answers before the whole
-    /// body was sent is kept in memory, at most [`max_answer`](Self::max_answer) bytes of it.
+    /// Gives it a body that is read while it is sent, of `length` bytes if that is known. What the daemon answers before the
+    /// whole body was sent is kept in memory, at most [`max_answer`](Self::max_answer) bytes of it.
     #[must_use]
     pub fn body_from(mut self, reader: impl Read + Send + 'a, length: Option<u64>) -> Self {
         self.body = Body::Reader(Box::new(reader), length);
@@ -326,7 +326,7 @@ pub struct Response<B = Vec<u8>> {
 }
 
 impl<B> Response<B> {
-    /// Whether the status is 2xx.
+    /// Returns whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -438,7 +438,7 @@ impl RequestError {
         Self { kind, request, source }
     }
 
-    /// Which way it failed.
+    /// Returns which way it failed.
     pub fn kind(&self) -> RequestErrorKind {
         self.kind
     }

@@ -108,8 +108,8 @@ impl Client {
         Ok(Connection::of(on_thread(connect).await?).await)
     }
 
-    /// Calls the blocking client, on a thread for that: to stop a daemon, to restart it, or to replace an older one. The call goes on
-    /// if this one is dropped.
+    /// Calls the blocking client, on a thread for that: to stop a daemon, to restart it, or to replace an older one. The call
+    /// goes on if this one is dropped.
     ///
     /// ```no_run
     /// use local_daemon::Launch;
@@ -226,12 +226,12 @@ impl Connection {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The record by which the daemon was found.
+    /// Returns the record by which the daemon was found.
     pub fn registration(&self) -> &Registration {
         &self.shared.registration
     }
 
-    /// What the daemon said of itself.
+    /// Returns what the daemon said of itself.
     pub fn handshake(&self) -> &Handshake {
         &self.shared.handshake
     }

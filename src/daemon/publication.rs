@@ -49,7 +49,7 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// What routes and background work need to know of the daemon.
+    /// Returns what routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
         Handle(self.shared.clone())
     }

@@ -167,7 +167,7 @@ impl Shared {
     fn set_origins(&self, now: Origins) {
         self.origins.send_if_modified(|list| {
             let before = std::mem::replace(list, now);
-            // BROW-14: in one step with the list, so that whoever looks at it after issuing a token leaves none behind.
+            // BROW-14: in one step with the list, so that a look at it after a token was issued leaves none behind.
             if let Some(tokens) = &self.page_tokens {
                 let is_removed = |origin: &str| before.contains(origin) && !list.contains(origin);
                 tokens.revoke_where(|token| is_removed(&token.origin));
@@ -288,7 +288,7 @@ impl Identity for Shared {
         }
     }
 
-    /// PER-19, PER-41: whoever asks is judged by what the source says now, and not by what was last announced.
+    /// PER-19, PER-41: a request is judged by what the source says now, and not by what was last announced.
     fn origins(&self) -> watch::Receiver<Origins> {
         self.look_at_origins();
         self.origins.subscribe()
@@ -304,32 +304,32 @@ impl Identity for Shared {
 pub struct Handle(pub(super) Arc<Shared>);
 
 impl Handle {
-    /// The claim id of this launch.
+    /// Returns the id of this launch.
     pub fn id(&self) -> ClaimId {
         self.0.id
     }
 
-    /// The wire protocol.
+    /// Returns the wire protocol.
     pub fn protocol(&self) -> &Protocol {
         &self.0.protocol
     }
 
-    /// The implementation's version.
+    /// Returns the implementation's version.
     pub fn version(&self) -> &str {
         &self.0.version
     }
 
-    /// What the handshake says the daemon can do.
+    /// Returns what the handshake says the daemon can do.
     pub fn capabilities(&self) -> &[String] {
         &self.0.capabilities
     }
 
-    /// The own process id.
+    /// Returns the id of this process.
     pub fn pid(&self) -> u32 {
         self.0.pid.get()
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn url(&self) -> LoopbackUrl {
         self.0.url
     }
@@ -340,12 +340,12 @@ impl Handle {
         self.0.page_host.as_ref().filter(|_| self.0.other_family.try_hold())
     }
 
-    /// When it started, by the wall clock.
+    /// Returns when it started, by the wall clock.
     pub fn started_at(&self) -> SystemTime {
         self.0.started_at
     }
 
-    /// The state directory.
+    /// Returns the state directory.
     pub fn state_dir(&self) -> &Path {
         self.0.state_dir.path()
     }
@@ -360,7 +360,7 @@ impl Handle {
         self.0.set_origins(origins);
     }
 
-    /// The origins that are admitted now, and every later list.
+    /// Returns the origins that are admitted now, and every later list.
     pub fn origins(&self) -> watch::Receiver<Origins> {
         self.0.look_at_origins();
         self.0.announced.subscribe()
@@ -414,8 +414,8 @@ impl Handle {
         self.0.stop("requested");
     }
 
-    /// Asks for a graceful stop where no more than `besides` requests are open (a route that asks is one of them);
-    /// `false`: there are more, or it stops already. No request slips in between the look and the stop.
+    /// Asks for a graceful stop if no more than `besides` requests are open (a route that asks is one of them); returns `false`
+    /// if there are more, or if it stops already. No request slips in between the look and the stop.
     pub fn stop_if_idle(&self, besides: usize) -> bool {
         self.stop_if_idle_for("requested", besides)
     }
@@ -428,7 +428,7 @@ impl Handle {
         idle
     }
 
-    /// Ends as soon as the record is published; never, where that does not come to pass.
+    /// Ends as soon as the record is published; never, if the daemon ends before that.
     pub async fn published(&self) {
         // The sender is in `self`, so the wait ends on nothing else.
         let _ = self.0.published.subscribe().wait_for(|published| *published).await;

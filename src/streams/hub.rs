@@ -1,4 +1,4 @@
-//! The log and everybody who reads it, behind one lock. Whoever has read everything leaves its waker under that lock, so
+//! The log and its readers, behind one lock. A reader that has read everything leaves its waker under that lock, so
 //! that no event slips in between the look and the wait. `tests/it/loom.rs` runs this very file.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct Hub {
 
 /// What keeps a log beyond the life of the process.
 pub(super) trait Keep: fmt::Debug + Send {
-    /// Keeps a frame, before anybody can read it. Where it fails, nothing of the frame is kept.
+    /// Keeps a frame, before it can be read. If it fails, nothing of the frame is kept.
     fn keep(&mut self, frame: &[u8]) -> io::Result<()>;
 
     /// The log has taken the frame, and may have forgotten others for it. Where it fails, they are still kept.
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 impl Inner {
-    /// Everybody who waits, to be woken once the lock is let go.
+    /// Returns the waker of each reader that waits, to be woken once the lock is let go.
     fn wakers(&mut self) -> Vec<Waker> {
         if self.waiting == 0 {
             return Vec::new();
@@ -124,11 +124,11 @@ pub enum Next {
 }
 
 impl Hub {
-    /// A log without events, in memory.
+    /// Returns a log without events, in memory.
     ///
     /// # Panics
     ///
-    /// When there are more than 64 topics.
+    /// Panics if there are more than 64 topics.
     pub fn new(epoch: u32, topics: &[&'static str], limits: Limits) -> Self {
         Self::of(Log::new(epoch, limits), topics, None)
     }
@@ -144,7 +144,7 @@ impl Hub {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topics that there are.
+    /// Returns the topics.
     pub fn topics(&self) -> &[&'static str] {
         &self.topics
     }
@@ -154,13 +154,13 @@ impl Hub {
         self.inner().log.last()
     }
 
-    /// How many subscribers there are (STR-24).
+    /// Returns how many subscribers there are (STR-24).
     pub fn subscribers(&self) -> usize {
         self.inner().seats.len()
     }
 
-    /// Appends an event for everybody who wants its topic; `data` is its JSON on one line. `None`: the streams have
-    /// ended, and nobody would ever see it.
+    /// Appends an event of a topic; `data` is its JSON on one line. Returns `None` if the streams have ended, so that no
+    /// reader would ever see it.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// When there is no such topic.
+    /// Panics if there is no such topic.
     pub fn append_line(&self, topic: &str, data: &[u8]) -> io::Result<Option<EventId>> {
         let place = self.place(topic).expect("the product appends to its own topics");
         if data.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -213,11 +213,11 @@ impl Hub {
         u8::try_from(place).ok()
     }
 
-    /// One more subscriber, from now on or from after an event (STR-3, STR-15).
+    /// Adds a subscriber, from now on or from after an event (STR-3, STR-15).
     ///
     /// # Errors
     ///
-    /// An unknown topic (STR-5); the streams have ended (STR-6).
+    /// Fails if there is no such topic (STR-5), or if the streams have ended (STR-6).
     pub fn subscribe(self: &Arc<Self>, selection: &Selection) -> Result<Subscriber, SubscribeError> {
         let topics = match &selection.topics {
             None => Topics::ALL,
@@ -256,7 +256,7 @@ impl Subscriber {
         self.begin
     }
 
-    /// What comes next; where there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
+    /// Returns what comes next. If there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
     /// that does not ask (STR-23, STR-25).
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut inner = self.hub.inner();
