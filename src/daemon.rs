@@ -188,7 +188,7 @@ impl Daemon {
     /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
     ///
     /// # Errors
-    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
     /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where

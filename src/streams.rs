@@ -3,7 +3,7 @@
 //!
 //! A [`Hub`] is the log of one epoch. A route makes a [`Selection`] of its request, [subscribes](Hub::subscribe), and
 //! gives back [`Subscriber::into_response`]. `Hub` knows no runtime and reads no clock; [`EventBody`] has both. A log
-//! is in memory, or [kept in a file](Hub::open) and goes on after a restart.
+//! is in memory, or [kept in a file](crate::daemon::Handle::open_events) and goes on after a restart.
 
 mod body;
 mod hub;

@@ -283,6 +283,7 @@ async fn around(State(context): State<Arc<Context>>, mut request: Request, next:
     let began = Instant::now();
     let (mut open, before) = context.activity.begin();
     request.extensions_mut().insert(before);
+    context.handle.events_opened().await;
     let mut answer = next.run(request).await;
     tracing::debug!(method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if let Some(listener) = answer.extensions_mut().remove::<Listener>() {

@@ -340,6 +340,8 @@ impl Builder {
             emptied: Notify::new(),
             conditions: Conditions::default(),
             streams: Streams::default(),
+            unopened: watch::channel(0).0,
+            failure: Mutex::new(None),
             cause: OnceLock::new(),
         };
         let shared = Arc::new(shared);

@@ -71,7 +71,7 @@ impl Publication {
     /// server must answer when this is called, and go on until it has returned.
     ///
     /// # Errors
-    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
     /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn run(mut self) -> Result<Reason, Error> {
         let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
@@ -80,7 +80,7 @@ impl Publication {
         if let Some(stopping) = stopping {
             stopping.abort();
         }
-        ended
+        self.shared.failure().map_or(ended, |error| Err(error.into()))
     }
 }
 

@@ -139,6 +139,19 @@ impl Hub {
         Self { topics: topics.into(), inner: Mutex::new(inner) }
     }
 
+    /// Goes on with a log that was read back, kept by `keeper`; if the streams have ended, `keeper` is dropped.
+    pub(super) fn go_on_with(&self, log: Log, keeper: Box<dyn Keep>) {
+        let mut inner = self.inner();
+        if inner.end.is_some() {
+            return;
+        }
+        inner.log = log;
+        inner.keeper = Some(keeper);
+        let wakers = inner.wakers();
+        drop(inner);
+        wake(wakers);
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // No code of the product's runs under the lock, so a holder that panicked was at its end or at its beginning.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -41,7 +41,8 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// Fails if the file is not this user's alone, if another process appends to it ([`FileErrorKind::Locked`]), if it holds something else than this log ([`FileErrorKind::Foreign`]), if it is longer than 64 MiB and
+    /// Fails if the file is not this user's alone, if another process appends to it ([`FileErrorKind::Locked`]: a daemon
+    /// that displaces another one uses [`Handle::open_events`](crate::daemon::Handle::open_events)), if it holds something else than this log ([`FileErrorKind::Foreign`]), if it is longer than 64 MiB and
     /// than four times what the log may hold ([`FileErrorKind::Longer`]), or if it cannot be read and written.
     ///
     /// # Panics
@@ -51,6 +52,33 @@ impl Hub {
         let mut log = Log::new(epoch, limits);
         let journal = Journal::open(path, &mut log, topics)?;
         Ok(Self::of(log, topics, Some(Box::new(journal))))
+    }
+
+    /// Returns a log whose file is opened later, by [`load`](Self::load). Nothing can be appended to it before.
+    pub(crate) fn unopened(epoch: u32, topics: &[&'static str], limits: Limits) -> Self {
+        Self::of(Log::new(epoch, limits), topics, Some(Box::new(Unopened)))
+    }
+
+    /// Opens the file of a log that is [`unopened`](Self::unopened), as [`open`](Self::open) does.
+    pub(crate) fn load(&self, path: &Path, limits: Limits) -> Result<(), FileError> {
+        let mut log = Log::new(self.last().epoch, limits);
+        let journal = Journal::open(path, &mut log, self.topics())?;
+        self.go_on_with(log, Box::new(journal));
+        Ok(())
+    }
+}
+
+/// Stands for the file of a log until that is opened.
+#[derive(Debug)]
+struct Unopened;
+
+impl Keep for Unopened {
+    fn keep(&mut self, _: &[u8]) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::WouldBlock, "the file of the log is not open yet"))
+    }
+
+    fn tidy(&mut self, _: &Log) -> io::Result<()> {
+        Ok(())
     }
 }
 
