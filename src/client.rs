@@ -63,6 +63,15 @@ pub enum SetupError {
 }
 
 /// How to start a daemon that is not there: a command that runs it in the foreground and lets it yield.
+///
+/// ```
+/// use local_daemon::Launch;
+///
+/// # fn main() -> std::io::Result<()> {
+/// // The program that connects is often the daemon as well.
+/// let launch = Launch::new(std::env::current_exe()?).args(["run", "--yield"]).env("ACME_LOG", "debug");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: PathBuf,
@@ -168,7 +177,7 @@ impl Client {
     /// directory.
     ///
     /// # Errors
-    /// Fails if the component or the protocol is none.
+    /// Fails if the component or the protocol is not one.
     pub fn at(state_dir: impl AsRef<Path>, component: &str, protocol: &str) -> Result<Self, SetupError> {
         Self::of(StateDir::at(state_dir.as_ref()), component.parse()?, protocol)
     }

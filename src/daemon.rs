@@ -153,6 +153,19 @@ pub fn exit_code(ended: Result<Reason, Error>) -> ExitCode {
 }
 
 /// A daemon that listens and has not published yet.
+///
+/// ```no_run
+/// use axum::Router;
+/// use axum::routing::get;
+/// use local_daemon::Daemon;
+///
+/// # async fn run() -> Result<(), local_daemon::daemon::Error> {
+/// let daemon = Daemon::builder("acme", "acme/1").version("1.4.0").stop_on_signals(true).start().await?;
+/// let url = daemon.handle().url();
+/// let router = Router::new().route("/v1/hello", get(async move || format!("hello from {url}")));
+/// let reason = daemon.serve(router).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Daemon {
     publication: Publication,
@@ -188,8 +201,8 @@ impl Daemon {
     /// Serves, publishes, and runs until it stands down. Every request passes the [`Guard`] first.
     ///
     /// # Errors
-    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
-    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be
+    /// asked ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,

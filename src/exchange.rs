@@ -27,7 +27,7 @@ pub(crate) enum ExchangeError {
     TimedOut,
     #[error("the answer is not HTTP")]
     Garbage,
-    #[error("the answer is longer than is taken")]
+    #[error("the answer is longer than its limit")]
     TooLarge,
     /// This process could not connect.
     #[error("{error}{}", meaning(.error))]

@@ -40,7 +40,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The text is no event id (STR-20).
+/// The text is not an event id (STR-20).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("an event id is 8 hexadecimal digits, a hyphen and a number")]
 pub struct ParseEventIdError;
@@ -109,7 +109,7 @@ impl Event {
     }
 }
 
-/// A daemon sent what is no stream of this protocol.
+/// What a daemon sent is not a stream of this protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {

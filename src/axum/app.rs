@@ -93,7 +93,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// Adds a route for GET, and for HEAD with it (PER-54).
     ///
     /// # Panics
-    /// Panics if the path is none, or if it has such a route already. So do all methods that add a route.
+    /// Panics if the path is not one of axum's, or if it has such a route already. So do all methods that add a route.
     #[must_use]
     pub fn get<H: Handler<T, S>, T: 'static>(self, path: &str, handler: H) -> Self {
         self.route(Method::GET, path, handler)

@@ -113,7 +113,8 @@ impl PageTokens {
         self.held().iter().map(|held| held.token.clone()).collect()
     }
 
-    /// Revokes a token: it is refused from now on, and the answers that it opened end (BROW-13). `false`: there is none.
+    /// Revokes a token: it is refused from now on, and the answers that it opened end (BROW-13). Returns `false` if there is no
+    /// such token.
     pub fn revoke(&self, id: &str) -> bool {
         self.revoke_where(|token| *token.id == *id)
     }

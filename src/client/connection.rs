@@ -22,6 +22,28 @@ use crate::platform;
 const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
+///
+/// ```no_run
+/// use std::fs::File;
+/// use std::io;
+/// use std::time::Duration;
+///
+/// use local_daemon::Client;
+/// use local_daemon::client::Request;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut daemon = Client::new("acme", "acme/1")?.connect()?;
+/// let image = File::open("image")?;
+/// let length = image.metadata()?.len();
+/// let upload = Request::put("/v1/images/7").body_from(image, Some(length)).deadline(Duration::from_secs(60));
+/// let answer = daemon.send(upload)?;
+/// if !answer.is_success() {
+///     return Err(daemon.answer_error("/v1/images/7", &answer).into());
+/// }
+/// let mut log = daemon.open(Request::get("/v1/log"))?;
+/// io::copy(&mut log.body, &mut io::stdout())?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     pub(super) client: Client,
@@ -80,7 +102,7 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
-    /// Returns an answer as an error, for one that is not the one that was asked for.
+    /// Returns an answer other than the expected one as an error.
     ///
     /// ```no_run
     /// use local_daemon::Client;

@@ -1,4 +1,4 @@
-//! A request of the product's, its answer, and why there is none.
+//! A request of the product's, and its answer or error.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ use crate::exchange::{ExchangeError, Wire, deadline_in};
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
 pub const DEFAULT_MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// How much of a body is sent before a look whether the daemon has answered, in bytes.
+/// How much of a body is sent before the client looks whether the daemon has answered, in bytes.
 const PIECE: usize = 64 * 1024;
 
 /// A request to the daemon. The credential is added when it is sent.
@@ -35,7 +35,7 @@ pub struct Request<'a> {
     body: Body<'a>,
     deadline: Duration,
     max_answer: usize,
-    /// What makes it none.
+    /// Why it cannot be sent.
     fault: Option<&'static str>,
 }
 
@@ -367,7 +367,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// An answer of a daemon that is not the one that was asked for.
+/// An answer of a daemon other than the expected one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{url}{path}: the daemon answered {status}{}", reason_of(.problem.as_ref()))]
 #[non_exhaustive]
@@ -448,7 +448,7 @@ impl RequestError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestErrorKind {
-    /// It is none that can be sent; the text says why. Nothing was sent.
+    /// It cannot be sent; the text says why. Nothing was sent.
     #[error("{0}")]
     Invalid(&'static str),
     /// The body could not be read or written as JSON. The daemon may have read a part of it.
@@ -467,7 +467,7 @@ pub enum RequestErrorKind {
     #[error("the connection broke before the whole answer had come")]
     Broken,
     /// The answer has more bytes than [`Request::max_answer`].
-    #[error("the answer is longer than is taken")]
+    #[error("the answer is longer than its limit")]
     TooLarge,
     /// The answer is not HTTP.
     #[error("the answer is not HTTP")]

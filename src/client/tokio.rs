@@ -170,6 +170,23 @@ type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A daemon that has proven itself. Requests can be sent at the same time: each has a connection to itself, which is kept for
 /// later ones, and which the daemon has proven (HS-25). A clone uses the same connections.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use http_body_util::Full;
+/// use hyper::body::Bytes;
+/// use local_daemon::client::tokio::{Client, Deadline};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client: Client = local_daemon::Client::new("acme", "acme/1")?.into();
+/// let daemon = client.connect().await?;
+/// let upload = http::Request::put("/v1/images/7")
+///     .extension(Deadline(Duration::from_secs(60)))
+///     .body(Full::new(Bytes::from(vec![0; 5 * 1024 * 1024])))?;
+/// println!("{}", daemon.send(upload).await?.status());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,

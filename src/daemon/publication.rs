@@ -71,8 +71,8 @@ impl Publication {
     /// server must answer when this is called, and go on until it has returned.
     ///
     /// # Errors
-    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
-    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be
+    /// asked ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn run(mut self) -> Result<Reason, Error> {
         let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
         let stopping = signals.map(|signals| tokio::spawn(signals.forward(self.shared.clone())));

@@ -316,6 +316,17 @@ impl Identity for Shared {
 }
 
 /// What routes and background work need to know of their daemon.
+///
+/// ```no_run
+/// # fn watch(daemon: &local_daemon::Daemon) {
+/// let handle = daemon.handle();
+/// tokio::spawn(async move {
+///     handle.published().await;
+///     println!("{} serves at {}", handle.id(), handle.url());
+///     println!("{}", handle.draining().await.as_str());
+/// });
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle(pub(super) Arc<Shared>);
 
@@ -408,7 +419,7 @@ impl Handle {
     /// [`Hub::open`] does.
     ///
     /// The file is opened once the daemon has published, as soon as the daemon that it displaces has given it up. Until then,
-    /// requests to an [`App`](crate::axum::App) wait; other services wait for [`events_opened`](Self::events_opened) before
+    /// requests to an `axum::App` wait; other services wait for [`events_opened`](Self::events_opened) before
     /// they subscribe or append, and appending fails. If the file cannot be opened, or another process does not give it up
     /// within 10 s, the daemon stops and fails with [`Error::State`](super::Error::State).
     ///

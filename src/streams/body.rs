@@ -104,6 +104,10 @@ impl Hub {
 
 impl Subscriber {
     /// Returns the answer to the request that subscribed (STR-1).
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a tokio runtime with its time enabled.
     pub fn into_response(self) -> Response<EventBody> {
         let mut response = Response::new(EventBody::from(self));
         let headers = response.headers_mut();

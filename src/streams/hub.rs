@@ -12,7 +12,23 @@ use local_daemon_proto::events::{EventId, ParseEventIdError};
 use super::log::{Cursor, Limits, Log, Piece, Topics};
 use super::sync::{Mutex, MutexGuard};
 
-/// The events of one epoch, and their subscribers.
+/// The events of one epoch, and their subscribers. A daemon's own is made by
+/// [`Handle::events`](crate::daemon::Handle::events).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use local_daemon::streams::{Hub, Limits, Selection};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hub = Arc::new(Hub::new(7, &["jobs"], Limits::default()));
+/// let id = hub.append("jobs", &"build")?;
+/// assert_eq!(id, Some(hub.last()));
+/// let answer = hub.subscribe(&Selection::parse(Some("jobs"), None, [])?)?.into_response();
+/// assert_eq!(answer.headers()["content-type"], "text/event-stream");
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Hub {
     topics: Box<[&'static str]>,

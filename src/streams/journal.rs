@@ -42,8 +42,9 @@ impl Hub {
     /// # Errors
     ///
     /// Fails if the file is not this user's alone, if another process appends to it ([`FileErrorKind::Locked`]: a daemon
-    /// that displaces another one uses [`Handle::open_events`](crate::daemon::Handle::open_events)), if it holds something else than this log ([`FileErrorKind::Foreign`]), if it is longer than 64 MiB and
-    /// than four times what the log may hold ([`FileErrorKind::Longer`]), or if it cannot be read and written.
+    /// that displaces another one uses [`Handle::open_events`](crate::daemon::Handle::open_events)), if it holds something else
+    /// than this log ([`FileErrorKind::Foreign`]), if it is longer than 64 MiB and than four times what the log may hold
+    /// ([`FileErrorKind::Longer`]), or if it cannot be read and written.
     ///
     /// # Panics
     ///

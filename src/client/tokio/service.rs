@@ -42,10 +42,10 @@ pub struct Service {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
-    /// There is no daemon that it could be sent to. Nothing was sent.
+    /// No daemon was found. Nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It was not answered.
+    /// The request was not sent, or not answered.
     #[error(transparent)]
     Request(#[from] RequestError),
 }
