@@ -63,6 +63,15 @@ pub enum SetupError {
 }
 
 /// How to start a daemon that is not there: a command that runs it in the foreground and lets it yield.
+///
+/// ```
+/// use local_daemon::Launch;
+///
+/// # fn main() -> std::io::Result<()> {
+/// // The program that connects is often the daemon as well.
+/// let launch = Launch::new(std::env::current_exe()?).args(["run", "--yield"]).env("ACME_LOG", "debug");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Launch {
     program: PathBuf,
@@ -83,7 +92,7 @@ impl fmt::Debug for Launch {
 }
 
 impl Launch {
-    /// The program; a bare name is looked up on `PATH`.
+    /// Returns a launch of this program; a bare name is looked up on `PATH`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
         // The daemon works in `/`: a relative path means the caller's directory.
@@ -92,14 +101,14 @@ impl Launch {
         Self { program, args: Vec::new(), env: Vec::new() }
     }
 
-    /// Arguments. Never the credential: every local user can read them.
+    /// Adds arguments. The credential is never one: every local user can read them.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// An environment variable for the daemon.
+    /// Sets an environment variable of the daemon.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         let key = key.into();
@@ -152,9 +161,9 @@ impl Launch {
 ///
 /// # Blocking
 ///
-/// It needs no runtime. Within an asynchronous one, each call that waits (a connect, a request, [`Events`]) blocks its thread until
-/// its deadline at most, and with that every task of the thread: a daemon that runs on the same thread cannot answer, and the
-/// connect ends in `busy`, with a text that says so. Such a program calls it by `tokio::task::spawn_blocking`, or uses the
+/// It needs no runtime. Within an asynchronous one, each call that waits (a connect, a request, [`Events`]) blocks its thread
+/// until its deadline at most, and with that every task of the thread: a daemon that runs on the same thread cannot answer, and
+/// the connect ends in `busy`, with a text that says so. Such a program calls it by `tokio::task::spawn_blocking`, or uses the
 /// asynchronous client, `client::tokio` (feature `async`).
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -167,16 +176,20 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `component` that speaks `protocol` (`name/N`).
+    /// Returns a client of `component` that speaks `protocol` (`name/N`).
+    ///
+    /// # Errors
+    /// Fails if the component or the protocol is not one, or if there is no home directory.
     pub fn new(component: &str, protocol: &str) -> Result<Self, SetupError> {
         let component = component.parse()?;
         Self::of(StateDir::locate(None, &component)?, component, protocol)
     }
 
-    /// A client of the daemon that has this state directory. It looks neither at the environment nor for a home directory.
+    /// Returns a client of the daemon that has this state directory. It looks neither at the environment nor for a home
+    /// directory.
     ///
     /// # Errors
-    /// Fails if the component or the protocol is none.
+    /// Fails if the component or the protocol is not one.
     pub fn at(state_dir: impl AsRef<Path>, component: &str, protocol: &str) -> Result<Self, SetupError> {
         Self::of(StateDir::at(state_dir.as_ref()), component.parse()?, protocol)
     }
@@ -192,21 +205,21 @@ impl Client {
         })
     }
 
-    /// Another state directory than the component's own.
+    /// Sets another state directory than the component's own.
     #[must_use]
     pub fn state_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.state_dir = StateDir::at(path.as_ref());
         self
     }
 
-    /// The whole deadline of a connect.
+    /// Sets how long a whole connect may take: [`DEFAULT_TIMEOUT`] by default.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Displace an incompatible daemon whatever its name and number.
+    /// Displaces an incompatible daemon whatever its name and number.
     #[must_use]
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
@@ -220,7 +233,7 @@ impl Client {
         self
     }
 
-    /// The state directory in use.
+    /// Returns the state directory in use.
     pub fn directory(&self) -> &StateDir {
         &self.state_dir
     }

@@ -120,7 +120,7 @@ pub enum ListenerErrorKind {
 }
 
 impl Error {
-    /// The process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
+    /// Returns the process's exit status: 2 wrong usage, 15 the state directory, 17 no way to reach a daemon, 1 anything else.
     pub const fn exit_status(&self) -> i32 {
         match self {
             Self::Component(_) | Self::Protocol(_) | Self::Listener { .. } => 2,
@@ -157,6 +157,19 @@ pub fn exit_code(ended: Result<Reason, Error>) -> ExitCode {
 }
 
 /// A daemon that listens and has not published yet.
+///
+/// ```no_run
+/// use axum::Router;
+/// use axum::routing::get;
+/// use local_daemon::Daemon;
+///
+/// # async fn run() -> Result<(), local_daemon::daemon::Error> {
+/// let daemon = Daemon::builder("acme", "acme/1").version("1.4.0").stop_on_signals(true).start().await?;
+/// let url = daemon.handle().url();
+/// let router = Router::new().route("/v1/hello", get(async move || format!("hello from {url}")));
+/// let reason = daemon.serve(router).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Daemon {
     publication: Publication,
@@ -164,12 +177,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon of `component` (the state directory's name) that speaks `protocol` (`name/N`).
+    /// Returns a builder for a daemon of `component` (the state directory's name) that speaks `protocol` (`name/N`).
     pub fn builder(component: impl Into<String>, protocol: impl Into<String>) -> Builder {
         Builder::new(component.into(), protocol.into())
     }
 
-    /// What routes and background work need to know of the daemon.
+    /// Returns what routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
         self.publication.handle()
     }
@@ -195,8 +208,8 @@ impl Daemon {
     /// A call that is dropped ends the daemon as a kill ends its process: its record stays, and nothing answers there.
     ///
     /// # Errors
-    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
-    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be
+    /// asked ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,

@@ -29,7 +29,7 @@ pub(crate) enum ExchangeError {
     TimedOut,
     #[error("the answer is not HTTP")]
     Garbage,
-    #[error("the answer is longer than is taken")]
+    #[error("the answer is longer than its limit")]
     TooLarge,
     /// This process could not connect.
     #[error("{error}{}", meaning(.error))]
@@ -261,8 +261,9 @@ impl Wire {
         self.stream.write_all(bytes).map_err(ExchangeError::of)
     }
 
-    /// Sends a part of a body. What the other side says meanwhile is kept, at most `room` bytes of it, so that the two do not wait
-    /// for each other. Returns `false` once the other side takes no more of the body: it has refused the request, or closed.
+    /// Sends a part of a body. What the other side says meanwhile is kept, at most `room` bytes of it, so that the two do not
+    /// wait for each other. Returns `false` once the other side takes no more of the body: it has refused the request, or
+    /// closed.
     pub(crate) fn send_body(
         &mut self,
         bytes: &[u8],
@@ -316,7 +317,8 @@ impl Wire {
         }
     }
 
-    /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is more.
+    /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is
+    /// more.
     pub(crate) fn answer(&mut self, framing: usize, deadline: Instant) -> Result<Answer, ExchangeError> {
         self.framing_left = framing.max(MAX_BYTES);
         let mut answer = self.head(deadline)?;

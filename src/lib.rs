@@ -27,15 +27,19 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A client that is asynchronous itself uses `client::tokio` (feature `async`) instead: it finds and proves the daemon in the same
-//! way.
-//!
 //! A daemon that starts other programs calls [`forget_launch`] at the beginning of its `main`, and starts them with
 //! [`with_caller_limits`]. A program that embeds a client may call [`disable_core_dumps`].
 //!
-//! Features: `daemon` (default) is the serving side; without it the crate is the client alone. `axum` is what a daemon needs
-//! around axum's handlers: JSON, event streams, status, shutdown, idleness. A server that exists already is published by a
-//! [`Publication`](daemon::Publication).
+//! A server that exists already is published by a [`Publication`](daemon::Publication).
+//!
+//! # Features
+//!
+//! - `daemon` (default): the serving side. Without it the crate is the blocking client alone, and needs no runtime.
+//! - `axum`: what a daemon needs around axum's handlers, in the module `axum`: JSON, event streams, status, shutdown, idleness.
+//! - `async`: the client for asynchronous programs, `client::tokio`. It finds and proves the daemon as [`Client`] does.
+//! - `testing`: daemons, fakes and squatters for a product's own tests, in the module `testing`.
+//!
+//! # Modules
 //!
 //! The modules are named after the specification's chapters: [`state_directory`], [`registration`], [`credential`],
 //! [`handshake`], [`gate`], [`connect`], [`perimeter`], [`streams`], [`browser`]; [`claim`] is publish and convergence in one.
@@ -44,6 +48,7 @@
 
 #![warn(missing_debug_implementations)]
 #![warn(clippy::exhaustive_enums)]
+#![warn(clippy::missing_errors_doc)]
 
 #[cfg(feature = "axum")]
 pub mod axum;

@@ -68,7 +68,7 @@ impl FileError {
 pub struct Component(String);
 
 impl Component {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -131,6 +131,9 @@ impl fmt::Debug for StateDir {
 impl StateDir {
     /// Returns the directory for `component`: the given one, else the one that the client named which started this process,
     /// else `$<COMPONENT>_STATE_DIR`, else the platform's per-user one (DIR-1, DIR-2, DIR-3, DIR-17). Touches nothing.
+    ///
+    /// # Errors
+    /// Fails if none is named and there is no home directory.
     pub fn locate(given: Option<&Path>, component: &Component) -> Result<Self, NoHomeError> {
         let launched = || platform::launched_directory(component.as_str());
         let given = given.map(Path::to_owned).or_else(launched);
@@ -148,7 +151,7 @@ impl StateDir {
         Ok(Self::at(&path.ok_or(NoHomeError { variable })?))
     }
 
-    /// The directory at `path`.
+    /// Returns the directory at `path`.
     pub fn at(path: &Path) -> Self {
         // A detached daemon works in `/`: a relative path means the caller's directory, here and now. And `link/` would
         // be looked at through the link (DIR-6).
@@ -156,18 +159,21 @@ impl StateDir {
         Self { path: path.components().collect() }
     }
 
-    /// The directory's path.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of a file in it.
+    /// Returns the path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Makes sure that the directory is there, is this user's alone, and is local (DIR-4, DIR-10, DIR-12, DIR-13, DIR-16,
     /// DIR-22, DIR-23).
+    ///
+    /// # Errors
+    /// Fails if it cannot be made, or if it, or a directory above it, must not be trusted.
     pub fn create(&self) -> Result<(), FileError> {
         if !self.check()? {
             platform::create_directory(&self.path).map_err(|(path, kind)| FileError { path, kind })?;
@@ -180,7 +186,10 @@ impl StateDir {
     }
 
     /// Checks the directory as every reader does (DIR-14); returns `false` if it does not exist. If this user may not search a
-    /// directory above it, the fault names that one.
+    /// directory above it, the error names that one.
+    ///
+    /// # Errors
+    /// Fails if it must not be trusted, or if the system does not tell.
     pub fn check(&self) -> Result<bool, FileError> {
         platform::check_directory(&self.path).map_err(|kind| match kind {
             FileErrorKind::Io(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(error),
@@ -223,6 +232,9 @@ impl StateDir {
     }
 
     /// Checks that [`create`](Self::create) would create nothing in another user's directory (DIR-22).
+    ///
+    /// # Errors
+    /// Fails if it would, or if the system does not tell.
     pub fn check_creatable(&self) -> Result<(), FileError> {
         platform::check_creatable(&self.path).map_err(|(path, kind)| FileError { path, kind })
     }
@@ -266,7 +278,10 @@ impl StateDir {
         }
     }
 
-    /// Reads the credential; `None`: there is none yet.
+    /// Reads the credential; returns `None` if there is none yet.
+    ///
+    /// # Errors
+    /// Fails if the file must not be trusted, cannot be read, or holds no credential.
     pub fn read_credential(&self) -> Result<Option<Credential>, FileError> {
         let path = self.file(CREDENTIAL);
         let fault = |kind| FileError { path: path.clone(), kind };
@@ -279,8 +294,11 @@ impl StateDir {
         }
     }
 
-    /// Creates the credential by link-without-replace of a finished file; whoever is first wins, and the caller reads
+    /// Creates the credential by link-without-replace of a finished file. The first of several wins, and the caller reads
     /// back what is there (CRED-3, CRED-4, CRED-5).
+    ///
+    /// # Errors
+    /// Fails if a file cannot be written or linked. A credential that exists already is no error.
     pub fn create_credential(&self) -> Result<(), FileError> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
@@ -293,6 +311,9 @@ impl StateDir {
     }
 
     /// Replaces the credential on request, by a rename (CRED-14): every client reads the new one at its next connect.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be written or renamed.
     pub fn rotate_credential(&self) -> Result<(), FileError> {
         let path = self.file(CREDENTIAL);
         let temporary = self.write_credential()?;
@@ -310,7 +331,10 @@ impl StateDir {
         Ok(temporary)
     }
 
-    /// Reads a file of the directory that is checked as the credential is; `None`: there is none.
+    /// Reads a file of the directory that is checked as the credential is; returns `None` if there is none.
+    ///
+    /// # Errors
+    /// Fails if the file must not be trusted or cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         let path = self.file(name);
         platform::read_checked(&path).map_err(|kind| FileError { path, kind })
@@ -318,12 +342,18 @@ impl StateDir {
 
     /// Reads a file of the directory as [`read`](Self::read) does, but whatever its mode is. Others may have written it, so it
     /// may take rights away and grant none (PER-48).
+    ///
+    /// # Errors
+    /// Fails if the file is a link, belongs to another user, or cannot be read.
     pub fn read_of_any_mode(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         let path = self.file(name);
         platform::read_own(&path).map_err(|kind| FileError { path, kind })
     }
 
     /// Replaces a file of the directory by a rename: every reader sees the old content or the new.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be written or renamed.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), FileError> {
         let path = self.file(name);
         let temporary = self.file(&format!("{name}{TEMPORARY}{:032x}", random()));
@@ -335,7 +365,10 @@ impl StateDir {
     }
 
     /// Writes `record` whole to a temporary file of a unique name and flushes it (PUB-5, PUB-6). What a launch that
-    /// was killed left behind has another name and is in nobody's way (PUB-9).
+    /// was killed left behind has another name (PUB-9).
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
     pub fn write_temporary(&self, record: &Registration) -> Result<PathBuf, FileError> {
         let temporary = self.file(&format!("{REGISTRATION}{TEMPORARY}{:032x}", random()));
         platform::create_owner_only(&temporary, &record.to_bytes())
@@ -344,17 +377,26 @@ impl StateDir {
     }
 
     /// Renames a finished temporary file over the registration, whatever stands there (PUB-3, PUB-7).
+    ///
+    /// # Errors
+    /// Fails if it cannot be renamed.
     pub fn publish(&self, temporary: &Path) -> Result<(), FileError> {
         let path = self.file(REGISTRATION);
         fs::rename(temporary, &path).map_err(|e| FileError::io(&path, e))
     }
 
     /// Removes a temporary file that is not needed after all.
+    ///
+    /// # Errors
+    /// Fails if it cannot be removed.
     pub fn drop_temporary(&self, temporary: &Path) -> Result<(), FileError> {
         fs::remove_file(temporary).map_err(|e| FileError::io(temporary, e))
     }
 
-    /// Renames the registration to this id's taken name; `None`: there was none (CONV-15).
+    /// Renames the registration to this id's taken name, which it returns; `None` if there was no registration (CONV-15).
+    ///
+    /// # Errors
+    /// Fails if it cannot be renamed.
     pub fn take(&self, id: ClaimId) -> Result<Option<PathBuf>, FileError> {
         let path = self.file(REGISTRATION);
         let taken = self.file(&format!("{TAKEN}{id}-{:032x}", random()));
@@ -370,7 +412,10 @@ impl StateDir {
         self.read_registration(taken).0
     }
 
-    /// Unlinks a taken file that holds the own id.
+    /// Unlinks a taken file that holds the caller's id.
+    ///
+    /// # Errors
+    /// Fails if it cannot be removed. A file that is gone is no error.
     pub fn unlink_taken(&self, taken: &Path) -> Result<(), FileError> {
         match fs::remove_file(taken) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::io(taken, e)),
@@ -407,7 +452,10 @@ impl StateDir {
         rest.get(..32)?.parse().ok()
     }
 
-    /// Files that launches or removals which were killed left behind: temporary and taken files.
+    /// Returns the files that launches or removals which were killed left behind: temporary and taken files.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>, FileError> {
         let mut left = self.list(TAKEN)?;
         for name in [REGISTRATION, CREDENTIAL, FAILURES] {
@@ -416,7 +464,10 @@ impl StateDir {
         Ok(left)
     }
 
-    /// The launcher files that are there.
+    /// Returns the launcher files that are there.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read.
     pub fn launchers(&self) -> Result<Vec<PathBuf>, FileError> {
         self.list(LAUNCHER)
     }

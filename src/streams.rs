@@ -1,9 +1,9 @@
-//! Event streams: one bounded log that is shared, and a cursor for each subscriber. Whoever is slow reads on where it
-//! was, or is told of the gap; nobody slows anybody else.
+//! Event streams: one bounded log that is shared, and a cursor for each subscriber. A slow one reads on where it was,
+//! or gets a gap; none slows another.
 //!
 //! A [`Hub`] is the log of one epoch. A route makes a [`Selection`] of its request, [subscribes](Hub::subscribe), and
 //! gives back [`Subscriber::into_response`]. `Hub` knows no runtime and reads no clock; [`EventBody`] has both. A log
-//! is in memory, or [kept in a file](Hub::open) and goes on after a restart.
+//! is in memory, or [kept in a file](crate::daemon::Handle::open_events) and goes on after a restart.
 
 mod body;
 mod hub;
@@ -38,7 +38,7 @@ pub enum End {
 }
 
 impl End {
-    /// The end of a daemon that stands down for `reason`.
+    /// Returns the end of a daemon that stands down for `reason`.
     pub fn of(reason: Reason, state_dir: &StateDir) -> Self {
         if reason != Reason::Displaced {
             return Self::Shutdown;

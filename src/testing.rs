@@ -106,8 +106,8 @@ impl Home {
         &self.state_dir
     }
 
-    /// Returns a client of the daemon of this directory. It blocks: a test in a runtime calls it from
-    /// `tokio::task::spawn_blocking`.
+    /// Returns a client of the daemon of this directory. It blocks: a test in a runtime makes a `client::tokio::Client` of it,
+    /// or calls it from `tokio::task::spawn_blocking`.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
@@ -132,8 +132,8 @@ impl Home {
         self.serve(self.builder(), async |daemon| daemon.serve(service).await)
     }
 
-    /// Starts the daemon of a builder, and waits until it has published. `serve` calls [`Daemon::serve`], after whatever it
-    /// needs the daemon's [`Handle`] for.
+    /// Starts the daemon of a builder on this directory, and waits until it has published. `serve` calls [`Daemon::serve`],
+    /// after whatever it needs the daemon's [`Handle`] for. The builder may be the product's own: this sets its state directory.
     ///
     /// ```
     /// use local_daemon::testing::Home;
@@ -154,6 +154,7 @@ impl Home {
         F: FnOnce(Daemon) -> R + Send + 'static,
         R: Future<Output = Result<Reason, Error>>,
     {
+        let builder = builder.state_dir(&self.state_dir);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().name("test-daemon".to_owned()).spawn(move || {
@@ -175,8 +176,8 @@ impl Home {
         }
     }
 
-    /// Starts a daemon that proves itself and answers each request by `answer`. Its answers pass the guard, as those of any daemon:
-    /// an error with a line of text or nothing becomes a problem (PER-35).
+    /// Starts a daemon that proves itself and answers each request by `answer`, also one for a status or a stop. Its answers
+    /// pass the guard, as those of any daemon: an error with a line of text or nothing becomes a problem (PER-35).
     ///
     /// ```
     /// use http::{Response, StatusCode};
@@ -203,7 +204,7 @@ impl Home {
         self.fake_of(&self.protocol, answer)
     }
 
-    /// Starts the same as a daemon of another protocol: clients find it `incompatible`.
+    /// Starts a [`fake`](Self::fake) of another protocol: clients find it `incompatible`.
     ///
     /// # Errors
     /// [`TestError`].
@@ -213,7 +214,7 @@ impl Home {
     {
         let requests = Arc::default();
         let service = Scripted { answer: Arc::new(answer), requests: Arc::clone(&requests) };
-        let builder = Daemon::builder(&*self.component, protocol).state_dir(&self.state_dir);
+        let builder = Daemon::builder(&*self.component, protocol);
         let daemon = self.serve(builder, async |daemon| daemon.serve(service).await)?;
         Ok(FakeDaemon { daemon, requests })
     }
@@ -324,7 +325,7 @@ impl FakeDaemon {
         lock(&self.requests).clone()
     }
 
-    /// Returns the daemon, to stop it.
+    /// Returns the daemon, whose [`handle`](TestDaemon::handle) stops it.
     pub fn daemon(&self) -> &TestDaemon {
         &self.daemon
     }
@@ -367,6 +368,19 @@ where
 }
 
 /// A program that has the port of a record and proves nothing. It ends when this is dropped.
+///
+/// ```
+/// use local_daemon::connect::ConnectOutcome;
+/// use local_daemon::testing::Home;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let home = Home::new("acme", "acme/1")?;
+/// let squatter = home.squatter()?;
+/// let error = home.client().connect().unwrap_err();
+/// assert_eq!(error.outcome, ConnectOutcome::Foreign);
+/// assert!(!String::from_utf8(squatter.received())?.contains("Bearer"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Squatter {
     received: Arc<Mutex<Vec<u8>>>,

@@ -4,7 +4,7 @@ mod daemon;
 
 use std::process::ExitCode;
 
-use local_daemon::client::{ConnectError, Connection, Request};
+use local_daemon::client::{ConnectError, Connection, Request, Stop};
 use local_daemon::events::Item;
 use local_daemon::{Client, Launch};
 use serde_json::{Value, json};
@@ -75,7 +75,6 @@ fn connect(spawns: bool) -> ExitCode {
 }
 
 fn stop() -> Done {
-    let mut daemon = daemon(false)?;
-    daemon.send(Request::post("/v1/shutdown").json(&json!({"id": daemon.handshake().id}))?)?;
+    daemon(false)?.stop(&Stop::new())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -98,8 +98,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 17 says that
-    /// another daemon could not be asked, 1 is a failure, and everything else is 0.
+    /// Returns the process's exit status: 20 tells a supervisor not to restart a displaced daemon (CONV-12, CONV-32), 17 says
+    /// that another daemon could not be asked, 1 is a failure, and everything else is 0.
     pub const fn exit_status(self) -> i32 {
         match self {
             Self::Displaced => 20,
@@ -109,7 +109,7 @@ impl Reason {
         }
     }
 
-    /// The word in logs and events.
+    /// Returns the word for logs and events.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -177,7 +177,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim of a daemon that has just been launched with a fresh `id`. With `yields`, a proven, compatible and
+    /// Returns the claim of a daemon that has just been launched with a fresh `id`. With `yields`, a proven, compatible and
     /// ready daemon of another id is left in place (what connect-or-spawn starts); without, it publishes
     /// unconditionally and the last writer wins (PUB-7).
     pub fn new(id: ClaimId, protocol: Protocol, yields: bool) -> Self {
@@ -201,22 +201,22 @@ impl Claim {
         Self { replaces, ..self }
     }
 
-    /// The own id.
+    /// Returns the id of this launch.
     pub fn id(&self) -> ClaimId {
         self.id
     }
 
-    /// Why it stands down, as soon as it does.
+    /// Returns why it stands down, as soon as it does.
     pub fn reason(&self) -> Option<Reason> {
         self.reason
     }
 
-    /// Whether the record was published and the daemon has not begun to stand down.
+    /// Returns whether the record was published and the daemon has not begun to stand down.
     pub fn is_serving(&self) -> bool {
         self.published && self.reason.is_none()
     }
 
-    /// What a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-13, HS-16).
+    /// Returns what a handshake says, given what a read of the record shows right now: `ready` only for the owner (HS-13, HS-16).
     pub fn state(&self, sight: &RecordRead) -> State {
         if self.is_serving() && !self.stop && sight.id() == Some(self.id) {
             State::Ready
@@ -231,7 +231,7 @@ impl Claim {
         self.stop = true;
     }
 
-    /// The effect that is wanted now; `None` when it has exited.
+    /// Returns the effect that is wanted now; `None` when it has exited.
     pub fn effect(&self) -> Option<ClaimEffect> {
         Some(match &self.phase {
             Phase::Listen => ClaimEffect::Listen,

@@ -113,7 +113,7 @@ pub enum ConnectOutcome {
 }
 
 impl ConnectOutcome {
-    /// The word in JSON (CONN-3).
+    /// Returns the word in JSON (CONN-3).
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Ready(..) => "ready",
@@ -128,7 +128,7 @@ impl ConnectOutcome {
         }
     }
 
-    /// The exit code of a command that reports it (CONN-2).
+    /// Returns the exit code of a command that reports it (CONN-2).
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Ready(..) => 0,
@@ -215,7 +215,7 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// A call under `policy`.
+    /// Returns a call under `policy`.
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -231,12 +231,12 @@ impl Connect {
         }
     }
 
-    /// The outcome, once the call is over.
+    /// Returns the outcome, once the call is over.
     pub fn outcome(&self) -> Option<&ConnectOutcome> {
         (self.phase == Phase::Finished && !self.locked).then_some(&self.outcome)
     }
 
-    /// The effect that is wanted now; `None` when the call is over.
+    /// Returns the effect that is wanted now; `None` when the call is over.
     pub fn effect(&self) -> Option<ConnectEffect> {
         Some(match &self.phase {
             Phase::Read
@@ -259,7 +259,7 @@ impl Connect {
         })
     }
 
-    /// The whole deadline has passed: the call ends with what it saw last.
+    /// Ends the call, whose whole deadline has passed, with what it saw last.
     pub fn expire(&mut self) {
         if self.phase != Phase::Finished {
             if self.spawned && !matches!(self.outcome, ConnectOutcome::Busy | ConnectOutcome::Unreachable) {

@@ -24,7 +24,7 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// A credential of the given random bytes.
+    /// Returns a credential of the given random bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         let mut text = Zeroizing::new([0; TEXT_LEN]);
         URL_SAFE_NO_PAD
@@ -42,7 +42,7 @@ impl Credential {
         decode_32(text).map(|bytes| Self::from_bytes(*bytes)).ok_or(ParseCredentialError)
     }
 
-    /// The 43 characters that stand in the file and in a bearer header. The caller keeps them out of every log.
+    /// Returns the 43 characters of the file and in a bearer header. The caller keeps them out of every log.
     pub fn expose(&self) -> Zeroizing<String> {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(self.bytes))
     }
@@ -52,8 +52,8 @@ impl Credential {
         &self.bytes
     }
 
-    /// Whether `text` is this credential's text, compared in constant time: only its length, which is public, ends it early
-    /// (PER-22).
+    /// Returns whether `text` is this credential's text, compared in constant time: only its length, which is public, ends it
+    /// early (PER-22).
     pub fn matches(&self, text: &[u8]) -> bool {
         let Ok(text) = <&[u8; TEXT_LEN]>::try_from(text) else {
             return false;

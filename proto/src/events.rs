@@ -42,7 +42,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The text is no event id (STR-20).
+/// The text is not an event id (STR-20).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("an event id is 8 hexadecimal digits, a hyphen and a number")]
 pub struct ParseEventIdError;
@@ -78,12 +78,12 @@ pub enum Item {
         /// The last one that this reader had.
         after: Option<EventId>,
     },
-    /// Another daemon has taken over (STR-28). The next stream is its own.
+    /// Another daemon has taken over (STR-28). What follows is of its stream.
     Superseded {
         /// That daemon, if the displaced one knew it.
         successor: Option<ClaimId>,
     },
-    /// The daemon stops, as it was asked to (STR-29).
+    /// The daemon stops, as it was asked to (STR-29). What follows, if anything, is of the next daemon's stream.
     Shutdown,
 }
 
@@ -111,7 +111,7 @@ impl Event {
     }
 }
 
-/// A daemon sent what is no stream of this protocol.
+/// What a daemon sent is not a stream of this protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -171,7 +171,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that begins after this event, or with what happens from now on.
+    /// Returns a reader that begins after this event, or with what happens from now on.
     pub fn new(after: Option<EventId>) -> Self {
         Self {
             input: Vec::new(),

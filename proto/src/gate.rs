@@ -21,13 +21,13 @@ impl Protocol {
         &self.name
     }
 
-    /// Whether a daemon of protocol `theirs` serves a client of this one: equality of the whole text (GATE-4).
+    /// Returns whether a daemon of protocol `theirs` serves a client of this one: equality of the whole text (GATE-4).
     /// Neither the version (GATE-5) nor the record's hint (GATE-6) plays a part.
     pub fn accepts(&self, theirs: &Self) -> bool {
         self == theirs
     }
 
-    /// Whether a client of this protocol may displace a daemon of `theirs` without being told to: the names are
+    /// Returns whether a client of this protocol may displace a daemon of `theirs` without being told to: the names are
     /// equal and its own number is higher, so that two versions side by side never loop (GATE-8).
     pub fn may_displace(&self, theirs: &Self) -> bool {
         self.name == theirs.name && self.number > theirs.number

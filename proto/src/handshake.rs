@@ -28,7 +28,7 @@ pub const SCHEME: &str = "Local-Daemon-Proof";
 pub struct Nonce([u8; 32]);
 
 impl Nonce {
-    /// A nonce of the given random bytes.
+    /// Returns a nonce of the given random bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -62,7 +62,7 @@ fn mac(credential: &Credential, parts: &[&[u8]]) -> Code {
     Code(mac.finalize().into_bytes().into())
 }
 
-/// What a client sends: the code over the authority as the record writes it (HS-17).
+/// Returns what a client sends: the code over the authority as the record writes it (HS-17).
 pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Code {
     mac(
         credential,
@@ -75,7 +75,7 @@ pub fn client_code(credential: &Credential, authority: &str, nonce: Nonce) -> Co
     )
 }
 
-/// What a daemon answers: the code over the same, and over the body's digest, so that no byte of the body can be
+/// Returns what a daemon answers: the code over the same, and over the body's digest, so that no byte of the body can be
 /// another's (HS-21).
 pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body: &[u8]) -> Code {
     let digest = Sha256::digest(body).iter().fold(String::with_capacity(64), |mut hex, byte| {
@@ -97,12 +97,12 @@ pub fn daemon_code(credential: &Credential, authority: &str, nonce: Nonce, body:
     )
 }
 
-/// The value of a client's `Authorization` header.
+/// Returns the value of a client's `Authorization` header.
 pub fn authorization(nonce: Nonce, code: Code) -> String {
     format!("{SCHEME} nonce=\"{}\", mac=\"{}\"", nonce.text(), code.text())
 }
 
-/// The value of a daemon's `Local-Daemon-Proof` header.
+/// Returns the value of a daemon's `Local-Daemon-Proof` header.
 pub fn answer(code: Code) -> String {
     format!("\"{}\"", code.text())
 }
@@ -168,7 +168,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// The body's bytes.
+    /// Returns the body's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         #[derive(Serialize)]
         struct Body<'a> {

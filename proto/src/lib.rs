@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_debug_implementations)]
 #![warn(clippy::exhaustive_enums)]
+#![warn(clippy::missing_errors_doc)]
 
 extern crate alloc;
 

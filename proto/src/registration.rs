@@ -28,12 +28,12 @@ pub const MAX_BYTES: usize = 64 * 1024;
 pub struct ClaimId(u128);
 
 impl ClaimId {
-    /// An id of the given 128 random bits, written as 32 lowercase digits (REG-3).
+    /// Returns an id of the given 128 random bits, written as 32 lowercase digits (REG-3).
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// The number that the first eight digits are: the epoch of the daemon's event streams (STR-10).
+    /// Returns the number that the first eight digits are: the epoch of the daemon's event streams (STR-10).
     pub const fn epoch(self) -> u32 {
         (self.0 >> 96) as u32
     }
@@ -82,7 +82,7 @@ pub enum LoopbackHost {
 }
 
 impl LoopbackHost {
-    /// The host as it is written in a URL.
+    /// Returns the host as it is written in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V4 => "127.0.0.1",
@@ -112,17 +112,17 @@ pub struct LoopbackUrl {
 }
 
 impl LoopbackUrl {
-    /// The URL that a daemon writes for a listener on `host` and `port`.
+    /// Returns the URL that a daemon writes for a listener on `host` and `port`.
     pub const fn new(host: LoopbackHost, port: NonZeroU16) -> Self {
         Self { host, port, slash: false }
     }
 
-    /// The host as written.
+    /// Returns the host as written.
     pub const fn host(self) -> LoopbackHost {
         self.host
     }
 
-    /// The port, 1 to 65535.
+    /// Returns the port, 1 to 65535.
     pub const fn port(self) -> u16 {
         self.port.get()
     }
@@ -147,7 +147,7 @@ impl LoopbackUrl {
             .map(move |(_, address)| SocketAddr::new(address, self.port.get()))
     }
 
-    /// `host:port` as written: what the proof binds, and the `Host` header of a request.
+    /// Returns `host:port` as written: what the proof binds, and the `Host` header of a request.
     pub fn authority(self) -> String {
         format!("{}:{}", self.host.as_str(), self.port)
     }
@@ -235,12 +235,12 @@ impl World {
         }
     }
 
-    /// Whether an address of this world means the same in the world `here`, as far as both are known.
+    /// Returns whether an address of this world means the same in the world `here`, as far as both are known.
     pub fn shares_network(&self, here: &Self) -> bool {
         self.netns.is_some() && self.netns == here.netns
     }
 
-    /// Whether a pid of this world may mean another process in the world `here` (CONV-36).
+    /// Returns whether a pid of this world may mean another process in the world `here` (CONV-36).
     pub fn has_other_pids(&self, here: &Self) -> bool {
         self.pidns.as_ref().zip(here.pidns.as_ref()).is_some_and(|(theirs, ours)| theirs != ours)
     }
@@ -311,12 +311,12 @@ impl Registration {
         })
     }
 
-    /// The `id` of bytes that may be no valid record otherwise: it alone tells whose they are (CONV-3).
+    /// Returns the `id` of bytes that may be no valid record otherwise: it alone tells whose they are (CONV-3).
     pub fn id_of(bytes: &[u8]) -> Option<ClaimId> {
         string(&parse_object(bytes).ok()?, "id").ok()?.parse().ok()
     }
 
-    /// The record's bytes as a daemon writes them: one JSON object and a newline (REG-1, REG-2).
+    /// Returns the record's bytes as a daemon writes them: one JSON object and a newline (REG-1, REG-2).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("strings and numbers always serialise");
         bytes.push(b'\n');
@@ -341,7 +341,7 @@ pub enum RecordRead {
 }
 
 impl RecordRead {
-    /// The id that stands in it, as far as it could be read.
+    /// Returns the id in it, as far as it could be read.
     pub fn id(&self) -> Option<ClaimId> {
         match self {
             Self::Record(record) => Some(record.id),

@@ -61,7 +61,7 @@ impl Activity {
         (Open { activity: self.clone(), stream: None }, before)
     }
 
-    /// Everybody who has a stream open, in the order of their coming.
+    /// Returns the readers of open streams, in the order of their coming.
     pub(super) fn listeners(&self) -> Vec<Listener> {
         self.seats().values().cloned().collect()
     }

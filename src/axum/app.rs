@@ -53,7 +53,7 @@ impl<S> fmt::Debug for App<S> {
 }
 
 impl App {
-    /// No routes yet, and no state that handlers share.
+    /// Returns an app without routes, and without a state that handlers share.
     pub fn new() -> Self {
         Self::with_state(())
     }
@@ -79,7 +79,7 @@ pub(super) struct Context {
 type Patterns<T> = matchit::Router<(String, T)>;
 
 impl<S: Clone + Send + Sync + 'static> App<S> {
-    /// No routes yet, and a state that handlers share, which they extract as [`State`].
+    /// Returns an app without routes, and with a state that handlers share: they extract it as axum's `State`.
     pub fn with_state(state: S) -> Self {
         Self {
             router: Router::new(),
@@ -94,7 +94,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// Adds a route for GET, and for HEAD with it (PER-54).
     ///
     /// # Panics
-    /// Panics if the path is none, or if it has such a route already. So do all methods that add a route.
+    /// Panics if the path is not one of axum's, or if it has such a route already. So do all methods that add a route.
     #[must_use]
     pub fn get<H: Handler<T, S>, T: 'static>(self, path: &str, handler: H) -> Self {
         self.route(Method::GET, path, handler)
@@ -226,8 +226,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         guard.methods(of_path).stream_routes(self.stream_routes.iter().copied())
     }
 
-    /// Returns the routes as a service to put behind the guard of the daemon that `handle` belongs to. [`serve`](Self::serve) does
-    /// so by itself; this is for a server of the product's own, and for tests. It does not watch for idleness.
+    /// Returns the routes as a service to put behind the guard of the daemon that `handle` belongs to. [`serve`](Self::serve)
+    /// does so by itself; this is for a server of the product's own, and for tests. It does not watch for idleness.
     pub fn into_router(self, handle: Handle) -> Router {
         let context = self.context(handle);
         self.router_with(context)
@@ -295,6 +295,7 @@ async fn around(State(context): State<Arc<Context>>, mut request: Request, next:
     let began = Instant::now();
     let (mut open, before) = context.activity.begin();
     request.extensions_mut().insert(before);
+    context.handle.events_opened().await;
     let mut answer = next.run(request).await;
     tracing::debug!(method, route, status = answer.status().as_u16(), elapsed = ?began.elapsed(), "answered");
     if let Some(listener) = answer.extensions_mut().remove::<Listener>() {

@@ -32,17 +32,17 @@ struct Parts {
 }
 
 impl Problem {
-    /// A problem with a stable `code` for programs and a `detail` for people.
+    /// Returns a problem with a stable `code` for programs and a `detail` for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Parts { status, code, detail: detail.into(), members: Map::new() }))
     }
 
-    /// The problem of a request that the route does not accept: 400 and `invalid_request`.
+    /// Returns the problem of a request that the route does not accept: 400 and `invalid_request`.
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
     }
 
-    /// The problem of a request that came when the daemon had begun to stand down: 503 and `draining` (CONV-10).
+    /// Returns the problem of a request that came when the daemon had begun to stand down: 503 and `draining` (CONV-10).
     pub fn draining() -> Self {
         let detail = "this daemon stands down; read the registration again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail)
@@ -60,7 +60,7 @@ impl Problem {
 impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
         tracing::error!(%error, "a request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The daemon failed at it.")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The daemon failed to do it.")
     }
 }
 

@@ -13,7 +13,7 @@ use super::secret::Secret;
 /// The response header that makes a browser remove what an earlier owner of the port left there (BROW-22).
 pub const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
-/// A page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
+/// Returns a page, written for the nonce that its scripts and styles have to bear: a new one in each answer (BROW-23). It
 /// carries every header that the specification asks of a page (BROW-22), and no cookie, as no answer of this crate does
 /// (BROW-25). The page that a ticket opens at another host than the page host has to replace [`CLEAR_SITE_DATA`].
 pub fn html(status: StatusCode, page: impl FnOnce(&str) -> String) -> Response<Full<Bytes>> {

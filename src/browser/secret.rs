@@ -23,7 +23,7 @@ impl Secret {
         Self(Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*bits)))
     }
 
-    /// The text, for the one answer that hands it over.
+    /// Returns the text, for the one answer that hands it over.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -59,7 +59,7 @@ impl Accepted {
 }
 
 impl PageTokens {
-    /// None.
+    /// Returns a list without tokens.
     pub fn new() -> Self {
         Self::default()
     }
@@ -69,7 +69,7 @@ impl PageTokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new token for the pages of a serialised origin.
+    /// Makes a token for the pages of a serialised origin.
     ///
     /// # Panics
     ///
@@ -108,12 +108,13 @@ impl PageTokens {
         Some(Accepted { id: found.token.id.clone(), life: found.life.subscribe() })
     }
 
-    /// The live tokens, in the order of their issue.
+    /// Returns the live tokens, in the order of their issue.
     pub fn list(&self) -> Vec<PageToken> {
         self.held().iter().map(|held| held.token.clone()).collect()
     }
 
-    /// Revokes a token: it is refused from now on, and the answers that it opened end (BROW-13). `false`: there is none.
+    /// Revokes a token: it is refused from now on, and the answers that it opened end (BROW-13). Returns `false` if there is no
+    /// such token.
     pub fn revoke(&self, id: &str) -> bool {
         self.revoke_where(|token| *token.id == *id)
     }

@@ -351,7 +351,7 @@ impl<'a> Attempt<'a> {
                 format!("{place}: the daemon did not answer in time, or is draining{why}").into()
             }
             ConnectOutcome::Foreign => format!(
-                "{place}: something answers there that is not the registered daemon; it was told nothing"
+                "{place}: something answers there that is not the registered daemon; no credential was sent to it"
             )
             .into(),
             ConnectOutcome::Incompatible(theirs) => format!(

@@ -22,6 +22,28 @@ use crate::platform;
 const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that has proven itself, kept alive. A new one is proven before anything else is sent on it (HS-25).
+///
+/// ```no_run
+/// use std::fs::File;
+/// use std::io;
+/// use std::time::Duration;
+///
+/// use local_daemon::Client;
+/// use local_daemon::client::Request;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut daemon = Client::new("acme", "acme/1")?.connect()?;
+/// let image = File::open("image")?;
+/// let length = image.metadata()?.len();
+/// let upload = Request::put("/v1/images/7").body_from(image, Some(length)).deadline(Duration::from_secs(60));
+/// let answer = daemon.send(upload)?;
+/// if !answer.is_success() {
+///     return Err(daemon.answer_error("/v1/images/7", &answer).into());
+/// }
+/// let mut log = daemon.open(Request::get("/v1/log"))?;
+/// io::copy(&mut log.body, &mut io::stdout())?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     pub(super) client: Client,
@@ -32,12 +54,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The record by which the daemon was found.
+    /// Returns the record by which the daemon was found.
     pub fn registration(&self) -> &Registration {
         &self.registration
     }
 
-    /// What the daemon said of itself.
+    /// Returns what the daemon said of itself.
     pub fn handshake(&self) -> &Handshake {
         &self.handshake
     }
@@ -80,7 +102,7 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
-    /// Returns an answer as an error, for one that is not the one that was asked for.
+    /// Returns an answer other than the expected one as an error.
     ///
     /// ```no_run
     /// use local_daemon::Client;
@@ -160,7 +182,7 @@ impl Connection {
     ///
     /// # Errors
     /// Fails if the proven handshake and the record give different pids, if the daemon runs in another pid namespace
-    /// (CONV-36), if it is gone or does not prove itself any more, or if this system has no such hold.
+    /// (CONV-36) or in this very process, if it is gone or does not prove itself any more, or if this system has no such hold.
     pub fn process(&self) -> io::Result<Process> {
         if self.registration.world.has_other_pids(&platform::world()) {
             return Err(io::Error::other(
@@ -169,6 +191,9 @@ impl Connection {
         }
         if self.handshake.id != self.registration.id || self.handshake.pid != self.registration.pid {
             return Err(io::Error::other("the record's pid is not the proven daemon's"));
+        }
+        if self.handshake.pid.get() == std::process::id() {
+            return Err(io::Error::other("it runs in this very process"));
         }
         let process = platform::Process::open(self.handshake.pid)?;
         // Since the handshake, the daemon may have ended and another process may have got its pid. A daemon that is there now was
@@ -228,11 +253,17 @@ pub struct Process(platform::Process);
 
 impl Process {
     /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// Fails if the system does not allow it.
     pub fn kill(&self) -> io::Result<()> {
         self.0.kill()
     }
 
-    /// Waits until it has ended; `false`: it still runs after `bound`.
+    /// Waits until it has ended; returns `false` if it still runs after `bound`.
+    ///
+    /// # Errors
+    /// Fails if the system cannot watch it.
     pub fn wait(&self, bound: Duration) -> io::Result<bool> {
         self.0.wait(bound)
     }

@@ -76,8 +76,8 @@ impl Events {
         self.course.last_id()
     }
 
-    /// Waits for what the stream says next, at most `bound`, but 100 ms for a connect; `None` if that is nothing. It can be called
-    /// again after each outcome.
+    /// Waits for what the stream says next, at most `bound`, but 100 ms for a connect; returns `None` if that is nothing. It can be
+    /// called again after each outcome.
     ///
     /// # Errors
     /// [`EventsError`].
@@ -272,7 +272,7 @@ impl Course {
         self.spoke + SILENCE_BOUND
     }
 
-    /// Notes that there is no stream any more.
+    /// Notes that the stream has ended.
     pub(super) fn cut(&mut self) {
         self.reader.cut();
         self.due = deadline_in(self.reader.delay(random_word()));
@@ -353,10 +353,10 @@ pub enum EventsError {
     /// The daemon cannot be reached, and waiting does not help: it is foreign, incompatible, or its files are refused.
     #[error(transparent)]
     Connect(ConnectError),
-    /// The path or a topic is none that can be sent.
+    /// The path or a topic cannot be sent.
     #[error(transparent)]
     Request(RequestError),
-    /// What comes is no stream of this protocol.
+    /// What the daemon sent is not a stream of this protocol.
     #[error(transparent)]
     Stream(StreamError),
 }

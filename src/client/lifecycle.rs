@@ -20,12 +20,12 @@ use super::{Client, ConnectError, Launch};
 /// How long a daemon may take to end after it has taken the request, unless told otherwise: 10 s for what it has begun, and a
 /// little more.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(12);
-/// How long a process may take to go that was killed, or whose connection broke.
+/// How long a process that was killed, or whose connection broke, may take to end.
 const GONE_BOUND: Duration = Duration::from_secs(2);
 /// A restart may find a daemon that does not answer, and look at it three times before it is replaced.
 const RESTART_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs until it is stopped, or leaves by itself.
+/// Whether a daemon runs until it is stopped, or ends by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -64,7 +64,7 @@ pub struct Status {
     pub url: LoopbackUrl,
     /// Whether it takes new work.
     pub state: State,
-    /// Whether it leaves by itself.
+    /// Whether it ends by itself.
     pub mode: Mode,
     /// What it can do beyond the core.
     pub capabilities: Vec<String>,
@@ -106,8 +106,8 @@ pub enum StatusError {
     /// It answered with another status code than 200: it may have no such route.
     #[error(transparent)]
     Answer(#[from] AnswerError),
-    /// Its answer is no status of the specification.
-    #[error("{url}/v1/status: the answer is no status of a daemon: {source}")]
+    /// Its answer is not a status as the specification has it.
+    #[error("{url}/v1/status: the answer is not the status of a daemon: {source}")]
     Malformed {
         /// The daemon's URL.
         url: LoopbackUrl,
@@ -131,7 +131,7 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// A graceful stop, within [`DEFAULT_STOP_TIMEOUT`].
+    /// Returns a graceful stop, within [`DEFAULT_STOP_TIMEOUT`].
     pub fn new() -> Self {
         Self::default()
     }
@@ -151,8 +151,8 @@ impl Stop {
         self
     }
 
-    /// Sets how long it may take to end after it has taken the request: [`DEFAULT_STOP_TIMEOUT`] by default. A product whose daemon drains
-    /// longer than 10 s waits longer.
+    /// Sets how long it may take to end after it has taken the request: [`DEFAULT_STOP_TIMEOUT`] by default. A product whose
+    /// daemon drains longer than 10 s waits longer.
     #[must_use]
     pub fn bound(mut self, bound: Duration) -> Self {
         self.bound = bound;
@@ -182,13 +182,13 @@ pub enum StopError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Something is open, and it was to stop only if nothing is. It goes on.
-    #[error("{url}: the daemon (pid {pid}) is in use, and goes on")]
+    #[error("{url}: the daemon (pid {pid}) is in use ({}), and goes on", listed(active))]
     InUse {
         /// Where it listens.
         url: LoopbackUrl,
         /// Its process id.
         pid: u32,
-        /// How many of what are open, such as `"streams": 2`.
+        /// What is open, and how many of it, such as `"streams": 2`.
         active: Map<String, Value>,
     },
     /// It took the request, and is not gone in time.
@@ -198,7 +198,7 @@ pub enum StopError {
         url: LoopbackUrl,
         /// Its process id.
         pid: u32,
-        /// How long it was waited for.
+        /// How long the client waited for it.
         after: Duration,
     },
     /// The request got no answer, and the daemon is not gone.
@@ -219,6 +219,12 @@ pub enum StopError {
     },
 }
 
+/// Returns the counts that are not 0, such as `streams: 2`.
+fn listed(active: &Map<String, Value>) -> String {
+    let open = active.iter().filter(|(_, count)| count.as_u64() != Some(0));
+    open.map(|(what, count)| format!("{what}: {count}")).collect::<Vec<_>>().join(", ")
+}
+
 impl Connection {
     /// Asks the daemon for its status. A daemon that does not have the profile `lifecycle` may have none.
     ///
@@ -234,8 +240,9 @@ impl Connection {
         answer.json().map_err(|source| StatusError::Malformed { url, source })
     }
 
-    /// Stops the daemon, which has proven itself (LIFE-26) and which its id names (LIFE-11), and waits until its process is gone. If its process cannot be watched, an
-    /// address that refuses, and a record that is no longer its own, count as its end (LIFE-25).
+    /// Stops the daemon, which has proven itself (LIFE-26) and which its id names (LIFE-11), and waits until its process is
+    /// gone. If its process cannot be watched, an address that refuses, and a record that is no longer its own, count as its
+    /// end (LIFE-25).
     ///
     /// ```no_run
     /// use local_daemon::Client;
@@ -245,7 +252,7 @@ impl Connection {
     /// let mut daemon = Client::new("acme", "acme/1")?.connect()?;
     /// match daemon.stop(&Stop::new().if_idle(true)) {
     ///     Ok(stopped) => println!("pid {} is gone", stopped.pid),
-    ///     Err(StopError::InUse { active, .. }) => println!("in use: {active:?}"),
+    ///     Err(error @ StopError::InUse { .. }) => println!("{error}"),
     ///     Err(error) => return Err(error.into()),
     /// }
     /// # Ok(()) }
@@ -351,7 +358,7 @@ pub enum Upgrade {
     NotNeeded,
     /// The daemon is older and goes on, because it is in use.
     InUse {
-        /// How many of what are open, such as `"streams": 2`.
+        /// What is open, and how many of it, such as `"streams": 2`.
         active: Map<String, Value>,
     },
     /// The older daemon was idle. It was stopped, and this one was started.
@@ -365,7 +372,7 @@ pub enum Upgrade {
 }
 
 impl Client {
-    /// Stops the daemon that runs; `None` if there is none.
+    /// Stops the daemon that runs; returns `None` if there is none.
     ///
     /// # Errors
     /// [`StopError`].
@@ -459,7 +466,7 @@ impl Client {
     /// // The client and the daemon of this product have one version.
     /// let found = client.upgrade_or_spawn(&launch, |theirs| theirs.version != env!("CARGO_PKG_VERSION"))?;
     /// if let Upgrade::InUse { active } = found.upgrade {
-    ///     eprintln!("an older acmed is in use: {active:?}");
+    ///     eprintln!("an older acmed has {} streams open", active["streams"]);
     /// }
     /// # Ok(()) }
     /// ```
@@ -492,7 +499,7 @@ impl Client {
         Ok(Upgraded { connection, upgrade })
     }
 
-    /// A client that starts a daemon in place of the one that it has just stopped.
+    /// Returns a client that starts a daemon in place of the one that it has just stopped.
     fn to_restart(&self) -> Self {
         self.clone().deadline(self.deadline.max(RESTART_DEADLINE)).ignore_budget(true)
     }
@@ -510,12 +517,12 @@ impl Client {
     }
 }
 
-/// Whether a daemon refuses the request because it has too many connections.
+/// Returns whether a daemon refuses the request because it has too many connections.
 fn is_overloaded(answer: &Response) -> bool {
     answer.problem().is_some_and(|problem| problem.code == "overloaded")
 }
 
-/// Whether the record of a new daemon may displace one that could not be asked to stop.
+/// Returns whether the record of a new daemon may displace one that could not be asked to stop.
 fn can_be_displaced(seen: &ConnectOutcome) -> bool {
     matches!(seen, ConnectOutcome::Busy | ConnectOutcome::Foreign | ConnectOutcome::Incompatible(_))
 }

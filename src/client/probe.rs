@@ -17,7 +17,7 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// first, its second under the lock, and the child's before it publishes) end within 2.5 s together.
 pub const SPAWN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One look at a record's daemon: a handshake within `bound`, on a connection of its own that is closed after it.
+/// Looks once at a record's daemon: a handshake within `bound`, on a connection of its own that is closed after it.
 pub fn look(record: &Registration, credential: &Credential, bound: Duration) -> Probe {
     probe(record, credential, bound).probe
 }

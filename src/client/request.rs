@@ -1,4 +1,4 @@
-//! A request of the product's, its answer, and why there is none.
+//! A request of the product's, and its answer or error.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use crate::text::printable;
 /// The most bytes of an answer that [`Connection::send`](super::Connection::send) takes unless [`Request::max_answer`] says
 /// otherwise (16 MiB).
 pub const DEFAULT_MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// How much of a body is sent before a look whether the daemon has answered, in bytes.
+/// How much of a body is sent before the client looks whether the daemon has answered, in bytes.
 const PIECE: usize = 64 * 1024;
 
 /// A request to the daemon. The credential is added when it is sent.
@@ -36,7 +36,7 @@ pub struct Request<'a> {
     body: Body<'a>,
     deadline: Duration,
     max_answer: usize,
-    /// What makes it none.
+    /// Why it cannot be sent.
     fault: Option<&'static str>,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Debug for Request<'_> {
 }
 
 impl<'a> Request<'a> {
-    /// A request of any method but `CONNECT`, for a path with its query.
+    /// Returns a request of any method but `CONNECT`, for a path with its query.
     pub fn new(method: &str, path: &str) -> Self {
         let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         let fault = match () {
@@ -83,22 +83,22 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A GET.
+    /// Returns a GET of this path.
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// A POST.
+    /// Returns a POST to this path.
     pub fn post(path: &str) -> Self {
         Self::new("POST", path)
     }
 
-    /// A PUT.
+    /// Returns a PUT of this path.
     pub fn put(path: &str) -> Self {
         Self::new("PUT", path)
     }
 
-    /// A DELETE.
+    /// Returns a DELETE of this path.
     pub fn delete(path: &str) -> Self {
         Self::new("DELETE", path)
     }
@@ -149,8 +149,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Gives it a body that is read while it is sent, of `length` bytes if that is known. What the daemon answers before the whole
-    /// body was sent is kept in memory, at most [`max_answer`](Self::max_answer) bytes of it.
+    /// Gives it a body that is read while it is sent, of `length` bytes if that is known. What the daemon answers before the
+    /// whole body was sent is kept in memory, at most [`max_answer`](Self::max_answer) bytes of it.
     #[must_use]
     pub fn body_from(mut self, reader: impl Read + Send + 'a, length: Option<u64>) -> Self {
         self.body = Body::Reader(Box::new(reader), length);
@@ -336,7 +336,7 @@ pub struct Response<B = Vec<u8>> {
 }
 
 impl<B> Response<B> {
-    /// Whether the status is 2xx.
+    /// Returns whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -377,7 +377,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// An answer of a daemon that is not the one that was asked for.
+/// An answer of a daemon other than the expected one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{url}{path}: the daemon answered {status}{}", reason_of(.problem.as_ref()))]
 #[non_exhaustive]
@@ -450,7 +450,7 @@ impl RequestError {
         Self { kind, request, source }
     }
 
-    /// Which way it failed.
+    /// Returns which way it failed.
     pub fn kind(&self) -> RequestErrorKind {
         self.kind
     }
@@ -460,7 +460,7 @@ impl RequestError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestErrorKind {
-    /// It is none that can be sent; the text says why. Nothing was sent.
+    /// It cannot be sent; the text says why. Nothing was sent.
     #[error("{0}")]
     Invalid(&'static str),
     /// The body could not be read or written as JSON. The daemon may have read a part of it.
@@ -479,7 +479,7 @@ pub enum RequestErrorKind {
     #[error("the connection broke before the whole answer had come")]
     Broken,
     /// The answer has more bytes than [`Request::max_answer`].
-    #[error("the answer is longer than is taken")]
+    #[error("the answer is longer than its limit")]
     TooLarge,
     /// The answer is not HTTP.
     #[error("the answer is not HTTP")]

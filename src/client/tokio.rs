@@ -109,8 +109,8 @@ impl Client {
         Ok(Connection::of(on_thread(connect).await?).await)
     }
 
-    /// Calls the blocking client, on a thread for that: to stop a daemon, to restart it, or to replace an older one. The call goes on
-    /// if this one is dropped.
+    /// Calls the blocking client, on a thread for that: to stop a daemon, to restart it, or to replace an older one. The call
+    /// goes on if this one is dropped.
     ///
     /// ```no_run
     /// use local_daemon::Launch;
@@ -171,6 +171,23 @@ type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A daemon that has proven itself. Requests can be sent at the same time: each has a connection to itself, which is kept for
 /// later ones, and which the daemon has proven (HS-25). A clone uses the same connections.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use http_body_util::Full;
+/// use hyper::body::Bytes;
+/// use local_daemon::client::tokio::{Client, Deadline};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client: Client = local_daemon::Client::new("acme", "acme/1")?.into();
+/// let daemon = client.connect().await?;
+/// let upload = http::Request::put("/v1/images/7")
+///     .extension(Deadline(Duration::from_secs(60)))
+///     .body(Full::new(Bytes::from(vec![0; 5 * 1024 * 1024])))?;
+/// println!("{}", daemon.send(upload).await?.status());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
@@ -227,12 +244,12 @@ impl Connection {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The record by which the daemon was found.
+    /// Returns the record by which the daemon was found.
     pub fn registration(&self) -> &Registration {
         &self.shared.registration
     }
 
-    /// What the daemon said of itself.
+    /// Returns what the daemon said of itself.
     pub fn handshake(&self) -> &Handshake {
         &self.shared.handshake
     }

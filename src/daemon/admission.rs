@@ -12,28 +12,27 @@ const ONE: usize = 2;
 pub(crate) struct Admission(AtomicUsize);
 
 impl Admission {
-    /// Open, with nobody in.
+    /// Returns one that is open and empty.
     pub(crate) fn new() -> Self {
         Self(AtomicUsize::new(0))
     }
 
-    /// Lets one more request in; `false`: closed (CONV-10).
+    /// Lets one more request in; returns `false` if it is closed (CONV-10).
     pub(crate) fn enter(&self) -> bool {
         self.step(|word| (word & CLOSED == 0).then_some(word + ONE))
     }
 
-    /// One request has ended; `true`: it was the last, and nobody else comes.
+    /// Notes that one request has ended; returns `true` if it was the last, and no other comes.
     pub(crate) fn leave(&self) -> bool {
         self.0.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED
     }
 
-    /// Lets nobody in any more.
+    /// Lets no request in any more.
     pub(crate) fn close(&self) {
         self.0.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
-    /// Closes where no more than `besides` requests are open (the one that asks for it is one); `false`: it stays as
-    /// it is.
+    /// Closes if no more than `besides` requests are open (the one that asks for it is one); returns `false` if there are more.
     pub(crate) fn close_if_idle(&self, besides: usize) -> bool {
         self.step(|word| (word & CLOSED == 0 && word / ONE <= besides).then_some(word | CLOSED))
     }

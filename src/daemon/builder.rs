@@ -84,21 +84,21 @@ impl Builder {
         }
     }
 
-    /// The implementation's version, informational.
+    /// Sets the implementation's version, which is informational.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// Another state directory than the component's own.
+    /// Sets another state directory than the component's own.
     #[must_use]
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(path.into());
         self
     }
 
-    /// Leave the place to a ready and compatible daemon that is there right before publishing: what a daemon does
+    /// Leaves the place to a ready and compatible daemon that is there right before publishing: what a daemon does
     /// that a client started (CONV-26).
     #[must_use]
     pub fn yields(mut self, yields: bool) -> Self {
@@ -113,28 +113,28 @@ impl Builder {
         self
     }
 
-    /// The drain bound.
+    /// Sets how long open work may go on after the daemon began to stand down: [`DEFAULT_DRAIN_TIMEOUT`] by default.
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
     }
 
-    /// What the handshake says the daemon can do.
+    /// Sets what the handshake says the daemon can do.
     #[must_use]
     pub fn capabilities(mut self, capabilities: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.capabilities = capabilities.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The web origins that may call; none unless told.
+    /// Sets the web origins that may call: none by default.
     #[must_use]
     pub fn origins(mut self, origins: Origins) -> Self {
         self.origins = origins;
         self
     }
 
-    /// Where the web origins that may call are looked up: for each request that names one, on every change in the state
+    /// Sets where the web origins that may call are looked up: for each request that names one, on every change in the state
     /// directory, and every second. What it says counts at once, and ends the streams of an origin that is off the list.
     #[must_use]
     pub fn origins_from(mut self, source: impl Fn() -> Origins + Send + Sync + 'static) -> Self {
@@ -193,9 +193,9 @@ impl Builder {
         self
     }
 
-    /// Whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop the daemon gracefully, and it survives SIGHUP and signals that are sent
-    /// by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). Off by default: signal
-    /// handlers concern the whole process, and a program of more than a daemon may have its own.
+    /// Sets whether SIGTERM, SIGINT, SIGQUIT and SIGXCPU stop the daemon gracefully, and it survives SIGHUP and signals that
+    /// are sent by mistake: SIGUSR1, SIGUSR2, SIGALRM, real-time signals and others (LIFE-35, LIFE-36, LIFE-39). Off by
+    /// default: signal handlers concern the whole process, and a program of more than a daemon may have its own.
     #[must_use]
     pub fn stop_on_signals(mut self, signals: bool) -> Self {
         self.signals = signals;
@@ -203,6 +203,9 @@ impl Builder {
     }
 
     /// Listens, finds or makes the credential, serves, publishes, and runs until it stands down.
+    ///
+    /// # Errors
+    /// [`Error`].
     pub async fn serve<S, B>(self, service: S) -> Result<Reason, Error>
     where
         S: Service<Request<Limited<RequestBody>>, Response = Response<B>, Error = Infallible>,
@@ -337,6 +340,8 @@ impl Builder {
             emptied: Notify::new(),
             conditions: Conditions::default(),
             streams: Streams::default(),
+            unopened: watch::channel(0).0,
+            failure: Mutex::new(None),
             cause: OnceLock::new(),
         };
         let shared = Arc::new(shared);

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 const BOUND: Duration = Duration::from_secs(30);
 /// How long a connection that the daemon has ended is read on, so that its client reads the answer (PER-49).
 const LINGER: Duration = Duration::from_secs(2);
-/// So much of a body that nobody reads has come with its head, in bytes: `hyper` discards it, and the connection goes on.
+/// How much of a body that is never read has come with its head, in bytes: `hyper` discards it, and the connection goes on.
 const MAX_DRAINED: u64 = 4 * 1024;
 /// The most bytes of several slices that are copied to be written at once.
 const MAX_JOINED: usize = 512;
@@ -102,7 +102,7 @@ impl Drop for Patient {
         if let (true, Some(stream), Some(sender)) =
             (self.is_shut_down, self.stream.take(), self.half_closed.take())
         {
-            // An error means that nobody waits for it.
+            // An error means that no one waits for it.
             let _ = sender.send(stream);
         }
     }

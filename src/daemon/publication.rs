@@ -50,7 +50,7 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// What routes and background work need to know of the daemon.
+    /// Returns what routes and background work need to know of the daemon.
     pub fn handle(&self) -> Handle {
         Handle(self.shared.clone())
     }
@@ -75,8 +75,8 @@ impl Publication {
     /// A call that is dropped follows the record no more, which stays. The server must end then.
     ///
     /// # Errors
-    /// Fails if the record cannot be written ([`Error::State`]), if the daemon yields to one that cannot be asked
-    /// ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
+    /// Fails if the record or a stream's file cannot be written ([`Error::State`]), if the daemon yields to one that cannot be
+    /// asked ([`Error::Unreachable`]), or if signals cannot be received ([`Error::Signals`]).
     pub async fn run(mut self) -> Result<Reason, Error> {
         let signals = if self.signals { Some(Signals::new().map_err(Error::Signals)?) } else { None };
         // It ends with this call, also if that is dropped.
@@ -84,7 +84,8 @@ impl Publication {
         if let Some(signals) = signals {
             stopping.spawn(signals.forward(self.shared.clone()));
         }
-        drive(&self.shared, self.watch, self.drain, &mut self.readiness).await
+        let ended = drive(&self.shared, self.watch, self.drain, &mut self.readiness).await;
+        self.shared.failure().map_or(ended, |error| Err(error.into()))
     }
 }
 

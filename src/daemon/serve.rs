@@ -376,8 +376,8 @@ impl Connection {
         let served = http1::Builder::new()
             .timer(Timer::default())
             .header_read_timeout(HEAD_BOUND)
-            // PER-30: what does not fit is 431 or 414, and no more than this of it is held. `hyper` takes 100 header lines (PER-29)
-            // unless it is given another number, for which it allocates at each request.
+            // PER-30: what does not fit is 431 or 414, and no more than this of it is held. `hyper` takes 100 header lines
+            // (PER-29) unless it is given another number, for which it allocates at each request.
             .max_buf_size(MAX_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();

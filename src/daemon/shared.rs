@@ -3,7 +3,7 @@
 use std::fmt;
 use std::iter;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::admission::Admission;
 use super::bind::OtherFamily;
 use super::conditions::Conditions;
-use super::streams::{LIFECYCLE, Streams};
+use super::streams::{LIFECYCLE, Streams, take_over};
 use crate::browser::{PageHost, PageTokens, Tickets};
 use crate::client;
 use crate::perimeter::{Identity, Origins};
@@ -71,6 +71,10 @@ pub(super) struct Shared {
     pub(super) emptied: Notify,
     pub(super) conditions: Conditions,
     pub(super) streams: Streams,
+    /// How many logs are to be kept in a file that is not open yet.
+    pub(super) unopened: watch::Sender<usize>,
+    /// Why the daemon cannot go on, until [`Publication::run`](super::Publication::run) returns it.
+    pub(super) failure: Mutex<Option<FileError>>,
     /// What asked the daemon to stop.
     pub(super) cause: OnceLock<&'static str>,
 }
@@ -167,7 +171,7 @@ impl Shared {
     fn set_origins(&self, now: Origins) {
         self.origins.send_if_modified(|list| {
             let before = std::mem::replace(list, now);
-            // BROW-14: in one step with the list, so that whoever looks at it after issuing a token leaves none behind.
+            // BROW-14: in one step with the list, so that a look at it after a token was issued leaves none behind.
             if let Some(tokens) = &self.page_tokens {
                 let is_removed = |origin: &str| before.contains(origin) && !list.contains(origin);
                 tokens.revoke_where(|token| is_removed(&token.origin));
@@ -184,6 +188,18 @@ impl Shared {
     /// off must be seen soon, whoever tells of it (PER-42).
     pub(super) fn patience(&self) -> Duration {
         if self.origins.receiver_count() > 0 { READER_BOUND } else { Duration::MAX }
+    }
+
+    /// Stops the daemon for an error.
+    fn fail(&self, error: FileError) {
+        held(&self.failure).get_or_insert(error);
+        // A reader of another stream sees a stop that the product asked for.
+        self.stop("requested");
+    }
+
+    /// Takes the error for which the daemon was stopped, if there was one.
+    pub(super) fn failure(&self) -> Option<FileError> {
+        held(&self.failure).take()
     }
 
     pub(super) fn stop(&self, cause: &'static str) {
@@ -288,7 +304,7 @@ impl Identity for Shared {
         }
     }
 
-    /// PER-19, PER-41: whoever asks is judged by what the source says now, and not by what was last announced.
+    /// PER-19, PER-41: a request is judged by what the source says now, and not by what was last announced.
     fn origins(&self) -> watch::Receiver<Origins> {
         self.look_at_origins();
         self.origins.subscribe()
@@ -300,36 +316,47 @@ impl Identity for Shared {
 }
 
 /// What routes and background work need to know of their daemon.
+///
+/// ```no_run
+/// # fn watch(daemon: &local_daemon::Daemon) {
+/// let handle = daemon.handle();
+/// tokio::spawn(async move {
+///     handle.published().await;
+///     println!("{} serves at {}", handle.id(), handle.url());
+///     println!("{}", handle.draining().await.as_str());
+/// });
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle(pub(super) Arc<Shared>);
 
 impl Handle {
-    /// The claim id of this launch.
+    /// Returns the id of this launch.
     pub fn id(&self) -> ClaimId {
         self.0.id
     }
 
-    /// The wire protocol.
+    /// Returns the wire protocol.
     pub fn protocol(&self) -> &Protocol {
         &self.0.protocol
     }
 
-    /// The implementation's version.
+    /// Returns the implementation's version.
     pub fn version(&self) -> &str {
         &self.0.version
     }
 
-    /// What the handshake says the daemon can do.
+    /// Returns what the handshake says the daemon can do.
     pub fn capabilities(&self) -> &[String] {
         &self.0.capabilities
     }
 
-    /// The own process id.
+    /// Returns the id of this process.
     pub fn pid(&self) -> u32 {
         self.0.pid.get()
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn url(&self) -> LoopbackUrl {
         self.0.url
     }
@@ -340,12 +367,12 @@ impl Handle {
         self.0.page_host.as_ref().filter(|_| self.0.other_family.try_hold())
     }
 
-    /// When it started, by the wall clock.
+    /// Returns when it started, by the wall clock.
     pub fn started_at(&self) -> SystemTime {
         self.0.started_at
     }
 
-    /// The state directory.
+    /// Returns the state directory.
     pub fn state_dir(&self) -> &Path {
         self.0.state_dir.path()
     }
@@ -360,7 +387,7 @@ impl Handle {
         self.0.set_origins(origins);
     }
 
-    /// The origins that are admitted now, and every later list.
+    /// Returns the origins that are admitted now, and every later list.
     pub fn origins(&self) -> watch::Receiver<Origins> {
         self.0.look_at_origins();
         self.0.announced.subscribe()
@@ -376,7 +403,7 @@ impl Handle {
         self.0.tickets.clone()
     }
 
-    /// Makes an event stream in memory, of these topics and `lifecycle`. On the latter, the daemon tells when it is ready, when
+    /// Makes an event stream in memory, of these topics and `lifecycle`. To the latter, the daemon appends when it is ready, when
     /// its credential was replaced, and when and why it stands down; then it ends the stream (STR-28, STR-29).
     ///
     /// # Panics
@@ -388,23 +415,66 @@ impl Handle {
         hub
     }
 
-    /// Has the daemon end a stream that the product made itself, such as one that is kept in a file. If it has the topic
-    /// `lifecycle`, the daemon appends to it as to those of [`events`](Self::events).
+    /// Makes an event stream as [`events`](Self::events) does, which is kept in a file and goes on after a restart, as that of
+    /// [`Hub::open`] does.
+    ///
+    /// The file is opened once the daemon has published, as soon as the daemon that it displaces has given it up. Until then,
+    /// requests to an `axum::App` wait; other services wait for [`events_opened`](Self::events_opened) before
+    /// they subscribe or append, and appending fails. If the file cannot be opened, or another process does not give it up
+    /// within 10 s, the daemon stops and fails with [`Error::State`](super::Error::State).
+    ///
+    /// The profile `streams` is about a stream of [`events`](Self::events), which begins with each launch (STR-10, STR-11): a
+    /// product that claims the profile has one of these as well.
     ///
     /// ```no_run
-    /// use std::sync::Arc;
+    /// use local_daemon::daemon::Daemon;
+    /// use local_daemon::streams::Limits;
     ///
-    /// use local_daemon::streams::{Hub, Limits};
-    /// # fn keep(daemon: &local_daemon::Daemon) -> Result<Arc<Hub>, local_daemon::state_directory::FileError> {
-    ///
+    /// # async fn start() -> Result<(), local_daemon::daemon::Error> {
     /// const EPOCH: u32 = 0x5f0c_2a9b;
     ///
+    /// let daemon = Daemon::builder("acme", "acme/1").start().await?;
     /// let handle = daemon.handle();
-    /// let path = handle.state_dir().join("jobs.log");
-    /// let jobs = Arc::new(Hub::open(&path, EPOCH, &["lifecycle", "jobs"], Limits::default())?);
-    /// handle.attach(&jobs);
-    /// # Ok(jobs) }
+    /// let jobs = handle.open_events(handle.state_dir().join("jobs.log"), EPOCH, ["jobs"], Limits::default());
+    /// # Ok(()) }
     /// ```
+    ///
+    /// # Panics
+    /// Panics if there are more than 64 topics, or outside of a tokio runtime.
+    pub fn open_events(
+        &self,
+        path: impl Into<PathBuf>,
+        epoch: u32,
+        topics: impl IntoIterator<Item = &'static str>,
+        limits: Limits,
+    ) -> Arc<Hub> {
+        let topics: Vec<_> = iter::once(LIFECYCLE).chain(topics).collect();
+        let hub = Arc::new(Hub::unopened(epoch, &topics, limits));
+        self.0.unopened.send_modify(|count| *count += 1);
+        let (handle, opening, path) = (self.clone(), hub.clone(), path.into());
+        tokio::spawn(async move {
+            let opened = tokio::select! {
+                () = handle.published() => take_over(&opening, &path, limits).await,
+                _ = handle.draining() => Ok(()),
+            };
+            if let Err(error) = opened {
+                handle.0.fail(error);
+            }
+            // If it stands down already, this ends the stream.
+            handle.attach(&opening);
+            handle.0.unopened.send_modify(|count| *count -= 1);
+        });
+        hub
+    }
+
+    /// Ends as soon as no file of [`open_events`](Self::open_events) is still to be opened.
+    pub async fn events_opened(&self) {
+        // The sender is in `self`, so the wait ends on nothing else.
+        let _ = self.0.unopened.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Has the daemon end a stream that the product made itself. If it has the topic `lifecycle`, the daemon appends to it as to
+    /// those of [`events`](Self::events).
     pub fn attach(&self, hub: &Arc<Hub>) {
         self.0.streams.add(hub);
     }
@@ -414,8 +484,8 @@ impl Handle {
         self.0.stop("requested");
     }
 
-    /// Asks for a graceful stop where no more than `besides` requests are open (a route that asks is one of them);
-    /// `false`: there are more, or it stops already. No request slips in between the look and the stop.
+    /// Asks for a graceful stop if no more than `besides` requests are open (a route that asks is one of them); returns `false`
+    /// if there are more, or if it stops already. No request slips in between the look and the stop.
     pub fn stop_if_idle(&self, besides: usize) -> bool {
         self.stop_if_idle_for("requested", besides)
     }
@@ -428,7 +498,7 @@ impl Handle {
         idle
     }
 
-    /// Ends as soon as the record is published; never, where that does not come to pass.
+    /// Ends as soon as the record is published; never, if the daemon ends before that.
     pub async fn published(&self) {
         // The sender is in `self`, so the wait ends on nothing else.
         let _ = self.0.published.subscribe().wait_for(|published| *published).await;

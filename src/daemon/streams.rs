@@ -1,15 +1,37 @@
-//! The event streams that a daemon tells of itself, and ends.
+//! The event streams to which a daemon appends what becomes of it, and which it ends.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use local_daemon_proto::claim::Reason;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use crate::state_directory::StateDir;
-use crate::streams::{End, Hub};
+use crate::state_directory::{FileError, FileErrorKind, StateDir};
+use crate::streams::{End, Hub, Limits};
 
 /// The topic of what becomes of the daemon itself.
 pub(super) const LIFECYCLE: &str = "lifecycle";
+
+/// How long the file of a log may be locked by the daemon that was displaced. It gives the file up as soon as it sees the new
+/// record, so that this ends only on one that hangs.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait before the file is tried again.
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens the file of a log as soon as no other process appends to it.
+pub(super) async fn take_over(hub: &Hub, path: &Path, limits: Limits) -> Result<(), FileError> {
+    let ends = Instant::now() + TAKEOVER_TIMEOUT;
+    loop {
+        match hub.load(path, limits) {
+            Err(FileError { kind: FileErrorKind::Locked, .. }) if Instant::now() < ends => {
+                sleep(TAKEOVER_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
 
 /// The hubs that the daemon ends.
 #[derive(Debug, Default)]

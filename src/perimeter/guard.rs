@@ -81,7 +81,7 @@ impl fmt::Debug for Guard {
 type RouteMethods = dyn Fn(&str) -> Option<Vec<Method>> + Send + Sync;
 
 impl Guard {
-    /// A guard for the daemon that `identity` describes.
+    /// Returns a guard for the daemon that `identity` describes.
     pub fn new(identity: Arc<dyn Identity>) -> Self {
         let protocol = HeaderValue::try_from(identity.protocol().to_string());
         Self {
@@ -95,7 +95,7 @@ impl Guard {
         }
     }
 
-    /// The event-stream paths whose `GET` may authenticate by `?token=`, for `EventSource` cannot set a header.
+    /// Adds the event-stream paths whose `GET` may authenticate by `?token=`, for `EventSource` cannot set a header.
     /// The inner service does not see the parameter, so that it cannot log it. Paths of several calls add up.
     #[must_use]
     pub fn stream_routes(mut self, paths: impl IntoIterator<Item = &'static str>) -> Self {
@@ -103,7 +103,7 @@ impl Guard {
         self
     }
 
-    /// How a preflight learns the methods of a path; `None` is an unknown path (PER-16). Unless this is set, it
+    /// Sets how a preflight learns the methods of a path; `None` is an unknown path (PER-16). Unless this is set, it
     /// names `GET`, `HEAD`, `POST`, `PUT` and `DELETE` for every path.
     #[must_use]
     pub fn methods(mut self, of_path: impl Fn(&str) -> Option<Vec<Method>> + Send + Sync + 'static) -> Self {
@@ -120,7 +120,7 @@ impl Guard {
         self
     }
 
-    /// The largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
+    /// Sets the largest request body, in bytes (PER-30). A longer announced one is answered 413; one that does not announce
     /// its length fails at the limit with [`http_body_util::LengthLimitError`], which axum's extractors answer with 413. A
     /// request from [`Caller::Nobody`] has at most 4 KiB and 4 s (PER-44, PER-45).
     #[must_use]

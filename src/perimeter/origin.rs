@@ -17,7 +17,7 @@ use super::request::parse_port;
 pub struct Origin(String);
 
 impl Origin {
-    /// The serialised origin.
+    /// Returns the serialised origin.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -147,12 +147,12 @@ fn serialised(address: Ipv6Addr) -> String {
 pub struct Origins(Arc<BTreeSet<Origin>>);
 
 impl Origins {
-    /// Whether exactly this serialised origin is listed.
+    /// Returns whether exactly this serialised origin is listed.
     pub fn contains(&self, origin: &str) -> bool {
         self.0.contains(origin)
     }
 
-    /// The listed origins in order.
+    /// Returns the listed origins in order.
     pub fn iter(&self) -> impl Iterator<Item = &Origin> {
         self.0.iter()
     }

@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// A problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a [`Guard`](super::Guard) it becomes
-/// text for a request that prefers `text/plain` (PER-35, PER-37).
+/// Returns a problem (RFC 9457) with a stable `code`; `detail` is for people and holds no secret. Behind a
+/// [`Guard`](super::Guard) it becomes text for a request that prefers `text/plain` (PER-35, PER-37).
 pub fn problem(
     status: StatusCode,
     code: &'static str,
@@ -22,7 +22,7 @@ pub fn problem(
     problem_with(status, code, detail, Map::new())
 }
 
-/// A [`problem`] with further members for programs, such as `active` beside the code `busy`.
+/// Returns a [`problem`] with further members for programs, such as `active` beside the code `busy`.
 pub fn problem_with(
     status: StatusCode,
     code: &'static str,
@@ -74,7 +74,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Whether a request accepts HTML, as a browser's navigation does.
+/// Returns whether a request accepts HTML, as a browser's navigation does.
 pub fn accepts_html(headers: &HeaderMap) -> bool {
     const HTML: &[u8] = b"text/html";
     let values = headers.get_all(ACCEPT).iter();
@@ -83,8 +83,8 @@ pub fn accepts_html(headers: &HeaderMap) -> bool {
         .any(|value| value.windows(HTML.len()).any(|part| part == HTML))
 }
 
-/// Whether a request would rather read text than JSON: its `Accept` gives `text/plain` a higher quality than `application/json`
-/// (PER-37).
+/// Returns whether a request would rather read text than JSON: its `Accept` gives `text/plain` a higher quality than
+/// `application/json` (PER-37).
 pub fn wants_text(headers: &HeaderMap) -> bool {
     quality(headers, "text", "plain") > quality(headers, "application", "json")
 }

@@ -69,7 +69,7 @@ fn missing_problem<R>(response: &Response<R>) -> Option<Response<Full<Bytes>>> {
         StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The body did not come in time."),
         StatusCode::SERVICE_UNAVAILABLE => ("overloaded", "The daemon cannot do it now."),
         status if status.is_client_error() => ("invalid_request", "The route does not take this request."),
-        _ => ("internal", "The daemon failed at it."),
+        _ => ("internal", "The daemon failed to do it."),
     };
     Some(problem(status, code, detail))
 }

@@ -418,8 +418,8 @@ fn try_life_lock(file: &File, operation: FlockOperation) -> Result<bool, FileErr
     }
 }
 
-/// Waits until a socket can be read or written, of which `wanted` says what is waited for, at most `bound`; returns which. Both if it
-/// has failed: the next call returns the error.
+/// Waits until a socket can be read or written, of which `wanted` says what is waited for, at most `bound`; returns which. Both
+/// if it has failed: the next call returns the error.
 pub(crate) fn ready(socket: impl AsFd, wanted: [bool; 2], bound: Duration) -> [bool; 2] {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let flags = [PollFlags::IN, PollFlags::OUT];

@@ -77,7 +77,7 @@ fn aside(topic: &str, data: &serde_json::Value) -> Bytes {
 }
 
 impl Hub {
-    /// Appends what has happened now (STR-10, STR-11). `None`: the streams have ended, and nobody would ever see it.
+    /// Appends what has happened now (STR-10, STR-11). Returns `None` if the streams have ended.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// When there is no such topic.
+    /// Panics if there is no such topic.
     pub fn append<T: Serialize + ?Sized>(&self, topic: &str, data: &T) -> io::Result<Option<EventId>> {
         self.append_line(topic, &line(topic, data)?)
     }
@@ -103,7 +103,11 @@ impl Hub {
 }
 
 impl Subscriber {
-    /// The answer to the request that subscribed (STR-1).
+    /// Returns the answer to the request that subscribed (STR-1).
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a tokio runtime with its time enabled.
     pub fn into_response(self) -> Response<EventBody> {
         let mut response = Response::new(EventBody::from(self));
         let headers = response.headers_mut();

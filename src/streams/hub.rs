@@ -1,4 +1,4 @@
-//! The log and everybody who reads it, behind one lock. Whoever has read everything leaves its waker under that lock, so
+//! The log and its readers, behind one lock. A reader that has read everything leaves its waker under that lock, so
 //! that no event slips in between the look and the wait. `tests/it/loom.rs` runs this very file.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,23 @@ use local_daemon_proto::events::{EventId, ParseEventIdError};
 use super::log::{Cursor, Limits, Log, Piece, Topics};
 use super::sync::{Mutex, MutexGuard};
 
-/// The events of one epoch, and their subscribers.
+/// The events of one epoch, and their subscribers. A daemon's own is made by
+/// [`Handle::events`](crate::daemon::Handle::events).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use local_daemon::streams::{Hub, Limits, Selection};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hub = Arc::new(Hub::new(7, &["jobs"], Limits::default()));
+/// let id = hub.append("jobs", &"build")?;
+/// assert_eq!(id, Some(hub.last()));
+/// let answer = hub.subscribe(&Selection::parse(Some("jobs"), None, [])?)?.into_response();
+/// assert_eq!(answer.headers()["content-type"], "text/event-stream");
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Hub {
     topics: Box<[&'static str]>,
@@ -21,7 +37,7 @@ pub struct Hub {
 
 /// What keeps a log beyond the life of the process.
 pub(super) trait Keep: fmt::Debug + Send {
-    /// Keeps a frame, before anybody can read it. Where it fails, nothing of the frame is kept.
+    /// Keeps a frame, before it can be read. If it fails, nothing of the frame is kept.
     fn keep(&mut self, frame: &[u8]) -> io::Result<()>;
 
     /// The log has taken the frame, and may have forgotten others for it. Where it fails, they are still kept.
@@ -43,7 +59,7 @@ struct Inner {
 }
 
 impl Inner {
-    /// Everybody who waits, to be woken once the lock is let go.
+    /// Returns the waker of each reader that waits, to be woken once the lock is let go.
     fn wakers(&mut self) -> Vec<Waker> {
         if self.waiting == 0 {
             return Vec::new();
@@ -124,7 +140,7 @@ pub enum Next {
 }
 
 impl Hub {
-    /// A log without events, in memory.
+    /// Returns a log without events, in memory.
     ///
     /// # Panics
     ///
@@ -145,12 +161,25 @@ impl Hub {
         Self { topics: topics.into(), inner: Mutex::new(inner) }
     }
 
+    /// Goes on with a log that was read back, kept by `keeper`; if the streams have ended, `keeper` is dropped.
+    pub(super) fn go_on_with(&self, log: Log, keeper: Box<dyn Keep>) {
+        let mut inner = self.inner();
+        if inner.end.is_some() {
+            return;
+        }
+        inner.log = log;
+        inner.keeper = Some(keeper);
+        let wakers = inner.wakers();
+        drop(inner);
+        wake(wakers);
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // No code of the product's runs under the lock, so a holder that panicked was at its end or at its beginning.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topics that there are.
+    /// Returns the topics.
     pub fn topics(&self) -> &[&'static str] {
         &self.topics
     }
@@ -160,14 +189,14 @@ impl Hub {
         self.inner().log.last()
     }
 
-    /// How many subscribers there are (STR-24).
+    /// Returns how many subscribers there are (STR-24).
     pub fn subscribers(&self) -> usize {
         self.inner().seats.len()
     }
 
     /// Appends an event for everybody who wants its topic, as [`append`](Self::append) does, for a product that writes the whole
     /// `data` of the frame itself: on one line, a JSON object with `topic`, `at` and `data` (STR-14), which is not checked here.
-    /// `None`: the streams have ended, and nobody would ever see it.
+    /// Returns `None` if the streams have ended, so that no reader would ever see it.
     ///
     /// # Errors
     ///
@@ -176,7 +205,7 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// When there is no such topic.
+    /// Panics if there is no such topic.
     pub fn append_line(&self, topic: &str, data: &[u8]) -> io::Result<Option<EventId>> {
         let place = self.place(topic).expect("the product appends to its own topics");
         if data.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -223,11 +252,11 @@ impl Hub {
         u8::try_from(place).ok()
     }
 
-    /// One more subscriber, from now on or from after an event (STR-3, STR-15).
+    /// Adds a subscriber, from now on or from after an event (STR-3, STR-15).
     ///
     /// # Errors
     ///
-    /// An unknown topic (STR-5); the streams have ended (STR-6).
+    /// Fails if there is no such topic (STR-5), or if the streams have ended (STR-6).
     pub fn subscribe(self: &Arc<Self>, selection: &Selection) -> Result<Subscriber, SubscribeError> {
         let topics = match &selection.topics {
             None => Topics::ALL,
@@ -266,7 +295,7 @@ impl Subscriber {
         self.begin
     }
 
-    /// What comes next; where there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
+    /// Returns what comes next. If there is nothing yet, the task is woken when there is. Nothing is kept for a subscriber
     /// that does not ask (STR-23, STR-25).
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         let mut inner = self.hub.inner();

@@ -1,6 +1,6 @@
 //! A log that outlives the process: its frames in one file, exactly as they are sent, so that a person can read it.
 //!
-//! A frame is in the file before anybody can read it from the log (CTL-20), so no end of the process takes back what a
+//! A frame is in the file before it can be read from the log (CTL-20), so no end of the process takes back what a
 //! client has seen. It is not flushed to the disk: a power loss may take the newest events, whose numbers are then
 //! used again. Frames bear no checksum: damage within the `data` of one is for its reader to see.
 //!
@@ -22,33 +22,64 @@ use crate::state_directory::{FileError, FileErrorKind};
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a file may be longer than twice what the log holds: a disk counts in such blocks anyway.
 const SLACK: u64 = 4096;
-/// Higher numbers are damage: nobody counts that far, and counting on from there must not overflow.
+/// Higher numbers are damage: no log counts that far, and counting on from there must not overflow.
 const MOST: u64 = 1 << 53;
 
 impl Hub {
-    /// The log that is kept in the file at `path`, which is made where it is missing: with the events of the last
-    /// process, counting on from there. What a process that was killed had half written is cut off.
+    /// Opens the log that is kept in the file at `path`, which is made if it is missing. It has the events of the last process,
+    /// and counts on from there. What a process that was killed had half written is cut off.
+    ///
+    /// `epoch` names the log: a number that the product chooses once for this file, and changes if its events mean something
+    /// else.
     ///
     /// A file with damage in it gives its newest events, up to where they are not whole and one after the other. What
-    /// is before is a [gap](super::Next::Gap) to whoever asks for it, and no number is used again. An event of a topic
+    /// is before is a [gap](super::Next::Gap) to a reader that asks for it, and no number is used again. An event of a topic
     /// that there no longer is counts as damage.
     ///
-    /// Appending then writes to the file while everybody else waits. [Ending](Self::end) the streams gives the file
-    /// up: only then may it be removed.
+    /// Appending writes to the file while all other calls wait. [Ending](Self::end) the streams gives the file up: only
+    /// then may it be removed.
     ///
     /// # Errors
     ///
-    /// The file is not this user's alone, another process appends to it ([`FileErrorKind::Locked`]: whoever takes over from
-    /// that one tries again), it holds something else than this log ([`FileErrorKind::Foreign`]), it is longer than 64 MiB and
-    /// than four times what the log may hold ([`FileErrorKind::Longer`]), or it cannot be read and written.
+    /// Fails if the file is not this user's alone, if another process appends to it ([`FileErrorKind::Locked`]: a daemon
+    /// that displaces another one uses [`Handle::open_events`](crate::daemon::Handle::open_events)), if it holds something else
+    /// than this log ([`FileErrorKind::Foreign`]), if it is longer than 64 MiB and than four times what the log may hold
+    /// ([`FileErrorKind::Longer`]), or if it cannot be read and written.
     ///
     /// # Panics
     ///
-    /// As [`Hub::new`].
+    /// Panics as [`Hub::new`] does.
     pub fn open(path: &Path, epoch: u32, topics: &[&'static str], limits: Limits) -> Result<Self, FileError> {
         let mut log = Log::new(epoch, limits);
         let journal = Journal::open(path, &mut log, topics)?;
         Ok(Self::of(log, topics, Some(Box::new(journal))))
+    }
+
+    /// Returns a log whose file is opened later, by [`load`](Self::load). Nothing can be appended to it before.
+    pub(crate) fn unopened(epoch: u32, topics: &[&'static str], limits: Limits) -> Self {
+        Self::of(Log::new(epoch, limits), topics, Some(Box::new(Unopened)))
+    }
+
+    /// Opens the file of a log that is [`unopened`](Self::unopened), as [`open`](Self::open) does.
+    pub(crate) fn load(&self, path: &Path, limits: Limits) -> Result<(), FileError> {
+        let mut log = Log::new(self.last().epoch, limits);
+        let journal = Journal::open(path, &mut log, self.topics())?;
+        self.go_on_with(log, Box::new(journal));
+        Ok(())
+    }
+}
+
+/// Stands for the file of a log until that is opened.
+#[derive(Debug)]
+struct Unopened;
+
+impl Keep for Unopened {
+    fn keep(&mut self, _: &[u8]) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::WouldBlock, "the file of the log is not open yet"))
+    }
+
+    fn tidy(&mut self, _: &Log) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -152,7 +183,7 @@ impl Keep for Journal {
     }
 }
 
-/// Where the successor of a file is written. Whoever holds the lock on the file is alone, so that one name will do.
+/// Where the successor of a file is written. The holder of the lock on the file is alone, so that one name will do.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
@@ -234,7 +265,7 @@ struct Found {
     is_damaged: bool,
 }
 
-/// Reads a log back. `None`: nothing in the file is of this log, so nobody can say which numbers it has used.
+/// Reads a log back. Returns `None` if nothing in the file is of this log, so that the numbers it has used are unknown.
 fn recover(log: &mut Log, topics: &[&str], text: &[u8]) -> Option<Found> {
     let (mut is_ours, mut is_damaged) = (false, false);
     // How much in a row could not be read.

@@ -137,7 +137,7 @@ impl Log {
     }
 
     /// Appends an event whose `data` is one line of JSON; `topic` is the place of `name` in the list of topics. It is
-    /// framed here, once for everybody (STR-13).
+    /// framed here, once for all readers (STR-13).
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::routing::get;
@@ -16,9 +16,12 @@ use local_daemon::axum::{App, Json};
 use local_daemon::claim::Reason;
 use local_daemon::client::{Connection, Request, Response};
 use local_daemon::connect::ConnectOutcome;
-use local_daemon::daemon::Builder;
+use local_daemon::daemon::{Builder, Error};
+use local_daemon::events::Item;
 use local_daemon::perimeter::Origins;
+use local_daemon::state_directory::FileErrorKind;
 use local_daemon::streams::{Hub, Limits, Selection};
+use local_daemon::testing::{Home, TestDaemon, TestError};
 use local_daemon::{Client, Daemon, StateDir};
 use serde_json::{Value, json};
 
@@ -272,4 +275,65 @@ fn a_listed_route_that_is_none_or_clashes_is_noticed_at_once() {
         let added = || App::new().get("/v1/{id}", async || "").merge(Router::new(), [(path, Method::GET)]);
         assert!(std::panic::catch_unwind(added).is_err(), "{path}");
     }
+}
+
+/// A daemon whose events are kept in a file.
+fn keeping(home: &Home, builder: Builder) -> Result<TestDaemon, TestError> {
+    home.serve(builder, async |daemon| {
+        let handle = daemon.handle();
+        let path = handle.state_dir().join("jobs.log");
+        let jobs = handle.open_events(path, 7, ["jobs"], Limits::default());
+        let add =
+            async |State(jobs): State<Arc<Hub>>| jobs.append("jobs", "a job").unwrap().unwrap().to_string();
+        App::with_state(jobs.clone())
+            .post("/v1/jobs", add)
+            .events("/v1/events", jobs)
+            .serve(daemon)
+            .await
+    })
+}
+
+#[test]
+fn events_in_a_file_go_on_over_displacements_and_restarts() {
+    let home = Home::new("acme", "acme/1").unwrap();
+    let add = || home.client().connect().unwrap().send(Request::post("/v1/jobs")).unwrap();
+    let mut daemon = keeping(&home, home.builder()).unwrap();
+    let first = String::from_utf8(add().body).unwrap().parse().unwrap();
+    let mut events = home.client().connect().unwrap().events("/v1/events").topics(["jobs"]).after(first);
+    let mut said = || events.next_within(Duration::from_secs(10)).unwrap().unwrap();
+    for displaces in [true, false, true] {
+        daemon = if displaces {
+            let next = keeping(&home, home.builder()).unwrap();
+            assert_eq!(daemon.ended().unwrap(), Reason::Displaced);
+            next
+        } else {
+            daemon.stop().unwrap();
+            keeping(&home, home.builder()).unwrap()
+        };
+        let added = add();
+        let id = loop {
+            match said() {
+                Item::Event(event) => break event.id.to_string(),
+                other => assert!(!matches!(other, Item::Gap { .. }), "{other:?}"),
+            }
+        };
+        assert_eq!((added.status, added.body), (200, id.into_bytes()));
+    }
+    // One that yields opens no file.
+    let yielded = keeping(&home, home.builder().yields(true)).map(drop);
+    assert!(matches!(yielded, Err(TestError::Ended(Reason::Yielded))), "{yielded:?}");
+    assert_eq!(add().status, 200);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_daemon_whose_events_cannot_be_read_fails() {
+    let home = Home::new("acme", "acme/1").unwrap();
+    drop(keeping(&home, home.builder()).unwrap());
+    StateDir::at(home.state_dir()).replace("jobs.log", b"no log\n\n").unwrap();
+    let ended = keeping(&home, home.builder()).unwrap().ended();
+    let Err(TestError::Daemon(Error::State(error))) = ended else {
+        panic!("{ended:?}")
+    };
+    assert!(matches!(error.kind, FileErrorKind::Foreign), "{error}");
 }

@@ -1,13 +1,17 @@
 //! The daemons, fakes and squatters that the crate has for a product's tests.
 
+use std::time::{Duration, Instant};
+
 use axum::Router;
 use axum::routing::get;
+use bytes::Bytes;
 use http::{Response, StatusCode};
-use local_daemon::StateDir;
+use local_daemon::axum::App;
 use local_daemon::claim::Reason;
-use local_daemon::client::Request;
+use local_daemon::client::{Request, Stop, StopError};
 use local_daemon::connect::ConnectOutcome;
-use local_daemon::testing::{Home, TestError};
+use local_daemon::testing::{Home, TestDaemon, TestError};
+use local_daemon::{Daemon, StateDir};
 
 fn home() -> Home {
     Home::new("acme", "acme/1").unwrap()
@@ -50,6 +54,32 @@ fn a_daemon_that_cannot_start_is_an_error() {
     let failed = home.start(Router::new());
     assert!(matches!(failed, Err(TestError::Daemon(_))), "{failed:?}");
     assert!(matches!(Home::new("../acme", "acme/1"), Err(TestError::Setup(_))));
+}
+
+fn stoppable(home: &Home) -> TestDaemon {
+    // The product's own builder, which names no state directory.
+    let builder = Daemon::builder("acme", "acme/1").version("1.4.0");
+    home.serve(builder, async |daemon| App::new().shutdown().serve(daemon).await).unwrap()
+}
+
+#[test]
+fn a_client_stops_a_daemon_of_its_own_process_without_waiting_for_that() {
+    let home = home();
+    let daemon = stoppable(&home);
+    let begin = Instant::now();
+    let stopped = home.client().stop(&Stop::new()).unwrap().unwrap();
+    assert_eq!(stopped.id, daemon.handle().id());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(daemon.ended().unwrap(), Reason::Stopped);
+}
+
+#[test]
+fn a_forced_stop_does_not_end_the_process_of_the_client() {
+    let home = home();
+    let _fake = home.fake(|_| Response::builder().status(202).body(Bytes::new()).unwrap()).unwrap();
+    let stop = Stop::new().bound(Duration::ZERO).force(true);
+    let stopped = home.client().stop(&stop);
+    assert!(matches!(stopped, Err(StopError::Kill { .. })), "{stopped:?}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::{AnyBody, Client, Connection, boxed};
 use crate::client::request::BoxError;
 use crate::client::{ConnectError, Launch, RequestError, RequestErrorKind};
 
-/// A service that sends each request to the daemon that runs then, on a connection that has proven itself (HS-25). The host and the
-/// bearer are added.
+/// A service that sends each request to the daemon that runs then, on a connection that has proven itself (HS-25). The host and
+/// the bearer are added.
 ///
 /// If the daemon is gone, it is looked for once more, unless a part of the request was sent.
 ///
@@ -42,10 +42,10 @@ pub struct Service {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
-    /// There is no daemon that it could be sent to. Nothing was sent.
+    /// No daemon was found. Nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It was not answered.
+    /// The request was not sent, or not answered.
     #[error(transparent)]
     Request(#[from] RequestError),
 }

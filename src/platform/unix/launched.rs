@@ -102,6 +102,11 @@ pub(crate) fn ready_pipe(component: &str) -> Option<File> {
 /// The environment may only be changed while no other thread can read it, so this does nothing if the process has a second
 /// thread, or if the system cannot tell (any but Linux). That is harmless: the variable means nothing to a process without
 /// that very pipe, and a [`Client`](crate::Client) replaces it in the environment of its child.
+///
+/// ```
+/// local_daemon::forget_launch();
+/// // Threads, runtimes and other programs begin after it.
+/// ```
 pub fn forget_launch() {
     launched();
     if env::var_os(LAUNCH_VARIABLE).is_some() && system::has_one_thread() {

@@ -81,6 +81,15 @@ pub fn disable_core_dumps() -> io::Result<()> {
 /// Starts the program of `command` with the soft limits that this process had before this crate changed them: that of core
 /// dumps and, in a daemon, that of descriptors. Like each `pre_exec` hook of a [`Command`], it makes the spawn panic if
 /// SIGCHLD is ignored and the program cannot be executed.
+///
+/// ```
+/// use std::process::Command;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let status = local_daemon::with_caller_limits(&mut Command::new("true")).status()?;
+/// assert!(status.success());
+/// # Ok(()) }
+/// ```
 pub fn with_caller_limits(command: &mut Command) -> &mut Command {
     let restore = || {
         restore_limits();

@@ -22,6 +22,17 @@ const VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// Programs that this one starts inherit none of the sockets. The variables are removed if no other thread can read the
 /// environment meanwhile; they mean nothing to another process.
 ///
+/// ```
+/// use local_daemon::Daemon;
+/// use local_daemon::daemon::listen_fds;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let builder = Daemon::builder("acme", "acme/1");
+/// // Without a service manager, the system chooses a port.
+/// let builder = listen_fds()?.into_iter().fold(builder, |builder, listener| builder.listener(listener));
+/// # Ok(()) }
+/// ```
+///
 /// # Errors
 /// Fails if the variables are not what they should be, or if one of the sockets is not a listening one of TCP.
 pub fn listen_fds() -> io::Result<Vec<TcpListener>> {

@@ -82,8 +82,8 @@ pub(crate) fn find_program(program: &Path, path: Option<&OsStr>) -> io::Result<P
 
 /// Starts a daemon: its own session, reparented so that it never is this process's zombie, working directory `/`, standard
 /// streams null but for the log, no inherited descriptor but the readiness pipe, and a process state of its own (CONN-28,
-/// CONN-30, CONN-31, CONN-32, CONN-33, CONN-47, CONN-48). Fails if its program was not executed; `bound` is how long that may take to be
-/// known.
+/// CONN-30, CONN-31, CONN-32, CONN-33, CONN-47, CONN-48). Fails if its program was not executed; `bound` is how long that may
+/// take to be known.
 pub(crate) fn spawn_detached(start: Start<'_>, bound: Duration) -> io::Result<Started> {
     fork_starter(start, bound, false)
 }
