@@ -158,7 +158,8 @@ impl Watched {
                     && theirs.state == State::Ready
                     && theirs.protocol == self.policy.protocol
             }
-            (ConnectOutcome::Absent, None) => true,
+            // What was not looked at may be there.
+            (ConnectOutcome::Busy, None) => true,
             // A record that was read and not yet probed leaves the outcome to the look before.
             (outcome, Some(Look::Record(RecordRead::Record(_)))) => {
                 !matches!(outcome, ConnectOutcome::Ready(_))
