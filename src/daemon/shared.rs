@@ -415,12 +415,12 @@ impl Handle {
         hub
     }
 
-    /// Makes an event stream as [`events`](Self::events) does, which is kept in a file and goes on after a restart, as that of
-    /// [`Hub::open`] does.
+    /// Makes an event stream as [`events`](Self::events) does, which is kept in a file and goes on after a restart: see
+    /// [`Hub::open`].
     ///
     /// The file is opened once the daemon has published, as soon as the daemon that it displaces has given it up. Until then,
-    /// requests to an `axum::App` wait; other services wait for [`events_opened`](Self::events_opened) before
-    /// they subscribe or append, and appending fails. If the file cannot be opened, or another process does not give it up
+    /// requests to an `axum::App` wait; other services wait for [`events_opened`](Self::events_opened) before they subscribe or
+    /// append, and appending fails. If the file cannot be opened, or another process does not give it up
     /// within 10 s, the daemon stops and fails with [`Error::State`](super::Error::State).
     ///
     /// The profile `streams` is about a stream of [`events`](Self::events), which begins with each launch (STR-10, STR-11): a
@@ -453,8 +453,12 @@ impl Handle {
         self.0.unopened.send_modify(|count| *count += 1);
         let (handle, opening, path) = (self.clone(), hub.clone(), path.into());
         tokio::spawn(async move {
+            let take_over = async {
+                handle.published().await;
+                take_over(&opening, &path, limits).await
+            };
             let opened = tokio::select! {
-                () = handle.published() => take_over(&opening, &path, limits).await,
+                opened = take_over => opened,
                 _ = handle.draining() => Ok(()),
             };
             if let Err(error) = opened {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -14,7 +14,7 @@ use axum::routing::get;
 use http_body_util::BodyExt;
 use local_daemon::axum::{App, Json};
 use local_daemon::claim::Reason;
-use local_daemon::client::{Connection, Request, Response};
+use local_daemon::client::{Connection, Request, RequestErrorKind, Response};
 use local_daemon::connect::ConnectOutcome;
 use local_daemon::daemon::{Builder, Error};
 use local_daemon::events::Item;
@@ -336,4 +336,20 @@ fn a_daemon_whose_events_cannot_be_read_fails() {
         panic!("{ended:?}")
     };
     assert!(matches!(error.kind, FileErrorKind::Foreign), "{error}");
+}
+
+#[test]
+fn a_daemon_that_waits_for_its_events_can_be_stopped() {
+    let home = Home::new("acme", "acme/1").unwrap();
+    drop(keeping(&home, home.builder()).unwrap());
+    let path = home.state_dir().join("jobs.log");
+    let held = Hub::open(&path, 7, &["lifecycle", "jobs"], Limits::default()).unwrap();
+    let daemon = keeping(&home, home.builder()).unwrap();
+    let mut client = home.client().connect().unwrap();
+    let waiting = client.send(Request::post("/v1/jobs").deadline(Duration::from_millis(200)));
+    assert_eq!(waiting.unwrap_err().kind(), RequestErrorKind::TimedOut);
+    let begin = Instant::now();
+    assert_eq!(daemon.stop().unwrap(), Reason::Stopped);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    drop(held);
 }
