@@ -29,11 +29,11 @@ async fn list(State(jobs): State<Jobs>) -> Json<Value> {
     Json(json!({"jobs": *jobs.0.lock().expect("no holder panics")}))
 }
 
-/// Adds a job; the newest 100 are kept.
+/// Adds a job; the newest 10 are kept.
 async fn add(State(jobs): State<Jobs>, Json(job): Json<Value>) -> Result<Json<Value>, Problem> {
     let id = jobs.1.append("jobs", &job)?.ok_or_else(Problem::draining)?;
     let mut list = jobs.0.lock().expect("no holder panics");
     list.insert(0, job);
-    list.truncate(100);
+    list.truncate(10);
     Ok(Json(json!({"id": id.to_string()})))
 }
