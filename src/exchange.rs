@@ -303,18 +303,13 @@ impl Wire {
     fn is_refused(&self) -> bool {
         // The heads of an answer have fewer bytes.
         let mut rest = &self.buffer[..self.buffer.len().min(MAX_BYTES)];
-        loop {
-            let mut headers = [httparse::EMPTY_HEADER; 64];
-            let mut response = httparse::Response::new(&mut headers);
-            let Ok(httparse::Status::Complete(length)) = response.parse(rest) else {
-                return false;
-            };
-            if response.code >= Some(200) {
-                let headers = response.headers.iter().map(|header| (header.name, header.value));
-                return response.code >= Some(400) || is_closing(headers);
+        while let Ok(Some(Head { answer, length, .. })) = parse_head(rest) {
+            if answer.status >= 200 {
+                return answer.status >= 400 || is_closing(&answer);
             }
             rest = &rest[length..];
         }
+        false
     }
 
     /// Reads the head of an answer. The heads and the framing of the body have at most `framing` bytes, or 64 KiB if that is
@@ -327,8 +322,7 @@ impl Wire {
             answer = self.head(deadline).map_err(ExchangeError::after_an_answer)?;
         }
         self.left = Self::framing(&answer)?;
-        let headers = answer.headers.iter().map(|(name, value)| (&**name, value.as_bytes()));
-        self.keep &= !is_closing(headers) && self.left != Left::UntilClose;
+        self.keep &= !is_closing(&answer) && self.left != Left::UntilClose;
         // A server that announces a body for it may send one, which the next answer must not begin with.
         self.keep &= answer.status != 204 || is_bodiless(&answer);
         Ok(answer)
@@ -360,24 +354,15 @@ impl Wire {
 
     fn head(&mut self, deadline: Instant) -> Result<Answer, ExchangeError> {
         loop {
-            let mut headers = [httparse::EMPTY_HEADER; 64];
-            let mut response = httparse::Response::new(&mut headers);
-            match response.parse(&self.buffer) {
-                Ok(httparse::Status::Complete(length)) => {
-                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    let headers: Vec<_> =
-                        response.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect();
-                    let status = response.code.ok_or(ExchangeError::Garbage)?;
-                    self.keep = response.version == Some(1);
-                    let answer = Answer { status, headers, body: Vec::new() };
-                    // More than that may have come while a body was sent.
-                    self.framing_left =
-                        self.framing_left.checked_sub(length).ok_or(ExchangeError::Garbage)?;
-                    self.buffer.skip(length);
-                    return Ok(answer);
-                }
-                Ok(httparse::Status::Partial) if self.buffer.len() < self.framing_left => {}
-                _ => return Err(ExchangeError::Garbage),
+            if let Some(Head { answer, length, is_kept }) = parse_head(&self.buffer)? {
+                self.keep = is_kept;
+                // More than that may have come while a body was sent.
+                self.framing_left = self.framing_left.checked_sub(length).ok_or(ExchangeError::Garbage)?;
+                self.buffer.skip(length);
+                return Ok(answer);
+            }
+            if self.buffer.len() >= self.framing_left {
+                return Err(ExchangeError::Garbage);
             }
             let answered = !self.buffer.is_empty();
             match self.fill(self.framing_left, deadline) {
@@ -535,11 +520,40 @@ fn is_bodiless(answer: &Answer) -> bool {
     })
 }
 
-/// Whether these headers say that the connection ends after the answer. Several of them are one list (RFC 9110, 5.3).
-fn is_closing<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
-    headers.any(|(name, value)| {
-        let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        name.eq_ignore_ascii_case("connection") && options.any(|option| option.eq_ignore_ascii_case(b"close"))
+/// The head of an answer.
+struct Head {
+    /// The answer without its body.
+    answer: Answer,
+    /// How many bytes it takes.
+    length: usize,
+    /// Whether another request may follow by its version.
+    is_kept: bool,
+}
+
+/// Parses the head at the beginning of what has come; `None` if it is not whole.
+fn parse_head(bytes: &[u8]) -> Result<Option<Head>, ExchangeError> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = response.parse(bytes).map_err(|_| ExchangeError::Garbage)?
+    else {
+        return Ok(None);
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = response
+        .headers
+        .iter()
+        .map(|header| (header.name.to_owned(), text(header.value)))
+        .collect();
+    let status = response.code.ok_or(ExchangeError::Garbage)?;
+    let answer = Answer { status, headers, body: Vec::new() };
+    Ok(Some(Head { answer, length, is_kept: response.version == Some(1) }))
+}
+
+/// Whether the headers say that the connection ends after the answer. Several of them are one list (RFC 9110, 5.3).
+fn is_closing(answer: &Answer) -> bool {
+    answer.headers.iter().any(|(name, value)| {
+        let mut options = value.split(',').map(str::trim_ascii);
+        name.eq_ignore_ascii_case("connection") && options.any(|option| option.eq_ignore_ascii_case("close"))
     })
 }
 

@@ -24,7 +24,7 @@ const MIN_RETRY: Duration = Duration::from_millis(10);
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// The longest `retry` that is honoured.
 const MAX_RETRY: Duration = Duration::from_mins(1);
-/// The longest frame, in bytes: a log holds 4 MiB (STR-21), and one frame of it has a few names besides.
+/// The longest frame, in bytes: a log holds 4 MiB (STR-21), and a frame of it adds a few names.
 pub const MAX_FRAME_BYTES: usize = 5 * 1024 * 1024;
 
 /// The place of an event in the log of a stream: `<epoch>-<seq>` (STR-10).

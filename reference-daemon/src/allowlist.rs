@@ -31,7 +31,7 @@ pub(crate) enum News {
     /// It was read again, since it had changed.
     Reloaded,
     /// A fault of it, once when it begins (LIFE-37, LIFE-40).
-    FileError(String),
+    Fault(String),
 }
 
 #[derive(Default)]
@@ -130,7 +130,7 @@ impl Allowlist {
         }
         faults.truncate(MAX_FAULTS);
         for fault in faults.iter().filter(|fault| !known.faults.contains(fault)) {
-            (self.report)(News::FileError(fault.clone()));
+            (self.report)(News::Fault(fault.clone()));
         }
         known.faults = faults;
     }
@@ -257,7 +257,7 @@ mod tests {
     fn watched(directory: &StateDir, given: Vec<Origin>) -> (Allowlist, Receiver<String>) {
         let (sender, reported) = mpsc::channel();
         let report = move |news| {
-            if let News::FileError(fault) = news {
+            if let News::Fault(fault) = news {
                 sender.send(fault).unwrap();
             }
         };
@@ -359,7 +359,7 @@ mod tests {
         write(&directory, "[origins]\nallow = ['https://a.example']\n");
         assert_eq!(news(), [News::Reloaded]);
         write(&directory, "[origins");
-        assert!(matches!(&news()[..], [News::FileError(_)]), "it keeps what it has");
+        assert!(matches!(&news()[..], [News::Fault(_)]), "it keeps what it has");
         fs::remove_file(directory.file(CONFIG)).unwrap();
         assert_eq!(news(), [News::Reloaded]);
     }

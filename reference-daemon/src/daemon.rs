@@ -150,7 +150,7 @@ async fn report_config(context: Arc<Context>, mut news: UnboundedReceiver<News>)
     while let Some(news) = news.recv().await {
         match news {
             News::Reloaded => events::reloaded(&context),
-            News::FileError(fault) => events::warn(&context, "config_invalid", &fault, None),
+            News::Fault(fault) => events::warn(&context, "config_invalid", &fault, None),
         }
     }
 }

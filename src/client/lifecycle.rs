@@ -17,8 +17,7 @@ use super::connection::{Connection, Process};
 use super::request::{AnswerError, Request, RequestError, Response};
 use super::{Client, ConnectError, Launch};
 
-/// How long a daemon may take to end after it has taken the request, unless told otherwise: 10 s for what it has begun, and a
-/// little more.
+/// How long a daemon may take to end after it has taken the request, by default: 10 s for what it has begun, and a little more.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long a process that was killed, or whose connection broke, may take to end.
 const GONE_BOUND: Duration = Duration::from_secs(2);

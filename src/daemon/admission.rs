@@ -32,9 +32,9 @@ impl Admission {
         self.0.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
-    /// Closes if no more than `besides` requests are open (the one that asks for it is one); returns `false` if there are more.
-    pub(crate) fn close_if_idle(&self, besides: usize) -> bool {
-        self.step(|word| (word & CLOSED == 0 && word / ONE <= besides).then_some(word | CLOSED))
+    /// Closes if no more than `allowed` requests are open (the one that asks for it is one); returns `false` if there are more.
+    pub(crate) fn close_if_idle(&self, allowed: usize) -> bool {
+        self.step(|word| (word & CLOSED == 0 && word / ONE <= allowed).then_some(word | CLOSED))
     }
 
     /// Whether new work is refused.

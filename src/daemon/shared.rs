@@ -488,14 +488,14 @@ impl Handle {
         self.0.stop("requested");
     }
 
-    /// Asks for a graceful stop if no more than `besides` requests are open (a route that asks is one of them); returns `false`
+    /// Asks for a graceful stop if no more than `allowed` requests are open (a route that asks is one of them); returns `false`
     /// if there are more, or if it stops already. No request slips in between the look and the stop.
-    pub fn stop_if_idle(&self, besides: usize) -> bool {
-        self.stop_if_idle_for("requested", besides)
+    pub fn stop_if_idle(&self, allowed: usize) -> bool {
+        self.stop_if_idle_for("requested", allowed)
     }
 
-    pub(crate) fn stop_if_idle_for(&self, cause: &'static str, besides: usize) -> bool {
-        let idle = self.0.admission.close_if_idle(besides);
+    pub(crate) fn stop_if_idle_for(&self, cause: &'static str, allowed: usize) -> bool {
+        let idle = self.0.admission.close_if_idle(allowed);
         if idle {
             self.0.stop(cause);
         }

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -23,6 +21,7 @@ use local_daemon::client::{Connection, Events, EventsError};
 use local_daemon::daemon::Handle;
 use local_daemon::events::{EventId, Item, StreamError};
 use local_daemon::streams::{End, EventBody, Hub, Limits, Selection};
+use local_daemon::testing::{Home, TestDaemon};
 use local_daemon::{Client, Daemon, StateDir};
 use tokio::sync::watch;
 
@@ -34,7 +33,7 @@ const BOUND: Duration = Duration::from_secs(30);
 
 /// What the daemons of one test share.
 struct World {
-    home: tempfile::TempDir,
+    home: Home,
     /// How many numbers there are.
     total: u64,
     /// How many of them the reader has seen; the writer is only a little ahead.
@@ -50,7 +49,7 @@ struct World {
 impl World {
     fn new(total: u64, cuts: usize, is_kept: bool) -> Self {
         Self {
-            home: tempfile::tempdir().unwrap(),
+            home: Home::new("acme", "acme/1").unwrap(),
             total,
             seen: watch::channel(0).0,
             appended: Arc::default(),
@@ -59,51 +58,23 @@ impl World {
         }
     }
 
-    fn state_dir(&self) -> PathBuf {
-        self.home.path().join("state")
-    }
-
     fn client(&self) -> Client {
-        Client::new("acme", "acme/1").unwrap().state_dir(self.state_dir())
+        self.home.client()
     }
 
     /// Starts a daemon, which displaces the one that runs. It counts up to `last`.
-    fn start(&self, last: u64) -> Running {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let (state_dir, cuts) = (self.state_dir(), self.cuts.clone());
+    fn start(&self, last: u64) -> TestDaemon {
         let (seen, appended, is_kept) = (self.seen.subscribe(), self.appended.clone(), self.is_kept);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let builder = Daemon::builder("acme", "acme/1").state_dir(state_dir);
-                let daemon =
-                    builder.guard(|guard| guard.stream_routes(["/v1/events"])).start().await.unwrap();
-                let handle = daemon.handle();
-                let (opening, opened) = watch::channel(None);
-                tokio::spawn(Writer { handle: handle.clone(), opening, seen, appended, last, is_kept }.run());
-                sender.send(handle).unwrap();
-                let router = Router::new().route("/v1/events", get(subscribe)).with_state((opened, cuts));
-                daemon.serve(router).await.unwrap();
-            });
-        });
-        let handle = receiver.recv_timeout(BOUND).expect("the daemon started");
-        Running { handle, thread }
-    }
-}
-
-struct Running {
-    handle: Handle,
-    thread: JoinHandle<()>,
-}
-
-impl Running {
-    fn stop(self) {
-        self.handle.stop();
-        self.ended();
-    }
-
-    fn ended(self) {
-        self.thread.join().unwrap();
+        let cuts = self.cuts.clone();
+        let builder = self.home.builder().guard(|guard| guard.stream_routes(["/v1/events"]));
+        let serve = async move |daemon: Daemon| {
+            let (opening, opened) = watch::channel(None);
+            let handle = daemon.handle();
+            tokio::spawn(Writer { handle, opening, seen, appended, last, is_kept }.run());
+            let router = Router::new().route("/v1/events", get(subscribe)).with_state((opened, cuts));
+            daemon.serve(router).await
+        };
+        self.home.serve(builder, serve).unwrap()
     }
 }
 
@@ -349,7 +320,7 @@ fn read_over(
     // A log in memory loses what no one has read when its daemon ends.
     let last = |generation| if world.is_kept { world.total } else { due(generation) };
     let mut running = world.start(last(1));
-    let epoch = if world.is_kept { EPOCH } else { running.handle.id().epoch() };
+    let epoch = if world.is_kept { EPOCH } else { running.handle().id().epoch() };
     std::thread::scope(|scope| {
         let from = EventId { epoch, seq: 0 };
         let reader = scope.spawn(move || read(open(&world.client(), from), from, world));
@@ -361,14 +332,14 @@ fn read_over(
             assert!(runtime.block_on(waited), "the reader is at {}", *world.seen.borrow());
             if generation % displacing == 0 {
                 let displaced = std::mem::replace(&mut running, world.start(last(generation + 1)));
-                displaced.ended();
+                displaced.ended().unwrap();
             } else {
-                running.stop();
+                running.stop().unwrap();
                 running = world.start(last(generation + 1));
             }
         }
         let seen = reader.join().unwrap().unwrap();
-        running.stop();
+        running.stop().unwrap();
         seen
     })
 }
@@ -417,7 +388,7 @@ fn a_path_that_cannot_be_sent_is_an_error() {
         let error = runtime.block_on(events.next()).unwrap_err();
         assert!(matches!(error, EventsError::Request(_)), "{error}");
     }
-    running.stop();
+    running.stop().unwrap();
 }
 
 /// STR-1: a path that answers with something else would be asked for ever.
@@ -468,18 +439,22 @@ fn calls_that_end_in_the_middle_of_a_frame_lose_nothing() {
 
 #[test]
 fn a_bound_holds_while_the_answer_has_not_begun() {
-    let daemon = Raw::start(std::process::id(), |_, stream| {
-        std::thread::sleep(Duration::from_millis(600));
+    let (begin, begun) = std::sync::mpsc::channel::<()>();
+    let begun = std::sync::Mutex::new(begun);
+    let daemon = Raw::start(std::process::id(), move |_, stream| {
+        let begun = begun.lock().unwrap();
+        begun.recv().unwrap();
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
         let frame = "id: 0000000a-1\nevent: n\ndata: {\"topic\": \"n\", \"at\": \"t\", \"data\": 1}\n\n";
         stream.write_all(&[head.as_bytes(), frame.as_bytes()].concat()).unwrap();
-        std::thread::sleep(Duration::from_millis(600));
-        false
+        // Until the test has ended.
+        begun.recv().is_ok()
     });
     let mut events = daemon.client().connect().unwrap().events("/v1/events");
-    let began = Instant::now();
+    // Nothing begins before this has returned.
     assert!(events.next_within(Duration::from_millis(50)).unwrap().is_none());
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    begin.send(()).unwrap();
+    let began = Instant::now();
     // What a program does that has something else to do in between.
     let item = loop {
         if let Some(item) = events.next_within(Duration::ZERO).unwrap() {

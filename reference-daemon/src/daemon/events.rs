@@ -15,7 +15,7 @@ use super::Context;
 /// The route.
 pub(super) const PATH: &str = "/v1/events";
 
-/// What a subscriber may choose from, besides `lifecycle`.
+/// The topics of the stream, without `lifecycle`.
 pub(super) const TOPICS: [&str; 5] = ["warning", "origins", "sessions", "proxies", "note"];
 
 /// Appends what has happened; `None` once the streams have ended.

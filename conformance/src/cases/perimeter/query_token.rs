@@ -21,7 +21,7 @@ fn stream_with_token(stage: &mut Stage) -> Outcome<(StreamBinding, String)> {
     }
 }
 
-/// The credential as `token` parameter, and a wrong one, alone and beside a valid Authorization, on reads,
+/// The credential as `token` parameter, and a wrong one, alone and has_bearer a valid Authorization, on reads,
 /// the handshake, unknown paths, and with other methods on the event stream: 401, and no effect.
 #[case("PER-25")]
 fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
@@ -47,7 +47,9 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
         for token in [&text, &wrong, &String::new()] {
             let ask = Ask::new(&live, "GET", path).parameter("token", token);
             asks.push(ask.clone().named(format!("{path} with a token alone")));
-            asks.push(ask.clone().bearer(&live).named(format!("{path} with a token beside the credential")));
+            asks.push(
+                ask.clone().bearer(&live).named(format!("{path} with a token has_bearer the credential")),
+            );
             asks.push(ask.clone().method("HEAD").named(format!("HEAD {path} with a token")));
             asks.push(ask.parameter("x", "1").named(format!("{path} with a token and more")));
         }
@@ -59,7 +61,7 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
     if let (Some(stream), Ok(_)) = (&stream, stage.emit_route(0)) {
         let ask = Ask::new(&live, "GET", &stream.path).bearer(&live);
         follower = Some(Follower::open(&live, &ask)?);
-        for beside in [false, true] {
+        for has_bearer in [false, true] {
             for headers in [
                 &[][..],
                 &[("X-HTTP-Method-Override", "GET")],
@@ -68,9 +70,9 @@ fn query_token_on_streams_alone(stage: &mut Stage) -> Outcome {
                 let number = marker(stage);
                 let emit = stage.emit_route(number)?.ask(&live).parameter("token", &text);
                 let emit = headers.iter().fold(emit, |ask, (name, value)| ask.with(name, value));
-                let emit = if beside { emit.bearer(&live) } else { emit };
+                let emit = if has_bearer { emit.bearer(&live) } else { emit };
                 asks.push(emit.named(format!(
-                    "a number by token, {headers}, also with the credential: {beside}",
+                    "a number by token, {headers}, also with the credential: {has_bearer}",
                     headers = in_words(&headers)
                 )));
                 numbers.push(number);
@@ -131,11 +133,11 @@ fn query_token_compared_as_a_bearer(stage: &mut Stage) -> Outcome {
             .named("two tokens, the right one last"),
         right()
             .with("Authorization", &proof::bearer(&proven))
-            .named("the right token beside a wrong credential"),
+            .named("the right token has_bearer a wrong credential"),
         ask()
             .parameter(&name, &proven.text())
             .bearer(&live)
-            .named("a wrong token beside the right credential"),
+            .named("a wrong token has_bearer the right credential"),
         ask().named("no token at all"),
     ]);
     let foreign = format!("evil.example:{}", live.port());

@@ -193,7 +193,7 @@ fn closed_to_other_users(stage: &mut Stage) -> Outcome {
             Ok(())
         }
         other => untestable(format!(
-            "the user nobody cannot read a file that all may read: {other}",
+            "the user `nobody` cannot read a file that all may read: {other}",
             other = in_words(&other)
         )),
     };
